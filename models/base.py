@@ -1,0 +1,204 @@
+"""The contract between features, members and the engine: typed columns in, link scores out.
+
+Everything under ``models/`` meets here and nothing here knows of Kafka, HTTP or Prometheus. The
+engine (``stream/engine.py``) calls these types; members implement :class:`Model`. Nothing in this
+package reads a clock, does I/O or draws an unseeded random number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+
+State = dict[str, Any]
+"""What a part hands to a checkpoint: a tree of ``dict`` (string keys), ``list``, ``str``, ``bytes``,
+``int``, ``float``, ``bool``, ``None`` and numpy arrays. Arrays are copies: the caller may write them
+to disk while the part goes on changing."""
+
+Role = Literal[
+    "learned", "statistic", "optimizer", "control", "hyper", "rng", "raw_sample", "opaque"
+]
+
+
+class MillraceError(Exception):
+    """Root of every error this program raises on purpose.
+
+    ``retriable`` says whether the same call may succeed later without anybody's doing.
+    """
+
+    retriable = False
+
+
+class StateError(MillraceError):
+    """A state does not fit the part that should restore it (other shape, version or type)."""
+
+
+class HashedColumn(NamedTuple):
+    """A categorical column: values are ``0 <= code < buckets``."""
+
+    name: str
+    buckets: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSchema:
+    """Names of a :class:`FeatureBatch`'s columns, in order; fixed for the life of a model."""
+
+    dense: tuple[str, ...]
+    hashed: tuple[HashedColumn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """The features of ``n`` events, as columns.
+
+    Parameters
+    ----------
+    schema : FeatureSchema
+    dense : float32 array ``(n, d)``
+        Finite always: missing numbers were imputed by the feature stage.
+    hashed : uint32 array ``(n, k)``
+        Codes of the categorical columns, ``0 <= code < buckets``.
+    """
+
+    schema: FeatureSchema
+    dense: F32
+    hashed: U32
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def take(self, rows: NDArray[Any] | slice) -> FeatureBatch:
+        """The given rows, in the given order."""
+        return FeatureBatch(self.schema, self.dense[rows], self.hashed[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class EventColumns:
+    """``n`` decoded events, as columns: what the codec hands to the feature stage.
+
+    Parameters
+    ----------
+    event_time_ms : int64 array ``(n,)``
+        UTC milliseconds since the epoch.
+    numbers : mapping of field name to float64 array ``(n,)``
+        Numbers and booleans (0 or 1); ``nan`` where the field was missing or null.
+    categories : mapping of field name to uint64 array ``(n,)``
+        xxh3-64 of the UTF-8 text; 0 where missing.
+    entities : mapping of field name to uint64 array ``(n,)``
+        xxh3-64 of the UTF-8 text of the entity's key; 0 where missing (no window is kept then).
+    """
+
+    event_time_ms: I64
+    numbers: Mapping[str, F64]
+    categories: Mapping[str, U64]
+    entities: Mapping[str, U64]
+
+    def __len__(self) -> int:
+        return len(self.event_time_ms)
+
+
+class Parameter(NamedTuple):
+    """One row of a member's parameter table.
+
+    ``count`` is the number of scalars, ``nbytes`` what they occupy (0 where it cannot be told),
+    ``trainable`` whether ``learn`` may change them.
+    """
+
+    path: str
+    role: Role
+    shape: tuple[int, ...]
+    dtype: str
+    count: int
+    nbytes: int
+    trainable: bool = True
+
+
+class Model(ABC):
+    """A learner of the ensemble. All of its state is reachable through :meth:`state`.
+
+    Scores live in link space: ``k = 1`` logit for a binary target, identity for regression, ``k``
+    columns for ``k`` classes. Two models built with the same arguments and fed the same calls hold
+    the same state, bit for bit.
+    """
+
+    @abstractmethod
+    def score(self, x: FeatureBatch) -> F64:
+        """Link scores ``(n, k)``, float64, finite. Must not change what :meth:`state` returns."""
+
+    @abstractmethod
+    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        """Learn from ``n`` rows in order; ``y`` ``(n,)`` is 0 or 1, ``w`` ``(n,)`` weights >= 0."""
+
+    @abstractmethod
+    def parameters(self) -> Sequence[Parameter]:
+        """The parameter table, in a stable order; counting changes nothing."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything :meth:`restore` needs, as copies."""
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Become the model that gave ``state``. Raises :class:`StateError` if it does not fit."""
+
+    def digest(self) -> str:
+        """Hex digest of the state; equal for equal models, also across a save and a restore."""
+        return state_digest(self.state())
+
+
+def state_digest(state: Any) -> str:
+    """SHA-256 over a canonical walk of a :data:`State` tree, as 64 hex digits.
+
+    Dicts are walked by sorted key; arrays by dtype, shape and little-endian contiguous bytes; floats
+    by their IEEE-754 bits. Raises :class:`StateError` naming the path of a value of any other type.
+
+    >>> state_digest({"a": 1}) == state_digest({"a": 1.0})
+    False
+    """
+    h = hashlib.sha256()
+    _walk(h, state, "state")
+    return h.hexdigest()
+
+
+def _walk(h: Any, value: Any, path: str) -> None:
+    if value is None or isinstance(value, bool):
+        h.update(b"c" + repr(value).encode())
+    elif isinstance(value, int):
+        h.update(b"i%d;" % value)
+    elif isinstance(value, float):
+        h.update(b"f" + struct.pack("<d", value))
+    elif isinstance(value, str):
+        raw = value.encode()
+        h.update(b"s%d;" % len(raw) + raw)
+    elif isinstance(value, bytes):
+        h.update(b"b%d;" % len(value) + value)
+    elif isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(value)
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        h.update(f"a{little.dtype.str}{little.shape};".encode())
+        h.update(little.tobytes())
+    elif isinstance(value, dict):
+        h.update(b"d%d;" % len(value))
+        for key in sorted(value):
+            _walk(h, key, path)
+            _walk(h, value[key], f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        h.update(b"l%d;" % len(value))
+        for i, item in enumerate(value):
+            _walk(h, item, f"{path}[{i}]")
+    else:
+        raise StateError(f"{path}: expected a plain value or an array, got {type(value).__name__}")

@@ -1,0 +1,166 @@
+"""Settings of features and members: strict pydantic models, durations, dotted paths.
+
+``stream/config.py`` builds the whole configuration out of these; each part keeps its own settings
+beside its code. Nothing here reads a file or the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def parse_duration(value: object) -> int:
+    """Milliseconds in a duration such as ``"250ms"``, ``"1.5h"`` or ``"7d"``.
+
+    Raises ``ValueError`` with what was expected.
+
+    >>> parse_duration("7d")
+    604800000
+    """
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", value.strip())
+        if found:
+            return round(float(found[1]) * _UNITS_MS[found[2]])
+    raise ValueError('expected a duration such as "250ms", "30s", "12h" or "7d"')
+
+
+def format_duration(ms: int) -> str:
+    """The shortest exact form of a duration: ``604800000`` is ``"1w"``, ``90000`` is ``"90s"``."""
+    for unit in ("w", "d", "h", "m", "s"):
+        if ms and ms % _UNITS_MS[unit] == 0:
+            return f"{ms // _UNITS_MS[unit]}{unit}"
+    return f"{ms}ms"
+
+
+def _duration(value: object) -> int:
+    # A validated settings object may be validated again: whole milliseconds then.
+    return value if type(value) is int else parse_duration(value)
+
+
+Duration = Annotated[int, BeforeValidator(_duration)]
+"""A duration in milliseconds, written as text such as ``"7d"``."""
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$")]
+"""A name: a letter, then up to 62 letters, digits, ``_`` or ``-``."""
+
+
+class Settings(BaseModel):
+    """Base of every settings class: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, validate_default=True
+    )
+
+
+class NumberFeature(Settings):
+    """A number or boolean field as one dense column."""
+
+    name: Name
+    type: Literal["number"]
+    field: str = Field(description="a number or boolean field of the event")
+    transform: Literal["none", "log1p"] = Field(
+        "none", description="`log1p`: sign(v) * log(1 + |v|), for heavy tails"
+    )
+    scale: Literal["none", "standard"] = Field(
+        "none", description="`standard`: (v - running mean) / running deviation"
+    )
+
+
+class CategoryFeature(Settings):
+    """A category field as one hashed column."""
+
+    name: Name
+    type: Literal["category"]
+    field: str = Field(description="a category field of the event")
+    buckets: int = Field(1024, ge=2, le=1 << 24, description="size of the hash table")
+
+
+class CalendarFeature(Settings):
+    """Time of day and weekday of the event time, as dense columns."""
+
+    name: Name
+    type: Literal["calendar"]
+    parts: tuple[
+        Literal[
+            "hour",
+            "hour_sin",
+            "hour_cos",
+            "night",
+            "weekday",
+            "weekday_sin",
+            "weekday_cos",
+            "weekend",
+        ],
+        ...,
+    ] = Field(
+        ("hour_sin", "hour_cos", "night", "weekend"),
+        min_length=1,
+        description="`night` is 1 up to and including hour 6, `weekend` 1 on Saturday and Sunday",
+    )
+    utc_offset: Annotated[int, Field(ge=-720, le=840)] = Field(
+        0, description="minutes to add to UTC before the calendar is read"
+    )
+
+
+Windows = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=8)]
+
+
+class WindowFeature(Settings):
+    """Statistics of one entity's past events over event-time windows, this event included."""
+
+    name: Name
+    type: Literal["window"]
+    entity: str = Field(description="an entity field of the event")
+    value: str | None = Field(
+        None, description="a number field; needed for every statistic but count and since_last"
+    )
+    windows: Windows = Field(description='lengths of the windows, such as ["1d", "7d"]')
+    stats: tuple[Literal["count", "sum", "mean", "since_last"], ...] = Field(
+        ("count",), min_length=1, description="`since_last`: seconds since the entity's last event"
+    )
+    max_entities: int = Field(
+        1_000_000, ge=1, description="entities kept; the longest idle goes first"
+    )
+
+
+class RiskFeature(Settings):
+    """Share of known positives among one entity's events, over windows that end ``delay`` ago."""
+
+    name: Name
+    type: Literal["risk"]
+    entity: str = Field(description="an entity field of the event")
+    delay: Duration = Field(description="how old an event must be before it counts")
+    windows: Windows = Field(description="lengths of the windows")
+    stats: tuple[Literal["count", "risk"], ...] = Field(("count", "risk"), min_length=1)
+    max_entities: int = Field(
+        1_000_000, ge=1, description="entities kept; the longest idle goes first"
+    )
+
+
+Feature = Annotated[
+    NumberFeature | CategoryFeature | CalendarFeature | WindowFeature | RiskFeature,
+    Field(discriminator="type"),
+]
+
+
+def feature_fields(feature: Any) -> dict[str, str]:
+    """The event fields that a feature reads, each with the kind it must have.
+
+    >>> feature_fields(CategoryFeature(name="c", type="category", field="mcc"))
+    {'mcc': 'category'}
+    """
+    needs: dict[str, str] = {}
+    if isinstance(feature, NumberFeature):
+        needs[feature.field] = "number"
+    elif isinstance(feature, CategoryFeature):
+        needs[feature.field] = "category"
+    elif isinstance(feature, WindowFeature | RiskFeature):
+        needs[feature.entity] = "entity"
+        if isinstance(feature, WindowFeature) and feature.value is not None:
+            needs[feature.value] = "number"
+    return needs

@@ -1,0 +1,1 @@
+"""What watches: quality, drift, metrics, parameters, the audit trail. Imports only ``models``."""

@@ -1,0 +1,1 @@
+"""Tests: one behaviour each, against a reference or an oracle."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from models.base import MillraceError
-from stream.records import JournalRecord, NewRecord, Outputs, Range, Slice
+from stream.records import JournalRecord, NewRecord, Outputs, Range, Slice, encode_journal
 
 Positions = Mapping[tuple[str, int], int]
 """``(topic, partition) -> next_offset``."""
@@ -39,13 +39,40 @@ class DiskFull(LogUnavailable):
     """The log's disk has no room; nothing was written."""
 
 
+def check_succession(entry: JournalRecord, tail: JournalRecord | None) -> bool:
+    """Whether ``entry`` already stands at the journal's ``tail``, else whether it may follow it.
+
+    The journal is gapless: a step or a reconfiguration takes the ``seq`` after the tail's (1 in an
+    empty journal); a session or rebased record may repeat the tail's instead.
+
+    Raises
+    ------
+    LogError
+        ``entry`` neither stands there nor follows.
+    """
+    if tail is not None and encode_journal(tail) == encode_journal(entry):
+        return True
+    last = tail.seq if tail else 0
+    own = entry.kind in ("step", "reconfigured")
+    if entry.seq == last + 1 or (entry.seq == last and not own):
+        return False
+    expected = str(last + 1) if own else f"{last} or {last + 1}"
+    raise LogError(
+        f"journal: expected a {entry.kind} record with seq {expected}, got {entry.seq}; the newest"
+        f" is {tail.kind if tail else 'none'} {last}: state and log do not belong together, or two"
+        " processes write this journal"
+    )
+
+
 class Log(Protocol):
     """A log as one shard sees it.
 
     Obligations
     -----------
-    * ``open`` comes first; it fences any older process of the same shard and creates missing topics
-      if the configuration says so, else raises :class:`LogError` that names them.
+    * ``open`` comes before ``seek``, ``poll``, ``commit`` and ``truncate``; the rest works without,
+      which is how the CLI appends beside the running shard. ``open`` fences any older process of
+      the same shard and creates missing topics if the configuration says so, else raises
+      :class:`LogError` that names them.
     * ``poll`` returns records once, in offset order per partition, from the positions given to
       ``seek`` on; never a record of an open or aborted transaction.
     * ``commit`` makes scores, dead letters, audit records, the journal record and the consumed
@@ -70,7 +97,7 @@ class Log(Protocol):
         """The oldest journal record still retained, or ``None``."""
 
     def seek(self, positions: Positions) -> None:
-        """Resume each input partition at ``next_offset``; partitions not named start at 0.
+        """Resume each input partition at ``next_offset``; others start at the oldest retained.
 
         Raises :class:`OutOfRetention` if a named position has been deleted.
         """
@@ -78,6 +105,8 @@ class Log(Protocol):
     def poll(self, max_records: int, timeout_s: float) -> list[Slice]:
         """Up to ``max_records`` input records: control first, then events, then labels.
 
+        Partitions of events and labels share ``max_records`` in proportion to their backlogs
+        (:func:`stream.routing.shares`); each slice is a run of one partition.
         Returns at once when any record is there, else waits up to ``timeout_s``; ``[]`` when none.
         """
 

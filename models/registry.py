@@ -16,6 +16,7 @@ from models.base import FeatureSchema, MillraceError, Model
 
 MEMBERS = {
     "constant": "models.constant:ConstantModel",
+    "logistic": "models.logistic:LogisticModel",
     "river": "models.river_model:RiverModel",
     "torch": "models.torch_model:TorchModel",
 }

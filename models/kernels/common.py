@@ -1,0 +1,78 @@
+"""Small compiled helpers: the logistic function and seeded randomness with explicit state.
+
+Called from the kernels of the compiled members; nothing here keeps state of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from models.base import F64, U64
+
+HELPER = {"nogil": True, "error_model": "numpy"}
+"""Options of a compiled helper: division by zero gives inf, so loops of divisions vectorise."""
+
+ENTRY = {**HELPER, "cache": True}
+"""Options of a kernel's entry point."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_UNIT = 1.0 / (1 << 53)
+
+
+@njit(**HELPER)
+def sigmoid(z: float) -> float:
+    """``1 / (1 + exp(-z))`` without overflow."""
+    if z >= 0.0:
+        return 1.0 / (1.0 + math.exp(-z))
+    e = math.exp(z)
+    return e / (1.0 + e)
+
+
+@njit(**HELPER)
+def next_u64(rng: U64) -> int:
+    """The next number of SplitMix64 (Steele, Lea and Flood 2014); ``rng`` is its one counter."""
+    rng[0] += _GOLDEN
+    z = rng[0]
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(**HELPER)
+def uniform(rng: U64) -> float:
+    """A float64 in ``[0, 1)``."""
+    return (next_u64(rng) >> np.uint64(11)) * _UNIT
+
+
+@njit(**HELPER)
+def below(rng: U64, n: int) -> int:
+    """An integer in ``[0, n)``; the bias for ``n`` far below 2**53 is of no consequence."""
+    return int(uniform(rng) * n)
+
+
+@njit(**HELPER)
+def poisson(rng: U64, cumulative: F64) -> int:
+    """A draw by inversion from the cumulative probabilities of :func:`poisson_table`."""
+    u = uniform(rng)
+    k = 0
+    while k < len(cumulative) and u >= cumulative[k]:
+        k += 1
+    return k
+
+
+def poisson_table(rate: float) -> F64:
+    """Cumulative Poisson probabilities up to where a float64 uniform can no longer tell.
+
+    >>> poisson_table(1.0)[:2].round(3).tolist()
+    [0.368, 0.736]
+    """
+    size = int(rate + 12 * math.sqrt(rate) + 12)
+    terms = [math.exp(-rate)]
+    for k in range(1, size):
+        terms.append(terms[-1] * rate / k)
+    return np.cumsum(terms)

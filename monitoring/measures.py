@@ -104,9 +104,10 @@ def ratio(part: float, whole: float) -> float:
 
 
 def log_losses(p: F64, y: F64) -> F64:
-    """The log loss of each probability, in nats; any shape of ``p`` that ``y`` broadcasts with."""
+    """The log loss in nats of each probability, ``(n,)`` or ``(n, k)``, given truth ``(n,)``."""
     clipped = np.clip(p, EPSILON, 1 - EPSILON)
-    losses: F64 = -np.log(np.where(y > 0.5, clipped, 1 - clipped))
+    truth = (y > 0.5).reshape(y.shape + (1,) * (p.ndim - 1))
+    losses: F64 = -np.log(np.where(truth, clipped, 1 - clipped))
     return losses
 
 

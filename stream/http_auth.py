@@ -1,0 +1,97 @@
+"""Who may call: bearer tokens with scopes, and the Host header of a loopback server.
+
+Called by ``api.py`` before a body is read. Tokens are known by their SHA-256 only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+from hmac import compare_digest
+
+from starlette.requests import Request
+
+from stream.config import Token
+from stream.http_problem import Problem
+
+ANONYMOUS = "http"
+"""The caller's name where no token is configured."""
+
+
+class Tokens:
+    """The configured tokens; none configured means that everybody may do everything.
+
+    The configuration refuses an address other than loopback without a token, so "everybody" is
+    this machine.
+    """
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._tokens = tuple(tokens)
+
+    def caller(self, request: Request, scope: str | None = None) -> str:
+        """The caller's token name; ``scope`` ``None`` takes any token.
+
+        Raises
+        ------
+        Problem
+            ``unauthorized`` without a known token, ``forbidden`` without the scope; with the
+            ``WWW-Authenticate`` header of RFC 6750.
+        """
+        if not self._tokens:
+            return ANONYMOUS
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        token = self._find(text.strip()) if scheme.lower() == "bearer" else None
+        if token is None:
+            raise Problem(
+                "unauthorized",
+                "expected the header `Authorization: Bearer TOKEN` with a configured token; got "
+                + ("another token" if scheme else "none"),
+                {"WWW-Authenticate": 'Bearer realm="millrace"'},
+            )
+        if scope is not None and scope not in token.scopes and "admin" not in token.scopes:
+            raise Problem(
+                "forbidden",
+                f"expected a token with scope {scope!r}; token {token.name!r} has "
+                + ", ".join(token.scopes),
+                {
+                    "WWW-Authenticate": 'Bearer realm="millrace", error="insufficient_scope", '
+                    f'scope="{scope}"'
+                },
+            )
+        return token.name
+
+    def _find(self, text: str) -> Token | None:
+        # Header values are latin-1 by the protocol. Every digest is compared, in constant time, so
+        # that the answer's time tells neither which token came near nor how near.
+        digest = hashlib.sha256(text.encode("latin-1", "replace")).hexdigest()
+        found = None
+        for token in self._tokens:
+            if compare_digest(digest, token.sha256):
+                found = token
+        return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address literal, without port, is this machine only.
+
+    >>> is_loopback("localhost"), is_loopback("::1"), is_loopback("attacker.example")
+    (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(header: str) -> str:
+    """The host in a ``Host`` header, without port and brackets.
+
+    >>> host_of("[::1]:8080"), host_of("localhost:8080"), host_of("127.0.0.1")
+    ('::1', 'localhost', '127.0.0.1')
+    """
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]

@@ -1,0 +1,119 @@
+"""The outermost layer of the HTTP API: Host check, security headers, durations, last resort.
+
+Wraps the Starlette application that ``api.py`` builds. Never reads a body.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stream.http_auth import host_of, is_loopback
+from stream.http_problem import Problem
+
+Observe = Callable[[str, str, int, float], None]
+"""``(route template, method, code, seconds)``; called on the HTTP server's thread."""
+
+UNMATCHED = "unmatched"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+CLIENT_GONE = 499
+"""Code recorded for a client that left before its response (nginx's convention)."""
+
+_COMMON = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
+_SEALED = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+# Charts set style attributes; scripts come from this server's files only, never inline or eval.
+_PAGE = (
+    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    b"form-action 'none'"
+)
+_HEADERS = {
+    False: [*_COMMON, (b"content-security-policy", _SEALED)],
+    True: [*_COMMON, (b"content-security-policy", _PAGE)],
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Edge:
+    """ASGI middleware around the whole application.
+
+    Parameters
+    ----------
+    app : ASGI application
+    templates : collection of str
+        The known routes: anything else is observed as ``unmatched``, so that a metric's labels
+        stay few whatever is asked.
+    loopback_only : bool
+        Refuse a Host header that names anything but this machine: a web page whose name was
+        pointed at 127.0.0.1 (DNS rebinding) then reaches nothing.
+    observe : callable
+        Gets each response's code and the seconds until it started.
+    """
+
+    def __init__(
+        self, app: ASGIApp, templates: Collection[str], loopback_only: bool, observe: Observe
+    ) -> None:
+        self._app = app
+        self._templates = frozenset(templates)
+        self._loopback_only = loopback_only
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        code: int | None = None
+
+        async def hardened(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS[scope["path"] == "/"]]
+                self._record(scope, code or 0, time.monotonic() - started)
+            await send(message)
+
+        try:
+            if self._loopback_only and (refused := _foreign_host(scope)):
+                await refused.response()(scope, receive, hardened)
+            else:
+                await self._app(scope, receive, hardened)
+        except Exception:
+            # Starlette has answered by now (500, no internals) and re-raises for this line.
+            log.exception("http request failed", route=self._route(scope), method=scope["method"])
+            code = code or 500
+        if code is None:
+            self._record(scope, CLIENT_GONE, time.monotonic() - started)
+
+    def _record(self, scope: Scope, code: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        self._observe(self._route(scope), method, code, seconds)
+
+    def _route(self, scope: Scope) -> str:
+        path: str = scope["path"]
+        if path in self._templates:
+            return path
+        return "/live/{file}" if path.startswith("/live/") else UNMATCHED
+
+
+def _foreign_host(scope: Scope) -> Problem | None:
+    header = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"host"), "")
+    if is_loopback(host_of(header)):
+        return None
+    return Problem(
+        "misdirected",
+        f"expected a Host header with localhost or a loopback address, got {header[:80]!r}; "
+        "to serve another name configure http.host and http.tokens",
+    )

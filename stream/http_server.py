@@ -1,0 +1,151 @@
+"""The HTTP server in a thread of its own: bind, serve, stop within a deadline.
+
+``service.py`` starts and stops it. It installs no signal handler and writes no access log: the
+metrics hold what an access log would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import suppress
+
+import structlog
+import uvicorn
+
+from models.base import MillraceError
+from stream.api import Api, Backend
+from stream.config import Config
+from stream.http_edge import Observe
+from stream.http_score import ScoreWaiters
+
+SPARE_CONNECTIONS = 256
+"""Connections beside those that may wait for scores: probes, scrapes, live pages, keep-alive."""
+
+log = structlog.get_logger(__name__)
+
+
+class HttpError(MillraceError):
+    """The server cannot listen where the configuration says."""
+
+
+class Server:
+    """uvicorn in a daemon thread.
+
+    Parameters
+    ----------
+    config : Config
+    backend : Backend
+        Called from the server's threads, see :class:`stream.api.Backend`.
+    waiters : ScoreWaiters
+        Shared with the loop that publishes to it.
+    observe : callable
+        ``(route template, method, code, seconds)``, called on the server's thread.
+
+    Examples
+    --------
+    ::
+
+        server = Server(config, backend, waiters, metrics.observe_http)
+        server.start()
+        print(server.port)
+        server.stop(timeout_s=5.0)
+    """
+
+    def __init__(
+        self, config: Config, backend: Backend, waiters: ScoreWaiters, observe: Observe
+    ) -> None:
+        self._http = config.http
+        self._api = Api(config, backend, waiters, observe)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                self._api.app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                lifespan="off",
+                ws="none",
+                # Counts idle connections too. Without it, connections could take every file
+                # descriptor of the process, the log's and the checkpoints' with them.
+                limit_concurrency=self._http.max_waiting + SPARE_CONNECTIONS,
+            )
+        )
+        self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also when the configuration says 0; after :meth:`start`."""
+        if self._socket is None:
+            raise HttpError("http: expected start() before port")
+        return self._port
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server's thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Bind and serve; connections are taken from the moment this returns.
+
+        Raises
+        ------
+        HttpError
+            When the address cannot be bound.
+        """
+        host, port = self._http.host, self._http.port
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            self._socket = socket.socket(family, kind, proto)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address)
+            self._socket.listen(2048)
+        except OSError as error:
+            if self._socket is not None:
+                self._socket.close()
+            raise HttpError(
+                f"http: cannot listen on {host} port {port}: {error.strerror or error}; choose "
+                "another http.host or http.port"
+            ) from error
+        self._port: int = self._socket.getsockname()[1]
+        self._thread.start()
+        self._running.wait()
+        log.info("http listening", host=host, port=self._port)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what is in progress, close, end the thread; whether it ended in time.
+
+        1. Requests that wait for a score get a 503, live streams end. 2. Nothing new is accepted.
+        3. Requests in progress end by themselves; at the deadline they are cancelled.
+        """
+        if self._loop is None or not self.alive:
+            return True
+        self._uvicorn.config.timeout_graceful_shutdown = max(1, int(timeout_s))
+        # A loop that closes at this very moment has nothing left to end.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._api.close)
+        self._uvicorn.should_exit = True
+        self._thread.join(timeout_s + 1)
+        if self.alive:
+            self._uvicorn.force_exit = True
+            log.warning("http did not stop in time", timeout_s=timeout_s)
+        return not self.alive
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception:
+            log.exception("http server ended")
+        finally:
+            self._running.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._running.set()
+        await self._uvicorn.serve(sockets=[self._socket] if self._socket else None)

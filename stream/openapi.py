@@ -1,0 +1,332 @@
+"""The OpenAPI 3.1 description, built from the configuration: its fields, labels and members.
+
+Called once by ``api.py``; served at ``/openapi.json`` and tested against the running API.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from stream.codec import ID_BYTES
+from stream.config import Config
+from stream.http_body import JSON, NDJSON
+from stream.http_problem import KINDS, MEDIA_TYPE
+
+Json = dict[str, Any]
+
+_TEXT_OR_INTEGER: Json = {"type": ["string", "integer"]}
+_KIND: dict[str, tuple[Json, Any]] = {
+    "number": ({"type": "number"}, 12.5),
+    "boolean": ({"type": "boolean"}, True),
+    "category": (_TEXT_OR_INTEGER, "books"),
+    "entity": (_TEXT_OR_INTEGER, "c-17"),
+    "text": ({}, "free text, not used"),
+}
+_TIME: dict[str, tuple[Json, Any]] = {
+    "s": ({"type": "number", "minimum": 0, "maximum": 253402300799}, 1767225600.25),
+    "ms": ({"type": "integer", "minimum": 0, "maximum": 253402300799999}, 1767225600250),
+    "rfc3339": ({"type": "string", "format": "date-time"}, "2026-01-01T00:00:00.250Z"),
+}
+_INPUT = ("malformed", "unauthorized", "forbidden", "slow-body", "too-large", "media-type",
+          "misdirected", "invalid", "failed", "log-unavailable")  # fmt: skip
+_READ = ("unauthorized", "misdirected", "failed", "log-unavailable")
+_OPEN = ("misdirected", "failed")
+
+
+def document(config: Config) -> Json:
+    """The whole description for one configuration."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"Millrace: {config.name}",
+            "version": version("millrace"),
+            "description": "Scores events as they arrive and learns from the labels that follow.",
+        },
+        "paths": _inputs(config) | _reads() | _health(),
+        "components": {
+            "schemas": {
+                "Event": _event(config),
+                "Label": _label(config),
+                "Command": _command(config),
+                "Appended": _APPENDED,
+                "Problem": _PROBLEM,
+            },
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}] if config.http.tokens else [],
+    }
+
+
+def _inputs(config: Config) -> Json:
+    appended = {"description": "Appended, durably", "content": _content(_ref("Appended"))}
+    return {
+        "/v1/events": _post(
+            "append_events",
+            f"Append events to topic {config.topics.events!r} without waiting; scope score.",
+            _many("Event"),
+            {"202": appended} | _problems(*_INPUT),
+        ),
+        "/v1/score": _post(
+            "score_event",
+            f"Append one event and wait for its score, at most {config.http.score_timeout} ms; "
+            "scope score. A 504 means late, not lost.",
+            _content(_ref("Event")),
+            {"200": {"description": "The committed score", "content": _content({"type": "object"})}}
+            | _problems(*_INPUT, "being-scored", "dead-lettered", "late"),
+        ),
+        "/v1/labels": _post(
+            "append_labels",
+            "Append the truth about events by their id; scope label. Sending one twice does no "
+            "harm: the second is counted as a duplicate.",
+            _many("Label"),
+            {"202": appended} | _problems(*_INPUT),
+        ),
+        "/v1/control": _post(
+            "command",
+            "Append an operator's command; it takes effect at the next step; scope admin.",
+            _content(_ref("Command")),
+            {"202": appended} | _problems(*_INPUT),
+        ),
+    }
+
+
+def _reads() -> Json:
+    limit = {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50},
+        "description": "how many of the newest",
+    }
+    records = _content(
+        {
+            "type": "object",
+            "required": ["records"],
+            "properties": {"records": {"type": "array", "items": {"type": "object"}}},
+        }
+    )
+    some = _content({"type": "object"})
+    tail = (*_READ, "query")
+    return {
+        "/v1/models": _get("models", "Members, weights and states.", some, _READ),
+        "/v1/parameters": _get("parameters", "Parameter tables by member.", some, _READ),
+        "/v1/audit": _get("audit", "The newest audit records.", records, tail, [limit]),
+        "/v1/dead-letters": _get(
+            "dead_letters",
+            "The newest dead letters' raw values; scope admin.",
+            records,
+            (*tail, "forbidden"),
+            [limit],
+        ),
+        "/v1/live": _get(
+            "live",
+            "A snapshot about once a second, as server-sent events named `snapshot`.",
+            {"text/event-stream": {"schema": {"type": "string"}}},
+            (*_READ, "overloaded"),
+        ),
+    }
+
+
+def _health() -> Json:
+    state = _content(
+        {
+            "type": "object",
+            "required": ["status", "detail"],
+            "properties": {"status": {"const": "ok"}, "detail": {"type": "string"}},
+        }
+    )
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    page = {"text/html": {"schema": {"type": "string"}}}
+    paths = {
+        "/metrics": _get("metrics", "Prometheus metrics.", text, _OPEN),
+        "/livez": _get("livez", "Whether the loop moves.", state, (*_OPEN, "not-live")),
+        "/readyz": _get("readyz", "Whether events are scored.", state, (*_OPEN, "not-ready")),
+        "/openapi.json": _get("openapi", "This document.", _content({"type": "object"}), _OPEN),
+        "/": _get("page", "The live page.", page, _OPEN),
+    }
+    for path in paths.values():
+        path["get"]["security"] = []
+    return paths
+
+
+def _event(config: Config) -> Json:
+    event = config.event
+    time, moment = _TIME[event.time_format]
+    properties: Json = {event.id: _ID, event.time: time}
+    example: Json = {event.id: "e-1", event.time: moment}
+    required = [event.id, event.time]
+    if config.label.inline:
+        properties[config.label.field] = _truth(config)
+        example[config.label.field] = _truth(config)["enum"][0]
+        required.append(config.label.field)
+    for name, field in event.fields.items():
+        path = field.path or name
+        schema, value = _KIND[field.kind]
+        needed = field.required and field.kind != "text"
+        properties[path] = schema if needed or not schema else _nullable(schema)
+        example[path] = value
+        if needed:
+            required.append(path)
+    return {
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": event.unknown_fields == "ignore",
+        "examples": [example],
+    }
+
+
+def _label(config: Config) -> Json:
+    truth = _truth(config)
+    properties: Json = {config.label_event_id: _ID, config.label.field: truth}
+    example: Json = {config.label_event_id: "e-1", config.label.field: truth["enum"][0]}
+    if config.label.time:
+        schema, moment = _TIME[config.event.time_format]
+        properties[config.label.time] = _nullable(schema)
+        example[config.label.time] = moment
+    return {
+        "type": "object",
+        "required": [config.label_event_id, config.label.field],
+        "properties": properties,
+        "examples": [example],
+    }
+
+
+def _truth(config: Config) -> Json:
+    """The JSON values whose text is one of ``label.values``."""
+    values: list[Any] = []
+    for text in config.label.values:
+        if text in ("true", "false"):
+            values.append(text == "true")
+        if text.removeprefix("-").isdecimal() and str(int(text)) == text:
+            values.append(int(text))
+        values.append(text)
+    return {"enum": values}
+
+
+def _command(config: Config) -> Json:
+    member = {"enum": [m.name for m in config.members]}
+    threshold = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+
+    def one(name: str, **more: Json) -> Json:
+        return {
+            "type": "object",
+            "title": name,
+            "required": ["command", *more],
+            "properties": {"command": {"const": name}, **more},
+        }
+
+    return {
+        "oneOf": [
+            one("freeze", member=member),
+            one("release", member=member),
+            one("set_threshold", threshold=threshold),
+            one("checkpoint"),
+        ],
+        "examples": [{"command": "set_threshold", "threshold": 0.4}, {"command": "checkpoint"}],
+    }
+
+
+_ID: Json = {
+    "type": ["string", "integer"],
+    "minLength": 1,
+    "maxLength": ID_BYTES,
+    "description": f"1..{ID_BYTES} bytes of UTF-8; an integer counts as its decimal text",
+}
+
+_APPENDED: Json = {
+    "type": "object",
+    "required": ["topic", "count", "partitions"],
+    "properties": {
+        "topic": {"type": "string"},
+        "count": {"type": "integer", "minimum": 1},
+        "partitions": {
+            "type": "array",
+            "description": "where the records went, by partition",
+            "items": {
+                "type": "object",
+                "required": ["partition", "first", "last", "count"],
+                "properties": {
+                    name: {"type": "integer", "minimum": 0}
+                    for name in ("partition", "first", "last", "count")
+                },
+            },
+        },
+    },
+}
+
+_PROBLEM: Json = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"enum": [f"urn:millrace:{kind}" for kind in KINDS]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["path", "error"],
+                "properties": {"path": {"type": "string"}, "error": {"type": "string"}},
+            },
+        },
+        "reason": {"type": "string", "description": "of a dead letter"},
+    },
+}
+
+
+def _nullable(schema: Json) -> Json:
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return {**schema, "type": [*kinds, "null"]}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _content(schema: Json) -> Json:
+    return {JSON: {"schema": schema}}
+
+
+def _many(name: str) -> Json:
+    one = _ref(name)
+    several = {"type": "array", "items": one, "minItems": 1}
+    lines = {"type": "string", "description": f"{name} objects, one a line"}
+    return {JSON: {"schema": {"oneOf": [one, several]}}, NDJSON: {"schema": lines}}
+
+
+def _problems(*kinds: str) -> Json:
+    titles: dict[str, list[str]] = {}
+    for kind in kinds:
+        status, title = KINDS[kind]
+        titles.setdefault(str(status), []).append(title)
+    content = {MEDIA_TYPE: {"schema": _ref("Problem")}}
+    return {s: {"description": "; ".join(t), "content": content} for s, t in titles.items()}
+
+
+def _post(name: str, description: str, content: Json, responses: Json) -> Json:
+    body = {"required": True, "content": content}
+    return {
+        "post": {
+            "operationId": name,
+            "description": description,
+            "requestBody": body,
+            "responses": responses,
+        }
+    }
+
+
+def _get(
+    name: str, description: str, content: Json, kinds: tuple[str, ...], parameters: Any = ()
+) -> Json:
+    good = {"200": {"description": "What was asked for", "content": content}}
+    return {
+        "get": {
+            "operationId": name,
+            "description": description,
+            "parameters": list(parameters),
+            "responses": good | _problems(*kinds),
+        }
+    }

@@ -79,10 +79,9 @@ class Batch(msgspec.Struct, frozen=True):
 class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a step took, in which order, with which clock, and what came out.
 
-    ``kind``: ``step``; ``reconfigured`` (the configuration of ``body`` holds from here on; takes a
-    ``seq`` of its own); ``rebased`` (the digest chain restarts after a replay on another kind of
-    processor); ``session`` (a process started: ``body`` holds its fingerprint; repeats the ``seq``
-    before it and changes no state).
+    ``kind``: ``step``, or ``reconfigured``: the configuration in ``body`` holds from here on, and
+    the record takes a ``seq`` of its own. The first record that a process writes carries its
+    fingerprint in ``body``.
 
     ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
     another one has diverged.
@@ -92,7 +91,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     clock_ms: int
     digest: str
     ranges: tuple[Range, ...] = ()
-    kind: Literal["step", "session", "reconfigured", "rebased"] = "step"
+    kind: Literal["step", "reconfigured"] = "step"
     skipped: tuple[tuple[str, int, int], ...] = ()
     body: dict[str, Any] = {}
 

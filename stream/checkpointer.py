@@ -1,0 +1,184 @@
+"""When a checkpoint falls due, and the thread that writes it.
+
+One falls due by time, on command, and when replaying the steps since the last one would take longer
+than ``checkpoints.recovery_budget`` at their measured cost: recovery time is bounded whatever the
+members cost. The loop thread only takes the snapshot; writing, syncing and hashing happen beside it,
+and a generation is published only once the commit of its step is visible.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from models.base import MillraceError
+from stream.checkpoint import Snapshot, StateDirectory, list_generations, read_manifest
+from stream.committer import Committer
+from stream.config import Config, canonical
+from stream.engine import Engine
+from stream.failpoint import failpoint
+from stream.fingerprint import fingerprint
+from stream.log import Log, LogError
+from stream.recovery import Recovered
+
+logger = structlog.get_logger()
+
+_BUDGET_SHARE = 0.75  # of the recovery budget: the rest is for loading the generation itself
+
+
+class Checkpointer:
+    """Keeps a shard's generations fresh.
+
+    Attributes
+    ----------
+    written_total, failures_total : int
+    last_success_s : float
+        Wall clock of the newest published generation, epoch seconds; 0 before the first.
+    last_bytes : int
+    last_duration_s, snapshot_s : float
+        Seconds the last write took beside the loop, and the last snapshot took in it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: StateDirectory,
+        committer: Committer,
+        log: Log,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._committer = committer
+        self._log = log
+        self._clock_ms = clock_ms
+        self._budget_s = config.checkpoints.recovery_budget / 1000 * _BUDGET_SHARE
+        self._interval_s = config.checkpoints.interval / 1000
+        self._condition = threading.Condition()
+        self._work: Snapshot | None = None
+        self._closing = False
+        self._last_s = time.monotonic()
+        self._last_seq = 0
+        self.replay_s = 0.0
+        self.written_total = 0
+        self.failures_total = 0
+        self.last_success_s = 0.0
+        self.last_bytes = 0
+        self.last_duration_s = 0.0
+        self.snapshot_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def restored(self, recovered: Recovered) -> None:
+        """Replaying to here took this long: it counts towards the next one."""
+        self._last_seq = recovered.from_seq
+        self._last_s = time.monotonic()
+        self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
+
+    def stepped(self, engine: Engine, positions: dict[tuple[str, int], int], seconds: float) -> None:
+        """A step took ``seconds``; snapshot if one is due (loop thread, at the step's boundary)."""
+        self.replay_s += seconds
+        due = (
+            engine.checkpoint_wanted
+            or time.monotonic() - self._last_s >= self._interval_s
+            or self.replay_s >= max(self._budget_s - self.last_duration_s, self._budget_s / 4)
+        )
+        if due and self._idle():
+            self._snapshot(engine, positions)
+
+    def final(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
+        """Save the state at the end of an orderly stop, if it changed; waits for the write."""
+        self._wait_idle()
+        if engine.seq > self._last_seq:
+            self._snapshot(engine, positions)
+            self._wait_idle()
+
+    def close(self) -> None:
+        """End the writer's thread."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join(5.0)
+
+    def _idle(self) -> bool:
+        with self._condition:
+            return self._work is None
+
+    def _wait_idle(self) -> None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._work is None or self._closing)
+
+    def _snapshot(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
+        started = time.monotonic()
+        snapshot = Snapshot(
+            self._config.name,
+            engine.seq,
+            engine.digest,
+            self._clock_ms(),
+            dict(positions),
+            canonical(engine.config),
+            fingerprint(),
+            engine.state(),
+            engine.pending.files(),
+        )
+        failpoint("checkpoint.snapshot")
+        engine.checkpoint_wanted = False
+        self.snapshot_s = time.monotonic() - started
+        self._last_s = time.monotonic()
+        self._last_seq = engine.seq
+        self.replay_s = 0.0
+        with self._condition:
+            self._work = snapshot
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._work is not None or self._closing)
+                snapshot = self._work
+            if snapshot is None:
+                return
+            try:
+                self._write(snapshot)
+            except (OSError, MillraceError) as error:
+                # Scoring goes on: the journal still holds everything since the last generation.
+                self.failures_total += 1
+                logger.error("checkpoint_failed", seq=snapshot.seq, error=str(error))
+            with self._condition:
+                self._work = None
+                self._condition.notify_all()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        started = time.monotonic()
+        written = self._directory.write(snapshot)
+        if not self._committer.wait_for(snapshot.seq):
+            raise MillraceError(f"step {snapshot.seq} was never committed")
+        path = self._directory.publish(written, self._config.checkpoints.keep)
+        self.last_duration_s = time.monotonic() - started
+        self.last_bytes = read_manifest(path).total_bytes
+        self.last_success_s = time.time()
+        self.written_total += 1
+        logger.debug("checkpoint", seq=snapshot.seq, seconds=round(self.last_duration_s, 3))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Input and journal before the oldest generation are not needed by anybody here."""
+        oldest = read_manifest(list_generations(self._directory.path)[-1])
+        positions = {(t, p): o for t, p, o in oldest.positions}
+        try:
+            self._log.truncate(positions, oldest.seq - 1)
+            for (topic, partition), earliest in self._log.earliest().items():
+                if earliest > positions.get((topic, partition), 0):
+                    logger.warning(
+                        "retention_passes_checkpoint",
+                        topic=topic,
+                        partition=partition,
+                        earliest_offset=earliest,
+                        generation=oldest.seq,
+                        next_step="raise the topic's retention: a fallback to this generation fails",
+                    )
+        except LogError as error:
+            logger.warning("truncate_failed", error=str(error))

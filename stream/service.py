@@ -1,0 +1,433 @@
+"""The daemon: composition root, the loop, and every way it ends.
+
+``Service.run`` restores, replays, then polls, steps and commits until told to stop. Threads: the
+loop (this one; the only writer of the engine), the commit thread, the checkpoint writer, the HTTP
+server, and a watchdog that ends the process when the loop stands still. Only this module names the
+concrete parts; ``cli.py`` is its caller.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from models import registry
+from models.base import MillraceError
+from models.ensemble import Ensemble
+from models.features import FeatureStage
+from monitoring.drift import DriftMonitor
+from monitoring.quality import Quality
+from monitoring.trail import Trail
+from stream.checkpoint import StateDirectory
+from stream.checkpointer import Checkpointer
+from stream.committer import Committer
+from stream.config import Config, KafkaLog, canonical
+from stream.engine import Engine
+from stream.failpoint import failpoint
+from stream.fingerprint import fingerprint
+from stream.log import Log, LogUnavailable, OutOfRetention
+from stream.pending import Pending, row_dtype
+from stream.recovery import Recovered, recover
+from stream.reconfigure import reconfigure
+from stream.records import Batch, JournalRecord, Outputs, Range, Slice
+
+logger = structlog.get_logger()
+
+STALL_S = 120.0
+"""Without a heartbeat for this long the watchdog ends the process (exit status 75)."""
+IDLE_POLL_S = 0.5
+BREAKER_RECORDS = 1_000
+_UNUSABLE = frozenset({b"null", b"oversized", b"malformed", b"schema", b"label_value"})
+
+
+class BreakerOpen(MillraceError):
+    """Too large a share of the latest records is unusable: somebody changed the schema."""
+
+
+class ReconfigurationRefused(MillraceError):
+    """The configuration changed in a way that loses state, and nobody accepted it."""
+
+
+def build_engine(config: Config, directory: Path | None) -> Engine:
+    """A new engine; ``directory`` is where pending events live (``None``: in memory)."""
+    features = FeatureStage(config.features)
+    members = {
+        m.name: registry.build(m.type, m.params, features.schema, _seed(config.seed, m.name))
+        for m in config.members
+    }
+    ensemble = Ensemble(members, config.ensemble.combine, config.seed)
+    names = ("ensemble", *ensemble.names)
+    dtype = row_dtype(features.schema, len(members), len(features.entity_fields))
+    return Engine(
+        config,
+        features,
+        ensemble,
+        Pending(dtype, directory, config.limits.pending),
+        Quality(names, config.ensemble.threshold),
+        Quality(names, config.ensemble.threshold),
+        DriftMonitor(names),
+        Trail(config.name),
+    )
+
+
+def _seed(seed: int, name: str) -> int:
+    """A seed of its own for each member, the same in every process."""
+    from stream.codec import hash_text
+
+    return (seed ^ hash_text(name)) & 0x7FFF_FFFF
+
+
+def open_log(config: Config, clock_ms: Callable[[], int]) -> Log:
+    """The configured log, not opened yet. kafka-python is imported only when it is used."""
+    if isinstance(config.log, KafkaLog):
+        from stream.kafka_log import KafkaLog as Kafka
+
+        return Kafka(config, clock_ms)
+    from stream.sqlite_log import SqliteLog
+
+    return SqliteLog(config, clock_ms)
+
+
+def wall_clock_ms() -> int:
+    """UTC milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Service:
+    """One shard, from start to stop.
+
+    Parameters
+    ----------
+    config : Config
+    accept_changes : bool
+        Let a changed configuration drop the state of parts it changed.
+    clock_ms : callable
+        The clock that steps are stamped with; injected by tests.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        accept_changes: bool = False,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self.config = config
+        self._accept_changes = accept_changes
+        self._clock_ms = clock_ms
+        self.directory = StateDirectory(config.state_dir)
+        self.log = open_log(config, clock_ms)
+        self.stopping = threading.Event()
+        self.state = "starting"
+        self.engine: Engine | None = None
+        self.recovered: Recovered | None = None
+        self.committer = Committer(self.log, self._committed)
+        self.checkpointer = Checkpointer(
+            config, self.directory, self.committer, self.log, clock_ms
+        )
+        self.on_committed: list[Callable[[Outputs], None]] = []
+        self.on_step: list[Callable[[Engine, Outputs, float], None]] = []
+        self.heartbeat_s = time.monotonic()
+        self._waiting: deque[list[Slice]] = deque()
+        self._body: dict[str, object] = {"fingerprint": fingerprint()}
+        self._recent: deque[tuple[int, int]] = deque()
+        self._poison: set[tuple[str, int, int]] = set()
+        self._trouble = ""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    # ------------------------------------------------------------------ for probes
+
+    def live(self) -> tuple[bool, str]:
+        """Whether the loop moves."""
+        age = time.monotonic() - self.heartbeat_s
+        return age < STALL_S / 2, f"{self.state}; last heartbeat {age:.1f} s ago"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether events are being scored now."""
+        trouble = self._trouble or self.committer.trouble
+        if self.state != "running":
+            return False, self.state + (f": {trouble}" if trouble else "")
+        return not trouble, trouble or "running"
+
+    def beat(self) -> None:
+        """The loop is alive."""
+        self.heartbeat_s = time.monotonic()
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> None:
+        """Start, step until stopped, drain.
+
+        Raises the error that ended it: :class:`~stream.log.Fenced`,
+        :class:`~stream.recovery.Diverged`, :class:`BreakerOpen`, ...
+        """
+        try:
+            if self._start():
+                self.state = "running"
+                self._loop()
+                self._drain()
+        finally:
+            self.state = "stopped"
+            self.stopping.set()
+            self.checkpointer.close()
+            self.committer.close()
+            self.log.close()
+            if self.engine is not None:
+                self.engine.pending.close()
+            self.directory.close()
+
+    def stop(self) -> None:
+        """Ask the loop to finish its step, commit, checkpoint and end (any thread)."""
+        self.stopping.set()
+        self.log.wake()
+
+    def _start(self) -> bool:
+        """Open the log (for as long as it takes), restore, replay, seek. ``False`` when stopped."""
+        self.state = "connecting"
+        if not self._patiently(self.log.open):
+            return False
+        self.state = "restoring"
+        return self._patiently(self._restore)
+
+    def _patiently(self, operation: Callable[[], object]) -> bool:
+        """Retry while the log is away; ``False`` when asked to stop meanwhile."""
+        backoff = 0.2
+        while not self.stopping.is_set():
+            try:
+                operation()
+                self._trouble = ""
+                return True
+            except LogUnavailable as error:
+                self._trouble = str(error)
+                logger.warning("log_unavailable", error=str(error), retry_s=backoff)
+                self.stopping.wait(backoff)
+                backoff = min(backoff * 2, 5.0)
+                self.beat()
+        return False
+
+    def _restore(self) -> None:
+        if self.engine is not None:
+            self.engine.pending.close()
+            self.engine = None
+        recovered = recover(
+            self.log,
+            self.directory,
+            self.config,
+            lambda config: build_engine(config, self.directory.pending),
+            self.beat,
+        )
+        self.engine = recovered.engine
+        self.recovered = recovered
+        self.positions = recovered.positions
+        self.log.seek(self.positions)
+        self.checkpointer.restored(recovered)
+        logger.info(
+            "restored",
+            seq=self.engine.seq,
+            from_checkpoint=recovered.from_seq,
+            replayed_steps=recovered.replayed_steps,
+            replayed_records=recovered.replayed_records,
+            seconds=round(recovered.seconds, 3),
+        )
+        self._reconfigure_if_changed()
+
+    def _reconfigure_if_changed(self) -> None:
+        """Switch to the new configuration by a journaled record, once the old one has replayed."""
+        engine = self._engine()
+        if engine.seq == 0 or canonical(engine.config) == canonical(self.config):
+            engine.config = self.config
+            return
+        fresh = build_engine(self.config, self.directory.pending)
+        engine, changes = reconfigure(engine, fresh)
+        if changes.lost and not self._accept_changes:
+            raise ReconfigurationRefused(
+                "the configuration changed and state would be lost:\n"
+                + "\n".join(f"  {line}" for line in changes.lines())
+                + "\nstart again with --accept-changes, or with the old configuration"
+            )
+        self.engine = engine
+        for line in changes.lines():
+            logger.info("reconfigured", part=line)
+        self._commit(
+            Outputs(
+                [],
+                [],
+                [],
+                JournalRecord(
+                    seq=engine.seq,
+                    clock_ms=engine.clock_ms,
+                    digest=engine.digest,
+                    kind="reconfigured",
+                    body={"config": canonical(self.config)},
+                ),
+            )
+        )
+
+    def _engine(self) -> Engine:
+        if self.engine is None:
+            raise MillraceError("service: the engine is not restored yet; wait for /readyz")
+        return self.engine
+
+    def _loop(self) -> None:
+        while not self.stopping.is_set():
+            self.beat()
+            slices = self._poll()
+            if slices:
+                self._take(slices)
+
+    def _poll(self) -> list[Slice]:
+        if self._waiting:
+            return self._waiting.popleft()
+        try:
+            slices = self.log.poll(self.config.limits.batch, IDLE_POLL_S)
+        except LogUnavailable as error:
+            self._trouble = str(error)
+            logger.warning("poll_failed", error=str(error))
+            self.stopping.wait(0.5)
+            return []
+        self._trouble = ""
+        return slices
+
+    def _take(self, slices: list[Slice]) -> None:
+        """One step: compute, hand over to the commit thread, snapshot when due."""
+        engine = self._engine()
+        started = time.monotonic()
+        batch = Batch(engine.seq + 1, self._clock_ms(), slices, self._skip(slices))
+        try:
+            failpoint("step.before")
+            outputs = engine.step(batch)
+            failpoint("step.after")
+        except Exception as error:  # noqa: BLE001 - any defect of a part: isolate the record
+            self._isolate(slices, error)
+            return
+        seconds = time.monotonic() - started
+        self._check_breaker(outputs, len(batch))
+        self._commit(outputs)
+        for r in outputs.journal.ranges:
+            self.positions[(r.topic, r.partition)] = r.next_offset
+        for listener in self.on_step:
+            listener(engine, outputs, seconds)
+        self.checkpointer.stepped(engine, self.positions, seconds)
+
+    def _commit(self, outputs: Outputs) -> None:
+        if self._body:
+            journal = outputs.journal
+            outputs = Outputs(
+                outputs.scores,
+                outputs.dead_letters,
+                outputs.audit,
+                _with_body(journal, journal.body | self._body),
+            )
+            self._body = {}
+        self.committer.submit(outputs, self.beat)
+
+    def _committed(self, outputs: Outputs) -> None:
+        for listener in self.on_committed:
+            listener(outputs)
+
+    def _drain(self) -> None:
+        """Finish what is under way, save the state, close. A log that is away is not waited for."""
+        self.state = "stopping"
+        failpoint("stop.before")
+        if self.committer.wait(self.beat, 10.0):
+            self.checkpointer.final(self._engine(), self.positions)
+        failpoint("stop.after")
+
+    # ------------------------------------------------------------------ what goes wrong
+
+    def _isolate(self, slices: list[Slice], error: Exception) -> None:
+        """A step failed: restore, then halve the batch until one record is left; that one goes."""
+        count = sum(len(s.records) for s in slices)
+        where = ", ".join(_name(s.range) for s in slices)
+        logger.error("step_failed", records=count, ranges=where, error=repr(error), exc_info=error)
+        self.committer.wait(self.beat)
+        self._restore()
+        if count == 1:
+            record = slices[0].records[0]
+            self._poison.add((record.topic, record.partition, record.offset))
+            self._waiting.appendleft(slices)
+        else:
+            first, second = _halve(slices)
+            self._waiting.appendleft(second)
+            self._waiting.appendleft(first)
+        # What was polled stands in the queue: the log goes on after it.
+        ahead = dict(self.positions)
+        for piece in [s for waiting in self._waiting for s in waiting]:
+            ahead[(piece.range.topic, piece.range.partition)] = piece.range.next_offset
+        self.log.seek(ahead)
+
+    def _skip(self, slices: list[Slice]) -> frozenset[tuple[str, int, int]]:
+        if not self._poison:
+            return frozenset()
+        here = {(r.topic, r.partition, r.offset) for s in slices for r in s.records}
+        return frozenset(self._poison & here)
+
+    def _check_breaker(self, outputs: Outputs, records: int) -> None:
+        """Stop BEFORE the commit when most of what comes in is unusable: nothing is drained."""
+        bad = sum(1 for d in outputs.dead_letters if d.headers[0][1] in _UNUSABLE)
+        self._recent.append((records, bad))
+        total = sum(n for n, _ in self._recent)
+        while total - self._recent[0][0] >= BREAKER_RECORDS:
+            total -= self._recent.popleft()[0]
+        share = sum(b for _, b in self._recent) / max(total, 1)
+        limit = self.config.limits.dead_letter_share
+        if total >= BREAKER_RECORDS and share > limit:
+            raise BreakerOpen(
+                f"limits.dead_letter_share: expected at most {limit:g} of the last {total} records "
+                f"to be unusable, got {share:.3f}; the last one: {_reason(outputs)}. This step was "
+                "not committed. Mend the producer or the schema, or raise the limit, and start again"
+            )
+
+    def _watch(self) -> None:
+        while not self.stopping.wait(1.0):
+            age = time.monotonic() - self.heartbeat_s
+            if age > STALL_S:
+                logger.critical("stalled", seconds=round(age, 1), state=self.state)
+                os._exit(75)
+
+
+def _with_body(journal: JournalRecord, body: dict[str, object]) -> JournalRecord:
+    return JournalRecord(
+        journal.seq,
+        journal.clock_ms,
+        journal.digest,
+        journal.ranges,
+        journal.kind,
+        journal.skipped,
+        body,
+    )
+
+
+def _name(r: Range) -> str:
+    return f"{r.topic}/{r.partition}@{r.first}..{r.last}"
+
+
+def _reason(outputs: Outputs) -> str:
+    if not outputs.dead_letters:
+        return "none in this step"
+    headers = dict(outputs.dead_letters[-1].headers)
+    return f"{headers['reason'].decode()}: {headers['error'].decode()}"
+
+
+def _halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """The first and the second half of the records, in order."""
+    half = sum(len(s.records) for s in slices) // 2
+    first: list[Slice] = []
+    second: list[Slice] = []
+    for piece in slices:
+        cut = min(half, len(piece.records))
+        half -= cut
+        for part, target in ((piece.records[:cut], first), (piece.records[cut:], second)):
+            if part:
+                r = piece.range
+                target.append(
+                    Slice(
+                        Range(r.topic, r.partition, part[0].offset, part[-1].offset, len(part)), part
+                    )
+                )
+    return first, second

@@ -120,8 +120,11 @@ class WindowFeature(Settings):
         None, description="a number field; needed for every statistic but count and since_last"
     )
     windows: Windows = Field(description='lengths of the windows, such as ["1d", "7d"]')
-    stats: tuple[Literal["count", "sum", "mean", "since_last"], ...] = Field(
-        ("count",), min_length=1, description="`since_last`: seconds since the entity's last event"
+    stats: tuple[Literal["count", "sum", "mean", "ratio", "since_last"], ...] = Field(
+        ("count",),
+        min_length=1,
+        description="`ratio`: value / window mean; `since_last`: seconds since the entity's last"
+        " event, at most the longest window",
     )
     max_entities: int = Field(
         1_000_000, ge=1, description="entities kept; the longest idle goes first"
@@ -136,7 +139,12 @@ class RiskFeature(Settings):
     entity: str = Field(description="an entity field of the event")
     delay: Duration = Field(description="how old an event must be before it counts")
     windows: Windows = Field(description="lengths of the windows")
-    stats: tuple[Literal["count", "risk"], ...] = Field(("count", "risk"), min_length=1)
+    stats: tuple[Literal["count", "risk", "since_first_known"], ...] = Field(
+        ("count", "risk"),
+        min_length=1,
+        description="`since_first_known`: seconds since the entity's earliest known positive, at most"
+        " the delay and the longest window",
+    )
     max_entities: int = Field(
         1_000_000, ge=1, description="entities kept; the longest idle goes first"
     )

@@ -142,8 +142,8 @@ class RiskFeature(Settings):
     stats: tuple[Literal["count", "risk", "since_first_known"], ...] = Field(
         ("count", "risk"),
         min_length=1,
-        description="`since_first_known`: seconds since the entity's earliest known positive, at most"
-        " the delay and the longest window",
+        description="`since_first_known`: seconds since the entity's earliest known positive, at"
+        " most the delay and the longest window",
     )
     max_entities: int = Field(
         1_000_000, ge=1, description="entities kept; the longest idle goes first"

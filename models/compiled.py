@@ -10,6 +10,7 @@ They use no ``fastmath``: a replay must give the same bits. Nothing here draws r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numba
@@ -36,7 +37,7 @@ class CompiledModel(Model):
     """A member whose whole life is a bundle of arrays and one kernel.
 
     Subclasses set ``_kernel``, ``_arrays`` (the bundle), and name in ``_roles`` the arrays that are
-    state, each with the role it plays in the parameter table.
+    state (``"bins.edge"``: of a bundle within), each with its role in the parameter table.
     """
 
     _kernel: ClassVar[Any]
@@ -87,7 +88,11 @@ class CompiledModel(Model):
 
     def _used(self) -> dict[str, NDArray[Any]]:
         """The state's arrays, cut to the part in use; views."""
-        return {name: getattr(self._arrays, name) for name in self._roles}
+        return {name: self._held(name) for name in self._roles}
+
+    def _held(self, name: str) -> NDArray[Any]:
+        held: NDArray[Any] = attrgetter(name)(self._arrays)
+        return held
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`: the arrays in use, copied."""
@@ -97,7 +102,7 @@ class CompiledModel(Model):
         """See :meth:`models.base.Model.restore`."""
         self._check(state)
         for name in self._roles:
-            copy_prefix(getattr(self._arrays, name), state[name])
+            copy_prefix(self._held(name), state[name])
 
     def _check(self, state: State) -> None:
         """Raise :class:`StateError` unless every array of ``state`` fits into the bundle."""
@@ -107,7 +112,7 @@ class CompiledModel(Model):
                 f"{who}: expected state version {self._version}, got {state.get('version')!r}"
             )
         for name in self._roles:
-            have, got = getattr(self._arrays, name), state.get(name)
+            have, got = self._held(name), state.get(name)
             if not isinstance(got, np.ndarray) or got.dtype != have.dtype:
                 raise StateError(
                     f"{who}.{name}: expected an array of {have.dtype}, got {got!r:.60}"

@@ -17,6 +17,7 @@ from models.base import FeatureSchema, MillraceError, Model
 MEMBERS = {
     "constant": "models.constant:ConstantModel",
     "logistic": "models.logistic:LogisticModel",
+    "crossed": "models.crossed:CrossedModel",
     "river": "models.river_model:RiverModel",
     "torch": "models.torch_model:TorchModel",
 }

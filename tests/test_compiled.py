@@ -13,7 +13,7 @@ from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn, StateErr
 from models.registry import build
 
 SCHEMA = FeatureSchema(("a", "b", "c", "flat"), (HashedColumn("shop", 20),))
-MEMBERS = [("logistic", {})]
+MEMBERS = [("logistic", {}), ("crossed", {"bins": 32, "table_bits": 14})]
 EACH = pytest.mark.parametrize(("name", "params"), MEMBERS, ids=[m[0] for m in MEMBERS])
 
 

@@ -1,0 +1,358 @@
+"""Prometheus metrics: one collector over plain numbers; the only importer of ``prometheus_client``.
+
+``service.py`` builds a :class:`MillraceCollector` and its registry; ``/metrics`` calls
+:func:`exposition` on any thread. A scrape reads the newest published
+:class:`~monitoring.readings.Readings` and the process's :class:`~monitoring.readings.Telemetry`; it
+never touches the engine, and nothing registers on import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from monitoring.measures import METRICS
+from monitoring.quality import QualitySnapshot
+from monitoring.readings import LABEL_RESULTS, Histogram, Readings, Telemetry
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+PREFIX = "millrace_"
+MAX_FEATURES = 50
+"""Features with series of their own; the rest are left out, in the order of the configuration."""
+
+_TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
+_OUTCOMES = ("tp", "fp", "fn", "tn")
+_QUALITY_HELP = {
+    "accuracy": "Share of decisions that were right",
+    "precision": "Share of alerts that were right",
+    "recall": "Share of positives that were alerted",
+    "f1": "Harmonic mean of precision and recall",
+    "roc_auc": "Area under the ROC curve",
+    "pr_auc": "Average precision",
+    "log_loss": "Mean log loss in nats",
+    "brier": "Mean squared error of the probability",
+    "calibration_error": "Expected calibration error over 15 bins",
+}
+
+Row = tuple[Iterable[str], float]
+Rows = Iterable[Row]
+
+
+class MillraceCollector(Collector):
+    """All series of one process.
+
+    Parameters
+    ----------
+    read : callable
+        The newest readings; called once for each scrape, on the scraper's thread.
+    telemetry : Telemetry
+    """
+
+    def __init__(self, read: Callable[[], Readings], telemetry: Telemetry) -> None:
+        self._read = read
+        self._telemetry = telemetry
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering does not scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, in the order of the pipeline."""
+        readings = self._read()
+        for part in (_flow, _labels, _scores, _quality, _drift, _members, _features):
+            yield from part(readings)
+        yield from _process(self._telemetry)
+        yield from _checkpoints(self._telemetry)
+
+
+def registry(collector: MillraceCollector) -> CollectorRegistry:
+    """A registry that holds this collector alone."""
+    alone = CollectorRegistry(auto_describe=False)
+    alone.register(collector)
+    return alone
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The text format 0.0.4 (:data:`CONTENT_TYPE`)."""
+    return generate_latest(registry)
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _flow(r: Readings) -> Iterator[Metric]:
+    m = [r.model]
+    yield _counter(
+        "events_consumed", "Records read", ["topic"], (([t], n) for t, n in r.consumed.items())
+    )
+    yield _counter("events_scored", "Events scored", ["model"], [(m, r.scored)])
+    yield _counter(
+        "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
+    )
+    yield _counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])
+    yield _counter(
+        "dead_letters",
+        "Records that were not taken in",
+        ["reason"],
+        (([k], n) for k, n in r.dead_letters.items()),
+    )
+    yield _gauge(
+        "last_event_timestamp_seconds",
+        "Newest event time scored",
+        ["model"],
+        [(m, r.watermark_ms / 1000)],
+    )
+    yield _histogram(
+        "event_latency_seconds", "Event time to decision", ["model"], [(m, r.event_latency)]
+    )
+    yield _gauge("limit", "Configured bounds", ["bound"], (([k], v) for k, v in r.limits.items()))
+    yield _counter(
+        "audit_records", "Audit records written", ["event"], (([k], n) for k, n in r.audit.items())
+    )
+    yield _gauge(
+        "audit_head_seq", "Number of the newest audit record", ["model"], [(m, r.audit_seq)]
+    )
+
+
+def _labels(r: Readings) -> Iterator[Metric]:
+    m = [r.model]
+    yield _counter(
+        "labels",
+        "Labels and time-outs by what became of them",
+        ["model", "result"],
+        (([r.model, k], r.labels.get(k, 0)) for k in LABEL_RESULTS),
+    )
+    yield _gauge(
+        "pending_labels", "Scored events that wait for a label", ["model"], [(m, r.pending)]
+    )
+    yield _counter(
+        "pending_evicted", "Events let go before their horizon", ["model"], [(m, r.pending_evicted)]
+    )
+    yield _gauge(
+        "early_labels", "Labels that wait for their event", ["model"], [(m, r.early_labels)]
+    )
+    yield _gauge(
+        "label_coverage_ratio",
+        "Share of events past the horizon that got a label",
+        ["model"],
+        [(m, r.label_coverage)],
+    )
+    yield _histogram("label_delay_seconds", "Event time to label", ["model"], [(m, r.label_delay)])
+
+
+def _scores(r: Readings) -> Iterator[Metric]:
+    m = [r.model]
+    yield _histogram("score_ratio", "Scores as made", ["model"], [(m, r.scores)])
+    yield _histogram(
+        "labelled_score_ratio",
+        "Scores as made of events whose truth is known",
+        ["model", "truth"],
+        (([r.model, str(y)], h) for y, h in enumerate(r.labelled_scores)),
+    )
+    yield _gauge("threshold_ratio", "Scores at or over it alert", ["model"], [(m, r.threshold)])
+    outcomes = r.arrival.outcomes() if r.arrival else dict.fromkeys(_OUTCOMES, 0)
+    yield _counter(
+        "labelled_outcomes",
+        "Decisions of the ensemble by what they turned out to be",
+        ["model", "outcome"],
+        (([r.model, k], outcomes[k]) for k in _OUTCOMES),
+    )
+
+
+def _quality(r: Readings) -> Iterator[Metric]:
+    reports = {"arrival": _report(r.arrival), "matured": _report(r.matured)}
+    labels = ["model", "member", "window", "maturity"]
+    keys = [
+        (name, window, maturity)
+        for name in ("ensemble", *r.members)
+        for window in ("fading", "sliding")
+        for maturity in reports
+    ]
+
+    def value(key: tuple[str, str, str], metric: str, default: float) -> float:
+        name, window, maturity = key
+        return reports[maturity].get(name, {}).get(window, {}).get(metric, default)
+
+    for metric in METRICS:
+        rows = [([r.model, *key], value(key, metric, math.nan)) for key in keys]
+        yield _gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
+    yield _gauge(
+        "quality_effective_samples",
+        "Outcomes that still count, by their true class",
+        [*labels, "class"],
+        (
+            ([r.model, *key, str(c)], value(key, f"effective_{which}", 0.0))
+            for key in keys
+            for c, which in enumerate(("negatives", "positives"))
+        ),
+    )
+    yield _gauge(
+        "quality_expected_accuracy",
+        "Estimate from the scores alone, before labels; as good as their calibration",
+        ["model"],
+        [([r.model], r.expected_accuracy)],
+    )
+
+
+def _drift(r: Readings) -> Iterator[Metric]:
+    labels = ["model", "detector", "signal"]
+    rows = [([r.model, d.detector, d.signal], d) for d in r.drift]
+    yield _counter("drift_alarms", "Drift alarms", labels, ((k, d.alarms) for k, d in rows))
+    yield _gauge(
+        "drift_statistic", "Where the detector stands", labels, ((k, d.statistic) for k, d in rows)
+    )
+    yield _gauge(
+        "drift_threshold", "Where the detector alarms", labels, ((k, d.threshold) for k, d in rows)
+    )
+    psi = next((d.statistic for d in r.drift if d.detector == "psi"), math.nan)
+    yield _gauge(
+        "score_psi", "Population stability index of the scores", ["model"], [([r.model], psi)]
+    )
+
+
+def _members(r: Readings) -> Iterator[Metric]:
+    def each(values: Callable[[str], float]) -> Rows:
+        return (([r.model, name], values(name)) for name in r.members)
+
+    labels = ["model", "member"]
+    yield _counter("updates_applied", "Labels learned", labels, each(lambda n: r.updates.get(n, 0)))
+    yield _gauge(
+        "ensemble_weight_ratio",
+        "The member's weight in the ensemble",
+        labels,
+        each(lambda n: r.weights.get(n, math.nan)),
+    )
+    yield _gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
+    yield _gauge(
+        "member_frozen", "1 when the member does not learn", labels, each(lambda n: n in r.frozen)
+    )
+    yield _counter(
+        "member_errors", "Failures of the member", labels, each(lambda n: r.member_errors.get(n, 0))
+    )
+    yield _gauge(
+        "parameters",
+        "Scalars the member holds",
+        ["model", "member", "role", "trainable"],
+        (([r.model, n, role, str(t).lower()], c) for (n, role, t), c in r.parameters.items()),
+    )
+
+
+def _features(r: Readings) -> Iterator[Metric]:
+    names = list(dict.fromkeys(key.rpartition(".")[0] for key in r.features))[:MAX_FEATURES]
+
+    def of(kind: str) -> Rows:
+        return (([n], r.features[f"{n}.{kind}"]) for n in names if f"{n}.{kind}" in r.features)
+
+    yield _counter("feature_missing", "Values imputed", ["feature"], of("missing"))
+    yield _gauge("feature_entities", "Entities remembered", ["feature"], of("entities"))
+    yield _gauge("feature_table_bytes", "Memory of the entity table", ["feature"], of("bytes"))
+    yield _counter(
+        "feature_events",
+        "Entities and events that the table could not keep or use",
+        ["feature", "result"],
+        (([*key, kind], n) for kind in _TABLE_RESULTS for key, n in of(kind)),
+    )
+
+
+def _process(t: Telemetry) -> Iterator[Metric]:
+    yield _histogram(
+        "stage_duration_seconds",
+        "Duration of the loop's stages",
+        ["stage"],
+        (([s], h) for s, h in t.stages.items()),
+    )
+    yield _histogram(
+        "http_request_duration_seconds",
+        "Request to the start of the response",
+        ["route", "method", "code"],
+        (([route, method, str(code)], h) for (route, method, code), h in t.http.copy().items()),
+    )
+    yield _gauge(
+        "consumer_lag_messages",
+        "Records not read yet",
+        ["topic", "partition"],
+        (([topic, str(n)], lag) for (topic, n), lag in t.lag.copy().items()),
+    )
+    yield _gauge(
+        "loop_heartbeat_timestamp_seconds",
+        "Last turn of the loop",
+        [],
+        [([], t.heartbeat_ms / 1000)],
+    )
+    yield _counter(
+        "restarts",
+        "Starts that found an earlier session, by how that one ended",
+        ["reason"],
+        (([k], n) for k, n in t.restarts.items()),
+    )
+    yield _counter("replay_divergences", "Replays that gave other bits", [], [([], t.divergences)])
+    yield _counter("replay_rebased", "Digest chains restarted on purpose", [], [([], t.rebased)])
+    yield _gauge("build_info", "Versions", list(t.versions), [(list(t.versions.values()), 1)])
+
+
+def _checkpoints(t: Telemetry) -> Iterator[Metric]:
+    yield _gauge(
+        "checkpoint_last_success_timestamp_seconds",
+        "When the newest checkpoint was published",
+        [],
+        [([], t.checkpoint_success_ms / 1000)],
+    )
+    yield _gauge(
+        "checkpoint_size_bytes",
+        "Size of the newest checkpoint",
+        [],
+        [([], t.checkpoint_size_bytes)],
+    )
+    yield _histogram(
+        "checkpoint_duration_seconds", "Snapshot to publication", [], [([], t.checkpoint_duration)]
+    )
+    yield _counter(
+        "checkpoint_failures", "Checkpoints that failed", [], [([], t.checkpoint_failures)]
+    )
+
+
+# ---------------------------------------------------------------------- families
+
+
+def _report(snapshot: QualitySnapshot | None) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    return snapshot.report() if snapshot else {}
+
+
+def _gauge(name: str, text: str, labels: list[str], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, text + ".", labels=labels)
+    for key, value in rows:
+        family.add_metric(list(key), float(value))
+    return family
+
+
+def _counter(name: str, text: str, labels: list[str], rows: Rows) -> Metric:
+    family = CounterMetricFamily(PREFIX + name, text + ".", labels=labels)
+    for key, value in rows:
+        family.add_metric(list(key), float(value))
+    return family
+
+
+def _histogram(
+    name: str, text: str, labels: list[str], rows: Iterable[tuple[Iterable[str], Histogram]]
+) -> Metric:
+    family = HistogramMetricFamily(PREFIX + name, text + ".", labels=labels)
+    for key, h in rows:
+        counts, total = h.counts.cumsum().tolist(), h.total
+        bounds = [*(_bound(b) for b in h.bounds), "+Inf"]
+        family.add_metric(list(key), list(zip(bounds, counts, strict=True)), total)
+    return family
+
+
+def _bound(value: float) -> str:
+    """A bound as Prometheus writes numbers: 1.0, 0.0005, 86400.0."""
+    return repr(float(value))

@@ -1,0 +1,212 @@
+"""Detectors against River's on the same streams, PSI and KS against brute force, state."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import drift as river_drift
+
+from models.base import F64, StateError
+from monitoring.detectors import Adwin, PageHinkley
+from monitoring.drift import KS_THRESHOLD, PSI_THRESHOLD, DriftMonitor, Shift
+from monitoring.measures import SCORE_BOUNDS
+
+segments = st.lists(
+    st.tuples(st.integers(1, 700), st.floats(0, 4), st.floats(0, 1), st.integers(0, 2**32 - 1)),
+    min_size=1,
+    max_size=4,
+)
+
+
+def stream(parts: list[tuple[int, float, float, int]]) -> F64:
+    """Segments of (length, mean, spread, seed), one after the other."""
+    return np.concatenate(
+        [np.abs(np.random.default_rng(s).normal(m, d, n)) for n, m, d, s in parts]
+    )
+
+
+def detections(detector: Any, x: F64) -> list[int]:
+    """The rows at which a River detector fires."""
+    rows = []
+    for i, value in enumerate(x.tolist()):
+        detector.update(value)
+        if detector.drift_detected:
+            rows.append(i)
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(segments, st.sampled_from([0.002, 0.05, 0.3]))
+def test_adwin_equals_river(parts: list[tuple[int, float, float, int]], delta: float) -> None:
+    """Detections come at River's rows, and the window holds River's width, total and variance."""
+    x = stream(parts)
+    theirs, ours = river_drift.ADWIN(delta=delta), Adwin(1, delta)
+    assert [d.row for d in ours.update(x[:, None])] == detections(theirs, x)
+    width, total, variance = ours.arrays()["numbers"][0, :3]
+    assert (width, total, variance) == (theirs.width, theirs.total, theirs.variance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(segments, st.sampled_from([1.0, 10.0, 50.0]))
+def test_page_hinkley_equals_river(
+    parts: list[tuple[int, float, float, int]], threshold: float
+) -> None:
+    """Detections come at River's rows."""
+    x = stream(parts)
+    theirs = river_drift.PageHinkley(threshold=threshold)
+    found = PageHinkley(1, threshold).update(x[:, None])
+    assert [d.row for d in found] == detections(theirs, x)
+
+
+@settings(max_examples=30, deadline=None)
+@given(segments, st.data())
+def test_split_of_the_batches_does_not_matter(
+    parts: list[tuple[int, float, float, int]], data: st.DataObject
+) -> None:
+    """One call or two with a save and a restore between give the same alarms and the same state."""
+    x = stream(parts)
+    losses = np.column_stack([x, x[::-1]])
+    cut = data.draw(st.integers(0, len(x)))
+    whole, first, second = (DriftMonitor(["ensemble", "a"], 0.05, 10.0) for _ in range(3))
+    alarms = whole.update(losses)
+    early = first.update(losses[:cut])
+    second.restore(first.state())
+    late = [a._replace(row=a.row + cut) for a in second.update(losses[cut:])]
+    assert sorted(early + late) == sorted(alarms)
+    assert second.digest() == whole.digest()
+    assert str(second.readings()) == str(whole.readings())
+
+
+def test_alarm_carries_the_statistic_that_passed_its_threshold() -> None:
+    """Each alarm names detector, signal and row, and its statistic is above its threshold."""
+    rng = np.random.default_rng(1)
+    calm = np.abs(rng.normal(0.1, 0.05, (2000, 2)))
+    losses = np.vstack([calm, calm + np.array([0.0, 2.0])])
+    monitor = DriftMonitor(["ensemble", "a"])
+    alarms = monitor.update(losses)
+    assert {(a.detector, a.signal) for a in alarms} == {("adwin", "a"), ("page_hinkley", "a")}
+    for alarm in alarms:
+        assert alarm.row >= 2000
+        assert alarm.statistic > alarm.threshold
+        assert alarm.detail() == {
+            "statistic": alarm.statistic,
+            "threshold": alarm.threshold,
+            "row": alarm.row,
+        }
+    counts = {(r.detector, r.signal): r.alarms for r in monitor.readings()}
+    assert counts["adwin", "a"] == sum(a.detector == "adwin" for a in alarms)
+
+
+def test_losses_of_scores_never_made_are_skipped() -> None:
+    """A column with gaps gives what the column without the gaps gives."""
+    x = stream([(500, 0.2, 0.1, 1), (500, 2.0, 0.5, 2)])
+    gaps = np.full(2000, math.nan)
+    gaps[::2] = x
+    for make in (lambda: Adwin(1), lambda: PageHinkley(1)):
+        dense, sparse = make(), make()
+        rows = [2 * d.row for d in dense.update(x[:, None])]
+        assert rows
+        assert [d.row for d in sparse.update(gaps[:, None])] == rows
+        assert np.array_equal(dense.arrays()["numbers"], sparse.arrays()["numbers"])
+
+
+def test_every_reading_exists_before_the_first_value() -> None:
+    """Each detector and signal is there from the start, without a statistic and without alarms."""
+    rows = DriftMonitor(["ensemble", "a"]).readings()
+    assert [(r.detector, r.signal) for r in rows] == [
+        ("adwin", "ensemble"),
+        ("adwin", "a"),
+        ("page_hinkley", "ensemble"),
+        ("page_hinkley", "a"),
+        ("psi", "ensemble"),
+        ("ks", "ensemble"),
+    ]
+    assert all(math.isnan(r.statistic) and r.alarms == 0 for r in rows)
+
+
+def brute_shift(values: F64, reference: int, window: int) -> tuple[float, float]:
+    """PSI and KS over the bins by their definitions, from the whole history."""
+    edges = [-math.inf, *SCORE_BOUNDS, math.inf]
+    before, now = values[:reference], values[reference:][-window:]
+
+    def share(part: F64, half: float) -> list[float]:
+        counts = [sum(lo < v <= hi for v in part) + half for lo, hi in itertools.pairwise(edges)]
+        return [c / sum(counts) for c in counts]
+
+    psi = sum(
+        (q - p) * math.log(q / p) for p, q in zip(share(before, 0.5), share(now, 0.5), strict=True)
+    )
+    ks = max(abs(np.mean(before <= b) - np.mean(now <= b)) for b in SCORE_BOUNDS)
+    return psi, float(ks)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=60),
+    st.integers(1, 10),
+    st.integers(1, 10),
+    st.lists(st.integers(0, 60), max_size=4),
+)
+def test_shift_equals_brute_force(
+    values: list[float], reference: int, window: int, cuts: list[int]
+) -> None:
+    """PSI and KS compare the first scores with the last ones, however they came in."""
+    x = np.array(values)
+    shift = Shift(SCORE_BOUNDS, reference, window)
+    for part in np.split(x, sorted(min(c, len(x)) for c in cuts)):
+        shift.observe(part)
+    if len(x) < reference + window:
+        assert math.isnan(shift.psi())
+        assert math.isnan(shift.ks())
+        return
+    psi, ks = brute_shift(x, reference, window)
+    assert shift.psi() == pytest.approx(psi)
+    assert shift.ks() == pytest.approx(ks)
+    again = Shift(SCORE_BOUNDS, reference, window)
+    again.restore(shift.state())
+    assert (again.psi(), again.ks()) == (shift.psi(), shift.ks())
+
+
+def test_shifted_scores_alarm_once_until_they_return() -> None:
+    """PSI and KS alarm when they pass their limits, not at every step above, and again later."""
+    rng = np.random.default_rng(4)
+    monitor = DriftMonitor(["ensemble"], reference=2000, window=2000)
+    low, high = rng.uniform(0, 0.3, 20_000), rng.uniform(0.5, 1, 20_000)
+
+    def run(scores: F64) -> list[tuple[str, bool]]:
+        found = []
+        for part in np.split(scores, 40):
+            found += [
+                (a.detector, a.statistic > a.threshold == LIMITS[a.detector])
+                for a in monitor.observe(part)
+            ]
+        return sorted(found)
+
+    assert run(low) == []
+    assert run(high) == [("ks", True), ("psi", True)]
+    assert run(low) == []
+    assert run(high) == [("ks", True), ("psi", True)]
+    again = DriftMonitor(["ensemble"], reference=2000, window=2000)
+    again.restore(monitor.state())
+    assert again.digest() == monitor.digest()
+    assert again.readings()[-2:] == monitor.readings()[-2:]
+
+
+LIMITS = {"psi": PSI_THRESHOLD, "ks": KS_THRESHOLD}
+
+
+def test_wrong_shapes_and_states_are_refused() -> None:
+    """Losses for another number of scorers and states of other names or sizes raise."""
+    monitor = DriftMonitor(["ensemble", "a"])
+    with pytest.raises(ValueError, match=r"expected losses \(n, 2\), got \(3, 1\)"):
+        monitor.update(np.zeros((3, 1)))
+    with pytest.raises(StateError, match="expected a state of"):
+        monitor.restore(DriftMonitor(["ensemble", "b"]).state())
+    with pytest.raises(StateError, match=r"shift\.ring"):
+        monitor.restore(DriftMonitor(["ensemble", "a"], window=5).state())

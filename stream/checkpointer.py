@@ -78,7 +78,9 @@ class Checkpointer:
         self._last_s = time.monotonic()
         self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
 
-    def stepped(self, engine: Engine, positions: dict[tuple[str, int], int], seconds: float) -> None:
+    def stepped(
+        self, engine: Engine, positions: dict[tuple[str, int], int], seconds: float
+    ) -> None:
         """A step took ``seconds``; snapshot if one is due (loop thread, at the step's boundary)."""
         self.replay_s += seconds
         due = (

@@ -227,7 +227,8 @@ class Codec:
         if len(record.value) > self._limit:
             size = len(record.value)
             raise _Refused(
-                "oversized", f"expected at most limits.record_bytes = {self._limit}, got {size} bytes"
+                "oversized",
+                f"expected at most limits.record_bytes = {self._limit}, got {size} bytes",
             )
         return record.value
 

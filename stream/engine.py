@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.base import F64, I64, FeatureBatch, MillraceError, State, state_digest
 from models.ensemble import Ensemble, MemberError
 from models.features import FeatureStage
-from monitoring.drift import DriftMonitor
+from monitoring.drift import Alarm, DriftMonitor
 from monitoring.quality import Quality
 from monitoring.trail import Trail
 from stream.codec import (
@@ -195,7 +195,7 @@ class Engine:
         out.scores += encode_scores(events, p, alert, members, tail)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())
-        self.drift.observe(p)
+        self._alarms(self.drift.observe(p), out)
         self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
         self._settle_at_once(events, rows, out)
 
@@ -340,9 +340,7 @@ class Engine:
         """Judge the scores that were made, then learn from the features as they were scored."""
         p = self._probabilities(rows)
         self.quality.update(p, y, rows["alert"])
-        for alarm in self.drift.update(log_loss(p, y)):
-            self.counts[f"drift.{alarm.signal}"] += 1
-            self._audit(out, "drift", alarm.detector, alarm.signal, alarm.detail())
+        self._alarms(self.drift.update(log_loss(p, y)), out)
         x = FeatureBatch(
             self.features.schema,
             np.ascontiguousarray(rows["dense"]),
@@ -359,6 +357,10 @@ class Engine:
                 np.ones(int(positive.sum()), dtype=np.int8),
             )
         self.counts["learned"] += len(y)
+
+    def _alarms(self, alarms: Sequence[Alarm], out: _Step) -> None:
+        for alarm in alarms:
+            self._audit(out, "drift", alarm.detector, alarm.signal, alarm.detail())
 
     def _probabilities(self, rows: NDArray[Any]) -> F64:
         """Probabilities as made, ``(n, 1 + members)``: the ensemble's first."""
@@ -379,7 +381,9 @@ class Engine:
                 continue
             self.counts["commands"] += 1
             detail |= {"topic": record.topic, "partition": record.partition}
-            self._audit(out, event, "command", target, detail | {"offset": record.offset}, command.actor)
+            self._audit(
+                out, event, "command", target, detail | {"offset": record.offset}, command.actor
+            )
 
     def _apply(self, command: Command) -> tuple[str, str, dict[str, Any]]:
         """Do what an operator asked; returns the audit record's event, target and details."""

@@ -219,7 +219,11 @@ class Pending:
         self._segments.clear()
 
     def _path(self, segment: int) -> Path | None:
-        return None if self._directory is None else self._directory / f"{segment:08d}-{self._suffix}.seg"
+        return (
+            None
+            if self._directory is None
+            else self._directory / f"{segment:08d}-{self._suffix}.seg"
+        )
 
     def _times(self, segment: int) -> I64:
         """Event times of a segment: copied once it is full, since rows leave in small steps."""
@@ -298,8 +302,7 @@ class SegmentFile:
         length: int = self.used * self._segment.rows.dtype.itemsize
         with self._segment.lock:
             path = self._segment.path
-            if path is not None and path.exists():
-                os.link(path, target)
+            if path is not None and _link(path, target):
                 with target.open("rb") as file:
                     os.fsync(file.fileno())  # also writes what the mapping has changed
                 return length
@@ -317,6 +320,15 @@ class SegmentFile:
     @sealed_sha256.setter
     def sealed_sha256(self, sha256: str) -> None:
         self._segment.sha256 = sha256
+
+
+def _link(path: Path, target: Path) -> bool:
+    """Hard-link; ``False`` where that cannot be (the file is gone, or on another file system)."""
+    try:
+        os.link(path, target)
+    except OSError:
+        return False
+    return True
 
 
 def _open_segment(path: Path, source: Path | None, used_bytes: int, size: int) -> mmap.mmap:

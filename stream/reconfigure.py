@@ -46,9 +46,7 @@ def reconfigure(old: Engine, new: Engine) -> tuple[Engine, Changes]:
     changes.kept += [f"feature {n}" for n in new.features.adopt(old.features)]
     kept_features = set(changes.kept)
     changes.fresh += [
-        f"feature {f.name}"
-        for f in new.config.features
-        if f"feature {f.name}" not in kept_features
+        f"feature {f.name}" for f in new.config.features if f"feature {f.name}" not in kept_features
     ]
     _move_members(old, new, same_columns, changes)
     _move_pending(old, new, same_columns, changes)

@@ -103,9 +103,7 @@ def _start(
     return Recovered(build(config), {}, 0)
 
 
-def _refusal(
-    manifest: Manifest, log: Log, config: Config, until_seq: int | None
-) -> str | None:
+def _refusal(manifest: Manifest, log: Log, config: Config, until_seq: int | None) -> str | None:
     """Why a generation is not of this journal, or ``None``."""
     if manifest.shard != config.name:
         return f"it belongs to shard {manifest.shard!r}"

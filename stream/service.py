@@ -127,9 +127,7 @@ class Service:
         self.engine: Engine | None = None
         self.recovered: Recovered | None = None
         self.committer = Committer(self.log, self._committed)
-        self.checkpointer = Checkpointer(
-            config, self.directory, self.committer, self.log, clock_ms
-        )
+        self.checkpointer = Checkpointer(config, self.directory, self.committer, self.log, clock_ms)
         self.on_committed: list[Callable[[Outputs], None]] = []
         self.on_step: list[Callable[[Engine, Outputs, float], None]] = []
         self.heartbeat_s = time.monotonic()
@@ -427,7 +425,8 @@ def _halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
                 r = piece.range
                 target.append(
                     Slice(
-                        Range(r.topic, r.partition, part[0].offset, part[-1].offset, len(part)), part
+                        Range(r.topic, r.partition, part[0].offset, part[-1].offset, len(part)),
+                        part,
                     )
                 )
     return first, second

@@ -1,0 +1,342 @@
+"""The `millrace` command: reads arguments, calls the part that does the work, prints. No logic.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 the service stopped itself (its
+message says why), 4 the state cannot be used; `audit verify` has its own (see its help).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.base import MillraceError
+
+app = typer.Typer(
+    name="millrace",
+    help="Score events as they arrive, learn from late labels, account for every change.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+control_app = typer.Typer(
+    help="Append a command to the control topic; the service answers with an audit record.",
+    no_args_is_help=True,
+)
+topics_app = typer.Typer(help="List or create the topics of a configuration.", no_args_is_help=True)
+app.add_typer(control_app, name="control")
+app.add_typer(topics_app, name="topics")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigPath = Annotated[Path, typer.Argument(help="TOML configuration.", metavar="CONFIG")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+def main() -> None:
+    """Entry point: pins the hash seed, then runs the command."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # Some River estimators iterate over sets of text: their order must not change from one
+        # process to the next, or a replay would give other bits.
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "stream.cli", *sys.argv[1:]])
+    app(prog_name="millrace")
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Print our own errors as one message and turn them into the exit status."""
+    from stream.checkpoint import CheckpointError, Locked
+    from stream.config import ConfigError
+    from stream.log import Fenced, LogError
+    from stream.recovery import Diverged
+
+    try:
+        yield
+    except ConfigError as error:
+        err.print(f"[bold red]error[/] {_plain(error)}")
+        raise typer.Exit(2) from error
+    except (CheckpointError, Locked, Diverged) as error:
+        err.print(f"[bold red]error[/] {_plain(error)}")
+        raise typer.Exit(4) from error
+    except (Fenced, LogError, MillraceError) as error:
+        err.print(f"[bold red]error[/] {_plain(error)}")
+        raise typer.Exit(3) from error
+
+
+def _plain(error: object) -> str:
+    return str(error).replace("[", "\\[")
+
+
+def _load(path: Path) -> Any:
+    from stream.config import load
+
+    return load(path, os.environ)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version of Millrace and of what bits depend on."""
+    from importlib.metadata import version as installed
+
+    from stream.fingerprint import fingerprint
+
+    found = {"millrace": installed("millrace")} | fingerprint()
+    if as_json:
+        _print_json(found)
+        return
+    for name, value in found.items():
+        out.print(f"{name:10} {value}")
+
+
+@app.command()
+def check(config: ConfigPath, as_json: Json = False) -> None:
+    """Validate a configuration; lists every problem with its path. Exit status 2 if there is one."""
+    from stream.config import ConfigError, canonical
+
+    try:
+        loaded = _load(config)
+    except ConfigError as error:
+        if as_json:
+            _print_json({"ok": False, "problems": error.problems})
+        else:
+            err.print(f"[bold red]{config}[/]: {len(error.problems)} problem(s)")
+            for problem in error.problems:
+                err.print(f"  {_plain(problem)}")
+        raise typer.Exit(2) from error
+    if as_json:
+        _print_json({"ok": True, "config": canonical(loaded)})
+        return
+    out.print(f"[bold green]{config}[/] is valid: shard {loaded.name!r}, {loaded.log.type} log")
+    out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
+    out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Let a changed configuration drop the state of what it changed.")
+    ] = False,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C; a second signal ends it at once."""
+    from stream.daemon import run_daemon
+
+    with _reported():
+        run_daemon(_load(config), accept_changes)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(help="How long to run; 0: until Ctrl-C.")] = 60,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Of the simulated payments.")] = 7,
+    port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8080,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where to keep log and state; default: a new temporary one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start everything on the embedded log: simulator, service, HTTP; ends with a summary."""
+    from stream.demo import run_demo
+
+    with _reported():
+        summary = run_demo(seconds, rate, seed, port, directory, None if as_json else out)
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def simulate(
+    events: Annotated[int, typer.Option(help="Payments to make; 0: without end.", min=0)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+    to_file: Annotated[
+        Path | None, typer.Option("--out", help="JSON Lines file, events with their truth.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose log gets events and labels.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Events per second; default: no limit.")
+    ] = None,
+    drift: Annotated[bool, typer.Option(help="Change the fraud pattern in the middle.")] = True,
+    bad_share: Annotated[float, typer.Option(help="Share of malformed records.")] = 0.0,
+) -> None:
+    """Make card payments with fraud, drift and late labels: to a file, or to a log."""
+    from stream.demo import simulate_to_file, simulate_to_log
+
+    if (to_file is None) == (config is None):
+        raise typer.BadParameter("give either --out FILE or --config CONFIG")
+    with _reported():
+        if to_file is not None:
+            simulate_to_file(to_file, events, seed, drift, err)
+        elif config is not None:
+            simulate_to_log(_load(config), events, seed, drift, rate, bad_share, err)
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath,
+    data: Annotated[Path, typer.Option(help="JSON Lines, CSV or Parquet with the truth in it.")],
+    label_delay: Annotated[
+        str | None, typer.Option(help='Release each label this long after its event, such as "7d".')
+    ] = None,
+    scores_out: Annotated[
+        Path | None, typer.Option(help="Write every score to this Parquet file.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    batch: Annotated[int, typer.Option(help="Events in one step; 1: strictly prequential.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Score a file prequentially with the service's own engine, learning each label when due."""
+    from stream.evaluate import evaluate_file
+
+    with _reported():
+        summary = evaluate_file(_load(config), data, label_delay, scores_out, report, batch, err)
+    if as_json:
+        _print_json(summary)
+    else:
+        print_quality(out, summary)
+
+
+def print_quality(console: Console, summary: dict[str, Any]) -> None:
+    """The summary's counts in one line and its quality as a table."""
+    counts = ("events", "scores", "labels", "dead_letters")
+    console.print("  ".join(f"{name} [bold]{summary[name]}[/]" for name in counts))
+    metrics = ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss")
+    table = Table("", *metrics, title="Quality of the scores as they were made")
+    for name, values in summary["quality"].items():
+        cells = [values.get(m) for m in metrics]
+        table.add_row(name, *("-" if v is None else f"{v:.4f}" for v in cells))
+    console.print(table)
+
+
+def _send(config: Path, command: dict[str, Any], as_json: bool) -> None:
+    from stream.operate import send_command
+
+    with _reported():
+        where = send_command(_load(config), command)
+    if as_json:
+        _print_json(where)
+    else:
+        out.print(f"appended to {where['topic']}/{where['partition']} at offset {where['offset']}")
+
+
+@control_app.command()
+def freeze(config: ConfigPath, member: str, as_json: Json = False) -> None:
+    """A member keeps scoring and stops learning."""
+    _send(config, {"command": "freeze", "member": member}, as_json)
+
+
+@control_app.command()
+def release(config: ConfigPath, member: str, as_json: Json = False) -> None:
+    """A frozen or quarantined member learns and scores again."""
+    _send(config, {"command": "release", "member": member}, as_json)
+
+
+@control_app.command()
+def threshold(config: ConfigPath, value: float, as_json: Json = False) -> None:
+    """Scores at or above VALUE are alerts from here on."""
+    _send(config, {"command": "set_threshold", "threshold": value}, as_json)
+
+
+@control_app.command()
+def checkpoint(config: ConfigPath, as_json: Json = False) -> None:
+    """Save the state now."""
+    _send(config, {"command": "checkpoint"}, as_json)
+
+
+@topics_app.command("list")
+def list_topics(config: ConfigPath, as_json: Json = False) -> None:
+    """Input topics with their oldest offset and what waits to be read."""
+    from stream.operate import topic_table
+
+    with _reported():
+        rows = topic_table(_load(config), create=False)
+    _print_rows(rows, as_json)
+
+
+@topics_app.command("create")
+def create_topics(config: ConfigPath, as_json: Json = False) -> None:
+    """Create the topics that are missing."""
+    from stream.operate import topic_table
+
+    with _reported():
+        rows = topic_table(_load(config), create=True)
+    _print_rows(rows, as_json)
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    if not rows:
+        out.print("none")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    out.print(table)
+
+
+@app.command()
+def state(config: ConfigPath, as_json: Json = False) -> None:
+    """List the checkpoint generations and say which one a start would load."""
+    from stream.operate import generations
+
+    with _reported():
+        rows = generations(_load(config))
+    _print_rows(rows, as_json)
+
+
+@app.command()
+def replay(
+    config: ConfigPath,
+    to: Annotated[int, typer.Option("--to", help="The journaled step to rebuild the state of.")],
+    directory: Annotated[
+        Path | None, typer.Option("--out", help="Write that state as a generation here.")
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option(help="Ignore checkpoints: replay every step from the first.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the state as of a journaled step and print its digests."""
+    from stream.operate import replay_to
+
+    with _reported():
+        found = replay_to(_load(config), to, directory, from_start)
+    if as_json:
+        _print_json(found)
+    else:
+        for name, value in found.items():
+            out.print(f"{name:16} {value}")
+
+
+@app.command()
+def token(name: Annotated[str, typer.Option(help="Who will use it.")] = "client") -> None:
+    """Make a bearer token for HTTP, and the lines that configure its hash."""
+    from stream.operate import new_token
+
+    secret, sha256 = new_token()
+    out.print(f"token (shown once): {secret}")
+    out.print("add to the configuration:\n\n\\[\\[http.tokens]]", highlight=False)
+    out.print(f'name = "{name}"\nsha256 = "{sha256}"\nscopes = \\["score", "label"]')
+
+
+if __name__ == "__main__":
+    main()

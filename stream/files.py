@@ -157,12 +157,13 @@ def _quoted(cells: pa.Array) -> pa.Array:
 def _csv(path: Path) -> Iterator[Block]:
     # All columns are read as text: Arrow's own inference would drop leading zeros, and a cell that
     # does not fit would end the file.
-    names = pyarrow.csv.open_csv(path).schema.names
+    one_thread = pyarrow.csv.ReadOptions(use_threads=False)  # so that errors name the row
+    names = pyarrow.csv.open_csv(path, read_options=one_thread).schema.names
     if len(set(names)) < len(names):
         raise pa.ArrowInvalid(f"row 1: expected different column names, got {', '.join(names)}")
     reader = pyarrow.csv.open_csv(
         path,
-        read_options=pyarrow.csv.ReadOptions(use_threads=False),  # so that errors name the row
+        read_options=one_thread,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),

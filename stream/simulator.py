@@ -106,20 +106,13 @@ class _Outbreaks:
     payments are fraud, at most the part ``most``, that it makes up ``share`` of all payments.
     """
 
-    def __init__(
-        self, rng: np.random.Generator, rate: F64, share: float, most: float, entities: str
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, rate: F64, share: float, most: float) -> None:
         # Entities of middling traffic only: one very busy terminal would bend the fraud share.
         usual = np.flatnonzero((rate > 0.5 * rate.mean()) & (rate < 1.5 * rate.mean()))
         usual = usual if len(usual) else np.array([rate.argmax()])
         wanted = share * rate.sum() / rate[usual].mean()
-        self._active = int(np.ceil(wanted / most))
-        if self._active > len(usual):
-            raise SimulatorError(
-                f"fraud_share: expected a share that the {len(usual)} {entities} of middling "
-                f"traffic can carry, got one that needs {self._active}; lower it or add {entities}"
-            )
-        self._probability = wanted / self._active if self._active else 0.0
+        self._active = min(int(np.ceil(wanted / most)), len(usual))
+        self._probability = min(wanted / self._active, 1.0) if self._active else 0.0
         self._order = rng.permutation(usual)
         self._phase = rng.integers(0, OUTBREAK_DAYS, self._active)
         self._size = len(rate)
@@ -269,8 +262,8 @@ class Simulator:
         return _World(
             regime,
             large,
-            _Outbreaks(rng, visits, compromised, 0.9, "terminals"),
-            _Outbreaks(rng, self._rate, stolen, 1 / 3, "customers"),
+            _Outbreaks(rng, visits, compromised, 0.9),
+            _Outbreaks(rng, self._rate, stolen, 1 / 3),
         )
 
     def _day(self, day: int) -> Payments:

@@ -12,9 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from models.base import F64, Parameter, State, StateError
-
-MAX_LINK = 30.0
-"""Combined logits stay within this: beyond it a probability is 0 or 1 in float64."""
+from models.kernels.stack import LIMIT as MAX_LINK
+from models.stack import Stack, Stacking
 
 
 class Combiner(Protocol):
@@ -202,6 +201,8 @@ COMBINERS: dict[str, Callable[[int, int], Combiner]] = {
     "majority_vote": MajorityVote,
     "weighted_vote": WeightedVote,
     "bagging": Bagging,
+    "stacking": Stacking,
+    "stack": Stack,
 }
 """Names to classes, each built as ``(number of members, seed)``."""
 

@@ -159,6 +159,7 @@ class Member(BaseModel):
 
     name: Name
     type: str = Field(description="`river`, `torch`, `constant`, or an installed plug-in's name")
+    learn_every: int = Field(1, ge=1, description="learns only each n-th labelled row")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -169,7 +170,19 @@ class Member(BaseModel):
 class Ensemble(Settings):
     """How members become one score."""
 
-    combine: Literal["mean_logit", "mean_probability", "weighted_vote"] = "mean_logit"
+    combine: Literal[
+        "mean_logit",
+        "mean_probability",
+        "majority_vote",
+        "weighted_vote",
+        "bagging",
+        "stacking",
+        "stack",
+    ] = Field(
+        "mean_logit",
+        description="`stack`: a logistic stack shared with safer experts; `stacking`: the stack"
+        " alone; `bagging`: members learn rows with Poisson(1) weights",
+    )
     threshold: float = Field(0.5, gt=0, lt=1, description="a score at or above it is an alert")
 
 
@@ -471,7 +484,7 @@ def _member_problems(members: object) -> Iterator[str]:
         if name in names:
             yield f"members[{i}].name: expected a name of its own, got {name!r} again"
         names.add(str(name))
-        params = {k: v for k, v in item.items() if k not in ("name", "type")}
+        params = {k: v for k, v in item.items() if k not in Member.model_fields}
         try:
             cls = member_class(item["type"])
             cls.Params.model_validate(params)

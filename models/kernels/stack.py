@@ -1,0 +1,99 @@
+"""Kernels of the stack: experts' logits, Fixed-Share among them, and the stack's own step.
+
+Called by ``models/stack.py``. The experts of ``m`` members are, in this order: the stack, the mean
+logit, the mean probability, each member. Kernels keep no state of their own.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import float64, njit, void
+
+from models.base import F64
+from models.kernels.common import ENTRY, HELPER, sigmoid
+
+LIMIT = 30.0
+"""Logits are clipped to this: beyond it a probability is 0 or 1 in float64."""
+
+_ROWS = float64[:, ::1]
+_LINE = float64[::1]
+
+
+@njit(**HELPER)
+def _clip(z: float) -> float:
+    return min(max(z, -LIMIT), LIMIT)
+
+
+@njit(**HELPER)
+def _experts(links: F64, weights: F64, experts: F64) -> None:
+    """The experts' logits for one row of member logits; ``weights`` ends with the intercept."""
+    m = len(links)
+    stacked, total, p, q = weights[m], 0.0, 0.0, 0.0
+    for j in range(m):
+        z = _clip(links[j])
+        experts[3 + j] = z
+        stacked += weights[j] * z
+        total += z
+        p += sigmoid(z)
+        q += sigmoid(-z)
+    experts[0] = _clip(stacked)
+    experts[1] = total / m
+    experts[2] = math.log(p / q)
+
+
+@njit(void(_ROWS, _LINE, _LINE, _LINE, _LINE), **ENTRY)
+def combine(links: F64, weights: F64, shares: F64, experts: F64, out: F64) -> None:
+    """``out[i]``: the logit of the experts' probabilities, mixed by ``shares``."""
+    for i in range(len(links)):
+        _experts(links[i], weights, experts)
+        p, q = 0.0, 0.0
+        for e in range(len(shares)):
+            p += shares[e] * sigmoid(experts[e])
+            q += shares[e] * sigmoid(-experts[e])
+        out[i] = _clip(math.log(p / q))
+
+
+@njit(**HELPER)
+def _share(
+    truth: float, weight: float, members: bool, alpha: float, shares: F64, experts: F64
+) -> None:
+    """One step of Fixed-Share under log loss; the members' experts join when ``members``."""
+    total = 0.0
+    for e in range(len(shares)):
+        likelihood = sigmoid(experts[e] if truth > 0.5 else -experts[e])
+        shares[e] *= math.exp(weight * math.log(likelihood))
+        total += shares[e]
+    joined = len(shares) if members else 3
+    for e in range(len(shares)):
+        shares[e] *= (1.0 - alpha) / total
+        if e < joined:
+            shares[e] += alpha / joined
+
+
+@njit(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 5), **ENTRY)
+def update(
+    links: F64,
+    y: F64,
+    w: F64,
+    rate: float,
+    alpha: float,
+    join_at: float,
+    weights: F64,
+    squares: F64,
+    shares: F64,
+    positives: F64,
+    experts: F64,
+) -> None:
+    """Learn rows in order: first the shares, on what the experts said, then the stack's weights."""
+    m = links.shape[1]
+    for i in range(len(links)):
+        _experts(links[i], weights, experts)
+        _share(y[i], w[i], positives[0] >= join_at, alpha, shares, experts)
+        gradient = (sigmoid(experts[0]) - y[i]) * w[i]
+        for j in range(m + 1):
+            g = gradient * (experts[3 + j] if j < m else 1.0)
+            squares[j] += g * g
+            if squares[j] > 0.0:
+                weights[j] -= rate * g / math.sqrt(squares[j])
+        positives[0] += y[i] * w[i]

@@ -40,10 +40,9 @@ class DiskFull(LogUnavailable):
 
 
 def check_succession(entry: JournalRecord, tail: JournalRecord | None) -> bool:
-    """Whether ``entry`` already stands at the journal's ``tail``, else whether it may follow it.
+    """Whether ``entry`` already stands at the journal's ``tail``; raises if it may not follow it.
 
-    The journal is gapless: a step or a reconfiguration takes the ``seq`` after the tail's (1 in an
-    empty journal); a session or rebased record may repeat the tail's instead.
+    The journal is gapless: an entry takes the ``seq`` after the tail's, 1 in an empty journal.
 
     Raises
     ------
@@ -53,14 +52,11 @@ def check_succession(entry: JournalRecord, tail: JournalRecord | None) -> bool:
     if tail is not None and encode_journal(tail) == encode_journal(entry):
         return True
     last = tail.seq if tail else 0
-    own = entry.kind in ("step", "reconfigured")
-    if entry.seq == last + 1 or (entry.seq == last and not own):
+    if entry.seq == last + 1:
         return False
-    expected = str(last + 1) if own else f"{last} or {last + 1}"
     raise LogError(
-        f"journal: expected a {entry.kind} record with seq {expected}, got {entry.seq}; the newest"
-        f" is {tail.kind if tail else 'none'} {last}: state and log do not belong together, or two"
-        " processes write this journal"
+        f"journal: expected seq {last + 1}, got {entry.seq} ({entry.kind}); the newest record has"
+        f" {last}: state and log do not belong together, or two processes write this journal"
     )
 
 
@@ -86,6 +82,12 @@ class Log(Protocol):
 
     def open(self) -> None:
         """Connect, fence older owners of this shard, check or create topics."""
+
+    def create_topics(self) -> None:
+        """Make missing topics, without taking the shard over.
+
+        Raises :class:`LogError` that names them when the configuration forbids it.
+        """
 
     def journal(self, after_seq: int = 0) -> Iterator[JournalRecord]:
         """Committed journal records with ``seq > after_seq``, in order."""

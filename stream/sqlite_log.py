@@ -93,6 +93,11 @@ class SqliteLog:
             ).fetchone()
         self._epoch = row[0]
 
+    def create_topics(self) -> None:
+        """See :meth:`stream.log.Log.create_topics`."""
+        with self._writer.transaction() as db:
+            self._make_topics(db)
+
     def _make_topics(self, db: sqlite3.Connection) -> None:
         there = {p.topic for p in partitions_of(db, list(self._topics))}
         missing = [t for t in self._topics if t not in there]

@@ -1,0 +1,37 @@
+"""What ``millrace params TARGET [--json]`` does. Called by ``stream/cli.py``."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from monitoring.parameters.render import render
+from monitoring.parameters.report import ParameterError, Report
+from monitoring.parameters.resolve import resolve
+
+OK, DIFFERS, BAD_TARGET = 0, 1, 2
+
+
+def params_command(target: str, as_json: bool, console: Console) -> int:
+    """Count ``target`` and print the report; the return value is the exit code.
+
+    Returns
+    -------
+    int
+        0: counted, nothing contradicts its formula. 1: some layer holds another number than its
+        formula or its own attributes say. 2: the target cannot be counted; the reason is printed.
+    """
+    from monitoring.parameters import count
+
+    try:
+        found = resolve(target)
+        report = found if isinstance(found, Report) else count(found, target=target)
+    except ParameterError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return BAD_TARGET
+    if as_json:
+        console.print_json(json.dumps(report.to_dict()))
+    else:
+        render(report, console)
+    return DIFFERS if report.totals.verdict in ("mismatch", "stale_attr") else OK

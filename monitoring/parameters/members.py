@@ -1,0 +1,47 @@
+"""Counts a member of the ensemble by the parameter table it gives about itself.
+
+Called by :func:`monitoring.parameters.count`. The formula of a row is the product of its shape, the
+bytes are checked against the dtype where numpy knows it. Reads the table only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.base import Model, Parameter
+from monitoring.parameters.formula import formula
+from monitoring.parameters.report import COUNTED_ROLES, Report, Row, Verdict
+
+
+def count_member(model: Model, target: str) -> Report:
+    """The report of one member; its rows are the member's own table, in its order."""
+    kind = type(model).__name__
+    return Report(target, "member", [_row(p, kind) for p in model.parameters()])
+
+
+def _row(p: Parameter, kind: str) -> Row:
+    expected = formula("size", size=p.shape)
+    return Row(
+        p.path,
+        kind,
+        config="x".join(map(str, p.shape)),
+        held=p.count,
+        formula=expected,
+        verdict=_verdict(p, expected.value),
+        role=p.role,
+        trainable=p.count if p.trainable and p.role == "learned" else 0,
+        frozen=p.count if not p.trainable and p.role in COUNTED_ROLES else 0,
+        bytes=p.nbytes,
+        dtype=p.dtype,
+    )
+
+
+def _verdict(p: Parameter, expected: int) -> Verdict:
+    if p.count != expected:
+        return "mismatch"
+    try:
+        itemsize = np.dtype(p.dtype).itemsize
+    except TypeError:
+        # A dtype that numpy has no name for (bfloat16): the bytes cannot be checked.
+        return "match"
+    return "match" if p.nbytes in (0, p.count * itemsize) else "mismatch"

@@ -1,4 +1,4 @@
-"""Drift: detectors on the delayed log loss of each scorer, and the scores against a reference.
+"""Drift: detectors on delayed losses; scores and features against a frozen reference.
 
 The engine calls :meth:`DriftMonitor.update` with the losses of joined labels and
 :meth:`DriftMonitor.observe` with every score; alarms go on the audit trail and to the metrics.
@@ -7,16 +7,16 @@ Never acts on an alarm, never reads a clock.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, State, StateError, state_digest
+from models.base import F32, F64, State, StateError, state_digest
 from monitoring.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD, Adwin, PageHinkley
 from monitoring.measures import SCORE_BOUNDS
+from monitoring.shift import Shift
 
 PSI_THRESHOLD = 0.25
 """A population stability index above it is a major shift (Siddiqi 2006, Credit Risk Scorecards)."""
@@ -24,6 +24,9 @@ PSI_THRESHOLD = 0.25
 KS_THRESHOLD = 0.1
 """Largest gap of the two distribution functions that is let pass: an effect size, no p-value,
 because at a stream's volume every gap is significant."""
+
+MAX_FEATURES = 50
+"""Features watched at most: each has series of its own."""
 
 
 class Alarm(NamedTuple):
@@ -54,103 +57,48 @@ class DriftReading(NamedTuple):
     alarms: int
 
 
-class Shift:
-    """Values binned, the last ``window`` of them against the first ``reference``, frozen.
-
-    Parameters
-    ----------
-    bounds : sequence of float
-        Upper bounds of the bins (``value <= bound``), increasing; one more bin takes the rest.
-    reference, window : int
-        Values in the frozen part and in the current one.
-    """
-
-    def __init__(
-        self, bounds: Sequence[float], reference: int = 10_000, window: int = 10_000
-    ) -> None:
-        self._bounds = np.array(bounds, np.float64)
-        self._size = reference
-        self._seen = 0
-        self._before = np.zeros(len(bounds) + 1, np.int64)
-        self._now = np.zeros(len(bounds) + 1, np.int64)
-        self._ring = np.zeros(window, np.int16)
-
-    def observe(self, values: F64) -> None:
-        """Take ``n`` values ``(n,)``, none of them ``nan``."""
-        bins = np.searchsorted(self._bounds, values).astype(np.int16)
-        head = max(0, min(len(bins), self._size - self._seen))
-        self._before += np.bincount(bins[:head], minlength=len(self._before))
-        start = max(0, self._seen - self._size)  # values in the ring's history so far
-        self._seen += len(bins)
-        bins = bins[head:]
-        skipped = max(0, len(bins) - len(self._ring))
-        slots = (start + skipped + np.arange(len(bins) - skipped)) % len(self._ring)
-        self._ring[slots] = bins[skipped:]
-        if len(bins):
-            kept = self._ring[: min(start + len(bins), len(self._ring))]
-            self._now = np.bincount(kept, minlength=len(self._now))
-
-    @property
-    def ready(self) -> bool:
-        """Whether the reference and the current window are full; before that both are ``nan``."""
-        return self._seen >= self._size + len(self._ring)
-
-    def psi(self) -> float:
-        """Population stability index ``sum((q - p) ln(q / p))``, half a value added to each bin."""
-        if not self.ready:
-            return math.nan
-        p, q = ((c + 0.5) / (c.sum() + 0.5 * len(c)) for c in (self._before, self._now))
-        return float(((q - p) * np.log(q / p)).sum())
-
-    def ks(self) -> float:
-        """Largest gap between the two distribution functions at the bounds, in ``[0, 1]``."""
-        if not self.ready:
-            return math.nan
-        p, q = (np.cumsum(c) / c.sum() for c in (self._before, self._now))
-        return float(np.abs(p - q).max())
-
-    def state(self) -> State:
-        """See :meth:`models.base.Model.state`."""
-        return {"seen": self._seen, "before": self._before.copy(), "ring": self._ring.copy()}
-
-    def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
-        _fill({"before": self._before, "ring": self._ring}, state, "shift")
-        self._seen = int(state["seen"])
-        kept = self._ring[: max(0, min(self._seen - self._size, len(self._ring)))]
-        self._now = np.bincount(kept, minlength=len(self._now))
-
-
 class DriftMonitor:
-    """ADWIN and Page-Hinkley on each scorer's loss, PSI and KS on the ensemble's scores.
+    """ADWIN and Page-Hinkley on each scorer's loss, PSI and KS on scores and features.
+
+    Losses and scores raise alarms. Features do not: a calendar feature alone would raise one every
+    night; their figures are there to be looked at when an alarm came.
 
     Parameters
     ----------
     names : sequence of str
         The ensemble, then the members: the signals.
+    features : sequence of str
+        Dense columns to watch: the first ones of a batch, at most :data:`MAX_FEATURES`.
     delta : float
         ADWIN's chance of a false alarm.
     page_hinkley : float
         Page-Hinkley's threshold.
     reference, window : int
-        Scores in the frozen reference and in the window compared with it.
+        Events in the frozen reference and in the window compared with it.
     """
 
     def __init__(
         self,
         names: Sequence[str],
+        features: Sequence[str] = (),
         delta: float = ADWIN_DELTA,
         page_hinkley: float = PAGE_HINKLEY_THRESHOLD,
         reference: int = 10_000,
         window: int = 10_000,
     ) -> None:
+        if len(features) > MAX_FEATURES:
+            raise ValueError(
+                f"DriftMonitor: expected at most {MAX_FEATURES} features, got {len(features)}"
+            )
         self._names = tuple(names)
+        self._features = tuple(features)
         self._detectors: tuple[Adwin | PageHinkley, ...] = (
             Adwin(len(names), delta),
             PageHinkley(len(names), page_hinkley),
         )
         self._alarms = np.zeros((len(self._detectors), len(names)), np.int64)
-        self._scores = Shift(SCORE_BOUNDS, reference, window)
+        self._scores = Shift(1, SCORE_BOUNDS, reference, window)
+        self._columns = Shift(len(features), None, reference, window)
         self._score_alarms = np.zeros(2, np.int64)
         self._above = np.zeros(2, np.bool_)
 
@@ -171,9 +119,14 @@ class DriftMonitor:
                 alarms.append(Alarm(detector.detector, self._names[j], statistic, threshold, row))
         return alarms
 
-    def observe(self, p: F64) -> list[Alarm]:
-        """Take the ensemble's scores ``(n,)`` as made; alarms when a limit is passed anew."""
-        self._scores.observe(p)
+    def observe(self, p: F64, dense: F32 | None = None) -> list[Alarm]:
+        """Take the ensemble's scores ``(n,)`` as made and the features ``(n, d)`` they came from.
+
+        Returns an alarm for each limit that is passed anew.
+        """
+        self._scores.observe(p[:, None])
+        if self._features and dense is not None:
+            self._columns.observe(dense[:, : len(self._features)])
         if not self._scores.ready:
             return []
         alarms = []
@@ -197,19 +150,29 @@ class DriftMonitor:
             )
         return rows
 
+    def feature_shifts(self) -> dict[str, tuple[float, float]]:
+        """PSI and KS of each watched feature, by name."""
+        figures = zip(self._columns.psi(), self._columns.ks(), strict=True)
+        return dict(zip(self._features, figures, strict=True))
+
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
         arrays = {key: array.copy() for key, array in self._arrays().items()}
-        return arrays | {"names": list(self._names), "scores": self._scores.state()}
+        return arrays | {
+            "names": list(self._names),
+            "features": list(self._features),
+            "scores": self._scores.state(),
+            "columns": self._columns.state(),
+        }
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        if list(state["names"]) != list(self._names):
-            raise StateError(
-                f"drift: expected a state of {list(self._names)}, got {state['names']}"
-            )
+        for key, ours in (("names", self._names), ("features", self._features)):
+            if list(state[key]) != list(ours):
+                raise StateError(f"drift.{key}: expected {list(ours)}, got {state[key]}")
         _fill(self._arrays(), state, "drift")
         self._scores.restore(state["scores"])
+        self._columns.restore(state["columns"])
 
     def digest(self) -> str:
         """See :meth:`models.base.Model.digest`."""
@@ -217,8 +180,8 @@ class DriftMonitor:
 
     def _shifts(self) -> list[tuple[str, float, float]]:
         return [
-            ("psi", self._scores.psi(), PSI_THRESHOLD),
-            ("ks", self._scores.ks(), KS_THRESHOLD),
+            ("psi", self._scores.psi()[0], PSI_THRESHOLD),
+            ("ks", self._scores.ks()[0], KS_THRESHOLD),
         ]
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

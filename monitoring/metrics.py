@@ -21,15 +21,13 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from monitoring.drift import MAX_FEATURES
 from monitoring.measures import METRICS
 from monitoring.quality import QualitySnapshot
 from monitoring.readings import LABEL_RESULTS, Histogram, Readings, Telemetry
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "millrace_"
-MAX_FEATURES = 50
-"""Features with series of their own; the rest are left out, in the order of the configuration."""
-
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
 _OUTCOMES = ("tp", "fp", "fn", "tn")
 _QUALITY_HELP = {
@@ -248,6 +246,7 @@ def _members(r: Readings) -> Iterator[Metric]:
 
 
 def _features(r: Readings) -> Iterator[Metric]:
+    # The rest are left out, in the order of the configuration: the number of series is bounded.
     names = list(dict.fromkeys(key.rpartition(".")[0] for key in r.features))[:MAX_FEATURES]
 
     def of(kind: str) -> Rows:
@@ -262,6 +261,11 @@ def _features(r: Readings) -> Iterator[Metric]:
         ["feature", "result"],
         (([*key, kind], n) for kind in _TABLE_RESULTS for key, n in of(kind)),
     )
+
+    for i, name in enumerate(("psi", "ks_ratio")):
+        text = ("Population stability index", "Largest gap of the distribution functions")[i]
+        rows = (([n], figures[i]) for n, figures in r.feature_shifts.items())
+        yield _gauge(f"feature_{name}", f"{text} of the feature", ["feature"], rows)
 
 
 def _process(t: Telemetry) -> Iterator[Metric]:

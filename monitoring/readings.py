@@ -106,6 +106,7 @@ class Readings:
     member_errors : by member.
     parameters : scalars, by (member, role, trainable).
     features : from ``FeatureStage.gauges()``: ``FEATURE.GAUGE`` to value.
+    feature_shifts : from :meth:`monitoring.drift.DriftMonitor.feature_shifts`.
     limits : configured bounds by name, as ``pending`` or ``windows.max_entities``.
     audit : records written, by event; ``audit_seq`` the trail's newest number.
     scores : ``labelled_scores`` by truth, 0 and 1.
@@ -136,6 +137,7 @@ class Readings:
     member_errors: Mapping[str, int] = field(default_factory=dict)
     parameters: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
     features: Mapping[str, float] = field(default_factory=dict)
+    feature_shifts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     audit: Mapping[str, int] = field(default_factory=dict)
     audit_seq: int = 0

@@ -14,8 +14,9 @@ from river import drift as river_drift
 
 from models.base import F64, StateError
 from monitoring.detectors import Adwin, PageHinkley
-from monitoring.drift import KS_THRESHOLD, PSI_THRESHOLD, DriftMonitor, Shift
+from monitoring.drift import KS_THRESHOLD, MAX_FEATURES, PSI_THRESHOLD, DriftMonitor
 from monitoring.measures import SCORE_BOUNDS
+from monitoring.shift import Shift
 
 segments = st.lists(
     st.tuples(st.integers(1, 700), st.floats(0, 4), st.floats(0, 1), st.integers(0, 2**32 - 1)),
@@ -73,7 +74,7 @@ def test_split_of_the_batches_does_not_matter(
     x = stream(parts)
     losses = np.column_stack([x, x[::-1]])
     cut = data.draw(st.integers(0, len(x)))
-    whole, first, second = (DriftMonitor(["ensemble", "a"], 0.05, 10.0) for _ in range(3))
+    whole, first, second = (DriftMonitor(["ensemble", "a"], (), 0.05, 10.0) for _ in range(3))
     alarms = whole.update(losses)
     early = first.update(losses[:cut])
     second.restore(first.state())
@@ -130,47 +131,72 @@ def test_every_reading_exists_before_the_first_value() -> None:
     assert all(math.isnan(r.statistic) and r.alarms == 0 for r in rows)
 
 
-def brute_shift(values: F64, reference: int, window: int) -> tuple[float, float]:
-    """PSI and KS over the bins by their definitions, from the whole history."""
-    edges = [-math.inf, *SCORE_BOUNDS, math.inf]
+def brute_shift(values: F64, bounds: list[float], reference: int, window: int) -> list[float]:
+    """PSI and KS over the bins by their definitions, from the whole history of one column."""
+    edges = [-math.inf, *bounds, math.inf]
     before, now = values[:reference], values[reference:][-window:]
 
-    def share(part: F64, half: float) -> list[float]:
-        counts = [sum(lo < v <= hi for v in part) + half for lo, hi in itertools.pairwise(edges)]
+    def share(part: F64) -> list[float]:
+        counts = [sum(lo < v <= hi for v in part) + 0.5 for lo, hi in itertools.pairwise(edges)]
         return [c / sum(counts) for c in counts]
 
-    psi = sum(
-        (q - p) * math.log(q / p) for p, q in zip(share(before, 0.5), share(now, 0.5), strict=True)
-    )
-    ks = max(abs(np.mean(before <= b) - np.mean(now <= b)) for b in SCORE_BOUNDS)
-    return psi, float(ks)
+    pairs = list(zip(share(before), share(now), strict=True))
+    psi = sum((q - p) * math.log(q / p) for p, q in pairs)
+    return [psi, max(abs(float(np.mean(before <= b) - np.mean(now <= b))) for b in bounds)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=60),
-    st.integers(1, 10),
-    st.integers(1, 10),
+    st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from([0.0, 1.0])), max_size=60),
+    st.integers(1, 12),
+    st.integers(1, 12),
     st.lists(st.integers(0, 60), max_size=4),
+    st.booleans(),
 )
 def test_shift_equals_brute_force(
-    values: list[float], reference: int, window: int, cuts: list[int]
+    rows: list[tuple[float, float]], reference: int, window: int, cuts: list[int], deciles: bool
 ) -> None:
-    """PSI and KS compare the first scores with the last ones, however they came in."""
-    x = np.array(values)
-    shift = Shift(SCORE_BOUNDS, reference, window)
-    for part in np.split(x, sorted(min(c, len(x)) for c in cuts)):
+    """PSI and KS compare the first rows with the last ones by given bounds or the deciles."""
+    x = np.array(rows, np.float32).reshape(-1, 2)
+    parts = np.split(x, sorted(min(c, len(x)) for c in cuts))
+    bounds = None if deciles else SCORE_BOUNDS
+    shift, again = (Shift(2, bounds, reference, window) for _ in range(2))
+    for part in parts:
         shift.observe(part)
+        again.restore(again.state())
+        again.observe(part)
+    figures = list(zip(shift.psi(), shift.ks(), strict=True))
+    assert str(figures) == str(list(zip(again.psi(), again.ks(), strict=True)))
     if len(x) < reference + window:
-        assert math.isnan(shift.psi())
-        assert math.isnan(shift.ks())
+        assert all(math.isnan(f) for pair in figures for f in pair)
         return
-    psi, ks = brute_shift(x, reference, window)
-    assert shift.psi() == pytest.approx(psi)
-    assert shift.ks() == pytest.approx(ks)
-    again = Shift(SCORE_BOUNDS, reference, window)
-    again.restore(shift.state())
-    assert (again.psi(), again.ks()) == (shift.psi(), shift.ks())
+    for j in range(2):
+        ordered = np.sort(x[:reference, j])
+        ranks = [math.ceil(reference * i / 10) - 1 for i in range(1, 10)]
+        edges = [float(ordered[i]) for i in ranks] if deciles else list(SCORE_BOUNDS)
+        assert figures[j] == pytest.approx(
+            brute_shift(x[:, j].astype(float), edges, reference, window)
+        )
+
+
+def test_features_are_compared_with_their_reference() -> None:
+    """The first dense columns are watched by name: one that moved shows, the other is calm."""
+    rng = np.random.default_rng(6)
+    monitor = DriftMonitor(["ensemble"], ["amount", "online"], reference=1000, window=1000)
+    for moved in (0.0, 5.0):
+        dense = rng.normal(0, 1, (1000, 3)).astype(np.float32)
+        dense[:, 0] += moved
+        monitor.observe(rng.uniform(0, 1, 1000), dense)
+    (amount_psi, amount_ks), (online_psi, online_ks) = monitor.feature_shifts().values()
+    assert amount_psi > 1
+    assert amount_ks > 0.8
+    assert online_psi < 0.1
+    assert online_ks < 0.1
+    again = DriftMonitor(["ensemble"], ["amount", "online"], reference=1000, window=1000)
+    again.restore(monitor.state())
+    assert again.digest() == monitor.digest()
+    with pytest.raises(ValueError, match="at most 50 features, got 51"):
+        DriftMonitor(["ensemble"], [f"f{i}" for i in range(MAX_FEATURES + 1)])
 
 
 def test_shifted_scores_alarm_once_until_they_return() -> None:
@@ -206,7 +232,7 @@ def test_wrong_shapes_and_states_are_refused() -> None:
     monitor = DriftMonitor(["ensemble", "a"])
     with pytest.raises(ValueError, match=r"expected losses \(n, 2\), got \(3, 1\)"):
         monitor.update(np.zeros((3, 1)))
-    with pytest.raises(StateError, match="expected a state of"):
+    with pytest.raises(StateError, match=r"drift\.names: expected"):
         monitor.restore(DriftMonitor(["ensemble", "b"]).state())
     with pytest.raises(StateError, match=r"shift\.ring"):
         monitor.restore(DriftMonitor(["ensemble", "a"], window=5).state())

@@ -48,6 +48,7 @@ def empty(members: tuple[str, ...] = MEMBERS) -> Readings:
         drift=DriftMonitor(names).readings(),
         parameters={(m, "learned", True): 0 for m in members},
         features={"amount.missing": 0.0, "customer.entities": 0.0, "customer.late": 0.0},
+        feature_shifts={"amount": (math.nan, math.nan)},
         limits={"pending": 1000.0},
         audit={"created": 0},
     )
@@ -78,6 +79,7 @@ def busy() -> Readings:
         down=frozenset({"forest"}),
         parameters={("linear", "learned", True): 8, ("forest", "learned", True): 100},
         features={"amount.missing": 2.0, "customer.entities": 9.0, "customer.late": 1.0},
+        feature_shifts={"amount": (0.4, 0.2)},
         scores=scores,
     )
 
@@ -123,6 +125,8 @@ def test_values_are_those_of_the_readings() -> None:
     )
     assert get(series, "feature_missing_total", feature="amount") == 2
     assert get(series, "feature_events_total", feature="customer", result="late") == 1
+    assert get(series, "feature_psi", feature="amount") == 0.4
+    assert get(series, "feature_ks_ratio", feature="amount") == 0.2
     assert get(series, "limit", bound="pending") == 1000
     assert get(series, "build_info", version="0.1.0", python="3.11") == 1
     adwin = {"model": "fraud", "detector": "adwin", "signal": "linear"}

@@ -70,9 +70,9 @@ class Quality:
     def __init__(
         self, names: Sequence[str], threshold: float, window: int = 10_000, fade: float = 0.999
     ) -> None:
-        if window < 1 or not 0 < fade <= 1 or not names:
+        if window < 1 or not 0 < fade <= 1 or not names or len(set(names)) < len(names):
             raise ValueError(
-                "Quality: expected a name, window >= 1 and 0 < fade <= 1, "
+                "Quality: expected different names, window >= 1 and 0 < fade <= 1, "
                 f"got {list(names)}, {window}, {fade}"
             )
         columns = len(names)

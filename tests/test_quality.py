@@ -258,6 +258,16 @@ def test_wrong_rows_are_refused_and_change_nothing(p: F64, y: F64, alert: F64) -
 
 
 @pytest.mark.parametrize(
+    ("names", "window", "fade"),
+    [([], 1, 1.0), (["a", "a"], 1, 1.0), (["a"], 0, 1.0), (["a"], 1, 0.0), (["a"], 1, 1.1)],
+)
+def test_impossible_settings_are_refused(names: list[str], window: int, fade: float) -> None:
+    """No name, the same name twice, no window, and a fade outside (0, 1] raise."""
+    with pytest.raises(ValueError, match=r"Quality: expected different names"):
+        Quality(names, 0.5, window, fade)
+
+
+@pytest.mark.parametrize(
     "other",
     [
         Quality(["ensemble", "x"], 0.5),

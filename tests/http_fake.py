@@ -1,0 +1,193 @@
+"""A backend in memory with the real one's behaviour, and a client of a real server, for tests.
+
+The fake engine takes appended events in order, refuses a repeated id if told to, and publishes
+scores and dead letters exactly as the service's loop does: from a thread of its own, after the
+append.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
+
+import httpx
+import msgspec
+
+from stream.codec import Bad, Codec, dead_letter
+from stream.config import Config, parse
+from stream.http_score import ScoreWaiters
+from stream.http_server import Server
+from stream.records import NewRecord, Record
+from stream.routing import partition_of
+
+RAW: dict[str, Any] = {
+    "name": "test",
+    "log": {"type": "embedded"},
+    "event": {
+        "id": "payment_id",
+        "time": "time",
+        "time_format": "ms",
+        "fields": {
+            "amount": "number",
+            "customer": "entity",
+            "terminal": "entity",
+            "category": {"kind": "category", "required": False},
+            "online": "boolean",
+        },
+    },
+    "label": {"field": "fraud", "time": "reported_at"},
+    "features": [{"name": "amount", "type": "number", "field": "amount"}],
+    "members": [{"name": "flat", "type": "constant"}, {"name": "other", "type": "constant"}],
+    "http": {"port": 0},
+}
+
+
+def config(**http: Any) -> Config:
+    """A small configuration with these HTTP settings."""
+    return parse(RAW | {"http": RAW["http"] | http}, "test")
+
+
+def event(event_id: str | int = "p1", **fields: Any) -> dict[str, Any]:
+    """An event that fits the configuration."""
+    base = {"time": 1_700_000_000_000, "amount": 12.5, "customer": "c1", "terminal": "t1"}
+    return {"payment_id": event_id, **base, "online": True, **fields}
+
+
+class FakeBackend:
+    """Topics as lists, and an engine that scores in a thread of its own."""
+
+    def __init__(self, config: Config, waiters: ScoreWaiters, partitions: int = 2) -> None:
+        self.topics: dict[str, list[list[NewRecord]]] = defaultdict(
+            lambda: [[] for _ in range(partitions)]
+        )
+        self.appends: list[tuple[str, int]] = []
+        self.failure: Exception | None = None
+        self.calls = 0
+        self.open = threading.Event()
+        self.open.set()
+        self.scoring = True
+        self.refuse_repeats = False
+        self.health = (True, "moving")
+        self.readiness = (True, "restored")
+        self.snapshots = 0
+        self._waiters = waiters
+        self._codec = Codec(config)
+        self._partitions = partitions
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._queue: SimpleQueue[list[Record] | None] = SimpleQueue()
+        self._engine = threading.Thread(target=self._run, daemon=True)
+        self._engine.start()
+
+    def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
+        """Append when the gate is open; events go on to the engine."""
+        self.calls += 1
+        self.open.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        positions = []
+        taken = []
+        with self._lock:
+            self.appends.append((topic, len(records)))
+            for record in records:
+                p = partition_of(record.key, self._partitions)
+                offset = len(self.topics[topic][p])
+                self.topics[topic][p].append(record)
+                positions.append((p, offset))
+                taken.append(Record(topic, p, offset, record.key, record.value))
+        if topic == "events" and self.scoring:
+            self._queue.put(taken)
+        return positions
+
+    def values(self, topic: str) -> list[bytes]:
+        """Every value of a topic."""
+        return [r.value or b"" for p in self.topics[topic] for r in p]
+
+    def _run(self) -> None:
+        while (records := self._queue.get()) is not None:
+            self.step(records)
+
+    def step(self, records: Sequence[Record]) -> None:
+        """Score the records and publish, as the loop does after its commit."""
+        events, bad = self._codec.events(records)
+        ids, payloads = [], []
+        for record, event_id in zip(events.records, events.ids, strict=True):
+            if self.refuse_repeats and event_id in self._seen:
+                bad.append(Bad(record, "duplicate_event", "expected a new id, got it again"))
+                continue
+            self._seen.add(event_id)
+            ids.append(event_id)
+            payloads.append(msgspec.json.encode({"payment_id": event_id, "score": 0.5}))
+        self._waiters.publish(ids, payloads, [dead_letter(b) for b in bad])
+
+    def close(self) -> None:
+        """End the engine's thread."""
+        self._queue.put(None)
+        self._engine.join(10)
+
+    def live(self) -> tuple[bool, str]:
+        """As told."""
+        return self.health
+
+    def ready(self) -> tuple[bool, str]:
+        """As told."""
+        return self.readiness
+
+    def metrics(self) -> bytes:
+        """One metric."""
+        return b"# TYPE millrace_up gauge\nmillrace_up 1\n"
+
+    def models(self) -> dict[str, Any]:
+        """Two members."""
+        return {"members": [{"name": "flat"}, {"name": "other"}]}
+
+    def parameters(self) -> dict[str, Any]:
+        """One table."""
+        return {"flat": [{"path": "logit", "count": 1}]}
+
+    def tail(self, topic: str, limit: int) -> list[bytes]:
+        """The newest values."""
+        if self.failure is not None:
+            raise self.failure
+        return self.values(topic)[-limit:]
+
+    def snapshot(self) -> dict[str, Any]:
+        """How often it was asked."""
+        self.snapshots += 1
+        return {"snapshots": self.snapshots}
+
+
+class Running:
+    """A real server over a fake backend, and a client of it."""
+
+    def __init__(self, config: Config) -> None:
+        self.waiters = ScoreWaiters(config.http.max_waiting)
+        self.backend = FakeBackend(config, self.waiters)
+        self.observed: list[tuple[str, str, int, float]] = []
+        self.server = Server(config, self.backend, self.waiters, self.observe)
+        self.server.start()
+        self.url = f"http://127.0.0.1:{self.server.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+
+    def observe(self, route: str, method: str, code: int, seconds: float) -> None:
+        """Keep it."""
+        self.observed.append((route, method, code, seconds))
+
+
+@contextmanager
+def running(config: Config) -> Iterator[Running]:
+    """A server for one block; it must stop in time."""
+    it = Running(config)
+    try:
+        yield it
+    finally:
+        it.backend.open.set()
+        it.http.close()
+        stopped = it.server.stop(5)
+        it.backend.close()
+    if not stopped:
+        raise RuntimeError("the server did not stop within 5 s")

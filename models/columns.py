@@ -6,6 +6,7 @@ Called by ``models/features.py`` only. Results never depend on how events are cu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -13,35 +14,42 @@ import xxhash
 from numba import njit
 
 from models.base import F64, I64, U32, U64
+from models.kernels.common import ENTRY
 
 F32_MAX = float(np.finfo(np.float32).max)
-DAY_MS = 86_400_000
+DAY_MIN = 24 * 60
+WEEK_MIN = 7 * DAY_MIN
 _MEAN, _M2, _COUNT, MISSING = range(4)  # places in a number column's statistics
 STATS = 4
 
 
-def calendar(part: str, event_time_ms: I64, utc_offset_min: int) -> F64:
-    """One part of the calendar, ``(n,)``; see :class:`~models.settings.CalendarFeature`.
+def calendar_table(parts: Sequence[str], utc_offset_min: int) -> F64:
+    """The parts of the calendar by minute of the UTC week, ``(10080, len(parts))``.
 
     ``hour`` and ``weekday`` (Monday 0) are whole numbers; the hour's sine and cosine follow the
-    minute of the day, the weekday's the whole day.
+    minute of the day, the weekday's the whole day. See :class:`~models.settings.CalendarFeature`.
     """
-    local = event_time_ms + utc_offset_min * 60_000
-    hour = local // 3_600_000 % 24
-    weekday = (local // DAY_MS + 3) % 7  # 1970-01-01 was a Thursday
-    if part in ("hour_sin", "hour_cos"):
-        return _CIRCLE[part[5:]][1440][local // 60_000 % 1440]
-    if part in ("weekday_sin", "weekday_cos"):
-        return _CIRCLE[part[8:]][7][weekday]
-    plain = {"hour": hour, "night": hour <= 6, "weekday": weekday, "weekend": weekday >= 5}
-    return plain[part].astype(np.float64)
+    table = np.empty((WEEK_MIN, len(parts)))
+    for minute in range(WEEK_MIN):
+        weekday, of_day = divmod((minute + utc_offset_min) % WEEK_MIN, DAY_MIN)
+        day_angle, week_angle = 2 * math.pi * of_day / DAY_MIN, 2 * math.pi * weekday / 7
+        values = {
+            "hour": of_day // 60,
+            "hour_sin": math.sin(day_angle),
+            "hour_cos": math.cos(day_angle),
+            "night": of_day // 60 <= 6,
+            "weekday": weekday,
+            "weekday_sin": math.sin(week_angle),
+            "weekday_cos": math.cos(week_angle),
+            "weekend": weekday >= 5,
+        }
+        table[minute] = [values[part] for part in parts]
+    return table
 
 
-# Looked up rather than computed: numpy's vector sine may differ in the last bit by batch length.
-_CIRCLE = {
-    name: {n: np.array([f(2 * math.pi * i / n) for i in range(n)]) for n in (7, 1440)}
-    for name, f in (("sin", math.sin), ("cos", math.cos))
-}
+def minute_of_week(event_time_ms: I64) -> I64:
+    """Minutes since Monday 00:00 UTC, ``(n,)``; the epoch was a Thursday."""
+    return (event_time_ms // 60_000 + 3 * DAY_MIN) % WEEK_MIN
 
 
 def codes(name: str, buckets: int, hashes: U64) -> U32:
@@ -59,7 +67,7 @@ def codes(name: str, buckets: int, hashes: U64) -> U32:
 _V = numba.types.Array(numba.f8, 1, "C")
 
 
-@njit(numba.void(_V, _V, numba.b1, numba.b1, _V), nogil=True, cache=True)
+@njit(numba.void(_V, _V, numba.b1, numba.b1, _V), **ENTRY)
 def number(values: F64, stats: F64, log: bool, scale: bool, out: F64) -> None:
     """Transform, learn and scale one number column in order; ``stats`` changes.
 

@@ -26,7 +26,15 @@ from models.base import (
     StateError,
     state_digest,
 )
-from models.columns import DAY_MS, F32_MAX, MISSING, STATS, calendar, codes, number
+from models.columns import (
+    F32_MAX,
+    MISSING,
+    STATS,
+    calendar_table,
+    codes,
+    minute_of_week,
+    number,
+)
 from models.settings import (
     CalendarFeature,
     CategoryFeature,
@@ -42,6 +50,9 @@ class FeatureError(MillraceError):
     """The features' settings contradict each other."""
 
 
+_SINCE = ("since_last", "since_first_known")
+
+
 @dataclass(slots=True)
 class _Table:
     """A table of entities, shared by features with the same entity, value, delay and bound."""
@@ -53,6 +64,7 @@ class _Table:
     risk: bool
     max_entities: int
     windows: set[int] = field(default_factory=set)
+    extremes: bool = False
     held: EntityWindows = field(init=False)
 
     def build(self) -> None:
@@ -61,6 +73,7 @@ class _Table:
             delay_ms=self.delay_ms,
             own_event=not self.risk,
             max_entities=self.max_entities,
+            extremes=self.extremes,
         )
 
     def update(self, events: EventColumns) -> F64:
@@ -69,8 +82,8 @@ class _Table:
         return self.held.update(keys, events.event_time_ms, values)
 
 
-_Column = Callable[[EventColumns, Mapping[str, F64]], F64]
-"""Makes one dense column from the events and the tables' statistics, by the tables' names."""
+_Block = Callable[[EventColumns, Mapping[str, F64]], F64]
+"""Makes a feature's dense columns, ``(n, width)``, from the events and the tables' statistics."""
 
 
 class FeatureStage:
@@ -84,8 +97,8 @@ class FeatureStage:
     * number: the transform, then clipped to float32's range, then ``(v - mean) / deviation`` if
       scaled, with population statistics that include ``v`` itself (Welford 1962); a deviation of 0
       gives 0. ``nan`` gives the running mean (0 if scaled) and is counted.
-    * window and risk: see :class:`~models.windows.EntityWindows`. ``mean`` and ``risk`` are 0 over
-      an empty window; ``ratio`` is the value over the window's mean, 1 where either is missing or
+    * window and risk: see :class:`~models.windows.EntityWindows`. Statistics of an empty
+      window are 0; ``ratio`` is the value over the window's mean, 1 where either is missing or
       the mean is 0. ``since_last`` is the longest window for an entity's first event and at most
       that; ``since_first_known`` is the delay plus the longest window where none is known.
 
@@ -99,13 +112,12 @@ class FeatureStage:
         self._features = tuple(features)
         self._numbers = [f for f in features if isinstance(f, NumberFeature)]
         self._categories = [f for f in features if isinstance(f, CategoryFeature)]
+        self._number_stats = np.zeros((len(self._numbers), STATS))
         self._tables = _share_tables(features)
-        columns: list[tuple[str, _Column]] = []
-        for feature in features:
-            columns += self._columns_of(feature)
-        self._columns = [column for _, column in columns]
+        blocks = [self._block(f) for f in features if not isinstance(f, CategoryFeature)]
+        self._blocks = [(len(names), block) for names, block in blocks]
         self.schema = FeatureSchema(
-            tuple(name for name, _ in columns),
+            tuple(name for names, _ in blocks for name in names),
             tuple(HashedColumn(f.name, f.buckets) for f in self._categories),
         )
         names = [*self.schema.dense, *(c.name for c in self.schema.hashed)]
@@ -116,14 +128,15 @@ class FeatureStage:
                 " rename a feature or drop a window"
             )
         self.entity_fields = tuple(dict.fromkeys(t.entity for t in self._tables if t.risk))
-        self._number_stats = np.zeros((len(self._numbers), STATS))
 
     def transform(self, events: EventColumns) -> FeatureBatch:
         """The features of ``n`` events in order, each seeing those before it; changes the state."""
         seen = {table.name: table.update(events) for table in self._tables}
-        dense = np.empty((len(events), len(self._columns)), np.float32)
-        for i, column in enumerate(self._columns):
-            dense[:, i] = np.clip(column(events, seen), -F32_MAX, F32_MAX)
+        wide, at = np.empty((len(events), len(self.schema.dense))), 0
+        for width, block in self._blocks:
+            wide[:, at : at + width] = block(events, seen)
+            at += width
+        dense = np.clip(wide, -F32_MAX, F32_MAX).astype(np.float32)
         hashed = np.empty((len(events), len(self._categories)), np.uint32)
         for i, feature in enumerate(self._categories):
             hashed[:, i] = codes(feature.name, feature.buckets, events.categories[feature.field])
@@ -171,7 +184,7 @@ class FeatureStage:
             )
         for table in self._tables:
             table.held.restore(state["tables"].get(table.name, {}))
-        self._number_stats = numbers.copy()
+        self._number_stats[:] = numbers
 
     def digest(self) -> str:
         """Hex digest of the state; equal for equal histories, also across a save and a restore."""
@@ -190,36 +203,30 @@ class FeatureStage:
                 found[f"{table.name}.{gauge}"] = value
         return found
 
-    def _columns_of(self, feature: Feature) -> list[tuple[str, _Column]]:
-        """The dense columns of one feature, in order."""
+    def _block(self, feature: Feature) -> tuple[list[str], _Block]:
+        """Names and maker of a feature's dense columns."""
         if isinstance(feature, NumberFeature):
-            return [(feature.name, self._number_column(feature))]
+            return [feature.name], self._number_block(feature)
         if isinstance(feature, CalendarFeature):
-            return [(f"{feature.name}_{p}", _calendar_column(feature, p)) for p in feature.parts]
+            table = calendar_table(feature.parts, feature.utc_offset)
+            names = [f"{feature.name}_{part}" for part in feature.parts]
+            return names, lambda events, seen: table[minute_of_week(events.event_time_ms)]
         if isinstance(feature, WindowFeature | RiskFeature):
-            table = next(t for t in self._tables if _table_key(t) == _feature_key(feature))
-            columns = []
-            for stat in feature.stats:
-                if stat in ("since_last", "since_first_known"):
-                    columns.append((f"{feature.name}_{stat}", _since_column(feature, stat, table)))
-                    continue
-                for w in feature.windows:
-                    name = f"{feature.name}_{stat}_{_window_name(w)}"
-                    columns.append((name, _window_column(stat, w, table)))
-            return columns
-        return []
+            shared = next(t for t in self._tables if _table_key(t) == _feature_key(feature))
+            return _window_names(feature), _window_block(feature, shared)
+        raise FeatureError(f"feature {feature.name}: expected a type with dense columns")
 
-    def _number_column(self, feature: NumberFeature) -> _Column:
-        i = self._numbers.index(feature)
+    def _number_block(self, feature: NumberFeature) -> _Block:
+        stats = self._number_stats[self._numbers.index(feature)]
         log, scale = feature.transform == "log1p", feature.scale == "standard"
 
-        def column(events: EventColumns, seen: Mapping[str, F64]) -> F64:
-            out = np.empty(len(events))
+        def block(events: EventColumns, seen: Mapping[str, F64]) -> F64:
+            out = np.empty((len(events), 1))
             values = np.require(events.numbers[feature.field], np.float64, ["C", "W"])
-            number(values, self._number_stats[i], log, scale, out)
+            number(values, stats, log, scale, out[:, 0])
             return out
 
-        return column
+        return block
 
 
 def _feature_key(f: WindowFeature | RiskFeature) -> tuple[object, ...]:
@@ -240,7 +247,7 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
             continue
         risk = isinstance(f, RiskFeature)
         value = f.value if isinstance(f, WindowFeature) else None
-        needing = {"sum", "mean", "ratio"} & set(f.stats)
+        needing = {"sum", "mean", "min", "max", "ratio"} & set(f.stats)
         if not risk and value is None and needing:
             raise FeatureError(
                 f"feature {f.name}: expected a number field in `value` for"
@@ -250,7 +257,9 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
             raise FeatureError(f"feature {f.name}: expected windows longer than 0, got {f.windows}")
         delay = f.delay if isinstance(f, RiskFeature) else 0
         fresh = _Table(f.name, f.entity, value, delay, risk, f.max_entities)
-        tables.setdefault(_feature_key(f), fresh).windows.update(f.windows)
+        table = tables.setdefault(_feature_key(f), fresh)
+        table.windows.update(f.windows)
+        table.extremes |= not {"min", "max"}.isdisjoint(f.stats)
     for table in tables.values():
         table.build()
     return list(tables.values())
@@ -258,36 +267,56 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
 
 def _window_name(ms: int) -> str:
     """The shortest exact form with days at most: ``7d``, not ``1w``, as settings are written."""
-    for unit, length in (("d", DAY_MS), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
         if ms % length == 0:
             return f"{ms // length}{unit}"
     return f"{ms}ms"
 
 
-def _window_column(stat: str, window_ms: int, table: _Table) -> _Column:
-    """Count, sum, mean (``risk`` is the mean of known positives) or ratio over one window."""
-    n, k = len(table.held.windows), table.held.windows.index(window_ms)
-    at = {"count": k, "sum": n + k, "mean": 2 * n + k, "risk": 2 * n + k, "ratio": 2 * n + k}[stat]
-    if stat != "ratio":
-        return lambda events, seen: seen[table.name][:, at]
-
-    def ratio(events: EventColumns, seen: Mapping[str, F64]) -> F64:
-        means = seen[table.name][:, at]
-        values = np.clip(events.numbers[str(table.value)], -F32_MAX, F32_MAX)
-        known = (means != 0.0) & ~np.isnan(values)
-        # A mean may be far below the value when signs differ: the quotient may overflow.
-        with np.errstate(over="ignore"):
-            return np.divide(values, means, out=np.ones(len(values)), where=known)
-
-    return ratio
+def _window_names(feature: WindowFeature | RiskFeature) -> list[str]:
+    names = []
+    for stat in feature.stats:
+        ends = [""] if stat in _SINCE else [f"_{_window_name(w)}" for w in feature.windows]
+        names += [f"{feature.name}_{stat}{end}" for end in ends]
+    return names
 
 
-def _since_column(feature: WindowFeature | RiskFeature, stat: str, table: _Table) -> _Column:
-    """Seconds since, at most the feature's own reach (a shared table may reach further)."""
-    at = 3 * len(table.held.windows) + (stat == "since_first_known")
-    most = (table.delay_ms + max(feature.windows)) / 1000.0
-    return lambda events, seen: np.minimum(seen[table.name][:, at], most)
+def _window_block(feature: WindowFeature | RiskFeature, table: _Table) -> _Block:
+    """Picks the feature's columns out of its table's.
+
+    ``risk`` is the mean, for known positives have the value 1. Seconds are cut at the feature's own
+    reach, as a shared table may reach further.
+    """
+    n, most = len(table.held.windows), (table.delay_ms + max(feature.windows)) / 1000.0
+    first = {"count": 0, "sum": n, "mean": 2 * n, "risk": 2 * n, "ratio": 2 * n}
+    first |= {"min": 3 * n + 2, "max": 4 * n + 2}
+    picks: list[int] = []
+    caps: list[float] = []
+    ratios: list[int] = []
+    for stat in feature.stats:
+        if stat in _SINCE:
+            picks.append(3 * n + _SINCE.index(stat))
+            caps.append(most)
+            continue
+        if stat == "ratio":
+            ratios += range(len(picks), len(picks) + len(feature.windows))
+        picks += [first[stat] + table.held.windows.index(w) for w in feature.windows]
+        caps += [np.inf] * len(feature.windows)
+
+    def block(events: EventColumns, seen: Mapping[str, F64]) -> F64:
+        out = seen[table.name].take(picks, axis=1)
+        np.minimum(out, caps, out=out)
+        for i in ratios:
+            out[:, i] = _ratio(events.numbers[str(table.value)], out[:, i])
+        return out
+
+    return block
 
 
-def _calendar_column(feature: CalendarFeature, part: str) -> _Column:
-    return lambda events, seen: calendar(part, events.event_time_ms, feature.utc_offset)
+def _ratio(values: F64, means: F64) -> F64:
+    """Value over mean; 1 where either is missing or the mean is 0."""
+    values = np.clip(values, -F32_MAX, F32_MAX)
+    known = (means != 0.0) & ~np.isnan(values)
+    # A mean may be far below the value when signs differ: the quotient may overflow.
+    with np.errstate(over="ignore"):
+        return np.divide(values, means, out=np.ones(len(values)), where=known)

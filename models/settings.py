@@ -120,11 +120,11 @@ class WindowFeature(Settings):
         None, description="a number field; needed for every statistic but count and since_last"
     )
     windows: Windows = Field(description='lengths of the windows, such as ["1d", "7d"]')
-    stats: tuple[Literal["count", "sum", "mean", "ratio", "since_last"], ...] = Field(
+    stats: tuple[Literal["count", "sum", "mean", "min", "max", "ratio", "since_last"], ...] = Field(
         ("count",),
         min_length=1,
         description="`ratio`: value / window mean; `since_last`: seconds since the entity's last"
-        " event, at most the longest window",
+        " event, at most the longest window; `min` and `max` read the whole window each time",
     )
     max_entities: int = Field(
         1_000_000, ge=1, description="entities kept; the longest idle goes first"

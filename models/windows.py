@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, MillraceError, State, StateError
-from models.kernels import rings
+from models.kernels import updates
 from models.kernels.entities import (
     ARENA,
     ENTITIES,
@@ -32,8 +32,6 @@ RING_CAP = 1 << 16
 
 _FIRST_SLOTS = 1024
 _FIRST_PLACES = 4096
-_LARGEST_MS = 1 << 60  # clips times so that no sum of a time and two durations overflows
-_F32_MAX = float(np.finfo(np.float32).max)
 
 
 class TableFull(MillraceError):
@@ -64,6 +62,8 @@ class EntityWindows:
     own_event : whether an event is part of its own statistics; needs ``delay_ms == 0``.
     max_entities : entities held at most.
     ring_cap : events held of one entity at most, a power of two >= 2.
+    extremes : whether to give least and greatest values too; each event then costs time in
+        proportion to its entity's events in the longest window.
     """
 
     def __init__(
@@ -74,10 +74,11 @@ class EntityWindows:
         own_event: bool = True,
         max_entities: int = 1_000_000,
         ring_cap: int = RING_CAP,
+        extremes: bool = False,
     ) -> None:
-        if not windows_ms or min(windows_ms) < 1 or max(windows_ms) > _LARGEST_MS:
+        if not windows_ms or min(windows_ms) < 1 or max(windows_ms) > updates.LARGEST_MS:
             raise ValueError(f"windows_ms: expected lengths of 1 .. 2**60 ms, got {windows_ms}")
-        if not 0 <= delay_ms <= (0 if own_event else _LARGEST_MS):
+        if not 0 <= delay_ms <= (0 if own_event else updates.LARGEST_MS):
             raise ValueError(f"delay_ms: expected 0 (or own_event=False), got {delay_ms}")
         if ring_cap < 2 or ring_cap & (ring_cap - 1):
             raise ValueError(f"ring_cap: expected a power of two from 2 on, got {ring_cap}")
@@ -88,15 +89,17 @@ class EntityWindows:
         self.own_event = own_event
         self.max_entities = max_entities
         self.ring_cap = ring_cap
+        self.extremes = extremes
         self._windows = np.array(self.windows, np.int64)
         self._arrays = self._fresh(0, 0)
 
     def update(self, keys: U64, times_ms: I64, values: F64) -> F64:
-        """Take ``n`` events in order; statistics of each as it came, ``(n, 3 W + 2)`` float64.
+        """Take ``n`` events in order; statistics of each as it came, float64 ``(n, 3 W + 2)``.
 
         Columns: ``W`` counts, ``W`` sums, ``W`` means (windows ascending), seconds since the
         entity's event before (the reach for the first one), seconds since its earliest known
-        positive that is not after ``t`` (the reach for none, and at most the reach).
+        positive that is not after ``t`` (the reach for none, and at most the reach). With
+        ``extremes``, ``W`` least and ``W`` greatest values follow.
 
         >>> table = EntityWindows([10_000])
         >>> one = np.ones(2, np.uint64), np.array([0, 4_000]), np.array([1.0, 3.0])
@@ -106,14 +109,14 @@ class EntityWindows:
         n = len(keys)
         if not n == len(times_ms) == len(values):
             raise ValueError(f"expected columns of {n}, got {len(times_ms)} and {len(values)}")
-        out = np.empty((n, 3 * len(self.windows) + 2))
+        out = np.empty((n, (5 if self.extremes else 3) * len(self.windows) + 2))
         keys = np.require(keys, np.uint64, ["C", "W"])
-        times = np.clip(times_ms, -_LARGEST_MS, _LARGEST_MS)
-        values = np.clip(values, -_F32_MAX, _F32_MAX)
+        times = np.require(times_ms, np.int64, ["C", "W"])
+        values = np.require(values, np.float64, ["C", "W"])
         self._grow_slots(n)
         done = 0
         while True:
-            done = rings.update(
+            done = updates.update(
                 self._arrays, self._windows, self.delay_ms, self.own_event, self.ring_cap,
                 self.max_entities, done, keys, times, values, out,
             )  # fmt: skip
@@ -132,11 +135,11 @@ class EntityWindows:
             raise ValueError(f"expected columns of {len(keys)}, got {len(times_ms)}, {len(delta)}")
         if not np.all(np.abs(delta) == 1):
             raise ValueError(f"delta: expected +1 or -1, got {sorted(set(delta.tolist()))}")
-        rings.mark(
+        updates.mark(
             self._arrays,
             self._windows,
             np.require(keys, np.uint64, ["C", "W"]),
-            np.clip(times_ms, -_LARGEST_MS, _LARGEST_MS),
+            np.require(times_ms, np.int64, ["C", "W"]),
             np.asarray(delta, np.int64).copy(),
         )
 
@@ -178,7 +181,7 @@ class EntityWindows:
         arrays.scalars[:] = scalars
         for name in ("keys", "first", "ints", "sums", "times", "values"):
             _fill(getattr(arrays, name), np.asarray(state[name]), name, scalars)
-        rings.refill(arrays)
+        updates.refill(arrays)
         self._arrays = arrays
 
     def _shape(self) -> State:
@@ -191,7 +194,7 @@ class EntityWindows:
         }
 
     def _fresh(self, slots: int, places: int) -> Arrays:
-        return rings.empty_arrays(
+        return updates.empty_arrays(
             len(self.windows),
             max(slots, min(self.max_entities, _FIRST_SLOTS)),
             max(places, _FIRST_PLACES) + self.ring_cap,
@@ -205,10 +208,10 @@ class EntityWindows:
             return
         slots = min(self.max_entities, max(need, 2 * len(a.keys)))
         a = a._replace(
-            lookup=np.full(rings.lookup_length(slots), -1, np.int32),
+            lookup=np.full(updates.lookup_length(slots), -1, np.int32),
             **{k: _longer(getattr(a, k), slots) for k in ("keys", "first", "ints", "sums")},
         )
-        rings.refill(a)
+        updates.refill(a)
         self._arrays = a
 
     def _grow_arena(self) -> None:

@@ -223,6 +223,13 @@ def test_window_features_follow_their_definition() -> None:
     assert got["customer_since_last"] == [7 * 86_400, 43_200, 43_200, 2 * 86_400]
 
 
+def test_least_and_greatest_values_of_a_window() -> None:
+    """`min` and `max` cover what `mean` covers, and come only where they are asked for."""
+    s = stage(FEATURES[4] | {"windows": ["1d"], "stats": ["max", "min"]})
+    batch = s.transform(columns([0, DAY // 2, DAY, 3 * DAY], [10.0, 30.0, 20.0, NAN]))
+    assert batch.dense.tolist() == [[10, 10], [30, 10], [30, 20], [0, 0]]
+
+
 def test_missing_entities_have_no_history() -> None:
     """Key 0 gives zeros (ratio 1) and is kept nowhere."""
     s = stage(FEATURES[4])

@@ -62,6 +62,7 @@ class Server:
             uvicorn.Config(
                 self._api.app,
                 log_config=None,
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

@@ -15,7 +15,10 @@ from stream.http_problem import KINDS, MEDIA_TYPE
 
 Json = dict[str, Any]
 
-_TEXT_OR_INTEGER: Json = {"type": ["string", "integer"]}
+_TEXT_OR_INTEGER: Json = {
+    "type": ["string", "integer"],
+    "description": "an integer is written without a decimal point and counts as its decimal text",
+}
 _KIND: dict[str, tuple[Json, Any]] = {
     "number": ({"type": "number"}, 12.5),
     "boolean": ({"type": "boolean"}, True),
@@ -25,7 +28,15 @@ _KIND: dict[str, tuple[Json, Any]] = {
 }
 _TIME: dict[str, tuple[Json, Any]] = {
     "s": ({"type": "number", "minimum": 0, "maximum": 253402300799}, 1767225600.25),
-    "ms": ({"type": "integer", "minimum": 0, "maximum": 253402300799999}, 1767225600250),
+    "ms": (
+        {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": 253402300799999,
+            "description": "UTC milliseconds since 1970, written without a decimal point",
+        },
+        1767225600250,
+    ),
     "rfc3339": ({"type": "string", "format": "date-time"}, "2026-01-01T00:00:00.250Z"),
 }
 _INPUT = ("malformed", "unauthorized", "forbidden", "slow-body", "too-large", "media-type",
@@ -228,10 +239,10 @@ def _command(config: Config) -> Json:
 
 
 _ID: Json = {
-    "type": ["string", "integer"],
+    **_TEXT_OR_INTEGER,
     "minLength": 1,
     "maxLength": ID_BYTES,
-    "description": f"1..{ID_BYTES} bytes of UTF-8; an integer counts as its decimal text",
+    "description": f"1..{ID_BYTES} bytes of UTF-8; {_TEXT_OR_INTEGER['description']}",
 }
 
 _APPENDED: Json = {
@@ -293,7 +304,7 @@ def _content(schema: Json) -> Json:
 def _many(name: str) -> Json:
     one = _ref(name)
     several = {"type": "array", "items": one, "minItems": 1}
-    lines = {"type": "string", "description": f"{name} objects, one a line"}
+    lines = {**several, "description": "one a line, without brackets and commas"}
     return {JSON: {"schema": {"oneOf": [one, several]}}, NDJSON: {"schema": lines}}
 
 

@@ -64,9 +64,14 @@ def load_attribute(reference: str) -> Any:
 def _get(holder: Any, part: str, reference: str) -> Any:
     if part and hasattr(holder, part):
         return getattr(holder, part)
-    public = [n for n in dir(holder) if not n.startswith("_")]
-    close = difflib.get_close_matches(part, public, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    names = [
+        n
+        for n, v in getattr(holder, "__dict__", {}).items()
+        if n[:1] != "_" and type(v) is not ModuleType
+    ]
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(part.lower(), by_lower, n=1)
+    hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
     where = getattr(holder, "__name__", type(holder).__name__)
     raise LoadError(f"expected a name of {where}, got {part!r} in {reference!r}{hint}")
 

@@ -1,9 +1,9 @@
 """Generations on disk: the state as of one step, verified before it is believed.
 
 ``generations/<seq>/`` holds ``arrays.safetensors``, ``state.msgpack``, the pending store's segments
-as hard links, and ``manifest.json``, written last. A generation is written to a temporary directory,
-synced, and renamed into place only after the commit of its step; a crash at any point leaves either
-the old generations or the new one. Loading goes from the newest to the oldest; what fails its
+as hard links, and ``manifest.json``, written last. A generation is written to a temporary
+directory, synced, and renamed into place only after the commit of its step; a crash at any point
+leaves either the old generations or the new one. Loading goes from the newest to the oldest; what fails its
 checksums is moved to ``quarantine/``, never deleted and never loaded. No pickle is read here.
 """
 
@@ -129,8 +129,8 @@ class StateDirectory:
     def usable(self, accept: Callable[[Manifest], str | None]) -> Iterator[Loaded]:
         """Verified generations, newest first.
 
-        ``accept`` says why a manifest may not be used, or ``None``. What fails verification is moved
-        to ``quarantine/``; what ``accept`` refuses stays and is passed over.
+        ``accept`` says why a manifest may not be used, or ``None``. What fails verification is
+        moved to ``quarantine/``; what ``accept`` refuses stays and is passed over.
         """
         for path in self.listed():
             try:
@@ -223,7 +223,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify(path: Path, manifest: Manifest) -> None:
-    """Check every file's length and SHA-256; raises :class:`CheckpointError` naming the first bad."""
+    """Check each file's length and SHA-256; :class:`CheckpointError` names the first bad one."""
     for name, entry in manifest.files.items():
         try:
             got = sha256_of(path / name, entry.bytes)
@@ -284,7 +284,7 @@ def _write_state(directory: Path, state: State) -> dict[str, FileEntry]:
 def _read_state(directory: Path) -> State:
     arrays = safetensors.numpy.load((directory / "arrays.safetensors").read_bytes())
     rest = msgspec.msgpack.decode((directory / "state.msgpack").read_bytes())
-    return _join(rest, arrays)  # type: ignore[no-any-return]
+    return _join(rest, arrays)
 
 
 _ARRAY = "\0array"

@@ -2,8 +2,8 @@
 
 One falls due by time, on command, and when replaying the steps since the last one would take longer
 than ``checkpoints.recovery_budget`` at their measured cost: recovery time is bounded whatever the
-members cost. The loop thread only takes the snapshot; writing, syncing and hashing happen beside it,
-and a generation is published only once the commit of its step is visible.
+members cost. The loop thread only takes the snapshot; writing, syncing and hashing happen beside
+it, and a generation is published only once the commit of its step is visible.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Checkpointer:
                         partition=partition,
                         earliest_offset=earliest,
                         generation=oldest.seq,
-                        next_step="raise the topic's retention: a fallback to this generation fails",
+                        next_step="raise the topic's retention; this generation is of no use now",
                     )
         except LogError as error:
             logger.warning("truncate_failed", error=str(error))

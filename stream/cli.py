@@ -105,7 +105,7 @@ def version(as_json: Json = False) -> None:
 
 @app.command()
 def check(config: ConfigPath, as_json: Json = False) -> None:
-    """Validate a configuration; lists every problem with its path. Exit status 2 if there is one."""
+    """Validate a configuration; list every problem with its path. Exit status 2 if any."""
     from stream.config import ConfigError, canonical
 
     try:
@@ -198,7 +198,6 @@ def evaluate(
     scores_out: Annotated[
         Path | None, typer.Option(help="Write every score to this Parquet file.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
     batch: Annotated[int, typer.Option(help="Events in one step; 1: strictly prequential.")] = 512,
     as_json: Json = False,
 ) -> None:
@@ -206,7 +205,7 @@ def evaluate(
     from stream.evaluate import evaluate_file
 
     with _reported():
-        summary = evaluate_file(_load(config), data, label_delay, scores_out, report, batch, err)
+        summary = evaluate_file(_load(config), data, label_delay, scores_out, batch, err)
     if as_json:
         _print_json(summary)
     else:

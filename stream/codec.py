@@ -144,8 +144,9 @@ class Codec:
 
     def __init__(self, config: Config) -> None:
         self._limit = config.limits.record_bytes
-        self._event = msgspec.json.Decoder(_event_struct(config))
-        self._label = msgspec.json.Decoder(_label_struct(config))
+        # The structs' fields follow from the configuration: no type checker can know them.
+        self._event: Any = msgspec.json.Decoder(_event_struct(config))
+        self._label: Any = msgspec.json.Decoder(_label_struct(config))
         self._command = msgspec.json.Decoder(Command)
         self._values = config.label.values
         self._inline = config.label.inline
@@ -240,7 +241,7 @@ class Codec:
         return self._values[text]
 
 
-class _Refused(Exception):  # noqa: N818 - not an error: control flow within this module
+class _Refused(Exception):
     def __init__(self, reason: Reason, error: str) -> None:
         super().__init__(error)
         self.reason = reason

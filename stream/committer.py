@@ -1,4 +1,4 @@
-"""Commits steps one after another in a thread of its own, so that the next step computes meanwhile."""
+"""Commits steps, one after another, in a thread of its own: the next step computes meanwhile."""
 
 from __future__ import annotations
 

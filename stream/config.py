@@ -25,7 +25,7 @@ from pydantic import (
 
 from models.base import MillraceError
 from models.registry import UnknownMember, member_class
-from models.settings import Duration, Feature, Name, Settings, feature_fields
+from models.settings import Duration, Feature, Name, Settings, feature_fields, parse_duration
 
 ENV_PREFIX = "MILLRACE_"
 
@@ -46,9 +46,10 @@ class EmbeddedLog(Settings):
     type: Literal["embedded"]
     path: Path = Field(Path("state/log.db"), description="the SQLite file; made when missing")
     retention: Duration = Field(
-        "60d", description="records older than this that no checkpoint needs are deleted"
+        parse_duration("60d"),
+        description="records older than this that no checkpoint needs are deleted",
     )
-    timeout: Duration = Field("10s", description="deadline of one operation")
+    timeout: Duration = Field(parse_duration("10s"), description="deadline of one operation")
 
 
 class KafkaLog(Settings):
@@ -64,8 +65,10 @@ class KafkaLog(Settings):
         " position in a header so that a reader can drop repeats",
     )
     transactional_id: str | None = Field(None, description="default `millrace-NAME`")
-    transaction_timeout: Duration = Field("60s", description="the broker aborts after this")
-    timeout: Duration = Field("30s", description="deadline of one operation")
+    transaction_timeout: Duration = Field(
+        parse_duration("60s"), description="the broker aborts after this"
+    )
+    timeout: Duration = Field(parse_duration("30s"), description="deadline of one operation")
     replication_factor: int = Field(1, ge=1, le=32767, description="of topics it creates")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
@@ -119,7 +122,7 @@ class Event(Settings):
     )
     fields: dict[str, Annotated[EventField, BeforeValidator(_event_field)]] = Field(
         min_length=1,
-        description="field name to kind: `number`, `category`, `entity`, `boolean`, `text` (ignored)",
+        description="name to kind: `number`, `category`, `entity`, `boolean`, `text` (ignored)",
     )
     unknown_fields: Literal["ignore", "reject"] = "ignore"
 
@@ -146,7 +149,9 @@ class Label(Settings):
         description="the JSON value, written as text, to 0 or 1; any other value is a dead letter",
     )
     inline: bool = Field(False, description="the event itself carries the label")
-    horizon: Duration = Field("30d", description="how long an event waits, by event time")
+    horizon: Duration = Field(
+        parse_duration("30d"), description="how long an event waits, by event time"
+    )
     at_horizon: Literal["negative", "drop"] = Field(
         "negative", description="an event without a label by then counts as 0, or is not learned"
     )
@@ -189,9 +194,10 @@ class Ensemble(Settings):
 class Checkpoints(Settings):
     """When the state is saved. A checkpoint is a cache: the journal is the truth."""
 
-    interval: Duration = Field("60s", description="at most this long between two")
+    interval: Duration = Field(parse_duration("60s"), description="at most this long between two")
     recovery_budget: Duration = Field(
-        "3s", description="one falls due as soon as the estimated replay would take longer"
+        parse_duration("3s"),
+        description="one falls due as soon as the estimated replay would take longer",
     )
     keep: int = Field(3, ge=2, le=1000, description="generations kept")
     on_divergence: Literal["stop", "warn"] = Field(
@@ -215,7 +221,7 @@ class Http(Settings):
     port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     tokens: tuple[Token, ...] = ()
     max_body_bytes: int = Field(1 << 20, ge=1024, description="larger requests get a 413")
-    score_timeout: Duration = Field("2s", description="how long `/v1/score` waits")
+    score_timeout: Duration = Field(parse_duration("2s"), description="how long `/v1/score` waits")
     max_waiting: int = Field(1024, ge=1, description="scores waited for at once; then 503")
 
 
@@ -231,7 +237,8 @@ class Limits(Settings):
         100_000, ge=1, description="labels waiting for their event; then the oldest is let go"
     )
     ahead: Duration = Field(
-        "1h", description="an event time further ahead of the clock is a dead letter"
+        parse_duration("1h"),
+        description="an event time further ahead of the clock is a dead letter",
     )
     dead_letter_share: float = Field(
         0.5, gt=0, le=1, description="above this share of the last 1,000 records the service stops"
@@ -484,6 +491,8 @@ def _member_problems(members: object) -> Iterator[str]:
         if name in names:
             yield f"members[{i}].name: expected a name of its own, got {name!r} again"
         names.add(str(name))
+        if name == "ensemble":
+            yield f"members[{i}].name: expected another name, got 'ensemble', which all of them are"
         params = {k: v for k, v in item.items() if k not in Member.model_fields}
         try:
             cls = member_class(item["type"])

@@ -1,4 +1,4 @@
-"""The deterministic step: a batch goes in, scores, dead letters, audit and a journal record come out.
+"""The deterministic step: a batch in; scores, dead letters, audit and a journal record out.
 
 ``Engine.step`` is a pure function of (state, batch): no I/O, no wall clock, no unseeded randomness.
 All that learns, counts, waits, drifts or audits is reachable from here and part of :meth:`state`.
@@ -39,6 +39,7 @@ from stream.config import Config
 from stream.early import EarlyLabel, EarlyLabels
 from stream.pending import NEGATIVE, WAITING, Pending
 from stream.records import Batch, JournalRecord, NewRecord, Outputs, Record, Slice
+from stream.watch import Watch
 
 GENESIS = "0" * 32
 """The digest before the first step."""
@@ -102,6 +103,7 @@ class Engine:
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
         self.counts: Counter[str] = Counter()
+        self.watch = Watch()
         self.threshold = config.ensemble.threshold
         self.seq = 0
         self.digest = GENESIS
@@ -195,7 +197,8 @@ class Engine:
         out.scores += encode_scores(events, p, alert, members, tail)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())
-        self._alarms(self.drift.observe(p), out)
+        self._alarms(self.drift.observe(p, x.dense), out)
+        self.watch.scored(p, alert, (self.clock_ms - events.columns.event_time_ms) / 1000)
         self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
         self._settle_at_once(events, rows, out)
 
@@ -258,7 +261,7 @@ class Engine:
             out.bad.append(Bad(label.record, reason, "the event itself carried a label"))
         known = np.flatnonzero(y >= 0)
         if len(known):
-            self._settle(rows[known], y[known], out)
+            self._settle(rows[known], y[known], at[known], out)
 
     # ------------------------------------------------------------------ labels
 
@@ -275,7 +278,7 @@ class Engine:
         fresh = known & first
         fresh[fresh] = self.pending.status(rows[fresh]) == WAITING
         if fresh.any():
-            self._settle(rows[fresh], labels.y[fresh], out)
+            self._settle(rows[fresh], labels.y[fresh], labels.labelled_at_ms[fresh], out)
         repeats = np.flatnonzero(known & ~fresh)
         for i, status in zip(
             repeats.tolist(), self.pending.status(rows[repeats]).tolist(), strict=True
@@ -306,10 +309,13 @@ class Engine:
             self.early.add(label)
             self.counts["labels.early"] += 1
 
-    def _settle(self, rows: I64, y: F64, out: _Step) -> None:
+    def _settle(self, rows: I64, y: F64, labelled_at_ms: I64, out: _Step) -> None:
         self.pending.settle(rows, y)
         self.counts["labels.joined"] += len(rows)
-        self._learn(self.pending.take(rows), y, out)
+        held = self.pending.take(rows)
+        at = np.where(labelled_at_ms < 0, self.clock_ms, labelled_at_ms)
+        self.watch.labelled(sigmoid(held["score"]), y, (at - held["event_time_ms"]) / 1000)
+        self._learn(held, y, out)
 
     def _time_out(self, out: _Step) -> None:
         """Let events past their horizon go; by configuration they count as genuine."""
@@ -317,6 +323,7 @@ class Engine:
         rows, status = self.pending.expire(self.pending.due(before))
         silent = status == WAITING
         self.counts["labels.timed_out"] += int(silent.sum())
+        self.counts["horizon.passed"] += len(rows)
         negative = self.config.label.at_horizon == "negative"
         if negative and silent.any():
             self._learn(rows[silent], np.zeros(int(silent.sum())), out)
@@ -341,6 +348,9 @@ class Engine:
         p = self._probabilities(rows)
         self.quality.update(p, y, rows["alert"])
         self._alarms(self.drift.update(log_loss(p, y)), out)
+        for name in self.ensemble.names:
+            if name not in self.ensemble.frozen and name not in self.ensemble.quarantined:
+                self.counts[f"updates.{name}"] += len(y)
         x = FeatureBatch(
             self.features.schema,
             np.ascontiguousarray(rows["dense"]),
@@ -445,6 +455,7 @@ class Engine:
             "quality": self.quality.state(),
             "matured": self.matured.state(),
             "drift": self.drift.state(),
+            "watch": self.watch.state(),
             "trail": self.trail.state(),
         }
 
@@ -457,7 +468,16 @@ class Engine:
         self.threshold = float(state["threshold"])
         self.counts = Counter(state["counts"])
         self.pending.restore(state["pending"], segments or {})
-        for name in ("features", "ensemble", "early", "quality", "matured", "drift", "trail"):
+        for name in (
+            "features",
+            "ensemble",
+            "early",
+            "quality",
+            "matured",
+            "drift",
+            "watch",
+            "trail",
+        ):
             getattr(self, name).restore(state[name])
 
     def state_digest(self) -> str:
@@ -471,10 +491,10 @@ class Engine:
 def sigmoid(z: F64) -> F64:
     """``1 / (1 + exp(-z))`` without overflow."""
     e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0, e) / (1.0 + e)  # type: ignore[no-any-return]
+    return np.where(z >= 0, 1.0, e) / (1.0 + e)
 
 
 def log_loss(p: F64, y: F64) -> F64:
     """Log loss ``(n, k)`` of probabilities ``(n, k)`` for truths ``(n,)``, clipped at 1e-15."""
     right = np.where(y[:, None] > 0, p, 1.0 - p)
-    return -np.log(np.maximum(right, 1e-15))  # type: ignore[no-any-return]
+    return -np.log(np.maximum(right, 1e-15))

@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from datetime import datetime
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from rich.console import Console
 
 from models.base import MillraceError
+from models.settings import parse_duration
 from monitoring.measures import kappa_temporal, no_change_accuracy, summarise
 from stream.config import Config
 from stream.engine import Engine
+from stream.files import ScoresWriter, count_rows, read_rows
+from stream.progress import progress
 from stream.records import Batch, Range, Record, Slice
-
+from stream.service import build_engine
 
 DRAIN = 4096
 """Labels learned in one step once the events are over."""
-
-
-class ScoreSink(Protocol):
-    """Where scores go when the caller wants them: ``files.ScoresWriter``."""
-
-    def write(self, rows: dict[str, list[Any]]) -> None:
-        """Append rows, as columns."""
 
 
 class _Score(msgspec.Struct):
@@ -77,7 +76,7 @@ class Evaluation:
         self,
         batches: Iterable[list[bytes]],
         progress: Callable[[int], None],
-        sink: ScoreSink | None = None,
+        sink: ScoresWriter | None = None,
     ) -> dict[str, Any]:
         """Score every row, learn every label, judge the scores; returns the summary.
 
@@ -128,10 +127,10 @@ class Evaluation:
         value = row[field]
         return None if value is None else _epoch_ms(value, self._config.event.time_format)
 
-    def _step(self, events: list[tuple[int, bytes]], sink: ScoreSink | None) -> None:
+    def _step(self, events: list[tuple[int, bytes]], sink: ScoresWriter | None) -> None:
         """Labels that are due before the first event, then the events."""
         slices = []
-        labels = []
+        labels: list[bytes] = []
         now = events[0][0] if events else 0
         while self._due and (self._due[0][0] <= now if events else len(labels) < DRAIN):
             release, _, raw = heapq.heappop(self._due)
@@ -151,21 +150,19 @@ class Evaluation:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
         self._collect([self._score.decode(r.value or b"") for r in outputs.scores], sink)
 
-    def _collect(self, scores: list[_Score], sink: ScoreSink | None) -> None:
+    def _collect(self, scores: list[_Score], sink: ScoresWriter | None) -> None:
         for s in scores:
             self._scored.append((s.offset, s.score, s.alert, *s.members.values()))
         if sink is not None and scores:
-            columns: dict[str, list[Any]] = {
-                "id": [s.id for s in scores],
-                "event_time": [s.event_time for s in scores],
-                "score": [s.score for s in scores],
-                "alert": [s.alert for s in scores],
-            }
-            for name in self._engine.ensemble.names:
-                columns[f"member_{name}"] = [s.members[name] for s in scores]
             truth = [self._truth[s.offset] for s in scores]
-            columns["label"] = [None if np.isnan(t) else int(t) for t in truth]
-            sink.write(columns)
+            sink.write(
+                [s.id for s in scores],
+                [s.event_time for s in scores],
+                np.array([s.score for s in scores]),
+                np.array([s.alert for s in scores]),
+                np.array([list(s.members.values()) for s in scores]),
+                [None if np.isnan(t) else int(t) for t in truth],
+            )
 
     def _summary(self) -> dict[str, Any]:
         if not self._scored:
@@ -215,3 +212,30 @@ def _epoch_ms(value: Any, time_format: str) -> int:
 def _slice(topic: str, first: int, values: list[bytes]) -> Slice:
     records = [Record(topic, 0, first + i, None, v) for i, v in enumerate(values)]
     return Slice(Range(topic, 0, first, first + len(values) - 1, len(values)), records)
+
+
+def evaluate_file(
+    config: Config,
+    data: Path,
+    label_delay: str | None,
+    scores_out: Path | None,
+    batch: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Evaluate a file with a progress bar on a terminal; see :class:`Evaluation`.
+
+    Raises :class:`~models.base.MillraceError` for a file or a delay that cannot be used.
+    """
+    try:
+        delay = None if label_delay is None else parse_duration(label_delay)
+    except ValueError as error:
+        raise MillraceError(f"--label-delay: {error}, got {label_delay!r}") from error
+    engine = build_engine(config, None)
+    run = Evaluation(config, engine, delay, batch)
+    rows = read_rows(data, time_format=config.event.time_format)
+    with ExitStack() as stack:
+        sink = None
+        if scores_out is not None:
+            sink = stack.enter_context(ScoresWriter(scores_out, engine.ensemble.names))
+        advance = stack.enter_context(progress(console, "scoring", count_rows(data)))
+        return run.run(rows, advance, sink)

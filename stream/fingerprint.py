@@ -1,7 +1,7 @@
 """What bits depend on beside the code: the kind of processor and the libraries' versions.
 
 Compiled code repeats bit for bit on one kind of processor; libm, BLAS and torch choose other code
-on another. Checkpoints and the journal carry this, so that a replay elsewhere is told from a defect.
+on another. Checkpoints and the journal carry this: a replay elsewhere is told from a defect.
 """
 
 from __future__ import annotations

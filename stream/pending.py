@@ -233,7 +233,7 @@ class Pending:
         if (segment + 1) * SEGMENT_ROWS <= self.tail:
             self._head_times = (segment, np.ascontiguousarray(times))
             return self._head_times[1]
-        return times  # type: ignore[no-any-return]
+        return times
 
     def _gather(self, rows: I64, field: str | None) -> NDArray[Any]:
         dtype = self.dtype if field is None else self.dtype[field]
@@ -368,23 +368,23 @@ def _by_segment(rows: I64) -> Iterator[tuple[int, Any]]:
 
 
 # The index: open addressing with linear probing; a slot is 32 bits of the id above 32 bits of the
-# row number. A slot's home follows from its own 32 bits of id, so growing and deleting need no rows.
+# row number. A slot's home follows from its own 32 bits of id: growing and deleting need no rows.
 
 
 @numba.njit("i8(u8, i8)", cache=True, nogil=True)
-def _home(tag: int, mask: int) -> int:
+def _home(tag, mask):  # type: ignore[no-untyped-def]
     return np.int64((tag * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
 
 
 @numba.njit("u8(u8)", cache=True, nogil=True)
-def _tag(identifier: int) -> int:
+def _tag(identifier):  # type: ignore[no-untyped-def]
     tag = identifier >> np.uint64(32)
     return tag if tag != np.uint64(0xFFFFFFFF) else np.uint64(0xFFFFFFFE)
 
 
 @numba.njit("UniTuple(i8[:], 2)(u8[:], u8[:], i8[:], i8)", cache=True, nogil=True)
 def _find(table, ids, slots, head):  # type: ignore[no-untyped-def]
-    """Row and slot of the first match after ``slots`` (-1: from home); row -1 when there is none."""
+    """Row and slot of the first match after ``slots`` (-1: from home); row -1 for none."""
     n = len(ids)
     mask = len(table) - 1
     rows = np.empty(n, dtype=np.int64)

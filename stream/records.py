@@ -26,7 +26,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewRecord(msgspec.Struct, frozen=True, gc=False):
-    """One record to append. ``partition`` ``None``: by the key's murmur2 (partition 0 with no key)."""
+    """One record to append. ``partition`` ``None``: by the key's murmur2, 0 without a key."""
 
     key: bytes | None
     value: bytes | None
@@ -97,7 +97,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outputs(msgspec.Struct, frozen=True):
-    """All that a step makes visible, in one commit with the offsets that ``journal.ranges`` name."""
+    """All that a step makes visible, in one commit with the offsets in ``journal.ranges``."""
 
     scores: Sequence[NewRecord]
     dead_letters: Sequence[NewRecord]

@@ -67,7 +67,7 @@ def recover(
     started = time.monotonic()
     recovered = _start(log, directory, config, build, until_seq)
     failpoint("restore.loaded")
-    known = {}
+    known: dict[str, Any] = {}
     for record in log.journal(recovered.from_seq):
         if until_seq is not None and record.seq > until_seq:
             break
@@ -153,7 +153,7 @@ def _apply(
 
 
 def _diverged(recovered: Recovered, record: JournalRecord, known: dict[str, Any]) -> None:
-    """Stop, unless bits may differ: on another kind of processor, or where the operator allows it."""
+    """Stop, unless bits may differ: on another kind of processor, or by ``on_divergence``."""
     engine = recovered.engine
     elsewhere = recovered.elsewhere or (bool(known) and known != fingerprint())
     message = (

@@ -21,7 +21,7 @@ from models import registry
 from models.base import MillraceError
 from models.ensemble import Ensemble
 from models.features import FeatureStage
-from monitoring.drift import DriftMonitor
+from monitoring.drift import MAX_FEATURES, DriftMonitor
 from monitoring.quality import Quality
 from monitoring.trail import Trail
 from stream.checkpoint import StateDirectory
@@ -31,17 +31,19 @@ from stream.config import Config, KafkaLog, canonical
 from stream.engine import Engine
 from stream.failpoint import failpoint
 from stream.fingerprint import fingerprint
-from stream.log import Log, LogUnavailable, OutOfRetention
+from stream.log import Log, LogUnavailable
 from stream.pending import Pending, row_dtype
-from stream.recovery import Recovered, recover
 from stream.reconfigure import reconfigure
 from stream.records import Batch, JournalRecord, Outputs, Range, Slice
+from stream.recovery import Recovered, recover
 
 logger = structlog.get_logger()
 
 STALL_S = 120.0
 """Without a heartbeat for this long the watchdog ends the process (exit status 75)."""
 IDLE_POLL_S = 0.5
+LAG_S = 2.0
+"""How often the distance to the log's end is asked for."""
 BREAKER_RECORDS = 1_000
 _UNUSABLE = frozenset({b"null", b"oversized", b"malformed", b"schema", b"label_value"})
 
@@ -71,7 +73,7 @@ def build_engine(config: Config, directory: Path | None) -> Engine:
         Pending(dtype, directory, config.limits.pending),
         Quality(names, config.ensemble.threshold),
         Quality(names, config.ensemble.threshold),
-        DriftMonitor(names),
+        DriftMonitor(names, features.schema.dense[:MAX_FEATURES]),
         Trail(config.name),
     )
 
@@ -130,6 +132,10 @@ class Service:
         self.checkpointer = Checkpointer(config, self.directory, self.committer, self.log, clock_ms)
         self.on_committed: list[Callable[[Outputs], None]] = []
         self.on_step: list[Callable[[Engine, Outputs, float], None]] = []
+        self.on_idle: list[Callable[[Engine], None]] = []
+        self.lag: dict[tuple[str, int], int] = {}
+        self.busy = False
+        self._lag_s = 0.0
         self.heartbeat_s = time.monotonic()
         self._waiting: deque[list[Slice]] = deque()
         self._body: dict[str, object] = {"fingerprint": fingerprint()}
@@ -276,7 +282,25 @@ class Service:
             self.beat()
             slices = self._poll()
             if slices:
+                self.busy = True
                 self._take(slices)
+            else:
+                self._idle()
+            self._measure_lag()
+
+    def _idle(self) -> None:
+        self.busy = not self.committer.wait(self.beat, 0.0)
+        for listener in self.on_idle:
+            listener(self._engine())
+
+    def _measure_lag(self) -> None:
+        now = time.monotonic()
+        if now - self._lag_s >= LAG_S:
+            self._lag_s = now
+            try:
+                self.lag = self.log.lag()
+            except LogUnavailable as error:
+                self._trouble = str(error)
 
     def _poll(self) -> list[Slice]:
         if self._waiting:
@@ -378,7 +402,7 @@ class Service:
             raise BreakerOpen(
                 f"limits.dead_letter_share: expected at most {limit:g} of the last {total} records "
                 f"to be unusable, got {share:.3f}; the last one: {_reason(outputs)}. This step was "
-                "not committed. Mend the producer or the schema, or raise the limit, and start again"
+                "not committed. Mend the producer or the schema, or raise the limit; then start"
             )
 
     def _watch(self) -> None:

@@ -1,0 +1,48 @@
+# Set-up, demo, tests, checks and benchmarks. Everything is installed into .venv and the cache.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SECONDS ?= 60
+RATE ?= 1500
+PORT ?= 8080
+BENCH ?=
+export PYTHONHASHSEED := 0
+
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,dev]'
+	touch $@
+
+setup: $(BIN)/.installed ## Make .venv with Millrace, torch and the development tools
+
+demo: setup ## Run everything on the embedded log for SECONDS; the live page is on PORT
+	$(BIN)/millrace demo --seconds $(SECONDS) --rate $(RATE) --port $(PORT)
+
+test: setup ## Run the tests, on the embedded log and on a real Kafka broker
+	$(BIN)/pytest $(TESTS)
+
+lint: setup ## Format, lint and type checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+kafka: setup ## Run a local Kafka broker on port 9092 until Ctrl-C
+	$(BIN)/python -m tests.broker --port 9092
+
+constraints: setup ## Write constraints.txt from what is installed
+	(sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -vE '@|^(nvidia|cuda|triton)' | sort -f) > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo test lint format kafka constraints clean

@@ -159,6 +159,23 @@ class Ensemble:
         tables = {name: self.members[name].parameters() for name in self.names}
         return {**tables, "ensemble": self.combiner.parameters()}
 
+    def adopt(self, other: Ensemble, names: Sequence[str]) -> None:
+        """Take over the members of these names from ``other``, with all they know and their marks.
+
+        ``other`` must not be used afterwards: the members move.
+        """
+        for name in names:
+            self.members[name] = other.members[name]
+            if name in other.frozen:
+                self._frozen.add(name)
+            if name in other.quarantined:
+                self._quarantined.add(name)
+        self._labelled = other._labelled
+
+    def adopt_combiner(self, other: Ensemble) -> None:
+        """Take over the combiner of an ensemble with the same members in the same order."""
+        self.combiner = other.combiner
+
     def state(self) -> State:
         """Members', combiner's and own state, as copies."""
         return {

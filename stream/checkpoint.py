@@ -3,8 +3,9 @@
 ``generations/<seq>/`` holds ``arrays.safetensors``, ``state.msgpack``, the pending store's segments
 as hard links, and ``manifest.json``, written last. A generation is written to a temporary
 directory, synced, and renamed into place only after the commit of its step; a crash at any point
-leaves either the old generations or the new one. Loading goes from the newest to the oldest; what fails its
-checksums is moved to ``quarantine/``, never deleted and never loaded. No pickle is read here.
+leaves either the old generations or the new one. Loading goes from the newest to the oldest; what
+fails its checksums is moved to ``quarantine/``, never deleted and never loaded. No pickle is read
+here.
 """
 
 from __future__ import annotations

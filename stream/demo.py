@@ -184,7 +184,7 @@ def _table(service: Service, front: Front, first: list[float], place: Path, left
 
 def _catch_up(service: Service, worker: threading.Thread) -> None:
     """Wait until everything that was appended is scored and committed."""
-    while worker.is_alive() and (sum(service.log.lag().values()) or service.busy):
+    while worker.is_alive() and (sum(service.log.lag().values()) > 0 or service.busy):
         time.sleep(0.05)
 
 

@@ -186,6 +186,31 @@ class FeatureStage:
             table.held.restore(state["tables"].get(table.name, {}))
         self._number_stats[:] = numbers
 
+    def adopt(self, other: FeatureStage) -> list[str]:
+        """Take over what still fits from the stage of another configuration, as copies.
+
+        A table fits one over the same entity, value, delay, bound and windows; a number feature fits
+        one of the same definition. Returns the names of the features that go on as they were.
+        """
+        known = {_table_key(t): t for t in other._tables}
+        fitting: set[tuple[object, ...]] = set()
+        for table in self._tables:
+            old = known.get(_table_key(table))
+            if old is not None and old.held.shape == table.held.shape:
+                table.held.restore(old.held.state())
+                fitting.add(_table_key(table))
+        kept = []
+        for f in self._features:
+            if isinstance(f, WindowFeature | RiskFeature):
+                fits = _feature_key(f) in fitting
+            else:
+                fits = f in other._features
+            if fits and isinstance(f, NumberFeature):
+                mine, theirs = self._numbers.index(f), other._numbers.index(f)
+                self._number_stats[mine] = other._number_stats[theirs]
+            kept += [f.name] if fits else []
+        return kept
+
     def digest(self) -> str:
         """Hex digest of the state; equal for equal histories, also across a save and a restore."""
         return state_digest(self.state())

@@ -156,12 +156,23 @@ class EntityWindows:
         found = {name: float(self._arrays.scalars[at]) for name, at in counts.items()}
         return found | {"bytes": float(sum(x.nbytes for x in self._arrays))}
 
+    @property
+    def shape(self) -> State:
+        """All that decides whether a state fits."""
+        return {
+            "windows_ms": list(self.windows),
+            "delay_ms": self.delay_ms,
+            "own_event": self.own_event,
+            "max_entities": self.max_entities,
+            "ring_cap": self.ring_cap,
+        }
+
     def state(self) -> State:
         """Copies of the used parts of every array; the hash index is made anew on restore."""
         a = self._arrays
         slots, places = int(a.scalars[SLOTS]), int(a.scalars[ARENA])
         return {
-            "shape": self._shape(),
+            "shape": self.shape,
             "scalars": a.scalars.copy(),
             **{k: getattr(a, k)[:slots].copy() for k in ("keys", "first", "ints", "sums")},
             **{k: getattr(a, k)[:places].copy() for k in ("times", "values")},
@@ -169,9 +180,9 @@ class EntityWindows:
 
     def restore(self, state: State) -> None:
         """Become the table that gave ``state``; :class:`StateError` if it has another shape."""
-        if state.get("shape") != self._shape():
+        if state.get("shape") != self.shape:
             raise StateError(
-                f"windows: expected a state of {self._shape()}, got {state.get('shape')};"
+                f"windows: expected a state of {self.shape}, got {state.get('shape')};"
                 " it belongs to another configuration"
             )
         scalars = np.asarray(state["scalars"])
@@ -183,15 +194,6 @@ class EntityWindows:
             _fill(getattr(arrays, name), np.asarray(state[name]), name, scalars)
         updates.refill(arrays)
         self._arrays = arrays
-
-    def _shape(self) -> State:
-        return {
-            "windows_ms": list(self.windows),
-            "delay_ms": self.delay_ms,
-            "own_event": self.own_event,
-            "max_entities": self.max_entities,
-            "ring_cap": self.ring_cap,
-        }
 
     def _fresh(self, slots: int, places: int) -> Arrays:
         return updates.empty_arrays(

@@ -360,6 +360,20 @@ def test_contradictory_features_are_refused(features: list[dict[str, Any]], word
         stage(*features)
 
 
+def test_another_configuration_keeps_what_still_fits() -> None:
+    """Unchanged numbers and tables go on; a table with another window starts new."""
+    changed = FEATURES[4] | {"windows": ["1d", "8d"]}
+    old, new = stage(), stage(FEATURES[1], changed, FEATURES[5] | {"name": "t", "stats": ["count"]})
+    old.transform(columns([0, 1, 2], [1.0, 2.0, 4.0]))
+    assert new.adopt(old) == ["scaled", "t"]
+    row = dict(zip(new.schema.dense, new.transform(columns([2 * DAY])).dense[0], strict=True))
+    assert (row["t_count_7d"], row["customer_count_8d"]) == (1, 1)
+    assert row["scaled"] == pytest.approx((1 - 2) / np.std([1, 2, 4, 1]))
+    twin = stage()
+    assert twin.adopt(old) == [f["name"] for f in FEATURES]
+    assert twin.digest() == old.digest()
+
+
 def test_labels_must_bring_a_key_for_each_entity_field() -> None:
     """A label of another shape is refused before anything changes."""
     with pytest.raises(ValueError, match="expected shape"):

@@ -1,4 +1,4 @@
-"""The documented rules of the entity windows over plain lists: slow, and short enough to believe."""
+"""The documented rules of the entity windows over plain lists: slow, short enough to believe."""
 
 from __future__ import annotations
 

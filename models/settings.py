@@ -156,19 +156,19 @@ Feature = Annotated[
 ]
 
 
-def feature_fields(feature: Any) -> dict[str, str]:
+def feature_fields(feature: Any) -> list[tuple[str, str]]:
     """The event fields that a feature reads, each with the kind it must have.
 
     >>> feature_fields(CategoryFeature(name="c", type="category", field="mcc"))
-    {'mcc': 'category'}
+    [('mcc', 'category')]
     """
-    needs: dict[str, str] = {}
+    needs: list[tuple[str, str]] = []
     if isinstance(feature, NumberFeature):
-        needs[feature.field] = "number"
+        needs.append((feature.field, "number"))
     elif isinstance(feature, CategoryFeature):
-        needs[feature.field] = "category"
+        needs.append((feature.field, "category"))
     elif isinstance(feature, WindowFeature | RiskFeature):
-        needs[feature.entity] = "entity"
+        needs.append((feature.entity, "entity"))
         if isinstance(feature, WindowFeature) and feature.value is not None:
-            needs[feature.value] = "number"
+            needs.append((feature.value, "number"))
     return needs

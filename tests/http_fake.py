@@ -19,6 +19,7 @@ import msgspec
 
 from stream.codec import Bad, Codec, dead_letter
 from stream.config import Config, parse
+from stream.http_problem import KINDS
 from stream.http_score import ScoreWaiters
 from stream.http_server import Server
 from stream.records import NewRecord, Record
@@ -61,27 +62,31 @@ class FakeBackend:
     """Topics as lists, and an engine that scores in a thread of its own."""
 
     def __init__(self, config: Config, waiters: ScoreWaiters, partitions: int = 2) -> None:
+        self._partitions = partitions
+        self.open = threading.Event()
+        self.snapshots = 0
+        self.reset()
+        self._waiters = waiters
+        self._codec = Codec(config)
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[list[Record] | None] = SimpleQueue()
+        self._engine = threading.Thread(target=self._run, daemon=True)
+        self._engine.start()
+
+    def reset(self) -> None:
+        """Forget every record and every order to fail, for the next test."""
         self.topics: dict[str, list[list[NewRecord]]] = defaultdict(
-            lambda: [[] for _ in range(partitions)]
+            lambda: [[] for _ in range(self._partitions)]
         )
         self.appends: list[tuple[str, int]] = []
-        self.failure: Exception | None = None
         self.calls = 0
-        self.open = threading.Event()
+        self.failure: Exception | None = None
         self.open.set()
         self.scoring = True
         self.refuse_repeats = False
         self.health = (True, "moving")
         self.readiness = (True, "restored")
-        self.snapshots = 0
-        self._waiters = waiters
-        self._codec = Codec(config)
-        self._partitions = partitions
-        self._lock = threading.Lock()
         self._seen: set[str] = set()
-        self._queue: SimpleQueue[list[Record] | None] = SimpleQueue()
-        self._engine = threading.Thread(target=self._run, daemon=True)
-        self._engine.start()
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """Append when the gate is open; events go on to the engine."""
@@ -191,3 +196,34 @@ def running(config: Config) -> Iterator[Running]:
         it.backend.close()
     if not stopped:
         raise RuntimeError("the server did not stop within 5 s")
+
+
+def problem(response: httpx.Response, kind: str) -> dict[str, Any]:
+    """The response's body, which must be a problem of this kind."""
+    body: dict[str, Any] = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["type"] == f"urn:millrace:{kind}", body
+    assert (body["status"], body["title"]) == KINDS[kind]
+    assert response.status_code == body["status"]
+    assert (response.status_code == 503) == ("retry-after" in response.headers)
+    return body
+
+
+def take(lines: Iterator[str], count: int, prefix: str) -> list[str]:
+    found: list[str] = []
+    for line in lines:
+        if line.startswith(prefix):
+            found.append(line)
+            if len(found) == count:
+                break
+    return found
+
+
+def until(condition: Any) -> None:
+    """Wait for a condition another thread brings about; fail after 10 s."""
+    tick = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        tick.wait(0.005)
+    raise AssertionError("the condition did not come about within 10 s")

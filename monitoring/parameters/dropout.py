@@ -1,8 +1,8 @@
 """How many parameters a training step is expected to use under dropout.
 
 Dropout never changes a count: every parameter is there and trained in some steps. What it
-changes is how many take part in one step. Used by ``modules.py`` (the order of layers is known inside a
-``Sequential`` only) and by ``estimate.py``.
+changes is how many take part in one step. Used by ``modules.py`` (the order of layers is known
+inside a ``Sequential`` only) and by ``estimate.py``.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ def rates(sequence: Any) -> dict[int, tuple[float, float]]:
     return found
 
 
-def _flatten(sequence: Any) -> list[Any]:
+def _flatten(sequence: Any, above: tuple[int, ...] = ()) -> list[Any]:
+    above = (*above, id(sequence))
     layers: list[Any] = []
     for child in sequence._modules.values():
-        layers += _flatten(child) if type(child).__name__ == "Sequential" else [child]
+        nested = type(child).__name__ == "Sequential" and id(child) not in above
+        layers += _flatten(child, above) if nested else [child]
     return layers
 
 

@@ -78,11 +78,11 @@ class _Walk:
 
 def _generic(model: Any) -> Iterator[Row]:
     """One row per attribute that holds numbers; constructor arguments are hyper-parameters."""
-    arguments = _arguments(type(model))
+    arguments, seen = _arguments(type(model)), {id(model)}
     for name, value in sorted(getattr(model, "__dict__", {}).items()):
         if isinstance(value, bool | str):
             continue
-        count = scalars(value, follow=True)
+        count = scalars(value, True, seen)
         if count:
             role = "hyper" if name in arguments else "statistic"
             yield Row(

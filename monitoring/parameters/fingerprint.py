@@ -16,6 +16,7 @@ import numpy as np
 
 from models.base import Model
 from monitoring.parameters.report import ParameterError, Report
+from monitoring.parameters.tensors import named_tensors
 
 Signature = tuple[tuple[str, int, tuple[int, ...], str, bool], ...]
 
@@ -26,21 +27,12 @@ def signature(model: Any) -> Signature:
     Equal signatures in one process mean the same tensors, as long as the earlier ones are alive: an
     id may be given again after its tensor is gone. Tied tensors appear under each name.
     """
-    rows: list[tuple[str, int, tuple[int, ...], str, bool]] = []
-    _sign(model, "", rows, set())
-    return tuple(rows)
-
-
-def _sign(module: Any, prefix: str, rows: list[Any], above: set[int]) -> None:
-    # Not by named_parameters(): that leaves buffers out and tied names too, unless walked again.
-    for name, t in (*module._parameters.items(), *module._buffers.items()):
-        if t is not None:
-            rows.append((prefix + name, id(t), tuple(t.shape), str(t.dtype), t.requires_grad))
-    above.add(id(module))
-    for name, child in module._modules.items():
-        if child is not None and id(child) not in above:
-            _sign(child, f"{prefix}{name}.", rows, above)
-    above.discard(id(module))
+    return tuple(
+        [
+            (name, id(t), tuple(t.shape), str(t.dtype), t.requires_grad)
+            for name, t, _ in named_tensors(model)
+        ]
+    )
 
 
 def structure_digest(report: Report) -> str:
@@ -94,13 +86,9 @@ Content = tuple[str, str, str, tuple[int, ...], bytes | memoryview]
 def _contents(model: Any) -> Iterator[Content]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
-        for role, named in (
-            ("parameter", model.named_parameters(remove_duplicate=False)),
-            ("buffer", model.named_buffers(remove_duplicate=False)),
-        ):
-            for path, tensor in named:
-                dtype, shape, raw = _tensor_bytes(tensor, path)
-                yield path, role, dtype, shape, raw
+        for path, tensor, is_buffer in named_tensors(model):
+            dtype, shape, raw = _tensor_bytes(tensor, path)
+            yield path, "buffer" if is_buffer else "parameter", dtype, shape, raw
     elif isinstance(model, Model):
         yield from _state(model.state(), "")
     elif isinstance(model, Mapping):

@@ -60,7 +60,7 @@ def reader_of(cls: type) -> Found | None:
     """The reader of the nearest known class in the method resolution order, if there is one."""
     exact = True
     for base in cls.__mro__:
-        module, name = base.__module__, base.__name__
+        module, name = base.__module__, base.__name__.removeprefix("Lazy")
         if ".quantizable" in module:
             # Built of other layers, which are counted one by one.
             return None
@@ -69,7 +69,7 @@ def reader_of(cls: type) -> Found | None:
                 return Found(name, READERS[name], exact)
             if name in CONTAINERS:
                 return None
-            if module.startswith("torch.nn.modules.") and not name.startswith(("_", "Lazy")):
+            if module.startswith("torch.nn.modules.") and not name.startswith("_"):
                 return Found(name, NOTHING, exact)
         # A class that torch itself derives (parametrised, lazy, quantisation-aware) is no stranger.
         exact = exact and module.startswith("torch.")

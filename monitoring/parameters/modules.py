@@ -17,7 +17,7 @@ from monitoring.parameters.formula import NOTHING, Formula
 from monitoring.parameters.layers import Found, reader_of
 from monitoring.parameters.report import Report, Row, Verdict
 from monitoring.parameters.storage import Ledger
-from monitoring.parameters.tensors import ABSORBED, Held, Own, is_lazy, own_tensors
+from monitoring.parameters.tensors import ABSORBED, Held, Own, is_lazy, named_tensors, own_tensors
 from monitoring.parameters.unregistered import candidates
 
 _WRAPPERS = {
@@ -63,7 +63,8 @@ class _Sums:
             return
         self.held += numel
         self.aliased += numel - fresh
-        if held.tensor.requires_grad:
+        # The bias of a quantised layer says requires_grad and is packed all the same.
+        if held.tensor.requires_grad and held.role != "packed":
             self.trainable += numel
             self.aliased_trainable += numel - fresh
 
@@ -135,7 +136,9 @@ class _Walk:
                 row, verdict="undetermined", note="lazy: waits for its input's size"
             )
         if found is None:
-            return dataclasses.replace(row, verdict="no_formula" if row.held else "match")
+            if row.held:
+                return dataclasses.replace(row, verdict="no_formula")
+            return dataclasses.replace(row, formula=NOTHING)
         row = _judge(row, module, own, found, shapes)
         if id(module) in self._rates and row.formula is not None:
             biases = sum(h.tensor.numel() for h in own.tensors if h.logical == "bias")
@@ -201,13 +204,12 @@ class _Walk:
         """One row for a module that was counted at an earlier path; lists its tensors' aliases."""
         first = self._seen[id(module)]
         held = trainable = buffers = 0
-        for name, tensor in module.named_parameters(remove_duplicate=False):
-            if not is_lazy(tensor):
-                held += tensor.numel()
-                trainable += tensor.numel() if tensor.requires_grad else 0
+        for name, tensor, is_buffer in named_tensors(module):
             self.aliases[f"{path}.{name}"] = f"{first}.{name}" if first else name
-        for _, tensor in module.named_buffers(remove_duplicate=False):
-            buffers += 0 if is_lazy(tensor) else tensor.numel()
+            numel = 0 if is_lazy(tensor) else tensor.numel()
+            buffers += numel if is_buffer else 0
+            held += 0 if is_buffer else numel
+            trainable += numel if tensor.requires_grad and not is_buffer else 0
         return Row(
             path,
             type(module).__name__,

@@ -63,6 +63,22 @@ def own_tensors(module: Any) -> Own:
     return own
 
 
+def named_tensors(
+    module: Any, prefix: str = "", above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Any, bool]]:
+    """Name, tensor and whether it is a buffer, under every name; a cycle of modules is cut."""
+    for name, tensor in module._parameters.items():
+        if tensor is not None:
+            yield prefix + name, tensor, False
+    for name, tensor in module._buffers.items():
+        if tensor is not None:
+            yield prefix + name, tensor, True
+    above = (*above, id(module))
+    for name, child in module._modules.items():
+        if child is not None and id(child) not in above:
+            yield from named_tensors(child, f"{prefix}{name}.", above)
+
+
 def is_lazy(tensor: Any) -> bool:
     """Whether a tensor waits for its input's size."""
     return type(tensor).__name__ in ("UninitializedParameter", "UninitializedBuffer")

@@ -1,0 +1,314 @@
+"""Reads Kafka: the live input in shares (:class:`Poller`), and given offsets (:class:`Reader`).
+
+Called by ``kafka_log.py`` and ``kafka_writer.py`` only. Every blocking call runs in a worker thread
+with a deadline. Never subscribes: partitions are assigned, and offsets are the caller's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kafka import TopicPartition
+
+from stream.kafka_io import Clients, Worker, translated
+from stream.log import LogError, LogUnavailable, OutOfRetention
+from stream.records import Range, Record, Slice
+from stream.routing import shares
+
+T = TypeVar("T")
+Key = tuple[str, int]
+
+_WAIT_S = 0.1
+"""The longest single wait inside a poll: how long a wake may take."""
+_STALE_S = 1.0
+"""A partition that gave nothing for so long reserves no share: its rest may never come."""
+_BUFFER = 20_000
+"""Records held back at most, beyond one fetch, while another partition's share is under way."""
+_PROBE_S = 5.0
+"""How often an idle poll asks whether the broker is still there; kafka-python does not say."""
+
+
+def _record(raw: Any) -> Record:
+    headers = tuple((k, v or b"") for k, v in raw.headers) if raw.headers else ()
+    return Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value, raw.timestamp, headers)
+
+
+class Reader:
+    """A consumer for given offsets: replay, the journal, tails, first and last offsets."""
+
+    def __init__(self, clients: Clients, group: str) -> None:
+        self._clients = clients
+        self._group = group
+        self._worker = Worker("millrace-kafka-read")
+        self._consumer: Any = None
+
+    def bounds(self, keys: Iterable[Key]) -> tuple[dict[Key, int], dict[Key, int]]:
+        """The oldest retained and the next committed offset of each partition."""
+        tps = [TopicPartition(*key) for key in keys]
+
+        def ask(consumer: Any) -> tuple[dict[Key, int], dict[Key, int]]:
+            limit = self._clients.timeout_s * 1000
+            first = consumer.beginning_offsets(tps, timeout_ms=limit)
+            last = consumer.end_offsets(tps, timeout_ms=limit)
+            return ({(*tp,): first[tp] for tp in tps}, {(*tp,): last[tp] for tp in tps})
+
+        return self._call("offsets of partitions", ask)
+
+    def committed(self, keys: Iterable[Key]) -> dict[Key, int]:
+        """The offsets that the shard's consumer group committed."""
+
+        def ask(consumer: Any) -> dict[Key, int]:
+            limit = self._clients.timeout_s * 1000
+            found = {k: consumer.committed(TopicPartition(*k), timeout_ms=limit) for k in keys}
+            return {k: v for k, v in found.items() if v is not None}
+
+        return self._call("committed offsets", ask)
+
+    def commit(self, offsets: Mapping[TopicPartition, Any]) -> None:
+        """Commit the group's offsets outside a transaction."""
+        limit = self._clients.timeout_s * 1000
+        self._call("commit of offsets", lambda c: c.commit(dict(offsets), timeout_ms=limit))
+
+    def fetch(self, key: Key, first: int, end: int, limit: int | None = None) -> list[Record]:
+        """Committed records with ``first <= offset < end``, at most ``limit`` of them."""
+
+        def work(consumer: Any) -> list[Record]:
+            tp = TopicPartition(*key)
+            deadline = time.monotonic() + self._clients.timeout_s
+            consumer.assign([tp])
+            consumer.seek(tp, first)
+            found: list[Record] = []
+            # Markers of transactions use offsets and give no record: the position tells the end.
+            while consumer.position(tp) < end and (limit is None or len(found) < limit):
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"Kafka: {key[0]}/{key[1]}: no record at offset {first}")
+                for raw in consumer.poll(timeout_ms=200, max_records=limit or 10_000).get(tp, ()):
+                    if raw.offset < end:
+                        found.append(_record(raw))
+            return found
+
+        return self._call(f"read of {key[0]}/{key[1]} at offset {first}", work)
+
+    def _call(self, what: str, work: Callable[[Any], T]) -> T:
+        def run() -> T:
+            if self._consumer is None:
+                self._consumer = self._clients.consumer(self._group)
+            return work(self._consumer)
+
+        try:
+            with translated(what):
+                # A little longer than the client's own timeouts, whose errors say more.
+                return self._worker.call(what, self._clients.timeout_s + 0.5, run)
+        except LogError:
+            self._consumer = None
+            raise
+
+    def close(self) -> None:
+        """Close the consumer and end the thread."""
+        consumer, self._consumer = self._consumer, None
+        close_consumer(self._worker, consumer)
+
+
+class Poller:
+    """The live input: buffers what the consumer fetched and hands it out in fair shares."""
+
+    def __init__(self, clients: Clients, reader: Reader, control: str) -> None:
+        self._clients = clients
+        self._reader = reader
+        self._control = control
+        self._worker = Worker("millrace-kafka-poll")
+        self._consumer: Any = None
+        self._buffers: dict[Key, list[Any]] = {}
+        self._next: dict[Key, int] = {}
+        self._fetched: dict[Key, int] = {}
+        self._ends: dict[Key, int] = {}
+        self._seen: dict[Key, float] = {}
+        self._alive = time.monotonic()
+        self._woken = threading.Event()
+
+    def seek(self, positions: Mapping[Key, int], ends: Mapping[Key, int]) -> None:
+        """Start at the positions; ``ends`` are the next offsets of the partitions now."""
+        self._discard()
+        self._next = dict(positions)
+        self._fetched = dict(positions)
+        self._ends = dict(ends)
+
+    def lag(self) -> dict[Key, int] | None:
+        """Records not handed out yet, as of the last fetch; ``None`` before :meth:`seek`.
+
+        Counts transaction markers until the consumer has passed them.
+        """
+        if not self._next:
+            return None
+        return {
+            key: len(self._buffers.get(key, ())) + max(0, self._ends[key] - at)
+            for key, at in self._fetched.items()
+        }
+
+    def wake(self) -> None:
+        """End a waiting poll."""
+        self._woken.set()
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Slice]:
+        """See :meth:`stream.log.Log.poll`."""
+        if not self._next:
+            raise LogError("Kafka: no positions; call seek() before poll()")
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._fill(max_records, deadline)
+            slices = self._take(max_records)
+            if slices:
+                return slices
+            if self._woken.is_set():
+                self._woken.clear()
+                return []
+            if time.monotonic() >= deadline:
+                self._probe()
+                return []
+
+    def _fill(self, max_records: int, deadline: float) -> None:
+        """Fetch until each partition has its share or nothing more is there."""
+        if self._consumer is not None and self._satisfied(max_records):
+            return
+        idle = not any(self._buffers.values())
+        wait_s = max(0.0, min(_WAIT_S, deadline - time.monotonic())) if idle else 0.0
+
+        def run() -> None:
+            if self._consumer is None:
+                self._consumer = self._start()
+            self._drain(self._consumer, max_records, wait_s)
+
+        try:
+            with translated("poll"):
+                self._worker.call("poll", self._clients.timeout_s + 0.5, run)
+        except LogError:
+            # After any exception kafka-python's consumer spins: only a new one is sound.
+            self._discard()
+            raise
+
+    def _start(self) -> Any:
+        consumer = self._clients.consumer()
+        consumer.assign([TopicPartition(*key) for key in self._next])
+        for key, offset in self._next.items():
+            consumer.seek(TopicPartition(*key), offset)
+        self._buffers = {key: [] for key in self._next}
+        self._fetched = dict(self._next)
+        self._seen = dict.fromkeys(self._next, time.monotonic())
+        return consumer
+
+    def _drain(self, consumer: Any, max_records: int, wait_s: float) -> None:
+        got = consumer.poll(timeout_ms=wait_s * 1000, max_records=max_records)
+        while got:
+            now = time.monotonic()
+            self._alive = now
+            for tp, raws in got.items():
+                key = (tp.topic, tp.partition)
+                self._buffers[key] += raws
+                self._fetched[key] = raws[-1].offset + 1
+                self._seen[key] = now
+                self._ends[key] = max(consumer.highwater(tp) or 0, self._fetched[key])
+            if self._satisfied(max_records) or self._full():
+                return
+            got = consumer.poll(timeout_ms=0, max_records=max_records)
+        for key, at in self._fetched.items():
+            if at < self._ends[key]:  # markers and aborted records give no record to count by
+                self._fetched[key] = max(at, consumer.position(TopicPartition(*key)) or 0)
+
+    def _full(self) -> bool:
+        # Not by pause(): kafka-python may forget what it had fetched of a paused partition.
+        return sum(map(len, self._buffers.values())) >= _BUFFER
+
+    def _plan(self, max_records: int) -> dict[Key, int]:
+        """How many records of each partition the next poll should hand out."""
+        now = time.monotonic()
+        urgent, waiting = [], []
+        for key, buffer in self._buffers.items():
+            if key[0] == self._control:
+                urgent.append((key, len(buffer)))
+                continue
+            fresh = now - self._seen[key] < _STALE_S
+            rest = self._ends[key] - self._fetched[key] if fresh else 0
+            waiting.append((key, len(buffer) + max(0, rest)))
+        return shares(urgent, waiting, max_records)
+
+    def _satisfied(self, max_records: int) -> bool:
+        plan = self._plan(max_records)
+        return bool(plan) and all(len(self._buffers[k]) >= n for k, n in plan.items())
+
+    def _take(self, max_records: int) -> list[Slice]:
+        plan = self._plan(max_records)
+        if not any(self._buffers[key] for key in plan):  # the shares wait for what is under way
+            plan = shares([], [(k, len(b)) for k, b in self._buffers.items()], max_records)
+        slices = []
+        for key, count in plan.items():
+            taken = self._buffers[key][:count]
+            if taken:
+                del self._buffers[key][:count]
+                records = [_record(raw) for raw in taken]
+                span = Range(*key, records[0].offset, records[-1].offset, len(records))
+                self._next[key] = span.next_offset
+                slices.append(Slice(span, records))
+        return slices
+
+    def _probe(self) -> None:
+        """Ask an idle broker for a sign of life: kafka-python does not say when there is none."""
+        if time.monotonic() - self._alive < _PROBE_S or any(self._buffers.values()):
+            return
+        _, self._ends = self._reader.bounds(self._next)
+        self._alive = time.monotonic()
+
+    def _discard(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._buffers = {}
+        if consumer is not None:
+            threading.Thread(
+                target=consumer.close, kwargs={"timeout_ms": 1000}, daemon=True
+            ).start()
+
+    def close(self) -> None:
+        """Close the consumer and end the thread."""
+        consumer, self._consumer = self._consumer, None
+        close_consumer(self._worker, consumer)
+
+
+def close_consumer(worker: Worker, consumer: Any) -> None:
+    """Close a consumer in its worker, within two seconds, and end the worker."""
+    if consumer is not None:
+        try:
+            with translated("close"):
+                worker.call("close", 2.0, lambda: consumer.close(timeout_ms=1000))
+        except LogUnavailable:
+            return  # without a broker nothing is left to say good-bye to; the thread is a daemon
+    worker.stop()
+
+
+def newest(reader: Reader, key: Key, count: int) -> list[Record]:
+    """The newest ``count`` committed records of a partition, oldest first.
+
+    Reads back in growing windows, because transaction markers and aborted records fill offsets.
+    """
+    firsts, ends = reader.bounds([key])
+    first, end = firsts[key], ends[key]
+    window = 2 * count + 16
+    while True:
+        start = max(first, end - window)
+        found = reader.fetch(key, start, end) if start < end else []
+        if len(found) >= count or start <= first:
+            return found[-count:]
+        window *= 4
+
+
+def check_read(wanted: Range, found: Sequence[Record]) -> Slice:
+    """The slice, if the records are those that the range names."""
+    where = f"{wanted.topic}/{wanted.partition} offsets {wanted.first}..{wanted.last}"
+    if not found or (found[0].offset > wanted.first and len(found) < wanted.count):
+        raise OutOfRetention(f"Kafka: {where}: expected {wanted.count} records, got {len(found)}")
+    if len(found) != wanted.count or found[-1].offset != wanted.last:
+        raise LogError(
+            f"Kafka: {where}: expected {wanted.count} records, got {len(found)}; the topic was"
+            " compacted, or is not the one the journal was written beside"
+        )
+    return Slice(wanted, found)

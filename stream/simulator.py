@@ -66,8 +66,8 @@ OUTBREAK_DAYS = 7
 """How long a terminal stays compromised and a card stolen."""
 FRAUD_MEDIAN_DAYS, FRAUD_SIGMA = 2.0, 0.8
 """Lognormal delay of a fraud's report: half within 2 days, nine in ten within 5.6."""
-STATEMENT_DAYS, STATEMENT_AFTER_DAYS = 7, 3
-"""Honest payments are confirmed by the customer's first weekly statement 3 days or more later."""
+STATEMENT_DAYS = 7
+"""Honest payments are confirmed all at once, by the customer's next weekly statement."""
 FRAUD_UNREPORTED, GENUINE_UNREPORTED = 0.05, 0.2
 """Shares whose truth nobody reports."""
 
@@ -311,9 +311,8 @@ class Simulator:
         fraud = payments["scenario"] != GENUINE
         delay_days = rng.lognormal(np.log(FRAUD_MEDIAN_DAYS), FRAUD_SIGMA, n)
         complaint = at + (delay_days * DAY_MS).astype(np.int64)
-        settled = at + STATEMENT_AFTER_DAYS * DAY_MS
         closing = self._statement_ms[payments["customer"]]
-        statement = settled + (closing - settled) % (STATEMENT_DAYS * DAY_MS)
+        statement = at + (closing - at) % (STATEMENT_DAYS * DAY_MS)
         silent = rng.random(n) < np.where(fraud, FRAUD_UNREPORTED, GENUINE_UNREPORTED)
         return np.where(silent, NEVER, np.where(fraud, complaint, statement))
 

@@ -176,14 +176,17 @@ def test_the_stationary_stream_does_not_drift(all_payments: Payments) -> None:
     assert growth(all_payments) == pytest.approx(1.6, abs=0.05)
 
 
-def test_frauds_are_reported_before_honest_payments_are_confirmed(all_payments: Payments) -> None:
-    """Half of the reported frauds are known within about two days, honest payments after three."""
+def test_frauds_are_mostly_reported_before_honest_payments_are_confirmed(
+    all_payments: Payments,
+) -> None:
+    """Half of the reported frauds are known within two days, half of the honest ones in 3.5."""
     known = all_payments[all_payments["reported_at_ms"] != NEVER]
     delay = (known["reported_at_ms"] - known["event_time_ms"]) / DAY_MS
     fraud = known["scenario"] > 0
     assert np.median(delay[fraud]) == pytest.approx(2.0, abs=0.3)
-    assert delay[~fraud].min() >= 3
-    assert delay[~fraud].max() <= 10
+    assert np.median(delay[~fraud]) == pytest.approx(3.5, abs=0.1)
+    assert delay.min() >= 0
+    assert delay[~fraud].max() <= 7
     silent = all_payments["reported_at_ms"] == NEVER
     assert silent[all_payments["scenario"] > 0].mean() == pytest.approx(0.05, abs=0.02)
     assert silent[all_payments["scenario"] == 0].mean() == pytest.approx(0.2, abs=0.01)

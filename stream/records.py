@@ -81,7 +81,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``kind``: ``step``, or ``reconfigured``: the configuration in ``body`` holds from here on, and
     the record takes a ``seq`` of its own. The first record that a process writes carries its
-    fingerprint in ``body``.
+    fingerprint in ``body``, the very first one also the configuration.
 
     ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
     another one has diverged.

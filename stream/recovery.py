@@ -100,6 +100,8 @@ def _start(
             f"{directory.generations}: no usable checkpoint, and the journal starts at step "
             f"{head.seq}, not 1; put a good generation back from {directory.quarantine} or a backup"
         )
+    if head is not None and "config" in head.body:
+        config = Config.model_validate(head.body["config"])  # what the first step ran under
     return Recovered(build(config), {}, 0)
 
 

@@ -63,7 +63,8 @@ def build_engine(config: Config, directory: Path | None) -> Engine:
         m.name: registry.build(m.type, m.params, features.schema, _seed(config.seed, m.name))
         for m in config.members
     }
-    ensemble = Ensemble(members, config.ensemble.combine, config.seed)
+    every = {m.name: m.learn_every for m in config.members}
+    ensemble = Ensemble(members, config.ensemble.combine, config.seed, every)
     names = ("ensemble", *ensemble.names)
     dtype = row_dtype(features.schema, len(members), len(features.entity_fields))
     return Engine(
@@ -338,7 +339,10 @@ class Service:
 
     def _commit(self, outputs: Outputs) -> None:
         if self._body:
+            # The first record of a process says where it ran, the very first also with what.
             journal = outputs.journal
+            if journal.seq == 1:
+                self._body["config"] = canonical(self.config)
             outputs = Outputs(
                 outputs.scores,
                 outputs.dead_letters,

@@ -189,8 +189,8 @@ class FeatureStage:
     def adopt(self, other: FeatureStage) -> list[str]:
         """Take over what still fits from the stage of another configuration, as copies.
 
-        A table fits one over the same entity, value, delay, bound and windows; a number feature fits
-        one of the same definition. Returns the names of the features that go on as they were.
+        A table fits one over the same entity, value, delay, bound and windows; a number fits one
+        of the same definition. Returns the names of the features that go on as they were.
         """
         known = {_table_key(t): t for t in other._tables}
         fitting: set[tuple[object, ...]] = set()

@@ -18,6 +18,7 @@ MEMBERS = {
     "constant": "models.constant:ConstantModel",
     "logistic": "models.logistic:LogisticModel",
     "crossed": "models.crossed:CrossedModel",
+    "forest": "models.forest:ForestModel",
     "river": "models.river_model:RiverModel",
     "torch": "models.torch_model:TorchModel",
 }

@@ -13,7 +13,11 @@ from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn, StateErr
 from models.registry import build
 
 SCHEMA = FeatureSchema(("a", "b", "c", "flat"), (HashedColumn("shop", 20),))
-MEMBERS = [("logistic", {}), ("crossed", {"bins": 32, "table_bits": 14})]
+MEMBERS = [
+    ("logistic", {}),
+    ("crossed", {"bins": 32, "table_bits": 14}),
+    ("forest", {"trees": 3, "max_leaves": 64, "latest": True, "positive_rate": 3.0}),
+]
 EACH = pytest.mark.parametrize(("name", "params"), MEMBERS, ids=[m[0] for m in MEMBERS])
 
 

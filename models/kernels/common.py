@@ -58,11 +58,11 @@ def below(rng: U64, n: int) -> int:
 
 
 @njit(**HELPER)
-def poisson(rng: U64, cumulative: F64) -> int:
-    """A draw by inversion from the cumulative probabilities of :func:`poisson_table`."""
+def poisson(rng: U64, row: int, cumulative: F64) -> int:
+    """A draw by inversion from a row of cumulative probabilities (:func:`poisson_table`)."""
     u = uniform(rng)
     k = 0
-    while k < len(cumulative) and u >= cumulative[k]:
+    while k < cumulative.shape[1] and u >= cumulative[row, k]:
         k += 1
     return k
 

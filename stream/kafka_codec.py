@@ -123,7 +123,11 @@ class BoundedBatch(DefaultRecordBatch):
     def __iter__(self) -> Iterator[Any]:
         try:
             self._maybe_uncompress()
-            return iter([super(BoundedBatch, self).__next__() for _ in range(self.records_count)])
+            read = self._read_msg
+            records = [read() for _ in range(self.records_count)]
+            if self._pos != len(self._buffer):
+                raise ValueError(f"{len(self._buffer) - self._pos} bytes follow its last record")
+            return iter(records)
         except _BROKEN as error:
             return self._unreadable(error)
 

@@ -31,9 +31,19 @@ _PROBE_S = 5.0
 """How often an idle poll asks whether the broker is still there; kafka-python does not say."""
 
 
-def _record(raw: Any) -> Record:
-    headers = tuple((k, v or b"") for k, v in raw.headers) if raw.headers else ()
-    return Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value, raw.timestamp, headers)
+def _records(raws: Iterable[Any]) -> list[Record]:
+    return [
+        Record(
+            raw.topic,
+            raw.partition,
+            raw.offset,
+            raw.key,
+            raw.value,
+            raw.timestamp,
+            tuple((k, v or b"") for k, v in raw.headers) if raw.headers else (),
+        )
+        for raw in raws
+    ]
 
 
 class Reader:
@@ -85,9 +95,8 @@ class Reader:
             while consumer.position(tp) < end and (limit is None or len(found) < limit):
                 if time.monotonic() > deadline:
                     raise LogUnavailable(f"Kafka: {key[0]}/{key[1]}: no record at offset {first}")
-                for raw in consumer.poll(timeout_ms=200, max_records=limit or 10_000).get(tp, ()):
-                    if raw.offset < end:
-                        found.append(_record(raw))
+                raws = consumer.poll(timeout_ms=200, max_records=limit or 10_000).get(tp, ())
+                found += _records(raw for raw in raws if raw.offset < end)
             return found
 
         return self._call(f"read of {key[0]}/{key[1]} at offset {first}", work)
@@ -247,7 +256,7 @@ class Poller:
             taken = self._buffers[key][:count]
             if taken:
                 del self._buffers[key][:count]
-                records = [_record(raw) for raw in taken]
+                records = _records(taken)
                 span = Range(*key, records[0].offset, records[-1].offset, len(records))
                 self._next[key] = span.next_offset
                 slices.append(Slice(span, records))

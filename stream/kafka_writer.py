@@ -166,7 +166,7 @@ class Writer:
                 partition = record.partition
                 if partition is None:
                     partition = partition_of(record.key, count)
-                own = headers(record, len(futures)) if headers else list(record.headers)
+                own = headers(record, len(futures)) if headers else list(record.headers) or None
                 futures.append(producer.send(topic, record.value, record.key, own, partition, at))
         return futures
 

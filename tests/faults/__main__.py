@@ -1,0 +1,140 @@
+"""``python -m tests.faults``: break a running service in one way, then check every invariant.
+
+Exit status 0 when all invariants hold, 1 when one does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.broker import Broker
+from tests.faults import crash as crashes
+from tests.faults.shard import Shard
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+out = Console(highlight=False)
+
+Log = Annotated[Literal["embedded", "kafka"], typer.Option(help="The log under the service.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same input and same plan of faults.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Directory = Annotated[
+    Path | None, typer.Option(help="Where to work, and keep it; default: a temporary one.")
+]
+
+
+@contextmanager
+def working(directory: Path | None) -> Iterator[Path]:
+    """The given directory, or a temporary one."""
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="millrace-faults-") as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def log_table(kind: str) -> Iterator[dict[str, Any] | None]:
+    """The ``[log]`` table: of the embedded log, or of a broker that runs meanwhile."""
+    if kind == "embedded":
+        yield None
+    elif "KAFKA_BOOTSTRAP" in os.environ:
+        yield {"type": "kafka", "bootstrap": os.environ["KAFKA_BOOTSTRAP"], "timeout": "10s"}
+    else:
+        with Broker() as broker:
+            yield {"type": "kafka", "bootstrap": broker.bootstrap, "timeout": "10s"}
+
+
+@contextmanager
+def progress(as_json: bool) -> Iterator[crashes.Progress]:
+    """A bar on a terminal; nothing elsewhere."""
+    if as_json or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+def report(found: dict[str, Any], ok: bool, as_json: bool) -> None:
+    """Print the result and end with its status."""
+    found = {"ok": ok} | found
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    else:
+        for name, value in found.items():
+            out.print(f"{name:20} {value}", markup=False)
+    raise typer.Exit(0 if ok else 1)
+
+
+def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result with the seconds it took."""
+    started = time.monotonic()
+    return work() | {"seconds": round(time.monotonic() - started, 1)}
+
+
+@app.command()
+def crash(
+    log: Log = "embedded",
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs that hit.")] = 100,
+    seed: Seed = 1,
+    events: Annotated[int | None, typer.Option(help="Default: 150 for each kill.")] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """SIGKILL at random moments: start-up, restore, steps, commits, checkpoints."""
+    with working(directory) as place, log_table(log) as table, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            shard = Shard(place / "shard", table)
+            verdict, tally = crashes.crash(shard, kills, seed, events, show)
+            shard.renew_log()
+            head = {"log": log, "kills": kills, "seed": seed}
+            return head | tally.as_dict() | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def failpoints(
+    log: Log = "embedded",
+    seed: Seed = 1,
+    only: Annotated[list[str] | None, typer.Option(help="Only these places.")] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """SIGKILL at every named place of the code: at its first, second and a later pass."""
+    names = only or list(crashes.FAILPOINTS)
+    with working(directory) as place, log_table(log) as table, progress(as_json) as show:
+        found = timed(
+            lambda: {
+                "log": log,
+                "seed": seed,
+                "places": crashes.failpoints(place, table, names, seed, show),
+            }
+        )
+    places = found["places"].values()
+    found["kills"] = sum(p.get("hits", 0) for p in places)
+    report(found, not any(p["problems"] for p in places), as_json)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m tests.faults")

@@ -1,0 +1,309 @@
+"""What must hold whatever was broken: the invariants I1-I4 of ``docs``' fault model, from outside.
+
+:func:`check` reads everything that stands in a shard's topics and compares it with two things: what
+each input record must have become (``fates``; knows nothing of the engine), and what a fault-free
+engine makes of the journal from step 1 (no checkpoint, no service).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monitoring.trail import Exit, verify
+from stream.checkpoint import StateDirectory, list_generations
+from stream.engine import Engine
+from stream.records import Batch, JournalRecord, NewRecord, Outputs, Range, Record, Slice
+from stream.recovery import recover
+from stream.routing import partition_of
+from stream.service import build_engine
+from tests.faults.shard import Shard
+from tests.faults.traffic import Traffic
+
+INPUTS = ("control", "events", "labels")
+OUTPUTS = ("scores", "dead_letters", "audit")
+Place = tuple[str, int, int]
+"""Topic, partition, offset of an input record."""
+
+
+@dataclass
+class Verdict:
+    """What :func:`check` found; ``ok`` when every invariant holds."""
+
+    records: int = 0
+    steps: int = 0
+    scored: int = 0
+    labels_applied: int = 0
+    dead_letters: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    learned_once: bool = False
+    journal_gapless: bool = False
+    outputs_equal: bool = False
+    state_equal: bool = False
+    trail_ok: bool = False
+    generations_checked: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every invariant holds."""
+        return not self.problems
+
+    def found(self, problem: str) -> None:
+        """Note what is wrong; only the first few of a kind are of use."""
+        if len(self.problems) < 20:
+            self.problems.append(problem)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def check(shard: Shard, traffic: Traffic) -> Verdict:
+    """Check a shard whose service has ended.
+
+    1. The journal is gapless and its ranges cover each input record once (I2).
+    2. Each input record became what it must, once (I1, I4).
+    3. A fault-free engine gives the same outputs, byte for byte, and the same state (I3).
+    4. The audit trail verifies.
+    """
+    verdict = Verdict()
+    inputs = {shard.topic(name): shard.records(name) for name in INPUTS}
+    outputs = {name: shard.records(name) for name in OUTPUTS}
+    journal = list(shard.log.journal(0))
+    verdict.records = sum(len(rows) for parts in inputs.values() for rows in parts)
+    verdict.steps = len(journal)
+    _check_journal(journal, inputs, verdict)
+    applied = _check_fates(shard, traffic, inputs, outputs, verdict)
+    engine, expected = reference(shard, journal, inputs)
+    _check_outputs(expected, outputs, verdict)
+    _check_state(shard, engine, verdict)
+    _check_learned(engine, applied, verdict)
+    trail = verify(r.value or b"" for r in outputs["audit"][0])
+    verdict.trail_ok = trail.outcome is Exit.OK and trail.head.seq == len(outputs["audit"][0])
+    if not verdict.trail_ok:
+        verdict.found(f"audit trail: {trail}")
+    return verdict
+
+
+def _check_journal(
+    journal: list[JournalRecord], inputs: dict[str, list[list[Record]]], verdict: Verdict
+) -> None:
+    before = len(verdict.problems)
+    for i, record in enumerate(journal, 1):
+        if record.seq != i:
+            verdict.found(f"journal: record {i} has seq {record.seq}")
+            break
+    taken: dict[tuple[str, int], list[Range]] = defaultdict(list)
+    for record in journal:
+        for r in record.ranges:
+            taken[(r.topic, r.partition)].append(r)
+    for topic, parts in inputs.items():
+        for number, rows in enumerate(parts):
+            _check_cover(f"{topic}/{number}", taken[(topic, number)], rows, verdict)
+    verdict.journal_gapless = len(verdict.problems) == before
+
+
+def _check_cover(where: str, ranges: list[Range], rows: list[Record], verdict: Verdict) -> None:
+    """Each record that stands in the partition lies in one range; ranges count right."""
+    offsets = [r.offset for r in rows]
+    at = 0
+    for r in ranges:
+        count = 0
+        if at < len(offsets) and offsets[at] < r.first:
+            verdict.found(f"{where}: offset {offsets[at]} is in no journaled range")
+            verdict.lost += 1
+            while at < len(offsets) and offsets[at] < r.first:
+                at += 1
+        while at < len(offsets) and offsets[at] <= r.last:
+            at, count = at + 1, count + 1
+        if count != r.count:
+            verdict.found(f"{where}: range {r.first}..{r.last} counts {r.count}, found {count}")
+    if at != len(offsets):
+        verdict.found(f"{where}: {len(offsets) - at} records after the last journaled range")
+
+
+def _check_fates(
+    shard: Shard,
+    traffic: Traffic,
+    inputs: dict[str, list[list[Record]]],
+    outputs: dict[str, list[list[Record]]],
+    verdict: Verdict,
+) -> int:
+    """Compare what each record became with what it must become; returns the labels applied."""
+    scores = Counter[Place]()
+    events = shard.topic("events")
+    for part in outputs["scores"]:
+        for record in part:
+            score = _json(record)
+            scores[(events, score["partition"], score["offset"])] += 1
+    letters = Counter(_origin(r) for part in outputs["dead_letters"] for r in part)
+    verdict.scored, verdict.dead_letters = scores.total(), letters.total()
+    applied = 0
+    for place, expected in _fates(shard, traffic, inputs):
+        got = (scores.pop(place, 0), letters.pop(place, 0))
+        if expected == "either":  # a late label: applied or a dead letter
+            expected = "applied" if got == (0, 0) else "dead"
+        wanted = {"score": (1, 0), "dead": (0, 1), "applied": (0, 0)}[expected]
+        applied += expected == "applied" and place[0] == shard.topic("labels")
+        if got != wanted:
+            verdict.lost += sum(wanted) > sum(got)
+            verdict.duplicated += sum(got) > max(1, sum(wanted))
+            verdict.found(f"{place}: expected {expected}, got {got} (scores, dead letters)")
+    if scores or letters:
+        verdict.duplicated += scores.total() + letters.total()
+        verdict.found(f"outputs of no input: {list(scores)[:3]} {list(letters)[:3]}")
+    verdict.labels_applied = applied
+    return applied
+
+
+def _fates(
+    shard: Shard, traffic: Traffic, inputs: dict[str, list[list[Record]]]
+) -> Iterable[tuple[Place, str]]:
+    """Each input record's place and what it must become, from the order within partitions."""
+    scored: set[str] = set()
+    for part in inputs[shard.topic("events")]:
+        for record in part:
+            kind = traffic.kind(record.value)
+            good = kind.what == "event" and kind.id not in scored
+            scored |= {kind.id} if good else set()
+            yield _place(record), "score" if good else "dead"
+    labelled: set[str] = set()
+    for part in inputs[shard.topic("labels")]:
+        for record in part:
+            kind = traffic.kind(record.value)
+            good = kind.what == "label" and kind.id in scored and kind.id not in labelled
+            labelled |= {kind.id} if good else set()
+            yield _place(record), "dead" if not good else "either" if kind.late else "applied"
+    for part in inputs[shard.topic("control")]:
+        for record in part:
+            bad = traffic.kind(record.value).what == "bad"
+            yield _place(record), "dead" if bad else "applied"
+
+
+def reference(
+    shard: Shard,
+    journal: list[JournalRecord],
+    inputs: dict[str, list[list[Record]]] | None = None,
+) -> tuple[Engine, dict[str, list[list[NewRecord]]]]:
+    """A fresh engine after every journaled step, and the outputs by topic and partition."""
+    if inputs is None:
+        inputs = {shard.topic(name): shard.records(name) for name in INPUTS}
+    cursor = {(t, i): iter(rows) for t, parts in inputs.items() for i, rows in enumerate(parts)}
+    engine = build_engine(shard.config, None)
+    partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
+    made: dict[str, list[list[NewRecord]]] = {
+        name: [[] for _ in range(count)] for name, count in partitions.items()
+    }
+    for record in journal:
+        slices = [
+            Slice(r, [next(cursor[(r.topic, r.partition)]) for _ in range(r.count)])
+            for r in record.ranges
+        ]
+        batch = Batch(record.seq, record.clock_ms, slices, frozenset(record.skipped))
+        out: Outputs = engine.step(batch)
+        for name, rows in (
+            ("scores", out.scores),
+            ("dead_letters", out.dead_letters),
+            ("audit", out.audit),
+        ):
+            for row in rows:
+                count = partitions[name]
+                at = partition_of(row.key, count) if row.partition is None else row.partition
+                made[name][at].append(row)
+    return engine, made
+
+
+def _check_outputs(
+    expected: dict[str, list[list[NewRecord]]],
+    outputs: dict[str, list[list[Record]]],
+    verdict: Verdict,
+) -> None:
+    before = len(verdict.problems)
+    for name, parts in expected.items():
+        for number, rows in enumerate(parts):
+            wanted = [(r.key, r.value, r.headers) for r in rows]
+            got = [(r.key, r.value, r.headers) for r in outputs[name][number]]
+            if wanted != got:
+                pairs = zip(wanted, got, strict=False)
+                first = next(
+                    (i for i, (w, g) in enumerate(pairs) if w != g), min(len(wanted), len(got))
+                )
+                verdict.found(
+                    f"{name}/{number}: {len(wanted)} records expected, {len(got)} found; they"
+                    f" differ from number {first}: {wanted[first : first + 1]} and"
+                    f" {got[first : first + 1]}"
+                )
+    verdict.outputs_equal = len(verdict.problems) == before
+
+
+def _check_state(shard: Shard, engine: Engine, verdict: Verdict) -> None:
+    """Each generation alone, replayed to the journal's end, is the fault-free engine."""
+    wanted = engine.state_digest()
+    before = len(verdict.problems)
+    for path in list_generations(shard.config.state_dir):
+        digest, from_seq = restored_digest(shard, path)
+        verdict.generations_checked += 1
+        if from_seq != int(path.name):
+            verdict.found(f"generation {path.name}: was not used, recovery began at {from_seq}")
+        if digest != wanted:
+            verdict.found(f"generation {path.name}: state {digest}, expected {wanted}")
+    if verdict.generations_checked == 0:
+        verdict.found("no generation was written")
+    verdict.state_equal = len(verdict.problems) == before
+
+
+def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
+    """State digest after a recovery that sees this one generation, and where it began."""
+    scratch = shard.directory / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    directory = StateDirectory(scratch)
+    try:
+        (directory.generations / generation.name).symlink_to(generation.resolve())
+        recovered = recover(
+            shard.log,
+            directory,
+            shard.config,
+            lambda config: build_engine(config, directory.pending),
+            lambda: None,
+        )
+        digest = recovered.engine.state_digest()
+        recovered.engine.pending.close()
+        return digest, recovered.from_seq
+    finally:
+        directory.close()
+        shutil.rmtree(scratch)
+
+
+def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
+    """I4: labels joined as often as labels were applied, and each joined or timed-out one learned."""
+    joined = engine.counts["labels.joined"]
+    learned = engine.counts["learned"]
+    timed_out = engine.counts["labels.timed_out"]
+    verdict.learned_once = joined == applied and learned == joined + timed_out
+    if not verdict.learned_once:
+        verdict.found(
+            f"labels: {applied} applied by their fates, {joined} joined, {timed_out} timed out,"
+            f" {learned} learned"
+        )
+
+
+def _json(record: Record) -> dict[str, Any]:
+    import json
+
+    found: dict[str, Any] = json.loads(record.value or b"")
+    return found
+
+
+def _origin(letter: Record) -> Place:
+    headers = dict(letter.headers)
+    return headers["topic"].decode(), int(headers["partition"]), int(headers["offset"])
+
+
+def _place(record: Record) -> Place:
+    return record.topic, record.partition, record.offset

@@ -1,0 +1,169 @@
+"""One shard under test: its configuration on disk, its log, and its topics read back.
+
+Reads what stands in the topics without the code under test where that is easy: Kafka by a plain
+consumer, SQLite by its tables.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stream.config import Config, EmbeddedLog, KafkaLog, canonical, load
+from stream.log import Log
+from stream.records import Record
+from stream.service import open_log, wall_clock_ms
+from stream.sqlite_io import Connection, partitions_of, select
+from tests.broker import unique
+from tests.faults.traffic import HORIZON, RECORD_BYTES
+
+PARTITIONS = 2
+MEMBERS: list[dict[str, Any]] = [
+    {"name": "linear", "type": "logistic"},
+    {"name": "prior", "type": "constant", "probability": 0.1},
+    {
+        "name": "bayes",
+        "type": "river",
+        "model": "river.compose.Pipeline",
+        "steps": [
+            {"model": "river.preprocessing.StandardScaler"},
+            {"model": "river.linear_model.LogisticRegression"},
+        ],
+    },
+]
+
+
+def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Windows, risk features, three kinds of member, and checkpoints several times a second."""
+    from tests.factory import raw_config as small
+
+    names = ("events", "labels", "control", "scores", "dead_letters", "audit")
+    topics = {n: unique(n) for n in names} if log["type"] == "kafka" else {}
+    raw = small(
+        directory,
+        log=log,
+        name=unique("shard"),
+        topics=topics | {"partitions": PARTITIONS},
+        label={"field": "fraud", "horizon": HORIZON},
+        members=MEMBERS,
+        ensemble={"combine": "stack"},
+        checkpoints={"interval": "300ms", "recovery_budget": "1s"},
+        limits={"record_bytes": RECORD_BYTES, "batch": 256},
+    )
+    raw.update(changes)
+    return raw
+
+
+class Shard:
+    """A directory with ``config.toml``, and everything a fault needs to reach.
+
+    Parameters
+    ----------
+    directory : Path
+        Made when missing; holds the configuration, the state, and the embedded log.
+    log : dict or None
+        The ``[log]`` table; ``None``: the embedded log in ``directory``.
+    changes
+        Keys of the configuration to replace.
+    """
+
+    def __init__(self, directory: Path, log: dict[str, Any] | None = None, **changes: Any) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        log = log or {"type": "embedded", "path": str(directory / "log.db")}
+        self.raw = raw_config(directory, log, **changes)
+        self.path = directory / "config.toml"
+        self.path.write_text("".join(f"{k} = {toml(v)}\n" for k, v in self.raw.items()))
+        self.config: Config = load(self.path, {})
+        self._log: Log | None = None
+
+    @property
+    def log(self) -> Log:
+        """A log beside the service's: appends, journal, ranges, lag. Never opened as the shard."""
+        if self._log is None:
+            self._log = open_log(self.config, wall_clock_ms)
+        return self._log
+
+    def renew_log(self) -> None:
+        """Let go of the log's connections, for a new one on next use."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def topic(self, name: str) -> str:
+        """The topic that plays the role ``events``, ``labels``, ``scores``, ..."""
+        if name == "journal":
+            return self.config.journal_topic
+        found: str = getattr(self.config.topics, name)
+        return found
+
+    def records(self, name: str) -> list[list[Record]]:
+        """Every committed record of a topic, by partition, in offset order."""
+        if isinstance(self.config.log, KafkaLog):
+            return _kafka_records(self.config.log, self.topic(name))
+        return _embedded_records(self.config.log, self.topic(name))
+
+    def waiting(self) -> int:
+        """Input records that no committed step has taken."""
+        return sum(self.log.lag().values())
+
+    def same(self, other: Config) -> bool:
+        """Whether two configurations are one, for the journal."""
+        return canonical(self.config) == canonical(other)
+
+
+def _embedded_records(log: EmbeddedLog, topic: str) -> list[list[Record]]:
+    connection = Connection(log.path, log.timeout)
+    try:
+        with connection.snapshot() as db:
+            parts = partitions_of(db, [topic])
+            return [select(db, part, part.first, part.next - part.first) for part in parts]
+    finally:
+        connection.close()
+
+
+def _kafka_records(log: KafkaLog, topic: str) -> list[list[Record]]:
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(
+        bootstrap_servers=log.bootstrap,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        metrics_enabled=False,
+    )
+    try:
+        found = []
+        for number in sorted(consumer.partitions_for_topic(topic) or ()):
+            tp = TopicPartition(topic, number)
+            [end] = consumer.end_offsets([tp]).values()
+            consumer.assign([tp])
+            consumer.seek_to_beginning(tp)
+            rows: list[Record] = []
+            while consumer.position(tp) < end:
+                for raw in consumer.poll(timeout_ms=500).get(tp, ()):
+                    rows.append(
+                        Record(
+                            topic,
+                            number,
+                            raw.offset,
+                            raw.key,
+                            raw.value,
+                            raw.timestamp,
+                            tuple((k, v) for k, v in raw.headers or ()),
+                        )
+                    )
+            found.append(rows)
+        return found
+    finally:
+        consumer.close(timeout_ms=1000)
+
+
+def toml(value: Any) -> str:
+    """A value as TOML, tables inline."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(v) for v in value) + "]"
+    return json.dumps(value)

@@ -1,0 +1,175 @@
+"""Seeded input of every kind: good and bad events, labels early, late, repeated and unknown.
+
+The faults commands append it while they break things; ``check.py`` asks :func:`Traffic.kind` what
+each record that stands in a topic is. Every record's bytes are its own, so that a record which was
+appended twice (a broker died before it answered) is told from one that was read twice.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from stream.records import NewRecord
+from tests.factory import DAY_MS, START_MS, event, label, truth
+
+HORIZON = "4d"
+HORIZON_EVENTS = 4 * 24 * 60
+"""One event a minute."""
+RECORD_BYTES = 2_000
+"""``limits.record_bytes`` of the configuration: what is longer is a dead letter."""
+
+
+class Kind(NamedTuple):
+    """What a record is: ``event``, ``label``, ``command`` or ``bad``; ``y`` of a label.
+
+    ``late`` marks a label whose event's horizon may have passed when it is read.
+    """
+
+    what: str
+    id: str = ""
+    y: int = -1
+    late: bool = False
+
+
+class Piece(NamedTuple):
+    """Records to append to one topic in one go."""
+
+    topic: str
+    records: list[NewRecord]
+
+
+class Traffic:
+    """Endless input from one seed.
+
+    Parameters
+    ----------
+    seed : int
+        Same seed, same records in the same order.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"traffic {seed}")
+        self._kinds: dict[bytes, Kind] = {}
+        self._next = 0
+        self._serial = 0
+        self._due: list[tuple[int, int]] = []
+        self.events = 0
+
+    def kind(self, value: bytes | None) -> Kind:
+        """What the record with these bytes is."""
+        return Kind("bad") if value is None else self._kinds[value]
+
+    def pieces(self, events: int, size: int = 4) -> Iterator[Piece]:
+        """Pieces with ``events`` more good events, ``size`` to a piece, and what goes with them."""
+        left = events
+        while left > 0:
+            yield from self.piece(min(size, left))
+            left -= size
+
+    def piece(self, events: int) -> Iterator[Piece]:
+        """``events`` good events and their company; the labels that are due by now; a command."""
+        rows: list[NewRecord] = []
+        labels: list[NewRecord] = []
+        for _ in range(events):
+            i = self._next
+            self._next += 1
+            rows.append(self._record(f"e{i}", event(i), Kind("event", f"e{i}")))
+            rows += self._bad_company(i)
+            labels += self._labels_of(i)
+        labels += self._due_labels()
+        self._rng.shuffle(rows)
+        yield Piece("events", rows)
+        if labels:
+            yield Piece("labels", labels)
+        if self._rng.random() < 0.03:
+            yield Piece("control", [self._command()])
+
+    def flush(self) -> Iterator[Piece]:
+        """Events far beyond the horizon: whatever still waits for its other half leaves."""
+        for _ in range(2):
+            self._next += 2 * HORIZON_EVENTS
+            i = self._next
+            self._next += 1
+            yield Piece("events", [self._record(f"e{i}", event(i), Kind("event", f"e{i}"))])
+
+    def _record(self, key: str, value: Any, kind: Kind) -> NewRecord:
+        self._serial += 1
+        if isinstance(value, dict):
+            value = json.dumps(value | {"serial": self._serial}, separators=(",", ":")).encode()
+        self._kinds[value] = kind
+        return NewRecord(key.encode(), value)
+
+    def _bad_company(self, i: int) -> list[NewRecord]:
+        """Now and then: garbage, null, a wrong type, a long one, a future one, a repeated id."""
+        key, bad, r = f"e{i}", Kind("bad"), self._rng.random()
+        if r < 0.01:
+            return [self._record(key, b"{garbage %d" % i, bad)]
+        if r < 0.013:
+            return [NewRecord(key.encode(), None)]
+        if r < 0.02:
+            return [self._record(key, event(i, amount="much") | {"id": f"w{i}"}, bad)]
+        if r < 0.025:
+            return [self._record(key, event(i) | {"id": f"l{i}", "note": "x" * 3000}, bad)]
+        if r < 0.03:
+            ahead = event(i, at_ms=START_MS + 40_000 * DAY_MS) | {"id": f"a{i}"}
+            return [self._record(key, ahead, bad)]
+        if r < 0.05 and i > 0:
+            j = self._rng.randrange(max(0, i - 200), i)
+            return [self._record(f"e{j}", event(j), Kind("event", f"e{j}"))]
+        return []
+
+    def _labels_of(self, i: int) -> list[NewRecord]:
+        """Labels that come at once, some before their event; schedules the others."""
+        now: list[NewRecord] = []
+        r = self._rng.random()
+        if r < 0.05:
+            ahead = i + self._rng.randrange(1, 30)
+            now.append(self._label(ahead))
+        elif r < 0.85:
+            self._due.append((i + self._rng.randrange(5, 120), i))
+        elif r < 0.86:
+            self._due.append((i + HORIZON_EVENTS + 600, i))
+        if self._rng.random() < 0.02:
+            j = self._rng.randrange(0, i + 1)
+            y = self._rng.random() < 0.5
+            now.append(self._label(j, y, late=i - j > HORIZON_EVENTS // 2))
+        if self._rng.random() < 0.02:
+            now.append(self._odd_label(i))
+        return now
+
+    def _odd_label(self, i: int) -> NewRecord:
+        bad = Kind("bad")
+        choice = self._rng.randrange(4)
+        if choice == 0:
+            value = label(i) | {"id": f"unknown{i}"}
+            return self._record(f"u{i}", value, Kind("label", f"unknown{i}", int(truth(i))))
+        if choice == 1:
+            return self._record(f"e{i}", label(i) | {"fraud": "perhaps"}, bad)
+        if choice == 2:
+            return self._record(f"e{i}", b"[%d" % i, bad)
+        return NewRecord(f"e{i}".encode(), None)
+
+    def _due_labels(self) -> list[NewRecord]:
+        due = [i for at, i in self._due if at <= self._next]
+        self._due = [(at, i) for at, i in self._due if at > self._next]
+        return [self._label(i, late=self._next - i > HORIZON_EVENTS // 2) for i in due]
+
+    def _label(self, i: int, y: bool | None = None, late: bool = False) -> NewRecord:
+        y = truth(i) if y is None else y
+        return self._record(f"e{i}", label(i, y), Kind("label", f"e{i}", int(y), late))
+
+    def _command(self) -> NewRecord:
+        choices: list[tuple[Any, str]] = [
+            ({"command": "freeze", "member": "linear"}, "command"),
+            ({"command": "release", "member": "linear"}, "command"),
+            ({"command": "release", "member": "bayes"}, "command"),
+            ({"command": "set_threshold", "threshold": 0.4}, "command"),
+            ({"command": "checkpoint"}, "command"),
+            ({"command": "freeze", "member": "nobody"}, "bad"),
+            ({"command": "explode"}, "bad"),
+        ]
+        value, what = self._rng.choice(choices)
+        return self._record("operator", value | {"actor": f"a{self._serial}"}, Kind(what))

@@ -15,6 +15,7 @@ from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from stream import config as settings
+from stream.failpoint import failpoint
 from stream.kafka_io import Clients, Worker, drop, translated
 from stream.kafka_reader import Reader, newest
 from stream.log import Fenced, LogError, LogUnavailable, check_succession
@@ -144,6 +145,7 @@ class Writer:
         offsets = _offsets(outputs.journal)
         if offsets:
             producer.send_offsets_to_transaction(offsets, self._config.name)
+        failpoint("commit.middle")
         producer.commit_transaction()
 
     def _send(
@@ -215,6 +217,7 @@ class AtLeastOnceWriter(Writer):
         futures = self._send(producer, outputs, headers)
         producer.flush(limit)
         wait_for(futures, limit)
+        failpoint("commit.middle")
         entry = send_journal(producer, self._config.journal_topic, outputs.journal)
         wait_for([entry], limit)
         offsets = _offsets(outputs.journal)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from stream import config as settings
+from stream.failpoint import failpoint
 from stream.log import Fenced, LogError, OutOfRetention, Positions, check_succession
 from stream.records import (
     JournalRecord,
@@ -246,6 +247,7 @@ class SqliteLog:
             insert(db, topics.scores, outputs.scores, journal.clock_ms)
             insert(db, topics.dead_letters, outputs.dead_letters, journal.clock_ms)
             insert(db, topics.audit, outputs.audit, journal.clock_ms)
+            failpoint("commit.middle")
             entry = NewRecord(key=None, value=encode_journal(journal), partition=0)
             insert(db, self._journal, [entry], journal.clock_ms)
             db.executemany(
@@ -286,10 +288,8 @@ class SqliteLog:
         """See :meth:`stream.log.Log.lag`."""
         with self._reader.snapshot() as db:
             parts = partitions_of(db, self._inputs)
-            rows = db.execute(
-                "SELECT topic, partition, next_offset FROM committed WHERE shard = ?",
-                (self._config.name,),
-            ).fetchall()
+            query = "SELECT topic, partition, next_offset FROM committed WHERE shard = ?"
+            rows = db.execute(query, (self._config.name,)).fetchall()
         positions = self._positions
         if positions is None:
             positions = {(topic, partition): offset for topic, partition, offset in rows}

@@ -281,7 +281,7 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
 
 
 def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
-    """I4: labels joined as often as labels were applied, and each joined or timed-out one learned."""
+    """I4: as many labels joined as were applied; each joined or timed-out event learned once."""
     joined = engine.counts["labels.joined"]
     learned = engine.counts["learned"]
     timed_out = engine.counts["labels.timed_out"]

@@ -87,19 +87,23 @@ class Connection:
     def use(self) -> Iterator[sqlite3.Connection]:
         """The connection, opened on first use, for this thread alone."""
         start = time.monotonic()
+        with self._turn(), translated(self._path):
+            if self._closed:
+                raise LogError(f"embedded log {self._path}: is closed")
+            if self._db is None:
+                self._db = _connect(self._path, self._timeout_ms)
+            left = self._timeout_ms - int((time.monotonic() - start) * 1000)
+            self._db.execute(f"PRAGMA busy_timeout = {max(1, left)}")
+            yield self._db
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=self._timeout_ms / 1000):
             raise LogUnavailable(
                 f"embedded log {self._path}: another thread held it for {self._timeout_ms} ms"
             )
         try:
-            with translated(self._path):
-                if self._closed:
-                    raise LogError(f"embedded log {self._path}: is closed")
-                if self._db is None:
-                    self._db = _connect(self._path, self._timeout_ms)
-                left = self._timeout_ms - int((time.monotonic() - start) * 1000)
-                self._db.execute(f"PRAGMA busy_timeout = {max(1, left)}")
-                yield self._db
+            yield
         finally:
             self._lock.release()
 
@@ -128,11 +132,11 @@ class Connection:
 
     def close(self) -> None:
         """Close it; whoever uses it afterwards gets :class:`LogError`."""
-        if self._closed:
-            return
-        with self.use() as db:
+        with self._turn():
             self._closed = True
-            db.close()
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
 
 def _connect(path: Path, timeout_ms: int) -> sqlite3.Connection:

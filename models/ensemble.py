@@ -49,7 +49,8 @@ class Ensemble:
         A member named here learns only each n-th labelled row.
 
     A frozen member scores but does not learn. A quarantined one does neither: its column is the
-    mean of the others' logits, so it moves no combination of theirs by mean; ``release`` ends both.
+    mean of the others' logits, which leaves a mean of logits as if it were not there. ``release``
+    ends both.
     """
 
     def __init__(

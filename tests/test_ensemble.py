@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State, StateError
 from models.combine import COMBINERS, combiner
 from models.ensemble import Ensemble, MemberError
+from stream import schema
 
 SCHEMA = FeatureSchema(("a",))
 
@@ -331,3 +332,9 @@ def test_an_unknown_combiner_is_named_with_the_known_ones() -> None:
     """The error lists what could have been meant."""
     with pytest.raises(KeyError, match=r"mean_logit.*got 'median'"):
         combiner("median", 2, 0)
+
+
+def test_the_configuration_names_every_combiner() -> None:
+    """What can be built can be configured, and nothing else."""
+    names = get_args(schema.Ensemble.model_fields["combine"].annotation)
+    assert sorted(names) == sorted(COMBINERS)

@@ -55,7 +55,7 @@ def estimate_layers(layers: str | Iterable[Layer], target: str) -> Report:
     if not rows:
         raise ParameterError("no layers: expected a description such as linear:256x128")
     rows = [_with_dropout(i, rows, dropped) for i in range(len(rows))]
-    note = "by formula alone, as float32: nothing was built that it could be compared with"
+    note = "by formula alone: nothing was built to compare with; bytes of the parameters as float32"
     return Report(target, "estimate", rows, notes=(note,))
 
 

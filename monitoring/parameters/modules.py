@@ -292,7 +292,7 @@ def _unequal(
 
 def _padding(module: Any) -> str:
     padding = getattr(module, "padding_idx", None)
-    return "" if padding is None else f"row {padding} is padding: it counts and never trains"
+    return "" if padding is None else f"row {padding} is padding: it counts, lookups never train it"
 
 
 def _optimizer_sizes(optimizer: Any) -> dict[int, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from monitoring.parameters.formula import Formula
 from monitoring.parameters.report import Report, Row, Totals
 
+_COLUMNS = ("layer", "type", "sizes", "formula", "parameters", "buffers", "verdict", "note")
 _STYLE = {
     "match": "green",
     "mismatch": "bold red",
@@ -18,31 +22,38 @@ _STYLE = {
 
 
 def render(report: Report, console: Console) -> None:
-    """Print one line per row, then the totals and the notes; subtotals are in italics."""
-    table = Table(title=report.target, title_justify="left", header_style="bold", pad_edge=False)
-    for name in ("layer", "type", "sizes", "formula"):
-        table.add_column(name, overflow="fold")
-    for name in ("parameters", "buffers"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    has_notes = any(row.note or row.keras or row.alias_of for row in report.rows)
-    if has_notes:
-        table.add_column("note", overflow="fold")
-    for row in report.rows:
-        cells = [
-            row.path or ".",
-            row.type,
-            row.config,
-            _formula(row.formula),
-            f"{row.held:,}" + ("" if row.unit == "scalar" else f" {row.unit}"),
-            f"{row.buffers:,}" if row.buffers else "",
-            f"[{_STYLE[row.verdict]}]{row.verdict}[/]" if report.kind != "estimate" else "formula",
-        ]
-        style = "italic" if row.subtotal else "dim" if not _says_anything(row) else None
-        table.add_row(*cells, *([_note(row)] if has_notes else []), style=style)
+    """Print one line per row, then the totals and the notes; subtotals are in italics.
+
+    Columns that no row fills are left out.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    rows = [_cells(row, report.kind != "estimate") for row in report.rows]
+    filled = {name for cells in rows for name, text in cells.items() if text}
+    columns = [name for name in _COLUMNS if name in filled]
+    for name in columns:
+        right = name in ("parameters", "buffers")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row, cells in zip(report.rows, rows, strict=True):
+        style = "italic" if row.subtotal else "" if _says_anything(row) else "dim"
+        table.add_row(*(cells[name] for name in columns), style=style)
+    console.print(Text(report.target, style="bold"))
     console.print(table)
     for line in _summary(report):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
+
+
+def _cells(row: Row, judged: bool) -> dict[str, str]:
+    verdict = f"[{_STYLE[row.verdict]}]{row.verdict}[/]"
+    return {
+        "layer": escape(row.path) or ".",
+        "type": escape(row.type),
+        "sizes": escape(row.config),
+        "formula": _formula(row.formula),
+        "parameters": f"{row.held:,}" + ("" if row.unit == "scalar" else f" {row.unit}"),
+        "buffers": f"{row.buffers:,}" if row.buffers else "",
+        "verdict": verdict if judged else "",
+        "note": escape(_note(row)),
+    }
 
 
 def _says_anything(row: Row) -> bool:
@@ -52,8 +63,8 @@ def _says_anything(row: Row) -> bool:
 def _formula(formula: Formula | None) -> str:
     if formula is None:
         return "-"
-    if formula.text == "0":
-        return "0"
+    if formula.text == formula.numbers:
+        return formula.text
     return f"{formula.text} = {formula.numbers}"
 
 
@@ -70,8 +81,12 @@ def _note(row: Row) -> str:
     if row.keras is not None:
         notes.append(f"Keras: {row.keras.text} = {row.keras.value:,}")
     if row.expected_active is not None:
-        notes.append(f"expected active under dropout: {row.expected_active:,g}")
+        notes.append(f"expected active under dropout: {_decimal(row.expected_active)}")
     return "; ".join(notes)
+
+
+def _decimal(value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _summary(report: Report) -> list[str]:
@@ -81,7 +96,7 @@ def _summary(report: Report) -> list[str]:
     ]
     lines += [f"{name:<11} {value:,}" for name, value in _others(totals)]
     if totals.expected_active is not None:
-        lines.append(f"active      {totals.expected_active:,g} expected in a training step")
+        lines.append(f"active      {_decimal(totals.expected_active)} expected in a training step")
     if totals.keras is not None:
         lines.append(f"Keras       {totals.keras:,} by its convention")
     if report.kind != "estimate":

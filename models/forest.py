@@ -22,22 +22,18 @@ from models.binning import ROLES, Bins, make_bins, observe, position
 from models.compiled import LEARN, SCORE, CompiledModel, signature
 from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
 from models.kernels.common import ENTRY, HELPER, poisson, poisson_table
+from models.kernels.trees import ROLES as TREE_ROLES
 from models.kernels.trees import (
-    FREE_LEAVES,
-    FREE_PAIRS,
-    LEAVES,
-    PAIRS,
     Trees,
     divide_bin,
     find_leaf_node,
     free_tree,
-    leaf_odds,
-    learn_leaf,
     leaves_left,
     make_trees,
     new_tree,
-    try_split,
+    used_part,
 )
+from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
 from models.settings import Settings
 
 
@@ -64,10 +60,6 @@ class ForestParams(Settings):
     max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
 
 
-WARNING_DELTA, DRIFT_DELTA = range(2)
-WARNINGS, DRIFTS = range(2)
-
-
 class ForestArrays(NamedTuple):
     """State, settings and scratch; ``t`` trees, then their ``t`` background trees."""
 
@@ -77,6 +69,7 @@ class ForestArrays(NamedTuple):
     adwin: Adwins  # 2t detectors: warning at 2i, drift at 2i + 1
     trees: Trees
     bins: Bins
+    hyper: F64  # (5,): see GRACE and the rest in votes.py
     deltas: F64  # (2,)
     rate: F64  # (2, k): cumulative Poisson probabilities by class
     x: F64  # (columns,): scratch
@@ -91,7 +84,7 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
     subspace = min(max(round(p.subspace * columns), 1), columns)
     leaves = max(p.max_leaves, 4 * p.trees)
     trees = make_trees(columns, subspace, p.bins, leaves, seed)
-    trees.hyper[:] = p.grace, p.delta, p.tie, p.negative_rate / p.positive_rate, p.latest
+    hyper = [p.grace, p.delta, p.tie, p.negative_rate / p.positive_rate, float(p.latest)]
     rates = [poisson_table(r) for r in (p.negative_rate, p.positive_rate)]
     rate = np.ones((2, max(len(r) for r in rates)))
     for row, r in zip(rate, rates, strict=True):
@@ -104,6 +97,7 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
         adwin=make_adwins(2 * p.trees),
         trees=trees,
         bins=make_bins(columns, p.bins),
+        hyper=np.array(hyper),
         deltas=np.array([p.warning, p.drift]),
         rate=rate,
         x=np.zeros(columns),
@@ -128,7 +122,8 @@ def _vote(i: int, a: ForestArrays) -> int:
     """Cast the vote of tree ``i``: its odds go to ``said[i]``; returns the leaf node."""
     prior = a.prior[1] / (a.prior[0] + a.prior[1])
     node = find_leaf_node(a.root[i], a.x, a.trees)
-    odds = leaf_odds(a.trees.child[node], prior, a.at, a.bins, a.trees, a.said, i)
+    leaf, trust = a.trees.child[node], a.hyper[TRUST_LATEST]
+    odds = leaf_odds(leaf, prior, a.at, a.bins, a.trees, trust, a.said, i)
     if i < len(a.node):
         a.node[i] = node
         a.odds[i] = odds
@@ -140,7 +135,7 @@ def _link(a: ForestArrays) -> float:
     """The logit of the trees' mean probability, corrected for the rates of the classes."""
     total = 0.0
     for i in range(len(a.odds)):
-        odds = a.odds[i] * a.trees.hyper[3]
+        odds = a.odds[i] * a.hyper[CORRECTION]
         total += odds / (1.0 + odds)
     p = total / len(a.odds)
     return math.log(p / (1.0 - p))
@@ -173,7 +168,7 @@ def _watch(i: int, label: int, a: ForestArrays) -> bool:
 def _learn_tree(i: int, node: int, label: int, weight: float, a: ForestArrays) -> None:
     leaf = a.trees.child[node]
     learn_leaf(leaf, label, weight, a.at, a.bins, a.trees, a.said, i)
-    try_split(node, a.bins, a.trees)
+    try_split(node, a.bins, a.trees, a.hyper)
 
 
 @njit(**HELPER)
@@ -227,16 +222,7 @@ class ForestModel(CompiledModel):
     _kernel = forest_kernel
     _roles: ClassVar[dict[str, Role]] = {
         "root": "control",
-        "trees.column": "learned",
-        "trees.threshold": "learned",
-        "trees.child": "control",
-        "trees.free_pair": "control",
-        "trees.histogram": "statistic",
-        "trees.subspace": "control",
-        "trees.known": "statistic",
-        "trees.free_leaf": "control",
-        "trees.counter": "control",
-        "trees.rng": "rng",
+        **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
         "events": "statistic",
         "prior": "statistic",
         "adwin.bucket": "statistic",
@@ -250,11 +236,7 @@ class ForestModel(CompiledModel):
         super().__init__(schema, make_arrays(columns, params, seed))
 
     def _used(self) -> dict[str, NDArray[Any]]:
-        n = self._arrays.trees.counter
-        nodes = dict.fromkeys(("column", "threshold", "child"), 2 * n[PAIRS])
-        leaves = dict.fromkeys(("histogram", "subspace", "known"), n[LEAVES])
-        size = nodes | leaves | {"free_pair": n[FREE_PAIRS], "free_leaf": n[FREE_LEAVES]}
-        cut = {f"trees.{name}": end for name, end in size.items()}
+        cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
         return {name: a[: cut.get(name)] for name, a in super()._used().items()}
 
     def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:

@@ -1,0 +1,152 @@
+"""Leaves that vote: class histograms, majority or naive Bayes, and Hoeffding's bound for a split.
+
+Called from ``models/forest.py``; the arena is that of ``trees.py``. A leaf splits as a Hoeffding
+tree does (Domingos and Hulten 2000) and predicts by majority or naive Bayes, whichever was right
+more often there of late (Gama, Rocha and Medas 2003). Nothing here is allocated while it runs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from models.base import F64, I64
+from models.binning import Bins
+from models.kernels.common import HELPER
+from models.kernels.trees import REFUSED, Trees, leaves_left, left_sum, split_node
+
+NEGATIVE, POSITIVE, SEEN_NEGATIVE, SEEN_POSITIVE, LOOKED, LATEST, RIGHT = range(7)
+"""What a leaf knows besides histograms: weight by class, with what its parent passed on; weight by
+class in its histograms; weight at its last look for a split; 1 + its last label, 0 before any; and
+from RIGHT on, the fading weight that each predictor got right."""
+
+MAJORITY, BAYES, LAST_LABEL = range(3)
+"""Predictors of a leaf."""
+
+FADE = 0.98
+"""Per row and leaf, of the weight a predictor got right: the choice follows the last 50 rows."""
+
+REACH = 3
+"""Naive Bayes counts the bins this near to a value's own too: single bins hold a row or two."""
+
+GRACE, DELTA, TIE, CORRECTION, TRUST_LATEST = range(5)
+"""Settings of a forest's leaves, by place in an array."""
+
+
+@njit(**HELPER)
+def _bayes_ratio(leaf: int, at: I64, bins: Bins, t: Trees) -> float:
+    """Likelihood of the positions ``at`` under the positive class over that under the negative."""
+    least = 0.5 * t.histogram.shape[2] / (2 * REACH + 1)
+    share = (t.known[leaf, SEEN_NEGATIVE] + least) / (t.known[leaf, SEEN_POSITIVE] + least)
+    ratio = 1.0
+    for j in range(t.histogram.shape[1]):
+        f = t.subspace[leaf, j]
+        up, down = 0.5, 0.5
+        for p in range(max(at[f] - REACH, 0), min(at[f] + REACH + 1, bins.used[f])):
+            b = bins.order[f, p]
+            down += t.histogram[leaf, j, b, 0]
+            up += t.histogram[leaf, j, b, 1]
+        ratio *= up / down * share
+    return ratio
+
+
+@njit(**HELPER)
+def leaf_odds(
+    leaf: int, prior: float, at: I64, bins: Bins, t: Trees, trust: float, said: F64, i: int
+) -> float:
+    """Odds of the positive class by the leaf's best predictor of late, within 1e-9 .. 1e9.
+
+    What each predictor says goes to ``said[i]``, for :func:`learn_leaf` to judge. One row's weight
+    of the prior smooths them.
+    """
+    none = 1.0 - prior
+    said[i, MAJORITY] = (t.known[leaf, POSITIVE] + prior) / (t.known[leaf, NEGATIVE] + none)
+    said[i, BAYES] = said[i, MAJORITY] * _bayes_ratio(leaf, at, bins, t)
+    said[i, LAST_LABEL] = said[i, MAJORITY]
+    last = t.known[leaf, LATEST]
+    if last > 0.0:
+        said[i, LAST_LABEL] = (6.0 + prior) / none if last > 1.5 else prior / (6.0 + none)
+    best = BAYES if t.known[leaf, RIGHT + BAYES] > t.known[leaf, RIGHT + MAJORITY] else MAJORITY
+    if trust * t.known[leaf, RIGHT + LAST_LABEL] > t.known[leaf, RIGHT + best]:
+        best = LAST_LABEL
+    return min(max(said[i, best], 1e-9), 1e9)
+
+
+@njit(**HELPER)
+def learn_leaf(
+    leaf: int, label: int, weight: float, at: I64, bins: Bins, t: Trees, said: F64, i: int
+) -> None:
+    """Count a row at a leaf, after judging what its predictors said of it."""
+    for k in range(said.shape[1]):
+        right = (said[i, k] > 1.0) == (label == 1)
+        t.known[leaf, RIGHT + k] = FADE * t.known[leaf, RIGHT + k] + weight * right
+    t.known[leaf, LATEST] = 1.0 + label
+    t.known[leaf, NEGATIVE + label] += weight
+    t.known[leaf, SEEN_NEGATIVE + label] += weight
+    for j in range(t.histogram.shape[1]):
+        f = t.subspace[leaf, j]
+        t.histogram[leaf, j, bins.order[f, at[f]], label] += np.float32(weight)
+
+
+@njit(**HELPER)
+def _impurity(negative: float, positive: float) -> float:
+    """Gini impurity, scaled to a range of 0 to 1 as Hoeffding's bound expects, times weight."""
+    total = negative + positive
+    return 4.0 * negative * positive / total if total > 0.0 else 0.0
+
+
+@njit(**HELPER)
+def _best_cut(leaf: int, j: int, bins: Bins, t: Trees) -> tuple[float, int]:
+    """The largest drop of weighted impurity that a threshold on subspace column ``j`` gives."""
+    f = t.subspace[leaf, j]
+    all_0, all_1 = t.known[leaf, SEEN_NEGATIVE], t.known[leaf, SEEN_POSITIVE]
+    total = all_0 + all_1
+    least = 0.01 * total
+    before = _impurity(all_0, all_1)
+    best, cut = 0.0, -1
+    left_0, left_1 = 0.0, 0.0
+    for p in range(bins.used[f] - 1):
+        b = bins.order[f, p]
+        left_0 += t.histogram[leaf, j, b, 0]
+        left_1 += t.histogram[leaf, j, b, 1]
+        left = left_0 + left_1
+        if left < least or total - left < least:
+            continue
+        after = _impurity(left_0, left_1) + _impurity(all_0 - left_0, all_1 - left_1)
+        if before - after > best:
+            best, cut = before - after, p
+    return best / total, cut
+
+
+@njit(**HELPER)
+def try_split(node: int, bins: Bins, t: Trees, hyper: F64) -> None:
+    """Split a leaf that has learned enough since its last look, if Hoeffding's bound allows."""
+    leaf = t.child[node]
+    weight = t.known[leaf, NEGATIVE] + t.known[leaf, POSITIVE]
+    if weight - t.known[leaf, LOOKED] < hyper[GRACE]:
+        return
+    t.known[leaf, LOOKED] = weight
+    if t.known[leaf, SEEN_NEGATIVE] <= 0.0 or t.known[leaf, SEEN_POSITIVE] <= 0.0:
+        return
+    best, second, column, cut = 0.0, 0.0, -1, -1
+    for j in range(t.histogram.shape[1]):
+        gain, at = _best_cut(leaf, j, bins, t)
+        if gain > best:
+            best, second, column, cut = gain, best, j, at
+        elif gain > second:
+            second = gain
+    bound = math.sqrt(-math.log(hyper[DELTA]) / (2.0 * weight))
+    if cut < 0 or (best - second <= bound and bound >= hyper[TIE]):
+        return
+    if leaves_left(t) < 1:
+        t.counter[REFUSED] += 1
+        return
+    left_0 = left_sum(leaf, column, cut, 0, bins, t)
+    left_1 = left_sum(leaf, column, cut, 1, bins, t)
+    right_0 = max(t.known[leaf, SEEN_NEGATIVE] - left_0, 0.0)
+    right_1 = max(t.known[leaf, SEEN_POSITIVE] - left_1, 0.0)
+    pair = split_node(node, column, cut, (left_0, left_1), (right_0, right_1), bins, t)
+    t.known[t.child[pair], LOOKED] = left_0 + left_1
+    t.known[t.child[pair + 1], LOOKED] = right_0 + right_1

@@ -1,0 +1,1 @@
+"""Grafana dashboards: ``build.py`` makes them, the ``.json`` files are what it made."""

@@ -47,6 +47,12 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
+    def restored(self, seq: int) -> None:
+        """Step ``seq`` and those before it stand in the journal already."""
+        with self._condition:
+            self.committed_seq = seq
+            self._condition.notify_all()
+
     def submit(self, outputs: Outputs, beat: Callable[[], None]) -> None:
         """Hand over the next commit; waits for the one before, calling ``beat`` meanwhile.
 

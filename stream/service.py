@@ -230,6 +230,7 @@ class Service:
         self.recovered = recovered
         self.positions = recovered.positions
         self.log.seek(self.positions)
+        self.committer.restored(self.engine.seq)
         self.checkpointer.restored(recovered)
         logger.info(
             "restored",

@@ -1,0 +1,69 @@
+"""A seeded subset of ``python -m tests.faults``: what it breaks, the service survives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.check import check
+from tests.faults.crash import Feeder, Tally, crash, drain, finish
+from tests.faults.shard import Shard
+from tests.faults.traffic import Traffic
+from tests.faults.worker import Worker
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
+    """After six SIGKILLs under load every invariant holds, byte for byte."""
+    verdict, tally = crash(Shard(tmp_path / "shard"), 6, 11, 600, quiet)
+    assert verdict.problems == []
+    assert tally.hits == 6
+
+
+def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path: Path) -> None:
+    """SIGTERM ends a service that replayed steps and took none since, and writes their state."""
+    shard, traffic, tally = Shard(tmp_path / "shard"), Traffic(1), Tally()
+    feeder = Feeder(shard, traffic, 12)
+    shard.log.create_topics()
+    with Worker(shard.path) as worker:
+        worker.wait_for("restored")
+        feeder.rest()
+        drain(shard, worker, 30)
+        worker.kill()
+    with Worker(shard.path) as worker:
+        assert worker.wait_for("restored")["replayed_steps"] > 0
+        assert worker.stop() == 0
+    with Worker(shard.path) as worker:
+        assert worker.wait_for("restored")["replayed_steps"] == 0
+    finish(shard, feeder, tally)
+    assert check(shard, traffic).problems == []
+
+
+def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:
+    """A score deleted from the topic, or written twice, is found: the harness is not blind."""
+    import sqlite3
+
+    shard, traffic = Shard(tmp_path / "shard"), Traffic(2)
+    shard.log.create_topics()
+    finish(shard, Feeder(shard, traffic, 40), Tally())
+    assert check(shard, traffic).problems == []
+    with sqlite3.connect(tmp_path / "shard" / "log.db") as db:
+        [table] = db.execute(
+            "SELECT id FROM partitions WHERE topic = 'scores' AND partition = 0"
+        ).fetchone()
+        db.execute(f"DELETE FROM records_{table} WHERE offset = 3")
+    db.close()
+    verdict = check(shard, traffic)
+    assert (verdict.lost, verdict.duplicated, verdict.outputs_equal) == (1, 0, False)
+    with sqlite3.connect(tmp_path / "shard" / "log.db") as db:
+        for offset in (3, 5):
+            db.execute(
+                f"INSERT OR REPLACE INTO records_{table} SELECT {offset}, key, value,"
+                f" timestamp_ms, headers FROM records_{table} WHERE offset = 4"
+            )
+    db.close()
+    verdict = check(shard, traffic)
+    assert verdict.lost == 2
+    assert verdict.duplicated == 1

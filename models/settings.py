@@ -110,6 +110,10 @@ class CalendarFeature(Settings):
 Windows = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=8)]
 
 
+VALUE_STATS = frozenset({"sum", "mean", "min", "max", "ratio"})
+"""Statistics of a window feature that need its ``value``."""
+
+
 class WindowFeature(Settings):
     """Statistics of one entity's past events over event-time windows, this event included."""
 

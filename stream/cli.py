@@ -36,8 +36,8 @@ topics_app = typer.Typer(help="List or create the topics of a configuration.", n
 app.add_typer(control_app, name="control")
 app.add_typer(topics_app, name="topics")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML configuration.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from models.base import MillraceError
 from models.registry import UnknownMember, member_class
-from models.settings import Feature, feature_fields
+from models.settings import VALUE_STATS, Feature, feature_fields
 from stream.schema import Config, EmbeddedLog, KafkaLog, Member, Token, Topics, canonical
 
 __all__ = [
@@ -288,8 +288,12 @@ def _feature_problems(features: object, kinds: dict[str, str]) -> Iterator[str]:
                     f"got {got}"
                 )
         stats = getattr(feature, "stats", ())
-        if feature.type == "window" and feature.value is None and {"sum", "mean"} & set(stats):
-            yield f"features[{i}].value: expected a number field for sum or mean, got none"
+        lacking = [s for s in stats if feature.type == "window" and s in VALUE_STATS]
+        if lacking and feature.value is None:
+            yield f"features[{i}].value: expected a number field for {lacking[0]}, got none"
+        windows = getattr(feature, "windows", ())
+        if 0 in windows or len(set(windows)) < len(windows):
+            yield f"features[{i}].windows: expected different lengths above 0, got {item['windows']}"
 
 
 def _member_problems(members: object) -> Iterator[str]:

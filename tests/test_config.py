@@ -60,6 +60,8 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         ("features.2.windows", ["1 day"], "features[2].windows[0]: expected a duration"),
         ("features.2.entity", "amount", "features[2]: expected an entity field"),
         ("features.2.value", None, "features[2].value: expected a number field"),
+        ("features.2.windows", ["0d"], "features[2].windows: expected different lengths above 0"),
+        ("features.2.windows", ["1d", "24h"], "features[2].windows: expected different lengths"),
         ("features.1.bukets", 3, "features[1].bukets: unknown key; did you mean 'buckets'?"),
         ("members.1.probability", 1.5, "members[1].probability: expected"),
         ("members.1.probabilty", 0.5, "members[1].probabilty: unknown key; did you mean"),

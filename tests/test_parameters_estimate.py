@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from river import linear_model
 from torch import nn
 
 from models.base import F64, FeatureBatch, Model, Parameter, State
@@ -269,6 +270,32 @@ def test_a_member_s_table_that_contradicts_itself_is_a_mismatch() -> None:
             ]
 
     assert [row.verdict for row in count(Wrong()).rows] == ["mismatch", "mismatch"]
+
+
+def test_a_member_is_counted_by_the_formulas_of_what_it_wraps() -> None:
+    """Layers in place of the table's rows for the same tensors; the rest of the table stays."""
+
+    class Wrapping(Member):
+        wrapped = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+        def parameters(self) -> list[Parameter]:
+            named = [Parameter(n, "learned", (), "", 1, 0) for n in self.wrapped.state_dict()]
+            return [*named, Parameter("squares", "optimizer", (4, 3), "float64", 12, 96)]
+
+    report = count(Wrapping())
+    assert [row.path for row in report.rows] == ["0", "1", "squares"]
+    assert report.kind == "member"
+    assert (report.totals.held, report.totals.buffers, report.totals.optimizer) == (21, 7, 12)
+
+
+def test_a_river_member_is_counted_by_its_estimator() -> None:
+    """Typed rows instead of an opaque one."""
+
+    class Wrapping(Member):
+        wrapped = linear_model.LogisticRegression()
+
+    report = count(Wrapping())
+    assert [(row.path, row.held) for row in report.rows] == [("weights", 1), ("optimizer", 1)]
 
 
 def test_an_optimizer_beside_something_else_is_refused() -> None:

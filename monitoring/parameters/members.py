@@ -1,7 +1,9 @@
 """Counts a member of the ensemble by the parameter table it gives about itself.
 
 Called by :func:`monitoring.parameters.count`. The formula of a row is the product of its shape, the
-bytes are checked against the dtype where numpy knows it. Reads the table only.
+bytes are checked against the dtype where numpy knows it. A member that wraps a torch module or a
+River estimator and shows it as ``wrapped`` is counted by that module's or estimator's own formulas.
+Reads only.
 """
 
 from __future__ import annotations
@@ -13,10 +15,23 @@ from monitoring.parameters.formula import formula
 from monitoring.parameters.report import COUNTED_ROLES, Report, Row, Verdict
 
 
-def count_member(model: Model, target: str) -> Report:
-    """The report of one member; its rows are the member's own table, in its order."""
+def count_member(model: Model, target: str, inner: Report | None = None) -> Report:
+    """The report of one member; its rows are the member's own table, in its order.
+
+    ``inner`` is the report of what the member wraps: its rows stand in place of the table's for the
+    same scalars. A River estimator is the whole of its member; a torch module has beside it what
+    the member keeps (optimizer, standardiser, generator).
+    """
     kind = type(model).__name__
-    return Report(target, "member", [_row(p, kind) for p in model.parameters()])
+    if inner is None:
+        return Report(target, "member", [_row(p, kind) for p in model.parameters()])
+    rows = list(inner.rows)
+    if inner.kind == "torch":
+        from monitoring.parameters.tensors import named_tensors
+
+        names = {name for name, _, _ in named_tensors(model.wrapped)}  # type: ignore[attr-defined]
+        rows += [_row(p, kind) for p in model.parameters() if p.path not in names]
+    return Report(target, "member", rows, inner.aliases, inner.exact, inner.notes)
 
 
 def _row(p: Parameter, kind: str) -> Row:

@@ -19,6 +19,7 @@ MEMBERS = {
     "logistic": "models.logistic:LogisticModel",
     "crossed": "models.crossed:CrossedModel",
     "forest": "models.forest:ForestModel",
+    "boosting": "models.boosting:BoostingModel",
     "river": "models.river_model:RiverModel",
     "torch": "models.torch_model:TorchModel",
 }

@@ -17,6 +17,7 @@ MEMBERS = [
     ("logistic", {}),
     ("crossed", {"bins": 32, "table_bits": 14}),
     ("forest", {"trees": 3, "max_leaves": 64, "latest": True, "positive_rate": 3.0}),
+    ("boosting", {"trees": 8, "max_leaves": 64}),
 ]
 EACH = pytest.mark.parametrize(("name", "params"), MEMBERS, ids=[m[0] for m in MEMBERS])
 

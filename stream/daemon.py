@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from types import FrameType
 
 import structlog
@@ -47,17 +49,36 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     service = Service(config, accept_changes)
     front = Front(service)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if service.stopping.is_set():
-            os._exit(130)
-        logger.info("stopping", signal=signal.Signals(number).name)
-        service.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    obey_signals(service.stop)
     front.start()
     try:
         service.run()
     finally:
         front.stop()
     logger.info("stopped", seq=service.engine.seq if service.engine else 0)
+
+
+def obey_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first SIGTERM or SIGINT; end the process at the second (status 130).
+
+    A thread does both. A Python handler would run in the main thread between two of its bytecodes,
+    and wait for ever for a lock which that thread holds at the time: the logger's, for one.
+    """
+    signals, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _left_to_the_thread)
+
+    def obey() -> None:
+        number = signal.Signals(os.read(signals, 1)[0])
+        logger.info("stopping", signal=number.name)
+        stop()
+        os.read(signals, 1)
+        os._exit(130)
+
+    threading.Thread(target=obey, name="signals", daemon=True).start()
+
+
+def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """The wake-up pipe has told the thread."""

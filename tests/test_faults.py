@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.faults.check import check
@@ -67,3 +69,26 @@ def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:
     verdict = check(shard, traffic)
     assert verdict.lost == 2
     assert verdict.duplicated == 1
+
+
+def test_a_signal_never_waits_for_a_lock_that_the_main_thread_holds() -> None:
+    """SIGTERM while the main thread holds a lock which stopping needs: it stops once that is free.
+
+    With a handler that ran in the main thread a SIGTERM in the middle of a log line hung for ever.
+    """
+    program = """
+import signal, threading
+from stream.daemon import obey_signals
+lock, stopped = threading.Lock(), threading.Event()
+def stop():
+    with lock:
+        stopped.set()
+obey_signals(stop)
+with lock:
+    signal.raise_signal(signal.SIGTERM)
+assert stopped.wait(30)
+signal.raise_signal(signal.SIGTERM)
+threading.Event().wait(30)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 130, done.stderr

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import structlog
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.broker import Broker
+from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults.shard import Shard
 
@@ -136,5 +138,20 @@ def failpoints(
     report(found, not any(p["problems"] for p in places), as_json)
 
 
+@app.command()
+def checkpoints(
+    seed: Seed = 1,
+    offsets: Annotated[int, typer.Option(help="Cuts and flips of each file.")] = 50,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Remove, cut and flip every file of every generation; no bad state is ever loaded."""
+    with working(directory) as place, progress(as_json) as show:
+        found = timed(lambda: generations.checkpoints(place, seed, offsets, show))
+    report(found, not found["problems"], as_json)
+
+
 if __name__ == "__main__":
+    # What runs in this process shows up in the result, not in its log.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     app(prog_name="python -m tests.faults")

@@ -1,0 +1,329 @@
+"""Every file of every generation cut, flipped or removed: a bad state is never believed.
+
+Works on a state directory with several generations and several pending segments (made small for
+it), with :func:`stream.recovery.recover` in this process; a few cases go through `millrace run`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from models.base import MillraceError
+from stream import pending
+from stream.checkpoint import CheckpointError, StateDirectory, list_generations
+from stream.config import load
+from stream.log import Log, OutOfRetention
+from stream.recovery import recover
+from stream.service import Service, build_engine, wall_clock_ms
+from stream.sqlite_log import SqliteLog
+from tests.faults.check import reference
+from tests.faults.crash import Feeder, Progress
+from tests.faults.shard import Shard
+from tests.faults.traffic import Traffic
+from tests.faults.worker import Worker
+
+SEGMENT_ROWS = 128
+"""Rows of a pending segment here, so that a few hundred events fill several."""
+KEEP = 4
+
+
+class Case(NamedTuple):
+    """One way to spoil one file. ``at``: the length left, or the bit flipped."""
+
+    file: Path
+    how: str
+    at: int
+
+    def spoil(self, path: Path) -> None:
+        """Do it to the copy at ``path``."""
+        if self.how == "removed":
+            path.unlink()
+        elif self.how == "truncated":
+            os.truncate(path, self.at)
+        else:
+            raw = bytearray(path.read_bytes())
+            raw[self.at // 8] ^= 1 << self.at % 8
+            path.write_bytes(raw)
+
+
+class Tally:
+    """What became of the cases."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+
+    def note(self, what: str, problem: str = "") -> None:
+        """Count a case; a problem makes the run fail."""
+        self.counts[what] += 1
+        if problem and len(self.problems) < 20:
+            self.problems.append(problem)
+
+
+@contextmanager
+def small_segments() -> Iterator[None]:
+    """Segments of :data:`SEGMENT_ROWS` rows in this process."""
+    with patch.object(pending, "SEGMENT_ROWS", SEGMENT_ROWS):
+        yield
+
+
+def make(shard: Shard, seed: int) -> Traffic:
+    """Run the service in this process until the directory holds ``KEEP`` generations."""
+    traffic = Traffic(seed)
+    feeder = Feeder(shard, traffic, 1_000)
+    service = Service(shard.config)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            service.run()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        while not feeder.done and thread.is_alive():
+            feeder.append()
+            time.sleep(0.005)
+        while thread.is_alive() and shard.waiting():
+            time.sleep(0.01)
+    finally:
+        service.stop()
+        thread.join()
+    if failures:
+        raise failures[0]
+    return traffic
+
+
+def all_cases(state: Path, offsets: int, rng: random.Random) -> list[Case]:
+    """Each file of each generation (a linked one once): removed, cut and flipped at ``offsets``."""
+    cases: list[Case] = []
+    seen: set[int] = set()
+    for generation in list_generations(state):
+        for file in sorted(generation.iterdir()):
+            status = file.stat()
+            if status.st_ino in seen:
+                continue
+            seen.add(status.st_ino)
+            cases.append(Case(file, "removed", 0))
+            size = status.st_size
+            cases += [Case(file, "truncated", rng.randrange(size)) for _ in range(offsets)]
+            cases += [Case(file, "flipped", rng.randrange(8 * size)) for _ in range(offsets)]
+    return cases
+
+
+def copy_spoiled(state: Path, target: Path, case: Case | None) -> None:
+    """A copy of the generations by links, but the spoiled file by content, its links kept."""
+    shutil.rmtree(target, ignore_errors=True)
+    spoiled = case.file.stat().st_ino if case else -1
+    copy: Path | None = None
+    for generation in list_generations(state):
+        made = target / "generations" / generation.name
+        made.mkdir(parents=True)
+        for file in generation.iterdir():
+            same = file.stat().st_ino == spoiled
+            if same and case and case.how == "removed" and file != case.file:
+                same = False  # removing one name leaves the other links
+            if not same:
+                os.link(file, made / file.name)
+            elif copy is None:
+                copy = made / file.name
+                shutil.copyfile(file, copy)
+            else:
+                os.link(copy, made / file.name)
+    if case and copy:
+        case.spoil(copy)
+
+
+def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: Tally) -> None:
+    """Recover from ``target``: the right state, or a refusal that says why."""
+    directory = StateDirectory(target)
+    newest = max(int(p.name) for p in list_generations(target))
+    try:
+        recovered = recover(
+            log,
+            directory,
+            shard.config,
+            lambda config: build_engine(config, directory.pending),
+            lambda: None,
+        )
+        digest = recovered.engine.state_digest()
+        recovered.engine.pending.close()
+        if digest != wanted:
+            tally.note("bad_loaded", f"{case}: loaded state {digest}, expected {wanted}")
+        else:
+            tally.note("recovered")
+            tally.note("from_newest" if recovered.from_seq == newest else "from_older")
+            if recovered.from_seq == 0:
+                tally.note("from_step_1")
+    except (CheckpointError, OutOfRetention):
+        tally.note("refused")
+    except Exception as error:  # noqa: BLE001 - every other end is a finding
+        clear = "clear" if isinstance(error, MillraceError) else "unclear"
+        tally.note("unclear", f"{case}: {clear} but unexpected {type(error).__name__}: {error}")
+    finally:
+        directory.close()
+
+
+def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) -> dict[str, Any]:
+    """Every file, every way; once with the whole journal, once with one that starts later.
+
+    1. Generations with several segments, and the fault-free engine's digest.
+    2. Each case with the whole journal: always recovered.
+    3. A tenth of them with a journal that starts at the oldest generation: recovered or refused.
+    4. A journal that ends before the newest generation, and a generation of another run.
+    5. A few through the real command.
+    """
+    rng = random.Random(f"checkpoints {seed}")
+    tally = Tally()
+    with small_segments():
+        shard = Shard(directory / "small", checkpoints=_often())
+        make(shard, seed)
+        engine, _ = reference(shard, list(shard.log.journal(0)))
+        wanted = engine.state_digest()
+        state, target = shard.config.state_dir, directory / "case"
+        cases = all_cases(state, offsets, rng)
+        segments = len({c.file.name for c in cases if c.file.name.startswith("pending-")})
+        for i, case in enumerate(cases):
+            copy_spoiled(state, target, case)
+            judge(_name(case), shard, shard.log, target, wanted, tally)
+            progress("whole journal", i + 1, len(cases))
+        shorter = _shortened(shard, directory / "short.db")
+        some = rng.sample(cases, len(cases) // 10)
+        for i, case in enumerate(some):
+            copy_spoiled(state, target, case)
+            judge(f"short journal, {_name(case)}", shard, shorter, target, wanted, tally)
+            progress("short journal", i + 1, len(some))
+        shorter.close()
+        _ahead(shard, directory, tally)
+        _foreign(shard, directory, seed, wanted, tally)
+        generations = len(list_generations(state))
+        shard.renew_log()
+    _by_command(directory / "real", seed, tally, progress)
+    counts = tally.counts
+    return {
+        "seed": seed,
+        "generations": generations,
+        "segments": segments,
+        "cases": counts["recovered"] + counts["refused"] + counts["bad_loaded"] + counts["unclear"],
+        "recovered": counts["recovered"],
+        "from_newest": counts["from_newest"],
+        "from_older": counts["from_older"],
+        "from_step_1": counts["from_step_1"],
+        "refused": counts["refused"],
+        "unclear": counts["unclear"],
+        "bad_loaded": counts["bad_loaded"],
+        "by_command": counts["by_command"],
+        "problems": tally.problems,
+    }
+
+
+def _often() -> dict[str, Any]:
+    return {"interval": "400ms", "recovery_budget": "5s", "keep": KEEP}
+
+
+def _name(case: Case) -> str:
+    return f"{case.file.parent.name}/{case.file.name} {case.how} at {case.at}"
+
+
+def _other_log(shard: Shard, path: Path, clock_ms: Callable[[], int]) -> SqliteLog:
+    """A log over a copy of the shard's file."""
+    with sqlite3.connect(shard.config.log.path) as source:  # type: ignore[union-attr]
+        path.unlink(missing_ok=True)
+        with sqlite3.connect(path) as target:
+            source.backup(target)
+        target.close()
+    source.close()
+    config = load(shard.path, {"MILLRACE_LOG__PATH": str(path)})
+    return SqliteLog(config, clock_ms)
+
+
+def _shortened(shard: Shard, path: Path) -> Log:
+    """The shard's log after its retention let go of all before the oldest generation."""
+    oldest = int(list_generations(shard.config.state_dir)[-1].name)
+    log = _other_log(shard, path, lambda: wall_clock_ms() + 10**12)
+    log.open()
+    log.truncate({}, oldest - 1)
+    return log
+
+
+def _ahead(shard: Shard, directory: Path, tally: Tally) -> None:
+    """A journal that lost its end: generations beyond it are refused, an older one is used."""
+    _, second, *_ = (int(p.name) for p in list_generations(shard.config.state_dir))
+    log = _other_log(shard, directory / "ahead.db", wall_clock_ms)
+    log.close()
+    with sqlite3.connect(directory / "ahead.db") as db:
+        [number] = db.execute(
+            "SELECT id FROM partitions WHERE topic = ?", (shard.topic("journal"),)
+        ).fetchone()
+        db.execute(f"DELETE FROM records_{number} WHERE offset > ?", (second,))
+        db.execute("UPDATE partitions SET next_offset = ? WHERE id = ?", (second + 1, number))
+    db.close()
+    log = SqliteLog(
+        load(shard.path, {"MILLRACE_LOG__PATH": str(directory / "ahead.db")}), wall_clock_ms
+    )
+    engine, _ = reference(shard, list(log.journal(0)))
+    copy_spoiled(shard.config.state_dir, directory / "case", None)
+    judge("ahead of the journal", shard, log, directory / "case", engine.state_digest(), tally)
+    log.close()
+
+
+def _foreign(shard: Shard, directory: Path, seed: int, wanted: str, tally: Tally) -> None:
+    """Generations of another run, newer than ours: not of this journal, never loaded."""
+    other = Shard(directory / "other", name=shard.config.name, checkpoints=_often())
+    make(other, seed + 1)
+    other.renew_log()
+    target = directory / "case"
+    copy_spoiled(shard.config.state_dir, target, None)
+    for generation in list_generations(other.config.state_dir):
+        place = target / "generations" / generation.name
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(generation, place)
+    judge("generations of another run", shard, shard.log, target, wanted, tally)
+
+
+def _by_command(directory: Path, seed: int, tally: Tally, progress: Progress) -> None:
+    """Spoil the newest generation between two lives of the real service, one file at a time."""
+    rng = random.Random(f"by command {seed}")
+    shard = Shard(directory)
+    traffic = Traffic(seed + 2)
+    shard.log.create_topics()
+    feeder = Feeder(shard, traffic, 10_000)
+    names = ("manifest.json", "arrays.safetensors", "state.msgpack")
+    for i, name in enumerate(names):
+        with Worker(shard.path) as worker:
+            worker.wait_for("restored")
+            for _ in range(60):
+                feeder.append()
+                time.sleep(0.02)
+            worker.kill()
+        newest = list_generations(shard.config.state_dir)[0]
+        size = (newest / name).stat().st_size
+        Case(newest / name, "flipped", rng.randrange(8 * size)).spoil(newest / name)
+        with Worker(shard.path) as worker:
+            line = worker.wait_for("restored")
+            seq = line["seq"]
+            status = worker.stop()
+        engine, _ = reference(shard, list(shard.log.journal(0)))
+        quarantined = any((shard.config.state_dir / "quarantine").glob(f"{newest.name}-*"))
+        if status != 0 or not quarantined or line["from_checkpoint"] >= int(newest.name):
+            tally.note("unclear", f"command: {name} of {newest.name} flipped: {line}")
+        target = directory / "case"
+        copy_spoiled(shard.config.state_dir, target, None)
+        wanted = engine.state_digest()
+        judge(f"command: {name}, step {seq}", shard, shard.log, target, wanted, tally)
+        tally.note("by_command")
+        progress("by command", i + 1, len(names))
+    shard.renew_log()

@@ -1,132 +1,23 @@
-"""Kafka clients, deadlines, errors and topics: what the Kafka log's parts share.
+"""Kafka clients and topics: what the Kafka log's parts share.
 
-Called by ``kafka_log.py``, ``kafka_reader.py`` and ``kafka_writer.py`` only. Knows nothing of a
-step.
+Called by ``kafka_log.py``, ``kafka_reader.py`` and ``kafka_writer.py`` only. Every function here
+may block: they are called through a :class:`stream.kafka_calls.Worker` or ``Seat``.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 
 from stream import config as settings
 from stream import kafka_codec
-from stream.log import Fenced, LogError, LogUnavailable, OutOfRetention
-
-T = TypeVar("T")
-
-_FENCED = (
-    errors.ProducerFencedError,
-    errors.InvalidProducerEpochError,
-    errors.FencedInstanceIdError,
-)
-_IN_DOUBT = (
-    errors.RetriableError,
-    errors.IllegalStateError,
-    errors.TransactionAbortedError,
-    errors.InvalidTxnStateError,
-    errors.InvalidProducerIdMappingError,
-    errors.OutOfOrderSequenceNumberError,
-    errors.UnknownProducerIdError,
-    errors.UnknownError,
-    OSError,
-)
-"""Errors after which a new client may succeed."""
+from stream.log import LogError
 
 kafka_codec.install()
-
-
-class Worker:
-    """One thread that makes blocking calls for others, each with a deadline.
-
-    kafka-python's transaction calls and ``close()`` take no timeout and block for ever without a
-    broker. A call past its deadline raises :class:`LogUnavailable`; its thread is left to itself
-    (it is a daemon) and the next call gets a new one. Whoever calls must then drop the client that
-    the stuck thread holds. Calls run one after another, which also keeps a consumer in one thread.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[tuple[Any, Any] | None] | None = None
-
-    def call(self, what: str, timeout_s: float, work: Callable[[], T]) -> T:
-        """The result of ``work()``; raises what it raises, or :class:`LogUnavailable` if late."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        with self._lock:
-            if self._jobs is None:
-                self._jobs = queue.SimpleQueue()
-                threading.Thread(
-                    target=_work, args=(self._jobs,), name=self._name, daemon=True
-                ).start()
-            jobs = self._jobs
-            jobs.put((future, work))
-        concurrent.futures.wait([future], max(0.0, timeout_s))
-        if not future.done():
-            future.cancel()
-            self.stop(jobs)
-            raise LogUnavailable(f"Kafka: {what}: no answer within {timeout_s:.1f} s")
-        return future.result()
-
-    def stop(self, jobs: queue.SimpleQueue[tuple[Any, Any] | None] | None = None) -> None:
-        """End the thread after its current call (only if it still serves ``jobs``, when given)."""
-        with self._lock:
-            if self._jobs is not None and jobs in (None, self._jobs):
-                self._jobs.put(None)
-                self._jobs = None
-
-
-def _work(jobs: queue.SimpleQueue[tuple[Any, Any] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        future, work = job
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-                future.set_exception(error)
-        del job, future, work  # an idle thread must not keep the last client alive
-
-
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raise kafka-python's errors as the log's."""
-    try:
-        yield
-    except (errors.KafkaError, OSError) as error:
-        chain = list(_chain(error))
-        cause = next((e for e in chain if isinstance(e, _FENCED)), error)
-        text = f"Kafka: {what}: {type(cause).__name__} {cause}"
-        if isinstance(cause, _FENCED):
-            raise Fenced(f"{text}; another process took over this shard, end this one") from error
-        if isinstance(error, errors.OffsetOutOfRangeError):
-            raise OutOfRetention(
-                f"{text}; the topic's retention deleted records this shard still needs: lengthen"
-                " retention.ms, or start anew with an empty state directory"
-            ) from error
-        if type(error) is errors.KafkaError or any(isinstance(e, _IN_DOUBT) for e in chain):
-            permanent = [e for e in chain if isinstance(e, errors.AuthorizationError)]
-            if not permanent:
-                raise LogUnavailable(text) from error
-        raise LogError(text) from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, those in its arguments (a producer keeps its first failure there), its causes."""
-    seen: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is not None and one not in seen:
-            seen.append(one)
-            waiting += [a for a in one.args if isinstance(a, BaseException)]
-            waiting += [one.__cause__, one.__context__]
-    yield from seen
 
 
 class Clients:
@@ -163,7 +54,8 @@ class Clients:
 
     def consumer(self, group: str | None = None) -> Any:
         """A consumer that reads committed records only and never moves by itself."""
-        return KafkaConsumer(
+        return _made(
+            KafkaConsumer,
             **self._common,
             group_id=group,
             isolation_level="read_committed",
@@ -182,7 +74,8 @@ class Clients:
         if transactional:
             options["transactional_id"] = self._log.transactional_id or f"millrace-{self._name}"
             options["transaction_timeout_ms"] = self._log.transaction_timeout
-        return KafkaProducer(
+        return _made(
+            KafkaProducer,
             **self._common,
             **options,
             max_block_ms=self._log.timeout,
@@ -196,10 +89,32 @@ class Clients:
     def admin(self) -> Any:
         """An administrative client."""
         options = {k: v for k, v in self._common.items() if k != "retry_backoff_ms"}
-        return KafkaAdminClient(**options)
+        return _made(KafkaAdminClient, **options)
 
 
-def drop(producer: Any) -> None:
+def _made(kind: Any, **options: Any) -> Any:
+    """``kind(**options)``, without the thread and the sockets that a failed one leaves behind.
+
+    kafka-python starts a thread before it connects; each attempt without a broker would leave one.
+    """
+    client = kind.__new__(kind)
+    try:
+        client.__init__(**options)
+    except BaseException:
+        network = getattr(client, "_client", None)
+        if network is not None:
+            network.close()
+        raise
+    return client
+
+
+def leave_consumer(consumer: Any) -> None:
+    """Let go of a consumer without waiting for it."""
+    # close() may block for its timeout; the thread of its own keeps that from the caller.
+    threading.Thread(target=consumer.close, kwargs={"timeout_ms": 1000}, daemon=True).start()
+
+
+def leave_producer(producer: Any) -> None:
     """Let go of a producer whose state is in doubt, without waiting and without sending more."""
     try:
         producer.close(timeout=0)

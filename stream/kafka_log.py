@@ -5,28 +5,26 @@ This module and its ``kafka_*.py`` siblings are the only importers of ``kafka``.
 a consumer group's rebalancing and never calls the engine.
 
 Why things are as they are: every trap of kafka-python 3.0.12 that was found by running it has its
-comment where it is avoided, in ``kafka_io.py`` (deadlines, errors), ``kafka_codec.py`` (unpacking),
-``kafka_reader.py`` (polling) and ``kafka_writer.py`` (transactions).
+comment where it is avoided, in ``kafka_calls.py`` (deadlines, errors), ``kafka_io.py`` (clients),
+``kafka_codec.py`` (unpacking), ``kafka_reader.py`` (polling) and ``kafka_writer.py`` (transactions).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from stream import config as settings
+from stream.kafka_calls import Seat, Worker, translated
 from stream.kafka_io import (
     Clients,
     NewTopic,
-    Worker,
-    drop,
     find_topics,
+    leave_producer,
     make_topics,
-    translated,
 )
 from stream.kafka_reader import Key, Poller, Reader, check_read, newest
-from stream.kafka_writer import AtLeastOnceWriter, Writer, wait_for
+from stream.kafka_writer import AtLeastOnceWriter, Writer, place, wait_for
 from stream.log import LogError, LogUnavailable, OutOfRetention, Positions
 from stream.records import (
     JournalRecord,
@@ -36,7 +34,6 @@ from stream.records import (
     Slice,
     decode_journal,
 )
-from stream.routing import partition_of
 
 _FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 _CHUNK = 4_096
@@ -81,7 +78,11 @@ class KafkaLog:
         }
         self._side = Worker("millrace-kafka-side")
         self._lock = threading.Lock()
-        self._appender: Any = None
+        self._appender = Seat(
+            "millrace-kafka-append",
+            lambda: self._clients.producer(transactional=False),
+            leave_producer,
+        )
         self._partitions: dict[str, int] | None = None
 
     # -- start ------------------------------------------------------------------------------------
@@ -226,43 +227,20 @@ class KafkaLog:
         if count is None:
             raise LogError(f"topic {topic!r}: is not in the configuration; names are in [topics]")
         at = self._clock_ms()
-        with translated(f"append to {topic}"):
-            producer = self._append_producer()
-            try:
-                futures = []
-                for record in records:
-                    partition = record.partition
-                    if partition is None:
-                        partition = partition_of(record.key, count)
-                    if not 0 <= partition < count:
-                        raise LogError(
-                            f"topic {topic!r}: expected partition 0..{count - 1}, got {partition}"
-                        )
-                    headers = list(record.headers)
-                    futures.append(
-                        producer.send(topic, record.value, record.key, headers, partition, at)
-                    )
-                done = wait_for(futures, self._clients.timeout_s)
-            except BaseException:
-                self._drop_appender(producer)
-                raise
+        limit_s = self._clients.timeout_s
+        # Any number of threads share one producer: only making it takes turns.
+        producer = self._appender.call("connect", limit_s + 0.5, lambda made: made)
+        try:
+            with translated(f"append to {topic}"):
+                futures = [
+                    producer.send(topic, r.value, r.key, list(r.headers), where, at)
+                    for r, where in [(r, place(topic, r, count)) for r in records]
+                ]
+                done = wait_for(futures, limit_s)
+        except LogUnavailable:
+            self._appender.drop()
+            raise
         return [(meta.partition, meta.offset) for meta in done]
-
-    def _append_producer(self) -> Any:
-        with self._lock:
-            if self._appender is None:
-                self._appender = self._side.call(
-                    "connect",
-                    self._clients.timeout_s,
-                    lambda: self._clients.producer(transactional=False),
-                )
-            return self._appender
-
-    def _drop_appender(self, producer: Any) -> None:
-        with self._lock:
-            if self._appender is producer:
-                self._appender = None
-                drop(producer)
 
     # -- for people and metrics -------------------------------------------------------------------
 
@@ -301,13 +279,7 @@ class KafkaLog:
         self.wake()
         self._writer.close()
         self._poller.close()
-        with self._lock:
-            producer, self._appender = self._appender, None
-        if producer is not None:
-            try:
-                self._side.call("close", 2.0, lambda: producer.close(timeout=1.0))
-            except LogUnavailable:
-                drop(producer)
+        self._appender.close(lambda producer: producer.close(timeout=1.0))
         self._side.stop()
         self._reader.close()
 

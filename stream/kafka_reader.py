@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from kafka import TopicPartition
 
-from stream.kafka_io import Clients, Worker, translated
+from stream.kafka_calls import Seat
+from stream.kafka_io import Clients, leave_consumer
 from stream.log import LogError, LogUnavailable, OutOfRetention
 from stream.records import Range, Record, Slice
 from stream.routing import shares
@@ -51,9 +53,7 @@ class Reader:
 
     def __init__(self, clients: Clients, group: str) -> None:
         self._clients = clients
-        self._group = group
-        self._worker = Worker("millrace-kafka-read")
-        self._consumer: Any = None
+        self._seat = Seat("millrace-kafka-read", lambda: clients.consumer(group), leave_consumer)
 
     def bounds(self, keys: Iterable[Key]) -> tuple[dict[Key, int], dict[Key, int]]:
         """The oldest retained and the next committed offset of each partition."""
@@ -102,23 +102,12 @@ class Reader:
         return self._call(f"read of {key[0]}/{key[1]} at offset {first}", work)
 
     def _call(self, what: str, work: Callable[[Any], T]) -> T:
-        def run() -> T:
-            if self._consumer is None:
-                self._consumer = self._clients.consumer(self._group)
-            return work(self._consumer)
-
-        try:
-            with translated(what):
-                # A little longer than the client's own timeouts, whose errors say more.
-                return self._worker.call(what, self._clients.timeout_s + 0.5, run)
-        except LogError:
-            self._consumer = None
-            raise
+        # A little longer than the client's own timeouts, whose errors say more.
+        return self._seat.call(what, self._clients.timeout_s + 0.5, work)
 
     def close(self) -> None:
         """Close the consumer and end the thread."""
-        consumer, self._consumer = self._consumer, None
-        close_consumer(self._worker, consumer)
+        self._seat.close(lambda consumer: consumer.close(timeout_ms=1000))
 
 
 class Poller:
@@ -128,8 +117,7 @@ class Poller:
         self._clients = clients
         self._reader = reader
         self._control = control
-        self._worker = Worker("millrace-kafka-poll")
-        self._consumer: Any = None
+        self._seat = Seat("millrace-kafka-poll", self._start, leave_consumer)
         self._buffers: dict[Key, list[Any]] = {}
         self._next: dict[Key, int] = {}
         self._fetched: dict[Key, int] = {}
@@ -140,10 +128,9 @@ class Poller:
 
     def seek(self, positions: Mapping[Key, int], ends: Mapping[Key, int]) -> None:
         """Start at the positions; ``ends`` are the next offsets of the partitions now."""
-        self._discard()
         self._next = dict(positions)
-        self._fetched = dict(positions)
         self._ends = dict(ends)
+        self._restart()
 
     def lag(self) -> dict[Key, int] | None:
         """Records not handed out yet, as of the last fetch; ``None`` before :meth:`seek`.
@@ -153,7 +140,7 @@ class Poller:
         if not self._next:
             return None
         return {
-            key: len(self._buffers.get(key, ())) + max(0, self._ends[key] - at)
+            key: len(self._buffers[key]) + max(0, self._ends[key] - at)
             for key, at in self._fetched.items()
         }
 
@@ -180,51 +167,57 @@ class Poller:
 
     def _fill(self, max_records: int, deadline: float) -> None:
         """Fetch until each partition has its share or nothing more is there."""
-        if self._consumer is not None and self._satisfied(max_records):
-            return
         idle = not any(self._buffers.values())
         wait_s = max(0.0, min(_WAIT_S, deadline - time.monotonic())) if idle else 0.0
+        while not self._satisfied(max_records) and not self._full():
+            limit_s = self._clients.timeout_s + 0.5
+            try:
+                fetch = partial(self._fetch, max_records, wait_s)
+                got, ends, passed = self._seat.call("poll", limit_s, fetch)
+            except LogError:
+                # After any exception kafka-python's consumer spins: only a new one is sound.
+                self._restart()
+                raise
+            now = time.monotonic()
+            for key, raws in got.items():
+                self._buffers[key] += raws
+                self._fetched[key] = raws[-1].offset + 1
+                self._seen[key] = self._alive = now
+            self._fetched |= passed
+            self._ends |= {k: max(end, self._fetched[k]) for k, end in ends.items()}
+            if not got:
+                return
+            wait_s = 0.0
 
-        def run() -> None:
-            if self._consumer is None:
-                self._consumer = self._start()
-            self._drain(self._consumer, max_records, wait_s)
+    def _fetch(
+        self, max_records: int, wait_s: float, consumer: Any
+    ) -> tuple[dict[Key, list[Any]], dict[Key, int], dict[Key, int]]:
+        """Records, the ends of their partitions, and positions past markers.
 
-        try:
-            with translated("poll"):
-                self._worker.call("poll", self._clients.timeout_s + 0.5, run)
-        except LogError:
-            # After any exception kafka-python's consumer spins: only a new one is sound.
-            self._discard()
-            raise
+        Changes nothing of ours: a call past its deadline may still return, to nobody.
+        """
+        got = consumer.poll(timeout_ms=wait_s * 1000, max_records=max_records)
+        if got:
+            ends = {(*tp,): consumer.highwater(tp) or 0 for tp in got}
+            return {(*tp,): raws for tp, raws in got.items()}, ends, {}
+        # Markers and aborted records give no record to count by: the position has passed them.
+        behind = [key for key, at in self._fetched.items() if at < self._ends[key]]
+        at = {key: consumer.position(TopicPartition(*key)) or 0 for key in behind}
+        return {}, {}, {key: max(self._fetched[key], offset) for key, offset in at.items()}
 
     def _start(self) -> Any:
         consumer = self._clients.consumer()
         consumer.assign([TopicPartition(*key) for key in self._next])
         for key, offset in self._next.items():
             consumer.seek(TopicPartition(*key), offset)
+        return consumer
+
+    def _restart(self) -> None:
+        """Forget what was fetched; a new consumer resumes after what was handed out."""
+        self._seat.drop()
         self._buffers = {key: [] for key in self._next}
         self._fetched = dict(self._next)
         self._seen = dict.fromkeys(self._next, time.monotonic())
-        return consumer
-
-    def _drain(self, consumer: Any, max_records: int, wait_s: float) -> None:
-        got = consumer.poll(timeout_ms=wait_s * 1000, max_records=max_records)
-        while got:
-            now = time.monotonic()
-            self._alive = now
-            for tp, raws in got.items():
-                key = (tp.topic, tp.partition)
-                self._buffers[key] += raws
-                self._fetched[key] = raws[-1].offset + 1
-                self._seen[key] = now
-                self._ends[key] = max(consumer.highwater(tp) or 0, self._fetched[key])
-            if self._satisfied(max_records) or self._full():
-                return
-            got = consumer.poll(timeout_ms=0, max_records=max_records)
-        for key, at in self._fetched.items():
-            if at < self._ends[key]:  # markers and aborted records give no record to count by
-                self._fetched[key] = max(at, consumer.position(TopicPartition(*key)) or 0)
 
     def _full(self) -> bool:
         # Not by pause(): kafka-python may forget what it had fetched of a paused partition.
@@ -269,29 +262,9 @@ class Poller:
         _, self._ends = self._reader.bounds(self._next)
         self._alive = time.monotonic()
 
-    def _discard(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        self._buffers = {}
-        if consumer is not None:
-            threading.Thread(
-                target=consumer.close, kwargs={"timeout_ms": 1000}, daemon=True
-            ).start()
-
     def close(self) -> None:
         """Close the consumer and end the thread."""
-        consumer, self._consumer = self._consumer, None
-        close_consumer(self._worker, consumer)
-
-
-def close_consumer(worker: Worker, consumer: Any) -> None:
-    """Close a consumer in its worker, within two seconds, and end the worker."""
-    if consumer is not None:
-        try:
-            with translated("close"):
-                worker.call("close", 2.0, lambda: consumer.close(timeout_ms=1000))
-        except LogUnavailable:
-            return  # without a broker nothing is left to say good-bye to; the thread is a daemon
-    worker.stop()
+        self._seat.close(lambda consumer: consumer.close(timeout_ms=1000))
 
 
 def newest(reader: Reader, key: Key, count: int) -> list[Record]:

@@ -16,7 +16,8 @@ from kafka.structs import OffsetAndMetadata
 
 from stream import config as settings
 from stream.failpoint import failpoint
-from stream.kafka_io import Clients, Worker, drop, translated
+from stream.kafka_calls import Seat
+from stream.kafka_io import Clients, leave_producer
 from stream.kafka_reader import Reader, newest
 from stream.log import Fenced, LogError, LogUnavailable, check_succession
 from stream.records import (
@@ -47,8 +48,7 @@ class Writer:
         self._config = config
         self._clients = clients
         self._reader = reader
-        self._worker = Worker("millrace-kafka-commit")
-        self._producer: Any = None
+        self._seat = Seat("millrace-kafka-commit", self._start, leave_producer)
         self._tail: JournalRecord | None = None
         self._opened = False
         self._fenced: Fenced | None = None
@@ -57,7 +57,7 @@ class Writer:
     def open(self, partitions: dict[str, int]) -> None:
         """Fence older owners of the transactional id; learn the journal's tail."""
         self._partitions = partitions
-        self._producer = self._start()
+        self._connect()
         self._tail = self.read_tail()
         self._opened = True
 
@@ -80,7 +80,7 @@ class Writer:
             if self._fenced is not None:
                 raise self._fenced
             try:
-                if self._producer is None:
+                if not self._seat.taken:
                     self._renew(outputs.journal)
                 if check_succession(outputs.journal, self._tail):
                     return
@@ -89,15 +89,10 @@ class Writer:
                 return
             except Fenced as error:
                 self._fenced = error
-                self._drop()
             except LogUnavailable:
-                self._drop()
                 if time.monotonic() + _PAUSE_S >= deadline:
                     raise
                 time.sleep(_PAUSE_S)
-            except LogError:
-                self._drop()
-                raise
 
     def _renew(self, entry: JournalRecord) -> None:
         """A new producer, unless the journal shows that somebody else has taken over."""
@@ -111,32 +106,29 @@ class Writer:
                     f"shard {self._config.name!r}: another process wrote journal record {tail.seq};"
                     " end this process"
                 )
-        self._producer = self._start()
+        self._connect()
         # The transaction in doubt is over now, one way or the other.
         self._tail = self.read_tail()
 
+    def _connect(self) -> None:
+        self._seat.call("init_transactions", self._clients.timeout_s + 0.5, lambda producer: None)
+
     def _start(self) -> Any:
         """A producer with the shard's transactional id; fences the one before it."""
-
-        def start() -> Any:
-            producer = self._clients.producer(transactional=True)
-            try:
-                producer.init_transactions()
-            except BaseException:
-                drop(producer)
-                raise
-            return producer
-
-        return self._call("init_transactions", self._clients.timeout_s + 0.5, start)
+        producer = self._clients.producer(transactional=True)
+        try:
+            producer.init_transactions()
+        except BaseException:
+            leave_producer(producer)
+            raise
+        return producer
 
     def _attempt(self, outputs: Outputs, deadline: float) -> None:
-        producer = self._producer
-        left = max(0.0, deadline - time.monotonic())
         start = time.monotonic()
-        self._call("commit", left, lambda: self._transact(producer, outputs))
+        self._seat.call("commit", max(0.0, deadline - start), lambda p: self._transact(p, outputs))
         if time.monotonic() - start > _SLOW_S:
             # The client repeats a lost EndTxn by itself; a first copy may still be on its way.
-            self._drop()
+            self._seat.drop()
 
     def _transact(self, producer: Any, outputs: Outputs) -> None:
         producer.begin_transaction()
@@ -165,31 +157,14 @@ class Writer:
         ):
             count = self._partitions[topic]
             for record in records:
-                partition = record.partition
-                if partition is None:
-                    partition = partition_of(record.key, count)
+                partition = place(topic, record, count)
                 own = headers(record, len(futures)) if headers else list(record.headers) or None
                 futures.append(producer.send(topic, record.value, record.key, own, partition, at))
         return futures
 
-    def _call(self, what: str, timeout_s: float, work: Callable[[], Any]) -> Any:
-        with translated(what):
-            return self._worker.call(what, timeout_s, work)
-
-    def _drop(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            drop(producer)
-
     def close(self) -> None:
-        """Close the producer within two seconds and end the thread."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            try:
-                self._call("close", 2.0, lambda: producer.close(timeout=1.0))
-            except LogUnavailable:
-                drop(producer)
-        self._worker.stop()
+        """Close the producer and end the thread."""
+        self._seat.close(lambda producer: producer.close(timeout=1.0))
 
 
 class AtLeastOnceWriter(Writer):
@@ -201,11 +176,7 @@ class AtLeastOnceWriter(Writer):
     """
 
     def _start(self) -> Any:
-        return self._call(
-            "connect",
-            self._clients.timeout_s + 0.5,
-            lambda: self._clients.producer(transactional=False),
-        )
+        return self._clients.producer(transactional=False)
 
     def _transact(self, producer: Any, outputs: Outputs) -> None:
         limit = self._clients.timeout_s
@@ -223,6 +194,17 @@ class AtLeastOnceWriter(Writer):
         offsets = _offsets(outputs.journal)
         if offsets:
             self._reader.commit(offsets)
+
+
+def place(topic: str, record: NewRecord, partitions: int) -> int:
+    """The partition a record goes to; raises :class:`LogError` for one that does not exist."""
+    if record.partition is None:
+        return partition_of(record.key, partitions)
+    if not 0 <= record.partition < partitions:
+        raise LogError(
+            f"topic {topic!r}: expected partition 0..{partitions - 1}, got {record.partition}"
+        )
+    return record.partition
 
 
 def send_journal(producer: Any, topic: str, journal: JournalRecord) -> Any:

@@ -11,10 +11,16 @@ from tests import broker
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let kafka-python 3.0.12 use functions that Python deprecated; all other warnings fail."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning"
-    )
+    """Let kafka-python 3.0.12 do two things that Python warns of; all other warnings fail.
+
+    It reads its schemas through functions that Python deprecated, and leaves a socket whose
+    connection was refused to the garbage collector.
+    """
+    for line in (
+        "ignore:(read|open)_text is deprecated:DeprecationWarning",
+        "ignore:unclosed <socket.socket .*proto=6, laddr=..0.0.0.0., \\d+.>$:ResourceWarning",
+    ):
+        config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(scope="session")

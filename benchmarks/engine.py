@@ -1,0 +1,120 @@
+"""The engine: in process, beside a loop with River, on the embedded log, on Kafka, and at start.
+
+Run ``python -m benchmarks.engine [--json] [--quick]``. The configuration is ``examples/fraud.toml``
+with its three compiled members (logistic, crossed, forest) under the stack: windows of two
+entities, 21 dense columns. Every event is scored once and its label learned once; an event and its
+label are two records. Kernels are compiled before anything is timed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import traffic
+from benchmarks.common import arguments, compare, repeat, show, spread, target, timed
+from benchmarks.daemon import Daemon
+from benchmarks.river_loop import RiverLoop
+from benchmarks.service import drain
+from benchmarks.windows import measure as measure_windows
+from stream.config import Config
+from stream.records import Batch
+from stream.service import build_engine, open_log, wall_clock_ms
+from tests.broker import bootstrap, unique
+
+BATCH = 4096
+
+
+def in_process(made: Sequence[Batch]) -> int:
+    """A new engine over all the batches; the events it scored."""
+    with tempfile.TemporaryDirectory() as directory:
+        engine = build_engine(traffic.config(Path(directory)), Path(directory))
+        for batch in made:
+            engine.step(batch)
+        engine.pending.close()
+        return engine.counts["scored"]
+
+
+def beside_river(made: list[Batch], river: list[Batch], rounds: int) -> dict[str, Any]:
+    """The engine over all events, River over the first of them (its trees are still small)."""
+    found = compare(
+        lambda: timed(lambda: in_process(made)),
+        lambda: timed(lambda: RiverLoop().run(river)),
+        rounds,
+    )
+    return {"engine": found.pop("ours"), "river_loop": found.pop("theirs")} | found
+
+
+def on_embedded_log(events: int) -> dict[str, Any]:
+    """The service over a filled embedded log, each step committed durably."""
+    with tempfile.TemporaryDirectory() as directory:
+        config = traffic.config(Path(directory))
+        records = traffic.append(config, traffic.pieces(traffic.simulator(events), BATCH))
+        return drain(config, records, events)
+
+
+def kafka_config(directory: Path, server: str) -> Config:
+    """Exactly once, with topics of its own."""
+    topics = {t: unique(t) for t in
+              ("events", "labels", "control", "scores", "dead_letters", "audit")}  # fmt: skip
+    log = {"type": "kafka", "bootstrap": server}
+    return traffic.config(directory, name=unique("bench"), log=log, topics=topics)
+
+
+def on_kafka(events: int, rounds: int) -> dict[str, Any]:
+    """The service over a backlog on a broker of this machine, each step one transaction."""
+
+    def once() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as directory:
+            config = kafka_config(Path(directory), server)
+            records = traffic.append(config, traffic.pieces(traffic.simulator(events), BATCH))
+            return drain(config, records, events)
+
+    with bootstrap() as server:
+        return repeat(once, rounds)
+
+
+def first_score(runs: int) -> dict[str, Any]:
+    """Seconds from the start of ``millrace run`` to the first score that stands in its log."""
+    seconds = []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            config = traffic.config(directory)
+            traffic.append(config, traffic.pieces(traffic.simulator(100), 100, labels=False))
+            log = open_log(config, wall_clock_ms)
+            scores = config.topics.scores
+            with Daemon(traffic.changes(directory), directory) as daemon:
+                seconds.append(daemon.wait_for(lambda: log.tail(scores, 1)))  # noqa: B023
+            log.close()
+    return spread(seconds)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__)
+    rounds = 1 if options.quick else 3
+    events, beside = (5 * BATCH, 1024) if options.quick else (50 * BATCH, 2 * BATCH)
+    made = traffic.batches(traffic.pieces(traffic.simulator(events), BATCH))
+    few = traffic.batches(traffic.pieces(traffic.simulator(beside), 512, lag=1024))
+    in_process(made[:3])  # compiles, or loads what was compiled
+    found: dict[str, Any] = {"beside_river": beside_river(made, few, rounds)}
+    found["embedded_log"] = repeat(lambda: on_embedded_log(events), rounds)
+    found["kafka_exactly_once"] = on_kafka(events, rounds)
+    if not options.quick:
+        found["windows_1M_entities"] = measure_windows(1_000_000, 4_000_000, 30, False, 0, 0.0)
+    found["first_score_s"] = first_score(rounds)
+    found["targets"] = {
+        "in_process": target(found["beside_river"]["engine"]["events_per_s"], 40_000, True),
+        "beside_river": target(found["beside_river"]["ratio"]["median"], 40, True),
+        "embedded_log": target(found["embedded_log"]["events_per_s"], 30_000, True),
+        "kafka": target(found["kafka_exactly_once"]["events_per_s"], 15_000, True),
+        "first_score_s": target(found["first_score_s"]["median"], 3.0, False),
+    }
+    show("engine", found, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A service in a thread of the benchmark's process, timed until a filled log is drained.
+
+Called by the programs of this package. The time runs from readiness (before the first poll) to the
+commit of the last step; opening the log, restoring and stopping are left out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from benchmarks.common import rates
+from models.base import MillraceError
+from stream.config import Config
+from stream.records import Outputs
+from stream.service import Service
+
+
+class _Timed(Service):
+    """Notes when its loop begins and when so many input records are committed."""
+
+    def __init__(self, config: Config, records: int) -> None:
+        super().__init__(config)
+        self.left = records
+        self.begin: tuple[float, float] | None = None
+        self.end: tuple[float, float] | None = None
+        self.over = threading.Event()
+        self.failure: BaseException | None = None
+        self.on_committed.append(self._count)
+
+    def _count(self, outputs: Outputs) -> None:
+        self.left -= sum(r.count for r in outputs.journal.ranges)
+        if self.left <= 0 and self.end is None:
+            self.end = (time.perf_counter(), time.process_time())
+            self.over.set()
+
+    def _loop(self) -> None:
+        self.begin = (time.perf_counter(), time.process_time())
+        super()._loop()
+
+    def guarded(self) -> None:
+        """Run, and keep what ended it."""
+        try:
+            self.run()
+        except BaseException as error:  # noqa: BLE001 - raised again by drain()
+            self.failure = error
+        self.over.set()
+
+
+def drain(config: Config, records: int, events: int) -> dict[str, Any]:
+    """Run the service until ``records`` input records are committed; rates in ``events``.
+
+    Processor time is that of the whole process, commit thread and Kafka clients included.
+    """
+    service = _Timed(config, records)
+    thread = threading.Thread(target=service.guarded, name="service")
+    thread.start()
+    service.over.wait()
+    service.stop()
+    thread.join()
+    if service.failure is not None:
+        raise service.failure
+    if service.engine is None or service.begin is None or service.end is None:
+        raise MillraceError(f"benchmark: the service stopped with {service.left} records left")
+    counts = service.engine.counts
+    wall, cpu = (e - b for b, e in zip(service.begin, service.end, strict=True))
+    return rates(events, wall, cpu) | {
+        "scored": counts["scored"],
+        "learned": counts["learned"],
+        "dead_letters": sum(v for k, v in counts.items() if k.startswith("dead.")),
+        "steps": service.engine.seq,
+        "checkpoints": service.checkpointer.written_total,
+    }

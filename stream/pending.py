@@ -319,7 +319,8 @@ class SegmentFile:
 
     @sealed_sha256.setter
     def sealed_sha256(self, sha256: str) -> None:
-        self._segment.sha256 = sha256
+        if self.used == SEGMENT_ROWS:  # of fewer rows it would stand for the full segment later
+            self._segment.sha256 = sha256
 
 
 def _link(path: Path, target: Path) -> bool:

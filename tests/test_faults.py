@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stream.checkpoint import Snapshot, StateDirectory
+from stream.service import build_engine
+from tests.factory import Feed, config, event
 from tests.faults.check import check
+from tests.faults.checkpoints import SEGMENT_ROWS, small_segments
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
@@ -92,3 +96,21 @@ threading.Event().wait(30)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert done.returncode == 130, done.stderr
+
+
+def test_a_segment_saved_before_and_after_it_filled_verifies(tmp_path: Path) -> None:
+    """A generation with a pending segment that an older one holds half full can be loaded."""
+    with small_segments():
+        engine, feed = build_engine(config(tmp_path), tmp_path), Feed()
+        directory = StateDirectory(tmp_path / "state")
+        for start in (0, 100):
+            engine.step(feed.batch(("events", [event(i) for i in range(start, start + 100)])))
+            files = engine.pending.files()
+            snapshot = Snapshot(
+                "test", engine.seq, engine.digest, 0, {}, {}, {}, engine.state(), files
+            )
+            directory.publish(directory.write(snapshot), keep=3)
+        assert SEGMENT_ROWS < 200
+        assert [loaded.manifest.seq for loaded in directory.usable(lambda m: None)] == [2, 1]
+        engine.pending.close()
+        directory.close()

@@ -6,7 +6,7 @@ a consumer group's rebalancing and never calls the engine.
 
 Why things are as they are: every trap of kafka-python 3.0.12 that was found by running it has its
 comment where it is avoided, in ``kafka_calls.py`` (deadlines, errors), ``kafka_io.py`` (clients),
-``kafka_codec.py`` (unpacking), ``kafka_reader.py`` (polling) and ``kafka_writer.py`` (transactions).
+``kafka_codec.py`` (unpacking), ``kafka_reader.py`` (polling), ``kafka_writer.py`` (transactions).
 """
 
 from __future__ import annotations

@@ -156,10 +156,10 @@ class Writer:
             (topics.audit, outputs.audit),
         ):
             count = self._partitions[topic]
-            for record in records:
-                partition = place(topic, record, count)
-                own = headers(record, len(futures)) if headers else list(record.headers) or None
-                futures.append(producer.send(topic, record.value, record.key, own, partition, at))
+            for r in records:
+                own = headers(r, len(futures)) if headers else list(r.headers) or None
+                where = place(topic, r, count)
+                futures.append(producer.send(topic, r.value, r.key, own, where, at))
         return futures
 
     def close(self) -> None:

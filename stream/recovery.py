@@ -72,7 +72,10 @@ def recover(
         if until_seq is not None and record.seq > until_seq:
             break
         known = record.body.get("fingerprint", known)
-        _apply(recovered, record, log, build, known)
+        _apply(recovered, record, log, build)
+        if recovered.engine.digest != record.digest:
+            # What holds is the operator's word of today, not the one the step ran under.
+            _diverged(recovered, record, known, config.checkpoints.on_divergence)
         beat()
     if until_seq is not None and recovered.engine.seq != until_seq:
         raise CheckpointError(
@@ -132,9 +135,7 @@ def _restore(loaded: Loaded, build: Build) -> Recovered:
     return recovered
 
 
-def _apply(
-    recovered: Recovered, record: JournalRecord, log: Log, build: Build, known: dict[str, Any]
-) -> None:
+def _apply(recovered: Recovered, record: JournalRecord, log: Log, build: Build) -> None:
     """Do one journaled step again."""
     engine = recovered.engine
     if record.seq != engine.seq + 1:
@@ -150,11 +151,11 @@ def _apply(
     for r in record.ranges:
         recovered.positions[(r.topic, r.partition)] = r.next_offset
     recovered.replayed_steps += 1
-    if engine.digest != record.digest:
-        _diverged(recovered, record, known)
 
 
-def _diverged(recovered: Recovered, record: JournalRecord, known: dict[str, Any]) -> None:
+def _diverged(
+    recovered: Recovered, record: JournalRecord, known: dict[str, Any], on_divergence: str
+) -> None:
     """Stop, unless bits may differ: on another kind of processor, or by ``on_divergence``."""
     engine = recovered.engine
     elsewhere = recovered.elsewhere or (bool(known) and known != fingerprint())
@@ -162,7 +163,7 @@ def _diverged(recovered: Recovered, record: JournalRecord, known: dict[str, Any]
         f"step {record.seq}: the replay gave digest {engine.digest}, the journal holds "
         f"{record.digest}"
     )
-    if not elsewhere and engine.config.checkpoints.on_divergence == "stop":
+    if not elsewhere and on_divergence == "stop":
         raise Diverged(
             f"{message}; some member is not deterministic. Find it with `millrace replay`, or set "
             'checkpoints.on_divergence = "warn" to go on with the replayed state'

@@ -23,7 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.broker import Broker
 from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
+from tests.faults import diverge as divergence
 from tests.faults.shard import Shard
+from tests.faults.zombie import zombie as freeze_and_replace
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -149,6 +151,44 @@ def checkpoints(
     with working(directory) as place, progress(as_json) as show:
         found = timed(lambda: generations.checkpoints(place, seed, offsets, show))
     report(found, not found["problems"], as_json)
+
+
+@app.command()
+def zombie(
+    log: Log = "embedded",
+    rounds: Annotated[int, typer.Option(min=1, help="Processes frozen and replaced.")] = 3,
+    seed: Seed = 1,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Freeze a process past its transaction's time-out, replace it, thaw it: it must end."""
+    with working(directory) as place, log_table(log) as table:
+        if table is not None:
+            table["transaction_timeout"] = "5s"
+        frozen_s = 1.0 if table is None else 7.0
+
+        def work() -> dict[str, Any]:
+            verdict, figures = freeze_and_replace(place, table, rounds, frozen_s, seed)
+            return {"log": log, "seed": seed} | figures | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def diverge(seed: Seed = 1, directory: Directory = None, as_json: Json = False) -> None:
+    """A member that is not deterministic: the replay after a restart must stop the service."""
+    with working(directory) as place:
+        found = timed(
+            lambda: {
+                "seed": seed,
+                "sources": {
+                    source: divergence.diverge(place / source, source, seed)
+                    for source in divergence.SOURCES
+                },
+            }
+        )
+    report(found, not any(s["problems"] for s in found["sources"].values()), as_json)
 
 
 if __name__ == "__main__":

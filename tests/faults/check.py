@@ -16,7 +16,9 @@ from typing import Any
 
 from monitoring.trail import Exit, verify
 from stream.checkpoint import StateDirectory, list_generations
+from stream.config import Config
 from stream.engine import Engine
+from stream.reconfigure import reconfigure
 from stream.records import Batch, JournalRecord, NewRecord, Outputs, Range, Record, Slice
 from stream.recovery import recover
 from stream.routing import partition_of
@@ -195,12 +197,17 @@ def reference(
     if inputs is None:
         inputs = {shard.topic(name): shard.records(name) for name in INPUTS}
     cursor = {(t, i): iter(rows) for t, parts in inputs.items() for i, rows in enumerate(parts)}
-    engine = build_engine(shard.config, None)
+    first = journal[0].body.get("config") if journal else None
+    engine = build_engine(Config.model_validate(first) if first else shard.config, None)
     partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
     made: dict[str, list[list[NewRecord]]] = {
         name: [[] for _ in range(count)] for name, count in partitions.items()
     }
     for record in journal:
+        if record.kind == "reconfigured":
+            after = build_engine(Config.model_validate(record.body["config"]), None)
+            engine, _ = reconfigure(engine, after)
+            continue
         slices = [
             Slice(r, [next(cursor[(r.topic, r.partition)]) for _ in range(r.count)])
             for r in record.ranges

@@ -194,6 +194,10 @@ def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) ->
         engine, _ = reference(shard, list(shard.log.journal(0)))
         wanted = engine.state_digest()
         state, target = shard.config.state_dir, directory / "case"
+        copy_spoiled(state, target, None)
+        judge("nothing spoiled", shard, shard.log, target, wanted, tally)
+        if not tally.counts["from_newest"]:
+            tally.note("unclear", "nothing spoiled: the newest generation was not used")
         cases = all_cases(state, offsets, rng)
         segments = len({c.file.name for c in cases if c.file.name.startswith("pending-")})
         for i, case in enumerate(cases):

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stream.config import Config, EmbeddedLog, KafkaLog, canonical, load
+from stream.config import Config, EmbeddedLog, KafkaLog, load
 from stream.log import Log
 from stream.records import Record
 from stream.service import open_log, wall_clock_ms
@@ -69,10 +69,20 @@ class Shard:
     """
 
     def __init__(self, directory: Path, log: dict[str, Any] | None = None, **changes: Any) -> None:
+        log = log or {"type": "embedded", "path": str(directory / "log.db")}
+        self._write(directory, raw_config(directory, log, **changes))
+
+    def sibling(self, directory: Path, **changes: Any) -> Shard:
+        """The same shard on the same log with a configuration, and a state, in a directory of its
+        own: what a replacement on another machine would have."""
+        made = object.__new__(Shard)
+        made._write(directory, self.raw | {"state_dir": str(directory / "state")} | changes)
+        return made
+
+    def _write(self, directory: Path, raw: dict[str, Any]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        log = log or {"type": "embedded", "path": str(directory / "log.db")}
-        self.raw = raw_config(directory, log, **changes)
+        self.raw = raw
         self.path = directory / "config.toml"
         self.path.write_text("".join(f"{k} = {toml(v)}\n" for k, v in self.raw.items()))
         self.config: Config = load(self.path, {})
@@ -107,10 +117,6 @@ class Shard:
     def waiting(self) -> int:
         """Input records that no committed step has taken."""
         return sum(self.log.lag().values())
-
-    def same(self, other: Config) -> bool:
-        """Whether two configurations are one, for the journal."""
-        return canonical(self.config) == canonical(other)
 
 
 def _embedded_records(log: EmbeddedLog, topic: str) -> list[list[Record]]:

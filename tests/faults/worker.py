@@ -50,7 +50,9 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "stream.cli", "run", str(config), *options],
             cwd=REPOSITORY,
-            env=os.environ | {"PYTHONHASHSEED": "0"} | environment,
+            env=os.environ
+            | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(REPOSITORY)}  # these tests' own copy
+            | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -48,6 +48,8 @@ class Daemon:
         Raw keys that replace the example's; HTTP listens on a free port in any case.
     directory : Path
         Where its output goes.
+    port : int
+        Of HTTP; 0: a free one. A restart needs the same, or its configuration has changed.
 
     Attributes
     ----------
@@ -55,8 +57,8 @@ class Daemon:
         ``time.perf_counter()`` just before the process was made.
     """
 
-    def __init__(self, changes: dict[str, Any], directory: Path) -> None:
-        self.port = free_port()
+    def __init__(self, changes: dict[str, Any], directory: Path, port: int = 0) -> None:
+        self.port = port or free_port()
         http_settings = {"http": {"enabled": True, "port": self.port}}
         self._output = directory / "daemon.log"
         with self._output.open("ab") as output:
@@ -73,8 +75,12 @@ class Daemon:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+            self.stop()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end: the state is saved."""
+        self._process.terminate()
+        self._process.wait()
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""

@@ -96,7 +96,8 @@ def _bare_loop(
     group, scores = names
     decode = msgspec.json.Decoder(Amount).decode
     encode = msgspec.json.encode
-    done, held = 0, []
+    done = 0
+    held: list[Any] = []
     while done < events:
         held += consumer.poll(timeout_ms=1000, max_records=batch - len(held)).get(tp, [])
         if len(held) < min(batch, events - done):

@@ -25,6 +25,7 @@ class _Timed(Service):
         self.left = records
         self.begin: tuple[float, float] | None = None
         self.end: tuple[float, float] | None = None
+        self.checkpoints = 0
         self.over = threading.Event()
         self.failure: BaseException | None = None
         self.on_committed.append(self._count)
@@ -33,6 +34,7 @@ class _Timed(Service):
         self.left -= sum(r.count for r in outputs.journal.ranges)
         if self.left <= 0 and self.end is None:
             self.end = (time.perf_counter(), time.process_time())
+            self.checkpoints = self.checkpointer.written_total
             self.over.set()
 
     def _loop(self) -> None:
@@ -70,5 +72,5 @@ def drain(config: Config, records: int, events: int) -> dict[str, Any]:
         "learned": counts["learned"],
         "dead_letters": sum(v for k, v in counts.items() if k.startswith("dead.")),
         "steps": service.engine.seq,
-        "checkpoints": service.checkpointer.written_total,
+        "checkpoints": service.checkpoints,
     }

@@ -155,6 +155,21 @@ class Model(ABC):
     def restore(self, state: State) -> None:
         """Become the model that gave ``state``. Raises :class:`StateError` if it does not fit."""
 
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """The arrays of weights that ``learn`` moves, by path, in a stable order; views to read.
+
+        What is counted but has no norm worth watching (nodes and leaves of trees) is left out.
+        """
+        return {}
+
+    def replaced(self) -> int:
+        """How many parts (trees of a forest) were replaced after drift, since the model is new."""
+        return 0
+
+    def counted(self) -> Any:
+        """What the parameters are counted on: a torch module, a River estimator, or the model."""
+        return self
+
     def digest(self) -> str:
         """Hex digest of the state; equal for equal models, also across a save and a restore."""
         return state_digest(self.state())

@@ -168,6 +168,10 @@ class BoostingModel(CompiledModel):
         columns = len(schema.dense) + len(schema.hashed)
         super().__init__(schema, make_arrays(columns, params, seed))
 
+    def replaced(self) -> int:
+        """See :meth:`models.base.Model.replaced`: trees put in another's place."""
+        return int(self._arrays.drifts[0])
+
     def _used(self) -> dict[str, NDArray[Any]]:
         cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
         return {name: a[: cut.get(name)] for name, a in super()._used().items()}

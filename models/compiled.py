@@ -90,6 +90,15 @@ class CompiledModel(Model):
         """The state's arrays, cut to the part in use; views."""
         return {name: self._held(name) for name in self._roles}
 
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`models.base.Model.tensors`: learned arrays of the bundle itself, whole; the
+        bundles within it are trees and bins."""
+        return {
+            name: self._held(name)
+            for name, role in self._roles.items()
+            if role == "learned" and "." not in name
+        }
+
     def _held(self, name: str) -> NDArray[Any]:
         held: NDArray[Any] = attrgetter(name)(self._arrays)
         return held

@@ -211,6 +211,11 @@ class Ensemble:
         self._quarantined = set(state["quarantined"])
         self._labelled = int(state["labelled"])
 
+    def roots(self) -> dict[str, str]:
+        """Each member's digest, and under ``"ensemble"`` that of all the rest of the state."""
+        members = {name: member.digest() for name, member in self.members.items()}
+        return members | {"ensemble": state_digest(self._own_state())}
+
     def digest(self) -> str:
         """Hex digest of the whole state, by the members' own digests."""
         members = {name: member.digest() for name, member in self.members.items()}

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.base import (
     F64,
@@ -165,9 +166,29 @@ class RiverModel(Model):
 
         ``count`` of an opaque row is the number of floats and array elements within it.
         """
+        return [row for name, step in self._steps() for row in _table(name, step)]
+
+    def _steps(self) -> list[tuple[str, Any]]:
         steps = getattr(self._estimator, "steps", None)
         named = steps.items() if isinstance(steps, dict) else [("estimator", self._estimator)]
-        return [row for name, step in named for row in _table(str(name), step)]
+        return [(str(name), step) for name, step in named]
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`models.base.Model.tensors`: weights of linear steps, copied."""
+        return {
+            f"{name}.weights": np.array([*map(float, step.weights.values()), step.intercept])
+            for name, step in self._steps()
+            if _is_linear(step)
+        }
+
+    def replaced(self) -> int:
+        """See :meth:`models.base.Model.replaced`: drifts that the estimator counts, if it does."""
+        drifts = getattr(last_step(self._estimator), "n_drifts_detected", None)
+        return int(drifts()) if callable(drifts) else 0
+
+    def counted(self) -> Any:
+        """See :meth:`models.base.Model.counted`: the estimator."""
+        return self._estimator
 
     def state(self) -> State:
         """The estimator as a pickle, with what must fit when it is restored."""
@@ -210,11 +231,14 @@ def _takes_weights(estimator: Any) -> bool:
     return "w" in inspect.signature(last_step(estimator).learn_one).parameters
 
 
-def _table(name: str, step: Any) -> Iterator[Parameter]:
-    weights = getattr(step, "weights", None)
+def _is_linear(step: Any) -> bool:
     linear = isinstance(getattr(step, "intercept", None), float)
-    if weights is not None and linear and hasattr(weights, "keys"):
-        n = len(weights)
+    return linear and hasattr(getattr(step, "weights", None), "keys")
+
+
+def _table(name: str, step: Any) -> Iterator[Parameter]:
+    if _is_linear(step):
+        n = len(step.weights)
         yield Parameter(f"{name}.weights", "learned", (n,), "float64", n, 8 * n)
         yield Parameter(f"{name}.intercept", "learned", (), "float64", 1, 8)
     else:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -205,6 +206,15 @@ class TorchModel(Model):
         if self._params.standardise:
             rows += self._standardiser.parameters("standardiser")
         return [*rows, _row("rng", "rng", self._rng, False)]
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`models.base.Model.tensors`: the parameters that are trained."""
+        named = self._module.named_parameters()
+        return {name: p.detach().numpy() for name, p in named if p.requires_grad}
+
+    def counted(self) -> nn.Module:
+        """See :meth:`models.base.Model.counted`: the module."""
+        return self._module
 
     def _tensors(self) -> dict[str, Tensor]:
         return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}

@@ -21,14 +21,22 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from monitoring.budgets import RULES
 from monitoring.drift import MAX_FEATURES
 from monitoring.measures import METRICS
 from monitoring.quality import QualitySnapshot
-from monitoring.readings import LABEL_RESULTS, Histogram, Readings, Telemetry
+from monitoring.readings import (
+    LABEL_RESULTS,
+    UPDATE_NORM_BOUNDS,
+    Histogram,
+    Readings,
+    Telemetry,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "millrace_"
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
+_NO_NORMS = Histogram(UPDATE_NORM_BOUNDS)
 _OUTCOMES = ("tp", "fp", "fn", "tn")
 _QUALITY_HELP = {
     "accuracy": "Share of decisions that were right",
@@ -236,6 +244,22 @@ def _members(r: Readings) -> Iterator[Metric]:
     )
     yield _counter(
         "member_errors", "Failures of the member", labels, each(lambda n: r.member_errors.get(n, 0))
+    )
+    yield _histogram(
+        "update_norm",
+        "Change of the weights in one update over their norm, where it was measured",
+        labels,
+        (([r.model, n], r.update_norms.get(n, _NO_NORMS)) for n in r.members),
+    )
+    yield _counter(
+        "audit_violations",
+        "Budgets passed",
+        ["model", "member", "rule"],
+        (
+            ([r.model, n, rule], r.audit_violations.get((n, rule), 0))
+            for n in r.members
+            for rule in RULES
+        ),
     )
     yield _gauge(
         "parameters",

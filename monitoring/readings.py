@@ -20,6 +20,7 @@ from monitoring.measures import SCORE_BOUNDS
 from monitoring.quality import QualitySnapshot
 
 DURATION_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+UPDATE_NORM_BOUNDS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10)
 HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3_600, 86_400)
 LABEL_DELAY_BOUNDS_S = (
@@ -109,6 +110,8 @@ class Readings:
     feature_shifts : from :meth:`monitoring.drift.DriftMonitor.feature_shifts`.
     limits : configured bounds by name, as ``pending`` or ``windows.max_entities``.
     audit : records written, by event; ``audit_seq`` the trail's newest number.
+    audit_violations : budgets passed, by (member, rule).
+    update_norms : relative, by member.
     scores : ``labelled_scores`` by truth, 0 and 1.
     """
 
@@ -141,6 +144,8 @@ class Readings:
     limits: Mapping[str, float] = field(default_factory=dict)
     audit: Mapping[str, int] = field(default_factory=dict)
     audit_seq: int = 0
+    audit_violations: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    update_norms: Mapping[str, Histogram] = field(default_factory=dict)
     scores: Histogram = field(default_factory=lambda: Histogram(SCORE_BOUNDS))
     labelled_scores: tuple[Histogram, Histogram] = field(
         default_factory=lambda: (Histogram(SCORE_BOUNDS), Histogram(SCORE_BOUNDS))

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from models.base import F64, I64, FeatureBatch, MillraceError, State, state_digest
 from models.ensemble import Ensemble, MemberError
 from models.features import FeatureStage
+from monitoring.auditor import Auditor
+from monitoring.budgets import Event
 from monitoring.drift import Alarm, DriftMonitor
 from monitoring.quality import Quality
 from monitoring.trail import Trail
@@ -58,7 +60,6 @@ class _Step:
     def __init__(self) -> None:
         self.scores: list[NewRecord] = []
         self.bad: list[Bad] = []
-        self.audit: list[NewRecord] = []
 
 
 class Engine:
@@ -99,6 +100,7 @@ class Engine:
         self.matured = matured
         self.drift = drift
         self.trail = trail
+        self.auditor = Auditor(config.audit, ensemble, trail)
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
@@ -124,7 +126,8 @@ class Engine:
 
         1. Slices in their journaled order, each by its topic: commands, events, labels.
         2. Events past their horizon leave the pending store.
-        3. The outputs are chained into the digest.
+        3. Where a checkpoint will be taken of this step, the members' digests go on record.
+        4. The outputs are chained into the digest.
 
         Raises :class:`StepError` if ``batch.seq`` is not the next one. Any other exception leaves
         the engine in an unknown state: the caller must restore it from a checkpoint.
@@ -133,13 +136,16 @@ class Engine:
             raise StepError(f"step: expected seq {self.seq + 1}, got {batch.seq}")
         out = _Step()
         self.clock_ms = max(self.clock_ms, batch.clock_ms)
-        if self.seq == 0:
-            for name in self.ensemble.names:
-                self._audit(out, "created", "configuration", name, {})
+        self.auditor.begin(batch.seq, self.clock_ms)
         for piece in batch.slices:
-            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
+            r = piece.range
+            self.counts[f"consumed.{r.topic}"] += len(piece.records)
+            self.auditor.taking(r.topic, r.partition, r.first, r.last)
             self._handlers[piece.range.topic](self._admit(piece, batch, out), out)
+        self.auditor.timing_out()
         self._time_out(out)
+        if batch.checkpoint:
+            self.auditor.checkpointed()
         return self._finish(batch, out)
 
     def _admit(self, piece: Slice, batch: Batch, out: _Step) -> Sequence[Record]:
@@ -160,9 +166,11 @@ class Engine:
         for bad in out.bad:
             self.counts[f"dead.{bad.reason}"] += 1
         h = hashlib.blake2b(bytes.fromhex(self.digest), digest_size=16)
-        for produced in (out.scores, letters, out.audit):
+        for produced in (out.scores, letters):
             h.update(b"%d;" % len(produced))
             h.update(b"\0".join([r.value or b"" for r in produced]))
+        # Of the audit records their hash: it covers everything in them but the signatures.
+        h.update(bytes.fromhex(self.trail.head().hash))
         self.digest = h.hexdigest()
         journal = JournalRecord(
             seq=self.seq,
@@ -170,8 +178,11 @@ class Engine:
             digest=self.digest,
             ranges=tuple(piece.range for piece in batch.slices),
             skipped=tuple(sorted(batch.skipped)),
+            checkpoint=batch.checkpoint,
         )
-        return Outputs(out.scores, letters, out.audit, journal)
+        key = self.config.name.encode()
+        audit = [NewRecord(key, raw, 0) for raw in self.auditor.take()]
+        return Outputs(out.scores, letters, audit, journal)
 
     # ------------------------------------------------------------------ events
 
@@ -185,7 +196,7 @@ class Engine:
             return
         self._let_go(self.pending.overflow(n))
         x = self.features.transform(events.columns)
-        links, logit = self._score(x, out)
+        links, logit = self._score(x)
         p = sigmoid(logit)
         alert = p >= self.threshold
         rows = self._hold(events, x, links, logit, alert)
@@ -197,7 +208,7 @@ class Engine:
         out.scores += encode_scores(events, p, alert, members, tail)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())
-        self._alarms(self.drift.observe(p, x.dense), out)
+        self._alarms(self.drift.observe(p, x.dense))
         self.watch.scored(p, alert, (self.clock_ms - events.columns.event_time_ms) / 1000)
         self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
         self._settle_at_once(events, rows, out)
@@ -222,18 +233,14 @@ class Engine:
             out.bad.append(Bad(events.records[i], reason, error))
         return events.take(np.flatnonzero(~(ahead | repeated)))
 
-    def _score(self, x: FeatureBatch, out: _Step) -> tuple[F64, F64]:
+    def _score(self, x: FeatureBatch) -> tuple[F64, F64]:
         """Member and ensemble logits; a member that fails leaves the ensemble, the rest go on."""
         while True:
             try:
                 return self.ensemble.score(x)
             except MemberError as error:
-                self._quarantine(error, out)
-
-    def _quarantine(self, error: MemberError, out: _Step) -> None:
-        self.ensemble.quarantine(error.member)
-        self.counts[f"member_errors.{error.member}"] += 1
-        self._audit(out, "quarantined", "error", error.member, {"error": str(error)[:500]})
+                self.counts[f"member_errors.{error.member}"] += 1
+                self.auditor.failed(error, {})
 
     def _hold(self, events: Events, x: FeatureBatch, links: F64, logit: F64, alert: Any) -> I64:
         rows = np.zeros(len(x), dtype=self.pending.dtype)
@@ -347,18 +354,19 @@ class Engine:
         """Judge the scores that were made, then learn from the features as they were scored."""
         p = self._probabilities(rows)
         self.quality.update(p, y, rows["alert"])
-        self._alarms(self.drift.update(log_loss(p, y)), out)
-        for name in self.ensemble.names:
-            if name not in self.ensemble.frozen and name not in self.ensemble.quarantined:
-                self.counts[f"updates.{name}"] += len(y)
+        self._alarms(self.drift.update(log_loss(p, y)))
         x = FeatureBatch(
             self.features.schema,
             np.ascontiguousarray(rows["dense"]),
             np.ascontiguousarray(rows["hashed"]),
         )
         links = np.ascontiguousarray(rows["links"])
-        for error in self.ensemble.learn(x, links, y, np.ones(len(y))):
-            self._quarantine(error, out)
+        self.auditor.before(len(y))
+        errors = self.ensemble.learn(x, links, y, np.ones(len(y)))
+        for error in errors:
+            self.counts[f"member_errors.{error.member}"] += 1
+        for name in self.auditor.after(len(y), errors):
+            self.counts[f"updates.{name}"] += len(y)
         positive = y > 0
         if positive.any():
             self.features.label(
@@ -368,9 +376,9 @@ class Engine:
             )
         self.counts["learned"] += len(y)
 
-    def _alarms(self, alarms: Sequence[Alarm], out: _Step) -> None:
+    def _alarms(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
-            self._audit(out, "drift", alarm.detector, alarm.signal, alarm.detail())
+            self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
 
     def _probabilities(self, rows: NDArray[Any]) -> F64:
         """Probabilities as made, ``(n, 1 + members)``: the ensemble's first."""
@@ -391,11 +399,10 @@ class Engine:
                 continue
             self.counts["commands"] += 1
             detail |= {"topic": record.topic, "partition": record.partition}
-            self._audit(
-                out, event, "command", target, detail | {"offset": record.offset}, command.actor
-            )
+            detail |= {"offset": record.offset}
+            self.auditor.record(event, "command", target, detail, command.actor or "engine")
 
-    def _apply(self, command: Command) -> tuple[str, str, dict[str, Any]]:
+    def _apply(self, command: Command) -> tuple[Event, str, dict[str, Any]]:
         """Do what an operator asked; returns the audit record's event, target and details."""
         if isinstance(command, SetThreshold):
             before, self.threshold = self.threshold, command.threshold
@@ -415,26 +422,6 @@ class Engine:
             self.ensemble.release(command.member)
             return "released", command.member, {}
         raise StepError(f"command: {type(command).__name__} is not known")
-
-    def _audit(
-        self,
-        out: _Step,
-        event: str,
-        cause: str,
-        target: str,
-        detail: dict[str, Any],
-        actor: str = "",
-    ) -> None:
-        raw = self.trail.record(
-            event,
-            at_ms=self.clock_ms,
-            cause=cause,
-            actor=actor or "engine",
-            model=target,
-            detail={"step": self.seq + 1, "updates": self.counts["learned"]} | detail,
-        )
-        self.counts[f"audit.{event}"] += 1
-        out.audit.append(NewRecord(self.config.name.encode(), raw, 0))
 
     # ------------------------------------------------------------------ state
 
@@ -457,6 +444,7 @@ class Engine:
             "drift": self.drift.state(),
             "watch": self.watch.state(),
             "trail": self.trail.state(),
+            "auditor": self.auditor.state(),
         }
 
     def restore(self, state: State, segments: Any = None) -> None:
@@ -477,6 +465,7 @@ class Engine:
             "drift",
             "watch",
             "trail",
+            "auditor",
         ):
             getattr(self, name).restore(state[name])
 

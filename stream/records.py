@@ -64,13 +64,15 @@ class Batch(msgspec.Struct, frozen=True):
 
     ``clock_ms`` is the only clock the step may read (UTC milliseconds, from the journal when the
     step is replayed). ``skipped`` names records that must become dead letters unread because they
-    crashed the step before.
+    crashed the step before. ``checkpoint``: a checkpoint will be taken of the state after this
+    step, and the members' digests must go on record.
     """
 
     seq: int
     clock_ms: int
     slices: Sequence[Slice]
     skipped: frozenset[tuple[str, int, int]] = frozenset()
+    checkpoint: bool = False
 
     def __len__(self) -> int:
         return sum(len(s.records) for s in self.slices)
@@ -81,7 +83,8 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``kind``: ``step``, or ``reconfigured``: the configuration in ``body`` holds from here on, and
     the record takes a ``seq`` of its own. The first record that a process writes carries its
-    fingerprint in ``body``, the very first one also the configuration.
+    fingerprint in ``body``, the very first one also the configuration. ``checkpoint``: see
+    :class:`Batch`.
 
     ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
     another one has diverged.
@@ -94,6 +97,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Literal["step", "reconfigured"] = "step"
     skipped: tuple[tuple[str, int, int], ...] = ()
     body: dict[str, Any] = {}
+    checkpoint: bool = False
 
 
 class Outputs(msgspec.Struct, frozen=True):

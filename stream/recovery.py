@@ -146,7 +146,8 @@ def _apply(recovered: Recovered, record: JournalRecord, log: Log, build: Build) 
         recovered.engine = engine
     else:
         slices = log.read(record.ranges)
-        engine.step(Batch(record.seq, record.clock_ms, slices, frozenset(record.skipped)))
+        skipped = frozenset(record.skipped)
+        engine.step(Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint))
         recovered.replayed_records += sum(r.count for r in record.ranges)
     for r in record.ranges:
         recovered.positions[(r.topic, r.partition)] = r.next_offset

@@ -1,7 +1,8 @@
 """The settings of one shard: every key, its type, default, bounds and meaning, in one place.
 
 ``config.py`` reads and validates them; ``docs/configuration.md`` is generated from these classes.
-Settings of features stand in ``models/settings.py``, those of members beside their code.
+Settings of features stand in ``models/settings.py``, those of the auditor in
+``monitoring/budgets.py``, those of members beside their code.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 
 from models.settings import Duration, Feature, Name, Settings, parse_duration
+from monitoring.budgets import Audit
 
 
 class EmbeddedLog(Settings):
@@ -235,6 +237,7 @@ class Config(Settings):
     checkpoints: Checkpoints = Checkpoints()
     http: Http = Http()
     limits: Limits = Limits()
+    audit: Audit = Audit()
 
     @property
     def journal_topic(self) -> str:
@@ -249,4 +252,5 @@ class Config(Settings):
 
 def canonical(config: Config) -> dict[str, Any]:
     """The configuration as plain data without secrets: what checkpoints and the journal carry."""
-    return config.model_dump(mode="json", exclude={"log": {"sasl_password"}})
+    secrets = {"log": {"sasl_password"}, "audit": {"key"}}
+    return config.model_dump(mode="json", exclude=secrets)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import F64, State
+from monitoring.budgets import EVENTS, RULES
 from monitoring.measures import SCORE_BOUNDS
 from monitoring.quality import ExpectedAccuracy
 from monitoring.readings import LABEL_DELAY_BOUNDS_S, LATENCY_BOUNDS_S, Histogram, Readings
@@ -26,15 +27,6 @@ _LABEL_REASONS = {
     "duplicate": "label_duplicate",
     "conflict": "label_conflict",
 }
-AUDIT_EVENTS = (
-    "created",
-    "frozen",
-    "released",
-    "quarantined",
-    "threshold_set",
-    "checkpoint_requested",
-    "drift",
-)
 
 
 class Watch:
@@ -117,8 +109,14 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         parameters=parameters,
         features=engine.features.gauges(),
         limits=_limits(engine),
-        audit={event: counts[f"audit.{event}"] for event in AUDIT_EVENTS},
+        audit={event: engine.auditor.written[event] for event in EVENTS},
         audit_seq=engine.trail.head()[0],
+        audit_violations={
+            (name, rule): engine.auditor.violations[f"{name}/{rule}"]
+            for name in ensemble.names
+            for rule in RULES
+        },
+        update_norms={name: h.copy() for name, h in engine.auditor.update_norms.items()},
         scores=watch.scores.copy(),
         labelled_scores=(watch.labelled_scores[0].copy(), watch.labelled_scores[1].copy()),
         event_latency=watch.event_latency.copy(),

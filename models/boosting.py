@@ -3,24 +3,23 @@
 Created by ``models/registry.py`` for ``type = "boosting"``. In the manner of streaming gradient
 boosted trees (Gunasekara et al. 2024, "Gradient boosted trees for evolving data streams") for the
 logistic loss: tree ``s`` learns gradient and curvature at the sum of the trees before it. Its
-leaves fade, and an ADWIN on the error up to each tree replaces the tree when that error changes. A
-hashed column is seen as the number of its code. Randomness comes from one seeded counter that is
+leaves fade, and an ADWIN on the error of the trees before it replaces a tree when that error rises.
+A hashed column is seen as the number of its code. Randomness comes from one seeded counter that is
 part of the state.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.binning import ROLES, Bins, make_bins, observe, position
-from models.compiled import LEARN, SCORE, CompiledModel, signature
+from models.compiled import LEARN, SCORE, TreeModel, signature
 from models.kernels.adwin import Adwins, adwin_update, make_adwins
 from models.kernels.common import ENTRY, HELPER, sigmoid
 from models.kernels.gradients import leaf_value, learn_leaf, try_split
@@ -32,7 +31,6 @@ from models.kernels.trees import (
     free_tree,
     make_trees,
     new_tree,
-    used_part,
 )
 from models.settings import Settings
 
@@ -46,10 +44,12 @@ class BoostingParams(Settings):
     trees: int = Field(50, ge=1, le=1000, description="trees in the sum")
     learning_rate: float = Field(0.2, gt=0, le=1, description="share of its step each tree takes")
     subspace: float = Field(0.6, gt=0, le=1, description="share of the columns a leaf looks at")
-    grace: float = Field(50.0, ge=1, description="rows a leaf learns between looks for a split")
+    grace: float = Field(100.0, ge=1, description="rows a leaf learns between looks for a split")
     delta: float = Field(0.1, gt=0, lt=1, description="chance of a split that means nothing")
     ridge: float = Field(1.0, gt=0, description="added to every curvature: holds young leaves back")
-    memory: float = Field(1000.0, ge=10, description="rows after which a leaf has mostly forgotten")
+    memory: float = Field(
+        100_000.0, ge=10, description="rows after which a leaf has mostly forgotten"
+    )
     drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
     bins: int = Field(64, ge=4, le=256, description="most bins of one column")
     max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
@@ -70,11 +70,11 @@ class BoostingArrays(NamedTuple):
 
 
 def make_arrays(columns: int, p: BoostingParams, seed: int) -> BoostingArrays:
-    """A fresh bundle: every tree one empty leaf."""
+    """A fresh bundle, before any tree is planted."""
     subspace = min(max(round(p.subspace * columns), 1), columns)
     trees = make_trees(columns, subspace, p.bins, max(p.max_leaves, 2 * p.trees), seed)
     return BoostingArrays(
-        root=np.array([new_tree(trees) for _ in range(p.trees)]),
+        root=np.full(p.trees, -1),
         drifts=np.zeros(1, np.int64),
         adwin=make_adwins(p.trees),
         trees=trees,
@@ -110,7 +110,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
     link = 0.0
     for s in range(len(a.root)):
         p = sigmoid(link)
-        if adwin_update(s, abs(y - p), a.rate[1], a.adwin):
+        if adwin_update(s, abs(y - p), a.rate[1], a.adwin) > 0:
             a.drifts[0] += 1
             free_tree(a.root[s], a.trees)
             a.root[s] = new_tree(a.trees)
@@ -132,7 +132,10 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
 def boosting_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: BoostingArrays
 ) -> None:
-    """Walk the rows in order; see :mod:`models.compiled`."""
+    """Walk the rows in order; see :mod:`models.compiled`. The first call plants the trees."""
+    if a.root[0] < 0:
+        for s in range(len(a.root)):
+            a.root[s] = new_tree(a.trees)
     for i in range(len(dense)):
         _prepare(dense, hashed, i, a)
         if mode & SCORE:
@@ -141,7 +144,7 @@ def boosting_kernel(
             _learn(y[i], w[i], a)
 
 
-class BoostingModel(CompiledModel):
+class BoostingModel(TreeModel):
     """Online gradient boosted trees; scores are logits.
 
     Parameters
@@ -171,12 +174,3 @@ class BoostingModel(CompiledModel):
     def replaced(self) -> int:
         """See :meth:`models.base.Model.replaced`: trees put in another's place."""
         return int(self._arrays.drifts[0])
-
-    def _used(self) -> dict[str, NDArray[Any]]:
-        cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
-        return {name: a[: cut.get(name)] for name, a in super()._used().items()}
-
-    def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
-        if name.startswith("trees."):
-            return got[1:] == have[1:] and got[0] <= have[0]
-        return got == have

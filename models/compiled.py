@@ -19,6 +19,7 @@ from numba import float32, float64, int64, uint32, void
 from numpy.typing import NDArray
 
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, Role, State, StateError
+from models.kernels.trees import used_part
 
 SCORE = 1
 LEARN = 2
@@ -134,6 +135,29 @@ class CompiledModel(Model):
 
     def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
         """Whether an array of shape ``got`` can be restored into one of shape ``have``."""
+        return got == have
+
+
+class TreeModel(CompiledModel):
+    """A member of trees in an arena (``kernels/trees.py``), named ``trees`` in its bundle.
+
+    Its state holds the arena up to the furthest node and leaf ever in use.
+    """
+
+    def __init__(self, schema: FeatureSchema, arrays: Any) -> None:
+        super().__init__(schema, arrays)
+        # The kernel plants the trees: a helper called from here would be compiled for it alone.
+        nothing = np.zeros((0, len(schema.dense)), np.float32)
+        codes = np.zeros((0, len(schema.hashed)), np.uint32)
+        self.learn(FeatureBatch(schema, nothing, codes), NONE, NONE)
+
+    def _used(self) -> dict[str, NDArray[Any]]:
+        cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
+        return {name: a[: cut.get(name)] for name, a in super()._used().items()}
+
+    def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
+        if name.startswith("trees."):
+            return got[1:] == have[1:] and got[0] <= have[0]
         return got == have
 
 

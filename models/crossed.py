@@ -21,18 +21,18 @@ from pydantic import Field
 from models.base import F32, F64, I64, U32, U64, FeatureSchema, Role, State, StateError
 from models.binning import ROLES, Bins, locate, make_bins, observe
 from models.compiled import LEARN, SCORE, CompiledModel, copy_prefix, signature
-from models.kernels.common import ENTRY, HELPER, next_u64, sigmoid
+from models.kernels.common import ENTRY, HELPER, numbers, sigmoid
 from models.settings import Settings
 
 
 class CrossedParams(Settings):
     """Parameters of ``type = "crossed"``."""
 
-    learning_rate: float = Field(0.02, gt=0, le=10, description="FTRL's alpha")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="FTRL's alpha")
     beta: float = Field(1.0, gt=0, description="FTRL's beta: holds back the first steps")
     l1: float = Field(0.0, ge=0, description="gradient sum below which a weight stays 0")
     l2: float = Field(0.0, ge=0, description="pull of every weight towards 0")
-    bins: int = Field(64, ge=4, le=256, description="most bins of one dense column")
+    bins: int = Field(32, ge=4, le=256, description="most bins of one dense column")
     table_bits: int = Field(20, ge=8, le=28, description="the table has 2 to this power weights")
 
 
@@ -55,11 +55,9 @@ def make_arrays(d: int, k: int, params: CrossedParams, seed: int) -> CrossedArra
     """A fresh bundle: an empty table and one bin for each column."""
     f = d + k
     active = 1 + f + f * (f - 1) // 2
-    rng = np.array([seed], np.uint64)
-    salt = np.array([next_u64(rng) for _ in range(f * params.bins)], np.uint64)
     return CrossedArrays(
         table=np.zeros((1 << params.table_bits, 2)),
-        salt=salt.reshape(f, params.bins),
+        salt=numbers(seed, f * params.bins).reshape(f, params.bins),
         hyper=np.array([params.learning_rate, params.beta, params.l1, params.l2]),
         ids=np.zeros(d, np.int64),
         key=np.zeros(f, np.uint64),

@@ -10,16 +10,15 @@ the number of its code. Randomness comes from one seeded counter that is part of
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.binning import ROLES, Bins, make_bins, observe, position
-from models.compiled import LEARN, SCORE, CompiledModel, signature
+from models.compiled import LEARN, SCORE, TreeModel, signature
 from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
 from models.kernels.common import ENTRY, HELPER, poisson, poisson_table
 from models.kernels.trees import ROLES as TREE_ROLES
@@ -31,7 +30,6 @@ from models.kernels.trees import (
     leaves_left,
     make_trees,
     new_tree,
-    used_part,
 )
 from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
 from models.settings import Settings
@@ -80,7 +78,7 @@ class ForestArrays(NamedTuple):
 
 
 def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
-    """A fresh bundle: every tree one empty leaf."""
+    """A fresh bundle, before any tree is planted."""
     subspace = min(max(round(p.subspace * columns), 1), columns)
     leaves = max(p.max_leaves, 4 * p.trees)
     trees = make_trees(columns, subspace, p.bins, leaves, seed)
@@ -89,9 +87,8 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
     rate = np.ones((2, max(len(r) for r in rates)))
     for row, r in zip(rate, rates, strict=True):
         row[: len(r)] = r
-    roots = [new_tree(trees) for _ in range(p.trees)]
     return ForestArrays(
-        root=np.array(roots + [-1] * p.trees),
+        root=np.full(2 * p.trees, -1),
         events=np.zeros(2, np.int64),
         prior=np.ones(2),
         adwin=make_adwins(2 * p.trees),
@@ -149,12 +146,12 @@ def _watch(i: int, label: int, a: ForestArrays) -> bool:
     """
     t = len(a.node)
     error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else 1.0
-    if adwin_update(2 * i, error, a.deltas[0], a.adwin):
+    if adwin_update(2 * i, error, a.deltas[0], a.adwin) != 0:
         a.events[0] += 1
         if a.root[t + i] >= 0:
             free_tree(a.root[t + i], a.trees)
         a.root[t + i] = new_tree(a.trees) if leaves_left(a.trees) > 0 else -1
-    if not adwin_update(2 * i + 1, error, a.deltas[1], a.adwin):
+    if adwin_update(2 * i + 1, error, a.deltas[1], a.adwin) == 0:
         return False
     a.events[1] += 1
     free_tree(a.root[i], a.trees)
@@ -196,7 +193,10 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
 def forest_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: ForestArrays
 ) -> None:
-    """Walk the rows in order; see :mod:`models.compiled`."""
+    """Walk the rows in order; see :mod:`models.compiled`. The first call plants the trees."""
+    if a.root[0] < 0:
+        for tree in range(len(a.node)):
+            a.root[tree] = new_tree(a.trees)
     for i in range(len(dense)):
         _prepare(dense, hashed, i, a)
         for tree in range(len(a.node)):
@@ -207,7 +207,7 @@ def forest_kernel(
             _learn(y[i], w[i], a)
 
 
-class ForestModel(CompiledModel):
+class ForestModel(TreeModel):
     """Adaptive random forest; scores are logits of the trees' mean probability.
 
     Parameters
@@ -238,12 +238,3 @@ class ForestModel(CompiledModel):
     def replaced(self) -> int:
         """See :meth:`models.base.Model.replaced`: trees put in another's place."""
         return int(self._arrays.events[1])
-
-    def _used(self) -> dict[str, NDArray[Any]]:
-        cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
-        return {name: a[: cut.get(name)] for name, a in super()._used().items()}
-
-    def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
-        if name.startswith("trees."):
-            return got[1:] == have[1:] and got[0] <= have[0]
-        return got == have

@@ -30,7 +30,7 @@ class LogisticParams(Settings):
     """Parameters of ``type = "logistic"``."""
 
     learning_rate: float = Field(
-        0.05, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
+        0.5, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
     )
 
 

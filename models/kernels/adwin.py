@@ -54,8 +54,8 @@ def adwin_reset(d: int, a: Adwins) -> None:
 
 
 @njit(**HELPER)
-def adwin_update(d: int, x: float, delta: float, a: Adwins) -> bool:
-    """Show ``x`` to detector ``d``; on a signal it forgets everything and this returns True."""
+def adwin_update(d: int, x: float, delta: float, a: Adwins) -> int:
+    """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell, and all is forgotten; or 0."""
     width = a.moments[d, WIDTH]
     if width > 0.0:
         gap = x - a.moments[d, SUM] / width
@@ -63,10 +63,12 @@ def adwin_update(d: int, x: float, delta: float, a: Adwins) -> bool:
     a.moments[d, WIDTH] = width + 1.0
     a.moments[d, SUM] += x
     _insert(d, x, a)
-    if np.int64(width + 1.0) % CLOCK != 0 or not _changed(d, delta, a):
-        return False
-    adwin_reset(d, a)
-    return True
+    if np.int64(width + 1.0) % CLOCK != 0:
+        return 0
+    way = _changed(d, delta, a)
+    if way != 0:
+        adwin_reset(d, a)
+    return way
 
 
 @njit(**HELPER)
@@ -87,8 +89,8 @@ def _insert(d: int, x: float, a: Adwins) -> None:
 
 
 @njit(**HELPER)
-def _changed(d: int, delta: float, a: Adwins) -> bool:
-    """Whether some cut of the window leaves two means too far apart (their theorem 3.1)."""
+def _changed(d: int, delta: float, a: Adwins) -> int:
+    """Which way the mean went at a cut that leaves two means too far apart (their theorem 3.1)."""
     width, total = a.moments[d, WIDTH], a.moments[d, SUM]
     variance = a.moments[d, SQUARES] / width
     log_term = math.log(2.0 * math.log(width) / delta)
@@ -101,9 +103,9 @@ def _changed(d: int, delta: float, a: Adwins) -> bool:
             new = width - old
             if old < SHORTEST or new < SHORTEST:
                 continue
-            gap = abs(old_sum / old - (total - old_sum) / new)
+            rise = (total - old_sum) / new - old_sum / old
             inverse = 1.0 / (old - SHORTEST + 1.0) + 1.0 / (new - SHORTEST + 1.0)
             spread = math.sqrt(2.0 * inverse * variance * log_term)
-            if gap > spread + 2.0 / 3.0 * log_term * inverse:
-                return True
-    return False
+            if abs(rise) > spread + 2.0 / 3.0 * log_term * inverse:
+                return 1 if rise > 0.0 else -1
+    return 0

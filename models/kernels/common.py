@@ -45,6 +45,14 @@ def next_u64(rng: U64) -> int:
     return z ^ (z >> np.uint64(31))
 
 
+def numbers(seed: int, n: int) -> U64:
+    """The first ``n`` numbers of :func:`next_u64` from this seed, without compiling it."""
+    z = np.uint64(seed) + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
 @njit(**HELPER)
 def uniform(rng: U64) -> float:
     """A float64 in ``[0, 1)``."""

@@ -1,8 +1,8 @@
 """The HTTP API: ingest, scores, labels, commands, and what a person or a probe wants to know.
 
-``http_server.py`` serves :attr:`Api.app`; ``service.py`` implements :class:`Backend`. Requests only
+``http/server.py`` serves :attr:`Api.app`; ``service.py`` implements :class:`Backend`. Requests only
 append records to topics or read; nothing here changes a model: whatever changes state comes in as a
-record. The other ``http_*.py`` files hold one layer each: edge, auth, body, ingest, append, score,
+record. The other files of ``http/`` hold one layer each: edge, auth, body, ingest, append, score,
 live, problem.
 """
 
@@ -25,17 +25,17 @@ from starlette.staticfiles import StaticFiles
 
 import monitoring
 from stream.config import Config
-from stream.http_append import GroupAppender
-from stream.http_auth import Tokens, is_loopback
-from stream.http_body import JSON, NDJSON, Bodies
-from stream.http_edge import CLIENT_GONE, Edge, Observe
-from stream.http_ingest import Accepted, Ingest
-from stream.http_live import LiveFeed
-from stream.http_problem import Problem, from_http_exception
-from stream.http_score import DeadLettered, Scored, ScoreWaiters
+from stream.http.append import GroupAppender
+from stream.http.auth import Tokens, is_loopback
+from stream.http.body import JSON, NDJSON, Bodies
+from stream.http.edge import CLIENT_GONE, Edge, Observe
+from stream.http.ingest import Accepted, Ingest
+from stream.http.live import LiveFeed
+from stream.http.openapi import document
+from stream.http.problem import Problem, from_http_exception
+from stream.http.score import DeadLettered, Scored, ScoreWaiters
 from stream.log import DiskFull, LogUnavailable
-from stream.openapi import document
-from stream.records import NewRecord
+from stream.records import NewRecord, Record
 
 LIVE_PAGE = Path(next(iter(monitoring.__path__))) / "live"
 TAIL_DEFAULT = 50
@@ -77,8 +77,8 @@ class Backend(Protocol):
     def parameters(self) -> dict[str, Any]:
         """Parameter tables by member."""
 
-    def tail(self, topic: str, limit: int) -> list[bytes]:
-        """Values of the newest ``limit`` records of a topic, oldest first."""
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """The newest ``limit`` records of a topic, oldest first."""
 
     def snapshot(self) -> dict[str, Any]:
         """What the live page shows, about once a second while somebody looks."""
@@ -236,14 +236,14 @@ class Api:
 
     async def _audit(self, request: Request) -> Response:
         self._tokens.caller(request)
-        values = await self._tail(request, self._topics.audit)
-        return _json({"records": [msgspec.Raw(value) for value in values]})
+        found = await self._tail(request, self._topics.audit)
+        return _json({"records": [msgspec.Raw(r.value) for r in found if r.value]})
 
     async def _dead_letters(self, request: Request) -> Response:
         # Raw payloads of events: for operators only.
         self._tokens.caller(request, "admin")
-        values = await self._tail(request, self._topics.dead_letters)
-        return _json({"records": [_shown(value) for value in values]})
+        found = await self._tail(request, self._topics.dead_letters)
+        return _json({"records": [_shown(record) for record in found]})
 
     async def _live(self, request: Request) -> Response:
         self._tokens.caller(request)
@@ -269,7 +269,7 @@ class Api:
         index = self._page / "index.html"
         return FileResponse(index) if index.is_file() else HTMLResponse(_LINKS)
 
-    async def _tail(self, request: Request, topic: str) -> list[bytes]:
+    async def _tail(self, request: Request, topic: str) -> list[Record]:
         limit = _limit(request)
         return await self._read(lambda: self._backend.tail(topic, limit))
 
@@ -307,11 +307,15 @@ def _bad_limit(got: str) -> Problem:
     return Problem("query", detail)
 
 
-def _shown(value: bytes) -> dict[str, str]:
+def _shown(record: Record) -> dict[str, str | None]:
+    """A dead letter: reason, error and position from its headers, and its bytes."""
+    shown: dict[str, str | None] = {k: v.decode(errors="replace") for k, v in record.headers}
+    if record.value is None:
+        return shown | {"encoding": "null", "value": None}
     try:
-        return {"encoding": "utf-8", "value": value.decode()}
+        return shown | {"encoding": "utf-8", "value": record.value.decode()}
     except UnicodeDecodeError:
-        return {"encoding": "hex", "value": value.hex()}
+        return shown | {"encoding": "hex", "value": record.value.hex()}
 
 
 def _health(kind: str, state: tuple[bool, str]) -> Response:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, EventColumns
 from stream.config import Config
-from stream.records import NewRecord, Record
+from stream.records import UNREADABLE, Headers, NewRecord, Record
 
 Reason = Literal[
     "null",
@@ -39,6 +39,11 @@ REASONS: tuple[Reason, ...] = Reason.__args__  # type: ignore[attr-defined]
 
 ID_BYTES = 256
 """Longest event id, in UTF-8 bytes."""
+DEAD_LETTER_BYTES = 900_000
+"""Raw bytes that a dead letter keeps; a longer record is cut, and its length stands in a header."""
+DEPTH = 64
+"""Deepest nesting of a record. A fixed number: the decoder's own limit depends on how much stack is
+left, so that a step and its replay could decide differently."""
 _LATEST_MS = 253_402_300_800_000  # year 10000: what RFC 3339 can no longer write
 
 
@@ -129,6 +134,14 @@ def hash_text(text: str) -> int:
 def dead_letter(bad: Bad) -> NewRecord:
     """The record's own key and raw bytes, with position and reason in headers."""
     r = bad.record
+    value, key = r.value, r.key
+    if value is None and key is None:
+        key = b""  # a record with neither key nor value cannot be written
+    extra: Headers = ()
+    if value is not None and len(value) > DEAD_LETTER_BYTES:
+        # What a broker takes at most by default is 1 MB with the headers.
+        extra = (("original_bytes", b"%d" % len(value)),)
+        value = value[:DEAD_LETTER_BYTES]
     headers = (
         ("reason", bad.reason.encode()),
         ("error", bad.error.encode()),
@@ -136,7 +149,7 @@ def dead_letter(bad: Bad) -> NewRecord:
         ("partition", b"%d" % r.partition),
         ("offset", b"%d" % r.offset),
     )
-    return NewRecord(r.key, r.value, None, headers)
+    return NewRecord(key, value, None, (*headers, *extra))
 
 
 class Codec:
@@ -224,6 +237,9 @@ class Codec:
 
     def _payload(self, record: Record) -> bytes:
         if record.value is None:
+            for name, reason in record.headers:
+                if name == UNREADABLE:
+                    raise _Refused("malformed", f"the log could not read it: {reason.decode()}")
             raise _Refused("null", "expected a JSON object, got a null value")
         if len(record.value) > self._limit:
             size = len(record.value)
@@ -231,7 +247,11 @@ class Codec:
                 "oversized",
                 f"expected at most limits.record_bytes = {self._limit}, got {size} bytes",
             )
-        return record.value
+        value = record.value
+        brackets = value.count(b"[") + value.count(b"{")
+        if brackets > DEPTH and _depth(value) > DEPTH:
+            raise _Refused("malformed", f"expected at most {DEPTH} nested levels")
+        return value
 
     def _value(self, value: object) -> int:
         text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -246,6 +266,28 @@ class _Refused(Exception):
         super().__init__(error)
         self.reason = reason
         self.error = error
+
+
+def _depth(value: bytes) -> int:
+    """How deep the brackets outside of text nest, at most; any bytes, not only JSON."""
+    depth = deepest = 0
+    in_text = escaped = False
+    for byte in value:
+        if in_text:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_text = False
+        elif byte == 0x22:
+            in_text = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
 
 
 def _reason(error: Exception) -> Reason:
@@ -264,10 +306,10 @@ def _from_seconds(value: float) -> int:
     return _from_ms(round(value * 1000))
 
 
-def _from_ms(value: int) -> int:
-    if not 0 <= value < _LATEST_MS:
-        raise _Refused("schema", f"expected an event time of 1970..9999, got {value} ms")
-    return value
+def _from_ms(value: float) -> int:
+    if not 0 <= value < _LATEST_MS or value != int(value):
+        raise _Refused("schema", f"expected an event time of 1970..9999 in ms, got {value}")
+    return int(value)
 
 
 def _from_datetime(value: datetime) -> int:
@@ -281,7 +323,7 @@ _TIME: dict[str, Callable[[Any], int]] = {
 }
 _TIME_TYPE: dict[str, Any] = {
     "s": float,
-    "ms": int,
+    "ms": int | float,
     "rfc3339": Annotated[datetime, msgspec.Meta(tz=True)],
 }
 _KIND: dict[str, Any] = {

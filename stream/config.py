@@ -293,7 +293,8 @@ def _feature_problems(features: object, kinds: dict[str, str]) -> Iterator[str]:
             yield f"features[{i}].value: expected a number field for {lacking[0]}, got none"
         windows = getattr(feature, "windows", ())
         if 0 in windows or len(set(windows)) < len(windows):
-            yield f"features[{i}].windows: expected different lengths above 0, got {item['windows']}"
+            got = item["windows"]
+            yield f"features[{i}].windows: expected different lengths above 0, got {got}"
 
 
 def _member_problems(members: object) -> Iterator[str]:

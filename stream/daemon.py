@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -35,6 +36,10 @@ def configure_logging() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+    # kafka-python reports every refused connection at ERROR; the service says it once, with what
+    # follows from it.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def run_daemon(config: Config, accept_changes: bool) -> None:

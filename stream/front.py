@@ -19,9 +19,9 @@ from monitoring.metrics import MillraceCollector, exposition, registry
 from monitoring.readings import Readings, Telemetry
 from stream.engine import Engine
 from stream.fingerprint import fingerprint
-from stream.http_score import ScoreWaiters
-from stream.http_server import Server
-from stream.records import NewRecord, Outputs
+from stream.http.score import ScoreWaiters
+from stream.http.server import Server
+from stream.records import NewRecord, Outputs, Record
 from stream.service import Service
 from stream.watch import parameter_counts, readings
 
@@ -157,7 +157,7 @@ class Front:
         """Parameter tables by member, as of the last ten seconds."""
         return {"members": self._parameters}
 
-    def tail(self, topic: str, limit: int) -> list[bytes]:
+    def tail(self, topic: str, limit: int) -> list[Record]:
         """See :class:`stream.api.Backend`."""
         return self._service.log.tail(topic, limit)
 

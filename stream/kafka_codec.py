@@ -27,10 +27,10 @@ from kafka.errors import CorruptRecordError, KafkaError
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
+from stream.records import UNREADABLE
+
 MAX_BATCH_BYTES = 64 << 20
 """What one batch may unpack to. Brokers take batches of 1 MB unless told otherwise."""
-UNREADABLE = "millrace-unreadable"
-"""Header of a record whose batch could not be unpacked; its value says why."""
 
 _XERIAL = b"\x82SNAPPY\x00"
 _CODECS = ("none", "gzip", "snappy", "lz4", "zstd")

@@ -31,6 +31,7 @@ from stream.records import (
     NewRecord,
     Outputs,
     Range,
+    Record,
     Slice,
     decode_journal,
 )
@@ -244,12 +245,12 @@ class KafkaLog:
 
     # -- for people and metrics -------------------------------------------------------------------
 
-    def tail(self, topic: str, limit: int) -> list[bytes]:
+    def tail(self, topic: str, limit: int) -> list[Record]:
         """See :meth:`stream.log.Log.tail`."""
         count = self._found_topics().get(topic, 0)
         found = [row for i in range(count) for row in newest(self._reader, (topic, i), limit)]
         found.sort(key=lambda row: row.timestamp_ms)
-        return [row.value for row in found[-limit:] if row.value is not None]
+        return found[-limit:] if limit > 0 else []
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.log.Log.lag`; before ``seek`` relative to the group's offsets."""

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from models.base import MillraceError
-from stream.records import JournalRecord, NewRecord, Outputs, Range, Slice, encode_journal
+from stream.records import (
+    JournalRecord,
+    NewRecord,
+    Outputs,
+    Range,
+    Record,
+    Slice,
+    encode_journal,
+)
 
 Positions = Mapping[tuple[str, int], int]
 """``(topic, partition) -> next_offset``."""
@@ -125,8 +133,8 @@ class Log(Protocol):
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """Append durably, outside any step; returns ``(partition, offset)`` of each record."""
 
-    def tail(self, topic: str, limit: int) -> list[bytes]:
-        """Values of the newest ``limit`` committed records of a topic, oldest first, for people."""
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """The newest ``limit`` committed records of a topic, oldest first, for people."""
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Records not yet polled, by input partition."""

@@ -12,6 +12,9 @@ import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
 
+UNREADABLE = "millrace-unreadable"
+"""Header of a null record that stands for one which the log could not read; its value says why."""
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One record of a topic, as read. ``offset`` is its own; ``value`` may be ``None`` (a null)."""

@@ -143,6 +143,10 @@ class Service:
         self._recent: deque[tuple[int, int]] = deque()
         self._poison: set[tuple[str, int, int]] = set()
         self._trouble = ""
+        log_settings = config.log
+        self._where = (
+            log_settings.bootstrap if isinstance(log_settings, KafkaLog) else str(log_settings.path)
+        )
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     # ------------------------------------------------------------------ for probes
@@ -208,8 +212,8 @@ class Service:
                 self._trouble = ""
                 return True
             except LogUnavailable as error:
-                self._trouble = str(error)
-                logger.warning("log_unavailable", error=str(error), retry_s=backoff)
+                self._trouble = f"{self._where}: {error}"
+                logger.warning("log_unavailable", error=self._trouble, retry_s=backoff)
                 self.stopping.wait(backoff)
                 backoff = min(backoff * 2, 5.0)
                 self.beat()

@@ -273,7 +273,7 @@ class SqliteLog:
 
     # -- for people and metrics -------------------------------------------------------------------
 
-    def tail(self, topic: str, limit: int) -> list[bytes]:
+    def tail(self, topic: str, limit: int) -> list[Record]:
         """See :meth:`stream.log.Log.tail`."""
         with self._reader.snapshot() as db:
             newest = [
@@ -282,7 +282,7 @@ class SqliteLog:
                 for record in select(db, part, part.next - limit, limit)
             ]
         newest.sort(key=lambda r: r.timestamp_ms)
-        return [r.value for r in newest[-limit:] if r.value is not None]
+        return newest[-limit:] if limit > 0 else []
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.log.Log.lag`."""

@@ -19,9 +19,9 @@ import msgspec
 
 from stream.codec import Bad, Codec, dead_letter
 from stream.config import Config, parse
-from stream.http_problem import KINDS
-from stream.http_score import ScoreWaiters
-from stream.http_server import Server
+from stream.http.problem import KINDS
+from stream.http.score import ScoreWaiters
+from stream.http.server import Server
 from stream.records import NewRecord, Record
 from stream.routing import partition_of
 
@@ -81,6 +81,7 @@ class FakeBackend:
         self.appends: list[tuple[str, int]] = []
         self.calls = 0
         self.failure: Exception | None = None
+        self.headers: tuple[tuple[str, bytes], ...] = ()
         self.open.set()
         self.scoring = True
         self.refuse_repeats = False
@@ -154,11 +155,12 @@ class FakeBackend:
         """One table."""
         return {"flat": [{"path": "logit", "count": 1}]}
 
-    def tail(self, topic: str, limit: int) -> list[bytes]:
-        """The newest values."""
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """The newest records."""
         if self.failure is not None:
             raise self.failure
-        return self.values(topic)[-limit:]
+        values = self.values(topic)[-limit:]
+        return [Record(topic, 0, i, None, v, 0, self.headers) for i, v in enumerate(values)]
 
     def snapshot(self) -> dict[str, Any]:
         """How often it was asked."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stream import config as settings
 from stream.kafka_log import KafkaLog
 from stream.log import Log
-from stream.records import JournalRecord, NewRecord, Outputs, Range, Slice
+from stream.records import JournalRecord, NewRecord, Outputs, Range, Record, Slice
 from stream.sqlite_log import SqliteLog
 from tests.broker import unique
 
@@ -119,3 +119,8 @@ def eventually(wanted: T, look: Callable[[], T]) -> None:
 def texts(slices: list[Slice]) -> list[str]:
     """The values of the records, as text."""
     return [(r.value or b"").decode() for s in slices for r in s.records]
+
+
+def raw(found: list[Record]) -> list[bytes | None]:
+    """The values of records."""
+    return [r.value for r in found]

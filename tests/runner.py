@@ -48,7 +48,7 @@ def running(config: Config, **options: Any) -> Iterator[Service]:
         except BaseException as error:  # noqa: BLE001 - handed to the test's thread
             failure.append(error)
 
-    thread = threading.Thread(target=target, name="service under test")
+    thread = threading.Thread(target=target, name="service under test", daemon=True)
     thread.start()
     try:
         wait_until(lambda: service.ready()[0] or failure or not thread.is_alive(), "readiness")
@@ -81,7 +81,7 @@ def contents(config: Config, topic: str) -> list[bytes | None]:
     """Every value of a topic, oldest first."""
     log = open_log(config, wall_clock_ms)
     try:
-        return list(log.tail(topic, 1_000_000))
+        return [r.value for r in log.tail(topic, 1_000_000)]
     finally:
         log.close()
 

@@ -70,6 +70,7 @@ def test_good_events_survive_among_bad_ones(codec: Codec, data: st.DataObject) -
         ("s", 1767225600, START_MS),
         ("s", 1767225600.25, START_MS + 250),
         ("ms", START_MS, START_MS),
+        ("ms", float(START_MS), START_MS),
         ("rfc3339", "2026-01-01T00:00:00Z", START_MS),
         ("rfc3339", "2026-01-01T01:00:00.5+01:00", START_MS + 500),
     ],
@@ -132,6 +133,18 @@ def test_unknown_fields_can_be_refused(tmp_path: Path) -> None:
     _, bad = Codec(config(tmp_path, event=strict, features=features)).events([row])
     assert bad[0].reason == "schema"
     assert "extra" in bad[0].error
+
+
+@pytest.mark.parametrize("depth", [65, 700, 5_000, 50_000])
+def test_deep_nesting_is_refused_by_a_fixed_depth(codec: Codec, depth: int) -> None:
+    """Not by the stack that happens to be left: every process decides alike."""
+    deep = b'{"z":' + b"[" * depth + b"]" * depth + b"}"
+    _, bad = codec.events([record(deep)])
+    assert [b.reason for b in bad] == ["malformed"]
+    assert isinstance(codec.command(record(deep)), Bad)
+    text = json.dumps(event(0) | {"note": "[" * depth}).encode()
+    events, bad = codec.events([record(text)])
+    assert (len(events.records), bad) == (1, [])
 
 
 def test_numbers_that_json_cannot_hold_are_refused(codec: Codec) -> None:

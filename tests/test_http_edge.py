@@ -107,7 +107,7 @@ class TestBodies:
 
     def test_bodies_in_memory_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond the bytes that all bodies may hold a request gets a 503, until one is done."""
-        monkeypatch.setattr("stream.http_body.HELD", 1)
+        monkeypatch.setattr("stream.http.body.HELD", 1)
         with (
             running(config(max_body_bytes=1024)) as it,
             ThreadPoolExecutor(1) as pool,
@@ -123,7 +123,7 @@ class TestBodies:
 
     def test_a_body_that_does_not_come_is_a_408(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A client that stops sending does not keep its request open for ever."""
-        monkeypatch.setattr("stream.http_body.DEADLINE_S", 0.05)
+        monkeypatch.setattr("stream.http.body.DEADLINE_S", 0.05)
         with (
             running(config()) as it,
             socket.create_connection(("127.0.0.1", it.server.port)) as raw,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from stream.api import Api
-from stream.http_score import ScoreWaiters
+from stream.http.score import ScoreWaiters
 from stream.records import NewRecord
 from tests.http_fake import FakeBackend, Running, config, problem, running, take, until
 
@@ -53,12 +53,13 @@ class TestReading:
         assert got == {"records": [{"seq": 1}, {"seq": 2}]}
 
     def test_dead_letters_show_any_bytes(self, fresh: Running) -> None:
-        """Text as text, other bytes in hex."""
+        """Reason and position from the headers; text as text, other bytes in hex."""
+        fresh.backend.headers = (("reason", b"malformed"),)
         values = [NewRecord(None, b"{nope"), NewRecord(None, b"\xff\x00")]
         fresh.backend.append("dead-letters", values)
         assert fresh.http.get("/v1/dead-letters").json()["records"] == [
-            {"encoding": "utf-8", "value": "{nope"},
-            {"encoding": "hex", "value": "ff00"},
+            {"reason": "malformed", "encoding": "utf-8", "value": "{nope"},
+            {"reason": "malformed", "encoding": "hex", "value": "ff00"},
         ]
 
     @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ class TestLive:
 
     def test_readers_are_bounded(self, fresh: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         """One reader too many gets a 503; a place that is left can be taken again."""
-        monkeypatch.setattr("stream.http_live.READERS", 1)
+        monkeypatch.setattr("stream.http.live.READERS", 1)
         with fresh.http.stream("GET", "/v1/live") as answer:
             lines = answer.iter_lines()  # dropping the iterator would close the connection
             take(lines, 1, "data: ")

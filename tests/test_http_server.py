@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.http_score import DeadLettered, Scored, ScoreWaiters, Stopped
-from stream.http_server import HttpError, Server
+from stream.http.score import DeadLettered, Scored, ScoreWaiters, Stopped
+from stream.http.server import HttpError, Server
 from stream.records import NewRecord
 from tests.http_fake import Running, config, event, problem, running, until
 

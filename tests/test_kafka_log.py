@@ -50,7 +50,7 @@ def opened(store: Store) -> KafkaLog:
 
 def scores(store: Store, log: Any) -> list[str]:
     """The scores that a reader of committed records sees."""
-    return [v.decode() for v in log.tail(store.config.topics.scores, 100)]
+    return [(r.value or b"").decode() for r in log.tail(store.config.topics.scores, 100)]
 
 
 class Flaky:

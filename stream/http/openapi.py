@@ -10,8 +10,8 @@ from typing import Any
 
 from stream.codec import ID_BYTES
 from stream.config import Config
-from stream.http_body import JSON, NDJSON
-from stream.http_problem import KINDS, MEDIA_TYPE
+from stream.http.body import JSON, NDJSON
+from stream.http.problem import KINDS, MEDIA_TYPE
 
 Json = dict[str, Any]
 
@@ -124,7 +124,7 @@ def _reads() -> Json:
         "/v1/audit": _get("audit", "The newest audit records.", records, tail, [limit]),
         "/v1/dead-letters": _get(
             "dead_letters",
-            "The newest dead letters' raw values; scope admin.",
+            "The newest dead letters: reason, error, position, raw bytes; scope admin.",
             records,
             (*tail, "forbidden"),
             [limit],

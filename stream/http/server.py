@@ -17,8 +17,8 @@ import uvicorn
 from models.base import MillraceError
 from stream.api import Api, Backend
 from stream.config import Config
-from stream.http_edge import Observe
-from stream.http_score import ScoreWaiters
+from stream.http.edge import Observe
+from stream.http.score import ScoreWaiters
 
 SPARE_CONNECTIONS = 256
 """Connections beside those that may wait for scores: probes, scrapes, live pages, keep-alive."""

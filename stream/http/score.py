@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from stream.http_problem import Problem
+from stream.http.problem import Problem
 from stream.records import NewRecord
 
 

@@ -14,8 +14,8 @@ import msgspec
 
 from stream.codec import Bad, Codec, Command
 from stream.config import Config
-from stream.http_body import NDJSON
-from stream.http_problem import Problem
+from stream.http.body import NDJSON
+from stream.http.problem import Problem
 from stream.records import NewRecord, Record
 
 SHOWN = 20

@@ -13,7 +13,7 @@ from hmac import compare_digest
 from starlette.requests import Request
 
 from stream.config import Token
-from stream.http_problem import Problem
+from stream.http.problem import Problem
 
 ANONYMOUS = "http"
 """The caller's name where no token is configured."""

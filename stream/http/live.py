@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stream.http_problem import Problem
+from stream.http.problem import Problem
 
 INTERVAL_S = 1.0
 READERS = 16

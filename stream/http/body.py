@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
-from stream.http_problem import Problem
+from stream.http.problem import Problem
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"

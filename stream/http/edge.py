@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream.http_auth import host_of, is_loopback
-from stream.http_problem import Problem
+from stream.http.auth import host_of, is_loopback
+from stream.http.problem import Problem
 
 Observe = Callable[[str, str, int, float], None]
 """``(route template, method, code, seconds)``; called on the HTTP server's thread."""

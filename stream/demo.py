@@ -33,8 +33,9 @@ from stream.simulator import Simulator
 
 BAD_SHARE = 0.002
 """Malformed records that the demo mixes in, so that dead letters are seen."""
-DAYS_PER_S = 2.0
+DAYS_PER_S = 5.0
 """Event time that passes in a second: labels that take days arrive while somebody watches."""
+FRAUD_SHARE = 0.025
 _TABLE_METRICS = ("roc_auc", "pr_auc", "recall", "precision", "f1", "log_loss")
 
 
@@ -44,6 +45,8 @@ def demo_config(directory: Path, port: int) -> Config:
     raw["state_dir"] = str(directory / "state")
     raw["log"]["path"] = str(directory / "log.db")
     raw.setdefault("http", {})["port"] = port
+    # Event time runs faster than the clock, and passes it when somebody watches for long.
+    raw.setdefault("limits", {})["ahead"] = "36500d"
     if find_spec("torch") is None:
         raw["members"] = [m for m in raw["members"] if m["type"] != "torch"]
     return parse(raw, "demo.toml")
@@ -135,7 +138,9 @@ def _player(service: Service, rate: float, seed: int, seconds: float) -> Player:
     events = round(rate * seconds) if seconds else 10_000_000
     # A customer pays twice a day: with so many of them the rate sets the pace of event time.
     customers = max(50, round(rate / DAYS_PER_S / 2))
-    simulator = Simulator(seed, customers, max(20, customers * 2 // 5), events=events)
+    simulator = Simulator(
+        seed, customers, max(20, customers * 2 // 5), fraud_share=FRAUD_SHARE, events=events
+    )
     return Player(simulator, service.log.append, rate=rate, bad_share=BAD_SHARE)
 
 

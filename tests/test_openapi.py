@@ -11,7 +11,7 @@ import pytest
 
 from stream.codec import Codec
 from stream.config import Config, parse
-from stream.openapi import document
+from stream.http.openapi import document
 from stream.records import Record
 from tests.http_fake import RAW, config
 from tests.schemathesis_run import run

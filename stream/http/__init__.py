@@ -1,0 +1,1 @@
+"""The layers of the HTTP API, one file each; `stream/api.py` puts them together."""

@@ -71,11 +71,16 @@ class Broker:
         To listen on; 0: a free one, kept over restarts.
     properties
         Further lines of ``server.properties``.
+    advertised
+        Port of a proxy. The broker then listens on ``behind_proxy`` too, and tells the clients that
+        come in there to find it at the proxy's port.
 
     A context manager that starts it, and stops it and deletes its data at the end.
     """
 
-    def __init__(self, port: int = 0, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, port: int = 0, properties: Mapping[str, str] | None = None, advertised: int = 0
+    ) -> None:
         self.port = port or free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
         self._classpath = str(jars() / "*")
@@ -83,7 +88,11 @@ class Broker:
         self._config = self._dir / "server.properties"
         self._output = self._dir / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
-        lines = _properties(self.port, free_port(), self._dir / "data") | dict(properties or {})
+        lines = _properties(self.port, free_port(), self._dir / "data")
+        self.behind_proxy = free_port() if advertised else 0
+        if advertised:
+            lines |= _second_listener(lines, self.behind_proxy, advertised)
+        lines |= dict(properties or {})
         self._config.write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
 
     def __enter__(self) -> Broker:
@@ -197,6 +206,17 @@ def _properties(port: int, controller_port: int, data: Path) -> dict[str, str]:
         # A killed broker may come back only after its session: 9 s by default.
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "500",
+    }
+
+
+def _second_listener(lines: Mapping[str, str], port: int, advertised: int) -> dict[str, str]:
+    """Lines for a listener on ``port`` whose clients are sent to the ``advertised`` port."""
+    protocols = lines["listener.security.protocol.map"]
+    return {
+        "listeners": f"{lines['listeners']},PROXIED://127.0.0.1:{port}",
+        "advertised.listeners": f"{lines['advertised.listeners']},PROXIED://127.0.0.1:{advertised}",
+        "listener.security.protocol.map": f"{protocols},PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
     }
 
 

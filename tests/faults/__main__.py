@@ -20,10 +20,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from stream.failpoint import FAILPOINTS
 from tests.broker import Broker
 from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults import diverge as divergence
+from tests.faults.brokers import brokers as break_brokers
+from tests.faults.proxied import proxied
 from tests.faults.shard import Shard
 from tests.faults.zombie import zombie as freeze_and_replace
 
@@ -126,7 +129,7 @@ def failpoints(
     as_json: Json = False,
 ) -> None:
     """SIGKILL at every named place of the code: at its first, second and a later pass."""
-    names = only or list(crashes.FAILPOINTS)
+    names = only or list(FAILPOINTS)
     with working(directory) as place, log_table(log) as table, progress(as_json) as show:
         found = timed(
             lambda: {
@@ -150,6 +153,43 @@ def checkpoints(
     """Remove, cut and flip every file of every generation; no bad state is ever loaded."""
     with working(directory) as place, progress(as_json) as show:
         found = timed(lambda: generations.checkpoints(place, seed, offsets, show))
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def brokers(
+    seed: Seed = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Outages; each run of six has each kind.")] = 6,
+    down: Annotated[float, typer.Option(help="Seconds that an outage lasts at most.")] = 12.0,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Kill, freeze and restart a real Kafka broker under load."""
+    with working(directory) as place, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            verdict, figures = break_brokers(place / "shard", seed, rounds, down, show)
+            return {"seed": seed, "down_s": down} | figures | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def proxy(
+    seed: Seed = 1,
+    gap: Annotated[float, typer.Option(help="Seconds between two faults, at least.")] = 1.0,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Delay, cut, mute, repeat late and corrupt requests to a real broker, by kind."""
+    with working(directory) as place, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            verdict, figures = proxied(place / "shard", seed, gap, show)
+            return {"seed": seed} | figures | verdict.as_dict()
+
+        found = timed(work)
     report(found, not found["problems"], as_json)
 
 

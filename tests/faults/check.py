@@ -206,13 +206,15 @@ def reference(
     for record in journal:
         if record.kind == "reconfigured":
             after = build_engine(Config.model_validate(record.body["config"]), None)
-            engine, _ = reconfigure(engine, after)
+            engine, changes = reconfigure(engine, after)
+            made["audit"][0] += changes.audit
             continue
         slices = [
             Slice(r, [next(cursor[(r.topic, r.partition)]) for _ in range(r.count)])
             for r in record.ranges
         ]
-        batch = Batch(record.seq, record.clock_ms, slices, frozenset(record.skipped))
+        skipped = frozenset(record.skipped)
+        batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint)
         out: Outputs = engine.step(batch)
         for name, rows in (
             ("scores", out.scores),

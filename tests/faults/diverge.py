@@ -45,8 +45,9 @@ def diverge(directory: Path, source: str, seed: int) -> dict[str, Any]:
     3. The same start under ``on_divergence = "warn"`` must say so and go on.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "fickle.py").write_text(_FICKLE.format(source=SOURCES[source]))
-    fickle = {"name": "fickle", "type": "river", "model": f"{directory / 'fickle.py'}:Fickle"}
+    file = directory / f"fickle_{source}.py"
+    file.write_text(_FICKLE.format(source=SOURCES[source]))
+    fickle = {"name": "fickle", "type": "river", "model": f"{file}:Fickle"}
     rarely = {"interval": "1h", "recovery_budget": "1h"}
     shard = Shard(directory, members=[*MEMBERS, fickle], checkpoints=rarely)
     feeder = Feeder(shard, Traffic(seed), 400)

@@ -64,11 +64,20 @@ class Shard:
         Made when missing; holds the configuration, the state, and the embedded log.
     log : dict or None
         The ``[log]`` table; ``None``: the embedded log in ``directory``.
+    direct : str
+        Bootstrap address by which the tests reach the cluster, when the service has another one.
     changes
         Keys of the configuration to replace.
     """
 
-    def __init__(self, directory: Path, log: dict[str, Any] | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        log: dict[str, Any] | None = None,
+        direct: str = "",
+        **changes: Any,
+    ) -> None:
+        self._direct = direct
         log = log or {"type": "embedded", "path": str(directory / "log.db")}
         self._write(directory, raw_config(directory, log, **changes))
 
@@ -76,6 +85,7 @@ class Shard:
         """The same shard on the same log with a configuration, and a state, in a directory of its
         own: what a replacement on another machine would have."""
         made = object.__new__(Shard)
+        made._direct = self._direct
         made._write(directory, self.raw | {"state_dir": str(directory / "state")} | changes)
         return made
 
@@ -86,13 +96,15 @@ class Shard:
         self.path = directory / "config.toml"
         self.path.write_text("".join(f"{k} = {toml(v)}\n" for k, v in self.raw.items()))
         self.config: Config = load(self.path, {})
+        environ = {"MILLRACE_LOG__BOOTSTRAP": self._direct} if self._direct else {}
+        self._reach = load(self.path, environ)
         self._log: Log | None = None
 
     @property
     def log(self) -> Log:
         """A log beside the service's: appends, journal, ranges, lag. Never opened as the shard."""
         if self._log is None:
-            self._log = open_log(self.config, wall_clock_ms)
+            self._log = open_log(self._reach, wall_clock_ms)
         return self._log
 
     def renew_log(self) -> None:
@@ -110,9 +122,10 @@ class Shard:
 
     def records(self, name: str) -> list[list[Record]]:
         """Every committed record of a topic, by partition, in offset order."""
-        if isinstance(self.config.log, KafkaLog):
-            return _kafka_records(self.config.log, self.topic(name))
-        return _embedded_records(self.config.log, self.topic(name))
+        log = self._reach.log
+        if isinstance(log, KafkaLog):
+            return _kafka_records(log, self.topic(name))
+        return _embedded_records(log, self.topic(name))
 
     def waiting(self) -> int:
         """Input records that no committed step has taken."""

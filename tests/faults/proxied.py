@@ -1,0 +1,78 @@
+"""The service behind a proxy that delays, cuts and corrupts its requests to Kafka by kind."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.broker import Broker
+from tests.faults.check import Verdict, check
+from tests.faults.crash import Feeder, Progress, Tally, finish
+from tests.faults.kafka_proxy import FAULTS, Proxy
+from tests.faults.shard import Shard
+from tests.faults.traffic import Traffic
+from tests.faults.worker import Worker
+
+_PATIENCE_S = 6.0
+"""A fault whose kind of request does not come for so long makes the service start anew."""
+
+
+def proxied(
+    directory: Path, seed: int, gap_s: float, progress: Progress
+) -> tuple[Verdict, dict[str, Any]]:
+    """Every fault of the plan once, under load, then a drain through the quiet proxy, and checks.
+
+    Kinds that only a start sends (InitProducerId, ListOffsets, ...) are had by a kill and a
+    restart of the service.
+    """
+    rng = random.Random(f"proxied {seed}")
+    traffic, tally = Traffic(seed), Tally()
+    with Proxy(seed, gap_s) as proxy, Broker(advertised=proxy.port) as broker:
+        proxy.target = broker.behind_proxy
+        log = {
+            "type": "kafka",
+            "bootstrap": f"127.0.0.1:{proxy.port}",
+            "timeout": "4s",
+            "transaction_timeout": "10s",
+        }
+        shard = Shard(directory, log, direct=broker.bootstrap)
+        feeder = Feeder(shard, traffic, 1_000_000)
+        shard.log.create_topics()
+        while proxy.left:
+            with Worker(shard.path) as worker:
+                _life(worker, feeder, proxy, rng, progress)
+                worker.kill()
+                tally.hits += 1
+                tally.ended(worker)
+        proxy.armed = False
+        feeder.done = True
+        finish(shard, feeder, tally)
+        verdict = check(shard, traffic)
+        shard.renew_log()
+    figures = {
+        "faults": sum(proxy.done.values()),
+        "faults_by_kind": dict(sorted(proxy.done.items())),
+    }
+    return verdict, figures | tally.as_dict()
+
+
+def _life(
+    worker: Worker, feeder: Feeder, proxy: Proxy, rng: random.Random, progress: Progress
+) -> None:
+    """Feed one process until no fault has come for a while, or all are done."""
+    proxy.armed = True
+    left, since = proxy.left, time.monotonic()
+    while proxy.left:
+        worker.check_alive()
+        worker.look()
+        feeder.append()
+        time.sleep(rng.choice((0.0, 0.01, 0.05)))
+        if proxy.left < left:
+            left, since = proxy.left, time.monotonic()
+            progress("faults", len(FAULTS) - left, len(FAULTS))
+        elif worker.restored_s is not None and time.monotonic() - since > _PATIENCE_S:
+            return
+        elif time.monotonic() - since > 10 * _PATIENCE_S:
+            raise TimeoutError(f"no fault for long; {worker.story()}")

@@ -35,12 +35,12 @@ from stream.codec import (
     Release,
     SetThreshold,
     dead_letter,
-    encode_scores,
 )
 from stream.config import Config
 from stream.early import EarlyLabel, EarlyLabels
 from stream.pending import NEGATIVE, WAITING, Pending
 from stream.records import Batch, JournalRecord, NewRecord, Outputs, Record, Slice
+from stream.scores import encode_scores
 from stream.watch import Watch
 
 GENESIS = "0" * 32

@@ -6,6 +6,8 @@ SECONDS ?= 60
 RATE ?= 1500
 PORT ?= 8080
 BENCH ?=
+ELEC ?=
+HANDBOOK ?=
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
@@ -38,6 +40,21 @@ format: setup ## Format the code
 kafka: setup ## Run a local Kafka broker on port 9092 until Ctrl-C
 	$(BIN)/python -m tests.broker --port 9092
 
+bench: setup ## Compare throughput with bare loops; ELEC= and HANDBOOK= also measure members
+	$(BIN)/python -m benchmarks.overhead $(BENCH)
+	$(BIN)/python -m benchmarks.kafka_path $(BENCH)
+	$(BIN)/python -m benchmarks.engine $(BENCH)
+	$(if $(ELEC),$(BIN)/python -m benchmarks.members --elec $(ELEC) $(filter --json,$(BENCH)))
+
+bench-recovery: setup ## Measure restarts, replay, kill -9 and what checkpoints cost
+	$(BIN)/python -m benchmarks.recovery $(BENCH)
+
+bench-latency: setup ## Measure from event to committed score, on Kafka and over HTTP
+	$(BIN)/python -m benchmarks.latency $(BENCH)
+
+bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
+	$(BIN)/python -m benchmarks.soak $(BENCH)
+
 constraints: setup ## Write constraints.txt from what is installed
 	(sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -vE '@|^(nvidia|cuda|triton)' | sort -f) > constraints.new
 	mv constraints.new constraints.txt
@@ -45,4 +62,5 @@ constraints: setup ## Write constraints.txt from what is installed
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint format kafka constraints clean
+.PHONY: help setup demo test lint format kafka bench bench-recovery bench-latency bench-soak \
+	constraints clean

@@ -100,11 +100,6 @@ class RiverModel(Model):
             twin.predict_one(row)
         self._grows = object_digest(twin) != before
 
-    @property
-    def wrapped(self) -> Any:
-        """The River estimator itself, for whoever counts its parameters; not to be changed."""
-        return self._estimator
-
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`models.base.Model.score`; raises :class:`RiverError` for a nan."""
         out = np.zeros((len(x), 1))

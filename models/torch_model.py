@@ -120,11 +120,6 @@ class TorchModel(Model):
         self.score(FeatureBatch(schema, np.zeros((2, len(schema.dense)), np.float32), hashed))
         self.state()
 
-    @property
-    def wrapped(self) -> nn.Module:
-        """The module itself, for whoever counts its parameters; not to be changed."""
-        return self._module
-
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`models.base.Model.score`: one forward pass, without dropout."""
         with self._own_world(keep=False), torch.inference_mode():

@@ -276,10 +276,13 @@ def test_a_member_is_counted_by_the_formulas_of_what_it_wraps() -> None:
     """Layers in place of the table's rows for the same tensors; the rest of the table stays."""
 
     class Wrapping(Member):
-        wrapped = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+        def counted(self) -> nn.Module:
+            return self.module
 
         def parameters(self) -> list[Parameter]:
-            named = [Parameter(n, "learned", (), "", 1, 0) for n in self.wrapped.state_dict()]
+            named = [Parameter(n, "learned", (), "", 1, 0) for n in self.module.state_dict()]
             return [*named, Parameter("squares", "optimizer", (4, 3), "float64", 12, 96)]
 
     report = count(Wrapping())
@@ -292,7 +295,10 @@ def test_a_river_member_is_counted_by_its_estimator() -> None:
     """Typed rows instead of an opaque one."""
 
     class Wrapping(Member):
-        wrapped = linear_model.LogisticRegression()
+        estimator = linear_model.LogisticRegression()
+
+        def counted(self) -> linear_model.LogisticRegression:
+            return self.estimator
 
     report = count(Wrapping())
     assert [(row.path, row.held) for row in report.rows] == [("weights", 1), ("optimizer", 1)]

@@ -72,8 +72,8 @@ def count(model: Any, optimizer: Any = None, target: str = "") -> Report:
             f"optimizer: only a torch module's can be counted beside it, got {type(model).__name__}"
         )
     if isinstance(model, Model):
-        wrapped = getattr(model, "wrapped", None)
-        return count_member(model, name, None if wrapped is None else count(wrapped))
+        counted = model.counted()
+        return count_member(model, name, None if counted is model else count(counted))
     return count_estimator(model, name)
 
 

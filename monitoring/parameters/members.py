@@ -2,7 +2,7 @@
 
 Called by :func:`monitoring.parameters.count`. The formula of a row is the product of its shape, the
 bytes are checked against the dtype where numpy knows it. A member that wraps a torch module or a
-River estimator and shows it as ``wrapped`` is counted by that module's or estimator's own formulas.
+River estimator and gives it as ``counted()`` is counted by that module's or estimator's own formulas.
 Reads only.
 """
 
@@ -29,7 +29,7 @@ def count_member(model: Model, target: str, inner: Report | None = None) -> Repo
     if inner.kind == "torch":
         from monitoring.parameters.tensors import named_tensors
 
-        names = {name for name, _, _ in named_tensors(model.wrapped)}  # type: ignore[attr-defined]
+        names = {name for name, _, _ in named_tensors(model.counted())}
         rows += [_row(p, kind) for p in model.parameters() if p.path not in names]
     return Report(target, "member", rows, inner.aliases, inner.exact, inner.notes)
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from models.base import MillraceError, State, StateError
 from stream.failpoint import failpoint
-from stream.pending import SegmentFile
+from stream.segments import SegmentFile
 
 FORMAT = 1
 

@@ -17,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, EventColumns
+from stream.commands import Command
 from stream.config import Config
 from stream.records import UNREADABLE, Headers, NewRecord, Record
 
@@ -94,36 +95,6 @@ class Labels(msgspec.Struct, frozen=True):
     id_hash: U64
     y: F64
     labelled_at_ms: I64
-
-
-class Freeze(msgspec.Struct, frozen=True, tag_field="command", tag="freeze"):
-    """The member keeps scoring and stops learning."""
-
-    member: str
-    actor: str = ""
-
-
-class Release(msgspec.Struct, frozen=True, tag_field="command", tag="release"):
-    """The member learns again and rejoins the ensemble."""
-
-    member: str
-    actor: str = ""
-
-
-class SetThreshold(msgspec.Struct, frozen=True, tag_field="command", tag="set_threshold"):
-    """Scores at or above ``threshold`` are alerts from here on."""
-
-    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)]
-    actor: str = ""
-
-
-class Checkpoint(msgspec.Struct, frozen=True, tag_field="command", tag="checkpoint"):
-    """Save the state after this step."""
-
-    actor: str = ""
-
-
-Command = Freeze | Release | SetThreshold | Checkpoint
 
 
 def hash_text(text: str) -> int:

@@ -24,18 +24,8 @@ from monitoring.budgets import Event
 from monitoring.drift import Alarm, DriftMonitor
 from monitoring.quality import Quality
 from monitoring.trail import Trail
-from stream.codec import (
-    Bad,
-    Checkpoint,
-    Codec,
-    Command,
-    Events,
-    Freeze,
-    Reason,
-    Release,
-    SetThreshold,
-    dead_letter,
-)
+from stream.codec import Bad, Codec, Events, Reason, dead_letter
+from stream.commands import Checkpoint, Command, Freeze, Release, SetThreshold
 from stream.config import Config
 from stream.early import EarlyLabel, EarlyLabels
 from stream.pending import NEGATIVE, WAITING, Pending
@@ -139,7 +129,6 @@ class Engine:
         self.auditor.begin(batch.seq, self.clock_ms)
         for piece in batch.slices:
             r = piece.range
-            self.counts[f"consumed.{r.topic}"] += len(piece.records)
             self.auditor.taking(r.topic, r.partition, r.first, r.last)
             self._handlers[piece.range.topic](self._admit(piece, batch, out), out)
         self.auditor.timing_out()
@@ -162,6 +151,8 @@ class Engine:
 
     def _finish(self, batch: Batch, out: _Step) -> Outputs:
         self.seq = batch.seq
+        for piece in batch.slices:
+            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
         letters = [dead_letter(bad) for bad in out.bad]
         for bad in out.bad:
             self.counts[f"dead.{bad.reason}"] += 1
@@ -180,9 +171,12 @@ class Engine:
             skipped=tuple(sorted(batch.skipped)),
             checkpoint=batch.checkpoint,
         )
+        return Outputs(out.scores, letters, self.audit_records(), journal)
+
+    def audit_records(self) -> list[NewRecord]:
+        """What the auditor wrote since the last call, on partition 0 to keep its order."""
         key = self.config.name.encode()
-        audit = [NewRecord(key, raw, 0) for raw in self.auditor.take()]
-        return Outputs(out.scores, letters, audit, journal)
+        return [NewRecord(key, raw, 0) for raw in self.auditor.take()]
 
     # ------------------------------------------------------------------ events
 

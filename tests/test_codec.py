@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.codec import REASONS, Bad, Codec, Freeze, dead_letter, hash_text
+from stream.codec import REASONS, Bad, Codec, dead_letter, hash_text
+from stream.commands import Freeze
 from stream.records import Record
 from tests.factory import START_MS, config, event
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stream.codec import Bad, Codec, Command
+from stream.codec import Bad, Codec
+from stream.commands import Command
 from stream.config import Config
 from stream.http.body import NDJSON
 from stream.http.problem import Problem

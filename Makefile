@@ -37,6 +37,10 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup ## Write docs/configuration.md from the settings classes
+	$(BIN)/python -m stream.reference > configuration.new
+	mv configuration.new docs/configuration.md
+
 kafka: setup ## Run a local Kafka broker on port 9092 until Ctrl-C
 	$(BIN)/python -m tests.broker --port 9092
 
@@ -63,5 +67,5 @@ constraints: setup ## Write constraints.txt from what is installed
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint format kafka bench bench-recovery bench-latency bench-soak \
+.PHONY: help setup demo test lint format docs kafka bench bench-recovery bench-latency bench-soak \
 	constraints clean

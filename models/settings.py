@@ -45,7 +45,9 @@ def _duration(value: object) -> int:
 Duration = Annotated[int, BeforeValidator(_duration)]
 """A duration in milliseconds, written as text such as ``"7d"``."""
 
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$")]
+Name = Annotated[
+    str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$", description="a name of its own")
+]
 """A name: a letter, then up to 62 letters, digits, ``_`` or ``-``."""
 
 

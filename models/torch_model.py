@@ -52,7 +52,7 @@ class TorchParams(Settings):
     embedding_dim: int = Field(
         8, ge=1, le=256, description="of the built-in network, for each hashed column"
     )
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="with torch's defaults")
     learning_rate: float = Field(0.001, gt=0)
     micro_batch: int = Field(
         32, ge=1, le=65536, description="rows in one optimizer step; what remains is a smaller one"

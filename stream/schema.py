@@ -46,12 +46,16 @@ class KafkaLog(Settings):
     )
     timeout: Duration = Field(parse_duration("30s"), description="deadline of one operation")
     replication_factor: int = Field(1, ge=1, le=32767, description="of topics it creates")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as the broker's listener has it"
+    )
     ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
     ssl_certfile: Path | None = Field(None, description="client certificate, PEM")
     ssl_keyfile: Path | None = Field(None, description="client key, PEM")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    sasl_username: str | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="needed with SASL"
+    )
+    sasl_username: str | None = Field(None, description="needed with SASL")
     sasl_password: SecretStr | None = Field(
         None, description="only from the environment: `MILLRACE_LOG__SASL_PASSWORD`"
     )
@@ -60,13 +64,15 @@ class KafkaLog(Settings):
 class Topics(Settings):
     """Names of the topics, and how missing ones are made."""
 
-    events: str = "events"
-    labels: str = "labels"
-    control: str = Field("control", description="operators' commands")
-    scores: str = "scores"
-    dead_letters: str = "dead-letters"
-    audit: str = "audit"
-    journal: str | None = Field(None, description="default `journal-NAME`; one partition")
+    events: str = Field("events", description="input: what is scored")
+    labels: str = Field("labels", description="input: the truth about events")
+    control: str = Field("control", description="input: operators' commands")
+    scores: str = Field("scores", description="output: one record for each event that was scored")
+    dead_letters: str = Field("dead-letters", description="output: records that were not taken in")
+    audit: str = Field("audit", description="output: the audit trail")
+    journal: str | None = Field(
+        None, description="output: what each step took; default `journal-NAME`, one partition"
+    )
     create: bool = Field(
         True, description="make missing topics; `false`: a missing one is an error"
     )
@@ -79,7 +85,7 @@ FieldKind = Literal["number", "category", "entity", "boolean", "text"]
 class EventField(Settings):
     """One field of an event. ``amount = "number"`` is short for ``{ kind = "number" }``."""
 
-    kind: FieldKind
+    kind: FieldKind = Field(description="`text` is accepted and not used")
     required: bool = Field(True, description="`false`: may be missing or null")
     path: str | None = Field(None, description="name in the JSON object, if another")
 
@@ -100,7 +106,9 @@ class Event(Settings):
         min_length=1,
         description="name to kind: `number`, `category`, `entity`, `boolean`, `text` (ignored)",
     )
-    unknown_fields: Literal["ignore", "reject"] = "ignore"
+    unknown_fields: Literal["ignore", "reject"] = Field(
+        "ignore", description="`reject`: an event with any other field is a dead letter"
+    )
 
 
 def _text_keys(value: object) -> object:
@@ -139,7 +147,10 @@ class Member(BaseModel):
     model_config = Settings.model_config | {"extra": "allow"}
 
     name: Name
-    type: str = Field(description="`river`, `torch`, `constant`, or an installed plug-in's name")
+    type: str = Field(
+        description="`logistic`, `crossed`, `forest`, `boosting`, `river`, `torch`, `constant`, or"
+        " an installed plug-in's name"
+    )
     learn_every: int = Field(1, ge=1, description="learns only each n-th labelled row")
 
     @property
@@ -185,17 +196,19 @@ class Token(Settings):
     """A bearer token, by the SHA-256 of its text (``millrace token`` makes one)."""
 
     name: Name
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    scopes: tuple[Literal["score", "label", "admin"], ...] = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")
+    scopes: tuple[Literal["score", "label", "admin"], ...] = Field(
+        min_length=1, description="what it may do; `admin` may do everything"
+    )
 
 
 class Http(Settings):
     """The HTTP server: ingest, scores, health, metrics."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="`false`: no HTTP at all, no metrics either")
     host: str = Field("127.0.0.1", description="loopback only, unless a token is configured")
     port: int = Field(8080, ge=0, le=65535, description="0: any free port")
-    tokens: tuple[Token, ...] = ()
+    tokens: tuple[Token, ...] = Field((), description="who may call; none: everybody may")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="larger requests get a 413")
     score_timeout: Duration = Field(parse_duration("2s"), description="how long `/v1/score` waits")
     max_waiting: int = Field(1024, ge=1, description="scores waited for at once; then 503")

@@ -82,11 +82,12 @@ def growth(samples: list[tuple[float, int]]) -> dict[str, Any]:
     half = samples[len(samples) // 2 :]
     at, rss = (np.array(column, dtype=np.float64) for column in zip(*half, strict=True))
     slope = float(np.polyfit(at, rss, 1)[0]) if len(half) > 2 else 0.0
+    grown = slope * float(at[-1] - at[0]) / float(rss.mean())
     tenths = [samples[len(samples) * k // 10][1] for k in range(10)] + [samples[-1][1]]
     return {
         "rss_mb_by_tenths": [round(b / 1e6, 1) for b in tenths],
         "rss_mb_max": round(max(b for _, b in samples) / 1e6, 1),
-        "second_half_growth": round(slope * (at[-1] - at[0]) / float(rss.mean()), 5),
+        "second_half_growth": round(grown, 5),
     }
 
 

@@ -32,6 +32,7 @@ _IN_DOUBT = (
     errors.OutOfOrderSequenceNumberError,
     errors.UnknownProducerIdError,
     errors.UnknownError,
+    errors.CorruptRecordError,  # bits that flipped on the way: right when sent or fetched again
     OSError,
 )
 """Errors after which a new client may succeed."""

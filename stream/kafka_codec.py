@@ -23,7 +23,7 @@ from typing import Any
 import lz4.frame  # type: ignore[import-untyped]
 import snappy  # type: ignore[import-untyped]
 import zstandard
-from kafka.errors import CorruptRecordError, KafkaError
+from kafka.errors import KafkaError, UnsupportedForMessageFormatError
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
@@ -144,7 +144,8 @@ class BoundedBatch(DefaultRecordBatch):
 
 
 def _refuse_legacy(*_: object) -> Any:
-    raise CorruptRecordError("message format v0 or v1 (before Kafka 0.11) is not supported")
+    text = "message format v0 or v1 (before Kafka 0.11) is not supported"
+    raise UnsupportedForMessageFormatError(text)
 
 
 def install() -> None:

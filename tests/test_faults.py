@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from kafka.errors import CorruptRecordError
+
 from stream.checkpoint import Snapshot, StateDirectory
+from stream.kafka_calls import translated
+from stream.log import LogUnavailable
 from stream.service import build_engine
 from tests.factory import Feed, config, event
 from tests.faults.check import check
@@ -114,3 +119,9 @@ def test_a_segment_saved_before_and_after_it_filled_verifies(tmp_path: Path) -> 
         assert [loaded.manifest.seq for loaded in directory.usable(lambda m: None)] == [2, 1]
         engine.pending.close()
         directory.close()
+
+
+def test_bits_that_flip_on_the_way_are_fetched_again() -> None:
+    """A checksum that does not match is trouble of the moment: it does not end the service."""
+    with pytest.raises(LogUnavailable, match="CorruptRecordError"), translated("poll"):
+        raise CorruptRecordError("Record batch at offset 6 failed crc check")

@@ -78,25 +78,28 @@ class Checkpointer:
         self._last_s = time.monotonic()
         self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
 
-    def stepped(
-        self, engine: Engine, positions: dict[tuple[str, int], int], seconds: float
-    ) -> None:
-        """A step took ``seconds``; snapshot if one is due (loop thread, at the step's boundary)."""
-        self.replay_s += seconds
-        due = (
-            engine.checkpoint_wanted
-            or time.monotonic() - self._last_s >= self._interval_s
-            or self.replay_s >= max(self._budget_s - self.last_duration_s, self._budget_s / 4)
-        )
-        if due and self._idle():
-            self._snapshot(engine, positions)
+    def due(self, engine: Engine, records: int) -> bool:
+        """Whether to snapshot after the coming step, which takes ``records`` records (loop thread).
 
-    def final(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
-        """Save the state at the end of an orderly stop, if it changed; waits for the write."""
-        self._wait_idle()
-        if engine.seq > self._last_seq:
-            self._snapshot(engine, positions)
-            self._wait_idle()
+        Asked before the step, so that it can put the digests of its members on record; a step
+        without records is worth taking where this is true.
+        """
+        due = engine.checkpoint_wanted or (
+            (records > 0 or self.behind(engine))
+            and (
+                time.monotonic() - self._last_s >= self._interval_s
+                or self.replay_s >= max(self._budget_s - self.last_duration_s, self._budget_s / 4)
+            )
+        )
+        return due and self._idle()
+
+    def behind(self, engine: Engine) -> bool:
+        """Whether steps were taken since the last snapshot."""
+        return engine.seq > self._last_seq
+
+    def stepped(self, seconds: float) -> None:
+        """A step took ``seconds``, and would in a replay."""
+        self.replay_s += seconds
 
     def close(self) -> None:
         """End the writer's thread."""
@@ -109,11 +112,13 @@ class Checkpointer:
         with self._condition:
             return self._work is None
 
-    def _wait_idle(self) -> None:
+    def wait(self) -> None:
+        """Wait until no write is under way."""
         with self._condition:
             self._condition.wait_for(lambda: self._work is None or self._closing)
 
-    def _snapshot(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
+    def snapshot(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
+        """Hand the state over to the writer; only after :meth:`due` or :meth:`wait`."""
         started = time.monotonic()
         snapshot = Snapshot(
             self._config.name,

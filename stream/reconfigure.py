@@ -14,14 +14,20 @@ import numpy as np
 from models.base import State
 from stream.config import Config, canonical
 from stream.engine import Engine
+from stream.records import NewRecord
+from stream.schema import Member
 
 
 class Changes(msgspec.Struct):
-    """Names of parts that keep their state, start new, or are gone with their state."""
+    """Names of parts that keep their state, start new, or are gone with their state.
+
+    ``audit``: the records of the switch, to be committed with it.
+    """
 
     kept: list[str]
     fresh: list[str]
     lost: list[str]
+    audit: list[NewRecord] = []
 
     def lines(self) -> list[str]:
         """One line for each part, for people."""
@@ -52,18 +58,49 @@ def reconfigure(old: Engine, new: Engine) -> tuple[Engine, Changes]:
     _move_pending(old, new, same_columns, changes)
     for name in ("clock_ms", "watermark_ms", "counts", "early"):
         setattr(new, name, getattr(old, name))
-    new.trail.restore(old.trail.state())
     if old.config.ensemble.threshold == new.config.ensemble.threshold:
         new.threshold = old.threshold
     new.seq = old.seq + 1
-    new.digest = _chain(old.digest, new.config)
+    _audit(old, new, same_columns)
+    changes.audit = new.audit_records()
+    new.digest = _chain(old.digest, new)
     old.pending.close()
     return new, changes
 
 
-def _chain(digest: str, config: Config) -> str:
-    raw = msgspec.json.encode(canonical(config), order="sorted")
-    return hashlib.blake2b(bytes.fromhex(digest) + raw, digest_size=16).hexdigest()
+def _encoded(config: Config) -> bytes:
+    return msgspec.json.encode(canonical(config), order="sorted")
+
+
+def _chain(digest: str, new: Engine) -> str:
+    raw = bytes.fromhex(digest) + _encoded(new.config) + bytes.fromhex(new.trail.head().hash)
+    return hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
+def _audit(old: Engine, new: Engine, same_columns: bool) -> None:
+    """The trail goes on in ``new``: what the new configuration did to which member."""
+    before = {m.name: m for m in old.config.members}
+    after = {m.name: m for m in new.config.members}
+    changed = {
+        name: ([] if same_columns else ["columns"]) + _differences(before[name], member)
+        for name, member in after.items()
+        if name in before
+    }
+    changed = {name: keys for name, keys in changed.items() if keys}
+    kept = [name for name in after if name in before and name not in changed]
+    new.auditor.follow(old.auditor, kept, new.seq, new.clock_ms)
+    new.auditor.reconfigured(
+        hashlib.sha256(_encoded(new.config)).hexdigest(),
+        [name for name in after if name not in before],
+        [name for name in before if name not in after],
+        changed,
+    )
+
+
+def _differences(one: Member, other: Member) -> list[str]:
+    """Keys in which two members' definitions differ."""
+    a, b = one.model_dump(mode="json"), other.model_dump(mode="json")
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
 def _move_members(old: Engine, new: Engine, same_columns: bool, changes: Changes) -> None:

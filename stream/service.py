@@ -12,10 +12,12 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models import registry
 from models.base import MillraceError
@@ -23,7 +25,8 @@ from models.ensemble import Ensemble
 from models.features import FeatureStage
 from monitoring.drift import MAX_FEATURES, DriftMonitor
 from monitoring.quality import Quality
-from monitoring.trail import Trail
+from monitoring.trail import Trail, load_private_key
+from stream.anchors import Anchors
 from stream.checkpoint import StateDirectory
 from stream.checkpointer import Checkpointer
 from stream.committer import Committer
@@ -31,6 +34,7 @@ from stream.config import Config, KafkaLog, canonical
 from stream.engine import Engine
 from stream.failpoint import failpoint
 from stream.fingerprint import fingerprint
+from stream.isolation import Attempts, Breaker, Position, halve
 from stream.log import Log, LogUnavailable
 from stream.pending import Pending, row_dtype
 from stream.reconfigure import reconfigure
@@ -44,20 +48,19 @@ STALL_S = 120.0
 IDLE_POLL_S = 0.5
 LAG_S = 2.0
 """How often the distance to the log's end is asked for."""
-BREAKER_RECORDS = 1_000
-_UNUSABLE = frozenset({b"null", b"oversized", b"malformed", b"schema", b"label_value"})
-
-
-class BreakerOpen(MillraceError):
-    """Too large a share of the latest records is unusable: somebody changed the schema."""
 
 
 class ReconfigurationRefused(MillraceError):
     """The configuration changed in a way that loses state, and nobody accepted it."""
 
 
-def build_engine(config: Config, directory: Path | None) -> Engine:
-    """A new engine; ``directory`` is where pending events live (``None``: in memory)."""
+def build_engine(
+    config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
+) -> Engine:
+    """A new engine; ``directory`` is where pending events live (``None``: in memory).
+
+    ``key`` signs audit records; state and digest are the same without.
+    """
     features = FeatureStage(config.features)
     members = {
         m.name: registry.build(m.type, m.params, features.schema, _seed(config.seed, m.name))
@@ -75,7 +78,7 @@ def build_engine(config: Config, directory: Path | None) -> Engine:
         Quality(names, config.ensemble.threshold),
         Quality(names, config.ensemble.threshold),
         DriftMonitor(names, features.schema.dense[:MAX_FEATURES]),
-        Trail(config.name),
+        Trail(config.name, key),
     )
 
 
@@ -123,6 +126,7 @@ class Service:
         self.config = config
         self._accept_changes = accept_changes
         self._clock_ms = clock_ms
+        self._key = load_private_key(config.audit.key) if config.audit.key else None
         self.directory = StateDirectory(config.state_dir)
         self.log = open_log(config, clock_ms)
         self.stopping = threading.Event()
@@ -131,7 +135,8 @@ class Service:
         self.recovered: Recovered | None = None
         self.committer = Committer(self.log, self._committed)
         self.checkpointer = Checkpointer(config, self.directory, self.committer, self.log, clock_ms)
-        self.on_committed: list[Callable[[Outputs], None]] = []
+        self.anchors = Anchors(config, self._key)
+        self.on_committed: list[Callable[[Outputs], None]] = [self.anchors.committed]
         self.on_step: list[Callable[[Engine, Outputs, float], None]] = []
         self.on_idle: list[Callable[[Engine], None]] = []
         self.lag: dict[tuple[str, int], int] = {}
@@ -140,8 +145,9 @@ class Service:
         self.heartbeat_s = time.monotonic()
         self._waiting: deque[list[Slice]] = deque()
         self._body: dict[str, object] = {"fingerprint": fingerprint()}
-        self._recent: deque[tuple[int, int]] = deque()
-        self._poison: set[tuple[str, int, int]] = set()
+        self._breaker = Breaker(config.limits.dead_letter_share)
+        self._attempts: Attempts | None = None
+        self._poison: set[Position] = set()
         self._trouble = ""
         log_settings = config.log
         self._where = (
@@ -185,6 +191,7 @@ class Service:
             self.stopping.set()
             self.checkpointer.close()
             self.committer.close()
+            self.anchors.close()
             self.log.close()
             if self.engine is not None:
                 self.engine.pending.close()
@@ -227,7 +234,7 @@ class Service:
             self.log,
             self.directory,
             self.config,
-            lambda config: build_engine(config, self.directory.pending),
+            lambda config: build_engine(config, self.directory.pending, self._key),
             self.beat,
         )
         self.engine = recovered.engine
@@ -236,6 +243,11 @@ class Service:
         self.log.seek(self.positions)
         self.committer.restored(self.engine.seq)
         self.checkpointer.restored(recovered)
+        if self._attempts is None:
+            self._attempts = Attempts(self.directory.path, self.engine.seq)
+            self._poison |= self._attempts.poison
+            if self._attempts.careful:
+                logger.warning("careful", seq=self.engine.seq, reason="no progress in three starts")
         logger.info(
             "restored",
             seq=self.engine.seq,
@@ -252,7 +264,7 @@ class Service:
         if engine.seq == 0 or canonical(engine.config) == canonical(self.config):
             engine.config = self.config
             return
-        fresh = build_engine(self.config, self.directory.pending)
+        fresh = build_engine(self.config, self.directory.pending, self._key)
         engine, changes = reconfigure(engine, fresh)
         if changes.lost and not self._accept_changes:
             raise ReconfigurationRefused(
@@ -267,7 +279,7 @@ class Service:
             Outputs(
                 [],
                 [],
-                [],
+                changes.audit,
                 JournalRecord(
                     seq=engine.seq,
                     clock_ms=engine.clock_ms,
@@ -298,6 +310,8 @@ class Service:
         self.busy = not self.committer.wait(self.beat, 0.0)
         for listener in self.on_idle:
             listener(self._engine())
+        if self.checkpointer.due(self._engine(), 0):
+            self._take([], checkpoint=True)
 
     def _measure_lag(self) -> None:
         now = time.monotonic()
@@ -312,7 +326,8 @@ class Service:
         if self._waiting:
             return self._waiting.popleft()
         try:
-            slices = self.log.poll(self.config.limits.batch, IDLE_POLL_S)
+            careful = self._attempts is not None and self._attempts.careful
+            slices = self.log.poll(1 if careful else self.config.limits.batch, IDLE_POLL_S)
         except LogUnavailable as error:
             self._trouble = str(error)
             logger.warning("poll_failed", error=str(error))
@@ -321,11 +336,17 @@ class Service:
         self._trouble = ""
         return slices
 
-    def _take(self, slices: list[Slice]) -> None:
+    def _take(self, slices: list[Slice], checkpoint: bool = False) -> None:
         """One step: compute, hand over to the commit thread, snapshot when due."""
         engine = self._engine()
         started = time.monotonic()
-        batch = Batch(engine.seq + 1, self._clock_ms(), slices, self._skip(slices))
+        records = sum(len(s.records) for s in slices)
+        checkpoint = checkpoint or self.checkpointer.due(engine, records)
+        skipped = self._skip(slices)
+        batch = Batch(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint)
+        if self._attempts is not None and self._attempts.careful:
+            self.committer.wait(self.beat)
+            self._attempts.taking(slices, engine.seq)
         try:
             failpoint("step.before")
             outputs = engine.step(batch)
@@ -334,13 +355,15 @@ class Service:
             self._isolate(slices, error)
             return
         seconds = time.monotonic() - started
-        self._check_breaker(outputs, len(batch))
+        self._breaker.check(outputs, records)
         self._commit(outputs)
         for r in outputs.journal.ranges:
             self.positions[(r.topic, r.partition)] = r.next_offset
         for listener in self.on_step:
             listener(engine, outputs, seconds)
-        self.checkpointer.stepped(engine, self.positions, seconds)
+        self.checkpointer.stepped(seconds)
+        if checkpoint:
+            self.checkpointer.snapshot(engine, self.positions)
 
     def _commit(self, outputs: Outputs) -> None:
         if self._body:
@@ -352,12 +375,14 @@ class Service:
                 outputs.scores,
                 outputs.dead_letters,
                 outputs.audit,
-                _with_body(journal, journal.body | self._body),
+                msgspec.structs.replace(journal, body=journal.body | self._body),
             )
             self._body = {}
         self.committer.submit(outputs, self.beat)
 
     def _committed(self, outputs: Outputs) -> None:
+        if self._attempts is not None:
+            self._attempts.committed(outputs.journal.seq, self.config.limits.batch)
         for listener in self.on_committed:
             listener(outputs)
 
@@ -366,7 +391,11 @@ class Service:
         self.state = "stopping"
         failpoint("stop.before")
         if self.committer.wait(self.beat, 10.0):
-            self.checkpointer.final(self._engine(), self.positions)
+            self.checkpointer.wait()
+            if self.checkpointer.behind(self._engine()):
+                self._take([], checkpoint=True)
+            if self.committer.wait(self.beat, 10.0):
+                self.checkpointer.wait()
         failpoint("stop.after")
 
     # ------------------------------------------------------------------ what goes wrong
@@ -376,6 +405,8 @@ class Service:
         count = sum(len(s.records) for s in slices)
         where = ", ".join(_name(s.range) for s in slices)
         logger.error("step_failed", records=count, ranges=where, error=repr(error), exc_info=error)
+        if count == 0:
+            raise error  # no record's doing
         self.committer.wait(self.beat)
         self._restore()
         if count == 1:
@@ -383,7 +414,7 @@ class Service:
             self._poison.add((record.topic, record.partition, record.offset))
             self._waiting.appendleft(slices)
         else:
-            first, second = _halve(slices)
+            first, second = halve(slices)
             self._waiting.appendleft(second)
             self._waiting.appendleft(first)
         # What was polled stands in the queue: the log goes on after it.
@@ -392,27 +423,11 @@ class Service:
             ahead[(piece.range.topic, piece.range.partition)] = piece.range.next_offset
         self.log.seek(ahead)
 
-    def _skip(self, slices: list[Slice]) -> frozenset[tuple[str, int, int]]:
+    def _skip(self, slices: list[Slice]) -> frozenset[Position]:
         if not self._poison:
             return frozenset()
         here = {(r.topic, r.partition, r.offset) for s in slices for r in s.records}
         return frozenset(self._poison & here)
-
-    def _check_breaker(self, outputs: Outputs, records: int) -> None:
-        """Stop BEFORE the commit when most of what comes in is unusable: nothing is drained."""
-        bad = sum(1 for d in outputs.dead_letters if d.headers[0][1] in _UNUSABLE)
-        self._recent.append((records, bad))
-        total = sum(n for n, _ in self._recent)
-        while total - self._recent[0][0] >= BREAKER_RECORDS:
-            total -= self._recent.popleft()[0]
-        share = sum(b for _, b in self._recent) / max(total, 1)
-        limit = self.config.limits.dead_letter_share
-        if total >= BREAKER_RECORDS and share > limit:
-            raise BreakerOpen(
-                f"limits.dead_letter_share: expected at most {limit:g} of the last {total} records "
-                f"to be unusable, got {share:.3f}; the last one: {_reason(outputs)}. This step was "
-                "not committed. Mend the producer or the schema, or raise the limit; then start"
-            )
 
     def _watch(self) -> None:
         while not self.stopping.wait(1.0):
@@ -422,44 +437,5 @@ class Service:
                 os._exit(75)
 
 
-def _with_body(journal: JournalRecord, body: dict[str, object]) -> JournalRecord:
-    return JournalRecord(
-        journal.seq,
-        journal.clock_ms,
-        journal.digest,
-        journal.ranges,
-        journal.kind,
-        journal.skipped,
-        body,
-    )
-
-
 def _name(r: Range) -> str:
     return f"{r.topic}/{r.partition}@{r.first}..{r.last}"
-
-
-def _reason(outputs: Outputs) -> str:
-    if not outputs.dead_letters:
-        return "none in this step"
-    headers = dict(outputs.dead_letters[-1].headers)
-    return f"{headers['reason'].decode()}: {headers['error'].decode()}"
-
-
-def _halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
-    """The first and the second half of the records, in order."""
-    half = sum(len(s.records) for s in slices) // 2
-    first: list[Slice] = []
-    second: list[Slice] = []
-    for piece in slices:
-        cut = min(half, len(piece.records))
-        half -= cut
-        for part, target in ((piece.records[:cut], first), (piece.records[cut:], second)):
-            if part:
-                r = piece.range
-                target.append(
-                    Slice(
-                        Range(r.topic, r.partition, part[0].offset, part[-1].offset, len(part)),
-                        part,
-                    )
-                )
-    return first, second

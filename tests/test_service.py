@@ -11,9 +11,10 @@ from models.constant import ConstantModel
 from stream import service as module
 from stream.checkpoint import Locked, list_generations
 from stream.engine import Engine
+from stream.isolation import BreakerOpen
 from stream.operate import generations, replay_to
 from stream.recovery import Diverged
-from stream.service import BreakerOpen, ReconfigurationRefused, Service
+from stream.service import ReconfigurationRefused, Service
 from tests.factory import config, event, label, to_json
 from tests.runner import append, caught_up, contents, running
 
@@ -172,8 +173,8 @@ def test_a_member_that_is_not_deterministic_is_noticed(
     """When the replay gives other bits than the journal holds, the service stops and says so."""
     real = module.build_engine
 
-    def build(c: Any, directory: Any) -> Engine:
-        engine = real(c, directory)
+    def build(c: Any, directory: Any, key: Any) -> Engine:
+        engine = real(c, directory, key)
         engine.ensemble.members["prior"].__class__ = _Undecided
         return engine
 

@@ -87,20 +87,14 @@ class Trail:
     name : str
         The trail's name, in every record: a record of another trail does not fit in.
     key : Ed25519PrivateKey, optional
-        Signs each record and anchor. Not part of the state: Ed25519 is deterministic, and the hash
-        does not cover the signature, so state and digest are the same with and without.
-    anchor_every : int
-        An anchor falls due after so many records.
+        Signs each record. Not part of the state: Ed25519 is deterministic, and the hash does not
+        cover the signature, so state and digest are the same with and without.
     """
 
-    def __init__(
-        self, name: str, key: Ed25519PrivateKey | None = None, anchor_every: int = 1000
-    ) -> None:
+    def __init__(self, name: str, key: Ed25519PrivateKey | None = None) -> None:
         self._name = name
         self._key = key
-        self._anchor_every = anchor_every
         self._head = Head(0, GENESIS)
-        self._anchored = 0
 
     def record(
         self,
@@ -134,7 +128,7 @@ class Trail:
             **detail,
         }
         digest = _hash(body)
-        line = canonical(body | {"hash": digest} | self._sig(digest))
+        line = canonical(body | {"hash": digest} | _signed(self._key, digest))
         self._head = Head(self._head.seq + 1, digest)
         return line
 
@@ -142,28 +136,12 @@ class Trail:
         """The newest record's number and hash."""
         return self._head
 
-    def anchor_due(self) -> bool:
-        """Whether ``anchor_every`` records were written since the last anchor."""
-        return self._head.seq - self._anchored >= self._anchor_every
-
-    def anchor(self) -> bytes:
-        """The head as canonical JSON, signed when a key is set; to be kept away from the trail."""
-        self._anchored = self._head.seq
-        body = {
-            "v": VERSION,
-            "trail": self._name,
-            "anchor": self._head.seq,
-            "head": self._head.hash,
-        }
-        return canonical(body | self._sig(_hash(body)))
-
     def state(self) -> State:
         """See :meth:`models.base.Model.state`; holds no key."""
         return {
             "name": self._name,
             "seq": self._head.seq,
             "hash": self._head.hash,
-            "anchored": self._anchored,
         }
 
     def restore(self, state: State) -> None:
@@ -171,16 +149,10 @@ class Trail:
         if state["name"] != self._name:
             raise StateError(f"trail: expected a state of {self._name!r}, got {state['name']!r}")
         self._head = Head(int(state["seq"]), str(state["hash"]))
-        self._anchored = int(state["anchored"])
 
     def digest(self) -> str:
         """See :meth:`models.base.Model.digest`."""
         return state_digest(self.state())
-
-    def _sig(self, digest: str) -> dict[str, str]:
-        if self._key is None:
-            return {}
-        return {"sig": self._key.sign(SIGNATURE_DOMAIN + bytes.fromhex(digest)).hex()}
 
 
 class _Flaw(Exception):
@@ -234,6 +206,12 @@ def verify(
     return Verdict(Exit.OK, head, signed)
 
 
+def make_anchor(name: str, head: Head, key: Ed25519PrivateKey | None = None) -> bytes:
+    """The head of the trail ``name`` as canonical JSON, signed; to be kept away from the trail."""
+    body = {"v": VERSION, "trail": name, "anchor": head.seq, "head": head.hash}
+    return canonical(body | _signed(key, _hash(body)))
+
+
 def read_anchor(raw: bytes, public_key: Ed25519PublicKey | None = None) -> Head:
     """The head in an anchor; raises :class:`TrailError` when it is malformed or badly signed."""
     try:
@@ -267,6 +245,10 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise TrailError(f"{path}: expected an Ed25519 public key, got {type(key).__name__}")
     return key
+
+
+def _signed(key: Ed25519PrivateKey | None, digest: str) -> dict[str, str]:
+    return {"sig": key.sign(SIGNATURE_DOMAIN + bytes.fromhex(digest)).hex()} if key else {}
 
 
 def _hash(body: Mapping[str, Any]) -> str:

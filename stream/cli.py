@@ -158,6 +158,13 @@ def demo(
         summary = run_demo(seconds, rate, seed, port, directory, None if as_json else out)
     if as_json:
         _print_json(summary)
+    else:
+        print_quality(out, summary)
+        out.print(
+            f"{summary['events_per_s']:,.0f} events/s, first score after "
+            f"{summary['first_score_s']} s, {summary['checkpoints']} checkpoints, "
+            f"journal digest {summary['digest']}"
+        )
 
 
 @app.command()

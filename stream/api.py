@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -54,8 +55,8 @@ class Backend(Protocol):
     * ``append`` is durable when it returns, all or nothing, callable from several threads; raises
       :class:`~stream.log.LogUnavailable` (or ``DiskFull``) when it cannot be done now.
     * ``live`` and ``ready`` return at once, from memory: they run on the server's event loop.
-    * ``models``, ``parameters``, ``tail`` and ``snapshot`` may block; they are called from a worker
-      thread, one call of them at a time. ``metrics`` likewise, but beside them.
+    * ``models``, ``parameters``, ``tail``, ``snapshot`` and ``history`` may block; they are called
+      from a worker thread, one call of them at a time. ``metrics`` likewise, but beside them.
     * Dictionaries are plain data that ``msgspec`` can write as JSON.
     """
 
@@ -82,6 +83,9 @@ class Backend(Protocol):
 
     def snapshot(self) -> dict[str, Any]:
         """What the live page shows, about once a second while somebody looks."""
+
+    def history(self) -> dict[str, Any]:
+        """What the live page gets first: the numbers of the last minutes."""
 
 
 class Api:
@@ -112,11 +116,14 @@ class Api:
         self._backend = backend
         self._waiters = waiters
         self._page = page
+        self._charts = _plotly_script()
         self._tokens = Tokens(config.http.tokens)
         self._bodies = Bodies(config.http.max_body_bytes)
         self._ingest = Ingest(config)
         self._appender = GroupAppender(backend.append)
-        self._feed = LiveFeed(lambda: self._read(backend.snapshot))
+        self._feed = LiveFeed(
+            lambda: self._read(backend.snapshot), lambda: self._read(backend.history)
+        )
         self._reads = anyio.CapacityLimiter(1)
         self._scrapes = anyio.CapacityLimiter(1)
         self._openapi = msgspec.json.encode(document(config))
@@ -149,6 +156,7 @@ class Api:
             Route("/", self._root, methods=get),
         ]
         if (self._page / "index.html").is_file():
+            routes.append(Route("/live/plotly.min.js", self._plotly, methods=get))
             routes.append(Mount("/live", StaticFiles(directory=self._page)))
         return routes
 
@@ -269,12 +277,22 @@ class Api:
         index = self._page / "index.html"
         return FileResponse(index) if index.is_file() else HTMLResponse(_LINKS)
 
+    async def _plotly(self, request: Request) -> Response:
+        return FileResponse(self._charts)
+
     async def _tail(self, request: Request, topic: str) -> list[Record]:
         limit = _limit(request)
         return await self._read(lambda: self._backend.tail(topic, limit))
 
     async def _read(self, call: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(call, limiter=self._reads)
+
+
+def _plotly_script() -> Path:
+    """The charts' JavaScript as the plotly package ships it; does not import the package."""
+    spec = find_spec("plotly")
+    folders = spec.submodule_search_locations if spec else None
+    return Path(*(folders or ["plotly-is-not-installed"])[:1], "package_data", "plotly.min.js")
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -31,6 +31,8 @@ class Committer:
     ----------
     committed_seq : int
         The newest step that is visible.
+    last_commit_s : float
+        Seconds that the newest commit took, retries included.
     trouble : str
         Why the log cannot be reached just now; empty when it can.
     """
@@ -43,6 +45,7 @@ class Committer:
         self._error: BaseException | None = None
         self._closing = False
         self.committed_seq = 0
+        self.last_commit_s = 0.0
         self.trouble = ""
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
@@ -113,12 +116,14 @@ class Committer:
 
     def _commit(self, outputs: Outputs) -> None:
         backoff = _FIRST_BACKOFF_S
+        started = time.monotonic()
         while True:
             try:
                 failpoint("commit.before")
                 self._log.commit(outputs)
                 failpoint("commit.after")
                 self.trouble = ""
+                self.last_commit_s = time.monotonic() - started
                 self._on_committed(outputs)
                 return
             except LogUnavailable as error:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
-
-import msgspec
 
 from monitoring.metrics import MillraceCollector, exposition, registry
 from monitoring.readings import Readings, Telemetry
@@ -21,14 +18,13 @@ from stream.engine import Engine
 from stream.fingerprint import fingerprint
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
+from stream.live import POINT_S, LiveView, finite
 from stream.records import NewRecord, Outputs, Record
 from stream.service import Service
 from stream.watch import parameter_counts, readings
 
 PUBLISH_S = 0.5
 PARAMETERS_S = 10.0
-LATEST = 50
-"""Audit records and dead letters kept for the live page."""
 
 
 class Front:
@@ -49,9 +45,10 @@ class Front:
         self._parameters: dict[str, Any] = {}
         self._counts: dict[tuple[str, str, bool], int] = {}
         self._published_s = self._counted_s = float("-inf")
-        self._dead: deque[dict[str, Any]] = deque(maxlen=LATEST)
-        self._audit: deque[bytes] = deque(maxlen=LATEST)
-        self._rates: deque[tuple[float, int]] = deque(maxlen=20)
+        self._checkpoints = 0
+        self._live = LiveView()
+        self._stop = threading.Event()
+        self._points = threading.Thread(target=self._add_points, name="live", daemon=True)
         self._registry = registry(MillraceCollector(self._read, self.telemetry))
         self._lock = threading.Lock()
         service.on_committed.append(self._committed)
@@ -66,11 +63,14 @@ class Front:
                 self._service.config, self, self.waiters, self.telemetry.observe_http
             )
             self.server.start()
+            self._points.start()
 
     def stop(self) -> None:
         """Stop listening, within two seconds."""
         if self.server is not None:
             self.server.stop(2.0)
+            self._stop.set()
+            self._points.join()
 
     # ------------------------------------------------------------------ from the service's threads
 
@@ -85,8 +85,8 @@ class Front:
                 [r.value or b"" for r in outputs.scores],
                 outputs.dead_letters,
             )
-        self._audit.extend(r.value or b"" for r in outputs.audit)
-        self._dead.extend(shown_dead_letter(r) for r in outputs.dead_letters[-LATEST:])
+        self.telemetry.stages["commit"].observe(self._service.committer.last_commit_s)
+        self._live.committed(outputs)
 
     def _publish(self, engine: Engine) -> None:
         """Copy what scrapes need out of the engine (loop thread), not more often than needed."""
@@ -99,7 +99,25 @@ class Front:
             self._parameters = parameter_tables(engine)
         self._latest = readings(engine, self._counts)
         self._published_s = now
-        self._rates.append((now, self._latest.scored))
+        self._note_checkpoint()
+        self._live.published(self._latest, self.telemetry.stages["step"])
+
+    def _note_checkpoint(self) -> None:
+        """Tell of a newly published generation; one takes longer than ``PUBLISH_S`` to follow."""
+        checkpointer = self._service.checkpointer
+        if checkpointer.written_total > self._checkpoints:
+            self._checkpoints = checkpointer.written_total
+            self.telemetry.stages["checkpoint"].observe(checkpointer.snapshot_s)
+            self.telemetry.checkpointed(
+                int(checkpointer.last_success_s * 1000),
+                checkpointer.last_duration_s,
+                checkpointer.last_bytes,
+            )
+
+    def _add_points(self) -> None:
+        while not self._stop.wait(POINT_S):
+            if self._service.state == "running":
+                self._live.add_point(self._latest)
 
     # ------------------------------------------------------------------ for the HTTP server
 
@@ -137,13 +155,13 @@ class Front:
         latest = self._latest
         return {
             "model": latest.model,
-            "threshold": _finite(latest.threshold),
+            "threshold": finite(latest.threshold),
             "combine": self._service.config.ensemble.combine,
             "members": [
                 {
                     "name": m.name,
                     "type": m.type,
-                    "weight": _finite(latest.weights.get(m.name, float("nan"))),
+                    "weight": finite(latest.weights.get(m.name, float("nan"))),
                     "up": m.name not in latest.down,
                     "frozen": m.name in latest.frozen,
                     "updates": latest.updates.get(m.name, 0),
@@ -162,33 +180,26 @@ class Front:
         return self._service.log.tail(topic, limit)
 
     def snapshot(self) -> dict[str, Any]:
-        """What the live page shows."""
-        latest = self._latest
-        report = latest.arrival.report() if latest.arrival is not None else {}
+        """What the live page shows: the engine's numbers and the process's."""
+        service = self._service
+        ready, detail = service.ready()
+        lag: dict[str, int] = {}
+        for (topic, _), records in service.lag.copy().items():
+            lag[topic] = lag.get(topic, 0) + records
         return {
-            "state": self._service.state,
-            "scored": latest.scored,
-            "events_per_s": self.events_per_s(),
-            "alerts": latest.alerts,
-            "labels": dict(latest.labels),
-            "dead_letters": {k: v for k, v in latest.dead_letters.items() if v},
-            "pending": latest.pending,
-            "watermark_ms": latest.watermark_ms,
-            "weights": {k: _finite(v) for k, v in latest.weights.items()},
-            "quality": {
-                name: {k: _finite(v) for k, v in windows["sliding"].items()}
-                for name, windows in report.items()
-            },
-            "audit": [msgspec.json.decode(raw) for raw in list(self._audit)[-10:]],
-            "last_dead_letters": list(self._dead)[-10:],
+            "state": service.state,
+            "ready": ready,
+            "detail": detail,
+            "version": self.telemetry.versions["version"],
+            "lag": lag,
+            "checkpoint_ms": int(service.checkpointer.last_success_s * 1000),
+            "members": self.models()["members"],
+            **self._live.snapshot(self._latest),
         }
 
-    def events_per_s(self) -> float:
-        """Events scored a second, over the last ten seconds."""
-        rates = list(self._rates)
-        if len(rates) < 2 or rates[-1][0] <= rates[0][0]:
-            return 0.0
-        return (rates[-1][1] - rates[0][1]) / (rates[-1][0] - rates[0][0])
+    def history(self) -> dict[str, Any]:
+        """What the live page gets first: the last ten minutes."""
+        return self._live.history()
 
 
 def parameter_tables(engine: Engine) -> dict[str, Any]:
@@ -196,14 +207,3 @@ def parameter_tables(engine: Engine) -> dict[str, Any]:
     return {
         name: [row._asdict() for row in rows] for name, rows in engine.ensemble.parameters().items()
     }
-
-
-def shown_dead_letter(record: NewRecord) -> dict[str, Any]:
-    """A dead letter for people: reason, error, position and the beginning of its bytes."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
-    raw = (record.value or b"")[:200]
-    return headers | {"value": raw.decode("utf-8", errors="replace"), "null": record.value is None}
-
-
-def _finite(value: float) -> float | None:
-    return None if value != value else float(value)

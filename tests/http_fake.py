@@ -167,6 +167,10 @@ class FakeBackend:
         self.snapshots += 1
         return {"snapshots": self.snapshots}
 
+    def history(self) -> dict[str, Any]:
+        """No points."""
+        return {"points": []}
+
 
 class Running:
     """A real server over a fake backend, and a client of it."""

@@ -39,6 +39,23 @@ def fresh(patient: Running) -> Running:
     return patient
 
 
+def ask(page: Path, *paths: str) -> list[httpx.Response]:
+    """The answers of an application with this live page, without a server."""
+
+    async def run() -> list[httpx.Response]:
+        cfg = config()
+        waiters = ScoreWaiters(1)
+        backend = FakeBackend(cfg, waiters)
+        api = Api(cfg, backend, waiters, lambda *_: None, page)
+        transport = httpx.ASGITransport(app=api.app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://[::1]") as http:
+            answers = [await http.get(p) for p in paths]
+        backend.close()
+        return answers
+
+    return asyncio.run(run())
+
+
 class TestReading:
     def test_models_and_parameters_come_from_the_backend(self, shared: Running) -> None:
         """Both are passed on as JSON."""
@@ -86,12 +103,6 @@ class TestReading:
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert answer.content == shared.backend.metrics()
 
-    def test_the_plain_page_links_what_there_is(self, shared: Running) -> None:
-        """Without a live page `/` is a short list of links."""
-        answer = shared.http.get("/")
-        assert answer.headers["content-type"].startswith("text/html")
-        assert 'href="/openapi.json"' in answer.text
-
     def test_a_live_page_is_served_with_its_files(self, tmp_path: Path) -> None:
         """With an index.html the directory's files are served under /live/ and nothing above."""
         page = tmp_path / "page"
@@ -99,40 +110,43 @@ class TestReading:
         (page / "index.html").write_text("<h1>live</h1>")
         (page / "page.js").write_text("1")
         (tmp_path / "secret").write_text("no")
-
-        async def ask(*paths: str) -> list[httpx.Response]:
-            cfg = config()
-            waiters = ScoreWaiters(1)
-            backend = FakeBackend(cfg, waiters)
-            api = Api(cfg, backend, waiters, lambda *_: None, page)
-            transport = httpx.ASGITransport(app=api.app)  # type: ignore[arg-type]
-            async with httpx.AsyncClient(transport=transport, base_url="http://[::1]") as http:
-                answers = [await http.get(p) for p in paths]
-            backend.close()
-            return answers
-
-        index, script, missing, above = asyncio.run(
-            ask("/", "/live/page.js", "/live/none.js", "/live/%2e%2e/secret")
+        index, script, missing, above = ask(
+            page, "/", "/live/page.js", "/live/none.js", "/live/%2e%2e/secret"
         )
         assert (index.text, script.text) == ("<h1>live</h1>", "1")
         assert "script-src 'self';" in index.headers["content-security-policy"]
         problem(missing, "not-found")
         problem(above, "not-found")
 
+    def test_the_charts_script_is_the_installed_packages(self, tmp_path: Path) -> None:
+        """Plotly's own file is served, kept by browsers, asked after each time."""
+        (tmp_path / "index.html").write_text("<h1>live</h1>")
+        [script] = ask(tmp_path, "/live/plotly.min.js")
+        assert script.content[:100].count(b"plotly.js v") == 1
+        assert script.headers["cache-control"] == "no-cache"
+        assert script.headers["etag"]
+
+    def test_the_plain_page_links_what_there_is(self, tmp_path: Path) -> None:
+        """Without a live page `/` is a short list of links."""
+        [answer] = ask(tmp_path, "/")
+        assert answer.headers["content-type"].startswith("text/html")
+        assert 'href="/openapi.json"' in answer.text
+
 
 class TestLive:
     def test_snapshots_stream(self, fresh: Running) -> None:
-        """A reader gets a snapshot at once and another about a second later."""
+        """A reader gets the history and a snapshot at once, another about a second later."""
         with fresh.http.stream("GET", "/v1/live") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             lines = answer.iter_lines()
-            data = [json.loads(x[6:]) for x in take(lines, 2, "data: ")]
+            history, *data = [json.loads(x[6:]) for x in take(lines, 3, "data: ")]
+        assert history == {"points": []}
         assert data[1]["snapshots"] == data[0]["snapshots"] + 1
 
     def test_readers_share_a_snapshot(self, fresh: Running) -> None:
         """A second reader within the second causes no second snapshot."""
         with fresh.http.stream("GET", "/v1/live") as one, fresh.http.stream("GET", "/v1/live") as b:
-            assert take(one.iter_lines(), 1, "data: ") == take(b.iter_lines(), 1, "data: ")
+            assert take(one.iter_lines(), 2, "data: ") == take(b.iter_lines(), 2, "data: ")
 
     def test_readers_are_bounded(self, fresh: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         """One reader too many gets a 503; a place that is left can be taken again."""

@@ -29,7 +29,6 @@ _COMMON = [
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
 ]
 _SEALED = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 # Charts set style attributes; scripts come from this server's files only, never inline or eval.
@@ -38,10 +37,15 @@ _PAGE = (
     b"img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     b"form-action 'none'"
 )
-_HEADERS = {
-    False: [*_COMMON, (b"content-security-policy", _SEALED)],
-    True: [*_COMMON, (b"content-security-policy", _PAGE)],
-}
+_NO_STORE = (b"cache-control", b"no-store")
+_PAGE_HEADERS = [*_COMMON, _NO_STORE, (b"content-security-policy", _PAGE)]
+# The page's files may be kept but are asked after each time: the charts' script has 5 MB.
+_FILE_HEADERS = [
+    *_COMMON,
+    (b"cache-control", b"no-cache"),
+    (b"content-security-policy", _SEALED),
+]
+_OTHER_HEADERS = [*_COMMON, _NO_STORE, (b"content-security-policy", _SEALED)]
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +86,7 @@ class Edge:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS[scope["path"] == "/"]]
+                message["headers"] = [*message.get("headers", ()), *_headers(scope["path"])]
                 self._record(scope, code or 0, time.monotonic() - started)
             await send(message)
 
@@ -125,3 +129,9 @@ def _foreign_host(scope: Scope) -> Problem | None:
         f"expected a Host header with localhost or a loopback address, got {header[:80]!r}; "
         "to serve another name configure http.host and http.tokens",
     )
+
+
+def _headers(path: str) -> list[tuple[bytes, bytes]]:
+    if path == "/":
+        return _PAGE_HEADERS
+    return _FILE_HEADERS if path.startswith("/live/") else _OTHER_HEADERS

@@ -1,6 +1,7 @@
-"""The live feed: one snapshot a second, shared by all readers, as server-sent events.
+"""The live feed: the history, then a snapshot a second, shared by all readers.
 
-Called by ``api.py``. The snapshot is taken at most once a second whatever the number of readers.
+Server-sent events; called by ``api.py``. The snapshot is taken at most once
+a second whatever the number of readers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ INTERVAL_S = 1.0
 READERS = 16
 """Streams open at once; then 503."""
 
+Take = Callable[[], Awaitable[dict[str, Any]]]
+
 
 class LiveFeed:
     """Frames of ``text/event-stream`` (WHATWG HTML, section 9.2).
@@ -26,10 +29,13 @@ class LiveFeed:
     ----------
     snapshot : coroutine function
         Gives what the live page shows, as plain data.
+    history : coroutine function
+        Gives what a reader gets first.
     """
 
-    def __init__(self, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(self, snapshot: Take, history: Take) -> None:
         self._snapshot = snapshot
+        self._history = history
         self._stopping = asyncio.Event()
         self._lock = asyncio.Lock()
         self._frame = b""
@@ -46,6 +52,7 @@ class LiveFeed:
         self._readers += 1
         try:
             yield b"retry: 2000\n\n"
+            yield _frame("history", await self._history())
             while True:
                 yield await self._current()
                 try:
@@ -64,7 +71,10 @@ class LiveFeed:
         async with self._lock:
             # A little less than the interval, so that readers with the same beat get a new frame.
             if time.monotonic() - self._taken_at >= 0.9 * INTERVAL_S:
-                data = msgspec.json.encode(await self._snapshot())
-                self._frame = b"event: snapshot\ndata: " + data + b"\n\n"
+                self._frame = _frame("snapshot", await self._snapshot())
                 self._taken_at = time.monotonic()
             return self._frame
+
+
+def _frame(event: str, data: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), msgspec.json.encode(data))

@@ -131,7 +131,7 @@ def _reads() -> Json:
         ),
         "/v1/live": _get(
             "live",
-            "A snapshot about once a second, as server-sent events named `snapshot`.",
+            "Server-sent events: one `history`, then a `snapshot` about once a second.",
             {"text/event-stream": {"schema": {"type": "string"}}},
             (*_READ, "overloaded"),
         ),

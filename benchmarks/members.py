@@ -39,7 +39,7 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 RIVER: dict[str, Callable[[], Any]] = {
     "River LR": lambda: (
-        preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.AdaGrad(0.05))
+        preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.AdaGrad(0.5))
     ),
     "River HT": tree.HoeffdingTreeClassifier,
     "River ARF-10": lambda: forest.ARFClassifier(n_models=10, seed=1),

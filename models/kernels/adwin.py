@@ -55,7 +55,7 @@ def adwin_reset(d: int, a: Adwins) -> None:
 
 @njit(**HELPER)
 def adwin_update(d: int, x: float, delta: float, a: Adwins) -> int:
-    """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell, and all is forgotten; or 0."""
+    """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell (all is forgotten); or 0."""
     width = a.moments[d, WIDTH]
     if width > 0.0:
         gap = x - a.moments[d, SUM] / width

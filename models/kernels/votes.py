@@ -91,33 +91,32 @@ def learn_leaf(
 
 
 @njit(**HELPER)
-def _impurity(negative: float, positive: float) -> float:
-    """Gini impurity, scaled to a range of 0 to 1 as Hoeffding's bound expects, times weight."""
-    total = negative + positive
-    return 4.0 * negative * positive / total if total > 0.0 else 0.0
-
-
-@njit(**HELPER)
 def _best_cut(leaf: int, j: int, bins: Bins, t: Trees) -> tuple[float, int]:
-    """The largest drop of weighted impurity that a threshold on subspace column ``j`` gives."""
+    """The largest drop of Gini impurity that a threshold on subspace column ``j`` gives.
+
+    Impurity is scaled to a range of 0 to 1, as Hoeffding's bound expects.
+    """
     f = t.subspace[leaf, j]
     all_0, all_1 = t.known[leaf, SEEN_NEGATIVE], t.known[leaf, SEEN_POSITIVE]
     total = all_0 + all_1
     least = 0.01 * total
-    before = _impurity(all_0, all_1)
-    best, cut = 0.0, -1
+    lowest, cut = all_0 * all_1 / total, -1
     left_0, left_1 = 0.0, 0.0
     for p in range(bins.used[f] - 1):
         b = bins.order[f, p]
-        left_0 += t.histogram[leaf, j, b, 0]
-        left_1 += t.histogram[leaf, j, b, 1]
-        left = left_0 + left_1
-        if left < least or total - left < least:
+        in_0, in_1 = t.histogram[leaf, j, b, 0], t.histogram[leaf, j, b, 1]
+        if in_0 + in_1 == 0.0:  # most bins of a young leaf
             continue
-        after = _impurity(left_0, left_1) + _impurity(all_0 - left_0, all_1 - left_1)
-        if before - after > best:
-            best, cut = before - after, p
-    return best / total, cut
+        left_0 += in_0
+        left_1 += in_1
+        left, right_0, right_1 = left_0 + left_1, all_0 - left_0, all_1 - left_1
+        right = right_0 + right_1
+        if left < least or right < least:
+            continue
+        after = (left_0 * left_1 * right + right_0 * right_1 * left) / (left * right)
+        if after < lowest:
+            lowest, cut = after, p
+    return 4.0 * (all_0 * all_1 / total - lowest) / total, cut
 
 
 @njit(**HELPER)

@@ -37,8 +37,8 @@ class KafkaLog(Settings):
     )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="`at_least_once`: no transactions, lower latency; outputs carry the input's"
-        " position in a header so that a reader can drop repeats",
+        description="`at_least_once`: no transactions, lower latency; outputs carry a header"
+        " `millrace-position` (shard/step/index), the same in a repeat, by which readers drop it",
     )
     transactional_id: str | None = Field(None, description="default `millrace-NAME`")
     transaction_timeout: Duration = Field(

@@ -193,7 +193,7 @@ class Front:
             "version": self.telemetry.versions["version"],
             "lag": lag,
             "checkpoint_ms": int(service.checkpointer.last_success_s * 1000),
-            "members": self.models()["members"],
+            **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._live.snapshot(self._latest),
         }
 

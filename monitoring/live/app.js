@@ -1,0 +1,238 @@
+// The live page: takes the feed's events, keeps the points, fills tiles, tables and charts.
+
+import * as charts from "./charts.js";
+import { follow } from "./feed.js";
+import { clock, count, duration, element, fixed, n, NONE, percent, plain, rate, table, wide } from "./format.js";
+
+const POINTS = 1800; // an hour at one point every two seconds
+const TITLES = {
+  accuracy: "Accuracy", precision: "Precision", recall: "Recall", f1: "F1", roc_auc: "ROC AUC",
+  pr_auc: "PR AUC", log_loss: "Log loss", brier: "Brier score", calibration_error: "Calibration error",
+};
+const LONGEST_S = 86400; // the last bound of the service's histogram
+const DETAIL = new Set(["seq", "at", "event", "model", "cause", "actor", "step", "inside"]);
+
+const byId = (id) => document.getElementById(id);
+let points = [];
+let metrics = [];
+let latest = null;
+let heardAt = 0;
+let said = "";
+
+// ---------------------------------------------------------------- words
+
+function say(text) {
+  if (text !== said) byId("announce").textContent = text;
+  said = text;
+}
+
+function state(text, level) {
+  const pill = byId("state");
+  if (pill.textContent !== text) say(`Service: ${text}`);
+  pill.textContent = text;
+  pill.dataset.level = level;
+}
+
+function banner(text) {
+  byId("banner").textContent = text;
+  byId("banner").hidden = !text;
+}
+
+function put(name, text) {
+  const node = document.querySelector(`[data-value="${name}"]`);
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// ---------------------------------------------------------------- the parts of the page
+
+function tiles(s) {
+  const sum = (o) => Object.values(o).reduce((a, b) => a + b, 0);
+  const dead = sum(s.dead_letters);
+  const alarms = s.drift.reduce((a, d) => a + d[4], 0);
+  const marked = points.filter((p) => p.drift.length).at(-1);
+  put("scored", count(s.scored));
+  put("events_per_s", rate(s.events_per_s, "events"));
+  put("step_p50", duration(s.step[0]));
+  put("step_p99", `p99 ${duration(s.step[1])}`);
+  put("event_latency", s.event[0] < LONGEST_S ? `p50 ${duration(s.event[0])}, p99 ${duration(s.event[1])}` : "more than a day: old events are played back");
+  put("alerts", count(s.alerts));
+  put("alert_share", `${percent(s.alerts, s.scored)} of the events`);
+  put("joined", count(s.labels.joined ?? 0));
+  put("labels_per_s", rate(s.labels_per_s, "labels"));
+  put("pending", count(s.pending));
+  const bound = s.limits.find((l) => l.name === "pending");
+  put("pending_share", bound ? `${percent(s.pending, bound.limit)} of the limit` : "");
+  put("lag", count(sum(s.lag)));
+  put("lag_topics", Object.entries(s.lag).filter(([, v]) => v).map(([k, v]) => `${k} ${count(v)}`).join(", "));
+  put("dead", count(dead));
+  put("dead_share", `${percent(dead, dead + s.scored)} of what came`);
+  put("alarms", count(alarms));
+  put("alarm_last", marked ? `last at ${clock(marked.t)}` : "");
+  put("threshold", s.threshold === null ? NONE : String(s.threshold));
+  put("judged_share", percent(s.judged, s.scored));
+  put("matured_share", percent(s.matured, s.scored));
+  byId("matured").value = s.scored ? s.matured / s.scored : 0;
+}
+
+function qualityTable(s) {
+  const row = (name, values) => [name, ...metrics.map((m) => n(fixed(values[m]))), n(count(values.effective_positives))];
+  const rows = Object.entries(s.quality).map(([name, values]) => row(name, values));
+  if (Object.keys(s.matured_quality).length) rows.push(row("ensemble, matured", s.matured_quality));
+  table("quality-table", ["", ...metrics.map((m) => n(TITLES[m] ?? m)), n("Frauds")], rows);
+}
+
+function flowTable() {
+  const rows = points.slice(-30).reverse().map((p) => [
+    clock(p.t), n(rate(p.events_per_s, "")), n(rate(p.labels_per_s, "")), n(duration(p.step[0])), n(duration(p.step[1])),
+  ]);
+  table("flow-table", ["Time", n("Events"), n("Labels"), n("Step p50"), n("Step p99")], rows);
+}
+
+function scoresTable(s) {
+  const names = charts.bins(s.scores.bounds);
+  const [genuine, fraud] = s.scores.truth;
+  table("scores-table", ["Score", n("Genuine"), n("Fraud"), n("All scored")],
+    names.map((name, i) => [name, n(count(genuine[i])), n(count(fraud[i])), n(count(s.scores.all[i]))]));
+}
+
+function membersTable(s) {
+  const roles = [...new Set(Object.values(s.parameters).flatMap(Object.keys))].sort();
+  const total = (held) => Object.values(held).reduce((a, b) => a + b, 0);
+  const rows = s.members.map((m) => {
+    const held = s.parameters[m.name] ?? {};
+    const status = m.up ? { text: m.frozen ? "frozen" : "up", kind: m.frozen ? "wait" : "good" } : { text: "down", kind: "bad" };
+    return [m.name, m.type, status, n(fixed(m.weight, 3)), n(count(m.updates)), n(count(m.errors)),
+      ...roles.map((r) => n(count(held[r] ?? 0))), n(count(total(held)))];
+  });
+  const own = s.parameters.ensemble;
+  if (own) {
+    rows.push(["ensemble", s.combine, "", n(""), n(""), n(""), ...roles.map((r) => n(count(own[r] ?? 0))), n(count(total(own)))]);
+  }
+  table("members-table", ["Member", "Type", "State", n("Weight"), n("Labels learned"), n("Errors"),
+    ...roles.map((r) => n(r[0].toUpperCase() + r.slice(1))), n("All parameters")], rows);
+}
+
+function limits(s) {
+  byId("limits").replaceChildren(...s.limits.map(({ name, used, limit }) => {
+    const share = limit ? used / limit : 0;
+    const words = `${count(used)} of ${count(limit)}`;
+    return element("div", [
+      element("span", name.replaceAll("_", " ")), element("span", words, { class: "n" }),
+      element("progress", [], { max: 1, value: share, "aria-label": `${name}: ${words}`, "data-level": share > 0.8 ? "bad" : "" }),
+    ]);
+  }));
+}
+
+const ranges = (v) => v.map(([topic, partition, first, last]) => `${topic}/${partition} ${first}–${last}`).join(" and ");
+
+function lists(s) {
+  table("drift-table", ["Signal", "Detector", n("Statistic"), n("Threshold"), n("Alarms")],
+    s.drift.map(([d, signal, at, limit, alarms]) => [signal, d.replace("_", "-"), n(fixed(at, 3)), n(fixed(limit, 3)), n(count(alarms))]));
+  table("audit-table", [n("No."), "Time", "Event", "Of", "Cause", "Details"], [...s.audit].reverse().map((r) => [
+    n(count(r.seq)), clock(r.at), r.event, r.model ?? "", r.cause ?? "",
+    wide(Object.entries(r).filter(([k]) => !DETAIL.has(k)).map(([k, v]) => `${k.replaceAll("_", " ")} ${k === "ranges" ? ranges(v) : plain(v)}`).join(", ")),
+  ]));
+  byId("dead-reasons").textContent = Object.entries(s.dead_letters).map(([k, v]) => `${k.replaceAll("_", " ")} ${count(v)}`).join(" · ");
+  table("dead-table", ["Reason", "Where", "What was wrong"], [...s.last_dead_letters].reverse().map((d) => [
+    d.reason.replaceAll("_", " "), `${d.topic}/${d.partition} @ ${d.offset}`, wide(d.error),
+  ]), "None.");
+}
+
+function drawCharts() {
+  if (document.hidden || !latest) return;
+  const i = Math.max(0, metrics.indexOf(byId("metric").value));
+  charts.quality(points, i, TITLES[metrics[i]] ?? "");
+  charts.flow(points);
+  charts.weights(points);
+  charts.parameters(points);
+  charts.scores(latest.scores, byId("scale").value);
+  flowTable();
+}
+
+// ---------------------------------------------------------------- events
+
+function merge(fresh) {
+  const newest = points.at(-1)?.t ?? 0;
+  const added = fresh.filter((p) => p.t > newest);
+  points.push(...added);
+  if (points.length > POINTS) points = points.filter((p, i) => p.drift.length || i > POINTS / 2 || i % 2);
+  const alarms = added.flatMap((p) => p.drift);
+  if (alarms.length && newest) say(`Drift alarm: ${alarms.map(([d, of]) => `${d} on ${of}`).join(", ")}`);
+  return added.length > 0;
+}
+
+function history(data) {
+  metrics = data.metrics;
+  const choice = byId("metric");
+  if (!choice.options.length) {
+    for (const m of metrics) choice.append(new Option(TITLES[m] ?? m, m));
+    choice.value = "roc_auc";
+  }
+  merge(data.points);
+}
+
+function snapshot(s) {
+  const first = latest === null;
+  latest = s;
+  heardAt = Date.now();
+  banner(s.ready ? "" : `Not ready: ${s.detail}`);
+  byId("ask").hidden = true;
+  byId("model").textContent = s.model;
+  document.title = `${s.model} – Millrace`;
+  state(s.state, s.ready ? "good" : "wait");
+  const grown = merge(s.points);
+  tiles(s);
+  qualityTable(s);
+  membersTable(s);
+  scoresTable(s);
+  limits(s);
+  lists(s);
+  if (grown || first) drawCharts();
+}
+
+const connect = follow("/v1/live", {
+  event: (name, data) => ({ history, snapshot })[name]?.(data),
+  lost: (why) => {
+    state("disconnected", "bad");
+    banner(`No connection: ${why}. Trying again; the numbers below are from ${heardAt ? clock(heardAt) : "nowhere yet"}.`);
+  },
+  token: (refused) => {
+    state("token needed", "wait");
+    banner(refused ? "The service does not know this token." : "");
+    byId("ask").hidden = false;
+    byId("token").focus();
+  },
+});
+
+byId("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  connect(byId("token").value);
+  byId("token").value = "";
+});
+
+setInterval(() => {
+  byId("age").textContent = heardAt ? `updated ${Math.max(0, Math.round((Date.now() - heardAt) / 1000))} s ago` : "";
+}, 1000);
+
+// ---------------------------------------------------------------- choices
+
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+function theme() {
+  const chosen = localStorage.getItem("millrace-theme");
+  const now = chosen ?? (dark.matches ? "dark" : "light");
+  document.documentElement.dataset.theme = now;
+  byId("theme").setAttribute("aria-pressed", String(now === "dark"));
+  drawCharts();
+}
+
+byId("theme").addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem("millrace-theme", now);
+  theme();
+});
+dark.addEventListener("change", theme);
+byId("metric").addEventListener("change", drawCharts);
+byId("scale").addEventListener("change", drawCharts);
+document.addEventListener("visibilitychange", drawCharts);
+theme();

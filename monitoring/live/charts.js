@@ -1,0 +1,140 @@
+// The charts: plotly over the points that app.js keeps. Every chart has a table beside it.
+
+import { duration, fixed, percent } from "./format.js";
+
+// Okabe and Ito's colours, told apart by colour-blind people too; the ensemble has the text's own.
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999"];
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const CONFIG = { displayModeBar: false, responsive: true };
+
+function theme() {
+  const style = getComputedStyle(document.documentElement);
+  const of = (name) => style.getPropertyValue(name).trim();
+  return { text: of("--text"), quiet: of("--quiet"), line: of("--line"), bad: of("--bad") };
+}
+
+function layout(extra = {}) {
+  const { quiet, line } = theme();
+  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
+  const { xaxis, yaxis, ...rest } = extra;
+  return {
+    margin: { l: 8, r: 12, t: 8, b: 8 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: quiet, size: 12, family: "system-ui, sans-serif" },
+    hovermode: "x unified",
+    hoverlabel: { bgcolor: getComputedStyle(document.body).backgroundColor },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    xaxis: { ...axis, ...xaxis },
+    yaxis: { ...axis, ...yaxis },
+    ...rest,
+  };
+}
+
+const OVER_TIME = { type: "date", tickformat: "%H:%M:%S", nticks: 5, tickangle: 0 };
+
+function draw(id, traces, settings, label) {
+  const target = document.getElementById(id);
+  target.setAttribute("aria-label", label);
+  if (!window.Plotly || !traces.some((t) => t.y.length)) {
+    target.classList.add("empty");
+    target.textContent = window.Plotly ? "No data yet" : "Charts could not be loaded; see the table";
+    return;
+  }
+  if (target.classList.contains("empty")) {
+    target.classList.remove("empty");
+    target.textContent = "";
+  }
+  window.Plotly.react(target, traces, settings, CONFIG);
+}
+
+function colour(name, names) {
+  if (name === "ensemble") return { color: theme().text, width: 3 };
+  const i = names.filter((m) => m !== "ensemble").indexOf(name);
+  return { color: COLOURS[i % COLOURS.length], dash: DASHES[Math.floor(i / COLOURS.length) % 4], width: 1.75 };
+}
+
+const times = (points) => points.map((p) => new Date(p.t));
+const lines = (points, names, value) => names.map((name) => ({
+  name, x: times(points), y: points.map((p) => value(p, name) ?? null), mode: "lines", line: colour(name, names),
+}));
+
+// Alarms of one moment share a mark; those of the ensemble itself have a line too.
+function marks(points) {
+  const { bad } = theme();
+  const found = points.filter((p) => p.drift.length);
+  const shapes = found.filter((p) => p.drift.some(([, of]) => of === "ensemble")).map((p) => ({
+    type: "line", x0: new Date(p.t), x1: new Date(p.t), y0: 0, y1: 1, yref: "paper",
+    line: { color: bad, width: 1, dash: "dot" },
+  }));
+  const trace = {
+    name: "drift alarm", mode: "markers", x: times(found), y: found.map(() => 1), yaxis: "y2",
+    marker: { symbol: "triangle-down", size: 9, color: bad },
+    text: found.map((p) => p.drift.map(([d, s]) => `${d} on ${s}`).join("<br>")),
+    hovertemplate: "%{text}<extra></extra>",
+  };
+  return { shapes, traces: found.length ? [trace] : [] };
+}
+
+export function quality(points, metric, title) {
+  const i = metric;
+  const names = Object.keys(points.at(-1)?.quality ?? {});
+  const drift = marks(points);
+  const last = points.at(-1);
+  const told = names.map((m) => `${m} ${fixed(last.quality[m][i])}`).join(", ");
+  draw("quality", [...lines(points, names, (p, m) => p.quality[m]?.[i]), ...drift.traces], layout({
+    xaxis: OVER_TIME,
+    yaxis: { title: { text: title }, tickformat: ".3~g" },
+    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+    shapes: drift.shapes,
+  }), `${title} over time, with ${drift.shapes.length} drift alarms of the ensemble; latest: ${told}`);
+}
+
+export function flow(points) {
+  const series = [["events", "events_per_s"], ["labels", "labels_per_s"]];
+  const last = points.at(-1);
+  draw("flow", series.map(([name, key], i) => ({
+    name, x: times(points), y: points.map((p) => p[key]), mode: "lines", line: { color: COLOURS[i] },
+  })), layout({ xaxis: OVER_TIME, yaxis: { title: { text: "per second" }, rangemode: "tozero" } }),
+  last ? `Latest: ${last.events_per_s} events and ${last.labels_per_s} labels a second` : "No data yet");
+  draw("latency", ["p50", "p99"].map((name, i) => ({
+    name, x: times(points), y: points.map((p) => (p.step[i] === null ? null : p.step[i] * 1000)),
+    mode: "lines", line: { color: COLOURS[i + 2] },
+  })), layout({ xaxis: OVER_TIME, yaxis: { title: { text: "step, ms" }, rangemode: "tozero" } }),
+  last ? `Latest step: median ${duration(last.step[0])}, 99th percentile ${duration(last.step[1])}` : "No data yet");
+}
+
+export function weights(points) {
+  const names = Object.keys(points.at(-1)?.weights ?? {});
+  const told = names.map((m) => `${m} ${fixed(points.at(-1).weights[m], 3)}`).join(", ");
+  draw("weights", lines(points, names, (p, m) => p.weights[m]), layout({
+    xaxis: OVER_TIME, yaxis: { title: { text: "weight" } },
+  }), `Weights over time; latest: ${told}`);
+}
+
+export function parameters(points) {
+  const names = Object.keys(points.at(-1)?.parameters ?? {});
+  const told = names.map((m) => `${m} ${points.at(-1).parameters[m]}`).join(", ");
+  draw("parameters", lines(points, names, (p, m) => p.parameters[m]), layout({
+    xaxis: OVER_TIME, yaxis: { type: "log", title: { text: "scalars" }, exponentformat: "SI", dtick: 1 },
+  }), `Parameters over time; latest: ${told}`);
+}
+
+export const bins = (bounds) => [...bounds.map((b) => `≤ ${b}`), `> ${bounds.at(-1)}`];
+
+export function scores({ bounds, truth }, scale) {
+  const totals = truth.map((counts) => counts.reduce((a, b) => a + b, 0));
+  const known = totals.some((t) => t > 0);
+  draw("scores", ["genuine (0)", "fraud (1)"].map((name, y) => ({
+    name, type: "bar", x: bins(bounds),
+    y: known ? truth[y].map((c) => (c ? c / totals[y] : null)) : [],
+    marker: { color: COLOURS[y] }, hovertemplate: "%{y:.2%}",
+  })), layout({
+    barmode: "group",
+    bargap: 0.15,
+    xaxis: { type: "category", title: { text: "score" }, tickangle: -60 },
+    yaxis: { type: scale, title: { text: "share of the class" }, tickformat: ".3~%", dtick: scale === "log" ? 1 : undefined },
+  }), `Scores by truth; over a half: ${truth.map((counts, y) => percent(above(counts, bounds), totals[y])).join(" of genuine and ")} of fraud`);
+}
+
+const above = (counts, bounds) => counts.slice(bounds.indexOf(0.5) + 1).reduce((a, b) => a + b, 0);

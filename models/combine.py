@@ -6,6 +6,7 @@ All of them work on predictions as they were made, row by row in label order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -111,11 +112,7 @@ class Bagging(MeanProbability):
 
     def member_weights(self, first: int, w: F64) -> F64:
         """See :meth:`Combiner.member_weights`."""
-        row = np.arange(first, first + len(w), dtype=np.uint64)[:, None]
-        member = np.arange(self._m, dtype=np.uint64)[None, :]
-        with np.errstate(over="ignore"):
-            key = _mix(_mix(np.uint64(self._seed) + member) ^ row)
-        uniform = (key >> np.uint64(11)) * 2.0**-53
+        uniform = _uniform(self._seed, first, (len(w), self._m))
         draws = np.searchsorted(_POISSON_1, uniform, side="right")
         return draws * w[:, None]
 
@@ -183,6 +180,100 @@ class WeightedVote(_Fixed):
         self._votes = np.array(state["votes"], dtype=np.float64)
 
 
+class Boosting(_Fixed):
+    """Online AdaBoost [1]_: each member learns most where those before it were wrong.
+
+    A row reaches member 1 with its own weight and is passed on: a member that was right has it
+    lowered for the next, one that was wrong has it raised, such that half of what each member saw
+    was wrong by weight. Members learn with weights drawn from Poisson of it, so that they are whole
+    numbers. The vote is ``sum_j log((1 - e_j) / e_j) * sign(link_j)`` over the members that err on
+    less than half (``e_j`` by weight), the log odds of AdaBoost as an additive model [2]_.
+
+    .. [1] N. Oza and S. Russell, "Online bagging and boosting", AISTATS 2001.
+    .. [2] J. Friedman, T. Hastie and R. Tibshirani, "Additive logistic regression", Annals of
+       Statistics 28, 2000.
+    """
+
+    most = 10.0
+    """A row's weight stays within this: one mislabelled row must not rule every member."""
+
+    def __init__(self, m: int, seed: int) -> None:
+        super().__init__(m, seed)
+        self._right = np.zeros(m)
+        self._wrong = np.zeros(m)
+        self._row = 0
+        self._draws = np.zeros((0, m))  # of the newest update, for the members' learning after it
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`Combiner.combine`."""
+        votes = (np.sign(links) * self.weights()).sum(axis=1)
+        return np.clip(votes, -MAX_LINK, MAX_LINK)
+
+    def update(self, links: F64, y: F64, w: F64) -> None:
+        """See :meth:`Combiner.update`: passes each row on from member to member."""
+        correct = (links > 0) == (y[:, None] > 0)
+        self._draws = np.zeros(links.shape)
+        uniform = _uniform(self._seed, self._row, links.shape)
+        for i in range(len(y)):
+            weight = float(w[i])
+            for j in range(self._m):
+                self._draws[i, j] = _poisson(weight, uniform[i, j])
+                seen = self._right if correct[i, j] else self._wrong
+                seen[j] += weight
+                total = self._right[j] + self._wrong[j]
+                weight = min(weight * total / (2 * seen[j]), self.most) if weight else 0.0
+        self._row += len(y)
+
+    def member_weights(self, first: int, w: F64) -> F64:
+        """The draws of the update just made for the same rows."""
+        return self._draws
+
+    def weights(self) -> F64:
+        """Log odds of being right ``(m,)``; 0 for a member that errs on half or more."""
+        # Half a row each way, so that a member without rows has weight 0 and none an infinite one.
+        return np.maximum(np.log((self._right + 0.5) / (self._wrong + 0.5)), 0.0)
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Weight of rows that each member got right and wrong."""
+        return [
+            Parameter(name, "statistic", (self._m,), "float64", self._m, 8 * self._m)
+            for name in ("right", "wrong")
+        ]
+
+    def state(self) -> State:
+        """The weights seen, and how many rows."""
+        own = {"right": self._right.copy(), "wrong": self._wrong.copy(), "row": self._row}
+        return {**super().state(), **own}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`Combiner.restore`."""
+        super().restore(state)
+        self._right = np.array(state["right"], dtype=np.float64)
+        self._wrong = np.array(state["wrong"], dtype=np.float64)
+        self._row = int(state["row"])
+
+
+def _uniform(seed: int, first: int, shape: tuple[int, ...]) -> F64:
+    """Numbers in 0..1 ``(n, m)`` for rows from ``first`` on: by seed, member and row only."""
+    row = np.arange(first, first + shape[0], dtype=np.uint64)[:, None]
+    member = np.arange(shape[1], dtype=np.uint64)[None, :]
+    with np.errstate(over="ignore"):
+        key = _mix(_mix(np.uint64(seed) + member) ^ row)
+    drawn: F64 = (key >> np.uint64(11)) * 2.0**-53
+    return drawn
+
+
+def _poisson(rate: float, uniform: float) -> int:
+    """The quantile of Poisson(``rate``) at ``uniform``, by adding up probabilities."""
+    k, probability = 0, math.exp(-rate)
+    below = probability
+    while below <= uniform and k < 100:
+        k += 1
+        probability *= rate / k
+        below += probability
+    return k
+
+
 def sigmoid(z: F64) -> F64:
     """``1 / (1 + exp(-z))`` without overflow."""
     e: F64 = np.exp(-np.abs(z))
@@ -201,6 +292,7 @@ COMBINERS: dict[str, Callable[[int, int], Combiner]] = {
     "majority_vote": MajorityVote,
     "weighted_vote": WeightedVote,
     "bagging": Bagging,
+    "boosting": Boosting,
     "stacking": Stacking,
     "stack": Stack,
 }

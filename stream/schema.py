@@ -168,12 +168,14 @@ class Ensemble(Settings):
         "majority_vote",
         "weighted_vote",
         "bagging",
+        "boosting",
         "stacking",
         "stack",
     ] = Field(
         "mean_logit",
         description="`stack`: a logistic stack shared with safer experts; `stacking`: the stack"
-        " alone; `bagging`: members learn rows with Poisson(1) weights",
+        " alone; `bagging`: members learn rows with Poisson(1) weights; `boosting`: each member"
+        " learns most where those before it were wrong",
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="a score at or above it is an alert")
 

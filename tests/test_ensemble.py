@@ -338,3 +338,45 @@ def test_the_configuration_names_every_combiner() -> None:
     """What can be built can be configured, and nothing else."""
     names = get_args(schema.Ensemble.model_fields["combine"].annotation)
     assert sorted(names) == sorted(COMBINERS)
+
+
+def test_boosting_passes_rows_on_as_adaboost_does() -> None:
+    """Weights of right and wrong rows equal a plain loop of Oza and Russell's algorithm."""
+    rng = np.random.default_rng(5)
+    links = rng.normal(size=(400, 3))
+    y = (links[:, 1] + rng.normal(size=400) > 0).astype(float)
+    ours = combiner("boosting", 3, seed=9)
+    right, wrong = np.zeros(3), np.zeros(3)
+    for start in range(0, 400, 7):
+        part = slice(start, start + 7)
+        ours.update(links[part], y[part], np.ones(len(y[part])))
+        for link, truth in zip(links[part], y[part], strict=True):
+            weight = 1.0
+            for j in range(3):
+                if (link[j] > 0) == (truth > 0):
+                    right[j] += weight
+                    weight *= (right[j] + wrong[j]) / (2 * right[j])
+                else:
+                    wrong[j] += weight
+                    weight *= (right[j] + wrong[j]) / (2 * wrong[j])
+                weight = min(weight, 10.0)
+    state = ours.state()
+    np.testing.assert_allclose(state["right"], right, rtol=1e-12)
+    np.testing.assert_allclose(state["wrong"], wrong, rtol=1e-12)
+    assert ours.weights().argmax() == 1
+
+
+def test_boosting_draws_do_not_depend_on_batches() -> None:
+    """One call or many: the same rows are learned with the same whole weights."""
+    rng = np.random.default_rng(6)
+    links, y = rng.normal(size=(60, 2)), rng.integers(0, 2, 60).astype(float)
+    whole, parts = combiner("boosting", 2, seed=1), combiner("boosting", 2, seed=1)
+    whole.update(links, y, np.ones(60))
+    expected = whole.member_weights(0, np.ones(60))
+    got = []
+    for i in range(60):
+        parts.update(links[i : i + 1], y[i : i + 1], np.ones(1))
+        got.append(parts.member_weights(i, np.ones(1))[0])
+    assert (np.array(got) == expected).all()
+    assert (expected == expected.round()).all()
+    assert 0.5 < expected.mean() < 2.0

@@ -27,7 +27,7 @@ from stream.log import Log, OutOfRetention
 from stream.recovery import recover
 from stream.service import Service, build_engine, wall_clock_ms
 from stream.sqlite_log import SqliteLog
-from tests.faults.check import reference
+from tests.faults.check import journal_of, reference
 from tests.faults.crash import Feeder, Progress
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
@@ -191,7 +191,7 @@ def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) ->
     with small_segments():
         shard = Shard(directory / "small", checkpoints=_often())
         make(shard, seed)
-        engine, _ = reference(shard, list(shard.log.journal(0)))
+        engine, _ = reference(shard, journal_of(shard))
         wanted = engine.state_digest()
         state, target = shard.config.state_dir, directory / "case"
         copy_spoiled(state, target, None)
@@ -320,7 +320,7 @@ def _by_command(directory: Path, seed: int, tally: Tally, progress: Progress) ->
             line = worker.wait_for("restored")
             seq = line["seq"]
             status = worker.stop()
-        engine, _ = reference(shard, list(shard.log.journal(0)))
+        engine, _ = reference(shard, journal_of(shard))
         quarantined = any((shard.config.state_dir / "quarantine").glob(f"{newest.name}-*"))
         if status != 0 or not quarantined or line["from_checkpoint"] >= int(newest.name):
             tally.note("unclear", f"command: {name} of {newest.name} flipped: {line}")

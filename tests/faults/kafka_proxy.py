@@ -12,7 +12,6 @@ import random
 import struct
 import threading
 import time
-from collections import Counter
 from typing import NamedTuple, Self
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, FIND_COORDINATOR = 0, 1, 2, 3, 10
@@ -69,7 +68,7 @@ class Proxy:
         self.target = 0
         self.port = 0
         self.armed = False
-        self.done: Counter[str] = Counter()
+        self.history: list[tuple[float, str]] = []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -128,8 +127,13 @@ class Proxy:
             return ""
         self._plan.remove(fault)
         self._last_s = now
-        self.done[f"{NAMES[api]} {fault.action}"] += 1
+        self.history.append((now, f"{NAMES[api]} {fault.action}"))
         return fault.action
+
+    def recent(self, seconds: float) -> list[str]:
+        """The faults of the last seconds, oldest first."""
+        since = time.monotonic() - seconds
+        return [name for at, name in self.history if at >= since]
 
     def seconds(self) -> float:
         """How long a delay is."""

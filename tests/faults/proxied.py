@@ -13,7 +13,7 @@ from tests.faults.crash import Feeder, Progress, Tally, finish
 from tests.faults.kafka_proxy import FAULTS, Proxy
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
-from tests.faults.worker import Worker
+from tests.faults.worker import Worker, WorkerFailed
 
 _PATIENCE_S = 6.0
 """A fault whose kind of request does not come for so long makes the service start anew."""
@@ -29,6 +29,8 @@ def proxied(
     """
     rng = random.Random(f"proxied {seed}")
     traffic, tally = Traffic(seed), Tally()
+    fenced: list[list[str]] = []
+    failure = ""
     with Proxy(seed, gap_s) as proxy, Broker(advertised=proxy.port) as broker:
         proxy.target = broker.behind_proxy
         log = {
@@ -40,22 +42,56 @@ def proxied(
         shard = Shard(directory, log, direct=broker.bootstrap)
         feeder = Feeder(shard, traffic, 1_000_000)
         shard.log.create_topics()
-        while proxy.left:
-            with Worker(shard.path) as worker:
-                _life(worker, feeder, proxy, rng, progress)
-                worker.kill()
-                tally.hits += 1
-                tally.ended(worker)
-        proxy.armed = False
-        feeder.done = True
-        finish(shard, feeder, tally)
+        try:
+            _all_faults(shard, feeder, proxy, tally, fenced, rng, progress)
+            proxy.armed = False
+            feeder.done = True
+            finish(shard, feeder, tally)
+        except WorkerFailed as error:
+            proxy.armed = False
+            failure = f"after {proxy.recent(60.0)}: {error}"
         verdict = check(shard, traffic)
+        if failure:
+            verdict.problems.insert(0, failure)
         shard.renew_log()
     figures = {
         "faults": sum(proxy.done.values()),
         "faults_by_kind": dict(sorted(proxy.done.items())),
     }
     return verdict, figures | tally.as_dict()
+
+
+def _all_faults(
+    shard: Shard,
+    feeder: Feeder,
+    proxy: Proxy,
+    tally: Tally,
+    fenced: list[list[str]],
+    rng: random.Random,
+    progress: Progress,
+) -> None:
+    """Lives of the service until every fault was done; notes the faults before a self-fencing."""
+    while proxy.left:
+        with Worker(shard.path) as worker:
+            try:
+                _life(worker, feeder, proxy, rng, progress)
+                tally.hits += worker.kill()
+            except WorkerFailed:
+                fenced.append(_self_fenced(worker, proxy))
+            tally.ended(worker)
+
+
+def _self_fenced(worker: Worker, proxy: Proxy) -> list[str]:
+    """The faults before a service ended as fenced; raises when it had no reason to.
+
+    An InitProducerId that reaches the broker after its repetition fences the producer that the
+    repetition made. Nobody can tell this from a replacement that took over: ending is right.
+    """
+    recent = proxy.recent(20.0)
+    reason = any(name.startswith("InitProducerId") for name in recent)
+    if worker.wait(5.0) != 3 or "took over" not in "".join(worker.errors) or not reason:
+        raise WorkerFailed(f"ended by itself after {recent}; {worker.story()}")
+    return recent
 
 
 def _life(
@@ -75,4 +111,4 @@ def _life(
         elif worker.restored_s is not None and time.monotonic() - since > _PATIENCE_S:
             return
         elif time.monotonic() - since > 10 * _PATIENCE_S:
-            raise TimeoutError(f"no fault for long; {worker.story()}")
+            raise worker.stuck("no fault for long")

@@ -51,7 +51,8 @@ class Worker:
             [sys.executable, "-P", "-m", "stream.cli", "run", str(config), *options],
             cwd=REPOSITORY,
             env=os.environ
-            | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(REPOSITORY)}  # these tests' own copy
+            | {"PYTHONHASHSEED": "0", "PYTHONFAULTHANDLER": "1"}
+            | {"PYTHONPATH": str(REPOSITORY)}  # these tests' own copy
             | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -91,8 +92,10 @@ class Worker:
             while (line := self.said(event)) is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or not (self.running or self._reader.is_alive()):
-                    raise WorkerFailed(f"expected the log line {event!r}; {self.story()}")
+                    break
                 self._news.wait(min(left, 0.2))
+        if line is None:
+            raise self.stuck(f"expected the log line {event!r}")
         return line
 
     def look(self) -> int:
@@ -121,25 +124,29 @@ class Worker:
         self.look()
         if self.running:
             self.process.terminate()
-        try:
-            return self.wait(timeout_s)
-        except WorkerFailed:
-            self.kill()
-            raise
+        return self.wait(timeout_s)
 
     def wait(self, timeout_s: float = 60.0) -> int:
         """Its exit status, once it ended by itself."""
         try:
             self._end(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise WorkerFailed(f"did not end within {timeout_s:g} s; {self.story()}") from error
+            raise self.stuck(f"did not end within {timeout_s:g} s") from error
         return self.process.returncode
 
     def _end(self, timeout_s: float) -> None:
         self.process.wait(timeout_s)
         self._reader.join(5.0)
-        if self.process.stderr is not None:
+        if self.process.stderr is not None and not self._reader.is_alive():
             self.process.stderr.close()
+
+    def stuck(self, message: str) -> WorkerFailed:
+        """The error to raise; ends the process with the stacks of its threads in its last lines."""
+        if self.running:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGABRT)
+            self._end(10.0)
+        return WorkerFailed(f"{message}; {self.story()}")
 
     def check_alive(self) -> None:
         """Raise :class:`WorkerFailed` with its last words if it ended."""
@@ -149,7 +156,7 @@ class Worker:
 
     def story(self) -> str:
         """Exit status and the newest lines, for an error message."""
-        last = [json.dumps(line)[:1500] for line in self.lines[-5:]] + self.errors[-20:]
+        last = [json.dumps(line)[:1500] for line in self.lines[-5:]] + self.errors[-120:]
         return f"exit status {self.process.poll()}; its last lines:\n" + "\n".join(last)
 
     def __enter__(self) -> Worker:

@@ -149,7 +149,8 @@ class Auditor:
             if self._guarded(name):
                 self._saved[name] = member.state()
             if "update_norm" in self._rules[name] or self._due(self._watched[name], n):
-                self._before[name] = {path: a.copy() for path, a in member.tensors().items()}
+                if tensors := member.tensors():
+                    self._before[name] = {path: a.copy() for path, a in tensors.items()}
 
     def after(self, n: int, errors: Sequence[MemberError]) -> list[str]:
         """They have learned, some with errors; gives the names of those whose update holds.

@@ -33,9 +33,9 @@ class Size(NamedTuple):
 
 
 def size_up(member: Model, name: str) -> Size:
-    """Count a member by its layers' formulas, or by its own table where its kind is not known."""
+    """Count a member by its layers' formulas, or by its own table where that cannot be done."""
     try:
-        report = count(member.counted(), target=name)
+        report = count(member, target=name)
     except ParameterError:
         report = count_member(member, name)
     return Size(report, report.totals, structure_digest(report))

@@ -294,7 +294,8 @@ _ARRAY = "\0array"
 def _split(value: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
     """The tree with each array replaced by its name in ``arrays``."""
     if isinstance(value, np.ndarray):
-        arrays[path] = np.ascontiguousarray(value)
+        # Reshaped: numpy makes one dimension of none.
+        arrays[path] = np.ascontiguousarray(value).reshape(value.shape)
         return {_ARRAY: path}
     if isinstance(value, dict):
         return {k: _split(v, f"{path}/{k}", arrays) for k, v in value.items()}

@@ -6,11 +6,8 @@ message says why), 4 the state cannot be used; `audit verify` has its own (see i
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +15,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.base import MillraceError
+from stream.cli_audit import audit_app
+from stream.terminal import (
+    ConfigPath,
+    Json,
+    err,
+    load,
+    out,
+    plain,
+    print_json,
+    print_rows,
+    reported,
+)
 
 app = typer.Typer(
     name="millrace",
@@ -35,12 +43,7 @@ control_app = typer.Typer(
 topics_app = typer.Typer(help="List or create the topics of a configuration.", no_args_is_help=True)
 app.add_typer(control_app, name="control")
 app.add_typer(topics_app, name="topics")
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-ConfigPath = Annotated[Path, typer.Argument(help="TOML configuration.", metavar="CONFIG")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:
@@ -53,41 +56,6 @@ def main() -> None:
     app(prog_name="millrace")
 
 
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Print our own errors as one message and turn them into the exit status."""
-    from stream.checkpoint import CheckpointError, Locked
-    from stream.config import ConfigError
-    from stream.log import Fenced, LogError
-    from stream.recovery import Diverged
-
-    try:
-        yield
-    except ConfigError as error:
-        err.print(f"[bold red]error[/] {_plain(error)}")
-        raise typer.Exit(2) from error
-    except (CheckpointError, Locked, Diverged) as error:
-        err.print(f"[bold red]error[/] {_plain(error)}")
-        raise typer.Exit(4) from error
-    except (Fenced, LogError, MillraceError) as error:
-        err.print(f"[bold red]error[/] {_plain(error)}")
-        raise typer.Exit(3) from error
-
-
-def _plain(error: object) -> str:
-    return str(error).replace("[", "\\[")
-
-
-def _load(path: Path) -> Any:
-    from stream.config import load
-
-    return load(path, os.environ)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
 @app.command()
 def version(as_json: Json = False) -> None:
     """Print the version of Millrace and of what bits depend on."""
@@ -97,7 +65,7 @@ def version(as_json: Json = False) -> None:
 
     found = {"millrace": installed("millrace")} | fingerprint()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for name, value in found.items():
         out.print(f"{name:10} {value}")
@@ -109,17 +77,17 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
     from stream.config import ConfigError, canonical
 
     try:
-        loaded = _load(config)
+        loaded = load(config)
     except ConfigError as error:
         if as_json:
-            _print_json({"ok": False, "problems": error.problems})
+            print_json({"ok": False, "problems": error.problems})
         else:
             err.print(f"[bold red]{config}[/]: {len(error.problems)} problem(s)")
             for problem in error.problems:
-                err.print(f"  {_plain(problem)}")
+                err.print(f"  {plain(problem)}")
         raise typer.Exit(2) from error
     if as_json:
-        _print_json({"ok": True, "config": canonical(loaded)})
+        print_json({"ok": True, "config": canonical(loaded)})
         return
     out.print(f"[bold green]{config}[/] is valid: shard {loaded.name!r}, {loaded.log.type} log")
     out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
@@ -136,8 +104,8 @@ def run(
     """Run the service until SIGTERM or Ctrl-C; a second signal ends it at once."""
     from stream.daemon import run_daemon
 
-    with _reported():
-        run_daemon(_load(config), accept_changes)
+    with reported():
+        run_daemon(load(config), accept_changes)
 
 
 @app.command()
@@ -154,10 +122,10 @@ def demo(
     """Start everything on the embedded log: simulator, service, HTTP; ends with a summary."""
     from stream.demo import run_demo
 
-    with _reported():
+    with reported():
         summary = run_demo(seconds, rate, seed, port, directory, None if as_json else out)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print_quality(out, summary)
         out.print(
@@ -188,11 +156,11 @@ def simulate(
 
     if (to_file is None) == (config is None):
         raise typer.BadParameter("give either --out FILE or --config CONFIG")
-    with _reported():
+    with reported():
         if to_file is not None:
             simulate_to_file(to_file, events, seed, drift, err)
         elif config is not None:
-            simulate_to_log(_load(config), events, seed, drift, rate, bad_share, err)
+            simulate_to_log(load(config), events, seed, drift, rate, bad_share, err)
 
 
 @app.command()
@@ -211,10 +179,10 @@ def evaluate(
     """Score a file prequentially with the service's own engine, learning each label when due."""
     from stream.evaluate import evaluate_file
 
-    with _reported():
-        summary = evaluate_file(_load(config), data, label_delay, scores_out, batch, err)
+    with reported():
+        summary = evaluate_file(load(config), data, label_delay, scores_out, batch, err)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print_quality(out, summary)
 
@@ -234,10 +202,10 @@ def print_quality(console: Console, summary: dict[str, Any]) -> None:
 def _send(config: Path, command: dict[str, Any], as_json: bool) -> None:
     from stream.operate import send_command
 
-    with _reported():
-        where = send_command(_load(config), command)
+    with reported():
+        where = send_command(load(config), command)
     if as_json:
-        _print_json(where)
+        print_json(where)
     else:
         out.print(f"appended to {where['topic']}/{where['partition']} at offset {where['offset']}")
 
@@ -271,9 +239,9 @@ def list_topics(config: ConfigPath, as_json: Json = False) -> None:
     """Input topics with their oldest offset and what waits to be read."""
     from stream.operate import topic_table
 
-    with _reported():
-        rows = topic_table(_load(config), create=False)
-    _print_rows(rows, as_json)
+    with reported():
+        rows = topic_table(load(config), create=False)
+    print_rows(rows, as_json)
 
 
 @topics_app.command("create")
@@ -281,22 +249,9 @@ def create_topics(config: ConfigPath, as_json: Json = False) -> None:
     """Create the topics that are missing."""
     from stream.operate import topic_table
 
-    with _reported():
-        rows = topic_table(_load(config), create=True)
-    _print_rows(rows, as_json)
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    if not rows:
-        out.print("none")
-        return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
-    out.print(table)
+    with reported():
+        rows = topic_table(load(config), create=True)
+    print_rows(rows, as_json)
 
 
 @app.command()
@@ -304,9 +259,9 @@ def state(config: ConfigPath, as_json: Json = False) -> None:
     """List the checkpoint generations and say which one a start would load."""
     from stream.operate import generations
 
-    with _reported():
-        rows = generations(_load(config))
-    _print_rows(rows, as_json)
+    with reported():
+        rows = generations(load(config))
+    print_rows(rows, as_json)
 
 
 @app.command()
@@ -324,13 +279,37 @@ def replay(
     """Rebuild the state as of a journaled step and print its digests."""
     from stream.operate import replay_to
 
-    with _reported():
-        found = replay_to(_load(config), to, directory, from_start)
+    with reported():
+        found = replay_to(load(config), to, directory, from_start)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for name, value in found.items():
             out.print(f"{name:16} {value}")
+
+
+@app.command()
+def params(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="`linear:256x128`, `net.toml`, `file.py:attr`, `package.module:attr`, or a member"
+            " as `CONFIG.toml#MEMBER`: from the newest checkpoint if there is one."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Count parameters layer by layer, beside what each layer's formula says.
+
+    Exit status 1: some layer holds another number than its formula says.
+    """
+    from monitoring.parameters.command import params_command
+    from stream.operate_audit import count_saved
+
+    config, _, member = target.partition("#")
+    with reported():
+        found = count_saved(load(Path(config)), member) if member else target
+        raise typer.Exit(params_command(found, as_json, out))
 
 
 @app.command()

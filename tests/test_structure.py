@@ -29,7 +29,7 @@ IMPORTERS = {
     "prometheus_client": ("monitoring/metrics.py",),
     "starlette": ("stream/api.py", "stream/http/*.py"),
     "uvicorn": ("stream/http/server.py",),
-    "typer": ("stream/cli.py",),
+    "typer": ("stream/cli*.py", "stream/terminal.py"),
     "river": ("models/river_*.py",),
     "torch": ("models/torch_model.py",),
     "pickle": ("models/unpickle.py",),

@@ -13,8 +13,8 @@ from monitoring.parameters.resolve import resolve
 OK, DIFFERS, BAD_TARGET = 0, 1, 2
 
 
-def params_command(target: str, as_json: bool, console: Console) -> int:
-    """Count ``target`` and print the report; the return value is the exit code.
+def params_command(target: str | Report, as_json: bool, console: Console) -> int:
+    """Count ``target``, unless it is a report already, and print; gives the exit code.
 
     Returns
     -------
@@ -25,8 +25,8 @@ def params_command(target: str, as_json: bool, console: Console) -> int:
     from monitoring.parameters import count
 
     try:
-        found = resolve(target)
-        report = found if isinstance(found, Report) else count(found, target=target)
+        found = resolve(target) if isinstance(target, str) else target
+        report = found if isinstance(found, Report) else count(found, target=str(target))
     except ParameterError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return BAD_TARGET

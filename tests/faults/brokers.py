@@ -47,10 +47,7 @@ class Probe:
         while (got := self.status("/readyz")) != ready:
             self.look()
             if time.monotonic() - started > timeout_s:
-                story = self.worker.story()
-                raise WorkerFailed(
-                    f"/readyz: expected {ready} in {timeout_s} s, got {got}; {story}"
-                )
+                raise self.worker.stuck(f"/readyz: expected {ready}, got {got}")
             time.sleep(0.1)
         return time.monotonic() - started
 

@@ -54,10 +54,8 @@ def proxied(
         if failure:
             verdict.problems.insert(0, failure)
         shard.renew_log()
-    figures = {
-        "faults": sum(proxy.done.values()),
-        "faults_by_kind": dict(sorted(proxy.done.items())),
-    }
+    done = [name for _, name in proxy.history]
+    figures: dict[str, Any] = {"faults": len(done), "done": done, "self_fenced": fenced}
     return verdict, figures | tally.as_dict()
 
 

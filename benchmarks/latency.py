@@ -37,7 +37,9 @@ REQUEST_EVERY_S = 0.02
 WARM_S = 5.0
 LAG = 2_000
 TICK_S = 0.005
-"""A stream appends this often: 5 events at a time at 1,000 a second."""
+"""The Kafka producer wakes this often: 5 events at a time at 1,000 a second."""
+APPEND_S = 0.02
+"""The other process appends to the embedded log this often: 40 events, 40 labels, both durable."""
 
 
 class ScoreId(msgspec.Struct):
@@ -156,7 +158,7 @@ def on_embedded_log(seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         config = traffic.config(directory)
-        size = int(STREAM_RATE * TICK_S)
+        size = int(STREAM_RATE * APPEND_S)
         made = traffic_records(seconds + 2 * WARM_S, STREAM_RATE, size)
         log = open_log(config, wall_clock_ms)
 
@@ -167,7 +169,7 @@ def on_embedded_log(seconds: float) -> dict[str, Any]:
                     log.append(topic, records)
 
         stop = threading.Event()
-        stream = threading.Thread(target=paced, args=(made, TICK_S, send, stop))
+        stream = threading.Thread(target=paced, args=(made, APPEND_S, send, stop))
         requests = iter(traffic.simulator(100_000, seed=12).chunks(100))
         with Daemon(traffic.changes(directory), directory) as daemon:
             daemon.wait_for(daemon.ready)

@@ -61,7 +61,8 @@ def make_trees(columns: int, subspace: int, bins: int, leaves: int, seed: int) -
     """An empty arena for ``leaves`` leaves."""
     nodes = 4 * leaves  # roots waste their sibling, so pairs may outnumber leaves
     return Trees(
-        column=np.full(nodes, -1),
+        # Zeros: a root's sibling is never written, and a restored arena must hold the same there.
+        column=np.zeros(nodes, np.int64),
         threshold=np.zeros(nodes),
         child=np.zeros(nodes, np.int64),
         free_pair=np.zeros(nodes // 2, np.int64),

@@ -22,11 +22,14 @@ import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
+import structlog
 from numpy.typing import NDArray
 
 from models.base import MillraceError, State, StateError
 from stream.failpoint import failpoint
 from stream.segments import SegmentFile
+
+logger = structlog.get_logger()
 
 FORMAT = 1
 
@@ -127,19 +130,26 @@ class StateDirectory:
         """Every generation, newest first, unverified."""
         return list_generations(self.path)
 
-    def usable(self, accept: Callable[[Manifest], str | None]) -> Iterator[Loaded]:
-        """Verified generations, newest first.
+    def usable(
+        self, accept: Callable[[Manifest], str | None], until_seq: int | None = None
+    ) -> Iterator[Loaded]:
+        """Verified generations up to ``until_seq``, newest first.
 
-        ``accept`` says why a manifest may not be used, or ``None``. What fails verification is
-        moved to ``quarantine/``; what ``accept`` refuses stays and is passed over.
+        ``accept`` says why a manifest may not be used, or ``None``. What it refuses and what fails
+        verification is moved to ``quarantine/``: left in place, a refused one that is numbered
+        higher than what this shard writes next would outlive it when old generations are removed.
         """
         for path in self.listed():
             try:
                 manifest = read_manifest(path)
+                if until_seq is not None and manifest.seq > until_seq:
+                    continue
                 if accept(manifest) is None:
                     yield load(path, manifest)
-            except (CheckpointError, StateError):
-                self._set_aside(path)
+                    continue
+            except (CheckpointError, StateError) as error:
+                logger.error("checkpoint_unusable", path=str(path), error=str(error))
+            self._set_aside(path)
 
     def _set_aside(self, path: Path) -> None:
         self.quarantine.mkdir(exist_ok=True, mode=0o700)

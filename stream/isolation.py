@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from models.base import MillraceError
 from stream.records import Outputs, Range, Slice
+
+logger = structlog.get_logger()
 
 BREAKER_RECORDS = 1_000
 """The breaker looks at the latest records, at least so many."""
@@ -132,11 +135,15 @@ class Attempts:
 
     def _write(self) -> None:
         temporary = self._path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(self._noted))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode(self._noted))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            # A full disk must not keep a healthy service from scoring; it only forgets attempts.
+            logger.warning("attempts_not_noted", path=str(self._path), error=str(error))
 
 
 def halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:

@@ -91,7 +91,7 @@ def _start(
     log: Log, directory: StateDirectory, config: Config, build: Build, until_seq: int | None
 ) -> Recovered:
     head = log.journal_head()
-    for loaded in directory.usable(lambda m: _refusal(m, log, config, until_seq)):
+    for loaded in directory.usable(lambda m: _refusal(m, log, config), until_seq):
         if head is not None and head.seq > loaded.manifest.seq + 1:
             raise OutOfRetention(
                 f"journal: expected steps from {loaded.manifest.seq + 1}, the oldest retained is "
@@ -108,21 +108,18 @@ def _start(
     return Recovered(build(config), {}, 0)
 
 
-def _refusal(manifest: Manifest, log: Log, config: Config, until_seq: int | None) -> str | None:
+def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
     """Why a generation is not of this journal, or ``None``."""
+    reason = ""
     if manifest.shard != config.name:
-        return f"it belongs to shard {manifest.shard!r}"
-    if until_seq is not None and manifest.seq > until_seq:
-        return "it is newer than the step asked for"
-    record = next(iter(log.journal(manifest.seq - 1)), None)
-    if record is None or record.seq != manifest.seq or record.digest != manifest.digest:
-        logger.error(
-            "checkpoint_refused",
-            seq=manifest.seq,
-            reason="the journal does not hold this step with this digest",
-        )
-        return "the journal does not hold this step with this digest"
-    return None
+        reason = f"it belongs to shard {manifest.shard!r}"
+    else:
+        record = next(iter(log.journal(manifest.seq - 1)), None)
+        if record is None or record.seq != manifest.seq or record.digest != manifest.digest:
+            reason = "the journal does not hold this step with this digest"
+    if reason:
+        logger.error("checkpoint_refused", seq=manifest.seq, reason=reason)
+    return reason or None
 
 
 def _restore(loaded: Loaded, build: Build) -> Recovered:

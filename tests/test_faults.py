@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from kafka.errors import CorruptRecordError
 
-from stream.checkpoint import Snapshot, StateDirectory
+from stream.checkpoint import Snapshot, StateDirectory, list_generations
+from stream.isolation import Attempts
 from stream.kafka_calls import translated
 from stream.log import LogUnavailable
 from stream.service import build_engine
 from tests.factory import Feed, config, event
 from tests.faults.check import check
-from tests.faults.checkpoints import SEGMENT_ROWS, small_segments
+from tests.faults.checkpoints import SEGMENT_ROWS, make, small_segments
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
@@ -125,3 +126,34 @@ def test_bits_that_flip_on_the_way_are_fetched_again() -> None:
     """A checksum that does not match is trouble of the moment: it does not end the service."""
     with pytest.raises(LogUnavailable, match="CorruptRecordError"), translated("poll"):
         raise CorruptRecordError("Record batch at offset 6 failed crc check")
+
+
+def test_generations_of_another_history_give_way(tmp_path: Path) -> None:
+    """A state directory kept while its log was replaced: the old generations are set aside.
+
+    Numbered higher than what comes now, they would push out every new generation.
+    """
+    shard = Shard(tmp_path)
+    make(shard, 1, events=200)
+    old = [path.name for path in list_generations(shard.config.state_dir)]
+    shard.renew_log()
+    for file in tmp_path.glob("log.db*"):
+        file.unlink()
+    make(shard, 2, events=40)
+    tail = shard.log.journal_tail()
+    assert tail is not None
+    assert tail.seq < int(old[0])
+    assert int(list_generations(shard.config.state_dir)[0].name) == tail.seq
+    aside = {path.name for path in (shard.config.state_dir / "quarantine").iterdir()}
+    assert aside == {f"{name}-0" for name in old}
+    shard.renew_log()
+
+
+def test_a_service_starts_and_scores_while_its_state_disk_is_full(tmp_path: Path) -> None:
+    """Attempts that cannot be noted on a full disk are forgotten; nothing else happens."""
+    (tmp_path / "attempts.new").mkdir()  # whoever opens it to write gets an OSError, as on ENOSPC
+    attempts = Attempts(tmp_path, 7)
+    attempts.taking([], 7)
+    attempts.committed(8, 1)
+    assert not attempts.careful
+    assert not attempts.poison

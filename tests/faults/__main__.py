@@ -24,6 +24,7 @@ from stream.failpoint import FAILPOINTS
 from tests.broker import Broker
 from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
+from tests.faults import disk as disks
 from tests.faults import diverge as divergence
 from tests.faults.brokers import brokers as break_brokers
 from tests.faults.proxied import proxied
@@ -191,6 +192,17 @@ def proxy(
 
         found = timed(work)
     report(found, not found["problems"], as_json)
+
+
+@app.command()
+def disk(seed: Seed = 1, directory: Directory = None, as_json: Json = False) -> None:
+    """Fill the state's disk, then the log's, and free them again; needs root for a tmpfs."""
+    with working(directory) as place:
+        try:
+            found = timed(lambda: {"seed": seed} | disks.disk(place, seed))
+        except disks.NotPermitted as error:
+            report({"skipped": str(error)}, True, as_json)
+    report(found, not (found["state"]["problems"] or found["log"]["problems"]), as_json)
 
 
 @app.command()

@@ -95,13 +95,13 @@ def brokers(
         worker = Worker(shard.path)
         try:
             for i, kind in enumerate(kinds):
-                probe = _ready(worker)
+                probe = ready(worker)
                 _load(shard, worker, feeder, rng)
                 figures, worker = _outage(kind, broker, shard, worker, probe, tally, rng, down_s)
                 found.append({"kind": kind} | figures)
                 not_live += probe.not_live
                 progress("outages", i + 1, len(kinds))
-            probe = _ready(worker)
+            probe = ready(worker)
             feeder.done = True
             drain(shard, worker, 120)
             if worker.stop() != 0:
@@ -127,7 +127,7 @@ def _plan(rng: random.Random, rounds: int) -> Iterator[str]:
         yield kinds.pop()
 
 
-def _ready(worker: Worker) -> Probe:
+def ready(worker: Worker) -> Probe:
     """The probe of a worker that is ready."""
     worker.wait_for("restored", 120)
     probe = Probe(worker, int(worker.wait_for("http listening")["port"]))
@@ -184,7 +184,7 @@ def _outage(
         probe.hold(down_s)
         broker.start()
     started = time.monotonic()
-    probe = _ready(worker)
+    probe = ready(worker)
     figures["ready_again_after_s"] = round(time.monotonic() - started, 2)
     return figures, worker
 

@@ -78,10 +78,10 @@ def small_segments() -> Iterator[None]:
         yield
 
 
-def make(shard: Shard, seed: int) -> Traffic:
+def make(shard: Shard, seed: int, events: int = 1_000) -> Traffic:
     """Run the service in this process until the directory holds ``KEEP`` generations."""
     traffic = Traffic(seed)
-    feeder = Feeder(shard, traffic, 1_000)
+    feeder = Feeder(shard, traffic, events)
     service = Service(shard.config)
     failures: list[BaseException] = []
 

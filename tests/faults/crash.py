@@ -274,7 +274,7 @@ def failpoints(
         occurrences = [1] if name in ONCE else [1, 2, rng.randrange(3, 7)]
         # With steps left to replay, where a restore is to die.
         rarely = {"interval": "1h", "recovery_budget": "1h"}
-        changes = {"checkpoints": rarely} if name.startswith("restore.") else {}
+        changes: dict[str, Any] = {"checkpoints": rarely} if name.startswith("restore.") else {}
         shard = Shard(directory / name, log, **changes)
         try:
             verdict, tally = at_failpoint(shard, name, occurrences, seed + i)

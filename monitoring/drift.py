@@ -2,7 +2,7 @@
 
 The engine calls :meth:`DriftMonitor.update` with the losses of joined labels and
 :meth:`DriftMonitor.observe` with every score; alarms go on the audit trail and to the metrics.
-Never acts on an alarm, never reads a clock.
+Never acts on an alarm, never reads a clock. ``docs/drift.md`` says how well it detects.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MAX_FEATURES = 50
 class Alarm(NamedTuple):
     """One detection.
 
-    ``detector`` is adwin, page_hinkley, psi or ks; ``signal`` the scorer's name; ``statistic`` had
-    passed ``threshold``; ``row`` is the place in the update's batch (the last row for psi and ks).
+    ``detector`` is adwin or page_hinkley; ``signal`` the scorer's name; ``statistic`` had passed
+    ``threshold``; ``row`` is the place in the update's batch.
     """
 
     detector: str
@@ -48,7 +48,10 @@ class Alarm(NamedTuple):
 
 
 class DriftReading(NamedTuple):
-    """Where one detector stands: ``nan`` until it has a statistic; ``alarms`` since the start."""
+    """Where one detector stands: ``nan`` until it has a statistic; ``alarms`` since the start.
+
+    For psi and ks the threshold is the convention, and nothing alarms.
+    """
 
     detector: str
     signal: str
@@ -58,9 +61,12 @@ class DriftReading(NamedTuple):
 
 
 class DriftMonitor:
-    """ADWIN and Page-Hinkley on each scorer's loss, PSI and KS on scores and features.
+    """ADWIN and Page-Hinkley on each scorer's error, PSI and KS on scores and features.
 
-    Losses and scores raise alarms. Features do not: a calendar feature alone would raise one every
+    Only an error that rises is an alarm: while a model learns it falls, and that is no drift. The
+    error is ``1 - exp(-loss)``, for the log loss ``|y - p|``: in [0, 1] as ADWIN's bound wants it,
+    so that one very wrong probability is not a drift by itself. Scores and features raise no alarm:
+    a learning ensemble's scores move on a stationary stream too, and a calendar feature moves every
     night; their figures are there to be looked at when an alarm came.
 
     Parameters
@@ -99,8 +105,6 @@ class DriftMonitor:
         self._alarms = np.zeros((len(self._detectors), len(names)), np.int64)
         self._scores = Shift(1, SCORE_BOUNDS, reference, window)
         self._columns = Shift(len(features), None, reference, window)
-        self._score_alarms = np.zeros(2, np.int64)
-        self._above = np.zeros(2, np.bool_)
 
     def update(self, losses: F64) -> list[Alarm]:
         """Take the losses ``(n, 1 + m)`` of ``n`` labels in order; ``nan`` where no score was made.
@@ -111,31 +115,21 @@ class DriftMonitor:
             raise ValueError(
                 f"DriftMonitor.update: expected losses (n, {len(self._names)}), got {losses.shape}"
             )
-        losses = np.ascontiguousarray(losses, np.float64)
+        errors = np.ascontiguousarray(-np.expm1(-losses), np.float64)
         alarms = []
         for d, detector in enumerate(self._detectors):
-            for row, j, statistic, threshold in detector.update(losses):
+            for row, j, statistic, threshold in detector.update(errors):
+                if statistic < 0:
+                    continue
                 self._alarms[d, j] += 1
                 alarms.append(Alarm(detector.detector, self._names[j], statistic, threshold, row))
         return alarms
 
-    def observe(self, p: F64, dense: F32 | None = None) -> list[Alarm]:
-        """Take the ensemble's scores ``(n,)`` as made and the features ``(n, d)`` they came from.
-
-        Returns an alarm for each limit that is passed anew.
-        """
+    def observe(self, p: F64, dense: F32 | None = None) -> None:
+        """Take the ensemble's scores as made ``(n,)`` and the features they came from ``(n, d)``."""
         self._scores.observe(p[:, None])
         if self._features and dense is not None:
             self._columns.observe(dense[:, : len(self._features)])
-        if not self._scores.ready:
-            return []
-        alarms = []
-        for i, (name, value, limit) in enumerate(self._shifts()):
-            if value > limit and not self._above[i]:
-                self._score_alarms[i] += 1
-                alarms.append(Alarm(name, self._names[0], value, limit, len(p) - 1))
-            self._above[i] = value > limit
-        return alarms
 
     def readings(self) -> list[DriftReading]:
         """Every detector and signal, in a fixed order, from the start."""
@@ -144,10 +138,11 @@ class DriftMonitor:
             for i, d in enumerate(self._detectors)
             for j, name in enumerate(self._names)
         ]
-        for i, (name, value, limit) in enumerate(self._shifts()):
-            rows.append(
-                DriftReading(name, self._names[0], value, limit, int(self._score_alarms[i]))
-            )
+        for name, value, limit in (
+            ("psi", self._scores.psi()[0], PSI_THRESHOLD),
+            ("ks", self._scores.ks()[0], KS_THRESHOLD),
+        ):
+            rows.append(DriftReading(name, self._names[0], value, limit, 0))
         return rows
 
     def feature_shifts(self) -> dict[str, tuple[float, float]]:
@@ -178,18 +173,8 @@ class DriftMonitor:
         """See :meth:`models.base.Model.digest`."""
         return state_digest(self.state())
 
-    def _shifts(self) -> list[tuple[str, float, float]]:
-        return [
-            ("psi", self._scores.psi()[0], PSI_THRESHOLD),
-            ("ks", self._scores.ks()[0], KS_THRESHOLD),
-        ]
-
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        arrays = {
-            "alarms": self._alarms,
-            "score_alarms": self._score_alarms,
-            "above": self._above,
-        }
+        arrays: dict[str, NDArray[Any]] = {"alarms": self._alarms}
         for detector in self._detectors:
             arrays |= {f"{detector.detector}_{k}": a for k, a in detector.arrays().items()}
         return arrays

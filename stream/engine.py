@@ -202,7 +202,7 @@ class Engine:
         out.scores += encode_scores(events, p, alert, members, tail)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())
-        self._alarms(self.drift.observe(p, x.dense))
+        self.drift.observe(p, x.dense)
         self.watch.scored(p, alert, (self.clock_ms - events.columns.event_time_ms) / 1000)
         self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
         self._settle_at_once(events, rows, out)

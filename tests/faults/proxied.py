@@ -29,7 +29,7 @@ def proxied(
     """
     rng = random.Random(f"proxied {seed}")
     traffic, tally = Traffic(seed), Tally()
-    fenced: list[list[str]] = []
+    ended: list[list[str]] = []
     failure = ""
     with Proxy(seed, gap_s) as proxy, Broker(advertised=proxy.port) as broker:
         proxy.target = broker.behind_proxy
@@ -43,7 +43,7 @@ def proxied(
         feeder = Feeder(shard, traffic, 1_000_000)
         shard.log.create_topics()
         try:
-            _all_faults(shard, feeder, proxy, tally, fenced, rng, progress)
+            _all_faults(shard, feeder, proxy, tally, ended, rng, progress)
             proxy.armed = False
             feeder.done = True
             finish(shard, feeder, tally)
@@ -55,7 +55,7 @@ def proxied(
             verdict.problems.insert(0, failure)
         shard.renew_log()
     done = [name for _, name in proxy.history]
-    figures: dict[str, Any] = {"faults": len(done), "done": done, "self_fenced": fenced}
+    figures: dict[str, Any] = {"faults": len(done), "done": done, "ended_after": ended}
     return verdict, figures | tally.as_dict()
 
 
@@ -64,32 +64,38 @@ def _all_faults(
     feeder: Feeder,
     proxy: Proxy,
     tally: Tally,
-    fenced: list[list[str]],
+    ended: list[list[str]],
     rng: random.Random,
     progress: Progress,
 ) -> None:
-    """Lives of the service until every fault was done; notes the faults before a self-fencing."""
+    """Lives of the service until every fault was done; notes what came before it ended by itself."""
     while proxy.left:
         with Worker(shard.path) as worker:
             try:
                 _life(worker, feeder, proxy, rng, progress)
                 tally.hits += worker.kill()
             except WorkerFailed:
-                fenced.append(_self_fenced(worker, proxy))
+                ended.append(_excused(worker, proxy))
             tally.ended(worker)
 
 
-def _self_fenced(worker: Worker, proxy: Proxy) -> list[str]:
-    """The faults before a service ended as fenced; raises when it had no reason to.
+EXCUSES = {"InitProducerId": "took over", "Produce corrupt": "InvalidRecordError"}
+"""Faults after which the service may end by itself with status 3, and what it must say then.
 
-    An InitProducerId that reaches the broker after its repetition fences the producer that the
-    repetition made. Nobody can tell this from a replacement that took over: ending is right.
-    """
+An InitProducerId that reaches the broker after its repetition fences the producer that the
+repetition made; nobody can tell this from a replacement that took over. A produced batch whose bits
+flipped can look to the broker like one that is invalid.
+"""
+
+
+def _excused(worker: Worker, proxy: Proxy) -> list[str]:
+    """The faults before the service ended by itself; raises when none of them is an excuse."""
     recent = proxy.recent(20.0)
-    reason = any(name.startswith("InitProducerId") for name in recent)
-    if worker.wait(5.0) != 3 or "took over" not in "".join(worker.errors) or not reason:
-        raise WorkerFailed(f"ended by itself after {recent}; {worker.story()}")
-    return recent
+    status, said = worker.wait(5.0), "".join(worker.errors)
+    for fault, words in EXCUSES.items():
+        if status == 3 and words in said and any(name.startswith(fault) for name in recent):
+            return recent
+    raise WorkerFailed(f"ended by itself after {recent}; {worker.story()}")
 
 
 def _life(

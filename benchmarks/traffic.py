@@ -84,13 +84,14 @@ def batches(made: Iterator[Piece]) -> list[Batch]:
         slices = []
         for topic, records in (("events", events), ("labels", labels)):
             if records:
-                slices.append(_slice(topic, offsets[topic], records))
+                slices.append(piece_slice(topic, offsets[topic], records))
                 offsets[topic] += len(records)
         out.append(Batch(len(out) + 1, CLOCK_MS, slices))
     return out
 
 
-def _slice(topic: str, first: int, new: list[NewRecord]) -> Slice:
+def piece_slice(topic: str, first: int, new: list[NewRecord]) -> Slice:
+    """Records of partition 0 from offset ``first`` on."""
     records = [Record(topic, 0, first + i, r.key, r.value) for i, r in enumerate(new)]
     return Slice(Range(topic, 0, first, first + len(records) - 1, len(records)), records)
 

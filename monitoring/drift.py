@@ -126,7 +126,7 @@ class DriftMonitor:
         return alarms
 
     def observe(self, p: F64, dense: F32 | None = None) -> None:
-        """Take the ensemble's scores as made ``(n,)`` and the features they came from ``(n, d)``."""
+        """Take the ensemble's scores as made ``(n,)`` and their features ``(n, d)``."""
         self._scores.observe(p[:, None])
         if self._features and dense is not None:
             self._columns.observe(dense[:, : len(self._features)])

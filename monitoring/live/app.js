@@ -10,7 +10,7 @@ const TITLES = {
   pr_auc: "PR AUC", log_loss: "Log loss", brier: "Brier score", calibration_error: "Calibration error",
 };
 const LONGEST_S = 86400; // the last bound of the service's histogram
-const DETAIL = new Set(["seq", "at", "event", "model", "cause", "actor", "step", "inside"]);
+const DETAIL = new Set(["seq", "at", "event", "model", "cause", "actor", "step", "inside", "roots", "inputs"]);
 
 const byId = (id) => document.getElementById(id);
 let points = [];

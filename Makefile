@@ -57,6 +57,9 @@ bench-recovery: setup ## Measure restarts, replay, kill -9 and what checkpoints 
 bench-latency: setup ## Measure from event to committed score, on Kafka and over HTTP
 	$(BIN)/python -m benchmarks.latency $(BENCH)
 
+bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
+	$(BIN)/python -m benchmarks.drift $(BENCH)
+
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
 	$(BIN)/python -m benchmarks.soak $(BENCH)
 
@@ -67,5 +70,5 @@ constraints: setup ## Write constraints.txt from what is installed
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint format docs kafka bench bench-recovery bench-latency bench-soak \
+.PHONY: help setup demo test lint format docs kafka bench bench-recovery bench-latency bench-drift bench-soak \
 	constraints clean

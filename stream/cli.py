@@ -174,13 +174,14 @@ def evaluate(
         Path | None, typer.Option(help="Write every score to this Parquet file.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Events in one step; 1: strictly prequential.")] = 512,
+    report: Annotated[Path | None, typer.Option(help="Write charts to this HTML file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a file prequentially with the service's own engine, learning each label when due."""
     from stream.evaluate import evaluate_file
 
     with reported():
-        summary = evaluate_file(load(config), data, label_delay, scores_out, batch, err)
+        summary = evaluate_file(load(config), data, label_delay, scores_out, batch, err, report)
     if as_json:
         print_json(summary)
     else:

@@ -8,19 +8,20 @@ event time, never earlier. Batches only ever make labels later, by at most one b
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from rich.console import Console
 
-from models.base import MillraceError
+from models.base import F64, I64, MillraceError
 from models.settings import parse_duration
-from monitoring.measures import kappa_temporal, no_change_accuracy, summarise
+from monitoring.measures import BOOL, kappa_temporal, no_change_accuracy, summarise
 from stream.config import Config
 from stream.engine import Engine
 from stream.files import ScoresWriter, count_rows, read_rows
@@ -31,6 +32,9 @@ from stream.service import build_engine
 DRAIN = 4096
 """Labels learned in one step once the events are over."""
 
+SAMPLES = 500
+"""Moments of the run kept at least, once it was long enough; at most twice as many."""
+
 
 class _Score(msgspec.Struct):
     id: str
@@ -39,6 +43,39 @@ class _Score(msgspec.Struct):
     alert: bool
     members: dict[str, float]
     offset: int
+
+
+class _AuditRecord(msgspec.Struct):
+    event: str
+    at: int
+    cause: str
+    model: str
+
+
+class Judged(NamedTuple):
+    """The events whose truth is known, in the order in which they were scored."""
+
+    time_ms: I64  # (n,)
+    y: F64  # (n,): 0 or 1
+    p: F64  # (n, 1 + m): probabilities, the ensemble's first
+    alert: BOOL  # (n,)
+
+
+class Sample(NamedTuple):
+    """Where the run stood at one moment."""
+
+    time_ms: int
+    weights: tuple[float, ...]
+    events: int
+    seconds: float
+
+
+class Drift(NamedTuple):
+    """An alarm of a drift detector, as it went on the audit trail; ``at`` is the step's clock."""
+
+    at: int
+    cause: str
+    model: str
 
 
 class Evaluation:
@@ -54,6 +91,13 @@ class Evaluation:
         field (no value there: never), or at once if the configuration names none.
     batch : int
         Most events in one step; 1 is strictly prequential.
+
+    Attributes
+    ----------
+    course : list of Sample
+        Member weights and wall clock in equal steps; no part of the summary.
+    alarms : list of Drift
+        What the drift detectors put on the audit trail.
     """
 
     def __init__(
@@ -68,8 +112,12 @@ class Evaluation:
         self._truth: list[float] = []
         self._labels_sent = 0
         self._events_sent = 0
-        self._scored: list[tuple[Any, ...]] = []
-        self.dead_letters = 0
+        self._audit = msgspec.json.Decoder(_AuditRecord)
+        self._scored: list[F64] = []
+        self._started = time.monotonic()
+        self._every = 1
+        self.course: list[Sample] = []
+        self.alarms: list[Drift] = []
         self.reasons: dict[str, int] = {}
 
     def run(
@@ -95,6 +143,17 @@ class Evaluation:
         while self._due:
             self._step([], sink)
         return self._summary()
+
+    def _sample(self) -> None:
+        """Note where the run stands; of a long run every second note goes, again and again."""
+        if self._engine.seq % self._every:
+            return
+        weights = tuple(self._engine.ensemble.weights().tolist())
+        seconds = time.monotonic() - self._started
+        self.course.append(Sample(self._engine.watermark_ms, weights, self._events_sent, seconds))
+        if len(self.course) == 2 * SAMPLES:
+            del self.course[::2]
+            self._every *= 2
 
     def _register(self, raw: bytes) -> int:
         """Note a row's truth and when its label comes; returns its event time, 0 if unreadable."""
@@ -148,21 +207,37 @@ class Evaluation:
         for letter in outputs.dead_letters:
             reason = dict(letter.headers)["reason"].decode()
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        self._sample()
+        for record in outputs.audit:
+            found = self._audit.decode(record.value or b"")
+            if found.event == "drift":
+                self.alarms.append(Drift(found.at, found.cause, found.model))
         self._collect([self._score.decode(r.value or b"") for r in outputs.scores], sink)
 
     def _collect(self, scores: list[_Score], sink: ScoresWriter | None) -> None:
-        for s in scores:
-            self._scored.append((s.offset, s.score, s.alert, *s.members.values()))
-        if sink is not None and scores:
+        if not scores:
+            return
+        rows = [(s.offset, s.event_time, s.alert, s.score, *s.members.values()) for s in scores]
+        table = np.array(rows, dtype=np.float64)
+        self._scored.append(table)
+        if sink is not None:
             truth = [self._truth[s.offset] for s in scores]
             sink.write(
                 [s.id for s in scores],
                 [s.event_time for s in scores],
-                np.array([s.score for s in scores]),
-                np.array([s.alert for s in scores]),
-                np.array([list(s.members.values()) for s in scores]),
+                table[:, 3],
+                table[:, 2] > 0,
+                table[:, 4:],
                 [None if np.isnan(t) else int(t) for t in truth],
             )
+
+    def judged(self) -> Judged:
+        """The scored events whose truth is known."""
+        table = np.concatenate(self._scored)
+        truth = np.array(self._truth)[table[:, 0].astype(np.int64)]
+        known = ~np.isnan(truth)
+        table = table[known]
+        return Judged(table[:, 1].astype(np.int64), truth[known], table[:, 3:], table[:, 2] > 0)
 
     def _summary(self) -> dict[str, Any]:
         if not self._scored:
@@ -170,27 +245,23 @@ class Evaluation:
                 f"evaluate: expected at least one event that can be scored, got none of "
                 f"{self._events_sent}; dead letters by reason: {self.reasons}"
             )
-        table = np.array(self._scored, dtype=np.float64)
-        truth = np.array(self._truth)[table[:, 0].astype(np.int64)]
-        judged = ~np.isnan(truth)
-        y, table = truth[judged], table[judged]
+        _, y, p, alert = self.judged()
         threshold = self._engine.threshold
         names = ["ensemble", *self._engine.ensemble.names]
-        columns = [1, *range(3, table.shape[1])]
         return {
             "events": self._events_sent,
-            "scores": len(self._scored),
+            "scores": sum(len(part) for part in self._scored),
             "labels": int(self._engine.counts["labels.joined"]),
             "dead_letters": sum(self.reasons.values()),
             "dead_letter_reasons": dict(sorted(self.reasons.items())),
-            "labelled": int(judged.sum()),
+            "labelled": len(y),
             "positives": int(y.sum()),
             "quality": {
-                name: _rounded(summarise(table[:, c], y, threshold))
-                for name, c in zip(names, columns, strict=True)
+                name: _rounded(summarise(column, y, threshold))
+                for name, column in zip(names, p.T, strict=True)
             },
             "no_change_accuracy": no_change_accuracy(y),
-            "kappa_temporal": kappa_temporal(table[:, 2] > 0, y),
+            "kappa_temporal": kappa_temporal(alert, y),
             "weights": dict(zip(names[1:], self._engine.ensemble.weights().tolist(), strict=True)),
             "steps": self._engine.seq,
             "digest": self._engine.digest,
@@ -221,15 +292,19 @@ def evaluate_file(
     scores_out: Path | None,
     batch: int,
     console: Console,
+    report: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a file with a progress bar on a terminal; see :class:`Evaluation`.
 
-    Raises :class:`~models.base.MillraceError` for a file or a delay that cannot be used.
+    ``report`` names the HTML file to write in the end. Raises
+    :class:`~models.base.MillraceError` for a file or a delay that cannot be used.
     """
     try:
         delay = None if label_delay is None else parse_duration(label_delay)
     except ValueError as error:
         raise MillraceError(f"--label-delay: {error}, got {label_delay!r}") from error
+    if report is not None and not report.parent.is_dir():
+        raise MillraceError(f"--report: expected a directory, got {str(report.parent)!r}")
     engine = build_engine(config, None)
     run = Evaluation(config, engine, delay, batch)
     rows = read_rows(data, time_format=config.event.time_format)
@@ -238,4 +313,10 @@ def evaluate_file(
         if scores_out is not None:
             sink = stack.enter_context(ScoresWriter(scores_out, engine.ensemble.names))
         advance = stack.enter_context(progress(console, "scoring", count_rows(data)))
-        return run.run(rows, advance, sink)
+        summary = run.run(rows, advance, sink)
+    if report is not None:
+        from stream.report import write_report  # half a second of plotly that few runs need
+
+        names = ["ensemble", *engine.ensemble.names]
+        write_report(report, names, run.judged(), run.course, run.alarms, summary)
+    return summary

@@ -127,6 +127,10 @@ class Attempts:
         if seq - self._seq >= limit:
             self.careful = False
 
+    def stopped(self) -> None:
+        """The process ends in order: this start does not count."""
+        self._path.unlink(missing_ok=True)
+
     def _read(self) -> _Noted:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=_Noted)

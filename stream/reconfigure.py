@@ -11,7 +11,6 @@ import hashlib
 import msgspec
 import numpy as np
 
-from models.base import State
 from stream.config import Config, canonical
 from stream.engine import Engine
 from stream.records import NewRecord
@@ -124,12 +123,17 @@ def _move_members(old: Engine, new: Engine, same_columns: bool, changes: Changes
     else:
         changes.fresh.append("combiner")
     if old.ensemble.names == new.ensemble.names:
-        for part in ("quality", "matured", "drift"):
-            state: State = getattr(old, part).state()
-            getattr(new, part).restore(state)
-        changes.kept.append("quality and drift")
+        new.quality.restore(old.quality.state())
+        new.matured.restore(old.matured.state())
+        changes.kept.append("quality")
     else:
-        changes.fresh.append("quality and drift")
+        changes.fresh.append("quality")
+    # The detectors watch the columns too.
+    if old.ensemble.names == new.ensemble.names and same_columns:
+        new.drift.restore(old.drift.state())
+        changes.kept.append("drift")
+    else:
+        changes.fresh.append("drift")
 
 
 def _move_pending(old: Engine, new: Engine, same_columns: bool, changes: Changes) -> None:

@@ -26,6 +26,10 @@ from stream.records import Batch, JournalRecord
 logger = structlog.get_logger()
 
 
+class ForeignState(MillraceError):
+    """The state directory belongs to another shard."""
+
+
 class Diverged(MillraceError):
     """A replayed step gave other bits than the journal holds."""
 
@@ -110,16 +114,17 @@ def _start(
 
 def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
     """Why a generation is not of this journal, or ``None``."""
-    reason = ""
     if manifest.shard != config.name:
-        reason = f"it belongs to shard {manifest.shard!r}"
-    else:
-        record = next(iter(log.journal(manifest.seq - 1)), None)
-        if record is None or record.seq != manifest.seq or record.digest != manifest.digest:
-            reason = "the journal does not hold this step with this digest"
-    if reason:
-        logger.error("checkpoint_refused", seq=manifest.seq, reason=reason)
-    return reason or None
+        raise ForeignState(
+            f"{config.state_dir}: expected the state of shard {config.name!r}, got that of "
+            f"{manifest.shard!r}; give each shard a state_dir of its own"
+        )
+    record = next(iter(log.journal(manifest.seq - 1)), None)
+    if record is not None and record.seq == manifest.seq and record.digest == manifest.digest:
+        return None
+    reason = "the journal does not hold this step with this digest"
+    logger.error("checkpoint_refused", seq=manifest.seq, reason=reason)
+    return reason
 
 
 def _restore(loaded: Loaded, build: Build) -> Recovered:

@@ -396,6 +396,8 @@ class Service:
                 self._take([], checkpoint=True)
             if self.committer.wait(self.beat, 10.0):
                 self.checkpointer.wait()
+        if self._attempts is not None:
+            self._attempts.stopped()
         failpoint("stop.after")
 
     # ------------------------------------------------------------------ what goes wrong

@@ -13,9 +13,9 @@ from stream.checkpoint import Locked, list_generations
 from stream.engine import Engine
 from stream.isolation import BreakerOpen
 from stream.operate import generations, replay_to
-from stream.recovery import Diverged
+from stream.recovery import Diverged, ForeignState
 from stream.service import ReconfigurationRefused, Service
-from tests.factory import config, event, label, to_json
+from tests.factory import config, event, label, raw_config, to_json
 from tests.runner import append, caught_up, contents, running
 
 
@@ -155,6 +155,49 @@ def test_a_changed_configuration_keeps_what_is_unchanged(tmp_path: Path) -> None
     # Replayed from the first step, the switch happens at the same place and gives the same state.
     again = replay_to(changed, last_seq(changed), None, from_start=False)
     assert again["state_digest"] == found["state_digest"]
+
+
+def test_a_changed_feature_starts_the_members_new(tmp_path: Path) -> None:
+    """Other columns: features that stay keep their state, members and detectors start new."""
+    c = config(tmp_path)
+    append(c, *feed(200))
+    with running(c) as service:
+        caught_up(service, 400)
+    features = raw_config(tmp_path)["features"]
+    features.append({"name": "plain", "type": "number", "field": "amount"})
+    changed = config(tmp_path, features=features)
+    with pytest.raises(ReconfigurationRefused, match="member linear as it was"), running(changed):
+        pass
+    append(changed, *feed(100, first=200))
+    with running(changed, accept_changes=True) as service:
+        caught_up(service, 600)
+        assert service.engine is not None
+        assert service.engine.counts["scored"] == 300
+    found = replay_to(changed, last_seq(changed), None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+
+
+def test_another_shard_s_directory_is_refused(tmp_path: Path) -> None:
+    """Nothing of the other shard is touched."""
+    c = config(tmp_path)
+    append(c, *feed(50))
+    with running(c) as service:
+        caught_up(service, 100)
+    before = list_generations(c.state_dir)
+    with pytest.raises(ForeignState, match="'test'"), running(config(tmp_path, name="other")):
+        pass
+    assert list_generations(c.state_dir) == before
+
+
+def test_orderly_stops_do_not_count_as_attempts(tmp_path: Path) -> None:
+    """However often an idle service is started and stopped, it never becomes careful."""
+    c = config(tmp_path)
+    append(c, *feed(20))
+    for _ in range(6):
+        with running(c) as service:
+            caught_up(service, 40)
+            assert service._attempts is not None
+            assert not service._attempts.careful
 
 
 class _Undecided(ConstantModel):

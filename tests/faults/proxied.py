@@ -68,7 +68,7 @@ def _all_faults(
     rng: random.Random,
     progress: Progress,
 ) -> None:
-    """Lives of the service until every fault was done; notes what came before it ended by itself."""
+    """Lives of the service until every fault was done; notes what each end by itself came after."""
     while proxy.left:
         with Worker(shard.path) as worker:
             try:

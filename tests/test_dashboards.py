@@ -12,33 +12,45 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.dashboards.build import OVERVIEW, overview, rendered
+from monitoring.dashboards.build import BOARDS, path, rendered
 from tests.tools import metric_names, program
 
-BOARD = overview()
-PANELS = [p for p in BOARD["panels"] if p["type"] != "row"]
+MADE = {name: make() for name, make in BOARDS.items()}
+PANELS = {
+    f"{name}: {p['title']}": p
+    for name, board in MADE.items()
+    for p in board["panels"]
+    if p["type"] != "row"
+}
+each_board = pytest.mark.parametrize("name", MADE)
 
 
 def queries() -> Iterator[str]:
-    """Every expression of panels, annotations and variables."""
-    yield from (t["expr"] for p in PANELS for t in p["targets"])
-    yield from (a["expr"] for a in BOARD["annotations"]["list"])
+    """Every expression of panels and annotations."""
+    yield from (t["expr"] for p in PANELS.values() for t in p["targets"])
+    yield from (a["expr"] for board in MADE.values() for a in board["annotations"]["list"])
 
 
-def test_the_file_is_what_the_code_makes() -> None:
-    """overview.json is up to date; if not: python -m monitoring.dashboards.build."""
-    assert OVERVIEW.read_text(encoding="utf-8") == rendered()
+@each_board
+def test_the_file_is_what_the_code_makes(name: str) -> None:
+    """Each JSON file is up to date; if not: python -m monitoring.dashboards.build."""
+    assert path(name).read_text(encoding="utf-8") == rendered(name)
 
 
 def test_every_series_exists() -> None:
     """Queries and variables name only series that the service exposes."""
-    variables = [v["definition"] for v in BOARD["templating"]["list"] if "definition" in v]
+    variables = [
+        v["definition"]
+        for board in MADE.values()
+        for v in board["templating"]["list"]
+        if "definition" in v
+    ]
     used = {n for q in [*queries(), *variables] for n in re.findall(r"millrace_[a-z0-9_]+", q)}
     assert used
     assert used <= metric_names()
 
 
-@pytest.mark.parametrize("panel", PANELS, ids=lambda p: p["title"])
+@pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS)
 def test_every_panel_has_a_unit_and_a_description(panel: dict[str, Any]) -> None:
     """Each panel says what it shows and in which unit, from the chosen data source and job."""
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -55,23 +67,41 @@ def test_rates_follow_the_zoom() -> None:
     assert ranges == {"$__rate_interval"}
 
 
-def test_panels_fill_the_grid_without_overlap() -> None:
+@each_board
+def test_panels_fill_the_grid_without_overlap(name: str) -> None:
     """No two panels share a cell and none sticks out."""
+    board = MADE[name]
     cells: set[tuple[int, int]] = set()
-    for place in (p["gridPos"] for p in BOARD["panels"]):
+    for place in (p["gridPos"] for p in board["panels"]):
         own = {
             (place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])
         }
         assert not own & cells
         assert place["x"] + place["w"] <= 24
         cells |= own
-    assert len({p["id"] for p in BOARD["panels"]}) == len(BOARD["panels"])
+    assert len({p["id"] for p in board["panels"]}) == len(board["panels"])
 
 
-def test_the_board_is_provisioned_not_edited() -> None:
-    """A stable uid, no id, not editable: Grafana keeps no state of its own about it."""
-    board = json.loads(OVERVIEW.read_text(encoding="utf-8"))
-    assert (board["uid"], board["id"], board["editable"]) == ("millrace-overview", None, False)
+def test_boards_are_provisioned_not_edited() -> None:
+    """Stable uids, no id, not editable: Grafana keeps no state of its own about them."""
+    boards = [json.loads(path(name).read_text(encoding="utf-8")) for name in MADE]
+    assert [b["uid"] for b in boards] == [f"millrace-{name}" for name in MADE]
+    assert all((b["id"], b["editable"]) == (None, False) for b in boards)
+
+
+def test_the_overview_keeps_its_order() -> None:
+    """From whether it runs, over how well it scores, to what was saved."""
+    rows = [p["title"] for p in MADE["overview"]["panels"] if p["type"] == "row"]
+    assert rows == [
+        "Status",
+        "Flow",
+        "Quality of the scores as they were made",
+        "Labels",
+        "Scores and drift",
+        "Members",
+        "Learning",
+        "Checkpoints, dead letters, restarts",
+    ]
 
 
 @pytest.mark.prometheus

@@ -24,9 +24,9 @@ U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 
 State = dict[str, Any]
-"""What a part hands to a checkpoint: a tree of ``dict`` (string keys), ``list``, ``str``, ``bytes``,
-``int``, ``float``, ``bool``, ``None`` and numpy arrays. Arrays are copies: the caller may write them
-to disk while the part goes on changing."""
+"""What a part hands to a checkpoint: a tree of ``dict`` (string keys), ``list``, ``str``,
+``bytes``, ``int``, ``float``, ``bool``, ``None`` and numpy arrays. Arrays are copies: the caller
+may write them to disk while the part goes on changing."""
 
 Role = Literal[
     "learned", "statistic", "optimizer", "control", "hyper", "rng", "raw_sample", "opaque"
@@ -111,7 +111,8 @@ class EventColumns:
         return len(self.event_time_ms)
 
 
-class Parameter(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Parameter:
     """One row of a member's parameter table.
 
     ``count`` is the number of scalars, ``nbytes`` what they occupy (0 where it cannot be told),
@@ -178,8 +179,9 @@ class Model(ABC):
 def state_digest(state: Any) -> str:
     """SHA-256 over a canonical walk of a :data:`State` tree, as 64 hex digits.
 
-    Dicts are walked by sorted key; arrays by dtype, shape and little-endian contiguous bytes; floats
-    by their IEEE-754 bits. Raises :class:`StateError` naming the path of a value of any other type.
+    Dicts are walked by sorted key; arrays by dtype, shape and little-endian contiguous bytes;
+    floats by their IEEE-754 bits. Raises :class:`StateError` naming the path of a value of any
+    other type.
 
     >>> state_digest({"a": 1}) == state_digest({"a": 1.0})
     False

@@ -259,8 +259,7 @@ def _uniform(seed: int, first: int, shape: tuple[int, ...]) -> F64:
     member = np.arange(shape[1], dtype=np.uint64)[None, :]
     with np.errstate(over="ignore"):
         key = _mix(_mix(np.uint64(seed) + member) ^ row)
-    drawn: F64 = (key >> np.uint64(11)) * 2.0**-53
-    return drawn
+    return np.asarray((key >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
 def _poisson(rate: float, uniform: float) -> int:

@@ -49,7 +49,7 @@ def member_class(type_name: str) -> MemberClass:
     if type_name in MEMBERS:
         module, _, attribute = MEMBERS[type_name].partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
             if error.name == "torch":
                 raise UnknownMember(
@@ -58,7 +58,7 @@ def member_class(type_name: str) -> MemberClass:
             raise
     for entry in entry_points(group="millrace.members"):
         if entry.name == type_name:
-            return entry.load()  # type: ignore[no-any-return]
+            return entry.load()
     raise UnknownMember(f"expected one of {', '.join(member_types())}; got {type_name!r}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -205,5 +206,5 @@ class Front:
 def parameter_tables(engine: Engine) -> dict[str, Any]:
     """Each member's parameter rows as plain data."""
     return {
-        name: [row._asdict() for row in rows] for name, rows in engine.ensemble.parameters().items()
+        name: [asdict(row) for row in rows] for name, rows in engine.ensemble.parameters().items()
     }

@@ -2,8 +2,7 @@
 
 Called by :func:`monitoring.parameters.count`. The formula of a row is the product of its shape, the
 bytes are checked against the dtype where numpy knows it. A member that wraps a torch module or a
-River estimator and gives it as ``counted()`` is counted by that module's or estimator's own formulas.
-Reads only.
+River estimator and gives it as ``counted()`` is counted by that one's own formulas. Reads only.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ LABEL_DELAY_BOUNDS_S = (
 )
 
 LABEL_RESULTS = ("joined", "orphan", "duplicate", "expired", "conflict")
-STAGES = ("poll", "step", "commit", "checkpoint")
+STAGES = ("step", "commit", "checkpoint")
+"""``checkpoint`` is the snapshot, the part that the loop waits for."""
 RESTARTS = ("clean", "unclean")
 MAX_HTTP_SERIES = 64
 """Route, method and code together; further ones are counted under route ``other``."""

@@ -99,9 +99,17 @@ class Front:
             self._counts = parameter_counts(engine)
             self._parameters = parameter_tables(engine)
         self._latest = readings(engine, self._counts)
+        if not self._live.began:
+            self._note_start()
         self._published_s = now
         self._note_checkpoint()
         self._live.published(self._latest, self.telemetry.stages["step"])
+
+    def _note_start(self) -> None:
+        """Count the start by how the session before ended: unclean when steps were replayed."""
+        recovered = self._service.recovered
+        if recovered is not None and (recovered.from_seq or recovered.replayed_steps):
+            self.telemetry.restarts["unclean" if recovered.replayed_steps else "clean"] += 1
 
     def _note_checkpoint(self) -> None:
         """Tell of a newly published generation; one takes longer than ``PUBLISH_S`` to follow."""

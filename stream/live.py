@@ -56,6 +56,11 @@ class LiveView:
         self._audit: deque[bytes] = deque(maxlen=LATEST)
         self._dead: deque[dict[str, str]] = deque(maxlen=LATEST)
 
+    @property
+    def began(self) -> bool:
+        """Whether anything was published yet."""
+        return bool(self._marks)
+
     # ------------------------------------------------------------------ from the service's threads
 
     def published(self, readings: Readings, step: Histogram) -> None:

@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 
 from models.base import State
 from models.ensemble import Ensemble, MemberError
-from monitoring.budgets import STRUCTURAL, Action, Audit, Budget, Event, Rule
+from monitoring.budgets import RULES, STRUCTURAL, Action, Audit, Budget, Event, Rule
 from monitoring.readings import UPDATE_NORM_BOUNDS, Histogram
 from monitoring.trail import Trail
 from monitoring.watched import Size, Watched, event_of, layers_of, size_up, tensors_of, totals_of
 from monitoring.weights import nonfinite, update_norm
 
-SCALARS_A_ROW = 256
-"""Scalars searched for NaN for each label learned: below 1% of what learning it costs."""
+LABELS_A_LOOK = 256
+SCALARS_A_LABEL = 256
+"""A member's arrays are looked at (their shapes, and for NaN) once it learned so many labels, and a
+label for so many of its scalars: a few tenths of a percent of what learning them costs."""
 
 _UNSET = Budget(limit=0, action="quarantine")
 _EVENTS: dict[Action, Event] = {
@@ -70,6 +72,8 @@ class Auditor:
         self._expected = frozenset(settings.expected_events)
         self._rules = {name: settings.rules_of(name) for name in ensemble.names}
         self._total = settings.total_rules()
+        self._guarded = {name for name in ensemble.names if self._can_undo(name, RULES)}
+        self._sized = {name for name in ensemble.names if self._can_undo(name, STRUCTURAL)}
         self._watched = {name: Watched() for name in ensemble.names}
         self._seen: dict[str, list[int]] = {}
         self._learned = 0
@@ -146,11 +150,11 @@ class Auditor:
         self._learners = [name for name in self._ensemble.names if name not in out]
         for name in self._learners:
             member = self._ensemble.members[name]
-            if self._guarded(name):
+            if name in self._guarded:
                 self._saved[name] = member.state()
-            if "update_norm" in self._rules[name] or self._due(self._watched[name], n):
-                if tensors := member.tensors():
-                    self._before[name] = {path: a.copy() for path, a in tensors.items()}
+            measured = "update_norm" in self._rules[name] or self._due(self._watched[name], n)
+            if measured and (tensors := member.tensors()):
+                self._before[name] = {path: a.copy() for path, a in tensors.items()}
 
     def after(self, n: int, errors: Sequence[MemberError]) -> list[str]:
         """They have learned, some with errors; gives the names of those whose update holds.
@@ -167,14 +171,17 @@ class Auditor:
             if name in failed:
                 self.failed(failed[name], {"undone": self._undo(name), "ranges": self._cause})
                 continue
-            breaches = self._breaches(name, n)
+            watched = self._watched[name]
+            watched.unchecked += n
+            tensors = self._tensors(name)
+            breaches = self._breaches(name, tensors)
             if breaches and self._enforce(name, n, breaches):
                 continue
             kept.append(name)
-            self._watched[name].version += 1
-            self._watched[name].learned += n
+            watched.version += 1
+            watched.learned += n
             if name not in self._ensemble.quarantined:
-                self._look(name)
+                self._look(name, tensors)
         self._saved, self._before = {}, {}
         return kept
 
@@ -184,9 +191,23 @@ class Auditor:
         text = {"error": str(error)[:500]}
         self.record("quarantined", "error", error.member, text | dict(detail))
 
-    def _guarded(self, name: str) -> bool:
-        budgets = [*self._rules[name].values(), *self._total.values()]
-        return any(budget.action != "warn" for budget in budgets)
+    def _can_undo(self, name: str, rules: Sequence[Rule]) -> bool:
+        """Whether a budget of these rules may undo an update of the member."""
+        budgets = [*self._rules[name].items(), *self._total.items()]
+        return any(rule in rules and budget.action != "warn" for rule, budget in budgets)
+
+    def _tensors(self, name: str) -> Mapping[str, Any] | None:
+        """The member's arrays, if it is time to look at them: always where that can undo it."""
+        watched = self._watched[name]
+        always = name in self._saved or "nonfinite" in self._rules[name]
+        if not (always or name in self._before or watched.unchecked >= LABELS_A_LOOK):
+            return None
+        tensors = self._ensemble.members[name].tensors()
+        scalars = sum(a.size for a in tensors.values())
+        if not (always or watched.unchecked * SCALARS_A_LABEL >= scalars):
+            return tensors if name in self._before else None
+        watched.unchecked = 0
+        return tensors
 
     def _due(self, watched: Watched, n: int) -> bool:
         return watched.learned + n - watched.told_learned >= self._settings.summary_every
@@ -198,34 +219,22 @@ class Auditor:
             self._ensemble.members[name].restore(saved)
         return saved is not None
 
-    def _breaches(self, name: str, n: int) -> list[Breach]:
+    def _breaches(self, name: str, tensors: Mapping[str, Any] | None) -> list[Breach]:
         """The budgets that this update passed; counts are judged here only if they can undo it."""
-        rules, member = self._rules[name], self._ensemble.members[name]
+        rules = self._rules[name]
         found: list[tuple[Rule, float, Budget]] = []
-        if name in self._before:
-            norms = self._norms[name] = update_norm(self._before[name], member.tensors())
+        if tensors is not None and name in self._before:
+            norms = self._norms[name] = update_norm(self._before[name], tensors)
             if math.isfinite(norms[1]):
                 self.update_norms[name].observe(norms[1])
             if "update_norm" in rules:
                 found.append(("update_norm", norms[1], rules["update_norm"]))
-        if self._search(name, n):
-            bad = sum(nonfinite(a) for a in member.tensors().values())
+        if tensors is not None and self._watched[name].unchecked == 0:
+            bad = sum(nonfinite(a) for a in tensors.values())
             found.append(("nonfinite", bad, rules.get("nonfinite", _UNSET)))
-        budgets = [b for r, b in (*rules.items(), *self._total.items()) if r in STRUCTURAL]
-        if any(budget.action != "warn" for budget in budgets):
-            found += self._counts(name, size_up(member, name))
+        if name in self._sized:
+            found += self._counts(name, size_up(self._ensemble.members[name], name))
         return [Breach(*one) for one in found if one[1] > one[2].limit]
-
-    def _search(self, name: str, n: int) -> bool:
-        """Whether to search for values that are no numbers now: always if that can be undone."""
-        watched = self._watched[name]
-        watched.unchecked += n
-        if name not in self._saved and "nonfinite" not in self._rules[name]:
-            scalars = sum(a.size for a in self._ensemble.members[name].tensors().values())
-            if watched.unchecked * SCALARS_A_ROW < scalars:
-                return False
-        watched.unchecked = 0
-        return True
 
     def _counts(self, name: str, size: Size) -> list[tuple[Rule, float, Budget]]:
         """What a count measures, beside the member's budgets and those of all together."""
@@ -262,7 +271,7 @@ class Auditor:
 
     # ------------------------------------------------------------------ records of a member
 
-    def _look(self, name: str) -> None:
+    def _look(self, name: str, tensors: Mapping[str, Any] | None) -> None:
         """Record what is visible at little cost; a full record when one is due."""
         watched, member = self._watched[name], self._ensemble.members[name]
         replaced = member.replaced()
@@ -270,7 +279,8 @@ class Auditor:
             detail = {"replaced": replaced - watched.replaced, "ranges": self._cause}
             watched.replaced = replaced
             self.record("swapped", "drift", name, detail)
-        if self._due(watched, 0) or _shapes(member.tensors()) != watched.shapes:
+        reshaped = tensors is not None and _shapes(tensors) != watched.shapes
+        if reshaped or self._due(watched, 0):
             self._tell(name, None, "update")
 
     def _tell(

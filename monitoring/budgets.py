@@ -82,8 +82,8 @@ class MemberBudgets(TotalBudgets):
     nonfinite: Budget | None = Field(
         None,
         description="learned scalars that are NaN or infinite. Unset: a member with any is put"
-        " into quarantine as it is, found at the latest when it learned one row for each 256 of"
-        " its scalars",
+        " into quarantine as it is, found once it learned 256 labels and one for each 256 of its"
+        " scalars",
     )
 
     def rules(self) -> dict[Rule, Budget]:

@@ -200,6 +200,7 @@ def _cross_checks(raw: dict[str, Any]) -> Iterator[str]:
     kinds = _field_kinds(raw)
     yield from _feature_problems(raw.get("features"), kinds)
     yield from _member_problems(raw.get("members"))
+    yield from _audit_problems(raw)
     http = raw.get("http")
     if isinstance(http, dict) and isinstance(http.get("host"), str) and not http.get("tokens"):
         try:
@@ -318,6 +319,17 @@ def _member_problems(members: object) -> Iterator[str]:
             for e in error.errors():
                 line = _problem(e, params) if e["type"] != "extra_forbidden" else _unknown(e, cls)
                 yield f"members[{i}].{line}"
+
+
+def _audit_problems(raw: dict[str, Any]) -> Iterator[str]:
+    """Budgets of members that do not exist would never act."""
+    audit, members = raw.get("audit"), raw.get("members")
+    budgets = audit.get("member") if isinstance(audit, dict) else None
+    if isinstance(budgets, dict) and isinstance(members, list):
+        names = [str(item.get("name")) for item in members if isinstance(item, dict)]
+        for name in budgets:
+            if name not in names:
+                yield f"audit.member.{name}: expected a member's name ({', '.join(names)})"
 
 
 def _unknown(error: Any, cls: Any) -> str:

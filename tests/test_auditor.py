@@ -84,9 +84,10 @@ def trail(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
     return [record for out in outputs for record in decoded(list(out.audit))]
 
 
-def one(engine: Engine, feed: Feed, i: int, **options: Any) -> list[dict[str, Any]]:
-    """One step that scores event ``i`` and learns its label; its audit records."""
-    parts = (("events", [event(i)]), ("labels", [label(i)]))
+def one(engine: Engine, feed: Feed, i: int, n: int = 1, **options: Any) -> list[dict[str, Any]]:
+    """One step: ``n`` events from ``i`` on, with their labels; its audit records."""
+    span = range(i, i + n)
+    parts = (("events", [event(j) for j in span]), ("labels", [label(j) for j in span]))
     return trail([engine.step(feed.batch(*parts, **options))])
 
 
@@ -174,16 +175,16 @@ def test_no_value_of_an_event_is_on_record(tmp_path: Path) -> None:
     assert not any(word in text for word in (b"SECRET", b"CUSTOMER", b"98765", b"terminal"))
 
 
-def test_growth_and_pruning_are_told_at_once(tmp_path: Path) -> None:
-    """Another shape of a learned array is on record after the very update that made it."""
+def test_growth_and_pruning_are_told_between_summaries(tmp_path: Path) -> None:
+    """Another shape of a learned array is on record after at most 256 labels."""
     vector = Vector()
     engine = build(tmp_path, vector)
     feed = Feed()
     records = trail(run(engine, feed, 80, lag=0))
     vector.grow = 3
-    [grown] = of(one(engine, feed, 80), "grown")
+    [grown] = of(one(engine, feed, 80, 256), "grown")
     vector.grow, vector.w = 0, vector.w[:2]
-    [pruned] = of(one(engine, feed, 81), "pruned")
+    [pruned] = of(one(engine, feed, 336, 256), "pruned")
     assert of(records, "grown") == []
     assert (grown["model"], grown["held"], pruned["held"]) == ("prior", 8, 2)
     assert grown["structure"] != pruned["structure"]
@@ -334,11 +335,11 @@ def test_nan_puts_a_member_out_by_default(tmp_path: Path) -> None:
     feed = Feed()
     run(engine, feed, 40, lag=0)
     vector.scale = float("inf")
-    records = one(engine, feed, 40)
+    records = one(engine, feed, 40, 256)
     [quarantined] = of(records, "quarantined")
     assert quarantined["breaches"][0]["rule"] == "nonfinite"
-    assert (quarantined["undone"], quarantined["ranges"]) == (False, [["labels", 0, 40, 40]])
-    out = engine.step(feed.batch(("events", [event(i) for i in range(41, 60)])))
+    assert (quarantined["undone"], quarantined["ranges"]) == (False, [["labels", 0, 40, 295]])
+    out = engine.step(feed.batch(("events", [event(i) for i in range(296, 315)])))
     assert len(out.scores) == 19
     assert all(s["members"]["linear"] == pytest.approx(s["members"]["prior"]) for s in
                decoded(list(out.scores)))  # fmt: skip
@@ -346,16 +347,16 @@ def test_nan_puts_a_member_out_by_default(tmp_path: Path) -> None:
 
 def test_a_large_member_is_searched_for_nan_by_the_rows_it_learned(tmp_path: Path) -> None:
     """The search costs at most 256 scalars a label, and comes all the same."""
-    vector = Vector(256 * 100)
+    vector = Vector(256 * 300)
     engine = build(tmp_path, vector)
     feed = Feed()
     run(engine, feed, 40, lag=0)
     vector.w[0] = np.nan
     found = []
-    for i in range(40, 140):
+    for i in range(40, 400):
         if of(one(engine, feed, i), "quarantined"):
             found.append(i)
-    assert found == [99]
+    assert found == [299]
 
 
 def test_a_failed_member_is_undone_where_its_state_was_kept(tmp_path: Path) -> None:

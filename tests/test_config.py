@@ -68,6 +68,9 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         ("log.type", "kafak", "log.type: expected one of 'embedded', 'kafka', got 'kafak'"),
         ("topics.labels", "events", "topics.labels: expected a name of its own"),
         ("topcis", {}, "topcis: unknown key; did you mean 'topics'?"),
+        ("audit", {"member": {"lineer": {}}}, "audit.member.lineer: expected a member's name"),
+        ("audit", {"each": {"bytes": {"limit": -1}}}, "audit.each.bytes.limit: expected"),
+        ("audit", {"expected_events": ["creatd"]}, "audit.expected_events[0]: expected"),
         ("http.tokens", [{"name": "a", "sha256": "x", "scopes": []}], "http.tokens[0].sha256"),
     ],
 )

@@ -131,12 +131,17 @@ class Writer:
             self._seat.drop()
 
     def _transact(self, producer: Any, outputs: Outputs) -> None:
+        limit = self._clients.timeout_s
         producer.begin_transaction()
-        self._send(producer, outputs, headers=None)
-        send_journal(producer, self._config.journal_topic, outputs.journal)
+        futures = self._send(producer, outputs, headers=None)
+        futures.append(send_journal(producer, self._config.journal_topic, outputs.journal))
         offsets = _offsets(outputs.journal)
         if offsets:
             producer.send_offsets_to_transaction(offsets, self._config.name)
+        # commit_transaction() alone is not to be believed: after a batch out of sequence
+        # kafka-python begins a new epoch, forgets the transaction, and reports it as committed.
+        producer.flush(limit)
+        wait_for(futures, limit)
         failpoint("commit.middle")
         producer.commit_transaction()
 

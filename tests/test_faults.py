@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka import TopicPartition
 from kafka.errors import CorruptRecordError
 
+from stream import kafka_writer
 from stream.checkpoint import Snapshot, StateDirectory, list_generations
 from stream.isolation import Attempts
 from stream.kafka_calls import translated
 from stream.log import LogUnavailable
+from stream.records import JournalRecord
 from stream.service import build_engine
 from tests.factory import Feed, config, event
 from tests.faults.check import check
@@ -21,6 +25,7 @@ from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
+from tests.log_harness import kafka, poll_all, step, values
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -157,3 +162,36 @@ def test_a_service_starts_and_scores_while_its_state_disk_is_full(tmp_path: Path
     attempts.committed(8, 1)
     assert not attempts.careful
     assert not attempts.poison
+
+
+@pytest.mark.kafka
+def test_a_commit_whose_batch_the_broker_refused_is_made_again(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch out of sequence in the middle of a transaction: all of the step stands, once.
+
+    kafka-python then starts a new epoch by itself, forgets the transaction, and says that the
+    commit succeeded: half a step, or none, would be taken for a whole one.
+    """
+    store = kafka(kafka_bootstrap)
+    send = kafka_writer.send_journal
+    spoiled: list[TopicPartition] = []
+
+    def out_of_sequence(producer: Any, topic: str, journal: JournalRecord) -> Any:
+        if journal.seq == 2 and not spoiled:
+            spoiled.append(TopicPartition(topic, 0))
+            producer._transaction_manager.set_sequence_number(spoiled[0], 7)
+        return send(producer, topic, journal)
+
+    monkeypatch.setattr(kafka_writer, "send_journal", out_of_sequence)
+    try:
+        log = store.opened()
+        for seq, value in enumerate("abc", 1):
+            log.append(store.config.topics.events, values(value))
+            log.commit(step(seq, poll_all(log, 1), values(value)))
+        log.close()
+        again = store.opened()  # ends or aborts whatever was left open
+        assert [record.seq for record in again.journal()] == [1, 2, 3]
+        assert [r.value for r in again.tail(store.config.topics.scores, 10)] == [b"a", b"b", b"c"]
+    finally:
+        store.close()

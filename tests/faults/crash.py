@@ -224,7 +224,7 @@ def at_failpoint(
     shard.log.create_topics()
     for occurrence in occurrences:
         if name.startswith("restore."):
-            _leave_steps(shard, feeder, tally)
+            _leave_steps(shard, feeder, tally, occurrence)
         point = f"{name}=kill@{occurrence}"
         with Worker(shard.path, MILLRACE_FAILPOINT=point) as worker:
             _die(worker, feeder, name)
@@ -236,13 +236,14 @@ def at_failpoint(
     return check(shard, traffic), tally
 
 
-def _leave_steps(shard: Shard, feeder: Feeder, tally: Tally) -> None:
-    """A life that ends with steps in the journal which no checkpoint holds."""
+def _leave_steps(shard: Shard, feeder: Feeder, tally: Tally, steps: int) -> None:
+    """A life that ends with at least so many steps in the journal that no checkpoint holds."""
     with Worker(shard.path) as worker:
-        worker.wait_for("restored")
-        for _ in range(25):
+        first = worker.wait_for("restored")["seq"]
+        while (tail := shard.log.journal_tail()) is None or tail.seq < first + steps:
+            worker.check_alive()
             feeder.append()
-            time.sleep(0.02)  # about a step for each piece
+            time.sleep(0.02)
         worker.kill()
         tally.ended(worker)
 

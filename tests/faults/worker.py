@@ -156,7 +156,8 @@ class Worker:
 
     def story(self) -> str:
         """Exit status and the newest lines, for an error message."""
-        last = [json.dumps(line)[:1500] for line in self.lines[-5:]] + self.errors[-120:]
+        last = [json.dumps(line)[:1500] for line in self.lines[-5:]]
+        last += [line for line in self.errors[-120:] if not line.startswith("Extension modules")]
         return f"exit status {self.process.poll()}; its last lines:\n" + "\n".join(last)
 
     def __enter__(self) -> Worker:

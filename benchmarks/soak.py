@@ -27,8 +27,9 @@ from stream.simulator import Simulator
 
 BACKLOG = 40_000
 """Records in the log ahead of the service at most."""
-CUSTOMERS = 20_000
-"""40,000 payments a day of event time: 5 million events are 125 days, four times the horizon."""
+CUSTOMERS = 5_000
+"""10,000 payments a day of event time: windows and horizon are full after 320,000 events, and
+5 million are 500 days."""
 
 
 def feed(config: Config, sim: Simulator, stop: threading.Event, appended: list[int]) -> None:

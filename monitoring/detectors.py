@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64
 
-ADWIN_DELTA = 0.0001
+ADWIN_DELTA = 0.00001
 PAGE_HINKLEY_THRESHOLD = 15.0
 # Both chosen on simulations of other seeds than benchmarks/drift.py reports, see docs/drift.md.
 

@@ -20,11 +20,14 @@ from stream.records import JournalRecord
 from stream.service import build_engine
 from tests.factory import Feed, config, event
 from tests.faults.check import check
-from tests.faults.checkpoints import SEGMENT_ROWS, make, small_segments
+from tests.faults.checkpoints import SEGMENT_ROWS, make, small_segments, spoil_all
+from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
+from tests.faults.diverge import diverge
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
+from tests.faults.zombie import zombie
 from tests.log_harness import kafka, poll_all, step, values
 
 
@@ -33,15 +36,15 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
-    """After six SIGKILLs under load every invariant holds, byte for byte."""
-    verdict, tally = crash(Shard(tmp_path / "shard"), 6, 11, 600, quiet)
+    """After four SIGKILLs under load every invariant holds, byte for byte."""
+    verdict, tally = crash(Shard(tmp_path / "shard"), 4, 11, 500, quiet)
     assert verdict.problems == []
-    assert tally.hits == 6
+    assert tally.hits == 4
 
 
 def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path: Path) -> None:
     """SIGTERM ends a service that replayed steps and took none since, and writes their state."""
-    shard, traffic, tally = Shard(tmp_path / "shard"), Traffic(1), Tally()
+    shard, traffic = Shard(tmp_path / "shard"), Traffic(1)
     feeder = Feeder(shard, traffic, 12)
     shard.log.create_topics()
     with Worker(shard.path) as worker:
@@ -54,8 +57,30 @@ def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path
         assert worker.stop() == 0
     with Worker(shard.path) as worker:
         assert worker.wait_for("restored")["replayed_steps"] == 0
-    finish(shard, feeder, tally)
+        feeder.flush()
+        drain(shard, worker, 30)
+        assert worker.stop() == 0
     assert check(shard, traffic).problems == []
+
+
+def test_a_frozen_process_ends_when_it_was_replaced(tmp_path: Path) -> None:
+    """SIGSTOP, a replacement, SIGCONT: it writes nothing more and ends; a second one is refused."""
+    verdict, _ = zombie(tmp_path, None, rounds=1, frozen_s=0.5, seed=5)
+    assert verdict.problems == []
+
+
+def test_a_member_that_is_not_deterministic_stops_the_service(tmp_path: Path) -> None:
+    """The replay after a restart gives other bits: status 4 and a reason, unless told to warn."""
+    assert diverge(tmp_path, "random", seed=6)["problems"] == []
+
+
+def test_no_spoiled_generation_is_believed(tmp_path: Path) -> None:
+    """Each file of each generation removed, cut and flipped: the right state, or a refusal."""
+    tally = SpoilTally()
+    spoil_all(tmp_path, 7, 1, tally, quiet)
+    assert tally.problems == []
+    assert tally.counts["bad_loaded"] == 0
+    assert tally.counts["from_older"] > 0
 
 
 def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:

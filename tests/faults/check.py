@@ -1,4 +1,7 @@
-"""What must hold whatever was broken: the invariants I1-I4 of ``docs``' fault model, from outside.
+"""What must hold whatever was broken, seen from outside.
+
+I1: one score or dead letter for each input record. I2: the journal is gapless. I3: the state is
+that of a fault-free run. I4: each label that came in time is learned once.
 
 :func:`check` reads everything that stands in a shard's topics and compares it with two things: what
 each input record must have become (``fates``; knows nothing of the engine), and what a fault-free

@@ -178,16 +178,32 @@ def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: T
 
 
 def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) -> dict[str, Any]:
-    """Every file, every way; once with the whole journal, once with one that starts later.
+    """Every file, every way, in this process; then a few through the real command."""
+    tally = Tally()
+    sizes = spoil_all(directory, seed, offsets, tally, progress)
+    _by_command(directory / "real", seed, tally, progress)
+    counts = tally.counts
+    ends = ("recovered", "refused", "unclear", "bad_loaded")
+    more = ("from_newest", "from_older", "from_step_1", "by_command")
+    return (
+        {"seed": seed, "cases": sum(counts[name] for name in ends)}
+        | {name: counts[name] for name in ends + more}
+        | sizes
+        | {"problems": tally.problems}
+    )
+
+
+def spoil_all(
+    directory: Path, seed: int, offsets: int, tally: Tally, progress: Progress
+) -> dict[str, int]:
+    """Every file, every way; once with the whole journal, some with one that starts later.
 
     1. Generations with several segments, and the fault-free engine's digest.
     2. Each case with the whole journal: always recovered.
     3. A tenth of them with a journal that starts at the oldest generation: recovered or refused.
     4. A journal that ends before the newest generation, and a generation of another run.
-    5. A few through the real command.
     """
     rng = random.Random(f"checkpoints {seed}")
-    tally = Tally()
     with small_segments():
         shard = Shard(directory / "small", checkpoints=_often())
         make(shard, seed)
@@ -199,13 +215,14 @@ def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) ->
         if not tally.counts["from_newest"]:
             tally.note("unclear", "nothing spoiled: the newest generation was not used")
         cases = all_cases(state, offsets, rng)
-        segments = len({c.file.name for c in cases if c.file.name.startswith("pending-")})
         for i, case in enumerate(cases):
             copy_spoiled(state, target, case)
             judge(_name(case), shard, shard.log, target, wanted, tally)
             progress("whole journal", i + 1, len(cases))
+        if tally.counts["refused"]:
+            tally.note("unclear", "refused although the whole journal was there")
         shorter = _shortened(shard, directory / "short.db")
-        some = rng.sample(cases, len(cases) // 10)
+        some = rng.sample(cases, max(1, len(cases) // 10))
         for i, case in enumerate(some):
             copy_spoiled(state, target, case)
             judge(f"short journal, {_name(case)}", shard, shorter, target, wanted, tally)
@@ -213,25 +230,9 @@ def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) ->
         shorter.close()
         _ahead(shard, directory, tally)
         _foreign(shard, directory, seed, wanted, tally)
-        generations = len(list_generations(state))
         shard.renew_log()
-    _by_command(directory / "real", seed, tally, progress)
-    counts = tally.counts
-    return {
-        "seed": seed,
-        "generations": generations,
-        "segments": segments,
-        "cases": counts["recovered"] + counts["refused"] + counts["bad_loaded"] + counts["unclear"],
-        "recovered": counts["recovered"],
-        "from_newest": counts["from_newest"],
-        "from_older": counts["from_older"],
-        "from_step_1": counts["from_step_1"],
-        "refused": counts["refused"],
-        "unclear": counts["unclear"],
-        "bad_loaded": counts["bad_loaded"],
-        "by_command": counts["by_command"],
-        "problems": tally.problems,
-    }
+    segments = {c.file.name for c in cases if c.file.name.startswith("pending-")}
+    return {"generations": len(list_generations(state)), "segments": len(segments)}
 
 
 def _often() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from stream.checkpoint import list_generations
 from stream.config import EmbeddedLog
 from stream.log import LogUnavailable
 from stream.sqlite_io import Connection
@@ -43,7 +44,9 @@ def zombie(
         old.wait_for("restored")
         refusal = _refused(shard, problems)
         for i in range(1, rounds + 1):
-            _feed(feeder, rng.uniform(0.5, 1.0))
+            _feed(feeder, rng.uniform(0.3, 1.0))
+            while not list_generations(places[-1].config.state_dir):
+                _feed(feeder, 0.1)
             frozen_in_commit += _freeze(old, shard)
             started = time.monotonic()
             places.append(shard.sibling(directory / str(i)))
@@ -54,7 +57,7 @@ def zombie(
             _feed(feeder, 0.3)
             status = old.wait(60)
             said = "\n".join(old.errors)
-            if status != 3 or "took over" not in said:
+            if status != 3 or "another process" not in said:
                 problems.append(
                     f"round {i}: expected status 3 and why, got {status}; {said[-300:]}"
                 )

@@ -39,6 +39,7 @@ class Stack:
         self._shares = np.zeros(m + 3)
         self._shares[:3] = 1 / 3
         self._positives = np.zeros(1)
+        self._first = np.full(m, np.nan)
         self._experts = np.zeros(m + 3)
 
     def combine(self, links: F64) -> F64:
@@ -53,7 +54,8 @@ class Stack:
         rows, y, w = (np.require(a, np.float64, ["C", "W"]) for a in (links, y, w))
         kernels.update(
             *(rows, y, w, self.rate, self.alpha, self.join_at),
-            *(self._weights, self._squares, self._shares, self._positives, self._experts),
+            *(self._weights, self._squares, self._shares, self._positives, self._first),
+            self._experts,
         )
 
     def member_weights(self, first: int, w: F64) -> F64:
@@ -66,7 +68,7 @@ class Stack:
         return slopes + (self._shares[1] + self._shares[2]) / self._m
 
     def parameters(self) -> Sequence[Parameter]:
-        """Weights and intercept, AdaGrad's sums of squares, shares, positives seen."""
+        """Weights and intercept, AdaGrad's sums of squares, shares, positives seen, first row."""
         m = self._m
         return [
             Parameter("stack.weights", "learned", (m,), "float64", m, 8 * m),
@@ -74,6 +76,7 @@ class Stack:
             Parameter("stack.squares", "optimizer", (m + 1,), "float64", m + 1, 8 * (m + 1)),
             Parameter("shares", "learned", (m + 3,), "float64", m + 3, 8 * (m + 3)),
             Parameter("positives", "statistic", (), "float64", 1, 8),
+            Parameter("first", "control", (m,), "float64", m, 8 * m),
         ]
 
     def state(self) -> State:
@@ -83,6 +86,7 @@ class Stack:
             "squares": self._squares.copy(),
             "shares": self._shares.copy(),
             "positives": self._positives.copy(),
+            "first": self._first.copy(),
         }
 
     def restore(self, state: State) -> None:
@@ -92,6 +96,7 @@ class Stack:
             ("squares", self._squares),
             ("shares", self._shares),
             ("positives", self._positives),
+            ("first", self._first),
         ):
             got = state.get(name)
             if not isinstance(got, np.ndarray) or got.shape != have.shape:

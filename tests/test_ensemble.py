@@ -75,6 +75,7 @@ class ReferenceStack:
         self.squares = np.zeros(m + 1)
         self.shares = np.array([1 / 3] * 3 + [0.0] * m)
         self.positives = 0.0
+        self.first: F64 | None = None
 
     def experts(self, z: F64) -> F64:
         odds = sigma(z).mean() / sigma(-z).mean()
@@ -85,6 +86,10 @@ class ReferenceStack:
         return math.log(self.shares @ sigma(experts) / (self.shares @ sigma(-experts)))
 
     def update(self, z: F64, y: float, w: float) -> None:
+        if self.first is None:
+            self.first = z
+        if (z == self.first).all():
+            return
         experts = self.experts(z)
         p = sigma(experts)
         posterior = self.shares * (p if y else sigma(-experts)) ** w
@@ -133,6 +138,22 @@ def test_stack_starts_as_the_mean_logit_and_members_join_late() -> None:
     links, y, w = labelled(2000, 3, 1)
     stack.update(links, y, w)
     assert (stack.state()["shares"][3:] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["stack", "stacking"])
+def test_what_was_scored_before_members_learned_teaches_the_stack_nothing(name: str) -> None:
+    """Rows with the logits of fresh members change nothing, whenever their labels come."""
+    links, y, w = labelled(300, 2)
+    blank = np.full((300, 2), -2.5)
+    late, without = combiner(name, 2, 0), combiner(name, 2, 0)
+    for part in (slice(0, 150), slice(150, 300)):
+        late.update(blank[part], y[part], w[part])
+        late.update(links[part], y[part], w[part])
+    without.update(blank[:1], y[:1], w[:1])
+    without.update(links, y, w)
+    assert late.state().keys() == without.state().keys()
+    for key, value in late.state().items():
+        assert (value == without.state()[key]).all()
 
 
 def test_stack_beats_the_mean_when_a_member_is_noise() -> None:

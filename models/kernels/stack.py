@@ -71,7 +71,19 @@ def _share(
             shares[e] += alpha / joined
 
 
-@njit(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 5), **ENTRY)
+@njit(**HELPER)
+def _unlearned(line: F64, first: F64) -> bool:
+    """Whether these are the logits of the first row of all, which is noted here."""
+    fresh = math.isnan(first[0])
+    same = 0
+    for j in range(len(line)):
+        if fresh:
+            first[j] = line[j]
+        same += line[j] == first[j]
+    return same == len(line)
+
+
+@njit(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 6), **ENTRY)
 def update(
     links: F64,
     y: F64,
@@ -83,11 +95,14 @@ def update(
     squares: F64,
     shares: F64,
     positives: F64,
+    first: F64,
     experts: F64,
 ) -> None:
     """Learn rows in order: first the shares, on what the experts said, then the stack's weights."""
     m = links.shape[1]
     for i in range(len(links)):
+        if _unlearned(links[i], first):
+            continue
         _experts(links[i], weights, experts)
         _share(y[i], w[i], positives[0] >= join_at, alpha, shares, experts)
         gradient = (sigmoid(experts[0]) - y[i]) * w[i]

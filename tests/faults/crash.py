@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stream.checkpoint import list_generations
 from stream.failpoint import FAILPOINTS
 from stream.log import LogUnavailable
 from tests.faults.check import Verdict, check
@@ -239,13 +240,18 @@ def at_failpoint(
 def _leave_steps(shard: Shard, feeder: Feeder, tally: Tally, steps: int) -> None:
     """A life that ends with at least so many steps in the journal that no checkpoint holds."""
     with Worker(shard.path) as worker:
-        first = worker.wait_for("restored")["seq"]
-        while (tail := shard.log.journal_tail()) is None or tail.seq < first + steps:
+        worker.wait_for("restored")
+        while (tail := shard.log.journal_tail()) is None or tail.seq < newest(shard) + steps:
             worker.check_alive()
             feeder.append()
             time.sleep(0.02)
         worker.kill()
         tally.ended(worker)
+
+
+def newest(shard: Shard) -> int:
+    """The step of the newest generation; 0 without any."""
+    return max((int(p.name) for p in list_generations(shard.config.state_dir)), default=0)
 
 
 def _die(worker: Worker, feeder: Feeder, name: str) -> None:

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stream.checkpoint import list_generations
 from tests.faults.brokers import Probe, ready
 from tests.faults.check import Verdict, check
-from tests.faults.crash import Feeder, Tally, append, drain, finish
+from tests.faults.crash import Feeder, Tally, append, drain, finish, newest
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker, WorkerFailed
@@ -83,7 +82,7 @@ def _state_full(directory: Path, seed: int) -> dict[str, Any]:
             probe = ready(worker)
             _feed(feeder, 1.5)
             ballast.fill()
-            before = _newest(shard)
+            before = newest(shard)
             _feed(feeder, 2.0)
             drain(shard, worker, 60)
             figures["ready_while_full"] = probe.status("/readyz") == 200
@@ -98,7 +97,7 @@ def _state_full(directory: Path, seed: int) -> dict[str, Any]:
             _feed(feeder, 1.0)
             drain(shard, worker, 60)
             figures["ready_after_restart_while_full"] = probe.status("/readyz") == 200
-            figures["newest_while_full_unchanged"] = _newest(shard) == before
+            figures["newest_while_full_unchanged"] = newest(shard) == before
             ballast.free()
             figures["checkpoint_again_after_s"] = _until_newer(shard, feeder, before)
             figures["stop_status"] = worker.stop()
@@ -170,14 +169,10 @@ def _feed(feeder: Feeder, seconds: float) -> None:
         time.sleep(0.01)
 
 
-def _newest(shard: Shard) -> int:
-    return max((int(p.name) for p in list_generations(shard.config.state_dir)), default=0)
-
-
 def _until_newer(shard: Shard, feeder: Feeder, before: int) -> float:
     """Seconds until a generation newer than ``before`` is published."""
     started = time.monotonic()
-    while _newest(shard) <= before:
+    while newest(shard) <= before:
         feeder.append()
         time.sleep(0.02)
         if time.monotonic() - started > 60:

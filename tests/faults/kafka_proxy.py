@@ -68,6 +68,7 @@ class Proxy:
         self.target = 0
         self.port = 0
         self.armed = False
+        self.held = 0
         self.history: list[tuple[float, str]] = []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -135,9 +136,13 @@ class Proxy:
         since = time.monotonic() - seconds
         return [name for at, name in self.history if at >= since]
 
-    def seconds(self) -> float:
-        """How long a delay is."""
-        return self._rng.uniform(0.2, 3.0)
+    async def wait(self) -> None:
+        """Hold a request for a while; :attr:`held` counts those that are."""
+        self.held += 1
+        try:
+            await asyncio.sleep(self._rng.uniform(0.2, 3.0))
+        finally:
+            self.held -= 1
 
     def flip(self, frame: bytes) -> bytes:
         """One bit of the second half of a frame, where the records are."""
@@ -166,7 +171,7 @@ class _Link:
             api, _, correlation = struct.unpack_from(">hhi", frame, 4)
             action = self._proxy.choose(api)
             if action == DELAY:
-                await asyncio.sleep(self._proxy.seconds())
+                await self._proxy.wait()
             elif action == CUT:
                 return
             elif action == LATE:
@@ -197,7 +202,7 @@ class _Link:
         """A late request: the client's side is closed, the broker gets it seconds later."""
         if self._late is not None:
             self._client[1].close()
-            await asyncio.sleep(self._proxy.seconds())
+            await self._proxy.wait()
             await _send(self._broker[1], self._late)
             await asyncio.sleep(1.0)  # the broker answers into nothing
 

@@ -45,6 +45,8 @@ def proxied(
         try:
             _all_faults(shard, feeder, proxy, tally, ended, rng, progress)
             proxy.armed = False
+            while proxy.held:  # a late request may still fence whoever comes next
+                time.sleep(0.1)
             feeder.done = True
             finish(shard, feeder, tally)
         except WorkerFailed as error:

@@ -6,9 +6,11 @@ order in which they came. Knows nothing of where events come from; reads no cloc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.base import (
     F64,
@@ -22,16 +24,21 @@ from models.base import (
 )
 from models.combine import combiner
 
+Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
+FAILURES: tuple[Failure, ...] = get_args(Failure)
+"""Every way in which a member can fail."""
+
 
 class MemberError(MillraceError):
     """A member failed: it raised, or gave scores that are not finite numbers.
 
-    ``member`` is its name, ``action`` is ``"score"`` or ``"learn"``; ``__cause__`` what it raised.
+    ``member`` is its name, ``kind`` one of :data:`FAILURES`; ``__cause__`` what it raised.
     """
 
-    def __init__(self, member: str, action: str, rows: int, reason: str) -> None:
+    def __init__(self, member: str, kind: Failure, rows: int, reason: str) -> None:
         self.member = member
-        self.action = action
+        self.kind = kind
+        action = kind.partition("_")[0]
         super().__init__(f"member {member!r} failed to {action} {rows} row(s): {reason}")
 
 
@@ -50,8 +57,19 @@ class Ensemble:
 
     A frozen member scores but does not learn. A quarantined one does neither: its column is the
     mean of the others' logits, which leaves a mean of logits as if it were not there. ``release``
-    ends both.
+    ends both. A challenger learns beside the member it may replace, and has no vote.
+
+    Attributes
+    ----------
+    challengers : dict of str to Model
+        By the member that each may replace.
+    fresh : callable
+        Builds the member of a name anew: ``(name, number)``, where another number means another
+        seed. Set by the engine; needed only for :meth:`renew`, :meth:`challenge` and to restore a
+        state with challengers.
     """
+
+    fresh: Callable[[str, int], Model]
 
     def __init__(
         self,
@@ -62,7 +80,9 @@ class Ensemble:
     ) -> None:
         self.members: dict[str, Model] = dict(members)
         self.names: tuple[str, ...] = tuple(members)
-        self.combiner = combiner(combine, len(self.names), seed)
+        self._combine = (combine, len(self.names), seed)
+        self.combiner = combiner(*self._combine)
+        self.challengers: dict[str, Model] = {}
         self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.names}
         self._frozen: set[str] = set()
         self._quarantined: set[str] = set()
@@ -134,22 +154,58 @@ class Ensemble:
         """
         self.combiner.update(links, y, w)
         weights = self.combiner.member_weights(self._labelled, w)
-        rows = np.arange(self._labelled, self._labelled + len(y))
+        first = self._labelled
         self._labelled += len(y)
         errors = []
         for j, name in enumerate(self.names):
             if name in self._frozen or name in self._quarantined:
                 continue
-            every = self.learn_every[name]
-            taken = slice(None) if every == 1 else rows % every == 0
+            taken = self._taken(name, first, len(y))
             try:
-                self.members[name].learn(x.take(taken), y[taken], weights[taken, j])
-            except Exception as error:  # noqa: BLE001 a member may be anybody's code
-                reason = f"{type(error).__name__}: {error}"
-                failed = MemberError(name, "learn", len(y), reason)
-                failed.__cause__ = error
-                errors.append(failed)
+                _learn(name, self.members[name], x.take(taken), y[taken], weights[taken, j])
+            except MemberError as error:
+                errors.append(error)
         return errors
+
+    def _taken(self, name: str, first: int, n: int) -> slice | NDArray[Any]:
+        """Which of the ``n`` labelled rows from number ``first`` on the member learns."""
+        every = self.learn_every[name]
+        return slice(None) if every == 1 else np.arange(first, first + n) % every == 0
+
+    # ------------------------------------------------------------------ beginning anew
+
+    def forget(self) -> None:
+        """The combiner begins anew; the members stay as they are."""
+        self.combiner = combiner(*self._combine)
+
+    def renew(self, name: str, number: int) -> None:
+        """The member begins anew, under its name and its marks."""
+        self.members[self._known(name)] = self.fresh(name, number)
+
+    def challenge(self, name: str, number: int) -> None:
+        """A new model begins to learn beside the member; one that did before goes."""
+        self.challengers[self._known(name)] = self.fresh(name, number)
+
+    def compare(self, name: str, x: FeatureBatch) -> tuple[F64, F64]:
+        """Logits ``(n,)`` of the member and of its challenger as they are now.
+
+        Raises :class:`MemberError` if one of them fails.
+        """
+        return _score(name, self.members[name], x), _score(name, self.challengers[name], x)
+
+    def learn_beside(self, name: str, x: FeatureBatch, y: F64, w: F64) -> None:
+        """The challenger learns the rows of the last :meth:`learn` as its member learned them.
+
+        Raises :class:`MemberError` if it fails.
+        """
+        first = self._labelled - len(y)
+        weights = self.combiner.member_weights(first, w)[:, self.names.index(name)]
+        taken = self._taken(name, first, len(y))
+        _learn(name, self.challengers[name], x.take(taken), y[taken], weights[taken])
+
+    def promote(self, name: str) -> None:
+        """The challenger takes the member's place."""
+        self.members[name] = self.challengers.pop(name)
 
     def weights(self) -> F64:
         """The members' present weights ``(m,)``; what they mean the combiner says."""
@@ -171,6 +227,8 @@ class Ensemble:
                 self._frozen.add(name)
             if name in other.quarantined:
                 self._quarantined.add(name)
+            if name in other.challengers:
+                self.challengers[name] = other.challengers[name]
         self._labelled = other._labelled
 
     def adopt_combiner(self, other: Ensemble) -> None:
@@ -178,9 +236,10 @@ class Ensemble:
         self.combiner = other.combiner
 
     def state(self) -> State:
-        """Members', combiner's and own state, as copies."""
+        """Members', challengers', combiner's and own state, as copies."""
         return {
             "members": {name: member.state() for name, member in self.members.items()},
+            "challengers": {name: model.state() for name, model in self.challengers.items()},
             **self._own_state(),
         }
 
@@ -201,37 +260,53 @@ class Ensemble:
                 f"ensemble: expected format 1 with members {', '.join(self.names)}; got format"
                 f" {state.get('format')!r} with members {got}"
             )
-        for name, member in self.members.items():
-            try:
-                member.restore(state["members"][name])
-            except StateError as error:
-                raise StateError(f"member {name!r}: {error}") from error
+        beside = state.get("challengers", {})  # states of before there were any have none
+        self.challengers = {name: self.fresh(self._known(name), 0) for name in beside}
+        for models, states in ((self.members, state["members"]), (self.challengers, beside)):
+            for name, model in models.items():
+                try:
+                    model.restore(states[name])
+                except StateError as error:
+                    raise StateError(f"member {name!r}: {error}") from error
         self.combiner.restore(state["combiner"])
         self._frozen = set(state["frozen"])
         self._quarantined = set(state["quarantined"])
         self._labelled = int(state["labelled"])
 
     def roots(self) -> dict[str, str]:
-        """Each member's digest, and under ``"ensemble"`` that of all the rest of the state."""
-        members = {name: member.digest() for name, member in self.members.items()}
-        return members | {"ensemble": state_digest(self._own_state())}
+        """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""
+        return self._digests() | {"ensemble": state_digest(self._own_state())}
 
     def digest(self) -> str:
         """Hex digest of the whole state, by the members' own digests."""
+        return state_digest({"members": self._digests(), **self._own_state()})
+
+    def _digests(self) -> dict[str, str]:
         members = {name: member.digest() for name, member in self.members.items()}
-        return state_digest({"members": members, **self._own_state()})
+        return members | {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
 
 
 def _score(name: str, member: Model, x: FeatureBatch) -> F64:
-    """One member's logits ``(n,)``; whatever goes wrong becomes a :class:`MemberError`."""
+    """One model's logits ``(n,)``; whatever goes wrong becomes a :class:`MemberError`."""
     try:
         scores = np.asarray(member.score(x), dtype=np.float64)
     except Exception as error:
-        raise MemberError(name, "score", len(x), f"{type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise MemberError(name, "score_raised", len(x), reason) from error
     if scores.shape != (len(x), 1):
-        raise MemberError(name, "score", len(x), f"expected shape (n, 1), got {scores.shape}")
+        reason = f"expected shape (n, 1), got {scores.shape}"
+        raise MemberError(name, "score_shape", len(x), reason)
     bad = np.flatnonzero(~np.isfinite(scores[:, 0]))
     if len(bad):
         reason = f"expected finite numbers, got {scores[bad[0], 0]} in row {bad[0]}"
-        raise MemberError(name, "score", len(x), reason)
+        raise MemberError(name, "score_not_finite", len(x), reason)
     return scores[:, 0]
+
+
+def _learn(name: str, member: Model, x: FeatureBatch, y: F64, w: F64) -> None:
+    """Teach one model; whatever goes wrong becomes a :class:`MemberError`."""
+    try:
+        member.learn(x, y, w)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise MemberError(name, "learn_raised", len(y), reason) from error

@@ -311,6 +311,16 @@ class Auditor:
         if warned := [b for b in passed if b.budget.action == "warn"]:
             self._enforce(name, 0, warned)
 
+    def renewed(self, name: str, event: Event, cause: str, detail: Mapping[str, Any]) -> None:
+        """Another model stands in the member's place: record it whole, and measure from there.
+
+        The jump itself passes no budget: growth and change of the arrays begin with the new model.
+        """
+        member = self._ensemble.members[name]
+        self._watched[name].renew(size_up(member, name), member.replaced(), self._at_ms)
+        self._norms.pop(name, None)
+        self._tell(name, event, cause, detail)
+
     # ------------------------------------------------------------------ another configuration
 
     def follow(self, other: Auditor, kept: Sequence[str], step: int, at_ms: int) -> None:

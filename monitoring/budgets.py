@@ -35,9 +35,24 @@ Event = Literal[
     "threshold_set",
     "checkpoint_requested",
     "drift",
+    "weights_reset",
+    "member_reset",
+    "challenger_started",
+    "challenger_promoted",
+    "challenger_dropped",
 ]
 EVENTS: tuple[Event, ...] = get_args(Event)
 """Every event a record may name. ``refit`` and ``rolled_back`` are reserved."""
+
+Reaction = Literal[
+    "weights_reset",
+    "member_reset",
+    "challenger_started",
+    "challenger_promoted",
+    "challenger_dropped",
+]
+REACTIONS: tuple[Reaction, ...] = get_args(Reaction)
+"""The events that a drift alarm can set off."""
 
 ALARMING: frozenset[Event] = frozenset({"quarantined", "rejected", "warned"})
 

@@ -1,9 +1,10 @@
-"""Prometheus metrics: one collector over plain numbers; the only importer of ``prometheus_client``.
+"""Prometheus metrics: one collector over plain numbers, in the order of the pipeline.
 
 ``service.py`` builds a :class:`MillraceCollector` and its registry; ``/metrics`` calls
 :func:`exposition` on any thread. A scrape reads the newest published
 :class:`~monitoring.readings.Readings` and the process's :class:`~monitoring.readings.Telemetry`; it
-never touches the engine, and nothing registers on import.
+never touches the engine, and nothing registers on import. Only here and in ``series.py`` is
+``prometheus_client`` imported.
 """
 
 from __future__ import annotations
@@ -12,15 +13,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from models.ensemble import FAILURES
 from monitoring.budgets import RULES
 from monitoring.drift import MAX_FEATURES
 from monitoring.measures import METRICS
@@ -31,10 +28,11 @@ from monitoring.readings import (
     Histogram,
     Readings,
     Telemetry,
+    reactions,
 )
+from monitoring.series import Rows, counter, gauge, histogram
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-PREFIX = "millrace_"
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
 _NO_NORMS = Histogram(UPDATE_NORM_BOUNDS)
 _OUTCOMES = ("tp", "fp", "fn", "tn")
@@ -49,9 +47,6 @@ _QUALITY_HELP = {
     "brier": "Mean squared error of the probability",
     "calibration_error": "Expected calibration error over 15 bins",
 }
-
-Row = tuple[Iterable[str], float]
-Rows = Iterable[Row]
 
 
 class MillraceCollector(Collector):
@@ -98,76 +93,76 @@ def exposition(registry: CollectorRegistry) -> bytes:
 
 def _flow(r: Readings) -> Iterator[Metric]:
     m = [r.model]
-    yield _counter(
+    yield counter(
         "events_consumed", "Records read", ["topic"], (([t], n) for t, n in r.consumed.items())
     )
-    yield _counter("events_scored", "Events scored", ["model"], [(m, r.scored)])
-    yield _counter(
+    yield counter("events_scored", "Events scored", ["model"], [(m, r.scored)])
+    yield counter(
         "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
     )
-    yield _counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])
-    yield _counter(
+    yield counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])
+    yield counter(
         "dead_letters",
         "Records that were not taken in",
         ["reason"],
         (([k], n) for k, n in r.dead_letters.items()),
     )
-    yield _gauge(
+    yield gauge(
         "last_event_timestamp_seconds",
         "Newest event time scored",
         ["model"],
         [(m, r.watermark_ms / 1000)],
     )
-    yield _histogram(
+    yield histogram(
         "event_latency_seconds", "Event time to decision", ["model"], [(m, r.event_latency)]
     )
-    yield _gauge("limit", "Configured bounds", ["bound"], (([k], v) for k, v in r.limits.items()))
-    yield _counter(
+    yield gauge("limit", "Configured bounds", ["bound"], (([k], v) for k, v in r.limits.items()))
+    yield counter(
         "audit_records", "Audit records written", ["event"], (([k], n) for k, n in r.audit.items())
     )
-    yield _gauge(
+    yield gauge(
         "audit_head_seq", "Number of the newest audit record", ["model"], [(m, r.audit_seq)]
     )
 
 
 def _labels(r: Readings) -> Iterator[Metric]:
     m = [r.model]
-    yield _counter(
+    yield counter(
         "labels",
         "Labels and time-outs by what became of them",
         ["model", "result"],
         (([r.model, k], r.labels.get(k, 0)) for k in LABEL_RESULTS),
     )
-    yield _gauge(
+    yield gauge(
         "pending_labels", "Scored events that wait for a label", ["model"], [(m, r.pending)]
     )
-    yield _counter(
+    yield counter(
         "pending_evicted", "Events let go before their horizon", ["model"], [(m, r.pending_evicted)]
     )
-    yield _gauge(
+    yield gauge(
         "early_labels", "Labels that wait for their event", ["model"], [(m, r.early_labels)]
     )
-    yield _gauge(
+    yield gauge(
         "label_coverage_ratio",
         "Share of events past the horizon that got a label",
         ["model"],
         [(m, r.label_coverage)],
     )
-    yield _histogram("label_delay_seconds", "Event time to label", ["model"], [(m, r.label_delay)])
+    yield histogram("label_delay_seconds", "Event time to label", ["model"], [(m, r.label_delay)])
 
 
 def _scores(r: Readings) -> Iterator[Metric]:
     m = [r.model]
-    yield _histogram("score_ratio", "Scores as made", ["model"], [(m, r.scores)])
-    yield _histogram(
+    yield histogram("score_ratio", "Scores as made", ["model"], [(m, r.scores)])
+    yield histogram(
         "labelled_score_ratio",
         "Scores as made of events whose truth is known",
         ["model", "truth"],
         (([r.model, str(y)], h) for y, h in enumerate(r.labelled_scores)),
     )
-    yield _gauge("threshold_ratio", "Scores at or over it alert", ["model"], [(m, r.threshold)])
+    yield gauge("threshold_ratio", "Scores at or over it alert", ["model"], [(m, r.threshold)])
     outcomes = r.arrival.outcomes() if r.arrival else dict.fromkeys(_OUTCOMES, 0)
-    yield _counter(
+    yield counter(
         "labelled_outcomes",
         "Decisions of the ensemble by what they turned out to be",
         ["model", "outcome"],
@@ -191,8 +186,8 @@ def _quality(r: Readings) -> Iterator[Metric]:
 
     for metric in METRICS:
         rows = [([r.model, *key], value(key, metric, math.nan)) for key in keys]
-        yield _gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
-    yield _gauge(
+        yield gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
+    yield gauge(
         "quality_effective_samples",
         "Outcomes that still count, by their true class",
         [*labels, "class"],
@@ -202,7 +197,7 @@ def _quality(r: Readings) -> Iterator[Metric]:
             for c, which in enumerate(("negatives", "positives"))
         ),
     )
-    yield _gauge(
+    yield gauge(
         "quality_expected_accuracy",
         "Estimate from the scores alone, before labels; as good as their calibration",
         ["model"],
@@ -213,15 +208,21 @@ def _quality(r: Readings) -> Iterator[Metric]:
 def _drift(r: Readings) -> Iterator[Metric]:
     labels = ["model", "detector", "signal"]
     rows = [([r.model, d.detector, d.signal], d) for d in r.drift]
-    yield _counter("drift_alarms", "Drift alarms", labels, ((k, d.alarms) for k, d in rows))
-    yield _gauge(
+    yield counter("drift_alarms", "Drift alarms", labels, ((k, d.alarms) for k, d in rows))
+    yield gauge(
         "drift_statistic", "Where the detector stands", labels, ((k, d.statistic) for k, d in rows)
     )
-    yield _gauge(
+    yield gauge(
         "drift_threshold", "Where the detector alarms", labels, ((k, d.threshold) for k, d in rows)
     )
+    yield counter(
+        "drift_reactions",
+        "What alarms set off, by what was done and to whom",
+        ["model", "reaction", "member"],
+        (([r.model, *key], r.reactions.get(key, 0)) for key in reactions(r.members)),
+    )
     psi = next((d.statistic for d in r.drift if d.detector == "psi"), math.nan)
-    yield _gauge(
+    yield gauge(
         "score_psi", "Population stability index of the scores", ["model"], [([r.model], psi)]
     )
 
@@ -231,27 +232,34 @@ def _members(r: Readings) -> Iterator[Metric]:
         return (([r.model, name], values(name)) for name in r.members)
 
     labels = ["model", "member"]
-    yield _counter("updates_applied", "Labels learned", labels, each(lambda n: r.updates.get(n, 0)))
-    yield _gauge(
+    yield counter("updates_applied", "Labels learned", labels, each(lambda n: r.updates.get(n, 0)))
+    yield gauge(
         "ensemble_weight_ratio",
         "The member's weight in the ensemble",
         labels,
         each(lambda n: r.weights.get(n, math.nan)),
     )
-    yield _gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
-    yield _gauge(
+    yield gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
+    yield gauge(
         "member_frozen", "1 when the member does not learn", labels, each(lambda n: n in r.frozen)
     )
-    yield _counter(
-        "member_errors", "Failures of the member", labels, each(lambda n: r.member_errors.get(n, 0))
+    yield counter(
+        "member_errors",
+        "Failures of the member by what it did",
+        [*labels, "reason"],
+        (
+            ([r.model, n, reason], r.member_errors.get((n, reason), 0))
+            for n in r.members
+            for reason in FAILURES
+        ),
     )
-    yield _histogram(
+    yield histogram(
         "update_norm",
         "Change of the weights in one update over their norm, where it was measured",
         labels,
         (([r.model, n], r.update_norms.get(n, _NO_NORMS)) for n in r.members),
     )
-    yield _counter(
+    yield counter(
         "audit_violations",
         "Budgets passed",
         ["model", "member", "rule"],
@@ -261,7 +269,7 @@ def _members(r: Readings) -> Iterator[Metric]:
             for rule in RULES
         ),
     )
-    yield _gauge(
+    yield gauge(
         "parameters",
         "Scalars the member holds",
         ["model", "member", "role", "trainable"],
@@ -276,10 +284,10 @@ def _features(r: Readings) -> Iterator[Metric]:
     def of(kind: str) -> Rows:
         return (([n], r.features[f"{n}.{kind}"]) for n in names if f"{n}.{kind}" in r.features)
 
-    yield _counter("feature_missing", "Values imputed", ["feature"], of("missing"))
-    yield _gauge("feature_entities", "Entities remembered", ["feature"], of("entities"))
-    yield _gauge("feature_table_bytes", "Memory of the entity table", ["feature"], of("bytes"))
-    yield _counter(
+    yield counter("feature_missing", "Values imputed", ["feature"], of("missing"))
+    yield gauge("feature_entities", "Entities remembered", ["feature"], of("entities"))
+    yield gauge("feature_table_bytes", "Memory of the entity table", ["feature"], of("bytes"))
+    yield counter(
         "feature_events",
         "Entities and events that the table could not keep or use",
         ["feature", "result"],
@@ -289,98 +297,65 @@ def _features(r: Readings) -> Iterator[Metric]:
     for i, name in enumerate(("psi", "ks_ratio")):
         text = ("Population stability index", "Largest gap of the distribution functions")[i]
         rows = (([n], figures[i]) for n, figures in r.feature_shifts.items())
-        yield _gauge(f"feature_{name}", f"{text} of the feature", ["feature"], rows)
+        yield gauge(f"feature_{name}", f"{text} of the feature", ["feature"], rows)
 
 
 def _process(t: Telemetry) -> Iterator[Metric]:
-    yield _histogram(
+    yield histogram(
         "stage_duration_seconds",
         "Duration of the loop's stages",
         ["stage"],
         (([s], h) for s, h in t.stages.items()),
     )
-    yield _histogram(
+    yield histogram(
         "http_request_duration_seconds",
         "Request to the start of the response",
         ["route", "method", "code"],
         (([route, method, str(code)], h) for (route, method, code), h in t.http.copy().items()),
     )
-    yield _gauge(
+    yield gauge(
         "consumer_lag_messages",
         "Records not read yet",
         ["topic", "partition"],
         (([topic, str(n)], lag) for (topic, n), lag in t.lag.copy().items()),
     )
-    yield _gauge(
+    yield gauge(
         "loop_heartbeat_timestamp_seconds",
         "Last turn of the loop",
         [],
         [([], t.heartbeat_ms / 1000)],
     )
-    yield _counter(
+    yield counter(
         "restarts",
         "Starts that found an earlier session, by how that one ended",
         ["reason"],
         (([k], n) for k, n in t.restarts.items()),
     )
-    yield _counter("replay_divergences", "Replays that gave other bits", [], [([], t.divergences)])
-    yield _counter("replay_rebased", "Digest chains restarted on purpose", [], [([], t.rebased)])
-    yield _gauge("build_info", "Versions", list(t.versions), [(list(t.versions.values()), 1)])
+    yield counter("replay_divergences", "Replays that gave other bits", [], [([], t.divergences)])
+    yield counter("replay_rebased", "Digest chains restarted on purpose", [], [([], t.rebased)])
+    yield gauge("build_info", "Versions", list(t.versions), [(list(t.versions.values()), 1)])
 
 
 def _checkpoints(t: Telemetry) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "checkpoint_last_success_timestamp_seconds",
         "When the newest checkpoint was published",
         [],
         [([], t.checkpoint_success_ms / 1000)],
     )
-    yield _gauge(
+    yield gauge(
         "checkpoint_size_bytes",
         "Size of the newest checkpoint",
         [],
         [([], t.checkpoint_size_bytes)],
     )
-    yield _histogram(
+    yield histogram(
         "checkpoint_duration_seconds", "Snapshot to publication", [], [([], t.checkpoint_duration)]
     )
-    yield _counter(
+    yield counter(
         "checkpoint_failures", "Checkpoints that failed", [], [([], t.checkpoint_failures)]
     )
 
 
-# ---------------------------------------------------------------------- families
-
-
 def _report(snapshot: QualitySnapshot | None) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     return snapshot.report() if snapshot else {}
-
-
-def _gauge(name: str, text: str, labels: list[str], rows: Rows) -> Metric:
-    family = GaugeMetricFamily(PREFIX + name, text + ".", labels=labels)
-    for key, value in rows:
-        family.add_metric(list(key), float(value))
-    return family
-
-
-def _counter(name: str, text: str, labels: list[str], rows: Rows) -> Metric:
-    family = CounterMetricFamily(PREFIX + name, text + ".", labels=labels)
-    for key, value in rows:
-        family.add_metric(list(key), float(value))
-    return family
-
-
-def _histogram(
-    name: str, text: str, labels: list[str], rows: Iterable[tuple[Iterable[str], Histogram]]
-) -> Metric:
-    family = HistogramMetricFamily(PREFIX + name, text + ".", labels=labels)
-    for key, h in rows:
-        counts, total = h.counts.cumsum().tolist(), h.total
-        bounds = [*(_bound(b) for b in h.bounds), "+Inf"]
-        family.add_metric(list(key), list(zip(bounds, counts, strict=True)), total)
-    return family
-
-
-def _bound(value: float) -> str:
-    """A bound as Prometheus writes numbers: 1.0, 0.0005, 86400.0."""
-    return repr(float(value))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.base import F64, State, StateError
+from monitoring.budgets import REACTIONS
 from monitoring.drift import DriftReading
 from monitoring.measures import SCORE_BOUNDS
 from monitoring.quality import QualitySnapshot
@@ -105,7 +106,8 @@ class Readings:
     drift : from :meth:`monitoring.drift.DriftMonitor.readings`.
     weights : the ensemble's, by member.
     down, frozen : members that do not score; that do not learn.
-    member_errors : by member.
+    member_errors : by (member, reason).
+    reactions : to drift alarms, by what :func:`reactions` lists.
     parameters : scalars, by (member, role, trainable).
     features : from ``FeatureStage.gauges()``: ``FEATURE.GAUGE`` to value.
     feature_shifts : from :meth:`monitoring.drift.DriftMonitor.feature_shifts`.
@@ -138,7 +140,8 @@ class Readings:
     weights: Mapping[str, float] = field(default_factory=dict)
     down: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
-    member_errors: Mapping[str, int] = field(default_factory=dict)
+    member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    reactions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     parameters: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
     features: Mapping[str, float] = field(default_factory=dict)
     feature_shifts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -153,6 +156,16 @@ class Readings:
     )
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
     label_delay: Histogram = field(default_factory=lambda: Histogram(LABEL_DELAY_BOUNDS_S))
+
+
+def reactions(members: Sequence[str]) -> list[tuple[str, str]]:
+    """Every (reaction, member) there can be; the weights are the member ``ensemble``'s.
+
+    >>> len(reactions(["forest"]))
+    5
+    """
+    weights, *others = REACTIONS
+    return [(weights, "ensemble"), *((reaction, m) for m in members for reaction in others)]
 
 
 class Telemetry:

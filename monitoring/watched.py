@@ -84,6 +84,13 @@ class Watched:
         self.held, self.bytes = size.totals.held, size.totals.bytes
         self.structure = size.structure
 
+    def renew(self, size: Size, replaced: int, at_ms: int) -> None:
+        """Another model stands in the member's place; versions and labels go on."""
+        self.weights = Weights()
+        self.held, self.bytes, self.structure = size.totals.held, size.totals.bytes, size.structure
+        self.hour_ms, self.hour_held = at_ms, size.totals.held
+        self.replaced, self.unchecked, self.shapes = replaced, 0, ""
+
     def _hour_over(self, at_ms: int) -> bool:
         return at_ms - self.hour_ms >= HOUR_MS
 

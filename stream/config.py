@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from models.base import MillraceError
+from models.combine import COMBINERS
 from models.registry import UnknownMember, member_class
 from models.settings import VALUE_STATS, Feature, feature_fields
 from stream.schema import Config, EmbeddedLog, KafkaLog, Member, Token, Topics, canonical
@@ -201,6 +202,7 @@ def _cross_checks(raw: dict[str, Any]) -> Iterator[str]:
     yield from _feature_problems(raw.get("features"), kinds)
     yield from _member_problems(raw.get("members"))
     yield from _audit_problems(raw)
+    yield from _drift_problems(raw)
     http = raw.get("http")
     if isinstance(http, dict) and isinstance(http.get("host"), str) and not http.get("tokens"):
         try:
@@ -330,6 +332,22 @@ def _audit_problems(raw: dict[str, Any]) -> Iterator[str]:
         for name in budgets:
             if name not in names:
                 yield f"audit.member.{name}: expected a member's name ({', '.join(names)})"
+
+
+def _drift_problems(raw: dict[str, Any]) -> Iterator[str]:
+    """A reaction that could never do anything."""
+    drift, ensemble = raw.get("drift"), raw.get("ensemble")
+    drift = drift if isinstance(drift, dict) else {}
+    combine = ensemble.get("combine", "mean_logit") if isinstance(ensemble, dict) else "mean_logit"
+    learns = combine not in COMBINERS or bool(COMBINERS[combine](1, 0).parameters())
+    if drift.get("on_alarm") == "weights" and not learns:
+        yield (
+            "drift.on_alarm: expected another reaction, got 'weights'; ensemble.combine = "
+            f"{combine!r} has no weights to forget"
+        )
+    after, until = drift.get("challenger_after", 1000), drift.get("challenger_until", 10_000)
+    if isinstance(after, int) and isinstance(until, int) and until < after:
+        yield f"drift.challenger_until: expected at least challenger_after = {after}, got {until}"
 
 
 def _unknown(error: Any, cls: Any) -> str:

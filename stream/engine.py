@@ -21,7 +21,7 @@ from models.ensemble import Ensemble, MemberError
 from models.features import FeatureStage
 from monitoring.auditor import Auditor
 from monitoring.budgets import Event
-from monitoring.drift import Alarm, DriftMonitor
+from monitoring.drift import DriftMonitor
 from monitoring.quality import Quality
 from monitoring.trail import Trail
 from stream.codec import Bad, Codec, Events, Reason, dead_letter
@@ -29,6 +29,7 @@ from stream.commands import Checkpoint, Command, Freeze, Release, SetThreshold
 from stream.config import Config
 from stream.early import EarlyLabel, EarlyLabels
 from stream.pending import NEGATIVE, WAITING, Pending
+from stream.reactions import Reactions, fresh_member
 from stream.records import Batch, JournalRecord, NewRecord, Outputs, Record, Slice
 from stream.scores import encode_scores
 from stream.watch import Watch
@@ -91,6 +92,8 @@ class Engine:
         self.drift = drift
         self.trail = trail
         self.auditor = Auditor(config.audit, ensemble, trail)
+        ensemble.fresh = fresh_member(config, features.schema)
+        self.reactions = Reactions(config.drift, ensemble, self.auditor)
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
@@ -137,17 +140,17 @@ class Engine:
             self.auditor.checkpointed()
         return self._finish(batch, out)
 
-    def _admit(self, piece: Slice, batch: Batch, out: _Step) -> Sequence[Record]:
-        """The slice's records without those that crashed the step before."""
+    def _admit(self, piece: Slice, batch: Batch, out: _Step) -> Slice:
+        """The slice without those records that crashed the step before."""
         if not batch.skipped:
-            return piece.records
+            return piece
         good = []
         for r in piece.records:
             if (r.topic, r.partition, r.offset) in batch.skipped:
                 out.bad.append(Bad(r, "poison", "this record stopped the service repeatedly"))
             else:
                 good.append(r)
-        return good
+        return Slice(piece.range, good)
 
     def _finish(self, batch: Batch, out: _Step) -> Outputs:
         self.seq = batch.seq
@@ -180,9 +183,9 @@ class Engine:
 
     # ------------------------------------------------------------------ events
 
-    def _events(self, records: Sequence[Record], out: _Step) -> None:
+    def _events(self, piece: Slice, out: _Step) -> None:
         """Score events, hold them for their labels, apply labels that are already here."""
-        events, bad = self.codec.events(records)
+        events, bad = self.codec.decoded(piece, self.codec.events)
         out.bad += bad
         events = self._drop_unusable(events, out)
         n = len(events.records)
@@ -233,7 +236,7 @@ class Engine:
             try:
                 return self.ensemble.score(x)
             except MemberError as error:
-                self.counts[f"member_errors.{error.member}"] += 1
+                self.counts[f"member_errors.{error.member}.{error.kind}"] += 1
                 self.auditor.failed(error, {})
 
     def _hold(self, events: Events, x: FeatureBatch, links: F64, logit: F64, alert: Any) -> I64:
@@ -266,9 +269,9 @@ class Engine:
 
     # ------------------------------------------------------------------ labels
 
-    def _labels(self, records: Sequence[Record], out: _Step) -> None:
+    def _labels(self, piece: Slice, out: _Step) -> None:
         """Join labels with their events by id; learn those that are the first for their event."""
-        labels, bad = self.codec.labels(records)
+        labels, bad = self.codec.decoded(piece, self.codec.labels)
         out.bad += bad
         if not labels.records:
             return
@@ -348,19 +351,24 @@ class Engine:
         """Judge the scores that were made, then learn from the features as they were scored."""
         p = self._probabilities(rows)
         self.quality.update(p, y, rows["alert"])
-        self._alarms(self.drift.update(log_loss(p, y)))
+        for alarm in self.drift.update(log_loss(p, y)):
+            self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
+            self.reactions.alarm(alarm, int(rows["event_time_ms"][alarm.row]))
         x = FeatureBatch(
             self.features.schema,
             np.ascontiguousarray(rows["dense"]),
             np.ascontiguousarray(rows["hashed"]),
         )
         links = np.ascontiguousarray(rows["links"])
+        w = np.ones(len(y))
+        self.reactions.judge(x, y)
         self.auditor.before(len(y))
-        errors = self.ensemble.learn(x, links, y, np.ones(len(y)))
+        errors = self.ensemble.learn(x, links, y, w)
         for error in errors:
-            self.counts[f"member_errors.{error.member}"] += 1
+            self.counts[f"member_errors.{error.member}.{error.kind}"] += 1
         for name in self.auditor.after(len(y), errors):
             self.counts[f"updates.{name}"] += len(y)
+        self.reactions.learned(x, y, w, self.watermark_ms)
         positive = y > 0
         if positive.any():
             self.features.label(
@@ -370,18 +378,14 @@ class Engine:
             )
         self.counts["learned"] += len(y)
 
-    def _alarms(self, alarms: Sequence[Alarm]) -> None:
-        for alarm in alarms:
-            self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
-
     def _probabilities(self, rows: NDArray[Any]) -> F64:
         """Probabilities as made, ``(n, 1 + members)``: the ensemble's first."""
         return sigmoid(np.column_stack([rows["score"], rows["links"]]))
 
     # ------------------------------------------------------------------ commands
 
-    def _control(self, records: Sequence[Record], out: _Step) -> None:
-        for record in records:
+    def _control(self, piece: Slice, out: _Step) -> None:
+        for record in piece.records:
             command = self.codec.command(record)
             if isinstance(command, Bad):
                 out.bad.append(command)
@@ -439,6 +443,7 @@ class Engine:
             "watch": self.watch.state(),
             "trail": self.trail.state(),
             "auditor": self.auditor.state(),
+            "reactions": self.reactions.state(),
         }
 
     def restore(self, state: State, segments: Any = None) -> None:
@@ -462,6 +467,7 @@ class Engine:
             "auditor",
         ):
             getattr(self, name).restore(state[name])
+        self.reactions.restore(state.get("reactions", {}))  # older generations have none
 
     def state_digest(self) -> str:
         """SHA-256 of the whole state, pending rows included; equal for equal engines."""

@@ -174,7 +174,9 @@ class Front:
                     "up": m.name not in latest.down,
                     "frozen": m.name in latest.frozen,
                     "updates": latest.updates.get(m.name, 0),
-                    "errors": latest.member_errors.get(m.name, 0),
+                    "errors": sum(
+                        n for (name, _), n in latest.member_errors.items() if name == m.name
+                    ),
                 }
                 for m in self._service.config.members
             ],

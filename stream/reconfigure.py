@@ -94,6 +94,7 @@ def _audit(old: Engine, new: Engine, same_columns: bool) -> None:
         [name for name in before if name not in after],
         changed,
     )
+    new.reactions.follow(old.reactions, kept)
 
 
 def _differences(one: Member, other: Member) -> list[str]:

@@ -180,6 +180,23 @@ class Ensemble(Settings):
     threshold: float = Field(0.5, gt=0, lt=1, description="a score at or above it is an alert")
 
 
+class Drift(Settings):
+    """What an alarm of Page-Hinkley sets off; alarms are told whatever is chosen."""
+
+    on_alarm: Literal["none", "weights", "reset", "swap"] = Field(
+        "none",
+        description="`weights`: the combiner begins anew; `reset`: the member that alarmed begins"
+        " anew, at an alarm of the ensemble the combiner; `swap`: a challenger of the member that"
+        " alarmed begins to learn beside it and takes its place once it is better",
+    )
+    challenger_after: int = Field(
+        1000, ge=1, description="labels that member and challenger are compared on at least"
+    )
+    challenger_until: int = Field(
+        10_000, ge=1, description="labels after which a challenger that is not better is dropped"
+    )
+
+
 class Checkpoints(Settings):
     """When the state is saved. A checkpoint is a cache: the journal is the truth."""
 
@@ -249,6 +266,7 @@ class Config(Settings):
     features: tuple[Feature, ...] = Field(min_length=1)
     members: tuple[Member, ...] = Field(min_length=1, max_length=64)
     ensemble: Ensemble = Ensemble()
+    drift: Drift = Drift()
     checkpoints: Checkpoints = Checkpoints()
     http: Http = Http()
     limits: Limits = Limits()
@@ -268,4 +286,9 @@ class Config(Settings):
 def canonical(config: Config) -> dict[str, Any]:
     """The configuration as plain data without secrets: what checkpoints and the journal carry."""
     secrets = {"log": {"sasl_password"}, "audit": {"key"}}
-    return config.model_dump(mode="json", exclude=secrets)
+    plain = config.model_dump(mode="json", exclude=secrets)
+    # Left out while they say nothing: digests of configurations from before they existed hold.
+    for section in ("drift",):
+        if plain[section] == Config.model_fields[section].default.model_dump(mode="json"):
+            del plain[section]
+    return plain

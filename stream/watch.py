@@ -13,10 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import F64, State
+from models.ensemble import FAILURES
 from monitoring.budgets import EVENTS, RULES
 from monitoring.measures import SCORE_BOUNDS
 from monitoring.quality import ExpectedAccuracy
-from monitoring.readings import LABEL_DELAY_BOUNDS_S, LATENCY_BOUNDS_S, Histogram, Readings
+from monitoring.readings import (
+    LABEL_DELAY_BOUNDS_S,
+    LATENCY_BOUNDS_S,
+    Histogram,
+    Readings,
+    reactions,
+)
 from stream.codec import REASONS
 
 if TYPE_CHECKING:
@@ -105,7 +112,15 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         weights=dict(zip(ensemble.names, ensemble.weights().tolist(), strict=True)),
         down=ensemble.quarantined,
         frozen=ensemble.frozen,
-        member_errors={name: counts[f"member_errors.{name}"] for name in ensemble.names},
+        member_errors={
+            (name, reason): counts[f"member_errors.{name}.{reason}"]
+            for name in ensemble.names
+            for reason in FAILURES
+        },
+        reactions={
+            (reaction, name): engine.reactions.counts[f"{reaction}/{name}"]
+            for reaction, name in reactions(ensemble.names)
+        },
         parameters=parameters,
         features=engine.features.gauges(),
         limits=_limits(engine),

@@ -377,7 +377,7 @@ def test_a_failed_member_is_undone_where_its_state_was_kept(tmp_path: Path) -> N
     [quarantined] = of(records, "quarantined")
     assert (quarantined["cause"], quarantined["undone"]) == ("error", True)
     assert vector.digest() == good
-    assert engine.counts["member_errors.prior"] == 1
+    assert engine.counts["member_errors.prior.learn_raised"] == 1
 
 
 @pytest.mark.parametrize(

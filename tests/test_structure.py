@@ -26,7 +26,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 IMPORTERS = {
     "kafka": ("stream/kafka_*.py",),
     "sqlite3": ("stream/sqlite_*.py",),
-    "prometheus_client": ("monitoring/metrics.py",),
+    "prometheus_client": ("monitoring/metrics.py", "monitoring/series.py"),
     "starlette": ("stream/api.py", "stream/http/*.py"),
     "uvicorn": ("stream/http/server.py",),
     "typer": ("stream/cli*.py", "stream/terminal.py"),

@@ -47,7 +47,7 @@ def _health() -> list[Panel]:
                 "Failures",
                 "Of each member since the start.",
                 "short",
-                series("member_errors_total", MODEL, "{{member}}"),
+                series("member_errors_total", MODEL, "{{member}} {{reason}}"),
                 min=0,
             ),
         ],

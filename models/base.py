@@ -136,6 +136,10 @@ class Model(ABC):
     the same state, bit for bit.
     """
 
+    skipped: int = 0
+    """Updates left out because they could not be made (a gradient that is no number); part of the
+    state where a model counts any."""
+
     @abstractmethod
     def score(self, x: FeatureBatch) -> F64:
         """Link scores ``(n, k)``, float64, finite. Must not change what :meth:`state` returns."""

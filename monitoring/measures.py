@@ -158,6 +158,35 @@ def areas(positive: F64, negative: F64) -> tuple[float, float]:
     return float((negative / false[-1] * (recall + before) / 2).sum()), pr_auc
 
 
+def precision_at_budget(p: F64, y: F64, budget: float) -> float:
+    """The share of positives among the ``k`` highest scores: who may alert so often, hits so often.
+
+    Parameters
+    ----------
+    p, y : float64 arrays ``(n,)``
+        Scores and truths, 0 or 1.
+    budget : float
+        Alerts for 1,000 events: ``k = max(1, floor(n * budget / 1000))``, at most ``n``.
+
+    Returns
+    -------
+    float
+        In ``[0, 1]``; ``nan`` for no events. Events tied at the lowest score that alerts share the
+        alerts left for them, as if drawn at random.
+
+    >>> precision_at_budget(np.array([0.9, 0.5, 0.5, 0.1]), np.array([1.0, 1.0, 0.0, 1.0]), 500.0)
+    0.75
+    """
+    n = len(p)
+    if not n:
+        return math.nan
+    k = min(n, max(1, math.floor(n * budget / 1000)))
+    lowest = np.partition(p, n - k)[n - k]
+    above, tied = p > lowest, p == lowest
+    left = k - int(above.sum())
+    return float((y[above].sum() + left * y[tied].mean()) / k)
+
+
 def _masses(p: F64, truth: BOOL) -> tuple[F64, F64]:
     """Counts of positives and negatives at each distinct score, highest first."""
     order = np.argsort(-p, kind="stable")

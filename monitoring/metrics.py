@@ -30,7 +30,7 @@ from monitoring.readings import (
     Telemetry,
     reactions,
 )
-from monitoring.series import Rows, counter, gauge, histogram
+from monitoring.series import Row, Rows, counter, gauge, histogram
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
@@ -198,11 +198,30 @@ def _quality(r: Readings) -> Iterator[Metric]:
         ),
     )
     yield gauge(
+        "alert_budget_ratio",
+        "Alerts that may be looked at, as a share of the events",
+        ["model"],
+        [([r.model], r.alert_budget / 1000)],
+    )
+    yield gauge(
+        "alert_precision_at_budget_ratio",
+        "Share of positives among as many of the highest scores as the budget allows, sliding",
+        ["model", "member", "maturity"],
+        _at_budget(r),
+    )
+    yield gauge(
         "quality_expected_accuracy",
         "Estimate from the scores alone, before labels; as good as their calibration",
         ["model"],
         [([r.model], r.expected_accuracy)],
     )
+
+
+def _at_budget(r: Readings) -> Iterator[Row]:
+    for maturity, snapshot in (("arrival", r.arrival), ("matured", r.matured)):
+        found = snapshot.precision_at_budget(r.alert_budget) if snapshot else {}
+        for name in ("ensemble", *r.members):
+            yield [r.model, name, maturity], found.get(name, math.nan)
 
 
 def _drift(r: Readings) -> Iterator[Metric]:
@@ -252,6 +271,12 @@ def _members(r: Readings) -> Iterator[Metric]:
             for n in r.members
             for reason in FAILURES
         ),
+    )
+    yield counter(
+        "member_skipped_updates",
+        "Updates that the member left out, such as a gradient that is no number",
+        labels,
+        each(lambda n: r.skipped.get(n, 0)),
     )
     yield histogram(
         "update_norm",

@@ -28,7 +28,16 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64, State, StateError, state_digest
-from monitoring.measures import BOOL, CALIBRATION_BINS, EPSILON, areas, measure, ratio, summary
+from monitoring.measures import (
+    BOOL,
+    CALIBRATION_BINS,
+    EPSILON,
+    areas,
+    measure,
+    precision_at_budget,
+    ratio,
+    summary,
+)
 
 WINDOWS = ("all", "fading", "sliding")
 Report = dict[str, dict[str, dict[str, float]]]
@@ -203,6 +212,18 @@ class QualitySnapshot:
         (negatives, false), (positives, true) = self.sums[0, 0, :, [_COUNT, _ALERTS]].T
         cells = {"tp": true, "fp": false, "fn": positives - true, "tn": negatives - false}
         return {name: int(cell) for name, cell in cells.items()}
+
+    def precision_at_budget(self, budget: float) -> dict[str, float]:
+        """Each scorer's share of positives among as many of its highest scores as may alert.
+
+        Over the sliding window; ``budget`` is in alerts for 1,000 events, see
+        :func:`monitoring.measures.precision_at_budget`.
+        """
+        found = {}
+        for j, name in enumerate(self.names):
+            made = ~np.isnan(self.p[:, j])
+            found[name] = precision_at_budget(self.p[made, j], self.y[made], budget)
+        return found
 
     def _windows(self, column: int) -> dict[str, dict[str, float]]:
         made = ~np.isnan(self.p[:, column])

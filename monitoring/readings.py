@@ -102,11 +102,13 @@ class Readings:
     dead_letters : by reason; every reason, also those at 0.
     watermark_ms : newest event time scored, UTC ms; 0 before the first.
     label_coverage : share of events past the horizon that got a label; ``nan`` before the first.
+    alert_budget : alerts that may be looked at, for 1,000 events.
     arrival, matured : quality by labels as they come, and by cohorts past the horizon.
     drift : from :meth:`monitoring.drift.DriftMonitor.readings`.
     weights : the ensemble's, by member.
     down, frozen : members that do not score; that do not learn.
     member_errors : by (member, reason).
+    skipped : updates that a member left out, by member.
     reactions : to drift alarms, by what :func:`reactions` lists.
     parameters : scalars, by (member, role, trainable).
     features : from ``FeatureStage.gauges()``: ``FEATURE.GAUGE`` to value.
@@ -134,6 +136,7 @@ class Readings:
     label_coverage: float = float("nan")
     expected_accuracy: float = float("nan")
     threshold: float = float("nan")
+    alert_budget: float = float("nan")
     arrival: QualitySnapshot | None = None
     matured: QualitySnapshot | None = None
     drift: Sequence[DriftReading] = ()
@@ -141,6 +144,7 @@ class Readings:
     down: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
     member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
     reactions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     parameters: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
     features: Mapping[str, float] = field(default_factory=dict)

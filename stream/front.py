@@ -107,6 +107,10 @@ class Front:
 
     def _note_start(self) -> None:
         """Count the start by how the session before ended: unclean when steps were replayed."""
+        # Of the generation that was loaded, until this process has written one.
+        checkpointer = self._service.checkpointer
+        self.telemetry.checkpoint_success_ms = int(checkpointer.last_success_s * 1000)
+        self.telemetry.checkpoint_size_bytes = checkpointer.last_bytes
         recovered = self._service.recovered
         if recovered is not None and (recovered.from_seq or recovered.replayed_steps):
             self.telemetry.restarts["unclean" if recovered.replayed_steps else "clean"] += 1

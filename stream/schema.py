@@ -180,6 +180,18 @@ class Ensemble(Settings):
     threshold: float = Field(0.5, gt=0, lt=1, description="a score at or above it is an alert")
 
 
+class Quality(Settings):
+    """How the quality of scores is told."""
+
+    alert_budget: float = Field(
+        10.0,
+        gt=0,
+        le=1000,
+        description="alerts for 1,000 events that somebody can look at: of so many of the highest"
+        " scores `millrace_alert_precision_at_budget_ratio` is the precision",
+    )
+
+
 class Drift(Settings):
     """What an alarm of Page-Hinkley sets off; alarms are told whatever is chosen."""
 
@@ -267,6 +279,7 @@ class Config(Settings):
     members: tuple[Member, ...] = Field(min_length=1, max_length=64)
     ensemble: Ensemble = Ensemble()
     drift: Drift = Drift()
+    quality: Quality = Quality()
     checkpoints: Checkpoints = Checkpoints()
     http: Http = Http()
     limits: Limits = Limits()
@@ -288,7 +301,7 @@ def canonical(config: Config) -> dict[str, Any]:
     secrets = {"log": {"sasl_password"}, "audit": {"key"}}
     plain = config.model_dump(mode="json", exclude=secrets)
     # Left out while they say nothing: digests of configurations from before they existed hold.
-    for section in ("drift",):
+    for section in ("drift", "quality"):
         if plain[section] == Config.model_fields[section].default.model_dump(mode="json"):
             del plain[section]
     return plain

@@ -105,6 +105,7 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         label_coverage=1 - counts["labels.timed_out"] / passed if passed else float("nan"),
         expected_accuracy=watch.expected.value(),
         threshold=engine.threshold,
+        alert_budget=engine.config.quality.alert_budget,
         arrival=engine.quality.snapshot(),
         matured=engine.matured.snapshot(),
         drift=engine.drift.readings(),
@@ -117,6 +118,7 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
             for name in ensemble.names
             for reason in FAILURES
         },
+        skipped={name: member.skipped for name, member in ensemble.members.items()},
         reactions={
             (reaction, name): engine.reactions.counts[f"{reaction}/{name}"]
             for reaction, name in reactions(ensemble.names)

@@ -13,6 +13,7 @@ from models.constant import ConstantModel
 from stream.engine import Engine, StepError
 from stream.records import Batch
 from stream.service import build_engine
+from stream.watch import readings
 from tests.factory import (
     DAY_MS,
     START_MS,
@@ -249,6 +250,9 @@ def test_a_failing_member_is_quarantined_and_the_rest_go_on(engine: Engine, acti
     quarantined = [a for a in decoded(out.audit) if a["event"] == "quarantined"]
     assert [a["model"] for a in quarantined] == ["prior"]
     assert engine.ensemble.quarantined == {"prior"}
+    reason = {"score": "score_not_finite", "learn": "learn_raised"}[action]
+    failed = {key: n for key, n in readings(engine, {}).member_errors.items() if n}
+    assert failed == {("prior", reason): 1}
     assert len(engine.step(feed.batch(("events", [event(2)]))).scores) == 1
 
 

@@ -50,6 +50,7 @@ def empty(members: tuple[str, ...] = MEMBERS) -> Readings:
         features={"amount.missing": 0.0, "customer.entities": 0.0, "customer.late": 0.0},
         feature_shifts={"amount": (math.nan, math.nan)},
         limits={"pending": 1000.0},
+        alert_budget=20.0,
         audit={"created": 0},
     )
 
@@ -77,6 +78,9 @@ def busy() -> Readings:
         drift=drift.readings(),
         weights={"linear": 0.7, "forest": 0.3},
         down=frozenset({"forest"}),
+        member_errors={("forest", "score_not_finite"): 2},
+        skipped={"linear": 4},
+        reactions={("member_reset", "forest"): 1},
         parameters={("linear", "learned", True): 8, ("forest", "learned", True): 100},
         features={"amount.missing": 2.0, "customer.entities": 9.0, "customer.late": 1.0},
         feature_shifts={"amount": (0.4, 0.2)},
@@ -128,6 +132,11 @@ def test_values_are_those_of_the_readings() -> None:
     assert get(series, "feature_psi", feature="amount") == 0.4
     assert get(series, "feature_ks_ratio", feature="amount") == 0.2
     assert get(series, "limit", bound="pending") == 1000
+    failed = {"model": "fraud", "member": "forest", "reason": "score_not_finite"}
+    assert get(series, "member_errors_total", **failed) == 2
+    assert get(series, "member_skipped_updates_total", model="fraud", member="linear") == 4
+    began = {"model": "fraud", "member": "forest", "reaction": "member_reset"}
+    assert get(series, "drift_reactions_total", **began) == 1
     assert get(series, "build_info", version="0.1.0", python="3.11") == 1
     adwin = {"model": "fraud", "detector": "adwin", "signal": "linear"}
     assert get(series, "drift_alarms_total", **adwin) == 1
@@ -150,6 +159,14 @@ def test_quality_gauges_are_those_of_the_report() -> None:
             labels |= {"maturity": "arrival", "class": "1"}
             positives = windows[window]["effective_positives"]
             assert get(series, "quality_effective_samples", **labels) == positives
+    at_budget = {
+        name: get(
+            *(series, "alert_precision_at_budget_ratio"),
+            **{"model": "fraud", "member": name, "maturity": "arrival"},
+        )
+        for name in report
+    }
+    assert at_budget == readings.arrival.precision_at_budget(20.0)
     outcomes = {
         o: get(series, "labelled_outcomes_total", model="fraud", outcome=o)
         for o in ("tp", "fp", "fn", "tn")

@@ -18,6 +18,7 @@ from monitoring.measures import (
     METRICS,
     kappa_temporal,
     no_change_accuracy,
+    precision_at_budget,
     summarise,
 )
 from monitoring.quality import ExpectedAccuracy, Quality
@@ -307,3 +308,53 @@ def test_temporal_kappa_compares_with_repeating_the_last_truth(
     assert no_change_accuracy(y) == pytest.approx(expected)
     kappa = (right - expected) / (1 - expected) if expected < 1 else math.nan
     assert kappa_temporal(alert, y) == pytest.approx(kappa, nan_ok=True)
+
+
+def alerted(p: F64, k: int) -> list[list[int]]:
+    """Every set of ``k`` rows that no other row has a higher score than."""
+    order = np.argsort(-p, kind="stable").tolist()
+    sure = [i for i in order if p[i] > p[order[k - 1]]]
+    tied = [i for i in order if p[i] == p[order[k - 1]]]
+    return [sure + list(rest) for rest in itertools.combinations(tied, k - len(sure))]
+
+
+few_scores = st.one_of(st.sampled_from([0.1, 0.5, 0.9]), st.floats(0, 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(few_scores, few_scores, st.integers(0, 1), st.booleans()), min_size=1, max_size=30
+    ),
+    st.integers(4, 12),
+    st.sampled_from([1.0, 90.0, 250.0, 500.0, 1000.0]),
+    st.data(),
+)
+def test_precision_at_the_budget_is_that_of_the_highest_scores(
+    rows: list[Row], window: int, budget: float, data: st.DataObject
+) -> None:
+    """Over the window it is the mean over every way to break ties, after a restart too."""
+    quality = Quality(["ensemble", "member"], 0.5, window)
+    cut = data.draw(st.integers(0, len(rows)))
+    feed(quality, rows[:cut])
+    again = Quality(["ensemble", "member"], 0.5, window)
+    again.restore(quality.state())
+    feed(again, rows[cut:])
+    found = again.snapshot().precision_at_budget(budget)
+    kept = rows[-window:]
+    k = max(1, math.floor(len(kept) * budget / 1000))
+    y = np.array([row[2] for row in kept], float)
+    for column, name in enumerate(("ensemble", "member")):
+        ways = alerted(np.array([row[column] for row in kept]), k)
+        assert found[name] == pytest.approx(np.mean([y[way].mean() for way in ways]))
+
+
+def test_precision_at_the_budget_leaves_out_what_was_not_scored() -> None:
+    """A member in quarantine has no score for a row; without any there is no precision."""
+    quality = Quality(["ensemble", "member", "silent"], 0.5)
+    p = np.array([[0.9, math.nan, math.nan], [0.8, 0.3, math.nan], [0.1, 0.2, math.nan]])
+    quality.update(p, np.array([0.0, 1.0, 1.0]), p[:, 0] > 0.5)
+    found = quality.snapshot().precision_at_budget(10.0)
+    assert (found["ensemble"], found["member"]) == (0.0, 1.0)
+    assert math.isnan(found["silent"])
+    assert math.isnan(precision_at_budget(np.zeros(0), np.zeros(0), 10.0))

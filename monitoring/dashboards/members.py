@@ -45,9 +45,12 @@ def _health() -> list[Panel]:
             ),
             panel(
                 "Failures",
-                "Of each member since the start.",
+                "Of each member since the start; left out: steps without a finite gradient.",
                 "short",
-                series("member_errors_total", MODEL, "{{member}} {{reason}}"),
+                [
+                    *series("member_errors_total", MODEL, "{{member}} {{reason}}"),
+                    *series("member_skipped_updates_total", MODEL, "{{member}} left out"),
+                ],
                 min=0,
             ),
         ],

@@ -28,12 +28,21 @@ def _by_scorer() -> list[Panel]:
         ]
         + [
             panel(
+                "Precision at the alert budget",
+                "Frauds among as many of the highest scores as may alert (`quality.alert_budget`).",
+                "percentunit",
+                series(
+                    "alert_precision_at_budget_ratio", f'{MODEL}, maturity="arrival"', "{{member}}"
+                ),
+                min=0,
+            ),
+            panel(
                 "Estimate before labels",
                 "Expected accuracy from the scores alone; as good as their calibration.",
                 "none",
                 series("quality_expected_accuracy", MODEL, "expected accuracy"),
                 max=1,
-            )
+            ),
         ],
     )
 

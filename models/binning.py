@@ -21,7 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.base import F32, F64, I64, Role
-from models.kernels.common import HELPER
+from models.kernels.common import HELPER, RARE
 
 FLOOR = 32
 """A bin that saw fewer rows since it was born does not split."""
@@ -100,7 +100,7 @@ def observe(f: int, x: float, bins: Bins) -> int:
     return p
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def _limit(f: int, p: int, bins: Bins) -> float:
     """The most rows that the bin at position ``p`` may hold."""
     below = 0.0
@@ -115,7 +115,7 @@ def _limit(f: int, p: int, bins: Bins) -> float:
     return max(float(FLOOR), min(4.0 * total / bins.edge.shape[1], min(below, above)))
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def _split(f: int, p: int, middle: float, bins: Bins) -> None:
     """Cut the bin at position ``p``: values up to ``middle`` keep its id."""
     old = np.int64(bins.order[f, p])

@@ -124,8 +124,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
     for f in range(len(a.x)):
         at = observe(f, a.x[f], a.bins)
         if at >= 0:
-            old, new = a.bins.order[f, at], a.bins.order[f, at + 1]
-            divide_bin(f, np.int64(old), np.int64(new), a.trees)
+            divide_bin(f, at, a.bins.used[f], a.trees)
 
 
 @njit(signature(make_arrays(1, BoostingParams.model_validate({}), 0)), **ENTRY)

@@ -21,7 +21,7 @@ from pydantic import Field
 from models.base import F32, F64, I64, U32, U64, FeatureSchema, Role, State, StateError
 from models.binning import ROLES, Bins, locate, make_bins, observe
 from models.compiled import LEARN, SCORE, CompiledModel, copy_prefix, signature
-from models.kernels.common import ENTRY, HELPER, numbers, sigmoid
+from models.kernels.common import ENTRY, HELPER, RARE, numbers, sigmoid
 from models.settings import Settings
 
 
@@ -139,7 +139,7 @@ def _copy(source: int, target: int, table: F64) -> None:
     table[target, 1] = table[source, 1]
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def _inherit(f: int, old: int, new: int, count: I64, salt: U64, table: F64, shift: int) -> None:
     """Copy what the old half of a split bin knows to the new: alone and with every other bin."""
     s = np.uint64(shift)

@@ -20,7 +20,7 @@ from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.binning import ROLES, Bins, make_bins, observe, position
 from models.compiled import LEARN, SCORE, TreeModel, signature
 from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
-from models.kernels.common import ENTRY, HELPER, poisson, poisson_table
+from models.kernels.common import ENTRY, HELPER, RARE, poisson, poisson_table
 from models.kernels.trees import ROLES as TREE_ROLES
 from models.kernels.trees import (
     Trees,
@@ -115,12 +115,12 @@ def _prepare(dense: F32, hashed: U32, i: int, a: ForestArrays) -> None:
 
 
 @njit(**HELPER)
-def _vote(i: int, a: ForestArrays) -> int:
-    """Cast the vote of tree ``i``: its odds go to ``said[i]``; returns the leaf node."""
+def _vote(i: int, judged: bool, a: ForestArrays) -> int:
+    """Cast the vote of tree ``i``, to be judged or not; returns the leaf node."""
     prior = a.prior[1] / (a.prior[0] + a.prior[1])
     node = find_leaf_node(a.root[i], a.x, a.trees)
     leaf, trust = a.trees.child[node], a.hyper[TRUST_LATEST]
-    odds = leaf_odds(leaf, prior, a.at, a.bins, a.trees, trust, a.said, i)
+    odds = leaf_odds(leaf, prior, a.at, a.bins, a.trees, trust, a.said, i, judged)
     if i < len(a.node):
         a.node[i] = node
         a.odds[i] = odds
@@ -138,12 +138,21 @@ def _link(a: ForestArrays) -> float:
     return math.log(p / (1.0 - p))
 
 
-@njit(**HELPER)
-def _watch(i: int, label: int, a: ForestArrays) -> bool:
-    """Show tree ``i``'s error to its detectors; on a warning start, on a drift put in, another.
+@njit(**RARE)
+def _replace(i: int, a: ForestArrays) -> None:
+    """Put tree ``i``'s background tree, or a new one, in its place, and let that one vote."""
+    t = len(a.node)
+    a.events[1] += 1
+    free_tree(a.root[i], a.trees)
+    a.root[i] = a.root[t + i] if a.root[t + i] >= 0 else new_tree(a.trees)
+    a.root[t + i] = -1
+    adwin_reset(2 * i, a.adwin)
+    _vote(i, True, a)
 
-    Returns whether the tree was replaced.
-    """
+
+@njit(**HELPER)
+def _watch(i: int, label: int, a: ForestArrays) -> None:
+    """Show tree ``i``'s error to its detectors; on a warning start, on a drift put in, another."""
     t = len(a.node)
     error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else 1.0
     if adwin_update(2 * i, error, a.deltas[0], a.adwin) != 0:
@@ -151,14 +160,8 @@ def _watch(i: int, label: int, a: ForestArrays) -> bool:
         if a.root[t + i] >= 0:
             free_tree(a.root[t + i], a.trees)
         a.root[t + i] = new_tree(a.trees) if leaves_left(a.trees) > 0 else -1
-    if adwin_update(2 * i + 1, error, a.deltas[1], a.adwin) == 0:
-        return False
-    a.events[1] += 1
-    free_tree(a.root[i], a.trees)
-    a.root[i] = a.root[t + i] if a.root[t + i] >= 0 else new_tree(a.trees)
-    a.root[t + i] = -1
-    adwin_reset(2 * i, a.adwin)
-    return True
+    if adwin_update(2 * i + 1, error, a.deltas[1], a.adwin) != 0:
+        _replace(i, a)
 
 
 @njit(**HELPER)
@@ -168,6 +171,11 @@ def _learn_tree(i: int, node: int, label: int, weight: float, a: ForestArrays) -
     try_split(node, a.bins, a.trees, a.hyper)
 
 
+@njit(**RARE)
+def _learn_background(i: int, label: int, weight: float, a: ForestArrays) -> None:
+    _learn_tree(i, _vote(i, True, a), label, weight, a)
+
+
 @njit(**HELPER)
 def _learn(y: float, w: float, a: ForestArrays) -> None:
     """Learn the prepared row, whose votes are cast."""
@@ -175,18 +183,16 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
     label = 1 if y > 0.5 else 0
     for i in range(t):
         weight = w * poisson(a.trees.rng, label, a.rate)
-        if _watch(i, label, a):
-            _vote(i, a)
+        _watch(i, label, a)
         if weight > 0.0:
             _learn_tree(i, a.node[i], label, weight, a)
             if a.root[t + i] >= 0:
-                _learn_tree(t + i, _vote(t + i, a), label, weight, a)
+                _learn_background(t + i, label, weight, a)
     a.prior[label] += w
     for f in range(len(a.x)):
         p = observe(f, a.x[f], a.bins)
         if p >= 0:
-            old, new = a.bins.order[f, p], a.bins.order[f, p + 1]
-            divide_bin(f, np.int64(old), np.int64(new), a.trees)
+            divide_bin(f, p, a.bins.used[f], a.trees)
 
 
 @njit(signature(make_arrays(1, ForestParams.model_validate({}), 0)), **ENTRY)
@@ -200,7 +206,7 @@ def forest_kernel(
     for i in range(len(dense)):
         _prepare(dense, hashed, i, a)
         for tree in range(len(a.node)):
-            _vote(tree, a)
+            _vote(tree, mode & LEARN != 0, a)
         if mode & SCORE:
             out[i] = _link(a)
         if mode & LEARN:

@@ -27,6 +27,9 @@ from stream.recovery import Recovered
 logger = structlog.get_logger()
 
 _BUDGET_SHARE = 0.75  # of the recovery budget: the rest is for loading the generation itself
+_STEP_SHARE = 0.25  # of that: what one step may take, since it is replayed whole
+_FIRST_RECORDS = 256
+"""Records of a step whose cost nobody has measured yet."""
 
 
 class Checkpointer:
@@ -63,6 +66,7 @@ class Checkpointer:
         self._last_s = time.monotonic()
         self._last_seq = 0
         self.replay_s = 0.0
+        self._record_s = 0.0
         self.written_total = 0
         self.failures_total = 0
         self.last_success_s = 0.0
@@ -97,9 +101,19 @@ class Checkpointer:
         """Whether steps were taken since the last snapshot."""
         return engine.seq > self._last_seq
 
-    def stepped(self, seconds: float) -> None:
-        """A step took ``seconds``, and would in a replay."""
+    def stepped(self, seconds: float, records: int) -> None:
+        """A step of so many records took ``seconds``, and would in a replay."""
         self.replay_s += seconds
+        if records:
+            cost = seconds / records
+            # Rising at once and falling slowly: trees grow, and a small step pays for its overhead.
+            self._record_s = max(cost, 0.75 * self._record_s + 0.25 * cost)
+
+    def most_records(self, limit: int) -> int:
+        """How many records the next step may take: ``limit``, fewer where members are slow."""
+        if self._record_s == 0.0:
+            return min(limit, _FIRST_RECORDS)
+        return max(1, min(limit, int(_STEP_SHARE * self._budget_s / self._record_s)))
 
     def close(self) -> None:
         """End the writer's thread."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from models.base import F64, I64, U64, EventColumns
 from stream.commands import Command
 from stream.config import Config
-from stream.records import UNREADABLE, Headers, NewRecord, Record
+from stream.records import UNREADABLE, Headers, NewRecord, Record, Slice
 
+T = TypeVar("T")
 Reason = Literal[
     "null",
     "oversized",
@@ -127,6 +128,7 @@ class Codec:
     """Typed decoders for one configuration."""
 
     def __init__(self, config: Config) -> None:
+        self._decoders = {config.topics.events: self.events, config.topics.labels: self.labels}
         self._limit = config.limits.record_bytes
         # The structs' fields follow from the configuration: no type checker can know them.
         self._event: Any = msgspec.json.Decoder(_event_struct(config))
@@ -140,6 +142,20 @@ class Codec:
         self._numbers = [(n, a) for n, a, k in kinds if k in ("number", "boolean")]
         self._categories = [(n, a) for n, a, k in kinds if k == "category"]
         self._entities = [(n, a) for n, a, k in kinds if k == "entity"]
+
+    def ahead(self, piece: Slice) -> Slice:
+        """The slice with its records decoded, for a step to come; in any thread."""
+        decode = self._decoders.get(piece.range.topic)
+        if decode is None:
+            return piece
+        return Slice(piece.range, piece.records, (self, decode(piece.records)))
+
+    def decoded(self, piece: Slice, decode: Callable[[Sequence[Record]], T]) -> T:
+        """What :meth:`ahead` of this very codec made of the slice, else what ``decode`` makes."""
+        if piece.ahead is not None and piece.ahead[0] is self:
+            made: T = piece.ahead[1]
+            return made
+        return decode(piece.records)
 
     def events(self, records: Sequence[Record]) -> tuple[Events, list[Bad]]:
         """Columns of the good events and the bad records, each in input order."""

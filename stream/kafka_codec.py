@@ -18,15 +18,17 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import lz4.frame  # type: ignore[import-untyped]
+import msgspec
 import snappy  # type: ignore[import-untyped]
 import zstandard
 from kafka.errors import KafkaError, UnsupportedForMessageFormatError
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
+from stream.kafka_scan import scan
 from stream.records import UNREADABLE
 
 MAX_BATCH_BYTES = 64 << 20
@@ -101,6 +103,23 @@ _BROKEN = (
 )
 
 
+class _Plain(msgspec.Struct, gc=False):
+    """A record without headers, as kafka-python's consumer wants to see one."""
+
+    size_in_bytes: int
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: ClassVar[tuple[()]] = ()
+    checksum: ClassVar[None] = None
+
+    def validate_crc(self) -> bool:
+        """The batch has a CRC, its records have none."""
+        return True
+
+
 class BoundedBatch(DefaultRecordBatch):
     """A batch that unpacks to a bounded size, and gives null records when it cannot be read."""
 
@@ -123,6 +142,10 @@ class BoundedBatch(DefaultRecordBatch):
     def __iter__(self) -> Iterator[Any]:
         try:
             self._maybe_uncompress()
+            found = None if self.is_control_batch else scan(self._buffer, self._pos, self._count)
+            if found is not None:
+                return iter([self._record(*row) for row in found.tolist()])
+            # Not sound, or a marker: the library's own reader says what is wrong.
             read = self._read_msg
             records = [read() for _ in range(self.records_count)]
             if self._pos != len(self._buffer):
@@ -130,6 +153,36 @@ class BoundedBatch(DefaultRecordBatch):
             return iter(records)
         except _BROKEN as error:
             return self._unreadable(error)
+
+    @property
+    def _count(self) -> int:
+        return max(0, int(self.records_count))
+
+    def _record(
+        self,
+        length: int,
+        ms: int,
+        offset: int,
+        key: int,
+        key_bytes: int,
+        value: int,
+        value_bytes: int,
+        with_headers: int,
+    ) -> Any:
+        """The record whose parts :func:`~stream.kafka_scan.scan` found there."""
+        if with_headers >= 0:
+            self._pos = with_headers
+            return self._read_msg()
+        buffer = self._buffer
+        stamped = self.timestamp_type
+        return _Plain(
+            length,
+            self._header_data[0] + offset,
+            self._header_data[8] if stamped else self._header_data[7] + ms,
+            stamped,
+            None if key_bytes < 0 else bytes(buffer[key : key + key_bytes]),
+            None if value_bytes < 0 else bytes(buffer[value : value + value_bytes]),
+        )
 
     def _unreadable(self, error: Exception) -> Iterator[DefaultRecord]:
         codec = dict(enumerate(_CODECS)).get(self.compression_type, "unknown codec")

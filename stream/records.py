@@ -56,10 +56,14 @@ class Range(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """A range and its records, in offset order."""
+    """A range and its records, in offset order.
+
+    ``ahead``: what :meth:`stream.codec.Codec.ahead` made of the records before their step.
+    """
 
     range: Range
     records: Sequence[Record]
+    ahead: Any = None
 
 
 class Batch(msgspec.Struct, frozen=True):

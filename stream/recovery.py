@@ -7,13 +7,14 @@ past state. Outputs of replayed steps are thrown away; their digest must be the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import structlog
 
 from models.base import MillraceError
+from stream.ahead import one_ahead
 from stream.checkpoint import CheckpointError, Loaded, Manifest, StateDirectory
 from stream.config import Config
 from stream.engine import Engine
@@ -21,7 +22,7 @@ from stream.failpoint import failpoint
 from stream.fingerprint import fingerprint
 from stream.log import Log, OutOfRetention
 from stream.reconfigure import reconfigure
-from stream.records import Batch, JournalRecord
+from stream.records import Batch, JournalRecord, Slice
 
 logger = structlog.get_logger()
 
@@ -72,11 +73,9 @@ def recover(
     recovered = _start(log, directory, config, build, until_seq)
     failpoint("restore.loaded")
     known: dict[str, Any] = {}
-    for record in log.journal(recovered.from_seq):
-        if until_seq is not None and record.seq > until_seq:
-            break
+    for record, slices in one_ahead(_steps(recovered, log, until_seq)):
         known = record.body.get("fingerprint", known)
-        _apply(recovered, record, log, build)
+        _apply(recovered, record, slices, build)
         if recovered.engine.digest != record.digest:
             # What holds is the operator's word of today, not the one the step ran under.
             _diverged(recovered, record, known, config.checkpoints.on_divergence)
@@ -137,7 +136,18 @@ def _restore(loaded: Loaded, build: Build) -> Recovered:
     return recovered
 
 
-def _apply(recovered: Recovered, record: JournalRecord, log: Log, build: Build) -> None:
+def _steps(
+    recovered: Recovered, log: Log, until_seq: int | None
+) -> Iterator[tuple[JournalRecord, list[Slice]]]:
+    """The journaled steps to do again, and the records that each took."""
+    for record in log.journal(recovered.from_seq):
+        if until_seq is not None and record.seq > until_seq:
+            return
+        codec = recovered.engine.codec
+        yield record, [codec.ahead(piece) for piece in log.read(record.ranges)]
+
+
+def _apply(recovered: Recovered, record: JournalRecord, slices: list[Slice], build: Build) -> None:
     """Do one journaled step again."""
     engine = recovered.engine
     if record.seq != engine.seq + 1:
@@ -147,7 +157,6 @@ def _apply(recovered: Recovered, record: JournalRecord, log: Log, build: Build) 
         engine, _ = reconfigure(engine, build(Config.model_validate(record.body["config"])))
         recovered.engine = engine
     else:
-        slices = log.read(record.ranges)
         skipped = frozenset(record.skipped)
         engine.step(Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint))
         recovered.replayed_records += sum(r.count for r in record.ranges)

@@ -26,6 +26,7 @@ from models.features import FeatureStage
 from monitoring.drift import MAX_FEATURES, DriftMonitor
 from monitoring.quality import Quality
 from monitoring.trail import Trail, load_private_key
+from stream.ahead import Ahead
 from stream.anchors import Anchors
 from stream.checkpoint import StateDirectory
 from stream.checkpointer import Checkpointer
@@ -129,6 +130,7 @@ class Service:
         self._key = load_private_key(config.audit.key) if config.audit.key else None
         self.directory = StateDirectory(config.state_dir)
         self.log = open_log(config, clock_ms)
+        self._ahead = Ahead(self.log)
         self.stopping = threading.Event()
         self.state = "starting"
         self.engine: Engine | None = None
@@ -192,6 +194,7 @@ class Service:
             self.checkpointer.close()
             self.committer.close()
             self.anchors.close()
+            self._ahead.close()
             self.log.close()
             if self.engine is not None:
                 self.engine.pending.close()
@@ -327,7 +330,8 @@ class Service:
             return self._waiting.popleft()
         try:
             careful = self._attempts is not None and self._attempts.careful
-            slices = self.log.poll(1 if careful else self.config.limits.batch, IDLE_POLL_S)
+            limit = 1 if careful else self.checkpointer.most_records(self.config.limits.batch)
+            slices = self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)
         except LogUnavailable as error:
             self._trouble = str(error)
             logger.warning("poll_failed", error=str(error))
@@ -361,7 +365,7 @@ class Service:
             self.positions[(r.topic, r.partition)] = r.next_offset
         for listener in self.on_step:
             listener(engine, outputs, seconds)
-        self.checkpointer.stepped(seconds)
+        self.checkpointer.stepped(seconds, records)
         if checkpoint:
             self.checkpointer.snapshot(engine, self.positions)
 
@@ -410,6 +414,7 @@ class Service:
         if count == 0:
             raise error  # no record's doing
         self.committer.wait(self.beat)
+        self._ahead.forget()
         self._restore()
         if count == 1:
             record = slices[0].records[0]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped]
 import pytest
 import snappy  # type: ignore[import-untyped]
 import zstandard
-from kafka.errors import UnsupportedForMessageFormatError
-from kafka.record.default_records import DefaultRecordBatchBuilder
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.errors import KafkaError, UnsupportedForMessageFormatError
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
 from stream import kafka_codec
@@ -123,3 +126,53 @@ def test_consumers_use_the_bounded_batch() -> None:
     old[16] = 1
     with pytest.raises(UnsupportedForMessageFormatError, match="message format v0 or v1"):
         MemoryRecords(bytes(old)).next_batch()
+
+
+FIELD = st.none() | st.binary(max_size=200)
+HEADERS = st.lists(st.tuples(st.text(max_size=5), FIELD), max_size=2)
+RECORD = st.tuples(st.integers(0, 1 << 40), FIELD, FIELD, HEADERS)
+
+
+def parts(record: Any) -> tuple[Any, ...]:
+    """All that a consumer asks a record for."""
+    at = (record.offset, record.timestamp, record.timestamp_type, record.size_in_bytes)
+    return (*at, record.key, record.value, list(record.headers), record.checksum)
+
+
+def sent(records: list[tuple[int, bytes | None, bytes | None, list[Any]]]) -> bytearray:
+    """A batch of records with these times, keys, values and headers."""
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 20)
+    for i, (ms, key, value, headers) in enumerate(records):
+        assert builder.append(i, ms, key, value, headers) is not None
+    raw = bytearray(builder.build())
+    raw[:8] = (1 << 33).to_bytes(8, "big")
+    return raw
+
+
+@given(st.lists(RECORD, min_size=1, max_size=20), st.booleans())
+def test_records_are_those_that_the_library_reads(
+    records: list[tuple[int, bytes | None, bytes | None, list[Any]]], stamped: bool
+) -> None:
+    """Nulls, empty parts, headers and times: each record is as kafka-python's own reader has it."""
+    raw = sent(records)
+    raw[22] |= DefaultRecordBatch.TIMESTAMP_TYPE_MASK if stamped else 0
+    ours = [parts(r) for r in BoundedBatch(raw)]
+    assert ours == [parts(r) for r in DefaultRecordBatch(raw)]
+
+
+@given(st.lists(RECORD, min_size=1, max_size=4), st.data())
+def test_a_damaged_batch_reads_as_the_library_reads_it_or_not_at_all(
+    records: list[tuple[int, bytes | None, bytes | None, list[Any]]], data: st.DataObject
+) -> None:
+    """Any byte changed: what the library refuses is unreadable, the rest is equal."""
+    raw = sent(records)
+    at = data.draw(st.integers(BoundedBatch.HEADER_STRUCT.size, len(raw) - 1))
+    raw[at] = data.draw(st.integers(0, 255))
+    try:
+        theirs = [parts(r) for r in DefaultRecordBatch(raw)]
+    except (KafkaError, ValueError, IndexError):
+        assert [r.value for r in BoundedBatch(raw)] == [None] * len(records)
+    else:
+        ours = [parts(r) for r in BoundedBatch(raw)]
+        unreadable = [r for r in BoundedBatch(raw) if dict(r.headers).get(UNREADABLE)]
+        assert ours == theirs or len(unreadable) == len(records)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64
-from models.kernels.common import HELPER
+from models.kernels.common import HELPER, RARE
 
 PER_ROW = 5
 """Most buckets of one size; one more, and the two oldest merge into one of twice the size."""
@@ -42,7 +42,7 @@ def make_adwins(n: int) -> Adwins:
     )
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def adwin_reset(d: int, a: Adwins) -> None:
     """Detector ``d`` forgets everything."""
     for level in range(LEVELS):
@@ -88,17 +88,19 @@ def _insert(d: int, x: float, a: Adwins) -> None:
         level += 1
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def _changed(d: int, delta: float, a: Adwins) -> int:
     """Which way the mean went at a cut that leaves two means too far apart (their theorem 3.1)."""
     width, total = a.moments[d, WIDTH], a.moments[d, SUM]
     variance = a.moments[d, SQUARES] / width
     log_term = math.log(2.0 * math.log(width) / delta)
     old, old_sum = 0.0, 0.0
+    size = 2.0**LEVELS
     for step in range(LEVELS):
         level = LEVELS - 1 - step
+        size *= 0.5
         for k in range(a.held[d, level]):
-            old += 2.0**level
+            old += size
             old_sum += a.bucket[d, level, k]
             new = width - old
             if old < SHORTEST or new < SHORTEST:

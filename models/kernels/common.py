@@ -12,12 +12,16 @@ from numba import njit
 
 from models.base import F64, U64
 
-HELPER = {"nogil": True, "error_model": "numpy", "_nrt": False}
-"""Options of a compiled helper. Division by zero gives inf, so loops of divisions vectorise.
-Without Numba's runtime (``_nrt``) no kernel can allocate, and handing a bundle of arrays to a
-helper counts no references: learning is twice as fast."""
+RARE = {"nogil": True, "error_model": "numpy", "_nrt": False}
+"""Options of a compiled helper that few rows need. Division by zero gives inf, so that loops of
+divisions vectorise. Without Numba's runtime (``_nrt``) no kernel can allocate, and handing a bundle
+of arrays to a helper counts no references: learning is twice as fast."""
 
-ENTRY = {**HELPER, "cache": True}
+HELPER = {**RARE, "forceinline": True}
+"""Options of a compiled helper that every row needs. A call hands a bundle over by value, kilobytes
+of it: put in place, a forest learns in two thirds of the time."""
+
+ENTRY = {**RARE, "cache": True}
 """Options of a kernel's entry point."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

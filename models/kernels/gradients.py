@@ -16,7 +16,7 @@ from numba import njit
 
 from models.base import F64, I64
 from models.binning import Bins
-from models.kernels.common import HELPER
+from models.kernels.common import HELPER, RARE
 from models.kernels.trees import FIRST, REFUSED, SECOND, Trees, leaves_left, left_sum, split_node
 
 SEEN_GRADIENT, SEEN_CURVATURE, ROWS, LOOKED = range(2, 6)
@@ -49,9 +49,8 @@ def learn_leaf(
     t.known[leaf, ROWS] += 1.0
     for j in range(t.histogram.shape[1]):
         f = t.subspace[leaf, j]
-        b = bins.order[f, at[f]]
-        t.histogram[leaf, j, b, 0] += np.float32(gradient)
-        t.histogram[leaf, j, b, 1] += np.float32(curvature)
+        t.histogram[leaf, j, at[f], 0] += np.float32(gradient)
+        t.histogram[leaf, j, at[f], 1] += np.float32(curvature)
 
 
 @njit(**HELPER)
@@ -69,9 +68,8 @@ def _best_cut(leaf: int, j: int, ridge: float, bins: Bins, t: Trees) -> tuple[fl
     best, cut = 0.0, -1
     left_g, left_h = 0.0, 0.0
     for p in range(bins.used[f] - 1):
-        b = bins.order[f, p]
-        left_g += t.histogram[leaf, j, b, 0]
-        left_h += t.histogram[leaf, j, b, 1]
+        left_g += t.histogram[leaf, j, p, 0]
+        left_h += t.histogram[leaf, j, p, 1]
         right_h = max(all_h - left_h, 0.0)
         gain = _fit(left_g, left_h, ridge) + _fit(all_g - left_g, right_h, ridge) - whole
         if gain > best:
@@ -86,6 +84,12 @@ def try_split(node: int, bins: Bins, t: Trees, hyper: F64) -> None:
     if t.known[leaf, ROWS] - t.known[leaf, LOOKED] < hyper[GRACE]:
         return
     t.known[leaf, LOOKED] = t.known[leaf, ROWS]
+    _look(node, leaf, bins, t, hyper)
+
+
+@njit(**RARE)
+def _look(node: int, leaf: int, bins: Bins, t: Trees, hyper: F64) -> None:
+    """Look for the best cut of a leaf, and split it there if the gain is beyond chance."""
     best, column, cut = 0.0, -1, -1
     for j in range(t.histogram.shape[1]):
         gain, position = _best_cut(leaf, j, hyper[RIDGE], bins, t)
@@ -96,8 +100,8 @@ def try_split(node: int, bins: Bins, t: Trees, hyper: F64) -> None:
     if leaves_left(t) < 1:
         t.counter[REFUSED] += 1
         return
-    left_g = left_sum(leaf, column, cut, 0, bins, t)
-    left_h = left_sum(leaf, column, cut, 1, bins, t)
+    left_g = left_sum(leaf, column, cut, 0, t)
+    left_h = left_sum(leaf, column, cut, 1, t)
     right = (
         t.known[leaf, SEEN_GRADIENT] - left_g,
         max(t.known[leaf, SEEN_CURVATURE] - left_h, 0.0),

@@ -4,7 +4,9 @@ Called from ``models/forest.py`` and ``models/boosting.py`` through the kinds of
 (``votes.py``, ``gradients.py``). All trees of a member draw nodes and leaves from one arena with
 free lists, so memory is bounded. A leaf looks at a random subspace of columns; for each bin of
 these (:mod:`models.binning`) its histogram holds two sums: weights of the two classes, or gradients
-and curvatures. Nothing here is allocated while it runs.
+and curvatures. Bins lie in the order of their values, so that neighbours share a cache line: by id,
+as the crossed member keeps them, a forest took half as long again. Nothing here is allocated while
+it runs.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from numba import njit
 
 from models.base import F32, F64, I64, U64, Role
 from models.binning import Bins
-from models.kernels.common import HELPER, below
+from models.kernels.common import HELPER, RARE, below
 
 FIRST, SECOND = range(2)
 """What every leaf knows at least: its two sums. The kind of leaf defines the rest."""
@@ -47,7 +49,7 @@ class Trees(NamedTuple):
     threshold: F64  # (n,): values up to it go left
     child: I64  # (n,): the left child, its sibling next to it; of a leaf: its place in the arena
     free_pair: I64  # (n / 2,): stack
-    histogram: F32  # (l, m, b, 2): sums by bin id
+    histogram: F32  # (l, m, b, 2): sums by the bin's position
     subspace: I64  # (l, m)
     known: F64  # (l, KNOWN)
     free_leaf: I64  # (l,): stack
@@ -119,7 +121,7 @@ def _new_leaf(node: int, first: float, second: float, t: Trees) -> None:
             t.histogram[leaf, j, b, 1] = 0.0
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def new_tree(t: Trees) -> int:
     """The root of a tree of one leaf; the caller has seen to it that a leaf is left."""
     node = _new_pair(t)
@@ -127,7 +129,7 @@ def new_tree(t: Trees) -> int:
     return node
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def free_tree(root: int, t: Trees) -> None:
     """Give a tree's nodes and leaves back."""
     t.stack[0] = root
@@ -157,16 +159,15 @@ def find_leaf_node(root: int, x: F64, t: Trees) -> int:
 
 
 @njit(**HELPER)
-def left_sum(leaf: int, j: int, cut: int, channel: int, bins: Bins, t: Trees) -> float:
+def left_sum(leaf: int, j: int, cut: int, channel: int, t: Trees) -> float:
     """A leaf's sum over the bins of subspace column ``j`` up to position ``cut``."""
-    f = t.subspace[leaf, j]
     total = 0.0
     for p in range(cut + 1):
-        total += t.histogram[leaf, j, bins.order[f, p], channel]
+        total += t.histogram[leaf, j, p, channel]
     return total
 
 
-@njit(**HELPER)
+@njit(**RARE)
 def split_node(
     node: int,
     j: int,
@@ -191,16 +192,21 @@ def split_node(
     return pair
 
 
-@njit(**HELPER)
-def divide_bin(f: int, old: int, new: int, t: Trees) -> None:
-    """After a bin of column ``f`` split, give its new half half of its sums in every leaf."""
+@njit(**RARE)
+def divide_bin(f: int, p: int, used: int, t: Trees) -> None:
+    """After the bin at position ``p`` of column ``f`` split, halve its sums in every leaf.
+
+    ``used`` counts the column's bins with the new half; those beyond it move one place up.
+    """
     for leaf in range(t.counter[LEAVES]):
         for j in range(t.histogram.shape[1]):
             if t.subspace[leaf, j] == f:
                 for c in range(2):
-                    half = t.histogram[leaf, j, old, c] * np.float32(0.5)
-                    t.histogram[leaf, j, old, c] = half
-                    t.histogram[leaf, j, new, c] = half
+                    for q in range(used - 1, p + 1, -1):
+                        t.histogram[leaf, j, q, c] = t.histogram[leaf, j, q - 1, c]
+                    half = t.histogram[leaf, j, p, c] * np.float32(0.5)
+                    t.histogram[leaf, j, p, c] = half
+                    t.histogram[leaf, j, p + 1, c] = half
 
 
 def used_part(t: Trees) -> dict[str, int]:

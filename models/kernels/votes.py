@@ -14,7 +14,7 @@ from numba import njit
 
 from models.base import F64, I64
 from models.binning import Bins
-from models.kernels.common import HELPER
+from models.kernels.common import HELPER, RARE
 from models.kernels.trees import REFUSED, Trees, leaves_left, left_sum, split_node
 
 NEGATIVE, POSITIVE, SEEN_NEGATIVE, SEEN_POSITIVE, LOOKED, LATEST, RIGHT = range(7)
@@ -45,32 +45,40 @@ def _bayes_ratio(leaf: int, at: I64, bins: Bins, t: Trees) -> float:
         f = t.subspace[leaf, j]
         up, down = 0.5, 0.5
         for p in range(max(at[f] - REACH, 0), min(at[f] + REACH + 1, bins.used[f])):
-            b = bins.order[f, p]
-            down += t.histogram[leaf, j, b, 0]
-            up += t.histogram[leaf, j, b, 1]
+            down += t.histogram[leaf, j, p, 0]
+            up += t.histogram[leaf, j, p, 1]
         ratio *= up / down * share
     return ratio
 
 
 @njit(**HELPER)
 def leaf_odds(
-    leaf: int, prior: float, at: I64, bins: Bins, t: Trees, trust: float, said: F64, i: int
+    leaf: int,
+    prior: float,
+    at: I64,
+    bins: Bins,
+    t: Trees,
+    trust: float,
+    said: F64,
+    i: int,
+    judged: bool,
 ) -> float:
     """Odds of the positive class by the leaf's best predictor of late, within 1e-9 .. 1e9.
 
-    What each predictor says goes to ``said[i]``, for :func:`learn_leaf` to judge. One row's weight
-    of the prior smooths them.
+    If :func:`learn_leaf` is to judge them, what each predictor says goes to ``said[i]``. One row's
+    weight of the prior smooths them.
     """
+    best = BAYES if t.known[leaf, RIGHT + BAYES] > t.known[leaf, RIGHT + MAJORITY] else MAJORITY
+    if trust * t.known[leaf, RIGHT + LAST_LABEL] > t.known[leaf, RIGHT + best]:
+        best = LAST_LABEL
     none = 1.0 - prior
     said[i, MAJORITY] = (t.known[leaf, POSITIVE] + prior) / (t.known[leaf, NEGATIVE] + none)
-    said[i, BAYES] = said[i, MAJORITY] * _bayes_ratio(leaf, at, bins, t)
+    if judged or best == BAYES:
+        said[i, BAYES] = said[i, MAJORITY] * _bayes_ratio(leaf, at, bins, t)
     said[i, LAST_LABEL] = said[i, MAJORITY]
     last = t.known[leaf, LATEST]
     if last > 0.0:
         said[i, LAST_LABEL] = (6.0 + prior) / none if last > 1.5 else prior / (6.0 + none)
-    best = BAYES if t.known[leaf, RIGHT + BAYES] > t.known[leaf, RIGHT + MAJORITY] else MAJORITY
-    if trust * t.known[leaf, RIGHT + LAST_LABEL] > t.known[leaf, RIGHT + best]:
-        best = LAST_LABEL
     return min(max(said[i, best], 1e-9), 1e9)
 
 
@@ -87,7 +95,7 @@ def learn_leaf(
     t.known[leaf, SEEN_NEGATIVE + label] += weight
     for j in range(t.histogram.shape[1]):
         f = t.subspace[leaf, j]
-        t.histogram[leaf, j, bins.order[f, at[f]], label] += np.float32(weight)
+        t.histogram[leaf, j, at[f], label] += np.float32(weight)
 
 
 @njit(**HELPER)
@@ -103,8 +111,7 @@ def _best_cut(leaf: int, j: int, bins: Bins, t: Trees) -> tuple[float, int]:
     lowest, cut = all_0 * all_1 / total, -1
     left_0, left_1 = 0.0, 0.0
     for p in range(bins.used[f] - 1):
-        b = bins.order[f, p]
-        in_0, in_1 = t.histogram[leaf, j, b, 0], t.histogram[leaf, j, b, 1]
+        in_0, in_1 = t.histogram[leaf, j, p, 0], t.histogram[leaf, j, p, 1]
         if in_0 + in_1 == 0.0:  # most bins of a young leaf
             continue
         left_0 += in_0
@@ -127,8 +134,13 @@ def try_split(node: int, bins: Bins, t: Trees, hyper: F64) -> None:
     if weight - t.known[leaf, LOOKED] < hyper[GRACE]:
         return
     t.known[leaf, LOOKED] = weight
-    if t.known[leaf, SEEN_NEGATIVE] <= 0.0 or t.known[leaf, SEEN_POSITIVE] <= 0.0:
-        return
+    if t.known[leaf, SEEN_NEGATIVE] > 0.0 and t.known[leaf, SEEN_POSITIVE] > 0.0:
+        _look(node, leaf, weight, bins, t, hyper)
+
+
+@njit(**RARE)
+def _look(node: int, leaf: int, weight: float, bins: Bins, t: Trees, hyper: F64) -> None:
+    """Look for the best cut of a leaf, and split it there if Hoeffding's bound allows."""
     best, second, column, cut = 0.0, 0.0, -1, -1
     for j in range(t.histogram.shape[1]):
         gain, at = _best_cut(leaf, j, bins, t)
@@ -142,8 +154,8 @@ def try_split(node: int, bins: Bins, t: Trees, hyper: F64) -> None:
     if leaves_left(t) < 1:
         t.counter[REFUSED] += 1
         return
-    left_0 = left_sum(leaf, column, cut, 0, bins, t)
-    left_1 = left_sum(leaf, column, cut, 1, bins, t)
+    left_0 = left_sum(leaf, column, cut, 0, t)
+    left_1 = left_sum(leaf, column, cut, 1, t)
     right_0 = max(t.known[leaf, SEEN_NEGATIVE] - left_0, 0.0)
     right_1 = max(t.known[leaf, SEEN_POSITIVE] - left_1, 0.0)
     pair = split_node(node, column, cut, (left_0, left_1), (right_0, right_1), bins, t)

@@ -211,7 +211,7 @@ def _walk(h: Any, value: Any, path: str) -> None:
         array = np.ascontiguousarray(value)
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         h.update(f"a{little.dtype.str}{little.shape};".encode())
-        h.update(little.tobytes())
+        h.update(little.reshape(-1).view(np.uint8))
     elif isinstance(value, dict):
         h.update(b"d%d;" % len(value))
         for key in sorted(value):

@@ -127,6 +127,11 @@ def _vote(i: int, judged: bool, a: ForestArrays) -> int:
     return node
 
 
+@njit(**RARE)
+def _vote_out_of_turn(i: int, a: ForestArrays) -> int:
+    return _vote(i, True, a)
+
+
 @njit(**HELPER)
 def _link(a: ForestArrays) -> float:
     """The logit of the trees' mean probability, corrected for the rates of the classes."""
@@ -147,7 +152,7 @@ def _replace(i: int, a: ForestArrays) -> None:
     a.root[i] = a.root[t + i] if a.root[t + i] >= 0 else new_tree(a.trees)
     a.root[t + i] = -1
     adwin_reset(2 * i, a.adwin)
-    _vote(i, True, a)
+    _vote_out_of_turn(i, a)
 
 
 @njit(**HELPER)
@@ -173,7 +178,7 @@ def _learn_tree(i: int, node: int, label: int, weight: float, a: ForestArrays) -
 
 @njit(**RARE)
 def _learn_background(i: int, label: int, weight: float, a: ForestArrays) -> None:
-    _learn_tree(i, _vote(i, True, a), label, weight, a)
+    _learn_tree(i, _vote_out_of_turn(i, a), label, weight, a)
 
 
 @njit(**HELPER)

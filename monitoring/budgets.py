@@ -110,7 +110,9 @@ class Audit(Settings):
     """What the audit trail records and the auditor enforces."""
 
     summary_every: int = Field(
-        10_000, ge=1, description="labels a member learns between two summaries of it"
+        10_000,
+        ge=1,
+        description="labels a member learns between two summaries of it; more where it holds much",
     )
     expected_events: tuple[Event, ...] = Field(
         tuple(event for event in EVENTS if event not in ALARMING),

@@ -44,12 +44,9 @@ docs: setup ## Write docs/configuration.md from the settings classes
 kafka: setup ## Run a local Kafka broker on port 9092 until Ctrl-C
 	$(BIN)/python -m tests.broker --port 9092
 
-bench: setup ## Compare throughput with bare loops; ELEC= and HANDBOOK= add data sets
-	$(BIN)/python -m benchmarks.overhead $(BENCH)
-	$(BIN)/python -m benchmarks.kafka_path $(BENCH)
-	$(BIN)/python -m benchmarks.engine $(BENCH)
-	$(if $(ELEC),$(BIN)/python -m benchmarks.members --elec $(ELEC) $(filter --json,$(BENCH)))
-	$(if $(HANDBOOK),$(BIN)/millrace evaluate examples/handbook.toml --data $(HANDBOOK) --label-delay 7d $(filter --json,$(BENCH)))
+bench: setup ## Compare speed and accuracy with others; ELEC= and HANDBOOK= add data sets
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks $(BENCH) $(if $(ELEC),--elec $(ELEC)) $(if $(HANDBOOK),--handbook $(HANDBOOK))
 
 bench-recovery: setup ## Measure restarts, replay, kill -9 and what checkpoints cost
 	$(BIN)/python -m benchmarks.recovery $(BENCH)

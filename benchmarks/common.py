@@ -26,11 +26,14 @@ from rich.table import Table
 PACKAGES = ("millrace", "numpy", "numba", "river", "msgspec", "kafka-python")
 
 
-def arguments(doc: str | None) -> argparse.Namespace:
-    """``--json`` and ``--quick``, described by the program's docstring."""
+def arguments(
+    doc: str | None, more: Callable[[argparse.ArgumentParser], None] = lambda _: None
+) -> argparse.Namespace:
+    """``--json``, ``--quick`` and what ``more`` adds, described by the program's docstring."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="small counts: checks, not figures")
+    more(parser)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     return parser.parse_args()
 

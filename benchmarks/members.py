@@ -1,11 +1,13 @@
-"""Accuracy and speed of the compiled members beside River's, on the Electricity stream.
+"""The compiled members beside River, scikit-learn and Vowpal Wabbit, on the Electricity stream.
 
 ``python -m benchmarks.members --elec elec.csv.gz [--rows N] [--json]``. The file is the Electricity
 data set (Harries 1999) with the columns of :data:`COLUMNS` and ``class`` (1: the price went up).
 Every learner predicts each row, then learns it; and once more with each label 48 rows (one day)
 late. Electricity's labels run in series, so the table carries what repeating the last label gets,
 and kappa-temporal (Zliobaite et al. 2015): accuracy over that, 0 or less for a learner that knows
-no more. Times are processor times of this process; compare ratios only.
+no more. Times are processor times of this process; compare ratios only. Vowpal Wabbit is run from
+Python as its users do, an example object for each row; without the package (``pip install
+vowpalwabbit``) its line is left out and the result says so.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import json
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from river import forest, linear_model, optim, preprocessing, tree
+from sklearn.linear_model import SGDClassifier
+from sklearn.preprocessing import StandardScaler
 
+from benchmarks.common import arguments, show, target
 from models.base import F64, FeatureBatch, FeatureSchema
 from models.registry import build
 
@@ -140,6 +143,61 @@ def rivers(name: str, s: Stream) -> Result:
     return summary(name, score, late, s.y, seconds)
 
 
+class Vowpal:
+    """Vowpal Wabbit's logistic regression by adaptive, normalised, invariant updates (default)."""
+
+    def __init__(self) -> None:
+        import vowpalwabbit
+
+        self._vw = vowpalwabbit.Workspace("--loss_function logistic --link identity --quiet")
+
+    def predict(self, row: list[float]) -> float:
+        return float(self._vw.predict("| " + _vw_text(row)))
+
+    def learn(self, row: list[float], label: bool) -> None:
+        self._vw.learn(f"{1 if label else -1} | {_vw_text(row)}")
+
+
+def _vw_text(row: list[float]) -> str:
+    return " ".join(f"{name}:{value:g}" for name, value in zip(COLUMNS, row, strict=True))
+
+
+class Sgd:
+    """scikit-learn's SGDClassifier, row by row, behind the scaling it asks for."""
+
+    def __init__(self) -> None:
+        self._scaler = StandardScaler()
+        self._sgd = SGDClassifier(loss="log_loss", random_state=1)
+        self._fitted = False
+
+    def predict(self, row: list[float]) -> float:
+        if not self._fitted:
+            return 0.0
+        return float(self._sgd.decision_function(self._scaler.transform([row]))[0])
+
+    def learn(self, row: list[float], label: bool) -> None:
+        x = self._scaler.partial_fit([row]).transform([row])
+        self._sgd.partial_fit(x, [label], classes=[False, True])
+        self._fitted = True
+
+
+def others(name: str, make: Callable[[], Vowpal | Sgd], s: Stream) -> Result:
+    """A learner of another library, row by row."""
+    rows, labels = s.x.dense.tolist(), [bool(v) for v in s.y]
+    learner, score = make(), np.zeros(len(rows))
+    start = time.process_time()
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        score[i] = learner.predict(row)
+        learner.learn(row, label)
+    seconds = time.process_time() - start
+    learner, late = make(), np.zeros(len(rows))
+    for i, row in enumerate(rows):
+        late[i] = learner.predict(row)
+        if i >= LAG:
+            learner.learn(rows[i - LAG], labels[i - LAG])
+    return summary(name, score, late, s.y, seconds)
+
+
 def results(s: Stream) -> Iterator[Result]:
     """Every line, as it is ready."""
     yield no_change(s)
@@ -147,24 +205,31 @@ def results(s: Stream) -> Iterator[Result]:
         yield compiled(name, s)
     for name in RIVER:
         yield rivers(name, s)
+    yield others("scikit-learn SGD", Sgd, s)
+    if find_spec("vowpalwabbit"):
+        yield others("Vowpal Wabbit", Vowpal, s)
 
 
 def main() -> None:
     """Read the arguments, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    options = arguments(__doc__, _more)
+    found = {r.name: r for r in results(read(options.elec, options.rows))}
+    forest, arf = found["forest"], found["River ARF-10"]
+    targets = {
+        "forest_beside_river": target(forest.events_per_s / arf.events_per_s, 50, True),
+        "elec_accuracy": target(forest.accuracy, round(arf.accuracy - 0.005, 4), True),
+    }
+    if vowpal := found.get("Vowpal Wabbit"):
+        ratio = found["logistic"].events_per_s / vowpal.events_per_s
+        targets["logistic_beside_vowpal_wabbit"] = target(ratio, 5, True)
+    shown = {r.name: {k: round(v, 4) for k, v in r._asdict().items() if k != "name"}
+             for r in found.values()}  # fmt: skip
+    show("members", {"learners": shown, "targets": targets}, options.json)
+
+
+def _more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--elec", type=Path, required=True, help="elec.csv.gz")
     parser.add_argument("--rows", type=int, help="only the first rows")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    arguments = parser.parse_args()
-    stream = read(arguments.elec, arguments.rows)
-    table = Table(*("learner", "accuracy", "kappa-temp.", "AUC", "accuracy, 48 late", "events/s"))
-    for r in results(stream):
-        if arguments.json:
-            print(json.dumps(r._asdict()), flush=True)
-        figures = (f"{v:.4f}" for v in r[1:5])
-        table.add_row(r.name, *figures, f"{r.events_per_s:,.0f}" if r.events_per_s else "")
-    if not arguments.json:
-        Console().print(table)
 
 
 if __name__ == "__main__":

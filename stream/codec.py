@@ -235,9 +235,10 @@ class Codec:
                 f"expected at most limits.record_bytes = {self._limit}, got {size} bytes",
             )
         value = record.value
-        brackets = value.count(b"[") + value.count(b"{")
-        if brackets > DEPTH and _depth(value) > DEPTH:
-            raise _Refused("malformed", f"expected at most {DEPTH} nested levels")
+        if len(value) > 2 * DEPTH:  # a shorter one has no room for more, each with its end
+            brackets = value.count(b"[") + value.count(b"{")
+            if brackets > DEPTH and _depth(value) > DEPTH:
+                raise _Refused("malformed", f"expected at most {DEPTH} nested levels")
         return value
 
     def _value(self, value: object) -> int:

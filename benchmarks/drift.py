@@ -1,48 +1,70 @@
-"""Drift alarms: delay, false alarms and misses on the simulator's drift and stationary scenarios.
+"""Drift: delay, false alarms and misses of alarms and alerts, and what each reaction is worth.
 
 Run ``python -m benchmarks.drift [--json] [--quick]``. Ten seeds, 100,000 payments
 each, 2,000 a day; the drift comes on day 25. The whole engine runs with the members of
 ``benchmarks/traffic.py``, so weights, thresholds and learning are the service's. Every payment gets
 its label: at once, 1,000 payments later, or 7 days later. Alarms are those of the ensemble's error;
-delay counts labels from the first one of a payment after the drift. Nothing is left out at the
-start: an alarm while the models learn their first labels is a false one.
+delay counts labels from the first one of a payment after the drift. The alert on scores needs no
+label: its delay counts payments. Each reaction runs on the same payments as none.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import traffic
-from benchmarks.common import arguments, show
-from models.base import F64
+from benchmarks.common import arguments, show, target
+from models.base import F32, F64, I64
 from monitoring.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD
 from monitoring.drift import Alarm
+from monitoring.measures import SCORE_BOUNDS
 from stream.player import event_records, label_records
 from stream.records import Batch
 from stream.service import build_engine
 from stream.simulator import DAY_MS, PAYMENT, Payments, Simulator
 
 SEEDS = range(1, 11)
-"""Reported. The detectors' defaults were chosen on seeds 101 to 106."""
+"""Reported. The detectors' defaults were chosen on seeds 101 to 116."""
 EVENTS = 100_000
 SIZE = 1024
 WITHIN = 2_000
 """Labels after the drift within which an alarm counts as found in time: a day's."""
 DETECTORS = ("adwin", "page_hinkley")
+ALERT = "page_hinkley"
+"""What the alert ``MillraceDrift`` rests on."""
 DELAYS = {"at once": 0, "1,000 payments": 1_000, "7 days": None}
+REACTIONS = ("weights", "reset", "swap")
+AFTER = 5_000
+"""Labels after the drift over which a reaction is judged, beside all of them."""
+
+# The alert MillraceScoreDrift, with 30 minutes as its least number of scores.
+SCORE_DRIFT = 0.05
+FROM = 0.1
+WINDOW = 1_000
+LEARNED = 10_000
+_STEP = 125
+_HELD = 4  # steps: more than the 10 minutes for which it must hold
 
 
 class Run(NamedTuple):
-    """Rows (labels in order) of the ensemble's alarms by detector; the drift's row, if any."""
+    """Rows (labels in order) of the ensemble's alarms by detector; the drift's row, if any.
+
+    ``losses`` ``(labels,)`` is the ensemble's log loss; ``moved`` the events scored when the alert
+    on scores begins to fire, ``largest`` its statistic's maximum; ``drift_event`` the first event
+    after the drift.
+    """
 
     alarms: dict[str, list[int]]
     drift_row: int | None
-    labels: int
+    losses: F64
+    moved: list[int]
+    largest: float
+    drift_event: int | None
 
 
 def pieces(sim: Simulator, delay: int | None) -> Iterator[tuple[Payments, Payments]]:
@@ -61,38 +83,105 @@ def pieces(sim: Simulator, delay: int | None) -> Iterator[tuple[Payments, Paymen
         waiting = waiting[~due]
 
 
-def run(seed: int, drift: bool, delay: int | None, events: int) -> Run:
+class _Watch:
+    """Keeps what passes through an engine's drift monitor."""
+
+    def __init__(self, engine: Any) -> None:
+        self.alarms: dict[str, list[int]] = {name: [] for name in DETECTORS}
+        self.losses: list[F64] = []
+        self.scores: list[F64] = []
+        self.learned: list[int] = []
+        self.rows = 0
+        self._engine = engine
+        self._update, self._observe = engine.drift.update, engine.drift.observe
+        engine.drift.update, engine.drift.observe = self.update, self.observe
+
+    def update(self, losses: F64, at_ms: I64, watermark_ms: int) -> list[Alarm]:
+        found: list[Alarm] = self._update(losses, at_ms, watermark_ms)
+        for alarm in found:
+            if alarm.signal == "ensemble":
+                self.alarms[alarm.detector].append(self.rows + alarm.row)
+        self.losses.append(losses[:, 0].copy())
+        self.rows += len(losses)
+        return found
+
+    def observe(self, p: F64, dense: F32 | None = None) -> None:
+        self.scores.append(p.copy())
+        self.learned += [self._engine.counts["learned"]] * len(p)
+        self._observe(p, dense)
+
+
+def run(seed: int, drift: bool, delay: int | None, on_alarm: str = "none") -> Run:
     """One engine over one simulation."""
-    sim = Simulator(seed, 1000, 400, traffic.START_MS, drift=drift, events=events)
-    alarms: dict[str, list[int]] = {name: [] for name in DETECTORS}
-    rows = 0
+    sim = Simulator(seed, 1000, 400, traffic.START_MS, drift=drift, events=EVENTS)
     drift_row: int | None = None
+    drift_event: int | None = None
     with tempfile.TemporaryDirectory() as directory:
-        engine = build_engine(traffic.config(Path(directory)), None)
-        update = engine.drift.update
-
-        def watched(losses: F64) -> list[Alarm]:
-            found = update(losses)
-            for alarm in found:
-                if alarm.signal == "ensemble":
-                    alarms[alarm.detector].append(rows + alarm.row)
-            return found
-
-        engine.drift.update = watched  # type: ignore[method-assign]
+        config = traffic.config(Path(directory), drift={"on_alarm": on_alarm})
+        engine = build_engine(config, None)
+        watch = _Watch(engine)
         offsets = {"events": 0, "labels": 0}
         for seq, (payments, labels) in enumerate(pieces(sim, delay), 1):
+            if sim.drift_ms is not None and drift_event is None:
+                drift_event = _first(payments, sim.drift_ms, offsets["events"])
+            if sim.drift_ms is not None and drift_row is None:
+                drift_row = _first(labels, sim.drift_ms, watch.rows)
             slices = []
             made = (event_records(payments, seed), label_records(labels, seed))
             for topic, records in zip(offsets, made, strict=True):
                 if records:
                     slices.append(traffic.piece_slice(topic, offsets[topic], records))
                     offsets[topic] += len(records)
-            if sim.drift_ms is not None and drift_row is None:
-                after = np.flatnonzero(labels["event_time_ms"] >= sim.drift_ms)
-                drift_row = rows + int(after[0]) if len(after) else None
             engine.step(Batch(seq, traffic.CLOCK_MS, slices))
-            rows += len(labels)
-    return Run(alarms, drift_row, rows)
+    moved, largest = score_drift(np.concatenate(watch.scores), np.array(watch.learned))
+    losses = np.concatenate(watch.losses)
+    return Run(watch.alarms, drift_row, losses, moved, largest, drift_event)
+
+
+def _first(payments: Payments, drift_ms: int, before: int) -> int | None:
+    """The place of the first payment after the drift, ``before`` having come before these."""
+    after = np.flatnonzero(payments["event_time_ms"] >= drift_ms)
+    return before + int(after[0]) if len(after) else None
+
+
+def score_drift(p: F64, learned: I64) -> tuple[list[int], float]:
+    """When the alert on scores begins to fire, in scores, and the largest value of its statistic.
+
+    As the rule has it: the largest gap of the two distribution functions from :data:`FROM` on,
+    between this window and the one that ended a window before it began.
+    """
+    n, kept = len(p) // _STEP, [i for i, b in enumerate(SCORE_BOUNDS) if b >= FROM]
+    bins = np.searchsorted(SCORE_BOUNDS, p[: n * _STEP]).reshape(n, _STEP)
+    counts = np.array([np.bincount(row, minlength=len(SCORE_BOUNDS) + 1) for row in bins])
+    total = np.vstack([np.zeros(counts.shape[1]), counts.cumsum(axis=0)])
+    width = WINDOW // _STEP
+    ecdf = (total[width:] - total[:-width]).cumsum(axis=1)[:, kept] / WINDOW
+    gap = np.abs(ecdf[2 * width :] - ecdf[: -2 * width]).max(axis=1)
+    # Labels learned when the older window began.
+    gap = np.where(learned[: n * _STEP : _STEP][: len(gap)] >= LEARNED, gap, 0.0)
+    held = np.lib.stride_tricks.sliding_window_view(gap, _HELD).min(axis=1)
+    fires = np.flatnonzero(np.diff(np.concatenate(([0], held > SCORE_DRIFT))) == 1)
+    ends = (fires + _HELD - 1 + 3 * width) * _STEP
+    return ends.tolist(), float(held.max())
+
+
+def delays_of(rows: Sequence[Sequence[int]], starts: Sequence[int | None]) -> dict[str, Any]:
+    """How often and how late something fired after the drift, and how often before."""
+    found = []
+    early = 0
+    for fired, at in zip(rows, starts, strict=True):
+        start = at or 0
+        early += sum(r < start for r in fired)
+        found.append(next((r - start for r in fired if r >= start), None))
+    delays = sorted(d for d in found if d is not None)
+    return {
+        "found": len(delays),
+        "found_within": sum(d <= WITHIN for d in delays),
+        "missed": found.count(None),
+        "delay_median": int(np.median(delays)) if delays else None,
+        "delay_worst": delays[-1] if delays else None,
+        "false_before_the_drift": early,
+    }
 
 
 def judge(name: str, drifting: list[Run], calm: list[Run]) -> dict[str, Any]:
@@ -101,22 +190,39 @@ def judge(name: str, drifting: list[Run], calm: list[Run]) -> dict[str, Any]:
     def of(run: Run) -> list[int]:
         return sorted(r for d in DETECTORS if name in (d, "either") for r in run.alarms[d])
 
-    found = []
-    early = 0
-    for one in drifting:
-        start = one.drift_row or 0
-        early += sum(r < start for r in of(one))
-        found.append(next((r - start for r in of(one) if r >= start), None))
-    delays = sorted(d for d in found if d is not None)
-    return {
-        "found": len(delays),
-        "found_within": sum(d <= WITHIN for d in delays),
-        "missed": found.count(None),
-        "delay_median_labels": int(np.median(delays)) if delays else None,
-        "delay_worst_labels": delays[-1] if delays else None,
-        "false_before_the_drift": early,
-        "false_on_stationary": sum(len(of(one)) for one in calm),
+    found = delays_of([of(one) for one in drifting], [one.drift_row for one in drifting])
+    return found | {"false_on_stationary": sum(len(of(one)) for one in calm)}
+
+
+def judge_scores(drifting: list[Run], calm: list[Run]) -> dict[str, Any]:
+    """The alert on scores; delays are in payments."""
+    found = delays_of([one.moved for one in drifting], [one.drift_event for one in drifting])
+    return found | {
+        "false_on_stationary": sum(len(one.moved) for one in calm),
+        "largest_on_stationary": round(max(one.largest for one in calm), 4),
+        "least_with_drift": round(min(one.largest for one in drifting), 4),
     }
+
+
+def worth(plain: list[Run], reacting: list[Run]) -> dict[str, Any]:
+    """Mean log loss with a reaction beside that without, on the same payments."""
+    found = {}
+    for name, span in (("next_5000", AFTER), ("to_the_end", EVENTS)):
+        parts = []
+        for one, other in zip(plain, reacting, strict=True):
+            start = EVENTS // 2 if one.drift_row is None else one.drift_row
+            parts.append([r.losses[start : start + span].mean() for r in (one, other)])
+        without, with_it = np.array(parts).T
+        gain = without - with_it
+        found[name] = {
+            "none": round(float(without.mean()), 5),
+            "reaction": round(float(with_it.mean()), 5),
+            "better_by": round(float(gain.mean()), 5),
+            "standard_error": round(float(gain.std(ddof=1) / len(gain) ** 0.5), 5),
+            "better": int((gain > 0).sum()),
+            "worse": int((gain < 0).sum()),
+        }
+    return found
 
 
 def main() -> None:
@@ -126,17 +232,32 @@ def main() -> None:
     figures: dict[str, Any] = {
         "seeds": len(seeds),
         "events": EVENTS,
-        "within_labels": WITHIN,
+        "within": WITHIN,
         "adwin_delta": ADWIN_DELTA,
         "page_hinkley_threshold": PAGE_HINKLEY_THRESHOLD,
+        "score_drift_threshold": SCORE_DRIFT,
     }
+    targets: dict[str, Any] = {}
     for label, delay in DELAYS.items():
-        drifting = [run(seed, True, delay, EVENTS) for seed in seeds]
-        calm = [run(seed, False, delay, EVENTS) for seed in seeds]
-        figures[f"labels {label}"] = {
-            name: judge(name, drifting, calm) for name in (*DETECTORS, "either")
+        drifting = [run(seed, True, delay) for seed in seeds]
+        calm = [run(seed, False, delay) for seed in seeds]
+        judged = {name: judge(name, drifting, calm) for name in (*DETECTORS, "either")}
+        figures[f"labels {label}"] = judged | {"scores": judge_scores(drifting, calm)}
+        alert, scores = judged[ALERT], figures[f"labels {label}"]["scores"]
+        false = ("false_before_the_drift", "false_on_stationary")
+        targets[f"labels {label}"] = {
+            "MillraceDrift found within": target(alert["found_within"], len(seeds), at_least=True),
+            "MillraceDrift false": target(sum(alert[k] for k in false), 0, at_least=False),
+            "MillraceScoreDrift false": target(sum(scores[k] for k in false), 0, at_least=False),
         }
-    show("Drift alarms of the ensemble", figures, options.json)
+        if delay == 1_000:
+            continue  # the two ends say what a reaction is worth
+        for reaction in REACTIONS:
+            figures[f"labels {label}"][f"on_alarm {reaction}"] = {
+                "drift": worth(drifting, [run(seed, True, delay, reaction) for seed in seeds]),
+                "stationary": worth(calm, [run(seed, False, delay, reaction) for seed in seeds]),
+            }
+    show("Drift alarms, alerts and reactions", figures | {"targets": targets}, options.json)
 
 
 if __name__ == "__main__":

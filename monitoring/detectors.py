@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from models.base import F64, I64
 
 ADWIN_DELTA = 0.00001
-PAGE_HINKLEY_THRESHOLD = 15.0
-# Both chosen on simulations of other seeds than benchmarks/drift.py reports, see docs/drift.md.
+PAGE_HINKLEY_THRESHOLD = 6.5
+# Chosen, like _PH_DELTA, on other seeds than benchmarks/drift.py reports; see docs/drift.md.
 
 # River's defaults for the rest.
 _CLOCK, _BUCKETS, _SHORTEST, _GRACE = 32, 5, 5, 10
-_PH_GRACE, _PH_DELTA, _PH_FADE = 30, 0.005, 1 - 0.0001
+_PH_GRACE, _PH_FADE = 30, 1 - 0.0001
+_PH_DELTA = 0.0125  # half of the least rise to be found: the error of a good scorer is near 0.01
 _LEVELS = 48  # 6 * 2^48 values: no stream is longer
 
 # Columns of the detectors' numbers.
@@ -96,7 +97,7 @@ class Adwin:
 class PageHinkley:
     """Page-Hinkley test for a rise, on ``k`` signals at once (Page 1954, doi 10.2307/2333009).
 
-    Sums the deviations above the mean, ``S = max(0, a S + x - mean - 0.005)``, and alarms at
+    Sums the deviations above the mean, ``S = max(0, a S + x - mean - 0.0125)``, and alarms at
     ``threshold``; then it starts afresh. Sum and mean fade by ``a = 0.9999`` (Gama et al. 2013, doi
     10.1007/s10994-012-5320-9): a mean since the start would hold a learner's first, bad scores for
     ever. River's has no fading mean, and fades the distance from the extreme away from zero: after

@@ -350,9 +350,10 @@ class Engine:
         """Judge the scores that were made, then learn from the features as they were scored."""
         p = self._probabilities(rows)
         self.quality.update(p, y, rows["alert"])
-        for alarm in self.drift.update(log_loss(p, y)):
+        at_ms = np.ascontiguousarray(rows["event_time_ms"])
+        for alarm in self.drift.update(log_loss(p, y), at_ms, self.watermark_ms):
             self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
-            self.reactions.alarm(alarm, int(rows["event_time_ms"][alarm.row]))
+            self.reactions.alarm(alarm, int(at_ms[alarm.row]))
         x = FeatureBatch(
             self.features.schema,
             np.ascontiguousarray(rows["dense"]),

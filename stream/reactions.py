@@ -19,16 +19,12 @@ from models.base import F64, FeatureBatch, FeatureSchema, Model, State
 from models.ensemble import Ensemble, MemberError
 from monitoring.auditor import Auditor
 from monitoring.budgets import Reaction
-from monitoring.drift import Alarm
+from monitoring.drift import WARM_UP, Alarm
 from stream.codec import hash_text
 from stream.schema import Config, Drift
 
 ACTING = "page_hinkley"
 """The one detector whose alarms act: ADWIN raises false ones where labels come a week late."""
-
-RIPE = 1_000
-"""Labels that a part must have learned since it began anew before the scores that it makes from
-then on can set anything off: fresh members score badly, and late labels tell so much later."""
 
 
 def fresh_member(config: Config, schema: FeatureSchema) -> Callable[[str, int], Model]:
@@ -72,7 +68,8 @@ class Reactions:
         """Act on an alarm that the score of an event of this time raised, if it is to be acted on.
 
         Not acted on: an alarm of a member that does not learn, or one about scores that an older
-        model made, or a newer one that was not ripe.
+        model made, or a newer one before it had learned :data:`~monitoring.drift.WARM_UP` labels:
+        fresh models score badly, and late labels tell so much later.
         """
         reaction = self._settings.on_alarm
         if alarm.detector != ACTING or reaction == "none":
@@ -94,7 +91,7 @@ class Reactions:
         return name not in self._unripe and event_time_ms > self._ripe_ms.get(name, -1)
 
     def _began(self, name: str) -> None:
-        self._unripe[name] = RIPE
+        self._unripe[name] = WARM_UP
 
     def _forget(self, signal: str) -> None:
         """The combiner begins anew, unless it is one that learns nothing."""

@@ -196,12 +196,15 @@ def _labelled() -> list[Panel]:
     )
 
 
-def _ecdf(offset: str = "") -> str:
-    """The scores' distribution function: classic buckets hold it, so KS needs no state."""
-    buckets, count = (
-        f"rate(millrace_score_ratio_{part}{{{MODEL}}}[5m]{offset})" for part in ("bucket", "count")
-    )
-    return f"({buckets} / ignoring (le) group_left {count})"
+def _shift(bounds: str) -> str:
+    """Kolmogorov-Smirnov over these bounds: classic buckets are the distribution function."""
+
+    def ecdf(offset: str) -> str:
+        buckets = f"rate(millrace_score_ratio_bucket{{{MODEL}{bounds}}}[5m]{offset})"
+        count = f"rate(millrace_score_ratio_count{{{MODEL}}}[5m]{offset})"
+        return f"({buckets} / ignoring (le) group_left {count})"
+
+    return f"max(abs({ecdf('')} - {ecdf(' offset 1h')}))"
 
 
 def _drifting() -> list[Panel]:
@@ -218,10 +221,12 @@ def _drifting() -> list[Panel]:
             panel(
                 "Shift of the scores",
                 "Kolmogorov-Smirnov distance of the last 5 minutes' scores to those an hour "
-                "before, and the population stability index that the service keeps.",
+                "before, over all bounds and over those from 0.1 on (what alerts), and the "
+                "population stability index that the service keeps.",
                 "none",
                 [
-                    (f"max(abs({_ecdf()} - {_ecdf(' offset 1h')}))", "KS"),
+                    (_shift(""), "KS"),
+                    (_shift(', le=~"0[.][1-9].*"'), "KS from 0.1 on"),
                     (f"millrace_score_psi{{{MODEL}}}", "PSI"),
                 ],
                 min=0,

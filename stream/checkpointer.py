@@ -30,6 +30,8 @@ _BUDGET_SHARE = 0.75  # of the recovery budget: the rest is for loading the gene
 _STEP_SHARE = 0.25  # of that: what one step may take, since it is replayed whole
 _FIRST_RECORDS = 256
 """Records of a step whose cost nobody has measured yet."""
+_ENOUGH = 64
+"""A step of fewer records tells of its overhead, not of what a record costs."""
 
 
 class Checkpointer:
@@ -104,7 +106,7 @@ class Checkpointer:
     def stepped(self, seconds: float, records: int) -> None:
         """A step of so many records took ``seconds``, and would in a replay."""
         self.replay_s += seconds
-        if records:
+        if records >= _ENOUGH:
             cost = seconds / records
             # Rising at once and falling slowly: trees grow, and a small step pays for its overhead.
             self._record_s = max(cost, 0.75 * self._record_s + 0.25 * cost)

@@ -117,7 +117,10 @@ def test_the_breaker_stops_before_the_commit(tmp_path: Path) -> None:
     with pytest.raises(BreakerOpen, match=r"limits\.dead_letter_share.*malformed"), running(c) as s:
         caught_up(s, 10_000)
     assert contents(c, "dead-letters") == []
-    assert contents(c, "scores") == []
+    log = module.open_log(c, module.wall_clock_ms)
+    taken = sum(r.count for step in log.journal() for r in step.ranges)
+    log.close()
+    assert len(contents(c, "scores")) == taken < 900  # of earlier, smaller steps
 
 
 def test_the_breaker_lets_a_few_bad_records_pass(tmp_path: Path) -> None:

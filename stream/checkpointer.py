@@ -41,7 +41,7 @@ class Checkpointer:
     ----------
     written_total, failures_total : int
     last_success_s : float
-        Wall clock of the newest published generation, epoch seconds; 0 before the first.
+        Wall clock of the newest generation, loaded or published, epoch seconds; 0 before any.
     last_bytes : int
     last_duration_s, snapshot_s : float
         Seconds the last write took beside the loop, and the last snapshot took in it.
@@ -81,6 +81,9 @@ class Checkpointer:
     def restored(self, recovered: Recovered) -> None:
         """Replaying to here took this long: it counts towards the next one."""
         self._last_seq = recovered.from_seq
+        if recovered.loaded is not None and self.written_total == 0:
+            self.last_success_s = recovered.loaded.written_ms / 1000
+            self.last_bytes = recovered.loaded.total_bytes
         self._last_s = time.monotonic()
         self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
 

@@ -36,11 +36,12 @@ class Diverged(MillraceError):
 
 
 class Recovered(msgspec.Struct):
-    """A restored engine and what it took."""
+    """A restored engine and what it took; ``loaded`` is the manifest it began with, if any."""
 
     engine: Engine
     positions: dict[tuple[str, int], int]
     from_seq: int
+    loaded: Manifest | None = None
     replayed_steps: int = 0
     replayed_records: int = 0
     seconds: float = 0.0
@@ -131,7 +132,7 @@ def _restore(loaded: Loaded, build: Build) -> Recovered:
     engine = build(Config.model_validate(manifest.config))
     engine.restore(loaded.state, loaded.segments)
     positions = {(t, p): o for t, p, o in manifest.positions}
-    recovered = Recovered(engine, positions, manifest.seq)
+    recovered = Recovered(engine, positions, manifest.seq, manifest)
     recovered.elsewhere = manifest.fingerprint != fingerprint()
     return recovered
 

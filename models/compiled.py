@@ -144,6 +144,8 @@ class TreeModel(CompiledModel):
     Its state holds the arena up to the furthest node and leaf ever in use.
     """
 
+    _version = 2  # 1: histograms by the bins' ids
+
     def __init__(self, schema: FeatureSchema, arrays: Any) -> None:
         super().__init__(schema, arrays)
         # The kernel plants the trees: a helper called from here would be compiled for it alone.

@@ -24,7 +24,7 @@ from tests.tools import program
 
 pytestmark = pytest.mark.browser
 
-EVENTS, BAD, LATE = 1200, 7, 100
+EVENTS, BAD, LATE = 6000, 7, 100
 CHARTS = ("quality", "flow", "latency", "scores", "weights", "parameters")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
 SILENT = ["--disable-background-networking", "--disable-component-update", "--no-first-run"]

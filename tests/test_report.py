@@ -21,7 +21,7 @@ from stream.service import build_engine
 from tests.factory import config, event, truth
 from tests.tools import program
 
-EVENTS = 3000
+EVENTS = 6000
 TITLES = (
     "Quality of the ensemble",
     "PR AUC by scorer",

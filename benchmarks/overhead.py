@@ -1,10 +1,11 @@
-"""What the service costs around River members: the service beside a bare loop over the same rows.
+"""What the service costs around River members, and what watching it costs.
 
 Run ``python -m benchmarks.overhead [--json] [--quick]``. The bare loop has its dicts and labels
 ready in memory: ``predict_proba_one``, ``learn_one``, nothing else. The service runs on the
 embedded log: it reads and decodes events and labels as JSON, scores, holds, joins, measures quality
 and drift, audits, and commits every step durably. Both score each event once and learn each label
-once, in the same order; features are four raw numbers on both sides.
+once, in the same order; features are four raw numbers on both sides. Watching: the compiled members
+with HTTP, readings for metrics and live page and a scrape a second, beside the same without.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks import traffic
 from benchmarks.common import arguments, compare, repeat, show, target, timed
 from benchmarks.service import drain
 from stream.records import NewRecord
+from tests.broker import free_port
 
 FIELDS = ("a", "b", "c", "d")
 EVENT = {"id": "id", "time": "time", "time_format": "ms", "fields": dict.fromkeys(FIELDS, "number")}
@@ -87,6 +89,21 @@ def served(made: list[Row], member: dict[str, Any], size: int = 4096) -> dict[st
         return drain(config, records, len(made))
 
 
+def watched(events: int, rounds: int) -> dict[str, Any]:
+    """The service with the compiled members: HTTP, readings and a scrape a second, or none."""
+
+    def once(http: dict[str, Any]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as directory:
+            config = traffic.config(Path(directory), http=http)
+            records = traffic.append(config, traffic.pieces(traffic.simulator(events), 4096))
+            return drain(config, records, events)
+
+    found = compare(
+        lambda: once({"port": free_port()}), lambda: once({"enabled": False}), max(rounds, 3)
+    )
+    return {"served": found.pop("ours"), "alone": found.pop("theirs")} | found
+
+
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__)
@@ -103,7 +120,12 @@ def main() -> None:
         )
         found[name] = {"service": result.pop("ours"), "bare_loop": result.pop("theirs")} | result
     found["constant"] = repeat(lambda: served(many, traffic.CONSTANT), rounds)
-    found["targets"] = {"arf": target(found["arf"]["ratio"]["median"], 0.75, True)}
+    found["watched"] = watched(5 * 4096 if options.quick else 50 * 4096, rounds)
+    found["targets"] = {
+        "scrape_ms": target(found["watched"]["served"].get("scrape_ms", 0.0), 50, False),
+        "monitoring_cost": target(1 - found["watched"]["ratio"]["median"], 0.01, False),
+        "arf": target(found["arf"]["ratio"]["median"], 0.75, True),
+    }
     show("overhead", found, options.json)
 
 

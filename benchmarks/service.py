@@ -6,13 +6,19 @@ commit of the last step; opening the log, restoring and stopping are left out.
 
 from __future__ import annotations
 
+import http.client
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from benchmarks.common import rates
 from models.base import MillraceError
 from stream.config import Config
+from stream.daemon import SWITCH_S
+from stream.front import Front
 from stream.records import Outputs
 from stream.service import Service
 
@@ -50,15 +56,44 @@ class _Timed(Service):
         self.over.set()
 
 
+@contextmanager
+def scraped(service: Service) -> Iterator[list[float]]:
+    """Serve HTTP and fetch ``/metrics`` each second; the seconds of each fetch."""
+    front = Front(service)
+    front.start()
+    stop, seconds = threading.Event(), list[float]()
+
+    def scrape() -> None:
+        while not stop.wait(1.0):
+            started = time.perf_counter()
+            connection = http.client.HTTPConnection("127.0.0.1", service.config.http.port)
+            connection.request("GET", "/metrics")
+            connection.getresponse().read()
+            connection.close()
+            seconds.append(time.perf_counter() - started)
+
+    thread = threading.Thread(target=scrape, name="scrape")
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        stop.set()
+        thread.join()
+        front.stop()
+
+
 def drain(config: Config, records: int, events: int) -> dict[str, Any]:
     """Run the service until ``records`` input records are committed; rates in ``events``.
 
-    Processor time is that of the whole process, commit thread and Kafka clients included.
+    Processor time is that of the whole process, commit thread and Kafka clients included. Where the
+    configuration has HTTP on, it is served, and scraped each second.
     """
+    sys.setswitchinterval(SWITCH_S)  # as in the daemon
     service = _Timed(config, records)
     thread = threading.Thread(target=service.guarded, name="service")
-    thread.start()
-    service.over.wait()
+    with scraped(service) if config.http.enabled else nullcontext([]) as scrapes:
+        thread.start()
+        service.over.wait()
     service.stop()
     thread.join()
     if service.failure is not None:
@@ -67,10 +102,14 @@ def drain(config: Config, records: int, events: int) -> dict[str, Any]:
         raise MillraceError(f"benchmark: the service stopped with {service.left} records left")
     counts = service.engine.counts
     wall, cpu = (e - b for b, e in zip(service.begin, service.end, strict=True))
-    return rates(events, wall, cpu) | {
-        "scored": counts["scored"],
-        "learned": counts["learned"],
-        "dead_letters": sum(v for k, v in counts.items() if k.startswith("dead.")),
-        "steps": service.engine.seq,
-        "checkpoints": service.checkpoints,
-    }
+    return (
+        rates(events, wall, cpu)
+        | {
+            "scored": counts["scored"],
+            "learned": counts["learned"],
+            "dead_letters": sum(v for k, v in counts.items() if k.startswith("dead.")),
+            "steps": service.engine.seq,
+            "checkpoints": service.checkpoints,
+        }
+        | ({"scrape_ms": round(1000 * max(scrapes), 1)} if scrapes else {})
+    )

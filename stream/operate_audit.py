@@ -209,9 +209,10 @@ def _compare(path: Path, vouched: Mapping[int, Mapping[str, Any]]) -> str:
     if record is None:
         return "the trail has no record of this checkpoint"
     ensemble = _ensemble(path)
-    for name, root in ensemble.roots().items():
-        if record["roots"].get(name) != root:
-            return f"{name}: expected digest {record['roots'].get(name)}, got {root}"
+    vouched_roots, roots = record["roots"], ensemble.roots()
+    for name in [*roots, *vouched_roots]:
+        if vouched_roots.get(name) != roots.get(name):
+            return f"{name}: expected digest {vouched_roots.get(name)}, got {roots.get(name)}"
     for name, member in ensemble.members.items():
         held = count(member, target=name).totals.held
         if record["held"].get(name) != held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from models.base import F64, FeatureBatch
 from models.constant import ConstantModel
 from monitoring.budgets import EVENTS, REACTIONS
 from monitoring.drift import WARM_UP, Alarm
-from stream.checkpoint import Snapshot, StateDirectory
+from stream.checkpoint import Snapshot, StateDirectory, list_generations
 from stream.config import ConfigError, canonical
 from stream.engine import Engine
 from stream.fingerprint import fingerprint
@@ -388,6 +389,14 @@ def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) ->
     state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
     state.close()
     assert check_generations(engine.config, lines) == [{"seq": 1, "verdict": "match"}]
+    path = next(iter(list_generations(engine.config.state_dir)))
+    shutil.rmtree(path)
+    engine.ensemble.challengers.clear()
+    state = StateDirectory(engine.config.state_dir)
+    state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
+    state.close()
+    [row] = check_generations(engine.config, lines)
+    assert row["verdict"].startswith("challenger of linear: expected digest")
 
 
 # ---------------------------------------------------------------------- audit, metrics, settings

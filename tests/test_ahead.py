@@ -83,6 +83,7 @@ def test_slow_members_take_small_steps(tmp_path: Path) -> None:
         checkpointer.stepped(0.1, 100)
         assert 75 < checkpointer.most_records(4096) < 100
     finally:
+        service.stop()  # its watchdog would end the process for want of a heartbeat
         service.checkpointer.close()
         service.committer.close()
         service.directory.close()

@@ -44,6 +44,11 @@ class Ahead:
     def _read(self, limit: int, decode: Decode) -> list[Slice]:
         return [decode(piece) for piece in self._log.poll(limit, 0.0)]
 
+    @property
+    def backlog(self) -> bool:
+        """Whether a batch is being read ahead, or has been."""
+        return self._next is not None
+
     def forget(self) -> None:
         """Drop what was read ahead, before the log is read from elsewhere: seek it afterwards."""
         reading, self._next = self._next, None

@@ -1,7 +1,7 @@
 """Generations on disk: the state as of one step, verified before it is believed.
 
-``generations/<seq>/`` holds ``arrays.safetensors``, ``state.msgpack``, the pending store's segments
-as hard links, and ``manifest.json``, written last. A generation is written to a temporary
+``generations/<seq>/`` holds ``arrays.safetensors.zst``, ``state.msgpack``, the pending store's
+segments as hard links, and ``manifest.json``, written last. A generation is written to a temporary
 directory, synced, and renamed into place only after the commit of its step; a crash at any point
 leaves either the old generations or the new one. Loading goes from the newest to the oldest; what
 fails its checksums is moved to ``quarantine/``, never deleted and never loaded. No pickle is read
@@ -23,6 +23,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import structlog
+import zstandard
 from numpy.typing import NDArray
 
 from models.base import MillraceError, State, StateError
@@ -31,7 +32,9 @@ from stream.segments import SegmentFile
 
 logger = structlog.get_logger()
 
-FORMAT = 1
+FORMAT = 2
+"""1: arrays that were not compressed."""
+_ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
 
 
 class CheckpointError(MillraceError):
@@ -249,7 +252,13 @@ def load(path: Path, manifest: Manifest) -> Loaded:
     verify(path, manifest)
     try:
         state = _read_state(path)
-    except (OSError, msgspec.MsgspecError, safetensors.SafetensorError, KeyError) as error:
+    except (
+        OSError,
+        msgspec.MsgspecError,
+        safetensors.SafetensorError,
+        zstandard.ZstdError,
+        KeyError,
+    ) as error:
         raise CheckpointError(f"{path}: {error}") from error
     segments = {
         int(name.removeprefix("pending-").removesuffix(".seg")): path / name
@@ -281,10 +290,9 @@ def _sealed(manifest: Manifest) -> bytes:
 def _write_state(directory: Path, state: State) -> dict[str, FileEntry]:
     arrays: dict[str, NDArray[Any]] = {}
     rest = _split(state, "", arrays)
-    files = {
-        "arrays.safetensors": safetensors.numpy.save(arrays),
-        "state.msgpack": msgspec.msgpack.encode(rest),
-    }
+    # Trees' histograms are mostly zeros: compressing 46 MB to 7 takes 50 ms, writing the rest 120.
+    packed = zstandard.ZstdCompressor(level=1).compress(safetensors.numpy.save(arrays))
+    files = {_ARRAYS: packed, _REST: msgspec.msgpack.encode(rest)}
     entries = {}
     for name, raw in files.items():
         _write_durably(directory / name, raw)
@@ -293,8 +301,9 @@ def _write_state(directory: Path, state: State) -> dict[str, FileEntry]:
 
 
 def _read_state(directory: Path) -> State:
-    arrays = safetensors.numpy.load((directory / "arrays.safetensors").read_bytes())
-    rest = msgspec.msgpack.decode((directory / "state.msgpack").read_bytes())
+    packed = (directory / _ARRAYS).read_bytes()
+    arrays = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(packed))
+    rest = msgspec.msgpack.decode((directory / _REST).read_bytes())
     return _join(rest, arrays)
 
 

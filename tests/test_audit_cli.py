@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import safetensors.numpy
+import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -231,13 +232,13 @@ def reseal(generation: Path) -> None:
 
 def alter(generation: Path, array: str) -> None:
     """Change one weight by one bit, and make the generation look whole."""
-    path = generation / "arrays.safetensors"
-    arrays = safetensors.numpy.load(path.read_bytes())
+    path = generation / "arrays.safetensors.zst"
+    arrays = safetensors.numpy.load(zstandard.decompress(path.read_bytes()))
     [name] = [n for n in arrays if n.endswith(array)]
     flat = arrays[name].reshape(-1).view("u1")
     flat[0] ^= 1
     path.unlink()  # the file may be shared with a copy
-    path.write_bytes(safetensors.numpy.save(arrays))
+    path.write_bytes(zstandard.compress(safetensors.numpy.save(arrays)))
     reseal(generation)
 
 

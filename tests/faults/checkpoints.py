@@ -306,7 +306,7 @@ def _by_command(directory: Path, seed: int, tally: Tally, progress: Progress) ->
     traffic = Traffic(seed + 2)
     shard.log.create_topics()
     feeder = Feeder(shard, traffic, 10_000)
-    names = ("manifest.json", "arrays.safetensors", "state.msgpack")
+    names = ("manifest.json", "arrays.safetensors.zst", "state.msgpack")
     for i, name in enumerate(names):
         with Worker(shard.path) as worker:
             worker.wait_for("restored")

@@ -98,6 +98,10 @@ class TorchModel(Model):
     sums that are split over threads give other bits. A score's last bits may depend on the number
     of rows scored together, and training on how rows are cut into calls: a replay repeats both.
     A module with batch normalisation cannot learn a single row; give it a ``LayerNorm``.
+
+    The built-in network scores 0 until it has learned a row: its random weights on raw inputs gave
+    0.99, and alerts, for as long as labels were on their way. A module of one's own may have been
+    trained before, and is believed.
     """
 
     Params = TorchParams
@@ -107,6 +111,7 @@ class TorchModel(Model):
         self._name = params.module or "the built-in network"
         self._rng = torch.Generator().manual_seed(seed & (2**64 - 1)).get_state()
         self.skipped = 0
+        self._ready = params.module is not None
         self._standardiser = Standardiser(len(schema.dense))
         with self._own_world():
             self._module = _build(params, schema)
@@ -124,11 +129,13 @@ class TorchModel(Model):
         """See :meth:`models.base.Model.score`: one forward pass, without dropout."""
         with self._own_world(keep=False), torch.inference_mode():
             self._module.eval()
-            return self._forward(*self._inputs(x)).numpy().astype(np.float64)[:, None]
+            logits = self._forward(*self._inputs(x)).numpy().astype(np.float64)[:, None]
+        return logits if self._ready else np.zeros_like(logits)
 
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """See :meth:`models.base.Model.learn`; rows of weight 0 are left out."""
         rows = np.flatnonzero(w > 0)
+        self._ready |= len(rows) > 0
         with self._own_world():
             self._module.train()
             for epoch in range(self._params.epochs):
@@ -239,6 +246,7 @@ class TorchModel(Model):
             "rng": _array(self._rng),
             "standardiser": self._standardiser.state(),
             "skipped": self.skipped,
+            "ready": self._ready,
         }
 
     def restore(self, state: State) -> None:
@@ -269,6 +277,7 @@ class TorchModel(Model):
         self._optimizer.state.clear()
         self._optimizer.state.update(kept)
         self.skipped = int(state["skipped"])
+        self._ready = bool(state.get("ready", True))
 
 
 class Network(nn.Module):

@@ -38,11 +38,11 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 docs: setup ## Write docs/configuration.md from the settings classes
-	$(BIN)/python -m stream.reference > configuration.new
+	$(BIN)/python -m stream.settings.reference > configuration.new
 	mv configuration.new docs/configuration.md
 
 kafka: setup ## Run a local Kafka broker on port 9092 until Ctrl-C
-	$(BIN)/python -m tests.broker --port 9092
+	$(BIN)/python -m tests.support.broker --port 9092
 
 bench: setup ## Compare speed and accuracy with others; ELEC= and HANDBOOK= add data sets
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

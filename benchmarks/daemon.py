@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.traffic import EXAMPLE
 from models.base import MillraceError
-from tests.broker import free_port
+from tests.support.broker import free_port
 
 _DEADLINE_S = 180.0
 

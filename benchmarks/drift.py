@@ -1,11 +1,11 @@
 """Drift: delay, false alarms and misses of alarms and alerts, and what each reaction is worth.
 
-Run ``python -m benchmarks.drift [--json] [--quick]``. Ten seeds, 100,000 payments
-each, 2,000 a day; the drift comes on day 25. The whole engine runs with the members of
-``benchmarks/traffic.py``, so weights, thresholds and learning are the service's. Every payment gets
-its label: at once, 1,000 payments later, or 7 days later. Alarms are those of the ensemble's error;
-delay counts labels from the first one of a payment after the drift. The alert on scores needs no
-label: its delay counts payments. Each reaction runs on the same payments as none.
+Run ``python -m benchmarks.drift [--json] [--quick]``. Ten seeds, 100,000 payments each, 2,000 a
+day; the drift comes on day 25. The whole engine runs with the members of ``benchmarks/traffic.py``,
+so weights, thresholds and learning are the service's. Every payment gets its label: at once, 1,000
+payments later, or 7 days later. Alarms are those of the ensemble's error; delay counts labels from
+the first one of a payment after the drift. The alert on scores needs no label: its delay counts
+payments. Each reaction runs on the same payments as none.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 from benchmarks import traffic
 from benchmarks.common import arguments, show, target
 from models.base import F32, F64, I64
-from monitoring.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD
-from monitoring.drift import Alarm
-from monitoring.measures import SCORE_BOUNDS
-from stream.player import event_records, label_records
-from stream.records import Batch
-from stream.service import build_engine
-from stream.simulator import DAY_MS, PAYMENT, Payments, Simulator
+from monitoring.drift.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD
+from monitoring.drift.monitor import Alarm
+from monitoring.quality.measures import SCORE_BOUNDS
+from stream.contract.records import Batch
+from stream.demo.player import event_records, label_records
+from stream.demo.simulator import DAY_MS, PAYMENT, Payments, Simulator
+from stream.run.assemble import build_engine
 
 SEEDS = range(1, 11)
 """Reported. The detectors' defaults were chosen on seeds 101 to 116."""

@@ -19,10 +19,10 @@ from benchmarks.daemon import Daemon
 from benchmarks.river_loop import RiverLoop
 from benchmarks.service import drain
 from benchmarks.windows import measure as measure_windows
-from stream.config import Config
-from stream.records import Batch
-from stream.service import build_engine, open_log, wall_clock_ms
-from tests.broker import bootstrap, unique
+from stream.contract.records import Batch
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.settings.schema import Config
+from tests.support.broker import bootstrap, unique
 
 BATCH = 4096
 

@@ -79,8 +79,8 @@ def _options() -> argparse.Namespace:
 
 def evaluate(config: Path, data: Path, scores: Path) -> dict[str, Any]:
     """Run `millrace evaluate` with labels 7 days late; its speed and digest."""
-    from stream.config import load
-    from stream.evaluate import evaluate_file
+    from stream.settings.load import load
+    from stream.tools.evaluate import evaluate_file
 
     started, cpu = time.perf_counter(), time.process_time()
     summary = evaluate_file(load(config, os.environ), data, "7d", scores, 512, Console(stderr=True))
@@ -91,7 +91,7 @@ def evaluate(config: Path, data: Path, scores: Path) -> dict[str, Any]:
 def batch(config: Path, payments: Payments, firsts: list[int]) -> dict[str, Any]:
     """Figures of the batch learners."""
     from benchmarks.handbook_batch import frozen_after_a_week, stream_features, weekly_boosting
-    from stream.config import load
+    from stream.settings.load import load
 
     loaded = load(config, os.environ)
     x = stream_features(loaded, payments)

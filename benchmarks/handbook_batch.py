@@ -13,9 +13,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from benchmarks.handbook_protocol import Payments
 from models.base import EventColumns, FeatureBatch
-from models.features import FeatureStage
-from stream.config import Config
-from stream.service import build_engine
+from models.features.stage import FeatureStage
+from stream.run.assemble import build_engine
+from stream.settings.schema import Config
 
 DELAY_MS = 7 * 86_400_000
 STEP = 512

@@ -6,10 +6,10 @@ how a score was made.
 
 A week is tested as the handbook's fold does [1]_: seven days of training, seven of delay, seven of
 test. On a test day ``d`` cards are left out that are known to be compromised: by a fraud in the
-training week, or on any later day up to ``d - 8``. Area under the ROC curve and average
-precision are taken over a week's remaining payments. Card precision at 100 is taken each day, over
-cards by their highest score; a card that was caught is left out of the week's later days. Each
-figure is the mean of its weeks.
+training week, or on any later day up to ``d - 8``. Area under the ROC curve and average precision
+are taken over a week's remaining payments. Card precision at 100 is taken each day, over cards by
+their highest score; a card that was caught is left out of the week's later days. Each figure is the
+mean of its weeks.
 
 .. [1] Le Borgne, Siblini, Lebichot and Bontempi, "Reproducible Machine Learning for Credit Card
    Fraud Detection: Practical Handbook", 2022, chapters 4 and 5.

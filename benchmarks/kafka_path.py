@@ -25,8 +25,8 @@ from benchmarks import traffic
 from benchmarks.common import arguments, compare, rates, show, target
 from benchmarks.service import drain
 from models.base import MillraceError
-from stream.config import Config
-from tests.broker import bootstrap, unique
+from stream.settings.schema import Config
+from tests.support.broker import bootstrap, unique
 
 BATCHES = (2_000, 4_096)
 """The batch of the project's first measurements, and the service's default."""

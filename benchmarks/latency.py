@@ -3,8 +3,8 @@
 Run ``python -m benchmarks.latency [--json] [--quick]``. The service is a process of its own with
 the compiled members; labels come too, as many as events. On Kafka the time runs from just before
 ``send`` to the moment a ``read_committed`` consumer of this process has the score; producer,
-broker, service and consumer share this machine. On the embedded log it is a whole request to
-``POST /v1/score``, one after another on one connection, beside a stream of events appended by this
+broker, service and consumer share this machine. On the embedded log it is a whole request to ``POST
+/v1/score``, one after another on one connection, beside a stream of events appended by this
 process. Paces are kept by a clock, so a late send does not slow the following ones; the first
 seconds are not counted.
 """
@@ -28,10 +28,10 @@ from benchmarks import traffic
 from benchmarks.common import arguments, quantiles_ms, show, target
 from benchmarks.daemon import Daemon
 from models.base import MillraceError
-from stream.daemon import SWITCH_S
-from stream.player import event_records
-from stream.service import open_log, wall_clock_ms
-from tests.broker import bootstrap, unique
+from stream.demo.player import event_records
+from stream.run.assemble import open_log, wall_clock_ms
+from stream.run.daemon import SWITCH_S
+from tests.support.broker import bootstrap, unique
 
 KAFKA_RATE = 1_000
 STREAM_RATE = 2_000

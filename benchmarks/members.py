@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common import arguments, show, target
 from models.base import F64, FeatureBatch, FeatureSchema
-from models.registry import build
+from models.members.catalogue import build
 
 COLUMNS = ("period", "nswprice", "nswdemand", "vicprice", "vicdemand", "transfer")
 LAG = 48

@@ -21,8 +21,8 @@ from river import forest, linear_model, preprocessing
 from benchmarks import traffic
 from benchmarks.common import arguments, compare, repeat, show, target, timed
 from benchmarks.service import drain
-from stream.records import NewRecord
-from tests.broker import free_port
+from stream.contract.records import NewRecord
+from tests.support.broker import free_port
 
 FIELDS = ("a", "b", "c", "d")
 EVENT = {"id": "id", "time": "time", "time_format": "ms", "fields": dict.fromkeys(FIELDS, "number")}

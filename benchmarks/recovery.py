@@ -21,11 +21,11 @@ from benchmarks.daemon import Daemon
 from benchmarks.overhead import ARF
 from benchmarks.service import drain
 from models.base import MillraceError
-from stream.checkpoint import StateDirectory, list_generations, read_manifest
-from stream.config import Config
-from stream.records import Batch
-from stream.recovery import recover
-from stream.service import build_engine, open_log, wall_clock_ms
+from stream.contract.records import Batch
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.settings.schema import Config
+from stream.state.generations import StateDirectory, list_generations, read_manifest
+from stream.state.recovery import recover
 
 CHEAP = (traffic.CONSTANT, traffic.LOGISTIC)
 NEVER = {"interval": "365d", "recovery_budget": "365d"}

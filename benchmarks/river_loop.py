@@ -1,8 +1,8 @@
 """What somebody would write with River alone: one event at a time, dicts, pure-Python windows.
 
-``engine.py`` of this package runs it beside Millrace's engine on the same records. It decodes,
-computes the features of ``examples/fraud.toml``, scores with three River models, holds what was
-scored until the label comes, keeps a few of River's metrics and encodes the score.
+``benchmarks/engine.py`` runs it beside Millrace's engine on the same records. It
+decodes, computes the features of ``examples/fraud.toml``, scores with three River models, holds
+what was scored until the label comes, keeps a few of River's metrics and encodes the score.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from river import facto, forest, linear_model, metrics, optim, preprocessing
 
-from stream.records import Batch, Record
+from stream.contract.records import Batch, Record
 
 DAY_MS = 86_400_000
 WINDOWS_MS = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)

@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks.common import rates
 from models.base import MillraceError
-from stream.config import Config
-from stream.daemon import SWITCH_S
-from stream.front import Front
-from stream.records import Outputs
-from stream.service import Service
+from stream.contract.records import Outputs
+from stream.run.daemon import SWITCH_S
+from stream.run.front import Front
+from stream.run.service import Service
+from stream.settings.schema import Config
 
 
 class _Timed(Service):

@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks import traffic
 from benchmarks.common import show, target
 from benchmarks.daemon import Daemon
-from stream.config import Config
-from stream.service import open_log, wall_clock_ms
-from stream.simulator import Simulator
+from stream.demo.simulator import Simulator
+from stream.run.assemble import open_log, wall_clock_ms
+from stream.settings.schema import Config
 
 BACKLOG = 40_000
 """Records in the log ahead of the service at most."""

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream.config import Config, parse
-from stream.player import event_records, label_records
-from stream.records import Batch, NewRecord, Range, Record, Slice
-from stream.service import open_log, wall_clock_ms
-from stream.simulator import DAY_MS, Simulator
+from stream.contract.records import Batch, NewRecord, Range, Record, Slice
+from stream.demo.player import event_records, label_records
+from stream.demo.simulator import DAY_MS, Simulator
+from stream.run.assemble import open_log, wall_clock_ms
+from stream.settings.load import parse
+from stream.settings.schema import Config
 
 START_MS = 1_704_067_200_000
 """2024-01-01T00:00:00Z: no run reaches the present, past which events are refused."""

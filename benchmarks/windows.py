@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models.windows import EntityWindows
+from models.features.windows import EntityWindows
 
 DAY = 86_400_000
 BATCH = 4096

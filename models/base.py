@@ -1,8 +1,8 @@
 """The contract between features, members and the engine: typed columns in, link scores out.
 
 Everything under ``models/`` meets here and nothing here knows of Kafka, HTTP or Prometheus. The
-engine (``stream/engine.py``) calls these types; members implement :class:`Model`. Nothing in this
-package reads a clock, does I/O or draws an unseeded random number.
+engine (``stream/step/engine.py``) calls these types; members implement :class:`Model`. Nothing in
+this package reads a clock, does I/O or draws an unseeded random number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loads what a configuration names: a class or factory, by dotted path or from a file.
 
-Called by the River and torch members. Never touches ``sys.path``, so a user's file cannot shadow
-an installed package, and never runs code that the configuration does not name.
+Never touches ``sys.path``, so a user's file cannot shadow an installed package, and never runs code
+that the configuration does not name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings of features and members: strict pydantic models, durations, dotted paths.
 
-``stream/config.py`` builds the whole configuration out of these; each part keeps its own settings
-beside its code. Nothing here reads a file or the environment.
+``stream/settings/load.py`` builds the whole configuration out of these; each part keeps its own
+settings beside its code. Nothing here reads a file or the environment.
 """
 
 from __future__ import annotations

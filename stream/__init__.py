@@ -1,1 +1,1 @@
-"""Events in, scores out: the log, the codec, the deterministic step, the daemon and its command."""
+"""Events in, scores out: the daemon. Each room imports those before it only."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import broker
+from tests.support import broker
 
 
 def pytest_configure(config: pytest.Config) -> None:

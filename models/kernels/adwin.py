@@ -1,8 +1,8 @@
 """ADWIN, compiled: many detectors in shared arrays, for the forest's two per tree.
 
-Called from ``models/forest.py``. The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda
-2007), which forgets its whole window when it signals; so a bucket needs its sum alone, and the
-variance is that of everything since the last signal. Draws no randomness and allocates nothing.
+The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda 2007), which forgets its whole window
+when it signals; so a bucket needs its sum alone, and the variance is that of everything since the
+last signal. Draws no randomness and allocates nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Small compiled helpers: the logistic function and seeded randomness with explicit state.
 
-Called from the kernels of the compiled members; nothing here keeps state of its own.
+Nothing here keeps state of its own.
 """
 
 from __future__ import annotations

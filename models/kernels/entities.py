@@ -2,8 +2,8 @@
 
 One hash lookup over 64-bit keys, one list from the longest idle entity to the newest, one arena of
 power-of-two blocks with a free list per size. ``rings.py`` and ``updates.py`` call it, and
-``models/windows.py`` owns the arrays. Nothing here allocates: the owner makes room first. The
-layout follows from the calls alone, never from the arrays' lengths, so a copy of the used parts
+``models/features/windows.py`` owns the arrays. Nothing here allocates: the owner makes room first.
+The layout follows from the calls alone, never from the arrays' lengths, so a copy of the used parts
 behaves as the original does.
 
 Numba does not see that a cached caller in another file has become stale: after a change here, save

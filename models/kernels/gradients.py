@@ -1,10 +1,10 @@
 """Leaves that step: sums of gradients and curvatures, Newton values, and a score test for a split.
 
-Called from ``models/boosting.py``; the arena is that of ``trees.py``. A leaf's value is the Newton
-step of its fading sums (Chen and Guestrin 2016, equations 5 and 7). Half the statistic of the score
-test for "the two sides need other values" is the gain in log likelihood that formula 7 gives; so a
-leaf splits when the best gain is beyond what chance gives among all cuts looked at (as Gouk,
-Pfahringer and Frank 2019 test theirs). Nothing here is allocated while it runs.
+The arena is that of ``trees.py``. A leaf's value is the Newton step of its fading sums (Chen and
+Guestrin 2016, equations 5 and 7). Half the statistic of the score test for "the two sides need
+other values" is the gain in log likelihood that formula 7 gives; so a leaf splits when the best
+gain is beyond what chance gives among all cuts looked at (as Gouk, Pfahringer and Frank 2019 test
+theirs). Nothing here is allocated while it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64
-from models.binning import Bins
+from models.kernels.binning import Bins
 from models.kernels.common import HELPER, RARE
 from models.kernels.trees import FIRST, REFUSED, SECOND, Trees, leaves_left, left_sum, split_node
 

@@ -1,8 +1,8 @@
 """One entity's ring of events and its windows' running sums: exact, amortised O(1) an event.
 
-``models/kernels/updates.py`` is the only caller. A window of length ``w`` that ends ``delay`` ago
-is ``(t - delay - w, t - delay]``: open at its old end, closed at its young end. Each keeps one
-trailing pointer and a running sum; all share the pointer at the young end.
+A window of length ``w`` that ends ``delay`` ago is ``(t - delay - w, t - delay]``: open at its old
+end, closed at its young end. Each keeps one trailing pointer and a running sum; all share the
+pointer at the young end.
 
 Running sums are kept as the unevaluated sum of two floats (TwoSum: Knuth, TAOCP 2, 4.2.2), good to
 2**-104 of the largest sum so far; a sum that has fallen below 2**-40 of that is taken anew from the

@@ -1,7 +1,7 @@
 """Kernels of the stack: experts' logits, Fixed-Share among them, and the stack's own step.
 
-Called by ``models/stack.py``. The experts of ``m`` members are, in this order: the stack, the mean
-logit, the mean probability, each member. Kernels keep no state of their own.
+The experts of ``m`` members are, in this order: the stack, the mean logit, the mean probability,
+each member. Kernels keep no state of their own.
 """
 
 from __future__ import annotations

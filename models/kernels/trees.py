@@ -1,12 +1,11 @@
 """Trees in shared arrays: nodes, leaves with histograms, an arena that takes back what is dropped.
 
-Called from ``models/forest.py`` and ``models/boosting.py`` through the kinds of leaves they grow
-(``votes.py``, ``gradients.py``). All trees of a member draw nodes and leaves from one arena with
-free lists, so memory is bounded. A leaf looks at a random subspace of columns; for each bin of
-these (:mod:`models.binning`) its histogram holds two sums: weights of the two classes, or gradients
-and curvatures. Bins lie in the order of their values, so that neighbours share a cache line: by id,
-as the crossed member keeps them, a forest took half as long again. Nothing here is allocated while
-it runs.
+The kinds of leaves are those of ``votes.py`` and ``gradients.py``. All trees of a member draw nodes
+and leaves from one arena with free lists, so memory is bounded. A leaf looks at a random subspace
+of columns; for each bin of these (:mod:`models.kernels.binning`) its histogram holds two sums:
+weights of the two classes, or gradients and curvatures. Bins lie in the order of their values, so
+that neighbours share a cache line: by id, as the crossed member keeps them, a forest took half as
+long again. Nothing here is allocated while it runs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F32, F64, I64, U64, Role
-from models.binning import Bins
+from models.kernels.binning import Bins
 from models.kernels.common import HELPER, RARE, below
 
 FIRST, SECOND = range(2)

@@ -1,7 +1,7 @@
 """Entry points of the entity windows: events in, statistics out.
 
-``models/windows.py`` calls :func:`update`, :func:`mark`, :func:`refill` and :func:`empty_arrays`.
-They are compiled, or read from Numba's cache, on import: never in the middle of a stream.
+They are compiled, or read from Numba's cache, on import: never in the middle
+of a stream.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Leaves that vote: class histograms, majority or naive Bayes, and Hoeffding's bound for a split.
 
-Called from ``models/forest.py``; the arena is that of ``trees.py``. A leaf splits as a Hoeffding
-tree does (Domingos and Hulten 2000) and predicts by majority or naive Bayes, whichever was right
-more often there of late (Gama, Rocha and Medas 2003). Nothing here is allocated while it runs.
+The arena is that of ``trees.py``. A leaf splits as a Hoeffding tree does (Domingos and Hulten 2000)
+and predicts by majority or naive Bayes, whichever was right more often there of late (Gama, Rocha
+and Medas 2003). Nothing here is allocated while it runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64
-from models.binning import Bins
+from models.kernels.binning import Bins
 from models.kernels.common import HELPER, RARE
 from models.kernels.trees import REFUSED, Trees, leaves_left, left_sum, split_node
 

@@ -1,4 +1,4 @@
-"""What ``millrace params TARGET [--json]`` does. Called by ``stream/cli.py``."""
+"""What ``millrace params TARGET [--json]`` does."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 
 from rich.console import Console
 
+from monitoring.parameters.counted import Counted, ParameterError
 from monitoring.parameters.render import render
-from monitoring.parameters.report import ParameterError, Report
 from monitoring.parameters.resolve import resolve
 
 OK, DIFFERS, BAD_TARGET = 0, 1, 2
 
 
-def params_command(target: str | Report, as_json: bool, console: Console) -> int:
+def params_command(target: str | Counted, as_json: bool, console: Console) -> int:
     """Count ``target``, unless it is a report already, and print; gives the exit code.
 
     Returns
@@ -22,11 +22,11 @@ def params_command(target: str | Report, as_json: bool, console: Console) -> int
         0: counted, nothing contradicts its formula. 1: some layer holds another number than its
         formula or its own attributes say. 2: the target cannot be counted; the reason is printed.
     """
-    from monitoring.parameters import count
+    from monitoring.parameters.count import count
 
     try:
         found = resolve(target) if isinstance(target, str) else target
-        report = found if isinstance(found, Report) else count(found, target=str(target))
+        report = found if isinstance(found, Counted) else count(found, target=str(target))
     except ParameterError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return BAD_TARGET

@@ -1,8 +1,7 @@
 """Counts layers that nobody has built: a description in, a report by formula alone out.
 
-Called by :func:`monitoring.parameters.estimate` for text such as
-``"linear:256x128; relu; dropout:0.5; linear:128x10"`` and for lists of layers from a TOML file.
-Imports no torch and allocates nothing, so a model of any size takes no time.
+Layers are text such as ``"linear:256x128; relu; dropout:0.5; linear:128x10"`` or the list of a TOML
+file. Imports no torch and allocates nothing, so a model of any size takes no time.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from monitoring.parameters import families
-from monitoring.parameters.dropout import expected_active
+import monitoring.parameters.families as families
+from monitoring.parameters.counted import Counted, ParameterError, Row
 from monitoring.parameters.families import Count
 from monitoring.parameters.formula import formula
 from monitoring.parameters.kinds import KEEPS_UNITS, KINDS, NO_PARAMETERS
-from monitoring.parameters.report import ParameterError, Report, Row
+from monitoring.parameters.torch.dropout import expected_active
 
 Layer = str | Mapping[str, Any]
 """A description, or a table with ``type``, the sizes by name and perhaps ``name``."""
@@ -39,7 +38,7 @@ def is_description(text: str) -> bool:
     return kind in KINDS and (not rest or rest.strip()[:1].isdigit())
 
 
-def estimate_layers(layers: str | Iterable[Layer], target: str) -> Report:
+def estimate_layers(layers: str | Iterable[Layer], target: str) -> Counted:
     """The report of some layers that were never built.
 
     Raises :class:`ParameterError` naming the layer, what was expected and what was got.
@@ -56,7 +55,7 @@ def estimate_layers(layers: str | Iterable[Layer], target: str) -> Report:
         raise ParameterError("no layers: expected a description such as linear:256x128")
     rows = [_with_dropout(i, rows, dropped) for i in range(len(rows))]
     note = "by formula alone: nothing was built to compare with; bytes of the parameters as float32"
-    return Report(target, "estimate", rows, notes=(note,))
+    return Counted(target, "estimate", rows, notes=(note,))
 
 
 def _row(kind: str, name: str, count: Count) -> Row:
@@ -186,3 +185,29 @@ def _rate(order: Iterable[int], rows: Sequence[Row], dropped: Sequence[float]) -
         elif rows[i].type not in KEEPS_UNITS:
             break
     return 1 - kept
+
+
+def estimate(layers: str | Iterable[Layer], target: str = "") -> Counted:
+    """Count layers that were never built, by formula alone.
+
+    Parameters
+    ----------
+    layers : str, or descriptions and tables in order
+        Text such as ``"conv2d:3->64,k3; relu; linear:1024x10"``, or what a TOML file's ``layers``
+        holds. ``docs/parameters.md`` lists the families.
+    target : str
+        What the report calls it; the text itself if empty.
+
+    Raises
+    ------
+    ParameterError
+        Names the layer, what was expected and what was got.
+
+    Examples
+    --------
+    >>> estimate("lstm:10->20").totals.held, estimate("lstm:10->20").totals.keras
+    (2560, 2480)
+    """
+    if not target:
+        target = layers if isinstance(layers, str) else "layers"
+    return estimate_layers(layers, target)

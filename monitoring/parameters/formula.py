@@ -1,7 +1,6 @@
 """A formula that is text, numbers and value at once, so that what is printed is what was computed.
 
-Used by ``families.py`` for every layer family. Only whole numbers: a division that leaves a
-remainder is an error, never a rounded count.
+Only whole numbers: a division that leaves a remainder is an error, never a rounded count.
 """
 
 from __future__ import annotations

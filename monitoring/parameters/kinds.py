@@ -1,6 +1,6 @@
 """The layer families that a description may name, and how each is written.
 
-Read by ``estimate.py``; the counts themselves are in ``families.py``. Imports no torch.
+The counts themselves are in ``families.py``. Imports no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from monitoring.parameters import families
+import monitoring.parameters.families as families
 from monitoring.parameters.families import Count
 
 

@@ -1,8 +1,8 @@
 """Counts a member of the ensemble by the parameter table it gives about itself.
 
-Called by :func:`monitoring.parameters.count`. The formula of a row is the product of its shape, the
-bytes are checked against the dtype where numpy knows it. A member that wraps a torch module or a
-River estimator and gives it as ``counted()`` is counted by that one's own formulas. Reads only.
+The formula of a row is the product of its shape, the bytes are checked against
+the dtype where numpy knows it. A member that wraps a torch module or a River estimator and gives it
+as ``counted()`` is counted by that one's own formulas. Reads only.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from models.base import Model, Parameter
+from monitoring.parameters.counted import COUNTED_ROLES, Counted, Row, Verdict
 from monitoring.parameters.formula import formula
-from monitoring.parameters.report import COUNTED_ROLES, Report, Row, Verdict
 
 
-def count_member(model: Model, target: str, inner: Report | None = None) -> Report:
+def count_member(model: Model, target: str, inner: Counted | None = None) -> Counted:
     """The report of one member; its rows are the member's own table, in its order.
 
     ``inner`` is the report of what the member wraps: its rows stand in place of the table's for the
@@ -23,14 +23,14 @@ def count_member(model: Model, target: str, inner: Report | None = None) -> Repo
     """
     kind = type(model).__name__
     if inner is None:
-        return Report(target, "member", [_row(p, kind) for p in model.parameters()])
+        return Counted(target, "member", [_row(p, kind) for p in model.parameters()])
     rows = list(inner.rows)
     if inner.kind == "torch":
-        from monitoring.parameters.tensors import named_tensors
+        from monitoring.parameters.torch.tensors import named_tensors
 
         names = {name for name, _, _ in named_tensors(model.counted())}
         rows += [_row(p, kind) for p in model.parameters() if p.path not in names]
-    return Report(target, "member", rows, inner.aliases, inner.exact, inner.notes)
+    return Counted(target, "member", rows, inner.aliases, inner.exact, inner.notes)
 
 
 def _row(p: Parameter, kind: str) -> Row:

@@ -1,4 +1,4 @@
-"""A report as a table for people. Called by ``command.py`` and by whoever has a rich console."""
+"""A report as a table for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from monitoring.parameters.counted import Counted, Row, Totals
 from monitoring.parameters.formula import Formula
-from monitoring.parameters.report import Report, Row, Totals
 
 _COLUMNS = ("layer", "type", "sizes", "formula", "parameters", "buffers", "verdict", "note")
 _STYLE = {
@@ -21,7 +21,7 @@ _STYLE = {
 }
 
 
-def render(report: Report, console: Console) -> None:
+def render(report: Counted, console: Console) -> None:
     """Print one line per row, then the totals and the notes; subtotals are in italics.
 
     Columns that no row fills are left out.
@@ -89,7 +89,7 @@ def _decimal(value: float) -> str:
     return f"{value:,.1f}".removesuffix(".0")
 
 
-def _summary(report: Report) -> list[str]:
+def _summary(report: Counted) -> list[str]:
     totals = report.totals
     lines = [
         f"parameters  {totals.held:,}  (trainable {totals.trainable:,}, frozen {totals.frozen:,})"

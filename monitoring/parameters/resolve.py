@@ -1,6 +1,6 @@
 """From what somebody typed to something that can be counted.
 
-Called by ``command.py``. Loads code only when the target names code, through ``models/loading.py``.
+Loads code only when the target names code, through ``models/loading.py``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from models.base import Model
 from models.loading import LoadError, load_attribute
+from monitoring.parameters.counted import Counted, ParameterError
 from monitoring.parameters.estimate import estimate_layers, is_description
-from monitoring.parameters.report import ParameterError, Report
 
 
 def resolve(target: str) -> Any:
-    """What ``target`` names: a :class:`Report` for a description, else the model itself.
+    """What ``target`` names: a :class:`Counted` for a description, else the model itself.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def resolve(target: str) -> Any:
     return _make(found, target)
 
 
-def _read_toml(path: Path) -> Report:
+def _read_toml(path: Path) -> Counted:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

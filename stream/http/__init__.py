@@ -1,1 +1,1 @@
-"""The layers of the HTTP API, one file each; `stream/api.py` puts them together."""
+"""The HTTP side: ingest, scores, health, metrics, the live page's feed."""

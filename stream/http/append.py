@@ -1,8 +1,7 @@
 """Group commit: requests that wait for the log at the same time share one append, thus one fsync.
 
-Called by the handlers of ``api.py`` on the server's event loop; the append itself runs in a worker
-thread. An append of one topic is under way at a time; what arrives meanwhile goes together into
-the next. No timer: a lone request is appended at once.
+The append itself runs in a worker thread. An append of one topic is under way at a time; what
+arrives meanwhile goes together into the next. No timer: a lone request is appended at once.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import anyio
 import anyio.to_thread
 
-from stream.records import NewRecord
+from stream.contract.records import NewRecord
 
 Append = Callable[[str, Sequence[NewRecord]], list[tuple[int, int]]]
 Positions = list[tuple[int, int]]

@@ -1,6 +1,6 @@
 """Who may call: bearer tokens with scopes, and the Host header of a loopback server.
 
-Called by ``api.py`` before a body is read. Tokens are known by their SHA-256 only.
+Tokens are known by their SHA-256 only.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from hmac import compare_digest
 
 from starlette.requests import Request
 
-from stream.config import Token
 from stream.http.problem import Problem
+from stream.settings.schema import TokenSettings
 
 ANONYMOUS = "http"
 """The caller's name where no token is configured."""
@@ -26,7 +26,7 @@ class Tokens:
     this machine.
     """
 
-    def __init__(self, tokens: Sequence[Token]) -> None:
+    def __init__(self, tokens: Sequence[TokenSettings]) -> None:
         self._tokens = tuple(tokens)
 
     def caller(self, request: Request, scope: str | None = None) -> str:
@@ -61,7 +61,7 @@ class Tokens:
             )
         return token.name
 
-    def _find(self, text: str) -> Token | None:
+    def _find(self, text: str) -> TokenSettings | None:
         # Header values are latin-1 by the protocol. Every digest is compared, in constant time, so
         # that the answer's time tells neither which token came near nor how near.
         digest = hashlib.sha256(text.encode("latin-1", "replace")).hexdigest()

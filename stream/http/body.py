@@ -1,6 +1,6 @@
 """Reading a request's body within its bounds: type, size, time, and memory held by all bodies.
 
-Called by the handlers of ``api.py`` after the caller is known. Nothing here decodes JSON.
+Nothing here decodes JSON.
 """
 
 from __future__ import annotations

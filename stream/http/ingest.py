@@ -1,8 +1,8 @@
 """Bodies to records: what can never be scored is refused here, before it reaches the log.
 
-Called by ``api.py``. The rules are the engine's own (``codec.py``), so that an event the edge takes
-is one the engine can read; what depends on the engine's state (a repeated id, an event time ahead
-of the clock) still becomes a dead letter there. The bytes go to the log as they came.
+The rules are the engine's own (``stream/decode/codec.py``), so that an event the edge takes is one
+the engine can read; what depends on the engine's state (a repeated id, an event time ahead of the
+clock) still becomes a dead letter there. The bytes go to the log as they came.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stream.codec import Bad, Codec
-from stream.commands import Command
-from stream.config import Config
+from stream.contract.commands import Command
+from stream.contract.records import NewRecord, Record
+from stream.decode.codec import Codec
+from stream.decode.letters import Bad
 from stream.http.body import NDJSON
 from stream.http.problem import Problem
-from stream.records import NewRecord, Record
+from stream.settings.schema import Config
 
 SHOWN = 20
 """Refused records that one problem names."""

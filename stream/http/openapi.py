@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 description, built from the configuration: its fields, labels and members.
 
-Called once by ``api.py``; served at ``/openapi.json`` and tested against the running API.
+Served at ``/openapi.json`` and tested against the running API.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from stream.codec import ID_BYTES
-from stream.config import Config
+from stream.decode.codec import ID_BYTES
 from stream.http.body import JSON, NDJSON
 from stream.http.problem import KINDS, MEDIA_TYPE
+from stream.settings.schema import Config
 
 Json = dict[str, Any]
 

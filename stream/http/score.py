@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from stream.contract.records import NewRecord
 from stream.http.problem import Problem
-from stream.records import NewRecord
 
 
 class Scored(NamedTuple):

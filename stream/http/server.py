@@ -1,7 +1,6 @@
 """The HTTP server in a thread of its own: bind, serve, stop within a deadline.
 
-``service.py`` starts and stops it. It installs no signal handler and writes no access log: the
-metrics hold what an access log would.
+It installs no signal handler and writes no access log: the metrics hold what an access log would.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import structlog
 import uvicorn
 
 from models.base import MillraceError
-from stream.api import Api, Backend
-from stream.config import Config
+from stream.http.api import Api, Backend
 from stream.http.edge import Observe
 from stream.http.score import ScoreWaiters
+from stream.settings.schema import Config
 
 SPARE_CONNECTIONS = 256
 """Connections beside those that may wait for scores: probes, scrapes, live pages, keep-alive."""
@@ -37,7 +36,7 @@ class Server:
     ----------
     config : Config
     backend : Backend
-        Called from the server's threads, see :class:`stream.api.Backend`.
+        Called from the server's threads, see :class:`stream.http.api.Backend`.
     waiters : ScoreWaiters
         Shared with the loop that publishes to it.
     observe : callable

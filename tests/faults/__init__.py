@@ -1,4 +1,5 @@
 """Fault injection: kill, freeze, corrupt, fill and cut, then prove that nothing was lost.
 
-``python -m tests.faults --help`` lists the commands; ``tests/test_faults.py`` runs a seeded subset.
+``python -m tests.faults --help`` lists the commands; ``tests/faults/test_faults.py`` runs a seeded
+subset.
 """

@@ -20,16 +20,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stream.failpoint import FAILPOINTS
-from tests.broker import Broker
+from stream.contract.failpoint import FAILPOINTS
 from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults import disk as disks
 from tests.faults import diverge as divergence
-from tests.faults.brokers import brokers as break_brokers
-from tests.faults.proxied import proxied
+from tests.faults.kafka.brokers import brokers as break_brokers
+from tests.faults.kafka.proxied import proxied
 from tests.faults.shard import Shard
 from tests.faults.zombie import zombie as freeze_and_replace
+from tests.support.broker import Broker
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

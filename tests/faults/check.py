@@ -17,12 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monitoring.trail import Exit, verify
-from stream.checkpoint import StateDirectory, list_generations
-from stream.config import Config
-from stream.engine import Engine
-from stream.reconfigure import reconfigure
-from stream.records import (
+from monitoring.audit.trail import Exit, verify
+from stream.contract.records import (
     Batch,
     JournalRecord,
     NewRecord,
@@ -32,9 +28,13 @@ from stream.records import (
     Slice,
     decode_journal,
 )
-from stream.recovery import recover
-from stream.routing import partition_of
-from stream.service import build_engine
+from stream.contract.routing import partition_of
+from stream.run.assemble import build_engine
+from stream.settings.schema import Config
+from stream.state.generations import StateDirectory, list_generations
+from stream.state.recovery import recover
+from stream.step.engine import Engine
+from stream.step.reconfigure import reconfigure
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 

@@ -1,7 +1,8 @@
 """Every file of every generation cut, flipped or removed: a bad state is never believed.
 
 Works on a state directory with several generations and several pending segments (made small for
-it), with :func:`stream.recovery.recover` in this process; a few cases go through `millrace run`.
+it), with :func:`stream.state.recovery.recover` in this process; a few cases go through `millrace
+run`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from models.base import MillraceError
-from stream import pending
-from stream.checkpoint import CheckpointError, StateDirectory, list_generations
-from stream.config import load
-from stream.log import Log, OutOfRetention
-from stream.recovery import recover
-from stream.service import Service, build_engine, wall_clock_ms
-from stream.sqlite_log import SqliteLog
+from stream.contract.log import Log, OutOfRetention
+from stream.logs.sqlite.log import SqliteLog
+from stream.run.assemble import build_engine, wall_clock_ms
+from stream.run.service import Service
+from stream.settings.load import load
+from stream.state.generations import CheckpointError, StateDirectory, list_generations
+from stream.state.recovery import recover
+from stream.step import pending
 from tests.faults.check import journal_of, reference
 from tests.faults.crash import Feeder, Progress
 from tests.faults.shard import Shard

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stream.checkpoint import list_generations
-from stream.failpoint import FAILPOINTS
-from stream.log import LogUnavailable
+from stream.contract.failpoint import FAILPOINTS
+from stream.contract.log import LogUnavailable
+from stream.state.generations import list_generations
 from tests.faults.check import Verdict, check
 from tests.faults.shard import Shard
 from tests.faults.traffic import Piece, Traffic

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults.brokers import Probe, ready
 from tests.faults.check import Verdict, check
 from tests.faults.crash import Feeder, Tally, append, drain, finish, newest
+from tests.faults.kafka.brokers import Probe, ready
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker, WorkerFailed

@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stream.config import Config, EmbeddedLog, KafkaLog, load
-from stream.log import Log
-from stream.records import Record
-from stream.service import open_log, wall_clock_ms
-from stream.sqlite_io import Connection, partitions_of, select
-from tests.broker import unique
+from stream.contract.log import Log
+from stream.contract.records import Record
+from stream.logs.sqlite.io import Connection, partitions_of, select
+from stream.run.assemble import open_log, wall_clock_ms
+from stream.settings.load import load
+from stream.settings.schema import Config, EmbeddedLogSettings, KafkaLogSettings
 from tests.faults.traffic import HORIZON, RECORD_BYTES
+from tests.support.broker import unique
 
 PARTITIONS = 2
 MEMBERS: list[dict[str, Any]] = [
@@ -36,7 +37,7 @@ MEMBERS: list[dict[str, Any]] = [
 
 def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Windows, risk features, three kinds of member, and checkpoints several times a second."""
-    from tests.factory import raw_config as small
+    from tests.support.factory import raw_config as small
 
     names = ("events", "labels", "control", "scores", "dead_letters", "audit")
     topics = {n: unique(n) for n in names} if log["type"] == "kafka" else {}
@@ -123,7 +124,7 @@ class Shard:
     def records(self, name: str) -> list[list[Record]]:
         """Every committed record of a topic, by partition, in offset order."""
         log = self._reach.log
-        if isinstance(log, KafkaLog):
+        if isinstance(log, KafkaLogSettings):
             return _kafka_records(log, self.topic(name))
         return _embedded_records(log, self.topic(name))
 
@@ -132,7 +133,7 @@ class Shard:
         return sum(self.log.lag().values())
 
 
-def _embedded_records(log: EmbeddedLog, topic: str) -> list[list[Record]]:
+def _embedded_records(log: EmbeddedLogSettings, topic: str) -> list[list[Record]]:
     connection = Connection(log.path, log.timeout)
     try:
         with connection.snapshot() as db:
@@ -142,7 +143,7 @@ def _embedded_records(log: EmbeddedLog, topic: str) -> list[list[Record]]:
         connection.close()
 
 
-def _kafka_records(log: KafkaLog, topic: str) -> list[list[Record]]:
+def _kafka_records(log: KafkaLogSettings, topic: str) -> list[list[Record]]:
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(

@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from stream.records import NewRecord
-from tests.factory import DAY_MS, START_MS, event, label, truth
+from stream.contract.records import NewRecord
+from tests.support.factory import DAY_MS, START_MS, event, label, truth
 
 HORIZON = "4d"
 HORIZON_EVENTS = 4 * 24 * 60

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from stream.checkpoint import list_generations
-from stream.config import EmbeddedLog
-from stream.log import LogUnavailable
-from stream.sqlite_io import Connection
+from stream.contract.log import LogUnavailable
+from stream.logs.sqlite.io import Connection
+from stream.settings.schema import EmbeddedLogSettings
+from stream.state.generations import list_generations
 from tests.faults.check import Verdict, check
 from tests.faults.crash import Feeder, Tally, drain, finish
 from tests.faults.shard import Shard
@@ -105,7 +105,7 @@ def _freeze(worker: Worker, shard: Shard) -> int:
     tries = 0
     while True:
         worker.signal(signal.SIGSTOP)
-        if not isinstance(shard.config.log, EmbeddedLog):
+        if not isinstance(shard.config.log, EmbeddedLogSettings):
             return 0
         probe = Connection(shard.config.log.path, 500)
         try:

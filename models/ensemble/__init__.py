@@ -1,0 +1,1 @@
+"""Many members' logits become one score."""

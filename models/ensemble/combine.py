@@ -1,0 +1,305 @@
+"""How member logits become one: the combiners that a configuration can name.
+
+A combiner sees member logits and truths, never features. All of them work on predictions as they
+were made, row by row in label order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from models.base import F64, Parameter, State, StateError
+from models.ensemble.stack import Stack, Stacking
+from models.kernels.stack import LIMIT as MAX_LINK
+
+
+class Combiner(Protocol):
+    """What every way of combining offers."""
+
+    def combine(self, links: F64) -> F64:
+        """Member logits ``(n, m)`` to ensemble logits ``(n,)``; changes nothing."""
+
+    def update(self, links: F64, y: F64, w: F64) -> None:
+        """Learn from ``n`` labelled rows in order: logits as made ``(n, m)``, truths, weights."""
+
+    def member_weights(self, first: int, w: F64) -> F64:
+        """Weights ``(n, m)`` with which the members learn rows ``first, first + 1, ...``."""
+
+    def weights(self) -> F64:
+        """The members' present weights ``(m,)``."""
+
+    def parameters(self) -> Sequence[Parameter]:
+        """The combiner's own parameter table."""
+
+    def state(self) -> State:
+        """What :meth:`restore` needs, as copies."""
+
+    def restore(self, state: State) -> None:
+        """Become the combiner that gave ``state``."""
+
+
+class _Fixed:
+    """Base of the combiners that learn nothing: every member counts the same."""
+
+    def __init__(self, m: int, seed: int) -> None:
+        self._m = m
+        self._seed = seed
+
+    def update(self, links: F64, y: F64, w: F64) -> None:
+        """Learns nothing."""
+
+    def member_weights(self, first: int, w: F64) -> F64:
+        """Every member learns every row with its own weight."""
+        return np.repeat(w[:, None], self._m, axis=1)
+
+    def weights(self) -> F64:
+        """Equal shares ``1 / m``."""
+        return np.full(self._m, 1 / self._m)
+
+    def parameters(self) -> Sequence[Parameter]:
+        """None."""
+        return []
+
+    def state(self) -> State:
+        """Nothing but the number of members."""
+        return {"members": self._m}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`Combiner.restore`."""
+        if state.get("members") != self._m:
+            raise StateError(
+                f"combiner: expected {self._m} members, got {state.get('members')!r};"
+                " the state is of another ensemble"
+            )
+
+
+class MeanLogit(_Fixed):
+    """``mean_j z_j``: the geometric mean of the odds."""
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`Combiner.combine`."""
+        return links.mean(axis=1)
+
+
+class MeanProbability(_Fixed):
+    """``logit(mean_j p_j)``: soft voting."""
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`Combiner.combine`."""
+        return logit(sigmoid(links).mean(axis=1))
+
+
+class MajorityVote(_Fixed):
+    """The share of members whose probability is at least 0.5, as ``(votes + 1/2) / (m + 1)``."""
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`Combiner.combine`."""
+        return logit(((links >= 0).sum(axis=1) + 0.5) / (self._m + 1))
+
+
+class Bagging(MeanProbability):
+    """Soft voting over members that each see their own resampling of the stream.
+
+    Every member learns every row with a weight drawn from Poisson(1) [1]_. The draw depends on
+    seed, member and the row's number only, so that batches may be cut anywhere.
+
+    .. [1] N. Oza and S. Russell, "Online bagging and boosting", AISTATS 2001.
+    """
+
+    def member_weights(self, first: int, w: F64) -> F64:
+        """See :meth:`Combiner.member_weights`."""
+        uniform = _uniform(self._seed, first, (len(w), self._m))
+        draws = np.searchsorted(_POISSON_1, uniform, side="right")
+        return draws * w[:, None]
+
+
+_POISSON_1: F64 = np.cumsum(np.exp(-1.0) / np.cumprod(np.maximum(np.arange(19.0), 1.0)))
+"""Distribution function of Poisson(1) at 0..18; the rest is below 1e-17."""
+
+
+def _mix(
+    z: np.ndarray[tuple[int, ...], np.dtype[np.uint64]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): 64 mixed bits of ``z``."""
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class WeightedVote(_Fixed):
+    """Members vote with their probabilities; who errs loses weight.
+
+    The continuous Weighted Majority algorithm, WMC [1]_: the vote is ``sum_j v_j p_j`` with weights
+    that sum to 1, and a label multiplies ``v_j`` by ``beta ** |p_j - y|``. Then every weight gets a
+    share ``alpha`` of the total [2]_, so that a member that was poor can come back.
+
+    .. [1] N. Littlestone and M. Warmuth, "The weighted majority algorithm", Information and
+       Computation 108, 1994, section 5.
+    .. [2] M. Herbster and M. Warmuth, "Tracking the best expert", Machine Learning 32, 1998.
+    """
+
+    beta = 0.9
+    alpha = 1e-4
+
+    def __init__(self, m: int, seed: int) -> None:
+        super().__init__(m, seed)
+        self._votes = np.full(m, 1 / m)
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`Combiner.combine`."""
+        return logit((sigmoid(links) * self._votes).sum(axis=1))
+
+    def update(self, links: F64, y: F64, w: F64) -> None:
+        """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
+        factors = self.beta ** (np.abs(sigmoid(links) - y[:, None]) * w[:, None])
+        for factor in factors:
+            votes = self._votes * factor
+            votes /= votes.sum()
+            self._votes = (1 - self.alpha) * votes + self.alpha / self._m
+
+    def weights(self) -> F64:
+        """The votes; they sum to 1."""
+        return self._votes.copy()
+
+    def parameters(self) -> Sequence[Parameter]:
+        """The votes."""
+        return [Parameter("votes", "learned", (self._m,), "float64", self._m, 8 * self._m)]
+
+    def state(self) -> State:
+        """The votes."""
+        return {**super().state(), "votes": self._votes.copy()}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`Combiner.restore`."""
+        super().restore(state)
+        self._votes = np.array(state["votes"], dtype=np.float64)
+
+
+class Boosting(_Fixed):
+    """Online AdaBoost [1]_: each member learns most where those before it were wrong.
+
+    A row reaches member 1 with its own weight and is passed on: a member that was right has it
+    lowered for the next, one that was wrong has it raised, such that half of what each member saw
+    was wrong by weight. Members learn with weights drawn from Poisson of it, so that they are whole
+    numbers. The vote is ``sum_j log((1 - e_j) / e_j) * sign(link_j)`` over the members that err on
+    less than half (``e_j`` by weight), the log odds of AdaBoost as an additive model [2]_.
+
+    .. [1] N. Oza and S. Russell, "Online bagging and boosting", AISTATS 2001.
+    .. [2] J. Friedman, T. Hastie and R. Tibshirani, "Additive logistic regression", Annals of
+       Statistics 28, 2000.
+    """
+
+    most = 10.0
+    """A row's weight stays within this: one mislabelled row must not rule every member."""
+
+    def __init__(self, m: int, seed: int) -> None:
+        super().__init__(m, seed)
+        self._right = np.zeros(m)
+        self._wrong = np.zeros(m)
+        self._row = 0
+        self._draws = np.zeros((0, m))  # of the newest update, for the members' learning after it
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`Combiner.combine`."""
+        votes = (np.sign(links) * self.weights()).sum(axis=1)
+        return np.clip(votes, -MAX_LINK, MAX_LINK)
+
+    def update(self, links: F64, y: F64, w: F64) -> None:
+        """See :meth:`Combiner.update`: passes each row on from member to member."""
+        correct = (links > 0) == (y[:, None] > 0)
+        self._draws = np.zeros(links.shape)
+        uniform = _uniform(self._seed, self._row, links.shape)
+        for i in range(len(y)):
+            weight = float(w[i])
+            for j in range(self._m):
+                self._draws[i, j] = _poisson(weight, uniform[i, j])
+                seen = self._right if correct[i, j] else self._wrong
+                seen[j] += weight
+                total = self._right[j] + self._wrong[j]
+                weight = min(weight * total / (2 * seen[j]), self.most) if weight else 0.0
+        self._row += len(y)
+
+    def member_weights(self, first: int, w: F64) -> F64:
+        """The draws of the update just made for the same rows."""
+        return self._draws
+
+    def weights(self) -> F64:
+        """Log odds of being right ``(m,)``; 0 for a member that errs on half or more."""
+        # Half a row each way, so that a member without rows has weight 0 and none an infinite one.
+        return np.maximum(np.log((self._right + 0.5) / (self._wrong + 0.5)), 0.0)
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Weight of rows that each member got right and wrong."""
+        return [
+            Parameter(name, "statistic", (self._m,), "float64", self._m, 8 * self._m)
+            for name in ("right", "wrong")
+        ]
+
+    def state(self) -> State:
+        """The weights seen, and how many rows."""
+        own = {"right": self._right.copy(), "wrong": self._wrong.copy(), "row": self._row}
+        return {**super().state(), **own}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`Combiner.restore`."""
+        super().restore(state)
+        self._right = np.array(state["right"], dtype=np.float64)
+        self._wrong = np.array(state["wrong"], dtype=np.float64)
+        self._row = int(state["row"])
+
+
+def _uniform(seed: int, first: int, shape: tuple[int, ...]) -> F64:
+    """Numbers in 0..1 ``(n, m)`` for rows from ``first`` on: by seed, member and row only."""
+    row = np.arange(first, first + shape[0], dtype=np.uint64)[:, None]
+    member = np.arange(shape[1], dtype=np.uint64)[None, :]
+    with np.errstate(over="ignore"):
+        key = _mix(_mix(np.uint64(seed) + member) ^ row)
+    return np.asarray((key >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+
+def _poisson(rate: float, uniform: float) -> int:
+    """The quantile of Poisson(``rate``) at ``uniform``, by adding up probabilities."""
+    k, probability = 0, math.exp(-rate)
+    below = probability
+    while below <= uniform and k < 100:
+        k += 1
+        probability *= rate / k
+        below += probability
+    return k
+
+
+def sigmoid(z: F64) -> F64:
+    """``1 / (1 + exp(-z))`` without overflow."""
+    e: F64 = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1.0, e) / (1.0 + e)
+
+
+def logit(p: F64) -> F64:
+    """``log(p / (1 - p))``, within ``-MAX_LINK .. MAX_LINK``."""
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(p) - np.log1p(-p), -MAX_LINK, MAX_LINK)
+
+
+COMBINERS: dict[str, Callable[[int, int], Combiner]] = {
+    "mean_logit": MeanLogit,
+    "mean_probability": MeanProbability,
+    "majority_vote": MajorityVote,
+    "weighted_vote": WeightedVote,
+    "bagging": Bagging,
+    "boosting": Boosting,
+    "stacking": Stacking,
+    "stack": Stack,
+}
+"""Names to classes, each built as ``(number of members, seed)``."""
+
+
+def combiner(name: str, m: int, seed: int) -> Combiner:
+    """The combiner of that name for ``m`` members; raises ``KeyError`` with the known names."""
+    if name not in COMBINERS:
+        raise KeyError(f"ensemble.combine: expected one of {', '.join(COMBINERS)}; got {name!r}")
+    return COMBINERS[name](m, seed)

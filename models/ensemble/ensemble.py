@@ -1,0 +1,312 @@
+"""The members and the combiner: many logits become one score, and labels teach them all.
+
+:meth:`Ensemble.score` for events, :meth:`Ensemble.learn` for labels in the order in which they
+came. Knows nothing of where events come from; reads no clock, does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import (
+    F64,
+    FeatureBatch,
+    MillraceError,
+    Model,
+    Parameter,
+    State,
+    StateError,
+    state_digest,
+)
+from models.ensemble.combine import combiner
+
+Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
+FAILURES: tuple[Failure, ...] = get_args(Failure)
+"""Every way in which a member can fail."""
+
+
+class MemberError(MillraceError):
+    """A member failed: it raised, or gave scores that are not finite numbers.
+
+    ``member`` is its name, ``kind`` one of :data:`FAILURES`; ``__cause__`` what it raised.
+    """
+
+    def __init__(self, member: str, kind: Failure, rows: int, reason: str) -> None:
+        self.member = member
+        self.kind = kind
+        action = kind.partition("_")[0]
+        super().__init__(f"member {member!r} failed to {action} {rows} row(s): {reason}")
+
+
+class Ensemble:
+    """Members in a fixed order under one combiner.
+
+    Parameters
+    ----------
+    members : mapping of name to Model
+    combine : str
+        A name of :data:`models.ensemble.combine.COMBINERS`.
+    seed : int
+        Of what the combiner draws (``bagging`` only).
+    learn_every : mapping of name to int
+        A member named here learns only each n-th labelled row.
+
+    A frozen member scores but does not learn. A quarantined one does neither: its column is the
+    mean of the others' logits, which leaves a mean of logits as if it were not there. ``release``
+    ends both. A challenger learns beside the member it may replace, and has no vote.
+
+    Attributes
+    ----------
+    challengers : dict of str to Model
+        By the member that each may replace.
+    fresh : callable
+        Builds the member of a name anew: ``(name, number)``, where another number means another
+        seed. Set by the engine; needed only for :meth:`renew`, :meth:`challenge` and to restore a
+        state with challengers.
+    """
+
+    fresh: Callable[[str, int], Model]
+
+    def __init__(
+        self,
+        members: Mapping[str, Model],
+        combine: str,
+        seed: int = 0,
+        learn_every: Mapping[str, int] | None = None,
+    ) -> None:
+        self.members: dict[str, Model] = dict(members)
+        self.names: tuple[str, ...] = tuple(members)
+        self._combine = (combine, len(self.names), seed)
+        self.combiner = combiner(*self._combine)
+        self.challengers: dict[str, Model] = {}
+        self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.names}
+        self._frozen: set[str] = set()
+        self._quarantined: set[str] = set()
+        self._labelled = 0
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the members that do not learn because an operator said so."""
+        return frozenset(self._frozen)
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """Names of the members that are left out because they failed."""
+        return frozenset(self._quarantined)
+
+    def freeze(self, name: str) -> None:
+        """The member scores on but learns nothing until it is released."""
+        self._frozen.add(self._known(name))
+
+    def quarantine(self, name: str) -> None:
+        """The member neither scores nor learns until it is released."""
+        self._quarantined.add(self._known(name))
+
+    def release(self, name: str) -> None:
+        """The member scores and learns again."""
+        self._frozen.discard(self._known(name))
+        self._quarantined.discard(name)
+
+    def _known(self, name: str) -> str:
+        if name not in self.members:
+            raise KeyError(f"expected one of {', '.join(self.names)}; got {name!r}")
+        return name
+
+    def score(self, x: FeatureBatch) -> tuple[F64, F64]:
+        """Member logits ``(n, m)`` and the ensemble's logits ``(n,)``, all finite.
+
+        Raises
+        ------
+        MemberError
+            A member raised, or its scores are no ``n`` finite numbers. No state has changed; the
+            same call works once that member is in quarantine.
+        """
+        links = np.zeros((len(x), len(self.names)))
+        for j, name in enumerate(self.names):
+            if name not in self._quarantined:
+                links[:, j] = _score(name, self.members[name], x)
+        out = [j for j, name in enumerate(self.names) if name in self._quarantined]
+        if out and len(out) < len(self.names):
+            links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
+        return links, self.combiner.combine(links)
+
+    def learn(self, x: FeatureBatch, links: F64, y: F64, w: F64) -> list[MemberError]:
+        """Learn ``n`` labelled rows, in label order; gives one error for each member that failed.
+
+        1. The combiner learns from the predictions as they were made.
+        2. The members that are neither frozen nor in quarantine learn the rows.
+
+        A member that fails has learned an unknown part of its rows: the caller puts it into
+        quarantine. The same rows fail at the same place in every run, so a replay ends in the same
+        state. The other members learn in full.
+
+        Parameters
+        ----------
+        x : FeatureBatch
+        links : float64 array ``(n, m)``
+            Member logits as :meth:`score` gave them for these rows.
+        y, w : float64 arrays ``(n,)``
+            Truths 0 or 1; weights >= 0.
+        """
+        self.combiner.update(links, y, w)
+        weights = self.combiner.member_weights(self._labelled, w)
+        first = self._labelled
+        self._labelled += len(y)
+        errors = []
+        for j, name in enumerate(self.names):
+            if name in self._frozen or name in self._quarantined:
+                continue
+            taken = self._taken(name, first, len(y))
+            try:
+                _learn(name, self.members[name], x.take(taken), y[taken], weights[taken, j])
+            except MemberError as error:
+                errors.append(error)
+        return errors
+
+    def _taken(self, name: str, first: int, n: int) -> slice | NDArray[Any]:
+        """Which of the ``n`` labelled rows from number ``first`` on the member learns."""
+        every = self.learn_every[name]
+        return slice(None) if every == 1 else np.arange(first, first + n) % every == 0
+
+    # ------------------------------------------------------------------ beginning anew
+
+    def forget(self) -> None:
+        """The combiner begins anew; the members stay as they are."""
+        self.combiner = combiner(*self._combine)
+
+    def renew(self, name: str, number: int) -> None:
+        """The member begins anew, under its name and its marks."""
+        self.members[self._known(name)] = self.fresh(name, number)
+
+    def challenge(self, name: str, number: int) -> None:
+        """A new model begins to learn beside the member; one that did before goes."""
+        self.challengers[self._known(name)] = self.fresh(name, number)
+
+    def compare(self, name: str, x: FeatureBatch) -> tuple[F64, F64]:
+        """Logits ``(n,)`` of the member and of its challenger as they are now.
+
+        Raises :class:`MemberError` if one of them fails.
+        """
+        return _score(name, self.members[name], x), _score(name, self.challengers[name], x)
+
+    def learn_beside(self, name: str, x: FeatureBatch, y: F64, w: F64) -> None:
+        """The challenger learns the rows of the last :meth:`learn` as its member learned them.
+
+        Raises :class:`MemberError` if it fails.
+        """
+        first = self._labelled - len(y)
+        weights = self.combiner.member_weights(first, w)[:, self.names.index(name)]
+        taken = self._taken(name, first, len(y))
+        _learn(name, self.challengers[name], x.take(taken), y[taken], weights[taken])
+
+    def promote(self, name: str) -> None:
+        """The challenger takes the member's place."""
+        self.members[name] = self.challengers.pop(name)
+
+    def weights(self) -> F64:
+        """The members' present weights ``(m,)``; what they mean the combiner says."""
+        return self.combiner.weights()
+
+    def parameters(self) -> dict[str, Sequence[Parameter]]:
+        """Each member's parameter table, and the combiner's under ``"ensemble"``."""
+        tables = {name: self.members[name].parameters() for name in self.names}
+        return {**tables, "ensemble": self.combiner.parameters()}
+
+    def adopt(self, other: Ensemble, names: Sequence[str]) -> None:
+        """Take over the members of these names from ``other``, with all they know and their marks.
+
+        ``other`` must not be used afterwards: the members move.
+        """
+        for name in names:
+            self.members[name] = other.members[name]
+            if name in other.frozen:
+                self._frozen.add(name)
+            if name in other.quarantined:
+                self._quarantined.add(name)
+            if name in other.challengers:
+                self.challengers[name] = other.challengers[name]
+        self._labelled = other._labelled
+
+    def adopt_combiner(self, other: Ensemble) -> None:
+        """Take over the combiner of an ensemble with the same members in the same order."""
+        self.combiner = other.combiner
+
+    def state(self) -> State:
+        """Members', challengers', combiner's and own state, as copies."""
+        return {
+            "members": {name: member.state() for name, member in self.members.items()},
+            "challengers": {name: model.state() for name, model in self.challengers.items()},
+            **self._own_state(),
+        }
+
+    def _own_state(self) -> State:
+        return {
+            "format": 1,
+            "combiner": self.combiner.state(),
+            "frozen": sorted(self._frozen),
+            "quarantined": sorted(self._quarantined),
+            "labelled": self._labelled,
+        }
+
+    def restore(self, state: State) -> None:
+        """Become the ensemble that gave ``state``; :class:`StateError` if it does not fit."""
+        if state.get("format") != 1 or set(state["members"]) != set(self.names):
+            got = ", ".join(state.get("members", ())) or "none"
+            raise StateError(
+                f"ensemble: expected format 1 with members {', '.join(self.names)}; got format"
+                f" {state.get('format')!r} with members {got}"
+            )
+        beside = state.get("challengers", {})  # states of before there were any have none
+        self.challengers = {name: self.fresh(self._known(name), 0) for name in beside}
+        for models, states in ((self.members, state["members"]), (self.challengers, beside)):
+            for name, model in models.items():
+                try:
+                    model.restore(states[name])
+                except StateError as error:
+                    raise StateError(f"member {name!r}: {error}") from error
+        self.combiner.restore(state["combiner"])
+        self._frozen = set(state["frozen"])
+        self._quarantined = set(state["quarantined"])
+        self._labelled = int(state["labelled"])
+
+    def roots(self) -> dict[str, str]:
+        """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""
+        return self._digests() | {"ensemble": state_digest(self._own_state())}
+
+    def digest(self) -> str:
+        """Hex digest of the whole state, by the members' own digests."""
+        return state_digest({"members": self._digests(), **self._own_state()})
+
+    def _digests(self) -> dict[str, str]:
+        members = {name: member.digest() for name, member in self.members.items()}
+        return members | {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
+
+
+def _score(name: str, member: Model, x: FeatureBatch) -> F64:
+    """One model's logits ``(n,)``; whatever goes wrong becomes a :class:`MemberError`."""
+    try:
+        scores = np.asarray(member.score(x), dtype=np.float64)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise MemberError(name, "score_raised", len(x), reason) from error
+    if scores.shape != (len(x), 1):
+        reason = f"expected shape (n, 1), got {scores.shape}"
+        raise MemberError(name, "score_shape", len(x), reason)
+    bad = np.flatnonzero(~np.isfinite(scores[:, 0]))
+    if len(bad):
+        reason = f"expected finite numbers, got {scores[bad[0], 0]} in row {bad[0]}"
+        raise MemberError(name, "score_not_finite", len(x), reason)
+    return scores[:, 0]
+
+
+def _learn(name: str, member: Model, x: FeatureBatch, y: F64, w: F64) -> None:
+    """Teach one model; whatever goes wrong becomes a :class:`MemberError`."""
+    try:
+        member.learn(x, y, w)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise MemberError(name, "learn_raised", len(y), reason) from error

@@ -1,0 +1,118 @@
+"""The learned combiners: a logistic stack, alone or under a share of safer experts.
+
+Named ``stacking`` and ``stack`` in a configuration. Runs per label, so the loops are compiled
+(``models/kernels/stack.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.base import F64, Parameter, State, StateError
+from models.kernels import stack as kernels
+
+
+class Stack:
+    """Fixed-Share over {stack, mean logit, mean probability, each member}.
+
+    The stack is a logistic regression over the member logits: weights start at ``1 / m``, the
+    intercept at 0, and each follows AdaGrad [1]_ with rate 0.05. Its intercept and slope are an
+    online Platt scaling. The experts' probabilities are mixed by shares; a label multiplies each
+    share by the expert's likelihood to the row's weight, then 1e-4 of the whole is dealt out evenly
+    (Fixed-Share [2]_ under log loss), so that no expert is lost for good. The members join only
+    after 100 positives: before, one of them may lead by luck.
+
+    .. [1] J. Duchi, E. Hazan and Y. Singer, "Adaptive subgradient methods", JMLR 12, 2011.
+    .. [2] M. Herbster and M. Warmuth, "Tracking the best expert", Machine Learning 32, 1998.
+    """
+
+    rate = 0.05
+    alpha = 1e-4
+    join_at = 100.0
+
+    def __init__(self, m: int, seed: int) -> None:
+        self._m = m
+        self._weights = np.append(np.full(m, 1 / m), 0.0)
+        self._squares = np.zeros(m + 1)
+        self._shares = np.zeros(m + 3)
+        self._shares[:3] = 1 / 3
+        self._positives = np.zeros(1)
+        self._first = np.full(m, np.nan)
+        self._experts = np.zeros(m + 3)
+
+    def combine(self, links: F64) -> F64:
+        """See :meth:`models.ensemble.combine.Combiner.combine`."""
+        out = np.zeros(len(links))
+        rows = np.require(links, np.float64, ["C", "W"])
+        kernels.combine(rows, self._weights, self._shares, self._experts, out)
+        return out
+
+    def update(self, links: F64, y: F64, w: F64) -> None:
+        """See :meth:`models.ensemble.combine.Combiner.update`."""
+        rows, y, w = (np.require(a, np.float64, ["C", "W"]) for a in (links, y, w))
+        kernels.update(
+            *(rows, y, w, self.rate, self.alpha, self.join_at),
+            *(self._weights, self._squares, self._shares, self._positives, self._first),
+            self._experts,
+        )
+
+    def member_weights(self, first: int, w: F64) -> F64:
+        """Every member learns every row with its own weight."""
+        return np.repeat(w[:, None], self._m, axis=1)
+
+    def weights(self) -> F64:
+        """Each member's slope on the logit scale, mixed over the experts; need not sum to 1."""
+        slopes: F64 = self._shares[0] * self._weights[:-1] + self._shares[3:]
+        return slopes + (self._shares[1] + self._shares[2]) / self._m
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Weights and intercept, AdaGrad's sums of squares, shares, positives seen, first row."""
+        m = self._m
+        return [
+            Parameter("stack.weights", "learned", (m,), "float64", m, 8 * m),
+            Parameter("stack.intercept", "learned", (), "float64", 1, 8),
+            Parameter("stack.squares", "optimizer", (m + 1,), "float64", m + 1, 8 * (m + 1)),
+            Parameter("shares", "learned", (m + 3,), "float64", m + 3, 8 * (m + 3)),
+            Parameter("positives", "statistic", (), "float64", 1, 8),
+            Parameter("first", "control", (m,), "float64", m, 8 * m),
+        ]
+
+    def state(self) -> State:
+        """The arrays, copied."""
+        return {
+            "weights": self._weights.copy(),
+            "squares": self._squares.copy(),
+            "shares": self._shares.copy(),
+            "positives": self._positives.copy(),
+            "first": self._first.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        """See :meth:`models.ensemble.combine.Combiner.restore`; raises :class:`StateError`."""
+        for name, have in (
+            ("weights", self._weights),
+            ("squares", self._squares),
+            ("shares", self._shares),
+            ("positives", self._positives),
+            ("first", self._first),
+        ):
+            got = state.get(name)
+            if not isinstance(got, np.ndarray) or got.shape != have.shape:
+                raise StateError(
+                    f"combiner.{name}: expected an array of shape {have.shape}, got {got!r:.60};"
+                    " the state is of another ensemble"
+                )
+            have[:] = got
+
+
+class Stacking(Stack):
+    """The logistic stack alone: all of the share is the stack's, and stays there."""
+
+    alpha = 0.0
+
+    def __init__(self, m: int, seed: int) -> None:
+        super().__init__(m, seed)
+        self._shares[:] = 0.0
+        self._shares[0] = 1.0

@@ -1,0 +1,1 @@
+"""Events' columns to feature columns: numbers, categories, the calendar, windows of entities."""

@@ -1,0 +1,347 @@
+"""The feature stage: decoded event columns in, a :class:`~models.base.FeatureBatch` out.
+
+The engine calls ``transform`` once a batch, in event order, and ``label`` for every change of what
+is known about an event. Nothing here reads bytes, a clock or a label's meaning. Every result is the
+same whether events come one at a time or in large batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import (
+    F64,
+    I64,
+    U64,
+    EventColumns,
+    FeatureBatch,
+    FeatureSchema,
+    HashedColumn,
+    MillraceError,
+    State,
+    StateError,
+    state_digest,
+)
+from models.features.columns import (
+    F32_MAX,
+    MISSING,
+    STATS,
+    calendar_table,
+    codes,
+    minute_of_week,
+    number,
+)
+from models.features.windows import EntityWindows
+from models.settings import (
+    CalendarFeature,
+    CategoryFeature,
+    Feature,
+    NumberFeature,
+    RiskFeature,
+    WindowFeature,
+)
+
+
+class FeatureError(MillraceError):
+    """The features' settings contradict each other."""
+
+
+_SINCE = ("since_last", "since_first_known")
+
+
+@dataclass(slots=True)
+class _Table:
+    """A table of entities, shared by features with the same entity, value, delay and bound."""
+
+    name: str
+    entity: str
+    value: str | None
+    delay_ms: int
+    risk: bool
+    max_entities: int
+    windows: set[int] = field(default_factory=set)
+    extremes: bool = False
+    held: EntityWindows = field(init=False)
+
+    def build(self) -> None:
+        self.held = EntityWindows(
+            sorted(self.windows),
+            delay_ms=self.delay_ms,
+            own_event=not self.risk,
+            max_entities=self.max_entities,
+            extremes=self.extremes,
+        )
+
+    def update(self, events: EventColumns) -> F64:
+        keys = events.entities[self.entity]
+        values = np.zeros(len(events)) if self.value is None else events.numbers[self.value]
+        return self.held.update(keys, events.event_time_ms, values)
+
+
+_Block = Callable[[EventColumns, Mapping[str, F64]], F64]
+"""Makes a feature's dense columns, ``(n, width)``, from the events and the tables' statistics."""
+
+
+class FeatureStage:
+    """All features of one configuration, with their state.
+
+    Dense columns are named ``NAME`` (number), ``NAME_PART`` (calendar), ``NAME_STAT_WINDOW`` such
+    as ``customer_mean_7d``, and ``NAME_since_last``, ``NAME_since_first_known``; the hashed column
+    of a category is named ``NAME``. ``entity_fields`` names the entity fields whose hashed keys a
+    label must bring back, in order.
+
+    * number: the transform, then clipped to float32's range, then ``(v - mean) / deviation`` if
+      scaled, with population statistics that include ``v`` itself (Welford 1962); a deviation of 0
+      gives 0. ``nan`` gives the running mean (0 if scaled) and is counted.
+    * window and risk: see :class:`~models.features.windows.EntityWindows`. Statistics of an empty
+      window are 0; ``ratio`` is the value over the window's mean, 1 where either is missing or
+      the mean is 0. ``since_last`` is the longest window for an entity's first event and at most
+      that; ``since_first_known`` is the delay plus the longest window where none is known.
+
+    Raises
+    ------
+    FeatureError
+        A column name comes twice, a window is empty, or a statistic lacks its value.
+    """
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self._features = tuple(features)
+        self._numbers = [f for f in features if isinstance(f, NumberFeature)]
+        self._categories = [f for f in features if isinstance(f, CategoryFeature)]
+        self._number_stats = np.zeros((len(self._numbers), STATS))
+        self._tables = _share_tables(features)
+        blocks = [self._block(f) for f in features if not isinstance(f, CategoryFeature)]
+        self._blocks = [(len(names), block) for names, block in blocks]
+        self.schema = FeatureSchema(
+            tuple(name for names, _ in blocks for name in names),
+            tuple(HashedColumn(f.name, f.buckets) for f in self._categories),
+        )
+        names = [*self.schema.dense, *(c.name for c in self.schema.hashed)]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise FeatureError(
+                f"features: expected different column names, got {', '.join(twice)} twice;"
+                " rename a feature or drop a window"
+            )
+        self.entity_fields = tuple(dict.fromkeys(t.entity for t in self._tables if t.risk))
+
+    def transform(self, events: EventColumns) -> FeatureBatch:
+        """The features of ``n`` events in order, each seeing those before it; changes the state."""
+        seen = {table.name: table.update(events) for table in self._tables}
+        wide, at = np.empty((len(events), len(self.schema.dense))), 0
+        for width, block in self._blocks:
+            wide[:, at : at + width] = block(events, seen)
+            at += width
+        dense = np.clip(wide, -F32_MAX, F32_MAX).astype(np.float32)
+        hashed = np.empty((len(events), len(self._categories)), np.uint32)
+        for i, feature in enumerate(self._categories):
+            hashed[:, i] = codes(feature.name, feature.buckets, events.categories[feature.field])
+        return FeatureBatch(self.schema, dense, hashed)
+
+    def label(self, keys: U64, event_time_ms: I64, delta: NDArray[np.int8]) -> None:
+        """Tell the risk features what became known, in order.
+
+        Parameters
+        ----------
+        keys : uint64 array ``(n, len(entity_fields))``
+            The events' hashed entity keys, in the order of ``entity_fields``; 0 where missing.
+        event_time_ms : int64 array ``(n,)``
+            The events' own times.
+        delta : int8 array ``(n,)``
+            +1: the event is now known positive; -1: that is taken back.
+        """
+        if keys.shape != (len(event_time_ms), len(self.entity_fields)):
+            expected = (len(event_time_ms), len(self.entity_fields))
+            raise ValueError(f"keys: expected shape {expected}, got {keys.shape}")
+        for table in self._tables:
+            if table.risk:
+                column = keys[:, self.entity_fields.index(table.entity)]
+                table.held.mark(column, event_time_ms, delta)
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        return {
+            "dense": list(self.schema.dense),
+            "numbers": self._number_stats.copy(),
+            "tables": {table.name: table.held.state() for table in self._tables},
+        }
+
+    def restore(self, state: State) -> None:
+        """Become the stage that gave ``state``; :class:`StateError` if it does not fit."""
+        if state.get("dense") != list(self.schema.dense):
+            raise StateError(
+                f"features: expected the columns {list(self.schema.dense)},"
+                f" got {state.get('dense')}; the state belongs to another configuration"
+            )
+        numbers = np.asarray(state["numbers"], np.float64)
+        if numbers.shape != self._number_stats.shape:
+            raise StateError(
+                f"features.numbers: expected {self._number_stats.shape}, got {numbers.shape}"
+            )
+        for table in self._tables:
+            table.held.restore(state["tables"].get(table.name, {}))
+        self._number_stats[:] = numbers
+
+    def adopt(self, other: FeatureStage) -> list[str]:
+        """Take over what still fits from the stage of another configuration, as copies.
+
+        A table fits one over the same entity, value, delay, bound and windows; a number fits one
+        of the same definition. Returns the names of the features that go on as they were.
+        """
+        known = {_table_key(t): t for t in other._tables}
+        fitting: set[tuple[object, ...]] = set()
+        for table in self._tables:
+            old = known.get(_table_key(table))
+            if old is not None and old.held.shape == table.held.shape:
+                table.held.restore(old.held.state())
+                fitting.add(_table_key(table))
+        kept = []
+        for f in self._features:
+            if isinstance(f, WindowFeature | RiskFeature):
+                fits = _feature_key(f) in fitting
+            else:
+                fits = f in other._features
+            if fits and isinstance(f, NumberFeature):
+                mine, theirs = self._numbers.index(f), other._numbers.index(f)
+                self._number_stats[mine] = other._number_stats[theirs]
+            kept += [f.name] if fits else []
+        return kept
+
+    def digest(self) -> str:
+        """Hex digest of the state; equal for equal histories, also across a save and a restore."""
+        return state_digest(self.state())
+
+    def gauges(self) -> dict[str, float]:
+        """``NAME.missing`` of numbers; ``NAME.entities``, ``.evicted``, ``.expired``, ``.late``,
+        ``.truncated``, ``.unmatched`` and ``.bytes`` of tables, by their first feature's name.
+        """
+        found = {
+            f"{f.name}.missing": float(self._number_stats[i, MISSING])
+            for i, f in enumerate(self._numbers)
+        }
+        for table in self._tables:
+            for gauge, value in table.held.gauges().items():
+                found[f"{table.name}.{gauge}"] = value
+        return found
+
+    def _block(self, feature: Feature) -> tuple[list[str], _Block]:
+        """Names and maker of a feature's dense columns."""
+        if isinstance(feature, NumberFeature):
+            return [feature.name], self._number_block(feature)
+        if isinstance(feature, CalendarFeature):
+            table = calendar_table(feature.parts, feature.utc_offset)
+            names = [f"{feature.name}_{part}" for part in feature.parts]
+            return names, lambda events, seen: table[minute_of_week(events.event_time_ms)]
+        if isinstance(feature, WindowFeature | RiskFeature):
+            shared = next(t for t in self._tables if _table_key(t) == _feature_key(feature))
+            return _window_names(feature), _window_block(feature, shared)
+        raise FeatureError(f"feature {feature.name}: expected a type with dense columns")
+
+    def _number_block(self, feature: NumberFeature) -> _Block:
+        stats = self._number_stats[self._numbers.index(feature)]
+        log, scale = feature.transform == "log1p", feature.scale == "standard"
+
+        def block(events: EventColumns, seen: Mapping[str, F64]) -> F64:
+            out = np.empty((len(events), 1))
+            values = np.require(events.numbers[feature.field], np.float64, ["C", "W"])
+            number(values, stats, log, scale, out[:, 0])
+            return out
+
+        return block
+
+
+def _feature_key(f: WindowFeature | RiskFeature) -> tuple[object, ...]:
+    if isinstance(f, RiskFeature):
+        return (True, f.entity, None, f.delay, f.max_entities)
+    return (False, f.entity, f.value, 0, f.max_entities)
+
+
+def _table_key(t: _Table) -> tuple[object, ...]:
+    return (t.risk, t.entity, t.value, t.delay_ms, t.max_entities)
+
+
+def _share_tables(features: Sequence[Feature]) -> list[_Table]:
+    """One table for each entity, value, delay and bound; its windows are the features' together."""
+    tables: dict[tuple[object, ...], _Table] = {}
+    for f in features:
+        if not isinstance(f, WindowFeature | RiskFeature):
+            continue
+        risk = isinstance(f, RiskFeature)
+        value = f.value if isinstance(f, WindowFeature) else None
+        needing = {"sum", "mean", "min", "max", "ratio"} & set(f.stats)
+        if not risk and value is None and needing:
+            raise FeatureError(
+                f"feature {f.name}: expected a number field in `value` for"
+                f" {', '.join(sorted(needing))}, got none"
+            )
+        if min(f.windows) < 1:
+            raise FeatureError(f"feature {f.name}: expected windows longer than 0, got {f.windows}")
+        delay = f.delay if isinstance(f, RiskFeature) else 0
+        fresh = _Table(f.name, f.entity, value, delay, risk, f.max_entities)
+        table = tables.setdefault(_feature_key(f), fresh)
+        table.windows.update(f.windows)
+        table.extremes |= not {"min", "max"}.isdisjoint(f.stats)
+    for table in tables.values():
+        table.build()
+    return list(tables.values())
+
+
+def _window_name(ms: int) -> str:
+    """The shortest exact form with days at most: ``7d``, not ``1w``, as settings are written."""
+    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if ms % length == 0:
+            return f"{ms // length}{unit}"
+    return f"{ms}ms"
+
+
+def _window_names(feature: WindowFeature | RiskFeature) -> list[str]:
+    names = []
+    for stat in feature.stats:
+        ends = [""] if stat in _SINCE else [f"_{_window_name(w)}" for w in feature.windows]
+        names += [f"{feature.name}_{stat}{end}" for end in ends]
+    return names
+
+
+def _window_block(feature: WindowFeature | RiskFeature, table: _Table) -> _Block:
+    """Picks the feature's columns out of its table's.
+
+    ``risk`` is the mean, for known positives have the value 1. Seconds are cut at the feature's own
+    reach, as a shared table may reach further.
+    """
+    n, most = len(table.held.windows), (table.delay_ms + max(feature.windows)) / 1000.0
+    first = {"count": 0, "sum": n, "mean": 2 * n, "risk": 2 * n, "ratio": 2 * n}
+    first |= {"min": 3 * n + 2, "max": 4 * n + 2}
+    picks: list[int] = []
+    caps: list[float] = []
+    ratios: list[int] = []
+    for stat in feature.stats:
+        if stat in _SINCE:
+            picks.append(3 * n + _SINCE.index(stat))
+            caps.append(most)
+            continue
+        if stat == "ratio":
+            ratios += range(len(picks), len(picks) + len(feature.windows))
+        picks += [first[stat] + table.held.windows.index(w) for w in feature.windows]
+        caps += [np.inf] * len(feature.windows)
+
+    def block(events: EventColumns, seen: Mapping[str, F64]) -> F64:
+        out = seen[table.name].take(picks, axis=1)
+        np.minimum(out, caps, out=out)
+        for i in ratios:
+            out[:, i] = _ratio(events.numbers[str(table.value)], out[:, i])
+        return out
+
+    return block
+
+
+def _ratio(values: F64, means: F64) -> F64:
+    """Value over mean; 1 where either is missing or the mean is 0."""
+    values = np.clip(values, -F32_MAX, F32_MAX)
+    known = (means != 0.0) & ~np.isnan(values)
+    # A mean may be far below the value when signs differ: the quotient may overflow.
+    with np.errstate(over="ignore"):
+        return np.divide(values, means, out=np.ones(len(values)), where=known)

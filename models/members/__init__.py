@@ -1,0 +1,1 @@
+"""The learners that a configuration can name."""

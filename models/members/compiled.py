@@ -1,0 +1,177 @@
+"""What the compiled members share: checked arguments, one kernel for scoring and learning, state.
+
+A compiled member is a bundle of numpy arrays (a ``NamedTuple``) and one Numba kernel that walks the
+rows in order. Scoring, learning, and scoring each row before learning it are the same walk with
+other switches, so the three can never disagree. Kernels have explicit signatures: they are compiled
+when the member's module is imported (or loaded from Numba's cache) and never within the stream.
+They use no ``fastmath``: a replay must give the same bits. Nothing here draws randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+from numba import float32, float64, int64, uint32, void
+from numpy.typing import NDArray
+
+from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, Role, State, StateError
+from models.kernels.trees import used_part
+
+SCORE = 1
+LEARN = 2
+"""Switches of a kernel's walk; ``SCORE | LEARN`` scores each row, then learns it."""
+
+NONE = np.zeros(0)
+
+
+def signature(arrays: Any) -> Any:
+    """The type of a kernel ``(dense, hashed, y, w, out, mode, arrays)`` for bundles like this."""
+    rows = float64[::1]
+    return void(float32[:, ::1], uint32[:, ::1], rows, rows, rows, int64, numba.typeof(arrays))
+
+
+class CompiledModel(Model):
+    """A member whose whole life is a bundle of arrays and one kernel.
+
+    Subclasses set ``_kernel``, ``_arrays`` (the bundle), and name in ``_roles`` the arrays that are
+    state (``"bins.edge"``: of a bundle within), each with its role in the parameter table.
+    """
+
+    _kernel: ClassVar[Any]
+    _roles: ClassVar[dict[str, Role]]
+    _version: ClassVar[int] = 1
+
+    def __init__(self, schema: FeatureSchema, arrays: Any) -> None:
+        self._dense = len(schema.dense)
+        self._hashed = len(schema.hashed)
+        self._arrays = arrays
+
+    def score(self, x: FeatureBatch) -> F64:
+        """See :meth:`models.base.Model.score`; a row's score does not depend on its neighbours."""
+        return self._walk(x, NONE, NONE, SCORE)
+
+    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        """See :meth:`models.base.Model.learn`; ``n`` rows at once equal ``n`` single calls."""
+        self._walk(x, y, w, LEARN)
+
+    def score_learn(self, x: FeatureBatch, y: F64, w: F64) -> F64:
+        """Score each row, then learn it: ``(n, 1)`` strictly prequential scores in one pass."""
+        return self._walk(x, y, w, SCORE | LEARN)
+
+    def _walk(self, x: FeatureBatch, y: F64, w: F64, mode: int) -> F64:
+        """Check what the kernel cannot, since out-of-range columns would be read as memory."""
+        n = len(x)
+        dense = np.require(x.dense, np.float32, ["C", "W"])
+        hashed = np.require(x.hashed, np.uint32, ["C", "W"])
+        if dense.shape != (n, self._dense) or hashed.shape != (n, self._hashed):
+            raise ValueError(
+                f"{type(self).__name__}: expected {self._dense} dense and {self._hashed} hashed "
+                f"columns, got {dense.shape} and {hashed.shape}; build the batch from its schema"
+            )
+        rows = n if mode & LEARN else 0
+        y, w = (np.require(a, np.float64, ["C", "W"]) for a in (y, w))
+        if y.shape != (rows,) or w.shape != (rows,):
+            raise ValueError(
+                f"{type(self).__name__}: expected y and w of shape ({rows},), "
+                f"got {y.shape} and {w.shape}"
+            )
+        out = np.zeros(n if mode & SCORE else 0)
+        type(self)._kernel(dense, hashed, y, w, out, mode, self._arrays)
+        return out[:, None]
+
+    def parameters(self) -> Sequence[Parameter]:
+        """One row for each array of the state, in the order of the bundle."""
+        return list(table(self._roles, self._used()))
+
+    def _used(self) -> dict[str, NDArray[Any]]:
+        """The state's arrays, cut to the part in use; views."""
+        return {name: self._held(name) for name in self._roles}
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`models.base.Model.tensors`: learned arrays of the bundle itself, whole; the
+        bundles within it are trees and bins."""
+        return {
+            name: self._held(name)
+            for name, role in self._roles.items()
+            if role == "learned" and "." not in name
+        }
+
+    def _held(self, name: str) -> NDArray[Any]:
+        held: NDArray[Any] = attrgetter(name)(self._arrays)
+        return held
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`: the arrays in use, copied."""
+        return {"version": self._version, **{k: a.copy() for k, a in self._used().items()}}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        self._check(state)
+        for name in self._roles:
+            copy_prefix(self._held(name), state[name])
+
+    def _check(self, state: State) -> None:
+        """Raise :class:`StateError` unless every array of ``state`` fits into the bundle."""
+        who = type(self).__name__
+        if state.get("version") != self._version:
+            raise StateError(
+                f"{who}: expected state version {self._version}, got {state.get('version')!r}"
+            )
+        for name in self._roles:
+            have, got = self._held(name), state.get(name)
+            if not isinstance(got, np.ndarray) or got.dtype != have.dtype:
+                raise StateError(
+                    f"{who}.{name}: expected an array of {have.dtype}, got {got!r:.60}"
+                )
+            if not self._fits(name, got.shape, have.shape):
+                raise StateError(
+                    f"{who}.{name}: expected shape {have.shape}, got {got.shape}; "
+                    "the state is of a member with other columns or sizes"
+                )
+
+    def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
+        """Whether an array of shape ``got`` can be restored into one of shape ``have``."""
+        return got == have
+
+
+class TreeModel(CompiledModel):
+    """A member of trees in an arena (``models/kernels/trees.py``), named ``trees`` in its bundle.
+
+    Its state holds the arena up to the furthest node and leaf ever in use.
+    """
+
+    _version = 2  # 1: histograms by the bins' ids
+
+    def __init__(self, schema: FeatureSchema, arrays: Any) -> None:
+        super().__init__(schema, arrays)
+        # The kernel plants the trees: a helper called from here would be compiled for it alone.
+        nothing = np.zeros((0, len(schema.dense)), np.float32)
+        codes = np.zeros((0, len(schema.hashed)), np.uint32)
+        self.learn(FeatureBatch(schema, nothing, codes), NONE, NONE)
+
+    def _used(self) -> dict[str, NDArray[Any]]:
+        cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
+        return {name: a[: cut.get(name)] for name, a in super()._used().items()}
+
+    def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
+        if name.startswith("trees."):
+            return got[1:] == have[1:] and got[0] <= have[0]
+        return got == have
+
+
+def copy_prefix(target: NDArray[Any], source: NDArray[Any]) -> None:
+    """Copy ``source`` into the first rows of ``target`` and zero the rest."""
+    target[: len(source)] = source
+    target[len(source) :] = 0
+
+
+def table(roles: dict[str, Role], arrays: dict[str, NDArray[Any]]) -> Iterable[Parameter]:
+    """Parameter rows of these arrays; a generator's state is no parameter that learning trains."""
+    for name, role in roles.items():
+        a = arrays[name]
+        trainable = role not in ("hyper", "rng")
+        yield Parameter(name, role, a.shape, str(a.dtype), a.size, a.nbytes, trainable)

@@ -1,0 +1,251 @@
+"""Adaptive random forest: Hoeffding trees on growing bins, each watched by two ADWINs.
+
+The algorithm is that of Gomes et al. (2017, "Adaptive random forests for evolving data stream
+classification"): online bagging by Poisson weights, a random subspace of columns at every leaf, and
+per tree a warning detector that starts a background tree and a drift detector that puts it in the
+old one's place. A hashed column is seen as the number of its code. Randomness comes from one seeded
+counter that is part of the state.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numba import njit
+from pydantic import Field
+
+from models.base import F32, F64, I64, U32, FeatureSchema, Role
+from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
+from models.kernels.binning import ROLES, Bins, make_bins, observe, position
+from models.kernels.common import ENTRY, HELPER, RARE, poisson, poisson_table
+from models.kernels.trees import ROLES as TREE_ROLES
+from models.kernels.trees import (
+    Trees,
+    divide_bin,
+    find_leaf_node,
+    free_tree,
+    leaves_left,
+    make_trees,
+    new_tree,
+)
+from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
+from models.members.compiled import LEARN, SCORE, TreeModel, signature
+from models.settings import Settings
+
+
+class ForestParams(Settings):
+    """Parameters of ``type = "forest"``."""
+
+    trees: int = Field(10, ge=1, le=1000, description="trees that vote")
+    subspace: float = Field(0.6, gt=0, le=1, description="share of the columns a leaf looks at")
+    negative_rate: float = Field(6.0, gt=0, le=20, description="mean weight of a genuine row")
+    positive_rate: float = Field(
+        6.0, gt=0, le=20, description="mean weight of a positive row; scores are corrected for it"
+    )
+    grace: float = Field(50.0, gt=0, description="weight a leaf learns between looks for a split")
+    delta: float = Field(0.01, gt=0, lt=1, description="Hoeffding's chance of a wrong split")
+    tie: float = Field(0.05, ge=0, le=1, description="bound below which near-equal columns split")
+    warning: float = Field(0.01, gt=0, lt=1, description="ADWIN's delta for a background tree")
+    drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
+    latest: bool = Field(
+        False,
+        description="let a leaf repeat its last label where that is right: for streams whose "
+        "labels come at once and run in series",
+    )
+    bins: int = Field(64, ge=4, le=256, description="most bins of one column")
+    max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
+
+
+class ForestArrays(NamedTuple):
+    """State, settings and scratch; ``t`` trees, then their ``t`` background trees."""
+
+    root: I64  # (2t,): -1 where there is no background tree
+    events: I64  # (2,): warnings, drifts
+    prior: F64  # (2,): class weights of everything learned
+    adwin: Adwins  # 2t detectors: warning at 2i, drift at 2i + 1
+    trees: Trees
+    bins: Bins
+    hyper: F64  # (5,): see GRACE and the rest in votes.py
+    deltas: F64  # (2,)
+    rate: F64  # (2, k): cumulative Poisson probabilities by class
+    x: F64  # (columns,): scratch
+    at: I64  # (columns,): scratch, positions among the bins
+    node: I64  # (t,): scratch
+    odds: F64  # (t,): scratch
+    said: F64  # (2t, 3): scratch, see leaf_odds
+
+
+def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
+    """A fresh bundle, before any tree is planted."""
+    subspace = min(max(round(p.subspace * columns), 1), columns)
+    leaves = max(p.max_leaves, 4 * p.trees)
+    trees = make_trees(columns, subspace, p.bins, leaves, seed)
+    hyper = [p.grace, p.delta, p.tie, p.negative_rate / p.positive_rate, float(p.latest)]
+    rates = [poisson_table(r) for r in (p.negative_rate, p.positive_rate)]
+    rate = np.ones((2, max(len(r) for r in rates)))
+    for row, r in zip(rate, rates, strict=True):
+        row[: len(r)] = r
+    return ForestArrays(
+        root=np.full(2 * p.trees, -1),
+        events=np.zeros(2, np.int64),
+        prior=np.ones(2),
+        adwin=make_adwins(2 * p.trees),
+        trees=trees,
+        bins=make_bins(columns, p.bins),
+        hyper=np.array(hyper),
+        deltas=np.array([p.warning, p.drift]),
+        rate=rate,
+        x=np.zeros(columns),
+        at=np.zeros(columns, np.int64),
+        node=np.zeros(p.trees, np.int64),
+        odds=np.zeros(p.trees),
+        said=np.zeros((2 * p.trees, 3)),
+    )
+
+
+@njit(**HELPER)
+def _prepare(dense: F32, hashed: U32, i: int, a: ForestArrays) -> None:
+    """Fill ``x`` and ``at`` with the row's values and their positions."""
+    d = dense.shape[1]
+    for f in range(len(a.x)):
+        a.x[f] = np.float64(dense[i, f]) if f < d else np.float64(hashed[i, f - d])
+        a.at[f] = position(f, a.x[f], a.bins.edge)
+
+
+@njit(**HELPER)
+def _vote(i: int, judged: bool, a: ForestArrays) -> int:
+    """Cast the vote of tree ``i``, to be judged or not; returns the leaf node."""
+    prior = a.prior[1] / (a.prior[0] + a.prior[1])
+    node = find_leaf_node(a.root[i], a.x, a.trees)
+    leaf, trust = a.trees.child[node], a.hyper[TRUST_LATEST]
+    odds = leaf_odds(leaf, prior, a.at, a.bins, a.trees, trust, a.said, i, judged)
+    if i < len(a.node):
+        a.node[i] = node
+        a.odds[i] = odds
+    return node
+
+
+@njit(**RARE)
+def _vote_out_of_turn(i: int, a: ForestArrays) -> int:
+    return _vote(i, True, a)
+
+
+@njit(**HELPER)
+def _link(a: ForestArrays) -> float:
+    """The logit of the trees' mean probability, corrected for the rates of the classes."""
+    total = 0.0
+    for i in range(len(a.odds)):
+        odds = a.odds[i] * a.hyper[CORRECTION]
+        total += odds / (1.0 + odds)
+    p = total / len(a.odds)
+    return math.log(p / (1.0 - p))
+
+
+@njit(**RARE)
+def _replace(i: int, a: ForestArrays) -> None:
+    """Put tree ``i``'s background tree, or a new one, in its place, and let that one vote."""
+    t = len(a.node)
+    a.events[1] += 1
+    free_tree(a.root[i], a.trees)
+    a.root[i] = a.root[t + i] if a.root[t + i] >= 0 else new_tree(a.trees)
+    a.root[t + i] = -1
+    adwin_reset(2 * i, a.adwin)
+    _vote_out_of_turn(i, a)
+
+
+@njit(**HELPER)
+def _watch(i: int, label: int, a: ForestArrays) -> None:
+    """Show tree ``i``'s error to its detectors; on a warning start, on a drift put in, another."""
+    t = len(a.node)
+    error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else 1.0
+    if adwin_update(2 * i, error, a.deltas[0], a.adwin) != 0:
+        a.events[0] += 1
+        if a.root[t + i] >= 0:
+            free_tree(a.root[t + i], a.trees)
+        a.root[t + i] = new_tree(a.trees) if leaves_left(a.trees) > 0 else -1
+    if adwin_update(2 * i + 1, error, a.deltas[1], a.adwin) != 0:
+        _replace(i, a)
+
+
+@njit(**HELPER)
+def _learn_tree(i: int, node: int, label: int, weight: float, a: ForestArrays) -> None:
+    leaf = a.trees.child[node]
+    learn_leaf(leaf, label, weight, a.at, a.bins, a.trees, a.said, i)
+    try_split(node, a.bins, a.trees, a.hyper)
+
+
+@njit(**RARE)
+def _learn_background(i: int, label: int, weight: float, a: ForestArrays) -> None:
+    _learn_tree(i, _vote_out_of_turn(i, a), label, weight, a)
+
+
+@njit(**HELPER)
+def _learn(y: float, w: float, a: ForestArrays) -> None:
+    """Learn the prepared row, whose votes are cast."""
+    t = len(a.node)
+    label = 1 if y > 0.5 else 0
+    for i in range(t):
+        weight = w * poisson(a.trees.rng, label, a.rate)
+        _watch(i, label, a)
+        if weight > 0.0:
+            _learn_tree(i, a.node[i], label, weight, a)
+            if a.root[t + i] >= 0:
+                _learn_background(t + i, label, weight, a)
+    a.prior[label] += w
+    for f in range(len(a.x)):
+        p = observe(f, a.x[f], a.bins)
+        if p >= 0:
+            divide_bin(f, p, a.bins.used[f], a.trees)
+
+
+@njit(signature(make_arrays(1, ForestParams.model_validate({}), 0)), **ENTRY)
+def forest_kernel(
+    dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: ForestArrays
+) -> None:
+    """Walk the rows in order, see ``compiled.py``. The first call plants the trees."""
+    if a.root[0] < 0:
+        for tree in range(len(a.node)):
+            a.root[tree] = new_tree(a.trees)
+    for i in range(len(dense)):
+        _prepare(dense, hashed, i, a)
+        for tree in range(len(a.node)):
+            _vote(tree, mode & LEARN != 0, a)
+        if mode & SCORE:
+            out[i] = _link(a)
+        if mode & LEARN:
+            _learn(y[i], w[i], a)
+
+
+class ForestModel(TreeModel):
+    """Adaptive random forest; scores are logits of the trees' mean probability.
+
+    Parameters
+    ----------
+    params : ForestParams
+    schema : FeatureSchema
+    seed : int
+        Of the bagging weights and the subspaces.
+    """
+
+    Params = ForestParams
+    _kernel = forest_kernel
+    _roles: ClassVar[dict[str, Role]] = {
+        "root": "control",
+        **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
+        "events": "statistic",
+        "prior": "statistic",
+        "adwin.bucket": "statistic",
+        "adwin.held": "control",
+        "adwin.moments": "statistic",
+        **{f"bins.{name}": role for name, role in ROLES.items()},
+    }
+
+    def __init__(self, params: ForestParams, schema: FeatureSchema, seed: int) -> None:
+        columns = len(schema.dense) + len(schema.hashed)
+        super().__init__(schema, make_arrays(columns, params, seed))
+
+    def replaced(self) -> int:
+        """See :meth:`models.base.Model.replaced`: trees put in another's place."""
+        return int(self._arrays.events[1])

@@ -1,0 +1,1 @@
+"""Any River classifier as a member."""

@@ -1,0 +1,1 @@
+"""The parameter auditor and its tamper-evident trail."""

@@ -1,0 +1,100 @@
+"""What River adapters are made of: rows with a formula, parts to descend into, counts."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.base import Role
+from monitoring.parameters.counted import Row
+from monitoring.parameters.formula import Formula
+
+STATISTICS: dict[str, int] = {
+    "Mean": 2,
+    "Var": 3,
+    "Min": 1,
+    "Max": 1,
+    "AbsMax": 1,
+    "Sum": 1,
+    "Count": 1,
+    "EWMean": 1,
+    "EWVar": 2,
+    "BayesianMean": 2,
+    "Cov": 4,
+}
+"""Scalars that River's running statistics keep: a mean its count and value, a variance also S."""
+
+
+class Part(NamedTuple):
+    """An estimator inside another. ``role`` overrides what its scalars are for."""
+
+    path: str
+    model: Any
+    role: Role | None = None
+
+
+Adapter = Callable[[Any], Iterator[Row | Part]]
+
+
+def table(
+    path: str,
+    held: int,
+    formula: Formula,
+    role: Role = "learned",
+    unit: str = "scalar",
+    note: str = "",
+    config: str = "",
+) -> Row:
+    """A row of float64 scalars with the verdict of its formula; only learned scalars train."""
+    return Row(
+        path,
+        "",
+        config,
+        held=held,
+        formula=formula,
+        verdict="match" if held == formula.value else "mismatch",
+        role=role,
+        unit=unit,
+        trainable=held if role == "learned" and unit == "scalar" else 0,
+        bytes=0 if unit in ("node", "splitter", "detector", "metric") else 8 * held,
+        dtype="float64",
+        note=note,
+    )
+
+
+def scalars(value: Any, follow: bool = False, _seen: set[int] | None = None) -> int:
+    """Numbers in nested containers, arrays and running statistics.
+
+    With ``follow`` the attributes of other objects are walked too, each object once; generators of
+    random numbers, code and text hold no parameters.
+    """
+    if isinstance(value, bool | str | bytes) or value is None:
+        return 0
+    if isinstance(value, int | float | complex | np.generic):
+        return 1
+    if isinstance(value, np.ndarray):
+        return value.size if value.dtype != object else scalars(value.tolist(), follow, _seen)
+    seen = set() if _seen is None else _seen
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Mapping) or type(value).__name__ == "VectorDict":
+        return sum(scalars(item, follow, seen) for _, item in value.items())
+    if isinstance(value, list | tuple | deque | Set):
+        return sum(scalars(item, follow, seen) for item in value)
+    if _is_statistic(value):
+        return STATISTICS[type(value).__name__]
+    if type(value).__name__ == "Gaussian" and hasattr(value, "_var"):
+        return STATISTICS["Var"]
+    if not follow or isinstance(value, random.Random | type) or callable(value):
+        return 0
+    return scalars(getattr(value, "__dict__", None), follow, seen)
+
+
+def _is_statistic(value: Any) -> bool:
+    cls = type(value)
+    return cls.__module__.startswith("river.stats") and cls.__name__ in STATISTICS

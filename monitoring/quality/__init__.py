@@ -1,0 +1,1 @@
+"""How good the scores were, by labels as they come and by cohorts past the horizon."""

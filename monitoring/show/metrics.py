@@ -1,0 +1,379 @@
+"""Prometheus metrics: one collector over plain numbers, in the order of the pipeline.
+
+``/metrics`` calls :func:`exposition` on any thread. A scrape reads the newest published
+:class:`~monitoring.show.readings.Readings` and the process's
+:class:`~monitoring.show.readings.Telemetry`; it never touches the engine, and nothing registers on
+import. Only here and in ``series.py`` is ``prometheus_client`` imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from models.ensemble.ensemble import FAILURES
+from monitoring.audit.budgets import RULES
+from monitoring.drift.monitor import MAX_FEATURES
+from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
+from monitoring.quality.measures import METRICS
+from monitoring.quality.quality import QualitySnapshot
+from monitoring.show.readings import LABEL_RESULTS, Readings, Telemetry, reactions
+from monitoring.show.series import Row, Rows, counter, gauge, histogram
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
+_NO_NORMS = Histogram(UPDATE_NORM_BOUNDS)
+_OUTCOMES = ("tp", "fp", "fn", "tn")
+_QUALITY_HELP = {
+    "accuracy": "Share of decisions that were right",
+    "precision": "Share of alerts that were right",
+    "recall": "Share of positives that were alerted",
+    "f1": "Harmonic mean of precision and recall",
+    "roc_auc": "Area under the ROC curve",
+    "pr_auc": "Average precision",
+    "log_loss": "Mean log loss in nats",
+    "brier": "Mean squared error of the probability",
+    "calibration_error": "Expected calibration error over 15 bins",
+}
+
+
+class MillraceCollector(Collector):
+    """All series of one process.
+
+    Parameters
+    ----------
+    read : callable
+        The newest readings; called once for each scrape, on the scraper's thread.
+    telemetry : Telemetry
+    """
+
+    def __init__(self, read: Callable[[], Readings], telemetry: Telemetry) -> None:
+        self._read = read
+        self._telemetry = telemetry
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering does not scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, in the order of the pipeline."""
+        readings = self._read()
+        for part in (_flow, _labels, _scores, _quality, _drift, _members, _features):
+            yield from part(readings)
+        yield from _process(self._telemetry)
+        yield from _checkpoints(self._telemetry)
+
+
+def registry(collector: MillraceCollector) -> CollectorRegistry:
+    """A registry that holds this collector alone."""
+    alone = CollectorRegistry(auto_describe=False)
+    alone.register(collector)
+    return alone
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The text format 0.0.4 (:data:`CONTENT_TYPE`)."""
+    return generate_latest(registry)
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _flow(r: Readings) -> Iterator[Metric]:
+    m = [r.model]
+    yield counter(
+        "events_consumed", "Records read", ["topic"], (([t], n) for t, n in r.consumed.items())
+    )
+    yield counter("events_scored", "Events scored", ["model"], [(m, r.scored)])
+    yield counter(
+        "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
+    )
+    yield counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])
+    yield counter(
+        "dead_letters",
+        "Records that were not taken in",
+        ["reason"],
+        (([k], n) for k, n in r.dead_letters.items()),
+    )
+    yield gauge(
+        "last_event_timestamp_seconds",
+        "Newest event time scored",
+        ["model"],
+        [(m, r.watermark_ms / 1000)],
+    )
+    yield histogram(
+        "event_latency_seconds", "Event time to decision", ["model"], [(m, r.event_latency)]
+    )
+    yield gauge("limit", "Configured bounds", ["bound"], (([k], v) for k, v in r.limits.items()))
+    yield counter(
+        "audit_records", "Audit records written", ["event"], (([k], n) for k, n in r.audit.items())
+    )
+    yield gauge(
+        "audit_head_seq", "Number of the newest audit record", ["model"], [(m, r.audit_seq)]
+    )
+
+
+def _labels(r: Readings) -> Iterator[Metric]:
+    m = [r.model]
+    yield counter(
+        "labels",
+        "Labels and time-outs by what became of them",
+        ["model", "result"],
+        (([r.model, k], r.labels.get(k, 0)) for k in LABEL_RESULTS),
+    )
+    yield gauge(
+        "pending_labels", "Scored events that wait for a label", ["model"], [(m, r.pending)]
+    )
+    yield counter(
+        "pending_evicted", "Events let go before their horizon", ["model"], [(m, r.pending_evicted)]
+    )
+    yield gauge(
+        "early_labels", "Labels that wait for their event", ["model"], [(m, r.early_labels)]
+    )
+    yield gauge(
+        "label_coverage_ratio",
+        "Share of events past the horizon that got a label",
+        ["model"],
+        [(m, r.label_coverage)],
+    )
+    yield histogram("label_delay_seconds", "Event time to label", ["model"], [(m, r.label_delay)])
+
+
+def _scores(r: Readings) -> Iterator[Metric]:
+    m = [r.model]
+    yield histogram("score_ratio", "Scores as made", ["model"], [(m, r.scores)])
+    yield histogram(
+        "labelled_score_ratio",
+        "Scores as made of events whose truth is known",
+        ["model", "truth"],
+        (([r.model, str(y)], h) for y, h in enumerate(r.labelled_scores)),
+    )
+    yield gauge("threshold_ratio", "Scores at or over it alert", ["model"], [(m, r.threshold)])
+    outcomes = r.arrival.outcomes() if r.arrival else dict.fromkeys(_OUTCOMES, 0)
+    yield counter(
+        "labelled_outcomes",
+        "Decisions of the ensemble by what they turned out to be",
+        ["model", "outcome"],
+        (([r.model, k], outcomes[k]) for k in _OUTCOMES),
+    )
+
+
+def _quality(r: Readings) -> Iterator[Metric]:
+    reports = {"arrival": _report(r.arrival), "matured": _report(r.matured)}
+    labels = ["model", "member", "window", "maturity"]
+    keys = [
+        (name, window, maturity)
+        for name in ("ensemble", *r.members)
+        for window in ("fading", "sliding")
+        for maturity in reports
+    ]
+
+    def value(key: tuple[str, str, str], metric: str, default: float) -> float:
+        name, window, maturity = key
+        return reports[maturity].get(name, {}).get(window, {}).get(metric, default)
+
+    for metric in METRICS:
+        rows = [([r.model, *key], value(key, metric, math.nan)) for key in keys]
+        yield gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
+    yield gauge(
+        "quality_effective_samples",
+        "Outcomes that still count, by their true class",
+        [*labels, "class"],
+        (
+            ([r.model, *key, str(c)], value(key, f"effective_{which}", 0.0))
+            for key in keys
+            for c, which in enumerate(("negatives", "positives"))
+        ),
+    )
+    yield gauge(
+        "alert_budget_ratio",
+        "Alerts that may be looked at, as a share of the events",
+        ["model"],
+        [([r.model], r.alert_budget / 1000)],
+    )
+    yield gauge(
+        "alert_precision_at_budget_ratio",
+        "Share of positives among as many of the highest scores as the budget allows, sliding",
+        ["model", "member", "maturity"],
+        _at_budget(r),
+    )
+    yield gauge(
+        "quality_expected_accuracy",
+        "Estimate from the scores alone, before labels; as good as their calibration",
+        ["model"],
+        [([r.model], r.expected_accuracy)],
+    )
+
+
+def _at_budget(r: Readings) -> Iterator[Row]:
+    for maturity, snapshot in (("arrival", r.arrival), ("matured", r.matured)):
+        found = snapshot.precision_at_budget(r.alert_budget) if snapshot else {}
+        for name in ("ensemble", *r.members):
+            yield [r.model, name, maturity], found.get(name, math.nan)
+
+
+def _drift(r: Readings) -> Iterator[Metric]:
+    labels = ["model", "detector", "signal"]
+    rows = [([r.model, d.detector, d.signal], d) for d in r.drift]
+    yield counter("drift_alarms", "Drift alarms", labels, ((k, d.alarms) for k, d in rows))
+    yield gauge(
+        "drift_statistic", "Where the detector stands", labels, ((k, d.statistic) for k, d in rows)
+    )
+    yield gauge(
+        "drift_threshold", "Where the detector alarms", labels, ((k, d.threshold) for k, d in rows)
+    )
+    yield counter(
+        "drift_reactions",
+        "What alarms set off, by what was done and to whom",
+        ["model", "reaction", "member"],
+        (([r.model, *key], r.reactions.get(key, 0)) for key in reactions(r.members)),
+    )
+    psi = next((d.statistic for d in r.drift if d.detector == "psi"), math.nan)
+    yield gauge(
+        "score_psi", "Population stability index of the scores", ["model"], [([r.model], psi)]
+    )
+
+
+def _members(r: Readings) -> Iterator[Metric]:
+    def each(values: Callable[[str], float]) -> Rows:
+        return (([r.model, name], values(name)) for name in r.members)
+
+    labels = ["model", "member"]
+    yield counter("updates_applied", "Labels learned", labels, each(lambda n: r.updates.get(n, 0)))
+    yield gauge(
+        "ensemble_weight_ratio",
+        "The member's weight in the ensemble",
+        labels,
+        each(lambda n: r.weights.get(n, math.nan)),
+    )
+    yield gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
+    yield gauge(
+        "member_frozen", "1 when the member does not learn", labels, each(lambda n: n in r.frozen)
+    )
+    yield counter(
+        "member_errors",
+        "Failures of the member by what it did",
+        [*labels, "reason"],
+        (
+            ([r.model, n, reason], r.member_errors.get((n, reason), 0))
+            for n in r.members
+            for reason in FAILURES
+        ),
+    )
+    yield counter(
+        "member_skipped_updates",
+        "Updates that the member left out, such as a gradient that is no number",
+        labels,
+        each(lambda n: r.skipped.get(n, 0)),
+    )
+    yield histogram(
+        "update_norm",
+        "Change of the weights in one update over their norm, where it was measured",
+        labels,
+        (([r.model, n], r.update_norms.get(n, _NO_NORMS)) for n in r.members),
+    )
+    yield counter(
+        "audit_violations",
+        "Budgets passed",
+        ["model", "member", "rule"],
+        (
+            ([r.model, n, rule], r.audit_violations.get((n, rule), 0))
+            for n in r.members
+            for rule in RULES
+        ),
+    )
+    yield gauge(
+        "parameters",
+        "Scalars the member holds",
+        ["model", "member", "role", "trainable"],
+        (([r.model, n, role, str(t).lower()], c) for (n, role, t), c in r.parameters.items()),
+    )
+
+
+def _features(r: Readings) -> Iterator[Metric]:
+    # The rest are left out, in the order of the configuration: the number of series is bounded.
+    names = list(dict.fromkeys(key.rpartition(".")[0] for key in r.features))[:MAX_FEATURES]
+
+    def of(kind: str) -> Rows:
+        return (([n], r.features[f"{n}.{kind}"]) for n in names if f"{n}.{kind}" in r.features)
+
+    yield counter("feature_missing", "Values imputed", ["feature"], of("missing"))
+    yield gauge("feature_entities", "Entities remembered", ["feature"], of("entities"))
+    yield gauge("feature_table_bytes", "Memory of the entity table", ["feature"], of("bytes"))
+    yield counter(
+        "feature_events",
+        "Entities and events that the table could not keep or use",
+        ["feature", "result"],
+        (([*key, kind], n) for kind in _TABLE_RESULTS for key, n in of(kind)),
+    )
+
+    for i, name in enumerate(("psi", "ks_ratio")):
+        text = ("Population stability index", "Largest gap of the distribution functions")[i]
+        rows = (([n], figures[i]) for n, figures in r.feature_shifts.items())
+        yield gauge(f"feature_{name}", f"{text} of the feature", ["feature"], rows)
+
+
+def _process(t: Telemetry) -> Iterator[Metric]:
+    yield histogram(
+        "stage_duration_seconds",
+        "Duration of the loop's stages",
+        ["stage"],
+        (([s], h) for s, h in t.stages.items()),
+    )
+    yield histogram(
+        "http_request_duration_seconds",
+        "Request to the start of the response",
+        ["route", "method", "code"],
+        (([route, method, str(code)], h) for (route, method, code), h in t.http.copy().items()),
+    )
+    yield gauge(
+        "consumer_lag_messages",
+        "Records not read yet",
+        ["topic", "partition"],
+        (([topic, str(n)], lag) for (topic, n), lag in t.lag.copy().items()),
+    )
+    yield gauge(
+        "loop_heartbeat_timestamp_seconds",
+        "Last turn of the loop",
+        [],
+        [([], t.heartbeat_ms / 1000)],
+    )
+    yield counter(
+        "restarts",
+        "Starts that found an earlier session, by how that one ended",
+        ["reason"],
+        (([k], n) for k, n in t.restarts.items()),
+    )
+    yield counter("replay_divergences", "Replays that gave other bits", [], [([], t.divergences)])
+    yield counter("replay_rebased", "Digest chains restarted on purpose", [], [([], t.rebased)])
+    yield gauge("build_info", "Versions", list(t.versions), [(list(t.versions.values()), 1)])
+
+
+def _checkpoints(t: Telemetry) -> Iterator[Metric]:
+    yield gauge(
+        "checkpoint_last_success_timestamp_seconds",
+        "When the newest checkpoint was published",
+        [],
+        [([], t.checkpoint_success_ms / 1000)],
+    )
+    yield gauge(
+        "checkpoint_size_bytes",
+        "Size of the newest checkpoint",
+        [],
+        [([], t.checkpoint_size_bytes)],
+    )
+    yield histogram(
+        "checkpoint_duration_seconds", "Snapshot to publication", [], [([], t.checkpoint_duration)]
+    )
+    yield counter(
+        "checkpoint_failures", "Checkpoints that failed", [], [([], t.checkpoint_failures)]
+    )
+
+
+def _report(snapshot: QualitySnapshot | None) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    return snapshot.report() if snapshot else {}

@@ -1,0 +1,162 @@
+"""What a scrape reads: plain numbers that the engine and the process keep, no Prometheus in sight.
+
+The engine counts in :class:`Histogram` and plain integers, and the service publishes an immutable
+:class:`Readings` (at most once a second, say) for other threads; the process's own numbers are
+attributes of one :class:`Telemetry`. ``metrics.py`` and the live page show both. Nothing here
+registers anything or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from monitoring.audit.budgets import REACTIONS
+from monitoring.drift.monitor import DriftReading
+from monitoring.histogram import (
+    DURATION_BOUNDS_S,
+    HTTP_BOUNDS_S,
+    LABEL_DELAY_BOUNDS_S,
+    LATENCY_BOUNDS_S,
+    Histogram,
+)
+from monitoring.quality.measures import SCORE_BOUNDS
+from monitoring.quality.quality import QualitySnapshot
+
+LABEL_RESULTS = ("joined", "orphan", "duplicate", "expired", "conflict")
+STAGES = ("step", "commit", "checkpoint")
+"""``checkpoint`` is the snapshot, the part that the loop waits for."""
+RESTARTS = ("clean", "unclean")
+MAX_HTTP_SERIES = 64
+"""Route, method and code together; further ones are counted under route ``other``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The engine at one moment. Immutable: arrays and mappings in it are copies nobody changes.
+
+    ``model`` and ``members`` alone make the readings of an engine that has seen nothing, so that
+    every series exists before the first event. Keys of the mappings become label values: they must
+    come from the configuration or from a closed list.
+
+    Attributes
+    ----------
+    consumed : records read, by topic.
+    updates : labels learned, by member.
+    labels : by :data:`LABEL_RESULTS`.
+    dead_letters : by reason; every reason, also those at 0.
+    watermark_ms : newest event time scored, UTC ms; 0 before the first.
+    label_coverage : share of events past the horizon that got a label; ``nan`` before the first.
+    alert_budget : alerts that may be looked at, for 1,000 events.
+    arrival, matured : quality by labels as they come, and by cohorts past the horizon.
+    drift : from :meth:`monitoring.drift.monitor.DriftMonitor.readings`.
+    weights : the ensemble's, by member.
+    down, frozen : members that do not score; that do not learn.
+    member_errors : by (member, reason).
+    skipped : updates that a member left out, by member.
+    reactions : to drift alarms, by what :func:`reactions` lists.
+    parameters : scalars, by (member, role, trainable).
+    features : from ``FeatureStage.gauges()``: ``FEATURE.GAUGE`` to value.
+    feature_shifts : from :meth:`monitoring.drift.monitor.DriftMonitor.feature_shifts`.
+    limits : configured bounds by name, as ``pending`` or ``windows.max_entities``.
+    audit : records written, by event; ``audit_seq`` the trail's newest number.
+    audit_violations : budgets passed, by (member, rule).
+    update_norms : relative, by member.
+    scores : ``labelled_scores`` by truth, 0 and 1.
+    """
+
+    model: str
+    members: tuple[str, ...]
+    consumed: Mapping[str, int] = field(default_factory=dict)
+    scored: int = 0
+    alerts: int = 0
+    updates: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    pending: int = 0
+    pending_evicted: int = 0
+    early_labels: int = 0
+    commands: int = 0
+    watermark_ms: int = 0
+    label_coverage: float = float("nan")
+    expected_accuracy: float = float("nan")
+    threshold: float = float("nan")
+    alert_budget: float = float("nan")
+    arrival: QualitySnapshot | None = None
+    matured: QualitySnapshot | None = None
+    drift: Sequence[DriftReading] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    down: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
+    member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    reactions: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    parameters: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
+    feature_shifts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    audit: Mapping[str, int] = field(default_factory=dict)
+    audit_seq: int = 0
+    audit_violations: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    update_norms: Mapping[str, Histogram] = field(default_factory=dict)
+    scores: Histogram = field(default_factory=lambda: Histogram(SCORE_BOUNDS))
+    labelled_scores: tuple[Histogram, Histogram] = field(
+        default_factory=lambda: (Histogram(SCORE_BOUNDS), Histogram(SCORE_BOUNDS))
+    )
+    event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
+    label_delay: Histogram = field(default_factory=lambda: Histogram(LABEL_DELAY_BOUNDS_S))
+
+
+def reactions(members: Sequence[str]) -> list[tuple[str, str]]:
+    """Every (reaction, member) there can be; the weights are the member ``ensemble``'s.
+
+    >>> len(reactions(["forest"]))
+    5
+    """
+    weights, *others = REACTIONS
+    return [(weights, "ensemble"), *((reaction, m) for m in members for reaction in others)]
+
+
+class Telemetry:
+    """The process's own numbers; not engine state, so they start at 0 with the process.
+
+    Whoever does the work sets the attribute, on any thread. Times are UTC ms, 0 for never.
+
+    Parameters
+    ----------
+    versions : mapping of str to str
+        Labels of ``build_info``, such as ``version`` and ``python``.
+    routes : iterable of (route, method, code)
+        HTTP series that exist from the start.
+    """
+
+    def __init__(
+        self,
+        versions: Mapping[str, str] | None = None,
+        routes: Iterable[tuple[str, str, int]] = (),
+    ) -> None:
+        self.versions = dict(versions or {})
+        self.stages = {stage: Histogram(DURATION_BOUNDS_S) for stage in STAGES}
+        self.http = {key: Histogram(HTTP_BOUNDS_S) for key in routes}
+        self.checkpoint_duration = Histogram(DURATION_BOUNDS_S)
+        self.checkpoint_failures = 0
+        self.checkpoint_size_bytes = 0
+        self.checkpoint_success_ms = 0
+        self.restarts = dict.fromkeys(RESTARTS, 0)
+        self.heartbeat_ms = 0
+        self.divergences = 0
+        self.rebased = 0
+        self.lag: dict[tuple[str, int], int] = {}
+
+    def observe_http(self, route: str, method: str, code: int, seconds: float) -> None:
+        """Count one response; ``route`` is the template, never the path that was asked."""
+        key = (route, method, code)
+        if key not in self.http and len(self.http) >= MAX_HTTP_SERIES:
+            key = ("other", "OTHER", 0)
+        self.http.setdefault(key, Histogram(HTTP_BOUNDS_S)).observe(seconds)
+
+    def checkpointed(self, at_ms: int, seconds: float, size_bytes: int) -> None:
+        """A checkpoint was published at ``at_ms``."""
+        self.checkpoint_duration.observe(seconds)
+        self.checkpoint_size_bytes = size_bytes
+        self.checkpoint_success_ms = at_ms

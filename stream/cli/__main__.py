@@ -1,0 +1,5 @@
+"""``python -m stream.cli`` is ``millrace``."""
+
+from stream.cli.main import main
+
+main()

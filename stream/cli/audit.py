@@ -1,0 +1,120 @@
+"""The `millrace audit` commands: arguments in, tables out. No logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stream.cli.terminal import (
+    ConfigPath,
+    Json,
+    err,
+    load,
+    out,
+    plain,
+    print_json,
+    print_rows,
+    reported,
+)
+
+audit_app = typer.Typer(
+    help="Read and verify the audit trail: one record for each change of a model.",
+    no_args_is_help=True,
+)
+
+
+@audit_app.command()
+def show(
+    config: ConfigPath,
+    limit: Annotated[int, typer.Option(help="The newest so many records.", min=1)] = 20,
+    member: Annotated[str | None, typer.Option(help="Only records of this member.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the newest records; `--json` prints them whole."""
+    from stream.tools.audit import brief
+    from stream.tools.audit import show as records
+
+    with reported():
+        found = records(load(config), limit, member)
+    if as_json:
+        print_json(found)
+    for record in () if as_json else found:
+        out.print(plain(brief(record)))
+
+
+@audit_app.command()
+def verify(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML configuration; not needed with --file.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="An exported trail instead of the topic.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Ed25519 public key, PEM; default: that of audit.key.")
+    ] = None,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(help="Anchors kept elsewhere; default: the service's own file."),
+    ] = None,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Check the saved members against the trail too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify the chain, the signatures, the newest anchor, and with `--checkpoint` what is saved.
+
+    Exit status: 0 whole, 10 a record was changed, removed or reordered, 11 the tail was cut, 12 a
+    signature is missing or of another key, 13 a saved model is not the one on record.
+    """
+    from stream.tools.audit import verify_trail
+
+    with reported():
+        loaded = None if config is None else load(config)
+        found = verify_trail(loaded, file, public_key, anchor, checkpoint)
+    if as_json:
+        print_json(found)
+    else:
+        colour = "green" if found["exit"] == 0 else "red"
+        out.print(f"[bold {colour}]{found['outcome']}[/]: {found['records']} records", end="")
+        out.print(f", {found['signatures_checked']} signatures checked, head {found['head_hash']}")
+        if found["exit"]:
+            err.print(f"  at {plain(found['where'])}: got {plain(found['got'])}")
+            err.print(f"  expected {plain(found['expected'] or 'what the trail says')}")
+        for row in found.get("generations", ()):
+            out.print(f"  generation {row['seq']}: {plain(row['verdict'])}")
+    raise typer.Exit(found["exit"])
+
+
+@audit_app.command()
+def diff(
+    config: ConfigPath,
+    first: Annotated[int, typer.Option("--from", help="`seq` of a record of a member.")],
+    last: Annotated[int, typer.Option("--to", help="`seq` of another record of it.")],
+    as_json: Json = False,
+) -> None:
+    """What changed between two records of one member."""
+    from stream.tools.audit import diff as differences
+
+    with reported():
+        rows = differences(load(config), first, last)
+    print_rows(rows, as_json)
+
+
+@audit_app.command()
+def export(
+    config: ConfigPath,
+    target: Annotated[Path, typer.Option("--out", help="JSON lines; written anew.")],
+    as_json: Json = False,
+) -> None:
+    """Write the trail to a file, byte for byte."""
+    from stream.tools.audit import export as write
+
+    with reported():
+        found = write(load(config), target)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(f"{found['records']} records in {plain(found['file'])}")

@@ -1,0 +1,325 @@
+"""The `millrace` command: reads arguments, calls the part that does the work, prints. No logic.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 the service stopped itself (its
+message says why), 4 the state cannot be used; `audit verify` has its own (see its help).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stream.cli.audit import audit_app
+from stream.cli.terminal import (
+    ConfigPath,
+    Json,
+    err,
+    load,
+    out,
+    plain,
+    print_json,
+    print_rows,
+    reported,
+)
+
+app = typer.Typer(
+    name="millrace",
+    help="Score events as they arrive, learn from late labels, account for every change.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+control_app = typer.Typer(
+    help="Append a command to the control topic; the service answers with an audit record.",
+    no_args_is_help=True,
+)
+topics_app = typer.Typer(help="List or create the topics of a configuration.", no_args_is_help=True)
+app.add_typer(control_app, name="control")
+app.add_typer(topics_app, name="topics")
+app.add_typer(audit_app, name="audit")
+
+
+def main() -> None:
+    """Entry point: pins the hash seed, then runs the command."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # Some River estimators iterate over sets of text: their order must not change from one
+        # process to the next, or a replay would give other bits.
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "stream.cli", *sys.argv[1:]])
+    app(prog_name="millrace")
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version of Millrace and of what bits depend on."""
+    from importlib.metadata import version as installed
+
+    from stream.state.platform import fingerprint
+
+    found = {"millrace": installed("millrace")} | fingerprint()
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        out.print(f"{name:10} {value}")
+
+
+@app.command()
+def check(config: ConfigPath, as_json: Json = False) -> None:
+    """Validate a configuration; list every problem with its path. Exit status 2 if any."""
+    from stream.settings.load import ConfigError
+    from stream.settings.schema import journaled
+
+    try:
+        loaded = load(config)
+    except ConfigError as error:
+        if as_json:
+            print_json({"ok": False, "problems": error.problems})
+        else:
+            err.print(f"[bold red]{config}[/]: {len(error.problems)} problem(s)")
+            for problem in error.problems:
+                err.print(f"  {plain(problem)}")
+        raise typer.Exit(2) from error
+    if as_json:
+        print_json({"ok": True, "config": journaled(loaded)})
+        return
+    out.print(f"[bold green]{config}[/] is valid: shard {loaded.name!r}, {loaded.log.type} log")
+    out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
+    out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Let a changed configuration drop the state of what it changed.")
+    ] = False,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C; a second signal ends it at once."""
+    from stream.run.daemon import run_daemon
+
+    with reported():
+        run_daemon(load(config), accept_changes)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(help="How long to run; 0: until Ctrl-C.")] = 60,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Of the simulated payments.")] = 7,
+    port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8080,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where to keep log and state; default: a new temporary one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start everything on the embedded log: simulator, service, HTTP; ends with a summary."""
+    from stream.demo.demo import run_demo
+
+    with reported():
+        summary = run_demo(seconds, rate, seed, port, directory, None if as_json else out)
+    if as_json:
+        print_json(summary)
+    else:
+        print_quality(out, summary)
+        out.print(
+            f"{summary['events_per_s']:,.0f} events/s, first score after "
+            f"{summary['first_score_s']} s, {summary['checkpoints']} checkpoints, "
+            f"journal digest {summary['digest']}"
+        )
+
+
+@app.command()
+def simulate(
+    events: Annotated[int, typer.Option(help="Payments to make; 0: without end.", min=0)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+    to_file: Annotated[
+        Path | None, typer.Option("--out", help="JSON Lines file, events with their truth.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose log gets events and labels.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Events per second; default: no limit.")
+    ] = None,
+    drift: Annotated[bool, typer.Option(help="Change the fraud pattern in the middle.")] = True,
+    bad_share: Annotated[float, typer.Option(help="Share of malformed records.")] = 0.0,
+) -> None:
+    """Make card payments with fraud, drift and late labels: to a file, or to a log."""
+    from stream.demo.demo import simulate_to_file, simulate_to_log
+
+    if (to_file is None) == (config is None):
+        raise typer.BadParameter("give either --out FILE or --config CONFIG")
+    with reported():
+        if to_file is not None:
+            simulate_to_file(to_file, events, seed, drift, err)
+        elif config is not None:
+            simulate_to_log(load(config), events, seed, drift, rate, bad_share, err)
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath,
+    data: Annotated[Path, typer.Option(help="JSON Lines, CSV or Parquet with the truth in it.")],
+    label_delay: Annotated[
+        str | None, typer.Option(help='Release each label this long after its event, such as "7d".')
+    ] = None,
+    scores_out: Annotated[
+        Path | None, typer.Option(help="Write every score to this Parquet file.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Events in one step; 1: strictly prequential.")] = 512,
+    report: Annotated[Path | None, typer.Option(help="Write charts to this HTML file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a file prequentially with the service's own engine, learning each label when due."""
+    from stream.tools.evaluate import evaluate_file
+
+    with reported():
+        summary = evaluate_file(load(config), data, label_delay, scores_out, batch, err, report)
+    if as_json:
+        print_json(summary)
+    else:
+        print_quality(out, summary)
+
+
+def print_quality(console: Console, summary: dict[str, Any]) -> None:
+    """The summary's counts in one line and its quality as a table."""
+    counts = ("events", "scores", "labels", "dead_letters")
+    console.print("  ".join(f"{name} [bold]{summary[name]}[/]" for name in counts))
+    metrics = ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss")
+    table = Table("", *metrics, title="Quality of the scores as they were made")
+    for name, values in summary["quality"].items():
+        cells = [values.get(m) for m in metrics]
+        table.add_row(name, *("-" if v is None else f"{v:.4f}" for v in cells))
+    console.print(table)
+
+
+def _send(config: Path, command: dict[str, Any], as_json: bool) -> None:
+    from stream.tools.operate import send_command
+
+    with reported():
+        where = send_command(load(config), command)
+    if as_json:
+        print_json(where)
+    else:
+        out.print(f"appended to {where['topic']}/{where['partition']} at offset {where['offset']}")
+
+
+@control_app.command()
+def freeze(config: ConfigPath, member: str, as_json: Json = False) -> None:
+    """A member keeps scoring and stops learning."""
+    _send(config, {"command": "freeze", "member": member}, as_json)
+
+
+@control_app.command()
+def release(config: ConfigPath, member: str, as_json: Json = False) -> None:
+    """A frozen or quarantined member learns and scores again."""
+    _send(config, {"command": "release", "member": member}, as_json)
+
+
+@control_app.command()
+def threshold(config: ConfigPath, value: float, as_json: Json = False) -> None:
+    """Scores at or above VALUE are alerts from here on."""
+    _send(config, {"command": "set_threshold", "threshold": value}, as_json)
+
+
+@control_app.command()
+def checkpoint(config: ConfigPath, as_json: Json = False) -> None:
+    """Save the state now."""
+    _send(config, {"command": "checkpoint"}, as_json)
+
+
+@topics_app.command("list")
+def list_topics(config: ConfigPath, as_json: Json = False) -> None:
+    """Input topics with their oldest offset and what waits to be read."""
+    from stream.tools.operate import topic_table
+
+    with reported():
+        rows = topic_table(load(config), create=False)
+    print_rows(rows, as_json)
+
+
+@topics_app.command("create")
+def create_topics(config: ConfigPath, as_json: Json = False) -> None:
+    """Create the topics that are missing."""
+    from stream.tools.operate import topic_table
+
+    with reported():
+        rows = topic_table(load(config), create=True)
+    print_rows(rows, as_json)
+
+
+@app.command()
+def state(config: ConfigPath, as_json: Json = False) -> None:
+    """List the checkpoint generations and say which one a start would load."""
+    from stream.tools.operate import generations
+
+    with reported():
+        rows = generations(load(config))
+    print_rows(rows, as_json)
+
+
+@app.command()
+def replay(
+    config: ConfigPath,
+    to: Annotated[int, typer.Option("--to", help="The journaled step to rebuild the state of.")],
+    directory: Annotated[
+        Path | None, typer.Option("--out", help="Write that state as a generation here.")
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option(help="Ignore checkpoints: replay every step from the first.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the state as of a journaled step and print its digests."""
+    from stream.tools.operate import replay_to
+
+    with reported():
+        found = replay_to(load(config), to, directory, from_start)
+    if as_json:
+        print_json(found)
+    else:
+        for name, value in found.items():
+            out.print(f"{name:16} {value}")
+
+
+@app.command()
+def params(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="`linear:256x128`, `net.toml`, `file.py:attr`, `package.module:attr`, or a member"
+            " as `CONFIG.toml#MEMBER`: from the newest checkpoint if there is one."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Count parameters layer by layer, beside what each layer's formula says.
+
+    Exit status 1: some layer holds another number than its formula says.
+    """
+    from monitoring.parameters.command import params_command
+    from stream.tools.audit import count_saved
+
+    config, _, member = target.partition("#")
+    with reported():
+        found = count_saved(load(Path(config)), member) if member else target
+        raise typer.Exit(params_command(found, as_json, out))
+
+
+@app.command()
+def token(name: Annotated[str, typer.Option(help="Who will use it.")] = "client") -> None:
+    """Make a bearer token for HTTP, and the lines that configure its hash."""
+    from stream.tools.operate import new_token
+
+    secret, sha256 = new_token()
+    out.print(f"token (shown once): {secret}")
+    out.print("add to the configuration:\n\n\\[\\[http.tokens]]", highlight=False)
+    out.print(f'name = "{name}"\nsha256 = "{sha256}"\nscopes = \\["score", "label"]')

@@ -1,0 +1,78 @@
+"""What every `millrace` command shares: reading the configuration, printing, errors to exit status.
+
+No logic of any command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.base import MillraceError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="TOML configuration.", metavar="CONFIG")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Print our own errors as one message and turn them into the exit status."""
+    from stream.contract.log import Fenced, LogError
+    from stream.settings.load import ConfigError
+    from stream.state.generations import CheckpointError, Locked
+    from stream.state.recovery import Diverged
+
+    try:
+        yield
+    except ConfigError as error:
+        err.print(f"[bold red]error[/] {plain(error)}")
+        raise typer.Exit(2) from error
+    except (CheckpointError, Locked, Diverged) as error:
+        err.print(f"[bold red]error[/] {plain(error)}")
+        raise typer.Exit(4) from error
+    except (Fenced, LogError, MillraceError) as error:
+        err.print(f"[bold red]error[/] {plain(error)}")
+        raise typer.Exit(3) from error
+
+
+def plain(error: object) -> str:
+    """Text without rich's markup."""
+    return str(error).replace("[", "\\[")
+
+
+def load(path: Path) -> Any:
+    """The configuration in a file, with the environment laid over it."""
+    from stream.settings.load import load as read
+
+    return read(path, os.environ)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Rows of one shape as a table, or as JSON."""
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print("none")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(plain(v) for v in row.values()))
+    out.print(table)

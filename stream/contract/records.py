@@ -1,0 +1,131 @@
+"""What goes in and out of a step: records, slices, batches, outputs and the journal.
+
+Built by the logs (``stream/logs/sqlite/log.py``, ``stream/logs/kafka/log.py``), read by the engine.
+Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+Headers = tuple[tuple[str, bytes], ...]
+
+UNREADABLE = "millrace-unreadable"
+"""Header of a null record that stands for one which the log could not read; its value says why."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One record of a topic, as read. ``offset`` is its own; ``value`` may be ``None`` (a null)."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int = 0
+    headers: Headers = ()
+
+
+class NewRecord(msgspec.Struct, frozen=True, gc=False):
+    """One record to append. ``partition`` ``None``: by the key's murmur2, 0 without a key."""
+
+    key: bytes | None
+    value: bytes | None
+    partition: int | None = None
+    headers: Headers = ()
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """``count`` records of one partition, from offset ``first`` to ``last`` inclusive.
+
+    On Kafka ``count`` may be less than ``last - first + 1``: transaction markers use offsets too.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+    count: int
+
+    @property
+    def next_offset(self) -> int:
+        """Where to resume after this range."""
+        return self.last + 1
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """A range and its records, in offset order.
+
+    ``ahead``: what :meth:`stream.decode.codec.Codec.ahead` made of the records before their step.
+    """
+
+    range: Range
+    records: Sequence[Record]
+    ahead: Any = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The input of one step.
+
+    ``clock_ms`` is the only clock the step may read (UTC milliseconds, from the journal when the
+    step is replayed). ``skipped`` names records that must become dead letters unread because they
+    crashed the step before. ``checkpoint``: a checkpoint will be taken of the state after this
+    step, and the members' digests must go on record.
+    """
+
+    seq: int
+    clock_ms: int
+    slices: Sequence[Slice]
+    skipped: frozenset[tuple[str, int, int]] = frozenset()
+    checkpoint: bool = False
+
+    def __len__(self) -> int:
+        return sum(len(s.records) for s in self.slices)
+
+
+class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a step took, in which order, with which clock, and what came out.
+
+    ``kind``: ``step``, or ``reconfigured``: the configuration in ``body`` holds from here on, and
+    the record takes a ``seq`` of its own. The first record that a process writes carries its
+    fingerprint in ``body``, the very first one also the configuration. ``checkpoint``: see
+    :class:`Batch`.
+
+    ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
+    another one has diverged.
+    """
+
+    seq: int
+    clock_ms: int
+    digest: str
+    ranges: tuple[Range, ...] = ()
+    kind: Literal["step", "reconfigured"] = "step"
+    skipped: tuple[tuple[str, int, int], ...] = ()
+    body: dict[str, Any] = {}
+    checkpoint: bool = False
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """All that a step makes visible, in one commit with the offsets in ``journal.ranges``."""
+
+    scores: Sequence[NewRecord]
+    dead_letters: Sequence[NewRecord]
+    audit: Sequence[NewRecord]
+    journal: JournalRecord
+
+
+_journal_encoder = msgspec.json.Encoder()
+_journal_decoder = msgspec.json.Decoder(JournalRecord)
+
+
+def encode_journal(record: JournalRecord) -> bytes:
+    """The journal record as JSON bytes."""
+    return _journal_encoder.encode(record)
+
+
+def decode_journal(raw: bytes) -> JournalRecord:
+    """The journal record in ``raw``; raises :class:`msgspec.MsgspecError` on anything else."""
+    return _journal_decoder.decode(raw)

@@ -1,0 +1,1 @@
+"""Simulated payments, played through the real service."""

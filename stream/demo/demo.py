@@ -1,0 +1,267 @@
+"""`millrace demo` and `millrace simulate`: simulated payments through the real service.
+
+The demo is the service as it runs in production, on the embedded log in a directory of its own,
+with the simulator as the producer; only the table in the terminal is its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files as resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import structlog
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from models.base import MillraceError
+from stream.demo.player import Player, write_jsonl
+from stream.demo.simulator import Simulator
+from stream.run.assemble import open_log, wall_clock_ms
+from stream.run.front import Front
+from stream.run.service import Service
+from stream.settings.load import parse
+from stream.settings.schema import Config
+from stream.tools.progress import progress
+
+BAD_SHARE = 0.002
+"""Malformed records that the demo mixes in, so that dead letters are seen."""
+DAYS_PER_S = 5.0
+"""Event time that passes in a second: labels that take days arrive while somebody watches."""
+FRAUD_SHARE = 0.025
+_TABLE_METRICS = ("roc_auc", "pr_auc", "recall", "precision", "f1", "log_loss")
+
+
+def demo_config(directory: Path, port: int) -> Config:
+    """The packaged ``demo.toml`` with paths in ``directory``; its torch member only with torch."""
+    raw = tomllib.loads(resources("stream.demo").joinpath("demo.toml").read_text(encoding="utf-8"))
+    raw["state_dir"] = str(directory / "state")
+    raw["log"]["path"] = str(directory / "log.db")
+    raw.setdefault("http", {})["port"] = port
+    # Event time runs faster than the clock, and passes it when somebody watches for long.
+    raw.setdefault("limits", {})["ahead"] = "36500d"
+    if find_spec("torch") is None:
+        raw["members"] = [m for m in raw["members"] if m["type"] != "torch"]
+    return parse(raw, "demo.toml")
+
+
+def run_demo(
+    seconds: float,
+    rate: float,
+    seed: int,
+    port: int,
+    directory: Path | None,
+    console: Console | None,
+) -> dict[str, Any]:
+    """Simulator, service and HTTP together; returns the summary.
+
+    Parameters
+    ----------
+    seconds : float
+        How long events are appended; 0: until Ctrl-C. What was appended is scored to the end.
+    console : Console or None
+        Where the live table goes; ``None``: nowhere, and the service's log keeps to warnings.
+    """
+    with _place(directory) as place:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+        config = demo_config(place, port)
+        service = Service(config)
+        front = Front(service)
+        failure: list[BaseException] = []
+        started = time.monotonic()
+        first: list[float] = []
+        service.on_committed.append(
+            lambda outputs: (
+                first.append(time.monotonic() - started) if outputs.scores and not first else None
+            )
+        )
+        worker = threading.Thread(target=_run, args=(service, failure), name="service")
+        front.start()
+        worker.start()
+        stop = threading.Event()
+        player = _player(service, rate, seed, seconds)
+        feeder = threading.Thread(
+            target=_feed, args=(service, player, stop, failure), name="feeder"
+        )
+        feeder.start()
+        try:
+            _show(service, front, seconds, feeder, first, console, place)
+        except KeyboardInterrupt:
+            stop.set()
+        stop.set()
+        feeder.join()
+        _catch_up(service, worker)
+        service.stop()
+        worker.join()
+        front.stop()
+        if failure:
+            raise MillraceError(f"demo: {failure[0]}") from failure[0]
+        return _summary(service, front, time.monotonic() - started, first)
+
+
+@contextmanager
+def _place(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="millrace-demo-") as temporary:
+        yield Path(temporary)
+
+
+def _run(service: Service, failure: list[BaseException]) -> None:
+    try:
+        service.run()
+    except Exception as error:  # noqa: BLE001 - shown by the main thread
+        failure.append(error)
+
+
+def _feed(
+    service: Service, player: Player, stop: threading.Event, failure: list[BaseException]
+) -> None:
+    while not service.ready()[0] and not stop.is_set() and not failure:
+        time.sleep(0.01)
+    try:
+        player.run(stop)
+    except MillraceError as error:
+        failure.append(error)
+
+
+def _player(service: Service, rate: float, seed: int, seconds: float) -> Player:
+    events = round(rate * seconds) if seconds else 10_000_000
+    # A customer pays twice a day: with so many of them the rate sets the pace of event time.
+    customers = max(50, round(rate / DAYS_PER_S / 2))
+    simulator = Simulator(
+        seed, customers, max(20, customers * 2 // 5), fraud_share=FRAUD_SHARE, events=events
+    )
+    return Player(simulator, service.log.append, rate=rate, bad_share=BAD_SHARE)
+
+
+def _show(
+    service: Service,
+    front: Front,
+    seconds: float,
+    feeder: threading.Thread,
+    first: list[float],
+    console: Console | None,
+    place: Path,
+) -> None:
+    """Draw the table until the feeder is done."""
+    if console is None or not console.is_terminal:
+        feeder.join()
+        return
+    started = time.monotonic()
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        while feeder.is_alive():
+            left = (
+                f"{seconds - (time.monotonic() - started):.0f} s left" if seconds else "Ctrl-C ends"
+            )
+            live.update(_table(service, front, first, place, left))
+            feeder.join(0.25)
+
+
+def _table(service: Service, front: Front, first: list[float], place: Path, left: str) -> Group:
+    shown = front.snapshot()
+    address = f"http://127.0.0.1:{front.server.port}/" if front.server else "off"
+    scored, pending = shown["scored"], shown["pending"]
+    head = Text.assemble(
+        ("Millrace demo  ", "bold cyan"),
+        f"{shown['state']}  {address}  {left}\n",
+        f"{scored:,} events scored, {shown['events_per_s']:,.0f}/s, {shown['alerts']:,} alerts, ",
+        f"{shown['labels'].get('joined', 0):,} labels learned, {pending:,} waiting, ",
+        f"{sum(shown['dead_letters'].values()):,} dead letters\n",
+        f"first score after {first[0]:.1f} s\n" if first else "compiling and starting...\n",
+    )
+    table = Table("", "weight", *_TABLE_METRICS, title="Quality by late labels, last 10,000")
+    for name, values in shown["quality"].items():
+        cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in _TABLE_METRICS]
+        weight = shown["weights"].get(name)
+        table.add_row(name, "" if weight is None else f"{weight:.2f}", *cells)
+    return Group(head, table)
+
+
+def _catch_up(service: Service, worker: threading.Thread) -> None:
+    """Wait until everything that was appended is scored and committed."""
+    while worker.is_alive() and (sum(service.log.lag().values()) > 0 or service.busy):
+        time.sleep(0.05)
+
+
+def _summary(service: Service, front: Front, seconds: float, first: list[float]) -> dict[str, Any]:
+    engine = service.engine
+    if engine is None:
+        raise MillraceError("demo: the service never started")
+    counts = engine.counts
+    report = engine.quality.report()
+    return {
+        "events": counts[f"consumed.{service.config.topics.events}"],
+        "scores": counts["scored"],
+        "labels": counts["labels.joined"],
+        "dead_letters": sum(v for k, v in counts.items() if k.startswith("dead.")),
+        "dead_letter_reasons": {
+            k[5:]: v for k, v in sorted(counts.items()) if k.startswith("dead.")
+        },
+        "alerts": counts["alerts"],
+        "pending": engine.pending.waiting,
+        "events_per_s": round(counts["scored"] / seconds, 1),
+        "first_score_s": round(first[0], 3) if first else None,
+        "seconds": round(seconds, 3),
+        "steps": engine.seq,
+        "checkpoints": service.checkpointer.written_total,
+        "quality": {
+            name: {k: None if v != v else round(v, 6) for k, v in windows["all"].items()}
+            for name, windows in report.items()
+        },
+        "digest": engine.digest,
+    }
+
+
+def simulate_to_file(path: Path, events: int, seed: int, drift: bool, console: Console) -> None:
+    """Write a simulation as JSON Lines, with a progress bar on a terminal."""
+    if events < 1:
+        raise MillraceError("simulate: a file needs --events of 1 or more")
+    with progress(console, "simulating", events) as advance:
+        write_jsonl(path, Simulator(seed, drift=drift, events=events), advance)
+
+
+def simulate_to_log(
+    config: Config,
+    events: int,
+    seed: int,
+    drift: bool,
+    rate: float | None,
+    bad_share: float,
+    console: Console,
+) -> None:
+    """Append a simulation's events and labels to the configured log until done or Ctrl-C."""
+    log = open_log(config, wall_clock_ms)
+    stop = threading.Event()
+    total = events or 1 << 40
+    try:
+        with progress(console, "appending", events or None) as advance:
+
+            def append(topic: str, records: Any) -> None:
+                log.append(topic, records)
+                if topic == config.topics.events:
+                    advance(len(records))
+
+            Player(
+                Simulator(seed, drift=drift, events=total),
+                append,
+                rate=rate,
+                bad_share=bad_share,
+                events_topic=config.topics.events,
+                labels_topic=config.topics.labels,
+            ).run(stop)
+    except KeyboardInterrupt:
+        stop.set()
+    finally:
+        log.close()

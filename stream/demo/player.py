@@ -1,0 +1,242 @@
+"""Simulated payments as records and files: JSON, malformed records mixed in, played at a pace.
+
+Over the columns of ``simulator.py``. Field names are those of ``examples/fraud.toml``.
+Nothing here knows what is at the other end of ``append``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from stream.contract.records import NewRecord
+from stream.demo.simulator import CATEGORIES, GENUINE, NEVER, Payments, Simulator, SimulatorError
+
+CHUNK_S = 0.05
+"""A paced player appends this often."""
+UNPACED_CHUNK = 4096
+OVERSIZED_BYTES = 300_000
+"""Size of an oversized record: above the default of ``limits.record_bytes``."""
+
+BadKind = Literal["truncated", "wrong_type", "missing_field", "nan", "null", "oversized"]
+BAD_KINDS: tuple[BadKind, ...] = BadKind.__args__  # type: ignore[attr-defined]
+"""The ways in which a malformed record is malformed."""
+
+
+class Payment(msgspec.Struct, gc=False):
+    """One event as JSON: ``time`` in epoch milliseconds, ``amount`` with 2 decimals."""
+
+    payment_id: str
+    time: int
+    amount: float
+    customer: str
+    terminal: str
+    category: str
+    online: bool
+
+
+class LabelledPayment(Payment, gc=False):
+    """A line of a file: the event, its truth, and when that is reported (``None``: never)."""
+
+    fraud: bool
+    reported_at: int | None
+
+
+class Label(msgspec.Struct, gc=False):
+    """The truth about one event as JSON; ``reported_at`` in epoch milliseconds."""
+
+    payment_id: str
+    fraud: bool
+    reported_at: int
+
+
+class Played(msgspec.Struct, frozen=True):
+    """What a player appended. ``bad`` counts malformed records, which are not among ``events``."""
+
+    events: int
+    labels: int
+    bad: dict[BadKind, int]
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _ids(payments: Payments, seed: int) -> list[str]:
+    # The seed keeps the ids of two simulations on one topic apart.
+    return [f"p{seed}-{i}" for i in payments["index"].tolist()]
+
+
+def _fields(payments: Payments, seed: int) -> zip[tuple[str, int, float, str, str, str, bool]]:
+    return zip(
+        _ids(payments, seed),
+        payments["event_time_ms"].tolist(),
+        payments["amount"].tolist(),
+        [f"c{i}" for i in payments["customer"].tolist()],
+        [f"t{i}" for i in payments["terminal"].tolist()],
+        [CATEGORIES[i] for i in payments["category"].tolist()],
+        payments["online"].tolist(),
+        strict=True,
+    )
+
+
+def event_records(payments: Payments, seed: int) -> list[NewRecord]:
+    """The payments as records of the events topic.
+
+    The key is the customer, so that all events of one customer stay in one partition, in order.
+    """
+    return [NewRecord(f[3].encode(), _encode(Payment(*f))) for f in _fields(payments, seed)]
+
+
+def label_records(payments: Payments, seed: int) -> list[NewRecord]:
+    """The truth about the payments as records of the labels topic.
+
+    The key is the payment's id: whoever reports a fraud knows the payment, not the partition.
+    """
+    truth = (payments["scenario"] != GENUINE).tolist()
+    reported = payments["reported_at_ms"].tolist()
+    return [
+        NewRecord(i.encode(), _encode(Label(i, y, at)))
+        for i, y, at in zip(_ids(payments, seed), truth, reported, strict=True)
+    ]
+
+
+def lines(payments: Payments, seed: int) -> list[bytes]:
+    """The payments with their truth as JSON objects, one :class:`LabelledPayment` each."""
+    truth = (payments["scenario"] != GENUINE).tolist()
+    reported = [None if at == NEVER else at for at in payments["reported_at_ms"].tolist()]
+    return [
+        _encode(LabelledPayment(*f, y, at))
+        for f, y, at in zip(_fields(payments, seed), truth, reported, strict=True)
+    ]
+
+
+def write_jsonl(
+    path: Path, simulator: Simulator, progress: Callable[[int], object] | None = None
+) -> None:
+    """Write the whole simulation as JSON Lines; the same simulator writes the same bytes.
+
+    ``progress`` is told how many events each written piece holds.
+    """
+    with path.open("wb") as file:
+        for chunk in simulator.chunks(UNPACED_CHUNK):
+            file.write(b"\n".join(lines(chunk.events, simulator.seed)) + b"\n")
+            if progress is not None:
+                progress(len(chunk.events))
+
+
+def spoil(record: NewRecord, kind: BadKind) -> NewRecord:
+    """A malformed record of the given kind, made from a good event."""
+    value = record.value or b"{}"
+    fields = msgspec.json.decode(value)
+    if kind == "truncated":
+        return NewRecord(record.key, value[: len(value) // 2])
+    if kind == "nan":
+        # No JSON: how careless producers write a missing number.
+        amount = _encode(fields["amount"])
+        return NewRecord(record.key, value.replace(b'"amount":' + amount, b'"amount":NaN'))
+    if kind == "null":
+        return NewRecord(record.key, None)
+    if kind == "wrong_type":
+        fields["amount"] = f"{fields['amount']} EUR"
+    elif kind == "missing_field":
+        del fields["customer"]
+    else:
+        fields["category"] = "x" * OVERSIZED_BYTES
+    return NewRecord(record.key, _encode(fields))
+
+
+class Player:
+    """Appends a simulation's events, and labels as they become visible, at a given pace.
+
+    A label is appended after every event that is not younger than its report. Event time runs
+    ``rate / simulator.daily_rate`` days a second.
+
+    Parameters
+    ----------
+    simulator : Simulator
+    append : callable ``(topic, records)``
+        Usually ``Log.append``; its errors end the run.
+    rate : float or None
+        Events a second, above 0; labels and malformed records come on top. ``None``: no pause.
+    bad_share : float
+        So many malformed records for each good event, 0..1, mixed in between them.
+    events_topic, labels_topic : str
+    clock : callable
+        Monotonic seconds.
+    sleep : callable or None
+        Called with seconds to wait; by default the wait ends as soon as ``stop`` is set.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        append: Callable[[str, Sequence[NewRecord]], object],
+        *,
+        rate: float | None,
+        bad_share: float = 0.0,
+        events_topic: str = "events",
+        labels_topic: str = "labels",
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        if rate is not None and rate <= 0:
+            raise SimulatorError(f"rate: expected more than 0 events a second, got {rate}")
+        if not 0 <= bad_share <= 1:
+            raise SimulatorError(f"bad_share: expected 0..1, got {bad_share}")
+        self._simulator = simulator
+        self._append = append
+        self._rate = rate
+        self._bad_share = bad_share
+        self._topics = events_topic, labels_topic
+        self._clock = clock
+        self._sleep = sleep
+
+    def run(self, stop: threading.Event) -> Played:
+        """Play from the start to the last event, or until ``stop`` is set; returns the counts."""
+        seed = self._simulator.seed
+        size = UNPACED_CHUNK if self._rate is None else max(1, round(self._rate * CHUNK_S))
+        rng = np.random.default_rng([seed, 2])
+        sleep = self._sleep or stop.wait
+        bad: Counter[BadKind] = Counter()
+        events = labels = 0
+        started = self._clock()
+        for chunk in self._simulator.chunks(size):
+            # 1. Wait until this chunk's last event is due.
+            if self._rate is not None:
+                due = started + (events + len(chunk.events)) / self._rate
+                ahead = due - self._clock()
+                if ahead > 0:
+                    sleep(ahead)
+            if stop.is_set():
+                break
+            # 2. Events first, so that no label of this chunk comes before its event.
+            records = event_records(chunk.events, seed)
+            self._append(self._topics[0], self._mix(records, rng, bad))
+            events += len(records)
+            # 3. Labels that became visible by then.
+            if len(chunk.labels):
+                self._append(self._topics[1], label_records(chunk.labels, seed))
+                labels += len(chunk.labels)
+        return Played(events, labels, {kind: bad[kind] for kind in BAD_KINDS})
+
+    def _mix(
+        self, records: list[NewRecord], rng: np.random.Generator, bad: Counter[BadKind]
+    ) -> list[NewRecord]:
+        """The records with malformed ones in between, counted in ``bad``."""
+        if not self._bad_share:
+            return records
+        mixed = []
+        for record, spoiled in zip(records, rng.random(len(records)), strict=True):
+            mixed.append(record)
+            if spoiled < self._bad_share:
+                kind = BAD_KINDS[bad.total() % len(BAD_KINDS)]
+                mixed.append(spoil(record, kind))
+                bad[kind] += 1
+        return mixed

@@ -1,0 +1,389 @@
+"""The HTTP API: ingest, scores, labels, commands, and what a person or a probe wants to know.
+
+Requests only append records to topics or read; nothing here changes a model: whatever changes state
+comes in as a record. The other files of ``http/`` hold one layer each: edge, auth, body, ingest,
+append, score, live, problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import monitoring.show
+from stream.contract.log import DiskFull, LogUnavailable
+from stream.contract.records import NewRecord, Record
+from stream.http.append import GroupAppender
+from stream.http.auth import Tokens, is_loopback
+from stream.http.body import JSON, NDJSON, Bodies
+from stream.http.edge import CLIENT_GONE, Edge, Observe
+from stream.http.feed import Feed
+from stream.http.ingest import Accepted, Ingest
+from stream.http.openapi import document
+from stream.http.problem import Problem, from_http_exception
+from stream.http.score import DeadLettered, Scored, ScoreWaiters
+from stream.settings.schema import Config
+
+LIVE_PAGE = Path(next(iter(monitoring.show.__path__))) / "page"
+TAIL_DEFAULT = 50
+TAIL_MOST = 1000
+INLINE_BYTES = 16_384
+"""Bodies up to this are checked on the event loop (3.7 µs a record), larger ones in a thread."""
+
+T = TypeVar("T")
+
+
+class Backend(Protocol):
+    """What the API needs from the service.
+
+    Obligations
+    -----------
+    * ``append`` is durable when it returns, all or nothing, callable from several threads; raises
+      :class:`~stream.contract.log.LogUnavailable` (or ``DiskFull``) when it cannot be done now.
+    * ``alive`` and ``ready`` return at once, from memory: they run on the server's event loop.
+    * ``models``, ``parameters``, ``tail``, ``snapshot`` and ``history`` may block; they are called
+      from a worker thread, one call of them at a time. ``metrics`` likewise, but beside them.
+    * Dictionaries are plain data that ``msgspec`` can write as JSON.
+    """
+
+    def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
+        """Append durably; ``(partition, offset)`` of each record."""
+
+    def alive(self) -> tuple[bool, str]:
+        """Whether the loop moves, and a sentence."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the log is reachable and the state restored, and a sentence."""
+
+    def metrics(self) -> bytes:
+        """The Prometheus text exposition."""
+
+    def models(self) -> dict[str, Any]:
+        """Members, weights, states."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameter tables by member."""
+
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """The newest ``limit`` records of a topic, oldest first."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the live page shows, about once a second while somebody looks."""
+
+    def history(self) -> dict[str, Any]:
+        """What the live page gets first: the numbers of the last minutes."""
+
+
+class Api:
+    """The application of one service.
+
+    Parameters
+    ----------
+    config : Config
+    backend : Backend
+    waiters : ScoreWaiters
+        Shared with the loop that publishes to it.
+    observe : callable
+        ``(route template, method, code, seconds)``, called on the server's thread.
+    page : Path
+        Directory of the live page; a plain page with links stands in when it has no index.html.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        waiters: ScoreWaiters,
+        observe: Observe,
+        page: Path = LIVE_PAGE,
+    ) -> None:
+        self._topics = config.topics
+        self._timeout_s = config.http.score_timeout / 1000
+        self._backend = backend
+        self._waiters = waiters
+        self._page = page
+        self._charts = _plotly_script()
+        self._tokens = Tokens(config.http.tokens)
+        self._bodies = Bodies(config.http.max_body_bytes)
+        self._ingest = Ingest(config)
+        self._appender = GroupAppender(backend.append)
+        self._feed = Feed(lambda: self._read(backend.snapshot), lambda: self._read(backend.history))
+        self._reads = anyio.CapacityLimiter(1)
+        self._scrapes = anyio.CapacityLimiter(1)
+        self._openapi = msgspec.json.encode(document(config))
+        routes = self._routes()
+        app = Starlette(routes=routes, exception_handlers=_HANDLERS)
+        app.router.redirect_slashes = False
+        self.app = Edge(
+            app,
+            [r.path for r in routes if isinstance(r, Route)],
+            is_loopback(config.http.host),
+            observe,
+        )
+
+    def _routes(self) -> list[BaseRoute]:
+        post, get = ["POST"], ["GET"]
+        routes: list[BaseRoute] = [
+            Route("/v1/events", self._events, methods=post),
+            Route("/v1/score", self._score, methods=post),
+            Route("/v1/labels", self._labels, methods=post),
+            Route("/v1/control", self._control, methods=post),
+            Route("/v1/models", self._models, methods=get),
+            Route("/v1/parameters", self._parameters, methods=get),
+            Route("/v1/audit", self._audit, methods=get),
+            Route("/v1/dead-letters", self._dead_letters, methods=get),
+            Route("/v1/live", self._live, methods=get),
+            Route("/metrics", self._metrics, methods=get),
+            Route("/livez", self._livez, methods=get),
+            Route("/readyz", self._readyz, methods=get),
+            Route("/openapi.json", self._document, methods=get),
+            Route("/", self._root, methods=get),
+        ]
+        if (self._page / "index.html").is_file():
+            routes.append(Route("/live/plotly.min.js", self._plotly, methods=get))
+            routes.append(Mount("/live", StaticFiles(directory=self._page)))
+        return routes
+
+    def close(self) -> None:
+        """End live streams and waits for scores (the event loop's thread)."""
+        self._waiters.close()
+        self._feed.stop()
+
+    # --- in: records to topics
+
+    async def _events(self, request: Request) -> Response:
+        self._tokens.caller(request, "score")
+        return await self._append_many(request, self._topics.events, self._ingest.events)
+
+    async def _labels(self, request: Request) -> Response:
+        self._tokens.caller(request, "label")
+        return await self._append_many(request, self._topics.labels, self._ingest.labels)
+
+    async def _append_many(
+        self, request: Request, topic: str, parse: Callable[[bytes, str], Accepted]
+    ) -> Response:
+        async with self._bodies.read(request, JSON, NDJSON) as (body, media):
+            if len(body) <= INLINE_BYTES:
+                accepted = parse(body, media)
+            else:
+                accepted = await anyio.to_thread.run_sync(parse, body, media)
+            positions = await self._appender.append(topic, accepted.records)
+        return _json(_appended(topic, positions), 202)
+
+    async def _control(self, request: Request) -> Response:
+        actor = self._tokens.caller(request, "admin")
+        async with self._bodies.read(request, JSON) as (body, _):
+            record = self._ingest.command(body, actor)
+        topic = self._topics.control
+        return _json(_appended(topic, await self._appender.append(topic, [record])), 202)
+
+    async def _score(self, request: Request) -> Response:
+        """One event in, its committed score out.
+
+        1. Check. 2. Expect the verdict, before the append, so that no commit can come too early.
+        3. Append. 4. Wait, until one deadline for 3 and 4.
+        """
+        self._tokens.caller(request, "score")
+        async with self._bodies.read(request, JSON) as (body, _):
+            event_id, record = self._ingest.event(body)
+        where: dict[str, Any] = {"topic": self._topics.events}
+        with self._waiters.expect(event_id, record.value or b"") as verdict:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    [(partition, offset)] = await self._appender.append(where["topic"], [record])
+                    where |= {"partition": partition, "offset": offset}
+                    outcome = await verdict
+            except TimeoutError as error:
+                raise self._late(where) from error
+        if isinstance(outcome, Scored):
+            return Response(outcome.payload, media_type=JSON)
+        if isinstance(outcome, DeadLettered):
+            reason, text = outcome.reason, outcome.error
+            raise Problem("dead-lettered", f"{reason}: {text}", reason=reason, error=text, **where)
+        raise _stopping(where)
+
+    def _late(self, where: dict[str, Any]) -> Problem:
+        waited = f"no score within http.score_timeout = {self._timeout_s:g} s; "
+        if "offset" in where:
+            return Problem(
+                "late", waited + "the event is in the log and will be scored, see topic "
+                f"{self._topics.scores!r}; do not send it again", **where
+            )  # fmt: skip
+        return Problem(
+            "late",
+            waited + "the log has not confirmed the event yet and may still take it; sent again, "
+            "it is recognised by its id",
+            **where,
+        )
+
+    # --- out: what people and probes ask
+
+    async def _models(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        return _json(await self._read(self._backend.models))
+
+    async def _parameters(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        return _json(await self._read(self._backend.parameters))
+
+    async def _audit(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        found = await self._tail(request, self._topics.audit)
+        return _json({"records": [msgspec.Raw(r.value) for r in found if r.value]})
+
+    async def _dead_letters(self, request: Request) -> Response:
+        # Raw payloads of events: for operators only.
+        self._tokens.caller(request, "admin")
+        found = await self._tail(request, self._topics.dead_letters)
+        return _json({"records": [_shown(record) for record in found]})
+
+    async def _live(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        frames = self._feed.enter()
+        return StreamingResponse(frames, media_type="text/event-stream")
+
+    async def _metrics(self, request: Request) -> Response:
+        text = await anyio.to_thread.run_sync(self._backend.metrics, limiter=self._scrapes)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _livez(self, request: Request) -> Response:
+        return _health("not-live", self._backend.alive())
+
+    async def _readyz(self, request: Request) -> Response:
+        return _health("not-ready", self._backend.ready())
+
+    async def _document(self, request: Request) -> Response:
+        return Response(self._openapi, media_type=JSON)
+
+    async def _root(self, request: Request) -> Response:
+        index = self._page / "index.html"
+        return FileResponse(index) if index.is_file() else HTMLResponse(_LINKS)
+
+    async def _plotly(self, request: Request) -> Response:
+        return FileResponse(self._charts)
+
+    async def _tail(self, request: Request, topic: str) -> list[Record]:
+        limit = _limit(request)
+        return await self._read(lambda: self._backend.tail(topic, limit))
+
+    async def _read(self, call: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(call, limiter=self._reads)
+
+
+def _plotly_script() -> Path:
+    """The charts' JavaScript as the plotly package ships it; does not import the package."""
+    spec = find_spec("plotly")
+    folders = spec.submodule_search_locations if spec else None
+    return Path(*(folders or ["plotly-is-not-installed"])[:1], "package_data", "plotly.min.js")
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type=JSON)
+
+
+def _appended(topic: str, positions: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    partitions: dict[int, dict[str, int]] = {}
+    for partition, offset in positions:
+        row = partitions.setdefault(
+            partition, {"partition": partition, "first": offset, "last": offset, "count": 0}
+        )
+        row["last"] = offset
+        row["count"] += 1
+    return {"topic": topic, "count": len(positions), "partitions": list(partitions.values())}
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.getlist("limit") or [str(TAIL_DEFAULT)]
+    text = given[0]
+    if len(given) > 1 or not (text.isascii() and text.isdecimal() and len(text) < 5):
+        raise _bad_limit(", ".join(given))
+    if not 1 <= int(text) <= TAIL_MOST:
+        raise _bad_limit(text)
+    return int(text)
+
+
+def _bad_limit(got: str) -> Problem:
+    detail = f"limit: expected one whole number of 1..{TAIL_MOST}, got {got[:80]!r}"
+    return Problem("query", detail)
+
+
+def _shown(record: Record) -> dict[str, str | None]:
+    """A dead letter: reason, error and position from its headers, and its bytes."""
+    shown: dict[str, str | None] = {k: v.decode(errors="replace") for k, v in record.headers}
+    if record.value is None:
+        return shown | {"encoding": "null", "value": None}
+    try:
+        return shown | {"encoding": "utf-8", "value": record.value.decode()}
+    except UnicodeDecodeError:
+        return shown | {"encoding": "hex", "value": record.value.hex()}
+
+
+def _health(kind: str, state: tuple[bool, str]) -> Response:
+    good, sentence = state
+    if not good:
+        raise Problem(kind, sentence)
+    return _json({"status": "ok", "detail": sentence})
+
+
+def _stopping(where: dict[str, Any]) -> Problem:
+    return Problem(
+        "stopping", "the event is in the log and will be scored after the restart", **where
+    )
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    return error.response() if isinstance(error, Problem) else await _on_error(request, error)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return from_http_exception(request, error).response()
+    return await _on_error(request, error)
+
+
+async def _on_log(request: Request, error: Exception) -> Response:
+    what = "the log's disk is full" if isinstance(error, DiskFull) else "the log does not answer"
+    return Problem("log-unavailable", f"{what}; nothing was confirmed, send again later").response()
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return Problem("failed", "see the service's log").response()
+
+
+_HANDLERS: dict[Any, Any] = {
+    Problem: _on_problem,
+    HTTPException: _on_http,
+    LogUnavailable: _on_log,
+    ClientDisconnect: _on_gone,
+    Exception: _on_error,
+}
+
+_LINKS = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Millrace</title></head>
+<body><h1>Millrace</h1><ul>
+<li><a href="/openapi.json">API description</a></li>
+<li><a href="/metrics">metrics</a></li>
+<li><a href="/livez">live</a>, <a href="/readyz">ready</a></li>
+<li><a href="/v1/models">models</a>, <a href="/v1/parameters">parameters</a>,
+<a href="/v1/audit">audit</a></li>
+</ul></body></html>
+"""

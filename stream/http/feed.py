@@ -1,0 +1,80 @@
+"""The live feed: the history, then a snapshot a second, shared by all readers.
+
+Server-sent events. The snapshot is taken at most once a second whatever the
+number of readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from stream.http.problem import Problem
+
+INTERVAL_S = 1.0
+READERS = 16
+"""Streams open at once; then 503."""
+
+Take = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Feed:
+    """Frames of ``text/event-stream`` (WHATWG HTML, section 9.2).
+
+    Parameters
+    ----------
+    snapshot : coroutine function
+        Gives what the live page shows, as plain data.
+    history : coroutine function
+        Gives what a reader gets first.
+    """
+
+    def __init__(self, snapshot: Take, history: Take) -> None:
+        self._snapshot = snapshot
+        self._history = history
+        self._stopping = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._frame = b""
+        self._taken_at = float("-inf")
+        self._readers = 0
+
+    def enter(self) -> AsyncIterator[bytes]:
+        """A new reader's frames; raises :class:`Problem` ``overloaded`` above ``READERS``."""
+        if self._readers >= READERS:
+            raise Problem("overloaded", f"{READERS} live streams are open; close one")
+        return self._frames()
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        self._readers += 1
+        try:
+            yield b"retry: 2000\n\n"
+            yield _frame("history", await self._history())
+            while True:
+                yield await self._current()
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), INTERVAL_S)
+                except TimeoutError:
+                    continue
+                return
+        finally:
+            self._readers -= 1
+
+    def stop(self) -> None:
+        """End every stream after its frame (the event loop's thread)."""
+        self._stopping.set()
+
+    async def _current(self) -> bytes:
+        async with self._lock:
+            # A little less than the interval, so that readers with the same beat get a new frame.
+            if time.monotonic() - self._taken_at >= 0.9 * INTERVAL_S:
+                self._frame = _frame("snapshot", await self._snapshot())
+                self._taken_at = time.monotonic()
+            return self._frame
+
+
+def _frame(event: str, data: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), msgspec.json.encode(data))

@@ -1,0 +1,238 @@
+"""What the live page shows: a snapshot about once a second and a ring of the last ten minutes.
+
+It reads published readings only, never the engine, and holds no event's payload: anybody with a
+token may look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from models.base import I64
+from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
+from monitoring.quality.measures import METRICS
+from monitoring.quality.quality import QualitySnapshot
+from monitoring.show.readings import Readings
+from stream.contract.records import NewRecord, Outputs
+
+POINT_S = 2.0
+POINTS = 300
+"""Ten minutes of them; the ring of six scorers is 130 kB as JSON."""
+RECENT = 15
+"""Points that a snapshot repeats: a reader misses none unless it is gone for half a minute."""
+RATE_S = 10.0
+LATEST = 20
+"""Audit records and dead letters shown."""
+_CHAIN = frozenset({"v", "trail", "prev", "hash", "sig"})
+
+
+class _Mark(NamedTuple):
+    """Counts at one publication: rates and latencies are differences of two."""
+
+    at_s: float
+    scored: int
+    labels: int
+    step: I64
+    event: I64
+
+
+class PageView:
+    """The live page's numbers.
+
+    Threads: the loop calls :meth:`published`, the commit thread :meth:`committed`, one thread of
+    its own adds points, the HTTP server's worker calls :meth:`snapshot` and :meth:`history`. A
+    deque's append and a list of it are single steps of the interpreter, so there is no lock.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[_Mark] = deque(maxlen=64)
+        self._points: deque[dict[str, Any]] = deque(maxlen=POINTS)
+        self._alarms: Counter[tuple[str, str]] | None = None
+        self._audit: deque[bytes] = deque(maxlen=LATEST)
+        self._dead: deque[dict[str, str]] = deque(maxlen=LATEST)
+
+    @property
+    def began(self) -> bool:
+        """Whether anything was published yet."""
+        return bool(self._marks)
+
+    # ------------------------------------------------------------------ from the service's threads
+
+    def published(self, readings: Readings, step: Histogram) -> None:
+        """New readings, and how long steps took so far (the loop's thread)."""
+        now = time.monotonic()
+        joined = readings.labels.get("joined", 0)
+        event = readings.event_latency.counts
+        self._marks.append(_Mark(now, readings.scored, joined, step.counts.copy(), event))
+        while now - self._marks[0].at_s > RATE_S and len(self._marks) > 2:
+            self._marks.popleft()
+
+    def committed(self, outputs: Outputs) -> None:
+        """Keep the newest audit records and dead letters (the commit thread)."""
+        self._audit.extend(r.value or b"" for r in outputs.audit[-LATEST:])
+        self._dead.extend(shown_dead_letter(r) for r in outputs.dead_letters[-LATEST:])
+
+    # ------------------------------------------------------------------ for the live feed
+
+    def add_point(self, latest: Readings) -> None:
+        """Put readings onto the ring."""
+        rates = self.rates()
+        alarms = Counter({(d.detector, d.signal): d.alarms for d in latest.drift})
+        # The moment of alarms from before the first point is not known; the audit trail has it.
+        fresh = Counter() if self._alarms is None else alarms - self._alarms
+        self._alarms = alarms
+        held: Counter[str] = Counter()
+        for (member, _, _), count in latest.parameters.items():
+            held[member] += count
+        self._points.append(
+            {
+                "t": time.time_ns() // 1_000_000,
+                "events_per_s": round(rates["events_per_s"], 1),
+                "labels_per_s": round(rates["labels_per_s"], 1),
+                "step": rates["step"],
+                "quality": {
+                    name: [finite(values[m], 5) for m in METRICS]
+                    for name, values in sliding(latest.arrival).items()
+                },
+                "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
+                "parameters": dict(held),
+                "drift": sorted(fresh),
+            }
+        )
+
+    def history(self) -> dict[str, Any]:
+        """What a reader gets first: every point of the ring."""
+        return {"metrics": METRICS, "points": list(self._points)}
+
+    def rates(self) -> dict[str, Any]:
+        """Events and labels a second, and p50 and p99 of latencies, over the last ten seconds."""
+        marks = list(self._marks)
+        if len(marks) < 2:
+            unknown = [None, None]
+            return {"events_per_s": 0.0, "labels_per_s": 0.0, "step": unknown, "event": unknown}
+        first, last = marks[0], marks[-1]
+        seconds = max(last.at_s - first.at_s, 1e-3)
+        return {
+            "events_per_s": (last.scored - first.scored) / seconds,
+            "labels_per_s": (last.labels - first.labels) / seconds,
+            "step": _quantiles(DURATION_BOUNDS_S, last.step - first.step),
+            "event": _quantiles(LATENCY_BOUNDS_S, last.event - first.event),
+        }
+
+    def snapshot(self, latest: Readings) -> dict[str, Any]:
+        """The engine's numbers of this moment; ``None`` stands for what is not known yet."""
+        return {
+            "at": time.time_ns() // 1_000_000,
+            "model": latest.model,
+            "scored": latest.scored,
+            **self.rates(),
+            "alerts": latest.alerts,
+            "threshold": finite(latest.threshold),
+            "labels": dict(latest.labels),
+            "dead_letters": {k: v for k, v in latest.dead_letters.items() if v},
+            "pending": latest.pending,
+            "watermark_ms": latest.watermark_ms,
+            "label_coverage": finite(latest.label_coverage),
+            "judged": outcomes(latest.arrival),
+            "matured": outcomes(latest.matured),
+            "limits": _limits(latest),
+            "weights": {k: finite(v) for k, v in latest.weights.items()},
+            "parameters": _by_role(latest),
+            "quality": {
+                name: {k: finite(v) for k, v in values.items()}
+                for name, values in sliding(latest.arrival).items()
+            },
+            "matured_quality": {
+                k: finite(v) for k, v in sliding(latest.matured).get("ensemble", {}).items()
+            },
+            "scores": {
+                "bounds": latest.scores.bounds,
+                "truth": [h.counts.tolist() for h in latest.labelled_scores],
+                "all": latest.scores.counts.tolist(),
+            },
+            "drift": [
+                [d.detector, d.signal, finite(d.statistic), finite(d.threshold), d.alarms]
+                for d in latest.drift
+            ],
+            "audit": [_shown_audit(raw) for raw in list(self._audit)],
+            "last_dead_letters": list(self._dead),
+            "points": list(self._points)[-RECENT:],
+        }
+
+
+def sliding(snapshot: QualitySnapshot | None) -> dict[str, dict[str, float]]:
+    """Each scorer's metrics over the sliding window."""
+    if snapshot is None:
+        return {}
+    return {name: windows["sliding"] for name, windows in snapshot.report().items()}
+
+
+def outcomes(snapshot: QualitySnapshot | None) -> int:
+    """Decisions of the ensemble whose truth is known."""
+    return sum(snapshot.outcomes().values()) if snapshot is not None else 0
+
+
+def finite(value: float, digits: int | None = None) -> float | None:
+    """``None`` for what JSON cannot say; ``digits`` decimals where it is drawn, not read."""
+    if not np.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits)
+
+
+def quantile(bounds: tuple[float, ...], counts: I64, q: float) -> float | None:
+    """A quantile of histogram counts, straight between bounds as Prometheus does it.
+
+    >>> quantile((1.0, 2.0), np.array([1, 1, 0]), 0.75)
+    1.5
+    """
+    total = np.cumsum(counts)
+    if total[-1] <= 0:
+        return None
+    rank = q * total[-1]
+    i = int(np.searchsorted(total, rank))
+    if i >= len(bounds):
+        return float(bounds[-1])
+    low, before = (bounds[i - 1], total[i - 1]) if i else (0.0, 0)
+    return float(low + (bounds[i] - low) * (rank - before) / max(counts[i], 1))
+
+
+def _quantiles(bounds: tuple[float, ...], counts: I64) -> list[float | None]:
+    return [quantile(bounds, counts, q) for q in (0.5, 0.99)]
+
+
+def _by_role(latest: Readings) -> dict[str, dict[str, int]]:
+    held: dict[str, dict[str, int]] = {name: {} for name in latest.members}
+    for (member, role, _), count in latest.parameters.items():
+        roles = held.setdefault(member, {})
+        roles[role] = roles.get(role, 0) + count
+    return held
+
+
+def _limits(latest: Readings) -> list[dict[str, Any]]:
+    """Configured bounds that fill up, and how far they have."""
+    used: dict[str, float] = {"pending": latest.pending, "early_labels": latest.early_labels}
+    used |= {
+        f"{key.removesuffix('.entities')}.max_entities": value
+        for key, value in latest.features.items()
+        if key.endswith(".entities")
+    }
+    return [
+        {"name": name, "used": used[name], "limit": limit}
+        for name, limit in latest.limits.items()
+        if name in used
+    ]
+
+
+def _shown_audit(raw: bytes) -> dict[str, Any]:
+    """A record without its chain, which `millrace audit verify` checks."""
+    return {k: v for k, v in msgspec.json.decode(raw).items() if k not in _CHAIN}
+
+
+def shown_dead_letter(record: NewRecord) -> dict[str, str]:
+    """Reason, error and position; its bytes are for operators only (`/v1/dead-letters`)."""
+    return {name: value.decode(errors="replace") for name, value in record.headers}

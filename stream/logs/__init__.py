@@ -1,0 +1,1 @@
+"""The logs: SQLite and Kafka behind one protocol, read ahead of the step."""

@@ -1,0 +1,292 @@
+"""The log on Apache Kafka: one transactional producer and a static set of partitions for a shard.
+
+The log of ``log.type = "kafka"``. The files of this folder are the only importers of ``kafka``.
+Never subscribes to a consumer group's rebalancing and never calls the engine.
+
+Why things are as they are: every trap of kafka-python 3.0.12 that was found by running it has its
+comment where it is avoided, in ``calls.py`` (deadlines, errors), ``io.py`` (clients), ``codec.py``
+(unpacking), ``reader.py`` (polling), ``writer.py`` (transactions).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
+from stream.contract.records import (
+    JournalRecord,
+    NewRecord,
+    Outputs,
+    Range,
+    Record,
+    Slice,
+    decode_journal,
+)
+from stream.logs.kafka.calls import Seat, Worker, translated
+from stream.logs.kafka.io import (
+    Clients,
+    NewTopic,
+    find_topics,
+    leave_producer,
+    make_topics,
+)
+from stream.logs.kafka.reader import Key, Poller, Reader, check_read, newest
+from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, place, wait_for
+from stream.settings import schema as settings
+
+_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+_CHUNK = 4_096
+
+
+class KafkaLog:
+    """See :class:`stream.contract.log.Log`.
+
+    Parameters
+    ----------
+    config
+        Names the shard, the topics and, in ``config.log``, the cluster.
+    clock_ms
+        Gives appended records their timestamp, in UTC milliseconds.
+    """
+
+    def __init__(self, config: settings.Config, clock_ms: Callable[[], int]) -> None:
+        if not isinstance(config.log, settings.KafkaLogSettings):
+            raise LogError(f"log.type: expected 'kafka', got {config.log.type!r}")
+        self._config = config
+        self._log = config.log
+        self._clock_ms = clock_ms
+        self._journal: Key = (config.journal_topic, 0)
+        names = config.topics
+        self._inputs = (names.control, names.events, names.labels)
+        self._clients = Clients(config.log, config.name)
+        self._reader = Reader(self._clients, config.name)
+        self._poller = Poller(self._clients, self._reader, names.control)
+        exactly = config.log.delivery == "exactly_once"
+        self._writer = (Writer if exactly else AtLeastOnceWriter)(
+            config, self._clients, self._reader
+        )
+        many, one, kept = NewTopic(names.partitions, {}), NewTopic(1, {}), NewTopic(1, _FOREVER)
+        self._wanted = {
+            names.control: one,
+            names.events: many,
+            names.labels: many,
+            names.scores: many,
+            names.dead_letters: one,
+            names.audit: kept,
+            config.journal_topic: kept,
+        }
+        self._side = Worker("millrace-kafka-side")
+        self._lock = threading.Lock()
+        self._appender = Seat(
+            "millrace-kafka-append",
+            lambda: self._clients.producer(transactional=False),
+            leave_producer,
+        )
+        self._partitions: dict[str, int] | None = None
+
+    # -- start ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """See :meth:`stream.contract.log.Log.open`."""
+        self._writer.open(self._all_topics())
+
+    def create_topics(self) -> None:
+        """See :meth:`stream.contract.log.Log.create_topics`."""
+        self._all_topics()
+
+    def _all_topics(self) -> dict[str, int]:
+        """Partitions of each topic of the configuration; makes missing ones, if it may."""
+        with self._lock:
+            if self._partitions is None:
+                create, replication = self._config.topics.create, self._log.replication_factor
+                found = self._ask(
+                    lambda: make_topics(self._clients, self._wanted, create, replication)
+                )
+                journal = self._config.journal_topic
+                if found[journal] != 1:
+                    raise LogError(
+                        f"Kafka: topic {journal}: expected 1 partition, got {found[journal]};"
+                        " the journal is one sequence"
+                    )
+                self._partitions = found
+            return self._partitions
+
+    def _found_topics(self) -> dict[str, int]:
+        """Partitions of those topics of the configuration that exist; makes none."""
+        with self._lock:
+            if self._partitions is None:
+                found = self._ask(lambda: find_topics(self._clients, self._wanted))
+                if len(found) < len(self._wanted):
+                    return found
+                self._partitions = found
+            return self._partitions
+
+    def _ask(self, work: Callable[[], dict[str, int]]) -> dict[str, int]:
+        with translated("topics"):
+            return self._side.call("topics", self._clients.timeout_s, work)
+
+    def _input_keys(self) -> list[Key]:
+        topics = self._found_topics()
+        return [(topic, i) for topic in self._inputs for i in range(topics.get(topic, 0))]
+
+    # -- journal ----------------------------------------------------------------------------------
+
+    def journal(self, after_seq: int = 0) -> Iterator[JournalRecord]:
+        """See :meth:`stream.contract.log.Log.journal`.
+
+        Raises :class:`LogError` where a record is missing: the journal is gapless.
+        """
+        at, end = self._journal_start(after_seq)
+        before: JournalRecord | None = None
+        while at < end:
+            rows = self._reader.fetch(self._journal, at, end, _CHUNK)
+            if not rows:
+                return
+            at = rows[-1].offset + 1
+            for row in rows:
+                record = decode_journal(row.value or b"")
+                if record.seq > after_seq and record != before:
+                    _check_gapless(before, record)
+                    before = record
+                    yield record
+
+    def _journal_start(self, after_seq: int) -> tuple[int, int]:
+        """Offsets between which the records after ``after_seq`` lie; looks back from the end."""
+        tail = self.journal_tail()
+        if tail is None or tail.seq <= after_seq:
+            return 0, 0
+        firsts, ends = self._reader.bounds([self._journal])
+        first, end = firsts[self._journal], ends[self._journal]
+        window = 2 * (tail.seq - after_seq) + 64  # a step takes two offsets: record and marker
+        while end - window > first:
+            found = self._reader.fetch(self._journal, end - window, end, 1)
+            if found and decode_journal(found[0].value or b"").seq <= after_seq:
+                return end - window, end
+            window *= 2
+        return first, end
+
+    def journal_tail(self) -> JournalRecord | None:
+        """See :meth:`stream.contract.log.Log.journal_tail`."""
+        return self._writer.read_tail() if self._journal[0] in self._found_topics() else None
+
+    def journal_head(self) -> JournalRecord | None:
+        """See :meth:`stream.contract.log.Log.journal_head`."""
+        if self._journal[0] not in self._found_topics():
+            return None
+        firsts, ends = self._reader.bounds([self._journal])
+        found = self._reader.fetch(self._journal, firsts[self._journal], ends[self._journal], 1)
+        return decode_journal(found[0].value or b"") if found else None
+
+    # -- input ------------------------------------------------------------------------------------
+
+    def seek(self, positions: Positions) -> None:
+        """See :meth:`stream.contract.log.Log.seek`."""
+        firsts, ends = self._reader.bounds(self._input_keys())
+        strange = sorted(set(positions) - set(firsts))
+        if strange:
+            raise LogError(f"Kafka: no such input partitions: {strange}")
+        for (topic, partition), offset in positions.items():
+            first, end = firsts[topic, partition], ends[topic, partition]
+            if offset < first:
+                raise OutOfRetention(
+                    f"Kafka: {topic}/{partition}: offset {offset} was deleted, the oldest retained"
+                    f" is {first}; lengthen retention.ms, or start anew with an empty state"
+                    " directory"
+                )
+            if offset > end:
+                raise LogError(
+                    f"Kafka: {topic}/{partition}: offset {offset} is past the end ({end}); the"
+                    " topic is not the one this state was made with"
+                )
+        self._poller.seek(firsts | dict(positions), ends)
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Slice]:
+        """See :meth:`stream.contract.log.Log.poll`."""
+        return self._poller.poll(max_records, timeout_s)
+
+    def read(self, ranges: Sequence[Range]) -> list[Slice]:
+        """See :meth:`stream.contract.log.Log.read`."""
+        return [
+            check_read(r, self._reader.fetch((r.topic, r.partition), r.first, r.next_offset))
+            for r in ranges
+        ]
+
+    # -- output -----------------------------------------------------------------------------------
+
+    def commit(self, outputs: Outputs) -> None:
+        """See :meth:`stream.contract.log.Log.commit`."""
+        self._writer.commit(outputs)
+
+    def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
+        """See :meth:`stream.contract.log.Log.append`.
+
+        After :class:`LogUnavailable` some of the records may stand in the topic.
+        """
+        count = self._all_topics().get(topic)
+        if count is None:
+            raise LogError(f"topic {topic!r}: is not in the configuration; names are in [topics]")
+        at = self._clock_ms()
+        limit_s = self._clients.timeout_s
+        # Any number of threads share one producer: only making it takes turns.
+        producer = self._appender.call("connect", limit_s + 0.5, lambda made: made)
+        try:
+            with translated(f"append to {topic}"):
+                futures = [
+                    producer.send(topic, r.value, r.key, list(r.headers), where, at)
+                    for r, where in [(r, place(topic, r, count)) for r in records]
+                ]
+                done = wait_for(futures, limit_s)
+        except LogUnavailable:
+            self._appender.drop()
+            raise
+        return [(meta.partition, meta.offset) for meta in done]
+
+    # -- for people and metrics -------------------------------------------------------------------
+
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """See :meth:`stream.contract.log.Log.tail`."""
+        count = self._found_topics().get(topic, 0)
+        found = [row for i in range(count) for row in newest(self._reader, (topic, i), limit)]
+        found.sort(key=lambda row: row.timestamp_ms)
+        return found[-limit:] if limit > 0 else []
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """See :meth:`stream.contract.log.Log.lag`; before ``seek`` from the group's offsets."""
+        known = self._poller.lag()
+        if known is not None:
+            return known
+        keys = self._input_keys()
+        firsts, ends = self._reader.bounds(keys)
+        done = firsts | self._reader.committed(keys)
+        return {key: ends[key] - done[key] for key in keys}
+
+    def earliest(self) -> dict[tuple[str, int], int]:
+        """See :meth:`stream.contract.log.Log.earliest`."""
+        return self._reader.bounds(self._input_keys())[0]
+
+    # -- end --------------------------------------------------------------------------------------
+
+    def truncate(self, positions: Positions, journal_seq: int) -> None:
+        """Does nothing: the topics' own retention deletes."""
+
+    def wake(self) -> None:
+        """See :meth:`stream.contract.log.Log.wake`."""
+        self._poller.wake()
+
+    def close(self) -> None:
+        """See :meth:`stream.contract.log.Log.close`."""
+        self.wake()
+        self._writer.close()
+        self._poller.close()
+        self._appender.close(lambda producer: producer.close(timeout=1.0))
+        self._side.stop()
+        self._reader.close()
+
+
+def _check_gapless(before: JournalRecord | None, record: JournalRecord) -> None:
+    if before is not None and record.seq != before.seq + 1:
+        raise LogError(
+            f"journal: after seq {before.seq} expected {before.seq + 1}, got {record.seq}; part of"
+            " the journal is missing or two processes wrote it"
+        )

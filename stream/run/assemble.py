@@ -1,0 +1,70 @@
+"""Puts a shard together: the only file that names the concrete logs and parts of an engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from models.ensemble.ensemble import Ensemble
+from models.features.stage import FeatureStage
+from models.members import catalogue
+from monitoring.audit.trail import Trail
+from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
+from monitoring.quality.quality import Quality
+from stream.contract.hashing import hash_text
+from stream.contract.log import Log
+from stream.settings.schema import Config, KafkaLogSettings
+from stream.step.engine import Engine
+from stream.step.pending import Pending, row_dtype
+
+
+def build_engine(
+    config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
+) -> Engine:
+    """A new engine; ``directory`` is where pending events live (``None``: in memory).
+
+    ``key`` signs audit records; state and digest are the same without.
+    """
+    features = FeatureStage(config.features)
+    members = {
+        m.name: catalogue.build(m.type, m.params, features.schema, _seed(config.seed, m.name))
+        for m in config.members
+    }
+    every = {m.name: m.learn_every for m in config.members}
+    ensemble = Ensemble(members, config.ensemble.combine, config.seed, every)
+    names = ("ensemble", *ensemble.names)
+    dtype = row_dtype(features.schema, len(members), len(features.entity_fields))
+    return Engine(
+        config,
+        features,
+        ensemble,
+        Pending(dtype, directory, config.limits.pending),
+        Quality(names, config.ensemble.threshold),
+        Quality(names, config.ensemble.threshold),
+        DriftMonitor(names, features.schema.dense[:MAX_FEATURES]),
+        Trail(config.name, key),
+    )
+
+
+def _seed(seed: int, name: str) -> int:
+    """A seed of its own for each member, the same in every process."""
+    return (seed ^ hash_text(name)) & 0x7FFF_FFFF
+
+
+def open_log(config: Config, clock_ms: Callable[[], int]) -> Log:
+    """The configured log, not opened yet. kafka-python is imported only when it is used."""
+    if isinstance(config.log, KafkaLogSettings):
+        from stream.logs.kafka.log import KafkaLog
+
+        return KafkaLog(config, clock_ms)
+    from stream.logs.sqlite.log import SqliteLog
+
+    return SqliteLog(config, clock_ms)
+
+
+def wall_clock_ms() -> int:
+    """UTC milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,210 @@
+"""When a checkpoint falls due, and the thread that writes it.
+
+One falls due by time, on command, and when replaying the steps since the last one would take longer
+than ``checkpoints.recovery_budget`` at their measured cost: recovery time is bounded whatever the
+members cost. The loop thread only takes the snapshot; writing, syncing and hashing happen beside
+it, and a generation is published only once the commit of its step is visible.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from models.base import MillraceError
+from stream.contract.failpoint import failpoint
+from stream.contract.log import Log, LogError
+from stream.run.committer import Committer
+from stream.settings.schema import Config, journaled
+from stream.state.generations import Snapshot, StateDirectory, list_generations, read_manifest
+from stream.state.platform import fingerprint
+from stream.state.recovery import Recovered
+from stream.step.engine import Engine
+
+logger = structlog.get_logger()
+
+_BUDGET_SHARE = 0.75  # of the recovery budget: the rest is for loading the generation itself
+_STEP_SHARE = 0.25  # of that: what one step may take, since it is replayed whole
+_FIRST_RECORDS = 256
+"""Records of a step whose cost nobody has measured yet."""
+_ENOUGH = 64
+"""A step of fewer records tells of its overhead, not of what a record costs."""
+
+
+class Checkpointer:
+    """Keeps a shard's generations fresh.
+
+    Attributes
+    ----------
+    written_total, failures_total : int
+    last_success_s : float
+        Wall clock of the newest generation, loaded or published, epoch seconds; 0 before any.
+    last_bytes : int
+    last_duration_s, snapshot_s : float
+        Seconds the last write took beside the loop, and the last snapshot took in it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: StateDirectory,
+        committer: Committer,
+        log: Log,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._committer = committer
+        self._log = log
+        self._clock_ms = clock_ms
+        self._budget_s = config.checkpoints.recovery_budget / 1000 * _BUDGET_SHARE
+        self._interval_s = config.checkpoints.interval / 1000
+        self._condition = threading.Condition()
+        self._work: Snapshot | None = None
+        self._closing = False
+        self._last_s = time.monotonic()
+        self._last_seq = 0
+        self.replay_s = 0.0
+        self._record_s = 0.0
+        self.written_total = 0
+        self.failures_total = 0
+        self.last_success_s = 0.0
+        self.last_bytes = 0
+        self.last_duration_s = 0.0
+        self.snapshot_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def restored(self, recovered: Recovered) -> None:
+        """Replaying to here took this long: it counts towards the next one."""
+        self._last_seq = recovered.from_seq
+        if recovered.loaded is not None and self.written_total == 0:
+            self.last_success_s = recovered.loaded.written_ms / 1000
+            self.last_bytes = recovered.loaded.total_bytes
+        self._last_s = time.monotonic()
+        self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
+
+    def due(self, engine: Engine, records: int) -> bool:
+        """Whether to snapshot after the coming step, which takes ``records`` records (loop thread).
+
+        Asked before the step, so that it can put the digests of its members on record; a step
+        without records is worth taking where this is true.
+        """
+        due = engine.checkpoint_wanted or (
+            (records > 0 or self.behind(engine))
+            and (
+                time.monotonic() - self._last_s >= self._interval_s
+                or self.replay_s >= max(self._budget_s - self.last_duration_s, self._budget_s / 4)
+            )
+        )
+        return due and self._idle()
+
+    def behind(self, engine: Engine) -> bool:
+        """Whether steps were taken since the last snapshot."""
+        return engine.seq > self._last_seq
+
+    def stepped(self, seconds: float, records: int) -> None:
+        """A step of so many records took ``seconds``, and would in a replay."""
+        self.replay_s += seconds
+        if records >= _ENOUGH:
+            cost = seconds / records
+            # Rising at once and falling slowly: trees grow, and a small step pays for its overhead.
+            self._record_s = max(cost, 0.75 * self._record_s + 0.25 * cost)
+
+    def most_records(self, limit: int) -> int:
+        """How many records the next step may take: ``limit``, fewer where members are slow."""
+        if self._record_s == 0.0:
+            return min(limit, _FIRST_RECORDS)
+        return max(1, min(limit, int(_STEP_SHARE * self._budget_s / self._record_s)))
+
+    def close(self) -> None:
+        """End the writer's thread."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join(5.0)
+
+    def _idle(self) -> bool:
+        with self._condition:
+            return self._work is None
+
+    def wait(self) -> None:
+        """Wait until no write is under way."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._work is None or self._closing)
+
+    def snapshot(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
+        """Hand the state over to the writer; only after :meth:`due` or :meth:`wait`."""
+        started = time.monotonic()
+        snapshot = Snapshot(
+            self._config.name,
+            engine.seq,
+            engine.digest,
+            self._clock_ms(),
+            dict(positions),
+            journaled(engine.config),
+            fingerprint(),
+            engine.state(),
+            engine.pending.files(),
+        )
+        failpoint("checkpoint.snapshot")
+        engine.checkpoint_wanted = False
+        self.snapshot_s = time.monotonic() - started
+        self._last_s = time.monotonic()
+        self._last_seq = engine.seq
+        self.replay_s = 0.0
+        with self._condition:
+            self._work = snapshot
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._work is not None or self._closing)
+                snapshot = self._work
+            if snapshot is None:
+                return
+            try:
+                self._write(snapshot)
+            except (OSError, MillraceError) as error:
+                # Scoring goes on: the journal still holds everything since the last generation.
+                self.failures_total += 1
+                logger.error("checkpoint_failed", seq=snapshot.seq, error=str(error))
+            with self._condition:
+                self._work = None
+                self._condition.notify_all()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        started = time.monotonic()
+        written = self._directory.write(snapshot)
+        if not self._committer.wait_for(snapshot.seq):
+            raise MillraceError(f"step {snapshot.seq} was never committed")
+        path = self._directory.publish(written, self._config.checkpoints.keep)
+        self.last_duration_s = time.monotonic() - started
+        self.last_bytes = read_manifest(path).total_bytes
+        self.last_success_s = time.time()
+        self.written_total += 1
+        logger.debug("checkpoint", seq=snapshot.seq, seconds=round(self.last_duration_s, 3))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Input and journal before the oldest generation are not needed by anybody here."""
+        oldest = read_manifest(list_generations(self._directory.path)[-1])
+        positions = {(t, p): o for t, p, o in oldest.positions}
+        try:
+            self._log.truncate(positions, oldest.seq - 1)
+            for (topic, partition), earliest in self._log.earliest().items():
+                if earliest > positions.get((topic, partition), 0):
+                    logger.warning(
+                        "retention_passes_checkpoint",
+                        topic=topic,
+                        partition=partition,
+                        earliest_offset=earliest,
+                        generation=oldest.seq,
+                        next_step="raise the topic's retention; this generation is of no use now",
+                    )
+        except LogError as error:
+            logger.warning("truncate_failed", error=str(error))

@@ -1,0 +1,136 @@
+"""Commits steps, one after another, in a thread of its own: the next step computes meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from stream.contract.failpoint import failpoint
+from stream.contract.log import Log, LogUnavailable
+from stream.contract.records import Outputs
+
+logger = structlog.get_logger()
+
+_FIRST_BACKOFF_S = 0.1
+_LAST_BACKOFF_S = 5.0
+
+
+class Committer:
+    """At most one commit under way; a log that is away is retried with the same outputs for ever.
+
+    Parameters
+    ----------
+    log : Log
+    on_committed : callable
+        Called in the commit thread after each commit, with the outputs.
+
+    Attributes
+    ----------
+    committed_seq : int
+        The newest step that is visible.
+    last_commit_s : float
+        Seconds that the newest commit took, retries included.
+    trouble : str
+        Why the log cannot be reached just now; empty when it can.
+    """
+
+    def __init__(self, log: Log, on_committed: Callable[[Outputs], None]) -> None:
+        self._log = log
+        self._on_committed = on_committed
+        self._condition = threading.Condition()
+        self._work: Outputs | None = None
+        self._error: BaseException | None = None
+        self._closing = False
+        self.committed_seq = 0
+        self.last_commit_s = 0.0
+        self.trouble = ""
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._thread.start()
+
+    def restored(self, seq: int) -> None:
+        """Step ``seq`` and those before it stand in the journal already."""
+        with self._condition:
+            self.committed_seq = seq
+            self._condition.notify_all()
+
+    def submit(self, outputs: Outputs, beat: Callable[[], None]) -> None:
+        """Hand over the next commit; waits for the one before, calling ``beat`` meanwhile.
+
+        Raises what the commit before raised (:class:`~stream.contract.log.Fenced`, ...).
+        """
+        self.wait(beat)
+        with self._condition:
+            self._work = outputs
+            self._condition.notify_all()
+
+    def wait(self, beat: Callable[[], None], deadline_s: float | None = None) -> bool:
+        """Wait until nothing is under way; ``False`` when ``deadline_s`` passed first."""
+        end = None if deadline_s is None else time.monotonic() + deadline_s
+        with self._condition:
+            while self._work is not None and self._error is None:
+                beat()
+                if end is not None and time.monotonic() >= end:
+                    return False
+                self._condition.wait(0.5)
+            if self._error is not None:
+                raise self._error
+        return True
+
+    def wait_for(self, seq: int) -> bool:
+        """Wait until step ``seq`` is visible; ``False`` when it never will be (any thread)."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self.committed_seq >= seq or self._error is not None or self._closing
+            )
+            return self.committed_seq >= seq
+
+    def close(self) -> None:
+        """End the thread after the commit under way, if that can be had within a second."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._work is not None or self._closing)
+                outputs = self._work
+            if outputs is None:
+                return
+            try:
+                self._commit(outputs)
+                error = None
+            except Exception as failure:  # noqa: BLE001 - handed to the loop thread
+                error = failure
+            with self._condition:
+                self._work, self._error = None, error
+                if error is None:
+                    self.committed_seq = outputs.journal.seq
+                self._condition.notify_all()
+            if error is not None:
+                return
+
+    def _commit(self, outputs: Outputs) -> None:
+        backoff = _FIRST_BACKOFF_S
+        started = time.monotonic()
+        while True:
+            try:
+                failpoint("commit.before")
+                self._log.commit(outputs)
+                failpoint("commit.after")
+                self.trouble = ""
+                self.last_commit_s = time.monotonic() - started
+                self._on_committed(outputs)
+                return
+            except LogUnavailable as error:
+                # The same outputs again: the model never rolls back for a broker.
+                self.trouble = str(error)
+                logger.warning("commit_retry", seq=outputs.journal.seq, error=str(error))
+                with self._condition:
+                    if self._condition.wait_for(lambda: self._closing, backoff):
+                        raise
+                backoff = min(backoff * 2, _LAST_BACKOFF_S)

@@ -1,0 +1,92 @@
+"""`millrace run`: logging, signals, the service and its HTTP side, until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from stream.run.front import Front
+from stream.run.service import Service
+from stream.settings.schema import Config
+
+logger = structlog.get_logger()
+
+
+def configure_logging() -> None:
+    """Key=value lines in a terminal, JSON elsewhere; always on standard error, UTC times."""
+    terminal = sys.stderr.isatty()
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+    # kafka-python reports every refused connection at ERROR; the service says it once, with what
+    # follows from it.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+SWITCH_S = 0.0005
+"""The interpreter's switch interval. An HTTP thread beside a busy loop waits for it: at the default
+of 5 ms its p99 was measured at 31-42 ms, at 0.5 ms at 8-15 ms."""
+
+
+def run_daemon(config: Config, accept_changes: bool) -> None:
+    """Run until SIGTERM or SIGINT: finish the step, commit, checkpoint, close.
+
+    A second signal ends the process at once (status 130). Raises what ended the service otherwise.
+    """
+    configure_logging()
+    sys.setswitchinterval(SWITCH_S)
+    service = Service(config, accept_changes)
+    front = Front(service)
+
+    obey_signals(service.stop)
+    front.start()
+    try:
+        service.run()
+    finally:
+        front.stop()
+    logger.info("stopped", seq=service.engine.seq if service.engine else 0)
+
+
+def obey_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first SIGTERM or SIGINT; end the process at the second (status 130).
+
+    A thread does both. A Python handler would run in the main thread between two of its bytecodes,
+    and wait for ever for a lock which that thread holds at the time: the logger's, for one.
+    """
+    signals, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _left_to_the_thread)
+
+    def obey() -> None:
+        number = signal.Signals(os.read(signals, 1)[0])
+        logger.info("stopping", signal=number.name)
+        stop()
+        os.read(signals, 1)
+        os._exit(130)
+
+    threading.Thread(target=obey, name="signals", daemon=True).start()
+
+
+def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """The wake-up pipe has told the thread."""

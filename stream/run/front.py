@@ -1,0 +1,224 @@
+"""What the service shows and takes in over HTTP: readings for scrapes, appends, waiting scores.
+
+The loop thread publishes an immutable snapshot of the engine here at most every half second; every
+other thread reads that and never touches the engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from monitoring.show.metrics import MillraceCollector, exposition, registry
+from monitoring.show.readings import Readings, Telemetry
+from stream.contract.records import NewRecord, Outputs, Record
+from stream.http.page import POINT_S, PageView, finite
+from stream.http.score import ScoreWaiters
+from stream.http.server import Server
+from stream.run.readings import parameter_counts, readings
+from stream.run.service import Service
+from stream.state.platform import fingerprint
+from stream.step.engine import Engine
+
+PUBLISH_S = 0.5
+PARAMETERS_S = 10.0
+
+
+class Front:
+    """The HTTP side of one service.
+
+    Parameters
+    ----------
+    service : Service
+        Not running yet.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        config = service.config
+        self.telemetry = Telemetry({"version": version("millrace")} | fingerprint())
+        self.waiters = ScoreWaiters(config.http.max_waiting)
+        self._latest = Readings(config.name, tuple(m.name for m in config.members))
+        self._parameters: dict[str, Any] = {}
+        self._counts: dict[tuple[str, str, bool], int] = {}
+        self._published_s = self._counted_s = float("-inf")
+        self._checkpoints = 0
+        self._page = PageView()
+        self._stop = threading.Event()
+        self._points = threading.Thread(target=self._add_points, name="live", daemon=True)
+        self._registry = registry(MillraceCollector(self._read, self.telemetry))
+        self._lock = threading.Lock()
+        service.on_committed.append(self._committed)
+        service.on_step.append(self._stepped)
+        service.on_idle.append(self._publish)
+        self.server: Server | None = None
+
+    def start(self) -> None:
+        """Listen, if the configuration says so."""
+        if self._service.config.http.enabled:
+            self.server = Server(
+                self._service.config, self, self.waiters, self.telemetry.observe_http
+            )
+            self.server.start()
+            self._points.start()
+
+    def stop(self) -> None:
+        """Stop listening, within two seconds."""
+        if self.server is not None:
+            self.server.stop(2.0)
+            self._stop.set()
+            self._points.join()
+
+    # ------------------------------------------------------------------ from the service's threads
+
+    def _stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
+        self.telemetry.stages["step"].observe(seconds)
+        self._publish(engine)
+
+    def _committed(self, outputs: Outputs) -> None:
+        if self.waiters.waiting:
+            self.waiters.publish(
+                [(r.key or b"").decode() for r in outputs.scores],
+                [r.value or b"" for r in outputs.scores],
+                outputs.dead_letters,
+            )
+        self.telemetry.stages["commit"].observe(self._service.committer.last_commit_s)
+        self._page.committed(outputs)
+
+    def _publish(self, engine: Engine) -> None:
+        """Copy what scrapes need out of the engine (loop thread), not more often than needed."""
+        now = time.monotonic()
+        if now - self._published_s < PUBLISH_S:
+            return
+        if now - self._counted_s >= PARAMETERS_S:
+            self._counted_s = now
+            self._counts = parameter_counts(engine)
+            self._parameters = parameter_tables(engine)
+        self._latest = readings(engine, self._counts)
+        if not self._page.began:
+            self._note_start()
+        self._published_s = now
+        self._note_checkpoint()
+        self._page.published(self._latest, self.telemetry.stages["step"])
+
+    def _note_start(self) -> None:
+        """Count the start by how the session before ended: unclean when steps were replayed."""
+        # Of the generation that was loaded, until this process has written one.
+        checkpointer = self._service.checkpointer
+        self.telemetry.checkpoint_success_ms = int(checkpointer.last_success_s * 1000)
+        self.telemetry.checkpoint_size_bytes = checkpointer.last_bytes
+        recovered = self._service.recovered
+        if recovered is not None and (recovered.from_seq or recovered.replayed_steps):
+            self.telemetry.restarts["unclean" if recovered.replayed_steps else "clean"] += 1
+
+    def _note_checkpoint(self) -> None:
+        """Tell of a newly published generation; one takes longer than ``PUBLISH_S`` to follow."""
+        checkpointer = self._service.checkpointer
+        if checkpointer.written_total > self._checkpoints:
+            self._checkpoints = checkpointer.written_total
+            self.telemetry.stages["checkpoint"].observe(checkpointer.snapshot_s)
+            self.telemetry.checkpointed(
+                int(checkpointer.last_success_s * 1000),
+                checkpointer.last_duration_s,
+                checkpointer.last_bytes,
+            )
+
+    def _add_points(self) -> None:
+        while not self._stop.wait(POINT_S):
+            if self._service.state == "running":
+                self._page.add_point(self._latest)
+
+    # ------------------------------------------------------------------ for the HTTP server
+
+    def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
+        """See :class:`stream.http.api.Backend`."""
+        return self._service.log.append(topic, records)
+
+    def alive(self) -> tuple[bool, str]:
+        """See :class:`stream.http.api.Backend`."""
+        return self._service.alive()
+
+    def ready(self) -> tuple[bool, str]:
+        """See :class:`stream.http.api.Backend`."""
+        return self._service.ready()
+
+    def _read(self) -> Readings:
+        """The newest readings, with the process's own numbers brought up to date."""
+        service, telemetry = self._service, self.telemetry
+        age_s = time.monotonic() - service.heartbeat_s
+        telemetry.heartbeat_ms = int((time.time() - age_s) * 1000)
+        checkpointer = service.checkpointer
+        telemetry.checkpoint_failures = checkpointer.failures_total
+        if service.recovered is not None:
+            telemetry.divergences = service.recovered.divergences
+        telemetry.lag = dict(service.lag)
+        return self._latest
+
+    def metrics(self) -> bytes:
+        """See :class:`stream.http.api.Backend`."""
+        with self._lock:
+            return exposition(self._registry)
+
+    def models(self) -> dict[str, Any]:
+        """Members with type, weight and state."""
+        latest = self._latest
+        return {
+            "model": latest.model,
+            "threshold": finite(latest.threshold),
+            "combine": self._service.config.ensemble.combine,
+            "members": [
+                {
+                    "name": m.name,
+                    "type": m.type,
+                    "weight": finite(latest.weights.get(m.name, float("nan"))),
+                    "up": m.name not in latest.down,
+                    "frozen": m.name in latest.frozen,
+                    "updates": latest.updates.get(m.name, 0),
+                    "errors": sum(
+                        n for (name, _), n in latest.member_errors.items() if name == m.name
+                    ),
+                }
+                for m in self._service.config.members
+            ],
+        }
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameter tables by member, as of the last ten seconds."""
+        return {"members": self._parameters}
+
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """See :class:`stream.http.api.Backend`."""
+        return self._service.log.tail(topic, limit)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the live page shows: the engine's numbers and the process's."""
+        service = self._service
+        ready, detail = service.ready()
+        lag: dict[str, int] = {}
+        for (topic, _), records in service.lag.copy().items():
+            lag[topic] = lag.get(topic, 0) + records
+        return {
+            "state": service.state,
+            "ready": ready,
+            "detail": detail,
+            "version": self.telemetry.versions["version"],
+            "lag": lag,
+            "checkpoint_ms": int(service.checkpointer.last_success_s * 1000),
+            **{k: v for k, v in self.models().items() if k in ("combine", "members")},
+            **self._page.snapshot(self._latest),
+        }
+
+    def history(self) -> dict[str, Any]:
+        """What the live page gets first: the last ten minutes."""
+        return self._page.history()
+
+
+def parameter_tables(engine: Engine) -> dict[str, Any]:
+    """Each member's parameter rows as plain data."""
+    return {
+        name: [asdict(row) for row in rows] for name, rows in engine.ensemble.parameters().items()
+    }

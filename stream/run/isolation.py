@@ -1,0 +1,166 @@
+"""Bad records that would stop a stream: isolated one by one, or stopped at before they drain it.
+
+The service uses all three: :func:`halve` after a step failed, :class:`Attempts` after the process
+itself died without progress, :class:`Breaker` when most of what comes in is unusable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from models.base import MillraceError
+from stream.contract.records import Outputs, Range, Slice
+
+logger = structlog.get_logger()
+
+BREAKER_RECORDS = 1_000
+"""The breaker looks at the latest records, at least so many."""
+CAREFUL_AFTER = 3
+"""Starts at the same step after which records are taken one by one."""
+ALONE_TWICE = 2
+"""A record that was taken alone so often when the process died is not taken again."""
+
+_UNUSABLE = frozenset({b"null", b"oversized", b"malformed", b"schema", b"label_value"})
+
+Position = tuple[str, int, int]
+"""Topic, partition, offset."""
+
+
+class BreakerOpen(MillraceError):
+    """Too large a share of the latest records is unusable: somebody changed the schema."""
+
+
+class Breaker:
+    """Counts unusable records among the latest ones; opens above ``limit``, a share in 0..1."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._recent: deque[tuple[int, int]] = deque()
+
+    def check(self, outputs: Outputs, records: int) -> None:
+        """Take a step of so many records; called BEFORE its commit, so that nothing is drained.
+
+        Raises :class:`BreakerOpen` with the last reason.
+        """
+        bad = sum(1 for d in outputs.dead_letters if dict(d.headers)["reason"] in _UNUSABLE)
+        self._recent.append((records, bad))
+        total = sum(n for n, _ in self._recent)
+        while total - self._recent[0][0] >= BREAKER_RECORDS:
+            total -= self._recent.popleft()[0]
+        share = sum(b for _, b in self._recent) / max(total, 1)
+        if total >= BREAKER_RECORDS and share > self._limit:
+            raise BreakerOpen(
+                f"limits.dead_letter_share: expected at most {self._limit:g} of the last {total} "
+                f"records to be unusable, got {share:.3f}; the last one: {_reason(outputs)}. This "
+                "step was not committed. Mend the producer or the schema, or raise the limit; "
+                "then start"
+            )
+
+
+def _reason(outputs: Outputs) -> str:
+    if not outputs.dead_letters:
+        return "none in this step"
+    headers = dict(outputs.dead_letters[-1].headers)
+    return f"{headers['reason'].decode()}: {headers['error'].decode()}"
+
+
+class _Noted(msgspec.Struct):
+    seq: int = -1
+    starts: int = 0
+    alone: Position | None = None
+    times: int = 0
+
+
+class Attempts:
+    """Counts on disk how often the process started at the same step, to find what kills it.
+
+    A record that makes compiled code crash, or memory run out, leaves no exception behind. After
+    ``CAREFUL_AFTER`` starts without progress records are taken one by one, each noted before its
+    step; the one that was noted ``ALONE_TWICE`` times when the process died becomes a dead letter.
+
+    Attributes
+    ----------
+    careful : bool
+        Take records one by one.
+    poison : set of Position
+        Records that must be left out.
+    """
+
+    def __init__(self, directory: Path, seq: int) -> None:
+        self._path = directory / "attempts.json"
+        self._seq = seq
+        self._noted = self._read()
+        same = self._noted.seq == seq
+        self._noted.seq = seq
+        self._noted.starts = self._noted.starts + 1 if same else 1
+        if not same:
+            self._noted.alone, self._noted.times = None, 0
+        self.poison: set[Position] = set()
+        if self._noted.alone is not None and self._noted.times >= ALONE_TWICE:
+            self.poison.add(self._noted.alone)
+        self.careful = self._noted.starts > CAREFUL_AFTER
+        self._write()
+
+    def taking(self, slices: Sequence[Slice], seq: int) -> None:
+        """A step is about to begin after ``seq``, which is committed; its record is noted first."""
+        if slices:
+            self._noted.seq = seq
+            record = slices[0].records[0]
+            position = (record.topic, record.partition, record.offset)
+            self._noted.times = self._noted.times + 1 if self._noted.alone == position else 1
+            self._noted.alone = position
+            self._write()
+
+    def committed(self, seq: int, limit: int) -> None:
+        """Step ``seq`` is visible: progress. Care ends ``limit`` steps after it began."""
+        if not self.careful:
+            if self._noted.starts:
+                self._noted = _Noted()
+                self._path.unlink(missing_ok=True)
+            return
+        if seq - self._seq >= limit:
+            self.careful = False
+
+    def stopped(self) -> None:
+        """The process ends in order: this start does not count."""
+        self._path.unlink(missing_ok=True)
+
+    def _read(self) -> _Noted:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Noted)
+        except (OSError, msgspec.MsgspecError):
+            return _Noted()  # none yet, or cut off by the crash it should have counted
+
+    def _write(self) -> None:
+        temporary = self._path.with_suffix(".new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode(self._noted))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            # A full disk must not keep a healthy service from scoring; it only forgets attempts.
+            logger.warning("attempts_not_noted", path=str(self._path), error=str(error))
+
+
+def halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """The first and the second half of the records, in order."""
+    half = sum(len(s.records) for s in slices) // 2
+    first: list[Slice] = []
+    second: list[Slice] = []
+    for piece in slices:
+        cut = min(half, len(piece.records))
+        half -= cut
+        for part, target in ((piece.records[:cut], first), (piece.records[cut:], second)):
+            if part:
+                r = piece.range
+                ends = Range(r.topic, r.partition, part[0].offset, part[-1].offset, len(part))
+                target.append(Slice(ends, part))
+    return first, second

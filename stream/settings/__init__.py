@@ -1,0 +1,1 @@
+"""The whole configuration: every key, reading and validating it, its reference page."""

@@ -1,0 +1,307 @@
+"""The settings of one shard: every key, its type, default, bounds and meaning, in one place.
+
+``docs/configuration.md`` is generated from these classes. Settings of features stand in
+``models/settings.py``, those of the auditor in ``monitoring/audit/budgets.py``, those of members
+beside their code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+
+from models.settings import Duration, Feature, Name, Settings, parse_duration
+from monitoring.audit.budgets import AuditSettings
+
+
+class EmbeddedLogSettings(Settings):
+    """The log in one SQLite file: durable, atomic, no server."""
+
+    type: Literal["embedded"]
+    path: Path = Field(Path("state/log.db"), description="the SQLite file; made when missing")
+    retention: Duration = Field(
+        parse_duration("60d"),
+        description="records older than this that no checkpoint needs are deleted",
+    )
+    timeout: Duration = Field(parse_duration("10s"), description="deadline of one operation")
+
+
+class KafkaLogSettings(Settings):
+    """Apache Kafka 2.5 or newer. Passwords come from the environment only."""
+
+    type: Literal["kafka"]
+    bootstrap: str = Field(
+        description="`host:port`, several with commas", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
+    )
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once",
+        description="`at_least_once`: no transactions, lower latency; outputs carry a header"
+        " `millrace-position` (shard/step/index), the same in a repeat, by which readers drop it",
+    )
+    transactional_id: str | None = Field(None, description="default `millrace-NAME`")
+    transaction_timeout: Duration = Field(
+        parse_duration("60s"), description="the broker aborts after this"
+    )
+    timeout: Duration = Field(parse_duration("30s"), description="deadline of one operation")
+    replication_factor: int = Field(1, ge=1, le=32767, description="of topics it creates")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="as the broker's listener has it"
+    )
+    ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
+    ssl_certfile: Path | None = Field(None, description="client certificate, PEM")
+    ssl_keyfile: Path | None = Field(None, description="client key, PEM")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="needed with SASL"
+    )
+    sasl_username: str | None = Field(None, description="needed with SASL")
+    sasl_password: SecretStr | None = Field(
+        None, description="only from the environment: `MILLRACE_LOG__SASL_PASSWORD`"
+    )
+
+
+class TopicsSettings(Settings):
+    """Names of the topics, and how missing ones are made."""
+
+    events: str = Field("events", description="input: what is scored")
+    labels: str = Field("labels", description="input: the truth about events")
+    control: str = Field("control", description="input: operators' commands")
+    scores: str = Field("scores", description="output: one record for each event that was scored")
+    dead_letters: str = Field("dead-letters", description="output: records that were not taken in")
+    audit: str = Field("audit", description="output: the audit trail")
+    journal: str | None = Field(
+        None, description="output: what each step took; default `journal-NAME`, one partition"
+    )
+    create: bool = Field(
+        True, description="make missing topics; `false`: a missing one is an error"
+    )
+    partitions: int = Field(1, ge=1, le=1024, description="of events, labels and scores it creates")
+
+
+FieldKind = Literal["number", "category", "entity", "boolean", "text"]
+
+
+class FieldSettings(Settings):
+    """One field of an event. ``amount = "number"`` is short for ``{ kind = "number" }``."""
+
+    kind: FieldKind = Field(description="`text` is accepted and not used")
+    required: bool = Field(True, description="`false`: may be missing or null")
+    path: str | None = Field(None, description="name in the JSON object, if another")
+
+
+def _event_field(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class EventSettings(Settings):
+    """The schema of an event."""
+
+    id: str = Field("id", description="JSON field with the unique id: text or integer")
+    time: str = Field("time", description="JSON field with the event time")
+    time_format: Literal["s", "ms", "rfc3339"] = Field(
+        "rfc3339", description="epoch seconds (fractions allowed), epoch milliseconds, RFC 3339"
+    )
+    fields: dict[str, Annotated[FieldSettings, BeforeValidator(_event_field)]] = Field(
+        min_length=1,
+        description="name to kind: `number`, `category`, `entity`, `boolean`, `text` (ignored)",
+    )
+    unknown_fields: Literal["ignore", "reject"] = Field(
+        "ignore", description="`reject`: an event with any other field is a dead letter"
+    )
+
+
+def _text_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in value.items()}
+    return value
+
+
+class LabelSettings(Settings):
+    """How the truth about an event arrives."""
+
+    event_id: str | None = Field(
+        None, description="JSON field of a label that names its event; default the event's id field"
+    )
+    field: str = Field("label", description="JSON field with the truth")
+    time: str | None = Field(
+        None, description="JSON field with the time the label was made, if it has one"
+    )
+    values: Annotated[dict[str, Literal[0, 1]], BeforeValidator(_text_keys)] = Field(
+        {"true": 1, "false": 0, "1": 1, "0": 0},
+        min_length=1,
+        description="the JSON value, written as text, to 0 or 1; any other value is a dead letter",
+    )
+    inline: bool = Field(False, description="the event itself carries the label")
+    horizon: Duration = Field(
+        parse_duration("30d"), description="how long an event waits, by event time"
+    )
+    at_horizon: Literal["negative", "drop"] = Field(
+        "negative", description="an event without a label by then counts as 0, or is not learned"
+    )
+
+
+class MemberSettings(BaseModel):
+    """One learner: a name, a type, and the type's own parameters beside them."""
+
+    model_config = Settings.model_config | {"extra": "allow"}
+
+    name: Name
+    type: str = Field(
+        description="`logistic`, `crossed`, `forest`, `boosting`, `river`, `torch`, `constant`, or"
+        " an installed plug-in's name"
+    )
+    learn_every: int = Field(1, ge=1, description="learns only each n-th labelled row")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The type's own parameters, as written."""
+        return dict(self.model_extra or {})
+
+
+class EnsembleSettings(Settings):
+    """How members become one score."""
+
+    combine: Literal[
+        "mean_logit",
+        "mean_probability",
+        "majority_vote",
+        "weighted_vote",
+        "bagging",
+        "boosting",
+        "stacking",
+        "stack",
+    ] = Field(
+        "mean_logit",
+        description="`stack`: a logistic stack shared with safer experts; `stacking`: the stack"
+        " alone; `bagging`: members learn rows with Poisson(1) weights; `boosting`: each member"
+        " learns most where those before it were wrong",
+    )
+    threshold: float = Field(0.5, gt=0, lt=1, description="a score at or above it is an alert")
+
+
+class QualitySettings(Settings):
+    """How the quality of scores is told."""
+
+    alert_budget: float = Field(
+        10.0,
+        gt=0,
+        le=1000,
+        description="alerts for 1,000 events that somebody can look at: of so many of the highest"
+        " scores `millrace_alert_precision_at_budget_ratio` is the precision",
+    )
+
+
+class DriftSettings(Settings):
+    """What an alarm of Page-Hinkley sets off; alarms are told whatever is chosen."""
+
+    on_alarm: Literal["none", "weights", "reset", "swap"] = Field(
+        "none",
+        description="`weights`: the combiner begins anew; `reset`: the member that alarmed begins"
+        " anew, at an alarm of the ensemble the combiner; `swap`: a challenger of the member that"
+        " alarmed begins to learn beside it and takes its place once it is better",
+    )
+    challenger_after: int = Field(
+        1000, ge=1, description="labels that member and challenger are compared on at least"
+    )
+    challenger_until: int = Field(
+        10_000, ge=1, description="labels after which a challenger that is not better is dropped"
+    )
+
+
+class CheckpointsSettings(Settings):
+    """When the state is saved. A checkpoint is a cache: the journal is the truth."""
+
+    interval: Duration = Field(parse_duration("60s"), description="at most this long between two")
+    recovery_budget: Duration = Field(
+        parse_duration("3s"),
+        description="one falls due as soon as the estimated replay would take longer",
+    )
+    keep: int = Field(3, ge=2, le=1000, description="generations kept")
+    on_divergence: Literal["stop", "warn"] = Field(
+        "stop", description="when a replay gives other bits than the journal holds"
+    )
+
+
+class TokenSettings(Settings):
+    """A bearer token, by the SHA-256 of its text (``millrace token`` makes one)."""
+
+    name: Name
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")
+    scopes: tuple[Literal["score", "label", "admin"], ...] = Field(
+        min_length=1, description="what it may do; `admin` may do everything"
+    )
+
+
+class HttpSettings(Settings):
+    """The HTTP server: ingest, scores, health, metrics."""
+
+    enabled: bool = Field(True, description="`false`: no HTTP at all, no metrics either")
+    host: str = Field("127.0.0.1", description="loopback only, unless a token is configured")
+    port: int = Field(8080, ge=0, le=65535, description="0: any free port")
+    tokens: tuple[TokenSettings, ...] = Field((), description="who may call; none: everybody may")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="larger requests get a 413")
+    score_timeout: Duration = Field(parse_duration("2s"), description="how long `/v1/score` waits")
+    max_waiting: int = Field(1024, ge=1, description="scores waited for at once; then 503")
+
+
+class LimitsSettings(Settings):
+    """Every bound of memory and work; each is a metric too."""
+
+    batch: int = Field(4096, ge=1, le=1 << 20, description="records in one step")
+    record_bytes: int = Field(262_144, ge=64, description="longer records are dead letters")
+    pending: int = Field(
+        1_000_000, ge=1, description="events waiting for a label; then the oldest is let go"
+    )
+    early_labels: int = Field(
+        100_000, ge=1, description="labels waiting for their event; then the oldest is let go"
+    )
+    ahead: Duration = Field(
+        parse_duration("1h"),
+        description="an event time further ahead of the clock is a dead letter",
+    )
+    dead_letter_share: float = Field(
+        0.5, gt=0, le=1, description="above this share of the last 1,000 records the service stops"
+    )
+
+
+class Config(Settings):
+    """The configuration of one shard: one engine, one state directory, one set of partitions."""
+
+    name: Name = Field("millrace", description="names the shard, its journal and its metrics")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of everything random")
+    state_dir: Path = Field(Path("state"), description="checkpoints and pending events")
+    log: Annotated[EmbeddedLogSettings | KafkaLogSettings, Field(discriminator="type")]
+    topics: TopicsSettings = TopicsSettings()
+    event: EventSettings
+    label: LabelSettings = LabelSettings()
+    features: tuple[Feature, ...] = Field(min_length=1)
+    members: tuple[MemberSettings, ...] = Field(min_length=1, max_length=64)
+    ensemble: EnsembleSettings = EnsembleSettings()
+    drift: DriftSettings = DriftSettings()
+    quality: QualitySettings = QualitySettings()
+    checkpoints: CheckpointsSettings = CheckpointsSettings()
+    http: HttpSettings = HttpSettings()
+    limits: LimitsSettings = LimitsSettings()
+    audit: AuditSettings = AuditSettings()
+
+    @property
+    def journal_topic(self) -> str:
+        """The journal's topic: ``topics.journal``, or ``journal-NAME``."""
+        return self.topics.journal or f"journal-{self.name}"
+
+    @property
+    def label_event_id(self) -> str:
+        """The label's field that names its event."""
+        return self.label.event_id or self.event.id
+
+
+def journaled(config: Config) -> dict[str, Any]:
+    """The configuration as plain data without secrets: what checkpoints and the journal carry."""
+    secrets = {"log": {"sasl_password"}, "audit": {"key"}}
+    plain = config.model_dump(mode="json", exclude=secrets)
+    # Left out while they say nothing: digests of configurations from before they existed hold.
+    for section in ("drift", "quality"):
+        if plain[section] == Config.model_fields[section].default.model_dump(mode="json"):
+            del plain[section]
+    return plain

@@ -1,0 +1,1 @@
+"""The deterministic step and all the state it holds."""

@@ -1,0 +1,258 @@
+"""Scored events waiting for their label: fixed-width rows in segments, found by event id.
+
+A row holds what a label needs to train on what was scored: features, member scores, entity keys.
+Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
+does change (a byte of status, the index from id to row) stays in memory: at most 24 bytes a row.
+Time is event time, handed in as a watermark; no clock is read.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import I64, U64, FeatureSchema, State, StateError
+from stream.step.id_index import IdIndex
+from stream.step.segments import Segment, SegmentFile
+
+SEGMENT_ROWS = 65_536
+WAITING, NEGATIVE, POSITIVE, GONE = 0, 1, 2, 3
+"""Status of a row: no label yet, labelled 0, labelled 1, past its horizon."""
+
+_RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
+
+
+def row_dtype(schema: FeatureSchema, members: int, keys: int) -> np.dtype[Any]:
+    """The layout of a row: ``members`` logits and ``keys`` entity keys beside the features."""
+    return np.dtype(
+        [
+            ("id", "<u8"),
+            ("event_time_ms", "<i8"),
+            ("score", "<f8"),
+            ("links", "<f8", (members,)),
+            ("keys", "<u8", (keys,)),
+            ("dense", "<f4", (len(schema.dense),)),
+            ("hashed", "<u4", (len(schema.hashed),)),
+            ("alert", "?"),
+        ]
+    )
+
+
+class Pending:
+    """The store of one engine.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        From :func:`row_dtype`.
+    directory : Path or None
+        Where segments live; ``None`` keeps them in memory (a run over a file needs no restart).
+    limit : int
+        Most rows kept; :meth:`overflow` says how many must go before ``n`` more come.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], directory: Path | None, limit: int) -> None:
+        self.dtype = dtype
+        self._directory = directory
+        self._limit = limit
+        self._segments: dict[int, Segment] = {}
+        self._status: dict[int, NDArray[np.uint8]] = {}
+        self.head = 0
+        self.tail = 0
+        self.waiting = 0
+        self._index = IdIndex()
+        self._head_times: tuple[int, I64] = (-1, np.empty(0, dtype=np.int64))
+        self._gathered = 0
+        # Names of their own: an engine that takes over from another one shares the directory.
+        self._suffix = secrets.token_hex(4)
+
+    def __len__(self) -> int:
+        return self.tail - self.head
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory of the index and the status bytes."""
+        return self._index.nbytes + sum(s.nbytes for s in self._status.values())
+
+    def overflow(self, n: int) -> int:
+        """How many of the oldest rows must leave so that ``n`` more fit."""
+        return max(0, min(len(self), len(self) + n - self._limit))
+
+    def find(self, ids: U64) -> I64:
+        """Row of each id, or -1. ``ids`` uint64 ``(n,)``; returns int64 ``(n,)``."""
+        rows = np.empty(len(ids), dtype=np.int64)
+        slots = np.full(len(ids), -1, dtype=np.int64)
+        todo = np.arange(len(ids))
+        while len(todo):
+            found, at = self._index.find(ids[todo], slots[todo], self.head)
+            rows[todo], slots[todo] = found, at
+            hit = todo[found >= 0]
+            # 32 bits of the id stand in the table; the row itself has all 64.
+            todo = hit[self._gather(rows[hit], "id") != ids[hit]] if len(hit) else hit
+        return rows
+
+    def hold(self, rows: NDArray[Any]) -> I64:
+        """Append rows (of this store's dtype) whose ids are not held yet; returns their numbers."""
+        n = len(rows)
+        numbers = np.arange(self.tail, self.tail + n, dtype=np.int64)
+        done = 0
+        while done < n:
+            segment, at = divmod(self.tail + done, SEGMENT_ROWS)
+            take = min(n - done, SEGMENT_ROWS - at)
+            if segment not in self._segments:
+                self._segments[segment] = Segment(self.dtype, SEGMENT_ROWS, self._path(segment))
+                self._status[segment] = np.zeros(SEGMENT_ROWS, dtype=np.uint8)
+            self._segments[segment].rows[at : at + take] = rows[done : done + take]
+            done += take
+        self.tail += n
+        self.waiting += n
+        self._index.insert(np.ascontiguousarray(rows["id"]), numbers, len(self))
+        self._touched(n)
+        return numbers
+
+    def take(self, rows: I64) -> NDArray[Any]:
+        """The rows with these numbers, in this order, as one array of this store's dtype."""
+        return self._gather(rows, None)
+
+    def status(self, rows: I64) -> NDArray[np.uint8]:
+        """The status of each row."""
+        out = np.empty(len(rows), dtype=np.uint8)
+        for segment, where in _by_segment(rows):
+            out[where] = self._status[segment][rows[where] % SEGMENT_ROWS]
+        return out
+
+    def settle(self, rows: I64, y: NDArray[np.float64]) -> None:
+        """Record the label of waiting rows; they stay addressable until their horizon."""
+        for segment, where in _by_segment(rows):
+            self._status[segment][rows[where] % SEGMENT_ROWS] = 1 + y[where].astype(np.uint8)
+        self.waiting -= len(rows)
+
+    def due(self, before_ms: int) -> int:
+        """How many of the oldest rows have an event time before ``before_ms``.
+
+        Rows leave in scoring order, so a row that is late in it waits for those before it.
+        """
+        count = 0
+        while self.head + count < self.tail:
+            segment, at = divmod(self.head + count, SEGMENT_ROWS)
+            times = self._times(segment)
+            end = min(SEGMENT_ROWS, self.tail - segment * SEGMENT_ROWS)
+            step = 1024
+            while at < end:
+                stop = min(at + step, end)
+                later = times[at:stop] >= before_ms
+                if later.any():
+                    return count + int(later.argmax())
+                count += stop - at
+                at, step = stop, step * 2
+        return count
+
+    def expire(self, n: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Let the ``n`` oldest rows go; returns them and their status before that."""
+        numbers = np.arange(self.head, self.head + n, dtype=np.int64)
+        rows, status = self.take(numbers), self.status(numbers)
+        self._index.remove(np.ascontiguousarray(rows["id"]), numbers)
+        self.waiting -= int((status == WAITING).sum())
+        self.head += n
+        for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
+            self._segments.pop(segment).drop()
+            del self._status[segment]
+        return rows, status
+
+    def state(self) -> State:
+        """Numbers and status; rows are taken along as files by :meth:`files`."""
+        first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
+        status = np.concatenate(
+            [self._status[s] for s in sorted(self._status)] or [np.empty(0, dtype=np.uint8)]
+        )
+        live = status[self.head - first : self.tail - first].copy()
+        return {"head": self.head, "tail": self.tail, "status": live}
+
+    def digest_state(self) -> State:
+        """:meth:`state` with the rows themselves, for a digest."""
+        return self.state() | {"rows": self.take(np.arange(self.head, self.tail)).view(np.uint8)}
+
+    def files(self) -> list[SegmentFile]:
+        """Every live segment as it stands now; the rows they name never change."""
+        return [
+            SegmentFile(number, segment, min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS))
+            for number, segment in sorted(self._segments.items())
+        ]
+
+    def restore(self, state: State, segments: dict[int, Path]) -> None:
+        """Become the store that gave ``state``; ``segments`` are a checkpoint's files."""
+        self.head, self.tail = int(state["head"]), int(state["tail"])
+        status = state["status"]
+        for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
+            if number not in segments:
+                raise StateError(f"pending segment {number}: expected a file, got none")
+            used = min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS)
+            self._segments[number] = Segment(
+                self.dtype, SEGMENT_ROWS, self._path(number), segments[number], used
+            )
+            self._status[number] = np.full(SEGMENT_ROWS, WAITING, dtype=np.uint8)
+        live = np.arange(self.head, self.tail, dtype=np.int64)
+        for segment, where in _by_segment(live):
+            self._status[segment][live[where] % SEGMENT_ROWS] = status[where]
+        self.waiting = int((status == WAITING).sum())
+        for start in range(0, len(live), SEGMENT_ROWS):
+            part = live[start : start + SEGMENT_ROWS]
+            self._index.insert(self._gather(part, "id"), part, len(self))
+
+    def close(self) -> None:
+        """Drop the segments' working files."""
+        for segment in self._segments.values():
+            segment.drop()
+        self._segments.clear()
+
+    def _path(self, segment: int) -> Path | None:
+        return (
+            None
+            if self._directory is None
+            else self._directory / f"{segment:08d}-{self._suffix}.seg"
+        )
+
+    def _times(self, segment: int) -> I64:
+        """Event times of a segment: copied once it is full, since rows leave in small steps."""
+        if self._head_times[0] == segment:
+            return self._head_times[1]
+        times = self._segments[segment].rows["event_time_ms"]
+        if (segment + 1) * SEGMENT_ROWS <= self.tail:
+            self._head_times = (segment, np.ascontiguousarray(times))
+            return self._head_times[1]
+        return times
+
+    def _gather(self, rows: I64, field: str | None) -> NDArray[Any]:
+        dtype = self.dtype if field is None else self.dtype[field]
+        out = np.empty(len(rows), dtype=dtype)
+        for segment, where in _by_segment(rows):
+            source = self._segments[segment].rows
+            source = source if field is None else source[field]
+            out[where] = source[rows[where] % SEGMENT_ROWS]
+        self._touched(len(rows))
+        return out
+
+    def _touched(self, rows: int) -> None:
+        """Hand mapped pages back now and then: they count as this process's memory."""
+        self._gathered += rows
+        if self._gathered >= _RESIDENT_ROWS:
+            self._gathered = 0
+            for segment in self._segments.values():
+                segment.release()
+
+
+def _by_segment(rows: I64) -> Iterator[tuple[int, Any]]:
+    """Groups of row numbers by segment: ``(segment, positions in rows)``."""
+    if len(rows) == 0:
+        return
+    segments = rows // SEGMENT_ROWS
+    if segments[0] == segments[-1] and (segments == segments[0]).all():
+        yield int(segments[0]), slice(None)
+        return
+    for segment in np.unique(segments):
+        yield int(segment), np.flatnonzero(segments == segment)

@@ -1,0 +1,133 @@
+"""Fixed-width rows in mapped files that checkpoints hard-link: rows are appended and never change.
+
+``pending.py`` writes and reads them; ``stream/state/generations.py`` places them into generations.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Segment:
+    """``capacity`` rows in a mapped file, or in memory when there is no file or no room.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of one row.
+    capacity : int
+    path : Path or None
+        The working file, new; ``None``: in memory.
+    source, used : Path, int
+        A checkpoint's file, of which the first ``used`` rows are taken over.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        capacity: int,
+        path: Path | None,
+        source: Path | None = None,
+        used: int = 0,
+    ) -> None:
+        size = dtype.itemsize * capacity
+        self.path = path
+        self.sha256: str | None = None
+        self.lock = threading.Lock()
+        if path is not None:
+            try:
+                self._map = _open(path, source, used * dtype.itemsize, size)
+            except OSError:
+                # No room on the disk: scoring goes on in memory and checkpoints report the failure.
+                self.path = None
+        if self.path is None:
+            self._map = mmap.mmap(-1, size)
+            if source is not None:
+                with source.open("rb") as file:
+                    self._map.write(file.read(used * dtype.itemsize))
+        self.rows = np.frombuffer(self._map, dtype=dtype, count=capacity)
+
+    def release(self) -> None:
+        """Let the kernel take the mapped pages back; anonymous memory stays."""
+        if self.path is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def drop(self) -> None:
+        """Remove the working file; links in checkpoints keep the rows."""
+        with self.lock:
+            if self.path is not None:
+                self.path.unlink(missing_ok=True)
+
+
+class SegmentFile:
+    """The first ``used`` rows of a segment, for a checkpoint writer in another thread."""
+
+    def __init__(self, number: int, segment: Segment, used: int) -> None:
+        self.number = number
+        self.used = used
+        self._segment = segment
+
+    def place(self, target: Path) -> int:
+        """Hard-link (or write) the segment to ``target``, durable; returns the bytes in use."""
+        length: int = self.used * self._segment.rows.dtype.itemsize
+        with self._segment.lock:
+            path = self._segment.path
+            if path is not None and _link(path, target):
+                with target.open("rb") as file:
+                    os.fsync(file.fileno())  # also writes what the mapping has changed
+                return length
+        with target.open("wb") as file:
+            file.write(self._segment.rows[: self.used].tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        return length
+
+    @property
+    def sealed_sha256(self) -> str | None:
+        """The SHA-256 of a full segment's rows, once somebody has computed it."""
+        return self._segment.sha256 if self.used == len(self._segment.rows) else None
+
+    @sealed_sha256.setter
+    def sealed_sha256(self, sha256: str) -> None:
+        # Of fewer rows it would stand for the full segment later.
+        if self.used == len(self._segment.rows):
+            self._segment.sha256 = sha256
+
+
+def _link(path: Path, target: Path) -> bool:
+    """Hard-link; ``False`` where that cannot be (the file is gone, or on another file system)."""
+    try:
+        os.link(path, target)
+    except OSError:
+        return False
+    return True
+
+
+def _open(path: Path, source: Path | None, used_bytes: int, size: int) -> mmap.mmap:
+    """Map a working file: new, or a copy of a checkpoint's rows. Raises ``OSError`` without room.
+
+    A full segment is linked, not copied: nobody writes to it again.
+    """
+    if source is not None and used_bytes == size and source.stat().st_size == size:
+        os.link(source, path)
+        fd = os.open(path, os.O_RDWR)
+    else:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        # Reserve the room now: a write into a hole of a mapped file on a full disk is a SIGBUS.
+        os.posix_fallocate(fd, 0, size)
+        if source is not None and used_bytes < size:
+            with source.open("rb") as file:
+                os.pwrite(fd, file.read(used_bytes), 0)
+        return mmap.mmap(fd, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)

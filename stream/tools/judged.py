@@ -1,0 +1,34 @@
+"""What an evaluation found: scores beside truths, the course of the run, drift alarms."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from models.base import F64, I64
+from monitoring.quality.measures import BOOL
+
+
+class Judged(NamedTuple):
+    """The events whose truth is known, in the order in which they were scored."""
+
+    time_ms: I64  # (n,)
+    y: F64  # (n,): 0 or 1
+    p: F64  # (n, 1 + m): probabilities, the ensemble's first
+    alert: BOOL  # (n,)
+
+
+class Sample(NamedTuple):
+    """Where the run stood at one moment."""
+
+    time_ms: int
+    weights: tuple[float, ...]
+    events: int
+    seconds: float
+
+
+class AlarmMark(NamedTuple):
+    """An alarm of a drift detector, as it went on the audit trail; ``at`` is the step's clock."""
+
+    at: int
+    cause: str
+    model: str

@@ -1,0 +1,159 @@
+"""What operators do beside the running service: commands, topics, generations, replays, tokens.
+
+Nothing here changes a model: commands are appended as records.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import secrets
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stream.contract.log import Log
+from stream.contract.records import NewRecord
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.settings.schema import Config, journaled
+from stream.state.generations import (
+    CheckpointError,
+    Snapshot,
+    StateDirectory,
+    list_generations,
+    read_manifest,
+    verify,
+)
+from stream.state.platform import fingerprint
+from stream.state.recovery import recover
+
+
+def send_command(config: Config, command: dict[str, Any]) -> dict[str, Any]:
+    """Append a command to the control topic, in the name of the user who runs this."""
+    value = json.dumps(command | {"actor": getpass.getuser()}).encode()
+    log = open_log(config, wall_clock_ms)
+    try:
+        [(partition, offset)] = log.append(config.topics.control, [NewRecord(None, value)])
+    finally:
+        log.close()
+    return {"topic": config.topics.control, "partition": partition, "offset": offset}
+
+
+def topic_table(config: Config, create: bool) -> list[dict[str, Any]]:
+    """Input partitions: oldest offset and records from there to the end."""
+    log = open_log(config, wall_clock_ms)
+    try:
+        if create:
+            log.create_topics()
+        earliest = log.earliest()
+        log.seek(earliest)
+        lag = log.lag()
+        return [
+            {"topic": t, "partition": p, "earliest_offset": o, "records": lag.get((t, p), 0)}
+            for (t, p), o in sorted(earliest.items())
+        ]
+    finally:
+        log.close()
+
+
+def generations(config: Config) -> list[dict[str, Any]]:
+    """Every generation, newest first; ``loads`` marks the one that a start would try first."""
+    rows: list[dict[str, Any]] = []
+    found = False
+    for path in list_generations(config.state_dir):
+        row: dict[str, Any] = {"seq": int(path.name), "written": "", "bytes": 0}
+        try:
+            manifest = read_manifest(path)
+            verify(path, manifest)
+            written = datetime.fromtimestamp(manifest.written_ms / 1000, UTC)
+            row |= {
+                "written": written.isoformat(timespec="seconds"),
+                "bytes": manifest.total_bytes,
+                "verdict": "good" if manifest.shard == config.name else "of another shard",
+                "digest": manifest.digest,
+            }
+        except CheckpointError as error:
+            row |= {"verdict": str(error), "digest": ""}
+        row["loads"] = row["verdict"] == "good" and not found
+        found = found or row["loads"]
+        rows.append(row)
+    return rows
+
+
+def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -> dict[str, Any]:
+    """Rebuild the state as of step ``seq`` in a directory of its own; the service may be running.
+
+    Raises :class:`~stream.state.recovery.Diverged` when a step gives other bits than the journal's.
+    """
+    log = open_log(config, wall_clock_ms)
+    with tempfile.TemporaryDirectory(prefix="millrace-replay-") as scratch:
+        directory = StateDirectory(Path(scratch))
+        try:
+            if not from_start:
+                _borrow(config, directory)
+            recovered = recover(
+                log,
+                directory,
+                config,
+                lambda c: build_engine(c, directory.pending),
+                lambda: None,
+                seq,
+            )
+            engine = recovered.engine
+            found = {
+                "seq": engine.seq,
+                "digest": engine.digest,
+                "journal_digest": _journaled(log, seq),
+                "state_digest": engine.state_digest(),
+                "from_checkpoint": recovered.from_seq,
+                "replayed_steps": recovered.replayed_steps,
+                "replayed_records": recovered.replayed_records,
+                "seconds": round(recovered.seconds, 3),
+            }
+            if target is not None:
+                snapshot = Snapshot(
+                    config.name,
+                    engine.seq,
+                    engine.digest,
+                    wall_clock_ms(),
+                    recovered.positions,
+                    journaled(engine.config),
+                    fingerprint(),
+                    engine.state(),
+                    engine.pending.files(),
+                )
+                found["generation"] = str(_publish(snapshot, target))
+            engine.pending.close()
+            return found
+        finally:
+            directory.close()
+            log.close()
+
+
+def _publish(snapshot: Snapshot, target: Path) -> Path:
+    directory = StateDirectory(target)
+    try:
+        return directory.publish(directory.write(snapshot), keep=1_000)
+    finally:
+        directory.close()
+
+
+def _borrow(config: Config, directory: StateDirectory) -> None:
+    """Link the service's generations into a directory of our own: its lock stays its own."""
+    for path in list_generations(config.state_dir):
+        target = directory.generations / path.name
+        if not target.exists():
+            target.symlink_to(path.resolve(), target_is_directory=True)
+
+
+def _journaled(log: Log, seq: int) -> str:
+    record = next(iter(log.journal(seq - 1)), None)
+    return record.digest if record is not None else ""
+
+
+def new_token() -> tuple[str, str]:
+    """A random bearer token of 256 bits and the SHA-256 that the configuration holds."""
+    secret = secrets.token_urlsafe(32)
+    return secret, hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,243 @@
+"""The report of an evaluation: one HTML file with its charts in it, readable without a network.
+
+Nothing here scores or learns, and no figure in it feeds back into the summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from models.base import I64
+from monitoring.quality.measures import METRICS, SCORE_BOUNDS, measure
+from stream.tools.files import FileError
+from stream.tools.judged import AlarmMark, Judged, Sample
+
+PAGE = Path(__file__).with_name("report.html")
+SLICES = 50
+MARKS = 500
+"""The latest alarms that are drawn across a chart."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""Okabe and Ito's colours, told apart by colour-blind people too; then another dash."""
+
+QUALITY = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "recall": "recall"}
+
+
+def write_report(
+    path: Path,
+    names: Sequence[str],
+    judged: Judged,
+    course: Sequence[Sample],
+    alarms: Sequence[AlarmMark],
+    summary: Mapping[str, Any],
+) -> None:
+    """Write the file.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The scorers: the ensemble, then the members.
+    judged : Judged
+    course : sequence of Sample
+    alarms : sequence of AlarmMark
+    summary : mapping
+        What `millrace evaluate` prints.
+
+    Raises
+    ------
+    FileError
+        When the file cannot be written.
+    """
+    charts = [
+        ("Quality of the ensemble", _quality(judged, alarms)),
+        ("PR AUC by scorer", _members(names, judged)),
+        ("Member weights", _weights(names[1:], course)),
+        ("Drift alarms", _alarms(alarms)),
+        ("Calibration", _calibration(judged)),
+        ("Scores by truth", _histogram(judged)),
+        ("Throughput", _throughput(course)),
+    ]
+    parts = [_section(i, title, figure) for i, (title, figure) in enumerate(charts)]
+    page = Template(PAGE.read_text(encoding="utf-8")).substitute(
+        facts=_facts(summary), quality=_quality_table(summary["quality"]), charts="".join(parts)
+    )
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _section(i: int, title: str, figure: go.Figure) -> str:
+    figure.update_layout(
+        height=340,
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        template="none",
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=i == 0,  # once, whole: the file must open without a network
+        div_id=f"chart-{i}",
+        config={"displayModeBar": False, "responsive": True},
+    )
+    return f"<section><h2>{escape(title)}</h2>{html}</section>"
+
+
+def _line(i: int, name: str, x: Any, y: Any) -> go.Scatter:
+    style = {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+    return go.Scatter(x=x, y=y, name=escape(name), mode="lines", line=style)
+
+
+def _dates(ms: Any) -> Any:
+    return np.asarray(ms, "datetime64[ms]")
+
+
+def _slices(judged: Judged) -> list[slice]:
+    """At most :data:`SLICES` runs of equally many events."""
+    n = len(judged.y)
+    ends = np.unique(np.linspace(0, n, min(SLICES, n) + 1).astype(np.int64)).tolist()
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
+def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
+    """Quality of the ensemble in equal slices; the ensemble's own drift alarms as lines."""
+    parts = _slices(judged)
+    times = _dates([judged.time_ms[s.stop - 1] for s in parts])
+    found = [measure(judged.p[s, 0], judged.y[s], judged.alert[s]) for s in parts]
+    figure = go.Figure()
+    for i, (key, title) in enumerate(QUALITY.items()):
+        figure.add_trace(_line(i, title, times, [f[key] for f in found]))
+    for alarm in [a for a in alarms if a.model == "ensemble"][-MARKS:]:
+        figure.add_vline(
+            x=_dates(alarm.at).item(), line={"color": "#d1332e", "width": 1, "dash": "dot"}
+        )
+    # Labels go on after the last event, and so may alarms.
+    ends = {"range": _dates([judged.time_ms.min(), judged.time_ms.max()])}
+    return figure.update_layout(xaxis=ends, yaxis={"range": [0, 1.02]}, hovermode="x unified")
+
+
+def _members(names: Sequence[str], judged: Judged) -> go.Figure:
+    parts = _slices(judged)
+    times = _dates([judged.time_ms[s.stop - 1] for s in parts])
+    figure = go.Figure()
+    for i, name in enumerate(names):
+        areas = [measure(judged.p[s, i], judged.y[s], judged.alert[s])["pr_auc"] for s in parts]
+        figure.add_trace(_line(i, name, times, areas))
+    return figure.update_layout(yaxis={"range": [0, 1.02]}, hovermode="x unified")
+
+
+def _weights(names: Sequence[str], course: Sequence[Sample]) -> go.Figure:
+    times = _dates([s.time_ms for s in course])
+    lines = [_line(i + 1, n, times, [s.weights[i] for s in course]) for i, n in enumerate(names)]
+    return go.Figure(lines).update_layout(hovermode="x unified")
+
+
+def _alarms(alarms: Sequence[AlarmMark]) -> go.Figure:
+    """Every alarm at its time, in the row of what it is about."""
+    figure = go.Figure()
+    for i, cause in enumerate(sorted({a.cause for a in alarms})):
+        some = [a for a in alarms if a.cause == cause]
+        marker = {"color": COLOURS[i % len(COLOURS)], "symbol": i, "size": 9}
+        x, y = _dates([a.at for a in some]), [escape(a.model) for a in some]
+        name = f"{escape(cause)} ({len(some)})"
+        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="markers", marker=marker))
+    return figure.update_layout(showlegend=True)
+
+
+def _bins(judged: Judged) -> I64:
+    """The score bin of each event, by :data:`monitoring.quality.measures.SCORE_BOUNDS`."""
+    return np.searchsorted(SCORE_BOUNDS, judged.p[:, 0], side="left")
+
+
+def _calibration(judged: Judged) -> go.Figure:
+    """Mean score against the share of positives in each bin, both on logarithmic axes."""
+    bins, k = _bins(judged), len(SCORE_BOUNDS) + 1
+    n = np.bincount(bins, minlength=k)
+    used = n > 0
+    mean = np.bincount(bins, judged.p[:, 0], k)[used] / n[used]
+    share = np.bincount(bins, judged.y, k)[used] / n[used]
+    seen = share > 0  # a logarithm has no place for a bin without positives
+    ends = [float(mean.min()), 1.0]
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=ends,
+                y=ends,
+                name="perfect",
+                mode="lines",
+                line={"color": "#999999", "dash": "dot"},
+            ),
+            go.Scatter(
+                x=mean[seen],
+                y=share[seen],
+                name="ensemble",
+                mode="lines+markers",
+                line={"color": COLOURS[0]},
+                text=[f"{v:,} events" for v in n[used][seen]],
+            ),
+        ]
+    )
+    axis = {"type": "log", "exponentformat": "none"}
+    return figure.update_layout(
+        xaxis={**axis, "title": "mean score"}, yaxis={**axis, "title": "share of positives"}
+    )
+
+
+def _histogram(judged: Judged) -> go.Figure:
+    bins, k = _bins(judged), len(SCORE_BOUNDS) + 1
+    names = [f"to {b:g}" for b in (*SCORE_BOUNDS, 1)]
+    figure = go.Figure()
+    for truth, (name, colour) in enumerate((("genuine", COLOURS[0]), ("positive", COLOURS[1]))):
+        counts = np.bincount(bins[judged.y == truth], minlength=k)
+        figure.add_trace(go.Bar(x=names, y=counts, name=name, marker={"color": colour}))
+    yaxis = {"type": "log", "title": "events", "exponentformat": "none"}
+    return figure.update_layout(yaxis=yaxis, xaxis={"title": "score"})
+
+
+def _throughput(course: Sequence[Sample]) -> go.Figure:
+    """Events a second between neighbouring samples, over the events so far."""
+    events, seconds = np.array([s.events for s in course]), np.array([s.seconds for s in course])
+    took = np.diff(seconds)
+    speed = np.divide(np.diff(events), took, out=np.zeros(len(took)), where=took > 0)
+    figure = go.Figure([_line(0, "events a second", events[1:], speed)])
+    return figure.update_layout(xaxis={"title": "events"}, yaxis={"rangemode": "tozero"})
+
+
+def _facts(summary: Mapping[str, Any]) -> str:
+    """The summary's single figures as a definition list."""
+    shown = {k: v for k, v in summary.items() if not isinstance(v, Mapping) and v is not None}
+    rows = (
+        f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(_figure(v))}</dd></div>"
+        for k, v in shown.items()
+    )
+    return "".join(rows)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _quality_table(quality: Mapping[str, Mapping[str, float | None]]) -> str:
+    head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in METRICS)
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th>"
+        + "".join(f"<td>{'-' if (v := found[m]) is None else f'{v:.4f}'}</td>" for m in METRICS)
+        + "</tr>"
+        for name, found in quality.items()
+    )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"

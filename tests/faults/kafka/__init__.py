@@ -1,0 +1,1 @@
+"""Faults of brokers and of the network before them."""

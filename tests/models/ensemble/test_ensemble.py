@@ -1,0 +1,403 @@
+"""The ensemble: combiners against references, member failures, freezing, saving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State, StateError
+from models.ensemble.combine import COMBINERS, combiner
+from models.ensemble.ensemble import Ensemble, MemberError
+from stream.settings import schema
+
+SCHEMA = FeatureSchema(("a",))
+
+
+class Column(Model):
+    """Gives its factor times the one column; learns by counting; fails where told to."""
+
+    def __init__(self, factor: float = 1.0, broken: str = "") -> None:
+        self.factor = factor
+        self.broken = broken
+        self.learned: list[tuple[float, float, float]] = []
+
+    def score(self, x: FeatureBatch) -> F64:
+        if self.broken == "score":
+            raise ZeroDivisionError("on purpose")
+        return x.dense.astype(np.float64) * self.factor
+
+    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        if self.broken == "learn":
+            raise ZeroDivisionError("on purpose")
+        self.learned += zip(x.dense[:, 0].tolist(), y.tolist(), w.tolist(), strict=True)
+
+    def parameters(self) -> Sequence[Parameter]:
+        return [Parameter("factor", "hyper", (), "float64", 1, 8, trainable=False)]
+
+    def state(self) -> State:
+        return {"learned": [list(row) for row in self.learned]}
+
+    def restore(self, state: State) -> None:
+        self.learned = [tuple(row) for row in state["learned"]]
+
+
+def batch(values: Any) -> FeatureBatch:
+    """One dense column."""
+    dense = np.asarray(values, dtype=np.float32).reshape(-1, 1)
+    return FeatureBatch(SCHEMA, dense, np.zeros((len(dense), 0), np.uint32))
+
+
+def labelled(n: int, m: int, seed: int = 0) -> tuple[F64, F64, F64]:
+    """Logits of ``m`` members of falling skill, truths, weights of 1."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < 0.3).astype(float)
+    skill = np.linspace(2.0, 0.0, m)
+    links = (2 * y[:, None] - 1) * skill + rng.normal(0, 1.5, (n, m)) - 0.5
+    return links, y, np.ones(n)
+
+
+def sigma(z: Any) -> Any:
+    """The logistic function, plainly."""
+    return 1 / (1 + np.exp(-np.asarray(z, dtype=np.float64)))
+
+
+class ReferenceStack:
+    """The stack in plain numpy, as its docstring says it."""
+
+    def __init__(self, m: int) -> None:
+        self.m, self.w, self.b = m, np.full(m, 1 / m), 0.0
+        self.squares = np.zeros(m + 1)
+        self.shares = np.array([1 / 3] * 3 + [0.0] * m)
+        self.positives = 0.0
+        self.first: F64 | None = None
+
+    def experts(self, z: F64) -> F64:
+        odds = sigma(z).mean() / sigma(-z).mean()
+        return np.array([z @ self.w + self.b, z.mean(), math.log(odds), *z])
+
+    def combine(self, z: F64) -> float:
+        experts = self.experts(z)
+        return math.log(self.shares @ sigma(experts) / (self.shares @ sigma(-experts)))
+
+    def update(self, z: F64, y: float, w: float) -> None:
+        if self.first is None:
+            self.first = z
+        if (z == self.first).all():
+            return
+        experts = self.experts(z)
+        p = sigma(experts)
+        posterior = self.shares * (p if y else sigma(-experts)) ** w
+        posterior /= posterior.sum()
+        active = np.arange(self.m + 3) < (self.m + 3 if self.positives >= 100 else 3)
+        self.shares = (1 - 1e-4) * posterior + 1e-4 * active / active.sum()
+        gradient = (p[0] - y) * w * np.append(z, 1.0)
+        self.squares += gradient**2
+        step = 0.05 * gradient / np.sqrt(np.where(self.squares > 0, self.squares, 1.0))
+        self.w, self.b = self.w - step[:-1], self.b - step[-1]
+        self.positives += y * w
+
+
+@settings(max_examples=15, deadline=None)
+@given(m=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_stack_equals_its_reference(m: int, seed: int) -> None:
+    """The compiled stack gives the reference's logits and weights to 1e-12, past the 100th
+    positive, with weights other than 1."""
+    links, y, w = labelled(600, m, seed)
+    w = np.where(np.arange(600) % 5 == 0, 2.5, w)
+    stack, reference = combiner("stack", m, 0), ReferenceStack(m)
+    expected = []
+    for i in range(600):
+        expected.append(reference.combine(links[i]))
+        reference.update(links[i], y[i], w[i])
+    got = []
+    for i in range(0, 600, 7):
+        for row in range(i, min(i + 7, 600)):
+            got.append(float(stack.combine(links[row : row + 1])[0]))
+            stack.update(links[row : row + 1], y[row : row + 1], w[row : row + 1])
+    assert reference.positives > 100
+    assert np.allclose(got, expected, rtol=0, atol=1e-12)
+    state = stack.state()
+    assert np.allclose(state["weights"], np.append(reference.w, reference.b), rtol=0, atol=1e-12)
+    assert np.allclose(state["shares"], reference.shares, rtol=0, atol=1e-12)
+
+
+def test_stack_starts_as_the_mean_logit_and_members_join_late() -> None:
+    """Before any label all experts of the stack agree with the mean; members have no share yet."""
+    links, y, w = labelled(200, 3)
+    stack = combiner("stack", 3, 0)
+    assert np.allclose(stack.weights(), 1 / 3)
+    stack.update(links, y, w)
+    assert y.sum() < 100
+    assert (stack.state()["shares"][3:] == 0).all()
+    links, y, w = labelled(2000, 3, 1)
+    stack.update(links, y, w)
+    assert (stack.state()["shares"][3:] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["stack", "stacking"])
+def test_what_was_scored_before_members_learned_teaches_the_stack_nothing(name: str) -> None:
+    """Rows with the logits of fresh members change nothing, whenever their labels come."""
+    links, y, w = labelled(300, 2)
+    blank = np.full((300, 2), -2.5)
+    late, without = combiner(name, 2, 0), combiner(name, 2, 0)
+    for part in (slice(0, 150), slice(150, 300)):
+        late.update(blank[part], y[part], w[part])
+        late.update(links[part], y[part], w[part])
+    without.update(blank[:1], y[:1], w[:1])
+    without.update(links, y, w)
+    assert late.state().keys() == without.state().keys()
+    for key, value in late.state().items():
+        assert (value == without.state()[key]).all()
+
+
+def test_stack_beats_the_mean_when_a_member_is_noise() -> None:
+    """With one good member among noise the stack's log loss is below the mean logit's."""
+    links, y, w = labelled(4000, 4)
+    loss = {}
+    for name in ("stack", "stacking", "mean_logit"):
+        c = combiner(name, 4, 0)
+        z = np.empty(4000)
+        for i in range(4000):
+            z[i] = c.combine(links[i : i + 1])[0]
+            c.update(links[i : i + 1], y[i : i + 1], w[i : i + 1])
+        loss[name] = np.logaddexp(0, -(2 * y - 1) * z)[500:].mean()
+    assert loss["stack"] < 0.9 * loss["mean_logit"]
+    assert loss["stacking"] < 0.9 * loss["mean_logit"]
+
+
+def test_stacking_is_the_stack_expert_alone() -> None:
+    """Plain stacking is an AdaGrad logistic regression over the logits, and no share moves."""
+    links, y, w = labelled(300, 2)
+    stacking = combiner("stacking", 2, 0)
+    stacking.update(links, y, w)
+    state = stacking.state()
+    assert state["shares"].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    z = links @ state["weights"][:-1] + state["weights"][-1]
+    assert np.allclose(stacking.combine(links), z, rtol=0, atol=1e-12)
+
+
+def test_fixed_combiners_follow_their_formulas() -> None:
+    """Mean logit, mean probability and majority vote are what their names say."""
+    links = np.array([[1.0, -2.0, 0.5], [3.0, 1.0, -0.1]])
+    p = sigma(links).mean(axis=1)
+    assert np.allclose(combiner("mean_logit", 3, 0).combine(links), links.mean(axis=1))
+    assert np.allclose(sigma(combiner("mean_probability", 3, 0).combine(links)), p)
+    votes = sigma(combiner("majority_vote", 3, 0).combine(links))
+    assert np.allclose(votes, [2.5 / 4, 2.5 / 4])
+
+
+def test_weighted_vote_follows_littlestone_and_warmuth() -> None:
+    """Votes are multiplied by beta to the loss, scaled to sum 1, and shared by alpha."""
+    links, y, w = labelled(50, 3)
+    vote = combiner("weighted_vote", 3, 0)
+    v = np.full(3, 1 / 3)
+    for z, truth in zip(links, y, strict=True):
+        v = v * 0.9 ** np.abs(sigma(z) - truth)
+        v = (1 - 1e-4) * v / v.sum() + 1e-4 / 3
+    vote.update(links, y, w)
+    assert np.allclose(vote.weights(), v, rtol=0, atol=1e-12)
+    assert np.allclose(sigma(vote.combine(links)), sigma(links) @ v)
+    assert vote.weights()[0] > vote.weights()[2]
+
+
+def test_bagging_draws_poisson_weights_that_ignore_how_batches_are_cut() -> None:
+    """Weights have mean and variance 1, differ between members, and depend on the row's number."""
+    bagging = combiner("bagging", 3, 7)
+    whole = bagging.member_weights(0, np.ones(20_000))
+    cut = [bagging.member_weights(i, np.ones(5_000)) for i in range(0, 20_000, 5_000)]
+    assert (whole == np.concatenate(cut)).all()
+    assert np.allclose(whole.mean(axis=0), 1, atol=0.03)
+    assert np.allclose(whole.var(axis=0), 1, atol=0.05)
+    assert abs(np.corrcoef(whole[:, 0], whole[:, 1])[0, 1]) < 0.03
+    assert (combiner("bagging", 3, 8).member_weights(0, np.ones(100)) != whole[:100]).any()
+
+
+@pytest.mark.parametrize("name", sorted(COMBINERS))
+def test_batches_may_be_cut_anywhere(name: str) -> None:
+    """Rows learned and scored one by one, or at once, give the same bits."""
+    links, y, w = labelled(400, 3)
+    one, many = combiner(name, 3, 0), combiner(name, 3, 0)
+    many.update(links, y, w)
+    for i in range(400):
+        one.update(links[i : i + 1], y[i : i + 1], w[i : i + 1])
+    each = [float(one.combine(links[i : i + 1])[0]) for i in range(400)]
+    assert each == many.combine(links).tolist()
+
+
+@pytest.mark.parametrize("name", sorted(COMBINERS))
+def test_a_restored_ensemble_goes_on_bit_for_bit(name: str) -> None:
+    """Saved and restored in the middle of the stream: same logits, same digest."""
+    links, y, w = labelled(900, 2)
+    x = batch(links[:, 0])
+
+    def build() -> Ensemble:
+        return Ensemble({"a": Column(), "b": Column(-0.5)}, name, 3, {"b": 2})
+
+    straight, saved = build(), build()
+    for i in range(0, 900, 100):
+        part = slice(i, i + 100)
+        for e in (straight, saved):
+            e.learn(x.take(part), links[part], y[part], w[part])
+        state, saved = saved.state(), build()
+        saved.restore(state)
+    assert straight.digest() == saved.digest()
+    assert (straight.score(x)[1] == saved.score(x)[1]).all()
+
+
+@pytest.mark.parametrize("name", sorted(COMBINERS))
+def test_extreme_logits_stay_finite(name: str) -> None:
+    """Members at the ends of float64 do not make the ensemble infinite."""
+    c = combiner(name, 2, 0)
+    links = np.array([[1e6, 1e6], [-1e6, 1e6], [-1e6, -1e6]])
+    for y in (0.0, 1.0):
+        c.update(links, np.full(3, y), np.ones(3))
+        assert np.isfinite(c.combine(links)).all()
+        assert np.isfinite(c.weights()).all()
+
+
+def test_scores_are_columns_by_member() -> None:
+    """``score`` gives each member's logits in the order of the names, and one combined logit."""
+    e = Ensemble({"a": Column(1.0), "b": Column(3.0)}, "mean_logit")
+    links, logit = e.score(batch([1.0, -2.0]))
+    assert e.names == ("a", "b")
+    assert links.tolist() == [[1.0, 3.0], [-2.0, -6.0]]
+    assert logit.tolist() == [2.0, -4.0]
+
+
+def test_a_frozen_member_scores_but_does_not_learn() -> None:
+    """Freezing stops learning until release; scoring goes on."""
+    a, b = Column(), Column()
+    e = Ensemble({"a": a, "b": b}, "mean_logit")
+    e.freeze("a")
+    assert e.frozen == {"a"}
+    e.learn(batch([1.0]), np.zeros((1, 2)), np.ones(1), np.ones(1))
+    e.release("a")
+    e.learn(batch([2.0]), np.zeros((1, 2)), np.ones(1), np.ones(1))
+    assert [row[0] for row in a.learned] == [2.0]
+    assert [row[0] for row in b.learned] == [1.0, 2.0]
+
+
+def test_learn_every_takes_each_nth_row_however_batches_are_cut() -> None:
+    """A member with ``learn_every = 3`` learns rows 0, 3, 6, ... of all labelled rows."""
+    slow = Column()
+    e = Ensemble({"slow": slow}, "mean_logit", learn_every={"slow": 3})
+    for cut in ([0, 1], [2, 3, 4, 5], [6], [7, 8, 9]):
+        n = len(cut)
+        e.learn(batch(cut), np.zeros((n, 1)), np.ones(n), np.ones(n))
+    assert [row[0] for row in slow.learned] == [0, 3, 6, 9]
+
+
+def test_a_member_that_raises_in_score_is_named_and_can_be_left_out() -> None:
+    """The error names the member; in quarantine its column is the mean of the others."""
+    e = Ensemble({"a": Column(1.0), "bad": Column(broken="score"), "b": Column(3.0)}, "mean_logit")
+    with pytest.raises(MemberError, match="member 'bad' failed to score 1 row") as caught:
+        e.score(batch([1.0]))
+    assert caught.value.member == "bad"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    e.quarantine("bad")
+    links, logit = e.score(batch([1.0]))
+    assert links.tolist() == [[1.0, 2.0, 3.0]]
+    assert logit.tolist() == [2.0]
+
+
+def test_a_member_that_raises_in_learn_does_not_stop_the_others() -> None:
+    """The error is handed back; members before and after it learn the rows."""
+    first, last = Column(), Column()
+    e = Ensemble({"first": first, "bad": Column(broken="learn"), "last": last}, "stack")
+    errors = e.learn(batch([1.0]), np.zeros((1, 3)), np.ones(1), np.ones(1))
+    assert [error.member for error in errors] == ["bad"]
+    assert first.learned == last.learned == [(1.0, 1.0, 1.0)]
+    e.quarantine("bad")
+    assert e.learn(batch([1.0]), np.zeros((1, 3)), np.ones(1), np.ones(1)) == []
+
+
+def test_a_score_that_is_not_finite_is_an_error() -> None:
+    """A nan never reaches the combiner: the row is named."""
+    e = Ensemble({"a": Column(float("nan"))}, "mean_logit")
+    with pytest.raises(MemberError, match="got nan in row 0"):
+        e.score(batch([1.0]))
+
+
+def test_all_members_in_quarantine_score_zero() -> None:
+    """Without any member left the ensemble says 0.5 rather than nothing."""
+    e = Ensemble({"a": Column()}, "mean_probability")
+    e.quarantine("a")
+    assert e.score(batch([3.0]))[1].tolist() == [0.0]
+
+
+def test_a_state_of_other_members_is_refused() -> None:
+    """Names and sizes must fit."""
+    state = Ensemble({"a": Column()}, "stack").state()
+    with pytest.raises(StateError, match="expected format 1 with members a, b"):
+        Ensemble({"a": Column(), "b": Column()}, "stack").restore(state)
+    with pytest.raises(StateError, match=r"combiner\.weights"):
+        combiner("stack", 2, 0).restore(combiner("stack", 3, 0).state())
+
+
+def test_parameters_come_by_member_and_combiner() -> None:
+    """The combiner's table stands under ``ensemble`` and counts what its state holds."""
+    e = Ensemble({"a": Column(), "b": Column()}, "stack")
+    tables = e.parameters()
+    assert list(tables) == ["a", "b", "ensemble"]
+    state = e.combiner.state()
+    assert sum(row.count for row in tables["ensemble"]) == sum(a.size for a in state.values())
+
+
+def test_an_unknown_combiner_is_named_with_the_known_ones() -> None:
+    """The error lists what could have been meant."""
+    with pytest.raises(KeyError, match=r"mean_logit.*got 'median'"):
+        combiner("median", 2, 0)
+
+
+def test_the_configuration_names_every_combiner() -> None:
+    """What can be built can be configured, and nothing else."""
+    names = get_args(schema.EnsembleSettings.model_fields["combine"].annotation)
+    assert sorted(names) == sorted(COMBINERS)
+
+
+def test_boosting_passes_rows_on_as_adaboost_does() -> None:
+    """Weights of right and wrong rows equal a plain loop of Oza and Russell's algorithm."""
+    rng = np.random.default_rng(5)
+    links = rng.normal(size=(400, 3))
+    y = (links[:, 1] + rng.normal(size=400) > 0).astype(float)
+    ours = combiner("boosting", 3, seed=9)
+    right, wrong = np.zeros(3), np.zeros(3)
+    for start in range(0, 400, 7):
+        part = slice(start, start + 7)
+        ours.update(links[part], y[part], np.ones(len(y[part])))
+        for link, truth in zip(links[part], y[part], strict=True):
+            weight = 1.0
+            for j in range(3):
+                if (link[j] > 0) == (truth > 0):
+                    right[j] += weight
+                    weight *= (right[j] + wrong[j]) / (2 * right[j])
+                else:
+                    wrong[j] += weight
+                    weight *= (right[j] + wrong[j]) / (2 * wrong[j])
+                weight = min(weight, 10.0)
+    state = ours.state()
+    np.testing.assert_allclose(state["right"], right, rtol=1e-12)
+    np.testing.assert_allclose(state["wrong"], wrong, rtol=1e-12)
+    assert ours.weights().argmax() == 1
+
+
+def test_boosting_draws_do_not_depend_on_batches() -> None:
+    """One call or many: the same rows are learned with the same whole weights."""
+    rng = np.random.default_rng(6)
+    links, y = rng.normal(size=(60, 2)), rng.integers(0, 2, 60).astype(float)
+    whole, parts = combiner("boosting", 2, seed=1), combiner("boosting", 2, seed=1)
+    whole.update(links, y, np.ones(60))
+    expected = whole.member_weights(0, np.ones(60))
+    got = []
+    for i in range(60):
+        parts.update(links[i : i + 1], y[i : i + 1], np.ones(1))
+        got.append(parts.member_weights(i, np.ones(1))[0])
+    assert (np.array(got) == expected).all()
+    assert (expected == expected.round()).all()
+    assert 0.5 < expected.mean() < 2.0

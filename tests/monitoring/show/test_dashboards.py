@@ -1,0 +1,119 @@
+"""The dashboards: what the code makes, over series that exist, with a unit and a description."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring.show.dashboards.build import BOARDS, path, rendered
+from tests.support.tools import metric_names, program
+
+MADE = {name: make() for name, make in BOARDS.items()}
+PANELS = {
+    f"{name}: {p['title']}": p
+    for name, board in MADE.items()
+    for p in board["panels"]
+    if p["type"] != "row"
+}
+each_board = pytest.mark.parametrize("name", MADE)
+
+
+def queries() -> Iterator[str]:
+    """Every expression of panels and annotations."""
+    yield from (t["expr"] for p in PANELS.values() for t in p["targets"])
+    yield from (a["expr"] for board in MADE.values() for a in board["annotations"]["list"])
+
+
+@each_board
+def test_the_file_is_what_the_code_makes(name: str) -> None:
+    """Each JSON file is up to date; if not: python -m monitoring.show.dashboards.build."""
+    assert path(name).read_text(encoding="utf-8") == rendered(name)
+
+
+def test_every_series_exists() -> None:
+    """Queries and variables name only series that the service exposes."""
+    variables = [
+        v["definition"]
+        for board in MADE.values()
+        for v in board["templating"]["list"]
+        if "definition" in v
+    ]
+    used = {n for q in [*queries(), *variables] for n in re.findall(r"millrace_[a-z0-9_]+", q)}
+    assert used
+    assert used <= metric_names()
+
+
+@pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS)
+def test_every_panel_has_a_unit_and_a_description(panel: dict[str, Any]) -> None:
+    """Each panel says what it shows and in which unit, from the chosen data source and job."""
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert len(panel["description"]) > 10
+    for target in panel["targets"]:
+        assert target["datasource"]["uid"] == "${datasource}"
+        if "millrace_" in target["expr"]:
+            assert 'job="$job"' in target["expr"]
+
+
+def test_rates_follow_the_zoom() -> None:
+    """Every rate is over $__rate_interval, but for those of the KS distance."""
+    ranges = {r for q in queries() for r in re.findall(r"\[([^\]]+)\]", q) if "offset" not in q}
+    assert ranges == {"$__rate_interval"}
+
+
+@each_board
+def test_panels_fill_the_grid_without_overlap(name: str) -> None:
+    """No two panels share a cell and none sticks out."""
+    board = MADE[name]
+    cells: set[tuple[int, int]] = set()
+    for place in (p["gridPos"] for p in board["panels"]):
+        own = {
+            (place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])
+        }
+        assert not own & cells
+        assert place["x"] + place["w"] <= 24
+        cells |= own
+    assert len({p["id"] for p in board["panels"]}) == len(board["panels"])
+
+
+def test_boards_are_provisioned_not_edited() -> None:
+    """Stable uids, no id, not editable: Grafana keeps no state of its own about them."""
+    boards = [json.loads(path(name).read_text(encoding="utf-8")) for name in MADE]
+    assert [b["uid"] for b in boards] == [f"millrace-{name}" for name in MADE]
+    assert all((b["id"], b["editable"]) == (None, False) for b in boards)
+
+
+def test_the_overview_keeps_its_order() -> None:
+    """From whether it runs, over how well it scores, to what was saved."""
+    rows = [p["title"] for p in MADE["overview"]["panels"] if p["type"] == "row"]
+    assert rows == [
+        "Status",
+        "Flow",
+        "Quality of the scores as they were made",
+        "Labels",
+        "Scores and drift",
+        "Members",
+        "Learning",
+        "Checkpoints, dead letters, restarts",
+    ]
+
+
+@pytest.mark.prometheus
+def test_every_query_is_promql(tmp_path: Path) -> None:
+    """Prometheus's own parser accepts every query, variables filled in."""
+    filled = [
+        q.replace("$__rate_interval", "1m").replace("$job", "j").replace("$model", "m")
+        for q in queries()
+    ]
+    rules = [{"record": f"checked:{i}", "expr": q} for i, q in enumerate(filled)]
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
+    command = [program("promtool", "prometheus"), "check", "rules", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,201 @@
+"""The `millrace` command, as a person or a script calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from tests.support.factory import event, label, raw_config
+from tests.support.runner import append, wait_until
+
+COMMAND = [sys.executable, "-P", "-m", "stream.cli"]
+
+
+def millrace(*args: object, status: int = 0, cwd: Path | None = None) -> str:
+    """Run the command; returns its standard output."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + (done.stderr if status else "")
+
+
+def toml(value: dict[str, Any]) -> str:
+    """A raw configuration as TOML (only what the tests' configurations hold)."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in value.items() if not _table(v)]
+    for key, table in value.items():
+        if isinstance(table, dict):
+            lines += [f"[{key}]", *_items(table)]
+        elif _table(table):
+            for item in table:
+                lines += [f"[[{key}]]", *_items(item)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
+
+
+def _items(table: dict[str, Any]) -> list[str]:
+    out = []
+    for key, value in table.items():
+        inline = isinstance(value, dict)
+        text = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) if inline else ""
+        out.append(f"{key} = {{ {text} }}" if inline else f"{key} = {json.dumps(value)}")
+    return out
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A configuration file on the embedded log."""
+    path = tmp_path / "c.toml"
+    path.write_text(toml(raw_config(tmp_path)))
+    return path
+
+
+def test_check_says_yes(file: Path) -> None:
+    """A good file is summed up; --json gives the whole configuration with its defaults."""
+    assert "is valid" in millrace("check", file)
+    assert json.loads(millrace("check", file, "--json"))["config"]["limits"]["batch"] == 4096
+
+
+def test_check_reports_every_mistake(file: Path, tmp_path: Path) -> None:
+    """Five mistakes, five lines, exit status 2."""
+    raw = raw_config(tmp_path)
+    raw["label"]["horizon"] = "soon"
+    raw["ensemble"] = {"threshold": 2}
+    raw["members"][0]["type"] = "logistik"
+    raw["features"][0]["field"] = "amont"
+    raw["log"]["pth"] = "x"
+    file.write_text(toml(raw))
+    printed = millrace("check", file, status=2)
+    assert "5 problem(s)" in printed
+    for path in (
+        "label.horizon",
+        "ensemble.threshold",
+        "members[0].type",
+        "features[0]",
+        "log.pth",
+    ):
+        assert path in printed
+    found = json.loads(subprocess.run(
+        [*COMMAND, "check", str(file), "--json"], capture_output=True, text=True, check=False
+    ).stdout)  # fmt: skip
+    assert len(found["problems"]) == 5
+
+
+def test_a_file_is_evaluated_the_same_twice(tmp_path: Path) -> None:
+    """Same seed, same file; same file, same summary to the byte; scores agree with scikit-learn."""
+    data = tmp_path / "f.jsonl"
+    millrace("simulate", "--events", 3000, "--seed", 7, "--out", data)
+    first = data.read_bytes()
+    millrace("simulate", "--events", 3000, "--seed", 7, "--out", data)
+    assert data.read_bytes() == first
+    config = tmp_path / "c.toml"
+    config.write_text(
+        (Path(__file__).parents[3] / "examples" / "fraud.toml")
+        .read_text()
+        .replace('state_dir = "state/fraud"', f'state_dir = "{tmp_path}/state"')
+    )
+    scores = tmp_path / "s.parquet"
+    run = ["evaluate", config, "--data", data, "--label-delay", "1d", "--json"]
+    summary = millrace(*run, "--scores-out", scores)
+    assert millrace(*run) == summary
+    found = json.loads(summary)
+    assert found["events"] == found["scores"] == 3000
+    table = pq.read_table(scores).to_pydict()
+    y, p = table["label"], table["score"]
+    quality = found["quality"]["ensemble"]
+    assert quality["roc_auc"] == pytest.approx(roc_auc_score(y, p), abs=1e-6)
+    assert quality["log_loss"] == pytest.approx(log_loss(y, p), abs=1e-6)
+
+
+def test_wrong_input_is_explained(file: Path, tmp_path: Path) -> None:
+    """A missing file, an unknown format and a wrong delay are sentences, not tracebacks."""
+    out = millrace("evaluate", file, "--data", tmp_path / "none.jsonl", status=3)
+    assert "none.jsonl" in out
+    out = millrace("evaluate", file, "--data", file, status=3)
+    assert ".jsonl" in out
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps(event(1)) + "\n")
+    out = millrace("evaluate", file, "--data", data, "--label-delay", "soon", status=3)
+    assert "expected a duration" in out
+    for text in (out,):
+        assert "Traceback" not in text
+
+
+def test_the_daemon_runs_until_a_signal(file: Path, tmp_path: Path) -> None:
+    """`run` scores what comes, answers commands, and on SIGTERM saves its state and ends with 0."""
+    from stream.settings.load import load
+
+    config = load(file, {})
+    append(config, ("events", [event(i) for i in range(50)]), ("labels", [label(1)]))
+    daemon = subprocess.Popen(
+        [*COMMAND, "run", str(file)], stderr=subprocess.PIPE, env=os.environ | {"TERM": "dumb"}
+    )
+    try:
+        sent = json.loads(millrace("control", "freeze", file, "linear", "--json"))
+        assert sent["topic"] == "control"
+        wait_until(lambda: len(_audit(config)) >= 3, "the command's audit record")
+        events = [json.loads(a)["event"] for a in _audit(config)]
+        assert events == ["created", "created", "frozen"]
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        _, log = daemon.communicate(timeout=30)
+    assert daemon.returncode == 0, log.decode()
+    [generation] = json.loads(millrace("state", file, "--json"))
+    assert generation["verdict"] == "good"
+    replayed = json.loads(millrace("replay", file, "--to", generation["seq"], "--json"))
+    assert replayed["digest"] == replayed["journal_digest"] == generation["digest"]
+    topics = {
+        r["topic"]: r["records"] for r in json.loads(millrace("topics", "list", file, "--json"))
+    }
+    assert topics == {"control": 1, "events": 50, "labels": 1}
+
+
+def _audit(config: Any) -> list[bytes]:
+    from tests.support.runner import contents
+
+    return [v for v in contents(config, "audit") if v]
+
+
+def test_the_demo_sums_up_in_json() -> None:
+    """A short demo scores every good event, learns labels and does better than chance."""
+    found = json.loads(millrace("demo", "--seconds", 8, "--port", 0, "--json"))
+    assert found["scores"] == found["events"] - found["dead_letters"]
+    assert found["labels"] > 0
+    assert found["quality"]["ensemble"]["roc_auc"] > 0.55
+    assert set(found["quality"]) >= {"ensemble", "mlp", "bayes"}
+
+
+def test_help_names_every_command() -> None:
+    """The first thing a person sees lists what there is."""
+    printed = millrace("--help")
+    for command in ("demo", "run", "check", "simulate", "evaluate", "control", "topics", "replay"):
+        assert command in printed
+    assert "millrace" in millrace("version")
+
+
+def test_a_token_is_shown_once_with_its_hash() -> None:
+    """The configuration gets the hash; the token's text stands nowhere else."""
+    import hashlib
+    import re
+
+    printed = millrace("token", "--name", "app")
+    token = re.search(r"shown once\): (\S+)", printed)
+    assert token is not None
+    assert hashlib.sha256(token[1].encode()).hexdigest() in printed

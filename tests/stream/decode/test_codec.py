@@ -1,0 +1,181 @@
+"""Bytes to columns: what every kind of field takes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.contract.commands import Freeze
+from stream.contract.hashing import hash_text
+from stream.contract.records import Record
+from stream.decode.codec import Codec
+from stream.decode.letters import REASONS, Bad, dead_letter
+from tests.support.factory import START_MS, config, event
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    return Codec(config(tmp_path_factory.mktemp("codec")))
+
+
+def record(value: Any, offset: int = 0) -> Record:
+    raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
+    return Record("events", 0, offset, None, raw)
+
+
+@settings(max_examples=300, deadline=None)
+@given(raw=st.binary(max_size=200) | JSON.map(lambda v: json.dumps(v).encode()))
+def test_no_bytes_escape(codec: Codec, raw: bytes) -> None:
+    """Whatever the bytes, the answer is one event or one dead letter with a known reason."""
+    events, bad = codec.events([record(raw)])
+    assert len(events.records) + len(bad) == 1
+    labels, bad_labels = codec.labels([record(raw)])
+    assert len(labels.records) + len(bad_labels) == 1
+    assert all(b.reason in REASONS and b.error for b in [*bad, *bad_labels])
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_good_events_survive_among_bad_ones(codec: Codec, data: st.DataObject) -> None:
+    """The columns hold exactly the good events, in order, whatever stands between them."""
+    kinds = data.draw(
+        st.lists(st.sampled_from(["good", "bad id", "bad time", "junk"]), max_size=12)
+    )
+    made = {
+        "good": lambda i: event(i),
+        "bad id": lambda i: event(i, id=""),
+        "bad time": lambda i: event(i, time=-1),
+        "junk": lambda i: b"junk",
+    }
+    records = [record(made[k](i), i) for i, k in enumerate(kinds)]
+    events, bad = codec.events(records)
+    good = [i for i, k in enumerate(kinds) if k == "good"]
+    assert events.ids == [f"e{i}" for i in good]
+    assert events.columns.numbers["amount"].tolist() == [event(i)["amount"] for i in good]
+    assert events.columns.event_time_ms.tolist() == [event(i)["time"] for i in good]
+    assert [b.record.offset for b in bad] == [i for i, k in enumerate(kinds) if k != "good"]
+
+
+@pytest.mark.parametrize(
+    ("time_format", "value", "ms"),
+    [
+        ("s", 1767225600, START_MS),
+        ("s", 1767225600.25, START_MS + 250),
+        ("ms", START_MS, START_MS),
+        ("ms", float(START_MS), START_MS),
+        ("rfc3339", "2026-01-01T00:00:00Z", START_MS),
+        ("rfc3339", "2026-01-01T01:00:00.5+01:00", START_MS + 500),
+    ],
+)
+def test_times_are_read_in_every_format(
+    tmp_path: Path, time_format: str, value: object, ms: int
+) -> None:
+    """Epoch seconds, epoch milliseconds and RFC 3339 give the same UTC milliseconds."""
+    codec = Codec(
+        config(tmp_path, event={"time_format": time_format, "fields": {"amount": "number"}},
+               features=[{"name": "a", "type": "number", "field": "amount"}])
+    )  # fmt: skip
+    events, bad = codec.events([record({"id": 1, "time": value, "amount": 2})])
+    assert not bad
+    assert events.columns.event_time_ms.tolist() == [ms]
+
+
+@pytest.mark.parametrize("value", ["2026-01-01T00:00:00", "yesterday", 5, None, True])
+def test_times_without_a_zone_are_refused(tmp_path: Path, value: object) -> None:
+    """A time that could mean several moments is a dead letter, not a guess."""
+    codec = Codec(
+        config(tmp_path, event={"fields": {"amount": "number"}},
+               features=[{"name": "a", "type": "number", "field": "amount"}])
+    )  # fmt: skip
+    _, bad = codec.events([record({"id": "a", "time": value, "amount": 2})])
+    assert [b.reason for b in bad] == ["schema"]
+
+
+def test_optional_fields_may_be_missing(tmp_path: Path) -> None:
+    """A missing or null optional number is nan, a missing entity is key 0."""
+    fields = {
+        "amount": {"kind": "number", "required": False},
+        "customer": {"kind": "entity", "required": False},
+        "note": "text",
+    }
+    codec = Codec(
+        config(tmp_path, event={"time_format": "ms", "fields": fields},
+               features=[{"name": "a", "type": "number", "field": "amount"}])
+    )  # fmt: skip
+    rows = [
+        {"id": "a", "time": 1},
+        {"id": "b", "time": 1, "amount": None, "note": {"any": ["thing"]}},
+        {"id": "c", "time": 1, "amount": 3, "customer": 7},
+    ]
+    events, bad = codec.events([record(r) for r in rows])
+    assert not bad
+    amounts = events.columns.numbers["amount"]
+    assert [str(a) for a in amounts] == ["nan", "nan", "3.0"]
+    assert events.columns.entities["customer"].tolist() == [0, 0, hash_text("7")]
+
+
+def test_unknown_fields_can_be_refused(tmp_path: Path) -> None:
+    """Ignored by default; with `unknown_fields = "reject"` a dead letter that names the field."""
+    fields = {"time_format": "ms", "fields": {"amount": "number"}}
+    features = [{"name": "a", "type": "number", "field": "amount"}]
+    row = record({"id": "a", "time": 1, "amount": 1, "extra": 1})
+    _, bad = Codec(config(tmp_path, event=fields, features=features)).events([row])
+    assert not bad
+    strict = fields | {"unknown_fields": "reject"}
+    _, bad = Codec(config(tmp_path, event=strict, features=features)).events([row])
+    assert bad[0].reason == "schema"
+    assert "extra" in bad[0].error
+
+
+@pytest.mark.parametrize("depth", [65, 700, 5_000, 50_000])
+def test_deep_nesting_is_refused_by_a_fixed_depth(codec: Codec, depth: int) -> None:
+    """Not by the stack that happens to be left: every process decides alike."""
+    deep = b'{"z":' + b"[" * depth + b"]" * depth + b"}"
+    _, bad = codec.events([record(deep)])
+    assert [b.reason for b in bad] == ["malformed"]
+    assert isinstance(codec.command(record(deep)), Bad)
+    text = json.dumps(event(0) | {"note": "[" * depth}).encode()
+    events, bad = codec.events([record(text)])
+    assert (len(events.records), bad) == (1, [])
+
+
+def test_numbers_that_json_cannot_hold_are_refused(codec: Codec) -> None:
+    """1e999, NaN, booleans and text are no numbers."""
+    for text in (b"1e999", b"NaN", b"true", b'"3"'):
+        raw = json.dumps(event(0, amount=0)).encode().replace(b'"amount": 0', b'"amount": ' + text)
+        _, bad = codec.events([record(raw)])
+        assert len(bad) == 1, text
+
+
+def test_a_dead_letter_keeps_the_bytes(codec: Codec) -> None:
+    """Key and raw bytes are the record's own; position and reason stand in headers."""
+    bad = Bad(Record("events", 3, 99, b"key", b"\xff\x00"), "malformed", "not JSON")
+    letter = dead_letter(bad)
+    assert (letter.key, letter.value) == (b"key", b"\xff\x00")
+    assert dict(letter.headers) == {
+        "reason": b"malformed",
+        "error": b"not JSON",
+        "topic": b"events",
+        "partition": b"3",
+        "offset": b"99",
+    }
+
+
+def test_commands_are_typed(codec: Codec) -> None:
+    """A known command is decoded; anything else is refused with what was wrong."""
+    assert codec.command(record({"command": "freeze", "member": "m"})) == Freeze("m")
+    for value in ({"command": "freeze"}, {"command": "boom"}, [], {"command": "set_threshold"}):
+        refused = codec.command(record(value))
+        assert isinstance(refused, Bad)
+        assert refused.reason == "command"

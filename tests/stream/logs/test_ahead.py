@@ -1,0 +1,90 @@
+"""Reading and decoding ahead of the step changes nothing but the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stream.contract.records import Batch, Slice
+from stream.decode.codec import Codec
+from stream.logs.ahead import Ahead, one_ahead
+from stream.run.assemble import build_engine, open_log
+from stream.run.service import Service
+from tests.support.factory import START_MS, Feed, config, event, traffic
+from tests.support.runner import append
+
+
+def test_items_come_in_order_and_errors_where_they_belong() -> None:
+    """What is made ahead arrives as it would one by one, an exception included."""
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise ValueError("the fourth")
+
+    coming = one_ahead(items())
+    assert [next(coming) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="the fourth"):
+        next(coming)
+    assert list(one_ahead(iter(()))) == []
+
+
+def test_a_backlog_is_read_ahead_once_and_in_order(tmp_path: Path) -> None:
+    """Full batches bring the next one decoded; what was read ahead and dropped is read again."""
+    c = config(tmp_path)
+    append(c, ("events", [event(i) for i in range(300)]))
+    log = open_log(c, lambda: START_MS)
+    log.open()
+    log.seek({})
+    codec, ahead = Codec(c), Ahead(log)
+    taken: list[Slice] = []
+    for _ in range(3):
+        taken += ahead.poll(80, 0.0, codec.ahead)
+    assert [s.ahead is not None for s in taken] == [False, True, True]
+    ahead.forget()
+    log.seek({("events", 0): 240})
+    taken += ahead.poll(80, 0.0, codec.ahead)
+    assert [r.offset for s in taken for r in s.records] == list(range(300))
+    ahead.close()
+    log.close()
+
+
+def test_a_step_on_decoded_slices_is_the_same_step(tmp_path: Path) -> None:
+    """Digests are equal; what another codec decoded is decoded anew."""
+    c = config(tmp_path)
+    plain, ours, others = (build_engine(c, None) for _ in range(3))
+    strange, feed = Codec(c), Feed()
+    for parts in traffic(120):
+        batch = feed.batch(*parts)
+
+        def decoded(codec: Codec, batch: Batch = batch) -> Batch:
+            slices = [codec.ahead(piece) for piece in batch.slices]
+            return Batch(batch.seq, batch.clock_ms, slices)
+
+        outputs = plain.step(batch)
+        assert ours.step(decoded(ours.codec)) == outputs
+        assert others.step(decoded(strange)) == outputs
+    assert ours.state_digest() == others.state_digest() == plain.state_digest()
+
+
+def test_slow_members_take_small_steps(tmp_path: Path) -> None:
+    """A step is a quarter of what may be replayed at most; its cost is forgotten slowly."""
+    service = Service(config(tmp_path, checkpoints={"recovery_budget": "4s"}))
+    checkpointer = service.checkpointer
+    try:
+        assert checkpointer.most_records(4096) == 256  # nothing is known yet
+        assert checkpointer.most_records(1) == 1
+        checkpointer.stepped(1.0, 1)  # too few records to tell
+        assert checkpointer.most_records(4096) == 256
+        checkpointer.stepped(0.1, 1000)
+        assert checkpointer.most_records(4096) == 4096
+        checkpointer.stepped(2.0, 200)
+        assert checkpointer.most_records(4096) == 75  # 0.75 s at 10 ms a record
+        checkpointer.stepped(0.1, 100)
+        assert 75 < checkpointer.most_records(4096) < 100
+    finally:
+        service.stop()  # its watchdog would end the process for want of a heartbeat
+        service.checkpointer.close()
+        service.committer.close()
+        service.directory.close()

@@ -1,0 +1,465 @@
+"""What the Kafka log promises beyond the contract: faults of the broker, doubt, retention."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream.contract.log import Fenced, LogError, LogUnavailable, OutOfRetention
+from stream.contract.records import Range
+from stream.logs.kafka import codec as kafka_codec
+from stream.logs.kafka.calls import Worker, translated
+from stream.logs.kafka.io import Clients
+from stream.logs.kafka.log import KafkaLog
+from stream.logs.kafka.writer import POSITION_HEADER
+from stream.settings import schema as settings
+from tests.support import log_harness
+from tests.support.broker import Broker, BrokerUnavailable
+from tests.support.log_harness import Store, eventually, parse, poll_all, step, texts, values
+
+Make = Callable[..., Store]
+
+
+@pytest.fixture
+def make(kafka_bootstrap: str) -> Iterator[Make]:
+    """Makes stores on the shared broker; closes their logs at the end."""
+    stores: list[Store] = []
+
+    def build(**options: Any) -> Store:
+        stores.append(log_harness.kafka(kafka_bootstrap, **options))
+        return stores[-1]
+
+    yield build
+    for store in stores:
+        store.close()
+
+
+def opened(store: Store) -> KafkaLog:
+    """An open log, as its own class."""
+    log = store.opened()
+    assert isinstance(log, KafkaLog)
+    return log
+
+
+def scores(store: Store, log: Any) -> list[str]:
+    """The scores that a reader of committed records sees."""
+    return [(r.value or b"").decode() for r in log.tail(store.config.topics.scores, 100)]
+
+
+class Flaky:
+    """A producer whose ``commit_transaction`` fails once, before or after it took place."""
+
+    def __init__(self, producer: Any, error: Exception, after: bool) -> None:
+        self._producer, self._error, self._after = producer, error, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def commit_transaction(self) -> None:
+        if self._after:
+            self._producer.commit_transaction()
+        raise self._error
+
+
+class Frozen(Flaky):
+    """A producer that times out before anything is sent: doubt, and not a fencing error."""
+
+    def __init__(self, producer: Any) -> None:
+        super().__init__(producer, errors.KafkaTimeoutError("frozen"), after=False)
+
+    def begin_transaction(self) -> None:
+        raise self._error
+
+
+# -- without a broker -----------------------------------------------------------------------------
+
+
+def test_a_call_past_its_deadline_is_left_to_itself() -> None:
+    """A stuck call raises LogUnavailable in time, and the next one gets a thread of its own."""
+    worker, release = Worker("test"), threading.Event()
+    with pytest.raises(LogUnavailable, match="wait: no answer within"):
+        worker.call("wait", 0.05, release.wait)
+    assert worker.call("next", 5.0, lambda: 7) == 7
+    release.set()
+    worker.stop()
+
+
+def test_a_worker_gives_back_what_was_raised() -> None:
+    """The exception of a call comes out in the calling thread."""
+    worker = Worker("test")
+
+    def fail() -> None:
+        raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        worker.call("fail", 5.0, fail)
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.ProducerFencedError(), Fenced),
+        (errors.InvalidProducerEpochError(), Fenced),
+        (errors.KafkaError("earlier request failed", errors.ProducerFencedError()), Fenced),
+        (errors.KafkaTimeoutError(), LogUnavailable),
+        (errors.KafkaConnectionError(), LogUnavailable),
+        (errors.NotCoordinatorError(), LogUnavailable),
+        (errors.KafkaError("unknown reasons"), LogUnavailable),
+        (ConnectionResetError(), LogUnavailable),
+        (errors.OffsetOutOfRangeError({}), OutOfRetention),
+        (errors.MessageSizeTooLargeError(), LogError),
+        (errors.TopicAuthorizationFailedError(), LogError),
+        (errors.KafkaError("earlier failed", errors.TopicAuthorizationFailedError()), LogError),
+    ],
+)
+def test_errors_become_the_logs(error: Exception, expected: type[LogError]) -> None:
+    """Fenced ends the process, unavailable is tried again, anything else stops with a reason."""
+    with pytest.raises(LogError) as caught, translated("commit"):
+        raise error
+    assert type(caught.value) is expected
+    assert caught.value.__cause__ is error
+
+
+def test_credentials_reach_every_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS and SASL settings of the configuration are those of consumer, producer and admin."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("stream.logs.kafka.io._made", lambda kind, **options: made.append(options))
+    log = {
+        "type": "kafka",
+        "bootstrap": "a:1,b:2",
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": "ca.pem",
+        "ssl_certfile": "cert.pem",
+        "ssl_keyfile": "key.pem",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_username": "user",
+        "sasl_password": "secret",
+    }
+    config = parse(log)
+    assert isinstance(config.log, settings.KafkaLogSettings)
+    clients = Clients(config.log, "shard")
+    clients.consumer()
+    clients.producer(transactional=True)
+    clients.admin()
+    expected = {
+        "bootstrap_servers": ["a:1", "b:2"],
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": "ca.pem",
+        "ssl_certfile": "cert.pem",
+        "ssl_keyfile": "key.pem",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "user",
+        "sasl_plain_password": "secret",
+    }
+    assert len(made) == 3
+    for options in made:
+        assert expected.items() <= options.items()
+
+
+def test_no_broker_is_unavailable() -> None:
+    """An address where nobody listens raises LogUnavailable within the deadline."""
+    log = KafkaLog(
+        parse({"type": "kafka", "bootstrap": "127.0.0.1:1", "timeout": "1s"}), log_harness.now_ms
+    )
+    start = time.monotonic()
+    with pytest.raises(LogUnavailable):
+        log.open()
+    assert time.monotonic() - start < 10
+    log.close()
+
+
+# -- doubt ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("after", [False, True], ids=["lost", "done"])
+def test_an_unknown_outcome_is_resolved(make: Make, after: bool) -> None:
+    """Whether or not the transaction took place before the failure, it stands once."""
+    store = make()
+    log = opened(store)
+    log.append(store.config.topics.events, values("event"))
+    taken = poll_all(log, 1)
+    producer = log._writer._seat._client
+    log._writer._seat._client = Flaky(producer, errors.KafkaTimeoutError(), after)
+    log.commit(step(1, taken, values("once")))
+    log.commit(step(2, [], values("next")))
+    eventually(["once", "next"], lambda: scores(store, log))
+    assert [r.seq for r in log.journal()] == [1, 2]
+
+
+@pytest.mark.kafka
+def test_a_fenced_producer_is_not_replaced(make: Make) -> None:
+    """After a fencing error no new producer is made, which would fence the rightful owner."""
+    store = make()
+    old = opened(store)
+    new = opened(store)
+    for _ in range(2):
+        with pytest.raises(Fenced):
+            old.commit(step(1, [], values("zombie")))
+    new.commit(step(1, [], values("owner")))
+    eventually(["owner"], lambda: scores(store, new))
+
+
+@pytest.mark.kafka
+def test_a_process_in_doubt_yields_to_its_successor(make: Make) -> None:
+    """A frozen process with a failed commit sees the successor's journal record and ends."""
+    store = make()
+    old = opened(store)
+    old.commit(step(1))
+    producer = old._writer._seat._client
+    new = opened(store)
+    new.commit(step(2, [], values("owner")))
+    eventually([1, 2], lambda: [r.seq for r in new.journal()])
+    old._writer._seat._client = Frozen(producer)
+    with pytest.raises(Fenced, match="another process wrote journal record 2"):
+        old.commit(step(2, [], values("zombie")))
+    new.commit(step(3))
+    eventually(["owner"], lambda: scores(store, new))
+
+
+@pytest.mark.kafka
+def test_an_aborted_transaction_is_never_seen(make: Make) -> None:
+    """Input of an aborted transaction is not polled, and offsets with gaps are read back."""
+    store = make()
+    log = opened(store)
+    assert isinstance(store.config.log, settings.KafkaLogSettings)
+    producer = KafkaProducer(
+        bootstrap_servers=store.config.log.bootstrap, transactional_id=store.config.name + "-in"
+    )
+    producer.init_transactions()
+    for text, end in (
+        ("a", producer.commit_transaction),
+        ("b", producer.abort_transaction),
+        ("c", producer.commit_transaction),
+    ):
+        producer.begin_transaction()
+        producer.send(store.config.topics.events, text.encode(), partition=0).get(timeout=20)
+        end()
+    producer.close(timeout=5)
+    found = poll_all(log, 2)
+    assert texts(found) == ["a", "c"]
+    whole = Range(store.config.topics.events, 0, 0, found[-1].range.last, 2)
+    assert texts(log.read([whole])) == ["a", "c"]
+    # The markers count as waiting only until the consumer has passed them.
+    log.poll(1, 0.5)
+    assert log.lag()[store.config.topics.events, 0] == 0
+
+
+# -- retention ------------------------------------------------------------------------------------
+
+
+def delete_before(store: Store, topic: str, offset: int) -> None:
+    """What the topic's retention would do."""
+    assert isinstance(store.config.log, settings.KafkaLogSettings)
+    admin = KafkaAdminClient(bootstrap_servers=store.config.log.bootstrap)
+    admin.delete_records({TopicPartition(topic, 0): offset})
+    admin.close()
+
+
+@pytest.mark.kafka
+def test_a_deleted_position_is_out_of_retention(make: Make) -> None:
+    """``seek``, ``read`` and ``poll`` tell that records this shard needs are gone."""
+    store = make()
+    topic = store.config.topics.events
+    log = opened(store)
+    log.append(topic, values("a", "b", "c"))
+    delete_before(store, topic, 2)
+    with pytest.raises(OutOfRetention, match="offset 1 was deleted, the oldest retained is 2"):
+        log.seek({(topic, 0): 1})
+    with pytest.raises(OutOfRetention):
+        log.read([Range(topic, 0, 0, 1, 2)])
+    with pytest.raises(OutOfRetention):  # it stands at 0, from before the deletion
+        poll_all(log, 1)
+    log.seek({})
+    assert texts(poll_all(log, 1)) == ["c"]
+
+
+@pytest.mark.kafka
+def test_the_journal_and_the_audit_trail_are_kept_for_ever(make: Make) -> None:
+    """Topics that it makes for them have no retention limit and are never compacted."""
+    store = make()
+    store.log().create_topics()
+    assert isinstance(store.config.log, settings.KafkaLogSettings)
+    admin = KafkaAdminClient(bootstrap_servers=store.config.log.bootstrap)
+    for topic in (store.config.journal_topic, store.config.topics.audit):
+        found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+        text = str(found)
+        assert _setting(text, "retention.ms") == "-1"
+        assert _setting(text, "cleanup.policy") == "delete"
+    admin.close()
+
+
+def _setting(described: str, name: str) -> str:
+    """The value beside a name in the description of a topic."""
+    found = re.search(rf"'{re.escape(name)}': \{{.*?'value': '([^']*)'", described)
+    assert found is not None, described[:500]
+    return found[1]
+
+
+@pytest.mark.kafka
+def test_a_batch_that_cannot_be_unpacked_is_passed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records come as nulls with the reason; what follows it is read."""
+    store = make()
+    log = opened(store)
+    assert isinstance(store.config.log, settings.KafkaLogSettings)
+    monkeypatch.setattr(kafka_codec, "MAX_BATCH_BYTES", 10_000)
+    for codec, value in (("zstd", b"x" * 20_000), ("gzip", b"y" * 20_000), ("lz4", b"fine")):
+        producer = KafkaProducer(
+            bootstrap_servers=store.config.log.bootstrap, compression_type=codec
+        )
+        producer.send(store.config.topics.events, value, partition=0).get(timeout=20)
+        producer.close(timeout=5)
+    records = [r for s in poll_all(log, 3) for r in s.records]
+    assert [r.value for r in records] == [None, None, b"fine"]
+    assert [r.headers[0][0] for r in records[:2]] == [kafka_codec.UNREADABLE] * 2
+
+
+# -- at least once --------------------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+def test_at_least_once_marks_each_output(make: Make) -> None:
+    """Outputs carry shard, step and index; journal and offsets follow them."""
+    store = make(delivery="at_least_once")
+    log = opened(store)
+    topics = store.config.topics
+    log.append(topics.events, values("event"))
+    taken = poll_all(log, 1)
+    outputs = step(1, taken, values("a", "b"))
+    log.commit(outputs)
+    log.commit(outputs)
+    assert scores(store, log) == ["a", "b"]
+    assert [r.seq for r in log.journal()] == [1]
+    cli = store.log()
+    eventually(0, lambda: cli.lag()[topics.events, 0])
+    found = log._reader.fetch((topics.scores, 0), 0, 2)
+    name = store.config.name
+    marks = [(POSITION_HEADER, f"{name}/1/{i}".encode()) for i in range(2)]
+    assert [r.headers for r in found] == [(mark,) for mark in marks]
+
+
+@pytest.mark.kafka
+def test_at_least_once_repeats_rather_than_loses(make: Make) -> None:
+    """A failure before the journal record sends the outputs again, with the same marks."""
+    store = make(delivery="at_least_once")
+    log = opened(store)
+
+    class Lost:
+        def __init__(self, producer: Any) -> None:
+            self._producer = producer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._producer, name)
+
+        def flush(self, timeout: float) -> None:
+            self._producer.flush(timeout)
+            raise errors.KafkaTimeoutError("lost")
+
+    log._writer._seat._client = Lost(log._writer._seat._client)
+    log.commit(step(1, [], values("a")))
+    assert scores(store, log) == ["a", "a"]
+    assert [r.seq for r in log.journal()] == [1]
+
+
+# -- faults of the broker -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_broker() -> Iterator[Broker]:
+    """A broker that these tests may freeze and kill."""
+    try:
+        with Broker() as broker:
+            yield broker
+    except BrokerUnavailable as error:
+        pytest.skip(f"no Kafka broker of its own: {error}")
+
+
+@pytest.mark.kafka
+def test_a_frozen_broker_is_unavailable_and_nothing_is_lost(own_broker: Broker) -> None:
+    """Every call comes back within its deadline; afterwards the same step is committed once."""
+    store = log_harness.kafka(own_broker.bootstrap, timeout="2s")
+    log = opened(store)
+    log.append(store.config.topics.events, values("event"))
+    taken = poll_all(log, 1)
+    outputs = step(1, taken, values("once"))
+    own_broker.pause()
+    start = time.monotonic()
+    try:
+        with pytest.raises(LogUnavailable):
+            log.commit(outputs)
+        with pytest.raises(LogUnavailable):
+            log.append(store.config.topics.events, values("late"))
+        with pytest.raises(LogUnavailable):
+            log.earliest()
+        with pytest.raises(LogUnavailable):
+            poll_all(log, 1)
+    finally:
+        own_broker.resume()
+    assert time.monotonic() - start < 60
+    _commit_until_it_works(log, outputs)
+    eventually(["once"], lambda: scores(store, log))
+    assert [r.seq for r in log.journal()] == [1]
+    store.close()
+
+
+@pytest.mark.kafka
+def test_a_killed_broker_loses_nothing(own_broker: Broker) -> None:
+    """After kill -9 and a restart the shard goes on where it was, without a repeat."""
+    store = log_harness.kafka(own_broker.bootstrap, timeout="5s")
+    log = opened(store)
+    log.append(store.config.topics.events, values("a", "b"))
+    taken = log.poll(1, 10.0)
+    log.commit(step(1, taken, values("a")))
+    own_broker.restart()
+    _commit_until_it_works(log, step(2, [], values("b")))
+    assert _poll_until_it_works(log) == ["b"]
+    eventually(["a", "b"], lambda: scores(store, log))
+    assert [r.seq for r in log.journal()] == [1, 2]
+    store.close()
+
+
+@pytest.mark.kafka
+def test_close_without_a_broker_comes_back(own_broker: Broker) -> None:
+    """With the broker dead, ``close`` still returns, and a second call too."""
+    store = log_harness.kafka(own_broker.bootstrap, timeout="2s")
+    log = opened(store)
+    log.append(store.config.topics.events, values("a"))
+    poll_all(log, 1)
+    own_broker.kill()
+    start = time.monotonic()
+    log.close()
+    log.close()
+    assert time.monotonic() - start < 30
+    own_broker.start()
+
+
+def _commit_until_it_works(log: KafkaLog, outputs: Any) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return log.commit(outputs)
+        except LogUnavailable:
+            if time.monotonic() > deadline:
+                raise
+
+
+def _poll_until_it_works(log: KafkaLog) -> list[str]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            found = log.poll(10, 1.0)
+        except LogUnavailable:
+            continue
+        if found:
+            return texts(found)
+    return []

@@ -1,0 +1,63 @@
+"""What the process tells of itself: stages, checkpoints and restarts in the metrics."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream.run.front import Front
+from stream.settings.schema import Config
+from tests.support.factory import config, event, label
+from tests.support.runner import append, caught_up, running, wait_until
+
+SCORED = ("millrace_events_scored_total", "test")
+
+
+def told(front: Front) -> dict[tuple[str, ...], float]:
+    """Every series by its name and label values."""
+    return {
+        (s.name, *(v for _, v in sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(front.metrics().decode())
+        for s in family.samples
+    }
+
+
+def stream(c: Config, first: int, n: int) -> int:
+    """Append events and labels; how many records."""
+    numbers = range(first, first + n)
+    append(c, ("events", [event(i) for i in numbers]), ("labels", [label(i) for i in numbers]))
+    return 2 * n
+
+
+def test_stages_and_checkpoints_are_measured(tmp_path: Path) -> None:
+    """Steps, commits and snapshots have durations; a checkpoint has a time and a size."""
+    c = config(tmp_path, checkpoints={"interval": "1s"})
+    with running(c) as service:
+        front = Front(service)
+        caught_up(service, stream(c, 0, 200))
+        size = ("millrace_checkpoint_size_bytes",)
+        wait_until(lambda: told(front)[size] > 0, "a checkpoint in the metrics")
+        metrics = told(front)
+    for stage in ("step", "commit", "checkpoint"):
+        assert metrics["millrace_stage_duration_seconds_count", stage] >= 1
+    written = metrics["millrace_checkpoint_last_success_timestamp_seconds",]
+    assert written == int(service.checkpointer.last_success_s * 1000) / 1000
+    assert metrics["millrace_checkpoint_duration_seconds_count",] >= 1
+
+
+def test_restarts_are_told_apart(tmp_path: Path) -> None:
+    """A first start is none; one from a final checkpoint is clean; one that replayed is not."""
+    c = config(tmp_path)
+    seen = []
+    for i in range(3):
+        with running(c) as service:
+            front = Front(service)
+            caught_up(service, stream(c, i * 100, 100) * (i + 1))
+            wait_until(lambda f=front: told(f)[SCORED] > 0, "readings")  # type: ignore[misc]
+            seen.append([told(front)["millrace_restarts_total", r] for r in ("clean", "unclean")])
+        if i == 1:
+            # As after a crash before the first checkpoint.
+            shutil.rmtree(tmp_path / "state" / "generations")
+    assert seen == [[0, 0], [1, 0], [0, 1]]

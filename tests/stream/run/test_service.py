@@ -1,0 +1,253 @@
+"""The daemon on the embedded log: start, run, stop, start again, and what goes wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.members.constant import ConstantModel
+from stream.run import service as module
+from stream.run.isolation import BreakerOpen
+from stream.run.service import ReconfigurationRefused, Service
+from stream.state.generations import Locked, list_generations
+from stream.state.recovery import Diverged, ForeignState
+from stream.step.engine import Engine
+from stream.tools.operate import generations, replay_to
+from tests.support.factory import config, event, label, raw_config, to_json
+from tests.support.runner import append, caught_up, contents, running
+
+
+def feed(n: int, first: int = 0) -> tuple[tuple[str, list[Any]], tuple[str, list[Any]]]:
+    return (
+        ("events", [event(i) for i in range(first, first + n)]),
+        ("labels", [label(i) for i in range(first, first + n)]),
+    )
+
+
+def test_events_and_labels_come_out_as_scores(tmp_path: Path) -> None:
+    """Each event is scored once, each label joined once, and the state is saved at the end."""
+    c = config(tmp_path)
+    append(c, *feed(500))
+    with running(c) as service:
+        caught_up(service, 1000)
+        counts = dict(service.engine.counts)  # type: ignore[union-attr]
+    assert len(contents(c, "scores")) == 500
+    assert counts["labels.joined"] == 500
+    assert [g["verdict"] for g in generations(c)] == ["good"]
+
+
+def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Two runs over two halves leave the state and the outputs of one run over the whole."""
+    halves, whole = config(tmp_path / "halves"), config(tmp_path / "whole")
+    for c in (halves, whole):
+        append(c, *feed(300))
+    with running(halves) as service:
+        caught_up(service, 600)
+    append(halves, *feed(300, first=300))
+    with running(halves) as service:
+        assert service.recovered is not None
+        assert service.recovered.replayed_steps == 0
+        caught_up(service, 1200)
+    replayed = replay_to(halves, last_seq(halves), None, from_start=True)
+    assert replayed["digest"] == replayed["journal_digest"]
+    from_checkpoint = replay_to(halves, last_seq(halves), None, from_start=False)
+    assert from_checkpoint["state_digest"] == replayed["state_digest"]
+
+
+def last_seq(c: Any) -> int:
+    log = module.open_log(c, module.wall_clock_ms)
+    try:
+        tail = log.journal_tail()
+        return tail.seq if tail else 0
+    finally:
+        log.close()
+
+
+def test_a_past_state_can_be_rebuilt(tmp_path: Path) -> None:
+    """`millrace replay --to SEQ` gives the journal's digest and writes a generation."""
+    c = config(tmp_path, limits={"batch": 50})
+    append(c, *feed(400))
+    with running(c) as service:
+        caught_up(service, 800)
+    seq = last_seq(c) // 2
+    found = replay_to(c, seq, tmp_path / "past", from_start=True)
+    assert found["digest"] == found["journal_digest"]
+    assert found["seq"] == seq
+    assert [int(p.name) for p in list_generations(tmp_path / "past")] == [seq]
+
+
+def test_a_second_process_on_the_directory_is_refused(tmp_path: Path) -> None:
+    """The state directory belongs to one process."""
+    c = config(tmp_path)
+    with running(c), pytest.raises(Locked):
+        Service(c)
+
+
+def test_a_record_that_crashes_the_step_is_isolated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bisection finds the one record; it becomes a dead letter and all others are scored."""
+    c = config(tmp_path, limits={"batch": 64})
+    real = Engine._hold
+
+    def hold(self: Engine, events: Any, *rest: Any) -> Any:
+        if "e37" in events.ids:
+            raise ZeroDivisionError("a defect that one event triggers")
+        return real(self, events, *rest)
+
+    monkeypatch.setattr(Engine, "_hold", hold)
+    append(c, *feed(100))
+    with running(c) as service:
+        caught_up(service, 200)
+        dead = {k: v for k, v in service.engine.counts.items() if k.startswith("dead.")}  # type: ignore[union-attr]
+    scores = [to_json(s) if s is None else s for s in contents(c, "scores")]
+    assert len(scores) == 99
+    assert dead == {"dead.poison": 1}
+    letters = contents(c, "dead-letters")
+    assert letters == [to_json(event(37))]
+
+
+def test_the_breaker_stops_before_the_commit(tmp_path: Path) -> None:
+    """When most records are unusable the service stops, and nothing of that step is taken."""
+    c = config(tmp_path, limits={"batch": 4096, "dead_letter_share": 0.3})
+    append(c, ("events", [event(i) for i in range(900)]))
+    append(c, ("events", [b"garbage"] * 900))
+    with pytest.raises(BreakerOpen, match=r"limits\.dead_letter_share.*malformed"), running(c) as s:
+        caught_up(s, 10_000)
+    assert contents(c, "dead-letters") == []
+    log = module.open_log(c, module.wall_clock_ms)
+    taken = sum(r.count for step in log.journal() for r in step.ranges)
+    log.close()
+    assert len(contents(c, "scores")) == taken < 900  # of earlier, smaller steps
+
+
+def test_the_breaker_lets_a_few_bad_records_pass(tmp_path: Path) -> None:
+    """Below its share bad records are dead letters and the stream goes on."""
+    c = config(tmp_path)
+    values = [event(i) if i % 10 else b"garbage" for i in range(2000)]
+    append(c, ("events", values))
+    with running(c) as service:
+        caught_up(service, 2000)
+    assert len(contents(c, "dead-letters")) == 200
+
+
+def test_a_changed_configuration_keeps_what_is_unchanged(tmp_path: Path) -> None:
+    """A new member starts new, the others keep their state, pending events stay."""
+    c = config(tmp_path)
+    append(c, *feed(200))
+    append(c, ("events", [event(i) for i in range(200, 260)]))
+    with running(c) as service:
+        caught_up(service, 460)
+        before = service.engine.ensemble.members["linear"].digest()  # type: ignore[union-attr]
+    more = [{"name": "linear", "type": "logistic"}, {"name": "low", "type": "constant"}]
+    changed = config(tmp_path, members=more)
+    with pytest.raises(ReconfigurationRefused, match="member prior"), running(changed):
+        pass
+    with running(changed, accept_changes=True) as service:
+        engine = service.engine
+        assert engine is not None
+        assert engine.ensemble.members["linear"].digest() == before
+        assert engine.pending.waiting == 60
+        append(changed, ("labels", [label(i) for i in range(200, 260)]))
+        caught_up(service, 520)
+        assert engine.counts["labels.joined"] == 260
+    found = replay_to(changed, last_seq(changed), None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+    # Replayed from the first step, the switch happens at the same place and gives the same state.
+    again = replay_to(changed, last_seq(changed), None, from_start=False)
+    assert again["state_digest"] == found["state_digest"]
+
+
+def test_a_changed_feature_starts_the_members_new(tmp_path: Path) -> None:
+    """Other columns: features that stay keep their state, members and detectors start new."""
+    c = config(tmp_path)
+    append(c, *feed(200))
+    with running(c) as service:
+        caught_up(service, 400)
+    features = raw_config(tmp_path)["features"]
+    features.append({"name": "plain", "type": "number", "field": "amount"})
+    changed = config(tmp_path, features=features)
+    with pytest.raises(ReconfigurationRefused, match="member linear as it was"), running(changed):
+        pass
+    append(changed, *feed(100, first=200))
+    with running(changed, accept_changes=True) as service:
+        caught_up(service, 600)
+        assert service.engine is not None
+        assert service.engine.counts["scored"] == 300
+    found = replay_to(changed, last_seq(changed), None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+
+
+def test_another_shard_s_directory_is_refused(tmp_path: Path) -> None:
+    """Nothing of the other shard is touched."""
+    c = config(tmp_path)
+    append(c, *feed(50))
+    with running(c) as service:
+        caught_up(service, 100)
+    before = list_generations(c.state_dir)
+    with pytest.raises(ForeignState, match="'test'"), running(config(tmp_path, name="other")):
+        pass
+    assert list_generations(c.state_dir) == before
+
+
+def test_orderly_stops_do_not_count_as_attempts(tmp_path: Path) -> None:
+    """However often an idle service is started and stopped, it never becomes careful."""
+    c = config(tmp_path)
+    append(c, *feed(20))
+    for _ in range(6):
+        with running(c) as service:
+            caught_up(service, 40)
+            assert service._attempts is not None
+            assert not service._attempts.careful
+
+
+class _Undecided(ConstantModel):
+    """Gives another score in every process: what a replay must notice."""
+
+    calls = 0
+
+    def score(self, x: Any) -> Any:
+        _Undecided.calls += 1
+        return super().score(x) + _Undecided.calls * 1e-9
+
+
+def test_a_member_that_is_not_deterministic_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the replay gives other bits than the journal holds, the service stops and says so."""
+    real = module.build_engine
+
+    def build(c: Any, directory: Any, key: Any) -> Engine:
+        engine = real(c, directory, key)
+        engine.ensemble.members["prior"].__class__ = _Undecided
+        return engine
+
+    monkeypatch.setattr(module, "build_engine", build)
+    c = config(tmp_path, limits={"batch": 50})
+    append(c, *feed(200))
+    with running(c) as service:
+        caught_up(service, 400)
+    for generation in list_generations(c.state_dir):
+        generation.rename(tmp_path / f"taken-away-{generation.name}")
+    with pytest.raises(Diverged, match="not deterministic"), running(c):
+        pass
+
+
+def test_a_full_disk_does_not_stop_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints fail and are counted; events are still scored."""
+    from stream.state.generations import StateDirectory
+
+    def full(*_: Any) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StateDirectory, "write", full)
+    c = config(tmp_path, checkpoints={"interval": "1ms"}, limits={"batch": 10})
+    append(c, *feed(100))
+    with running(c) as service:
+        caught_up(service, 200)
+        checkpointer = service.checkpointer
+    assert checkpointer.failures_total > 0
+    assert checkpointer.written_total == 0
+    assert len(contents(c, "scores")) == 100

@@ -1,0 +1,125 @@
+"""The daemon on a real Kafka broker, seen through kafka-python as a user's own programs see it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from stream.settings.schema import Config
+from stream.tools.operate import replay_to
+from tests.stream.cli.test_cli import COMMAND, toml
+from tests.support.factory import config, event, label, raw_config
+from tests.support.runner import caught_up, running, wait_until
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def kafka(tmp_path: Path, kafka_bootstrap: str) -> Config:
+    """A configuration with topics of its own on the broker, two partitions each."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    topics = {
+        t: f"{name}-{t}" for t in ("events", "labels", "control", "scores", "dead_letters", "audit")
+    }
+    return config(
+        tmp_path,
+        name=name,
+        log={"type": "kafka", "bootstrap": kafka_bootstrap},
+        topics=topics | {"partitions": 2},
+    )
+
+
+def produce(c: Config, topic: str, values: list[Any]) -> None:
+    producer = KafkaProducer(bootstrap_servers=c.log.bootstrap)  # type: ignore[union-attr]
+    for value in values:
+        raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
+        producer.send(topic, raw, key=str(uuid.uuid4()).encode())
+    producer.flush()
+    producer.close()
+
+
+def consume(c: Config, topic: str) -> list[Any]:
+    """Every committed record of a topic."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=c.log.bootstrap,  # type: ignore[union-attr]
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+    )
+    partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning()
+    ends = consumer.end_offsets(partitions)
+    found: list[Any] = []
+    deadline = time.monotonic() + 30
+    while any(consumer.position(p) < ends[p] for p in partitions):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{topic}: could not be read to its end")
+        for records in consumer.poll(timeout_ms=200).values():
+            found += records
+    consumer.close()
+    return found
+
+
+def test_each_good_event_is_scored_once_and_each_bad_one_answered(kafka: Config) -> None:
+    """Scores and dead letters, read committed, account for every event; labels are learned."""
+    with running(kafka) as service:
+        bad: list[Any] = [b"{not json", None, {"id": "x"}, event(999, amount="much")]
+        produce(kafka, kafka.topics.events, [event(i) for i in range(300)] + bad)
+        caught_up(service, 304)
+        produce(kafka, kafka.topics.labels, [label(i) for i in range(300)])
+        caught_up(service, 604)
+        counts = dict(service.engine.counts)  # type: ignore[union-attr]
+    scores = [json.loads(r.value) for r in consume(kafka, kafka.topics.scores)]
+    assert sorted(s["id"] for s in scores) == sorted(f"e{i}" for i in range(300))
+    letters = consume(kafka, kafka.topics.dead_letters)
+    reasons = sorted(dict(r.headers)["reason"].decode() for r in letters)
+    assert reasons == ["malformed", "null", "schema", "schema"]
+    assert {r.value for r in letters} >= {b"{not json", None}
+    assert counts["labels.joined"] == 300
+
+
+def test_a_restart_on_kafka_replays_to_the_same_bits(kafka: Config) -> None:
+    """After a second run the whole journal replays to the digests it holds."""
+    produce_first = [event(i) for i in range(200)]
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.events, produce_first)
+        caught_up(service, 200)
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.labels, [label(i) for i in range(200)])
+        produce(kafka, kafka.topics.events, [event(i) for i in range(200, 300)])
+        caught_up(service, 500)
+        seq = service.engine.seq  # type: ignore[union-attr]
+    found = replay_to(kafka, seq, None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+    assert replay_to(kafka, seq, None, from_start=False)["state_digest"] == found["state_digest"]
+    assert len(consume(kafka, kafka.topics.scores)) == 300
+
+
+def test_an_unreachable_broker_is_waited_for(tmp_path: Path) -> None:
+    """Without a broker the daemon lives, is not ready, says why, and ends in order when asked."""
+    raw = raw_config(
+        tmp_path,
+        log={"type": "kafka", "bootstrap": "127.0.0.1:1", "timeout": "1s"},
+        http={"enabled": True, "port": 0},
+    )
+    file = tmp_path / "c.toml"
+    file.write_text(toml(raw))
+    daemon = subprocess.Popen([*COMMAND, "run", str(file)], stderr=subprocess.PIPE)
+    try:
+        port = next(line["port"] for line in map(json.loads, daemon.stderr or ()) if "port" in line)
+        base = f"http://127.0.0.1:{port}"
+        wait_until(lambda: "127.0.0.1:1" in httpx.get(f"{base}/readyz").text, "the reason")
+        assert httpx.get(f"{base}/readyz").status_code == 503
+        assert httpx.get(f"{base}/livez").status_code == 200
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+    assert daemon.returncode == 0

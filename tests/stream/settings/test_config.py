@@ -1,0 +1,158 @@
+"""The configuration: every mistake at once, each with its path, what was got and expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.settings.load import ConfigError, load, parse
+from stream.settings.schema import Config, journaled
+from tests.support.factory import raw_config
+
+
+def problems(raw: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(raw, "test")
+    return caught.value.problems
+
+
+def test_a_good_configuration_survives_a_round_trip(tmp_path: Path) -> None:
+    """What checkpoints carry gives back the very same configuration."""
+    config = parse(raw_config(tmp_path), "test")
+    assert Config.model_validate(journaled(config)) == config
+
+
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
+    """Seven different mistakes give seven lines, each naming its path."""
+    raw = raw_config(tmp_path)
+    raw["label"]["horizon"] = "30 days"
+    raw["ensemble"] = {"threshold": 3}
+    raw["log"]["pth"] = "x"
+    raw["features"][0]["field"] = "amuont"
+    raw["members"].append({"name": "linear", "type": "logistic"})
+    raw["members"].append({"name": "other", "type": "forrest"})
+    raw["http"]["host"] = "0.0.0.0"
+    found = problems(raw)
+    for expected in (
+        "label.horizon: expected a duration",
+        "ensemble.threshold: expected",
+        "log.pth: unknown key; did you mean 'path'?",
+        "features[0]: expected a number field of event.fields (amount), got 'amuont'",
+        "members[2].name: expected a name of its own, got 'linear' again",
+        "members[3].type: expected one of",
+        "http.host: expected a loopback address, got '0.0.0.0'",
+    ):
+        assert any(p.startswith(expected) for p in found), (expected, found)
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("seed", -1, "seed: expected"),
+        ("name", "9 lives", "name: "),
+        ("limits.batch", 0, "limits.batch: expected"),
+        ("limits.batch", "many", "limits.batch: expected"),
+        ("event.fields.amount", "nunber", "event.fields.amount.kind: expected 'number'"),
+        ("event.fields", {}, "event.fields: "),
+        ("features.2.windows", [], "features[2].windows: "),
+        ("features.2.windows", ["1 day"], "features[2].windows[0]: expected a duration"),
+        ("features.2.entity", "amount", "features[2]: expected an entity field"),
+        ("features.2.value", None, "features[2].value: expected a number field"),
+        ("features.2.windows", ["0d"], "features[2].windows: expected different lengths above 0"),
+        ("features.2.windows", ["1d", "24h"], "features[2].windows: expected different lengths"),
+        ("features.1.bukets", 3, "features[1].bukets: unknown key; did you mean 'buckets'?"),
+        ("members.1.probability", 1.5, "members[1].probability: expected"),
+        ("members.1.probabilty", 0.5, "members[1].probabilty: unknown key; did you mean"),
+        ("log.type", "kafak", "log.type: expected one of 'embedded', 'kafka', got 'kafak'"),
+        ("topics.labels", "events", "topics.labels: expected a name of its own"),
+        ("topcis", {}, "topcis: unknown key; did you mean 'topics'?"),
+        ("audit", {"member": {"lineer": {}}}, "audit.member.lineer: expected a member's name"),
+        ("audit", {"each": {"bytes": {"limit": -1}}}, "audit.each.bytes.limit: expected"),
+        ("audit", {"expected_events": ["creatd"]}, "audit.expected_events[0]: expected"),
+        ("http.tokens", [{"name": "a", "sha256": "x", "scopes": []}], "http.tokens[0].sha256"),
+    ],
+)
+def test_each_mistake_names_its_path(
+    tmp_path: Path, path: str, value: object, expected: str
+) -> None:
+    """One changed value gives a message that begins with its path."""
+    raw = raw_config(tmp_path)
+    raw.setdefault("limits", {})
+    raw.setdefault("topics", {})
+    node: Any = raw
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    assert any(p.startswith(expected) for p in problems(raw)), problems(raw)
+
+
+def test_the_environment_lies_over_the_file(tmp_path: Path) -> None:
+    """MILLRACE_A__B sets a.b, list items by index; values are TOML where they can be."""
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'name = "a"\n[log]\ntype = "embedded"\n[event.fields]\namount = "number"\n'
+        '[[features]]\nname = "amount"\ntype = "number"\nfield = "amount"\n'
+        '[[members]]\nname = "m"\ntype = "constant"\n'
+    )
+    environ = {
+        "MILLRACE_LOG__PATH": "/elsewhere/log.db",
+        "MILLRACE_SEED": "42",
+        "MILLRACE_MEMBERS__0__PROBABILITY": "0.25",
+        "MILLRACE_FAILPOINT": "step.before=kill",
+        "OTHER": "x",
+    }
+    config = load(file, environ)
+    assert str(config.log.path) == "/elsewhere/log.db"  # type: ignore[union-attr]
+    assert config.seed == 42
+    assert config.members[0].params == {"probability": 0.25}
+
+
+def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
+    """An index that does not exist is an error that names the variable."""
+    file = tmp_path / "c.toml"
+    file.write_text('[log]\ntype = "embedded"\n')
+    with pytest.raises(ConfigError, match="MILLRACE_MEMBERS__3__NAME"):
+        load(file, {"MILLRACE_MEMBERS__3__NAME": "x"})
+
+
+def test_passwords_come_from_the_environment_only(tmp_path: Path) -> None:
+    """A password in the file is refused; one from the environment is never printed or saved."""
+    raw = raw_config(tmp_path)
+    file = tmp_path / "c.toml"
+    file.write_text(
+        '[log]\ntype = "kafka"\nbootstrap = "h:1"\nsasl_password = "hunter2"\n'
+        '[event.fields]\namount = "number"\n'
+        '[[features]]\nname = "amount"\ntype = "number"\nfield = "amount"\n'
+        '[[members]]\nname = "m"\ntype = "constant"\n'
+    )
+    with pytest.raises(ConfigError, match="MILLRACE_LOG__SASL_PASSWORD") as caught:
+        load(file, {})
+    assert "hunter2" not in str(caught.value)
+    raw["log"] = {"type": "kafka", "bootstrap": "h:1", "sasl_password": "hunter2"}
+    config = parse(raw, "test")
+    assert "hunter2" not in repr(config)
+    assert "hunter2" not in str(journaled(config))
+
+
+def test_sasl_needs_its_settings(tmp_path: Path) -> None:
+    """SASL without mechanism, user or password is three problems."""
+    raw = raw_config(tmp_path)
+    raw["log"] = {"type": "kafka", "bootstrap": "h:1", "security_protocol": "SASL_SSL"}
+    assert len(problems(raw)) == 3
+
+
+def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
+    """The parser's message has the line; a missing file is named."""
+    file = tmp_path / "c.toml"
+    file.write_text("a = \n")
+    with pytest.raises(ConfigError, match="line 1"):
+        load(file, {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.toml", {})

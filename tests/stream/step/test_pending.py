@@ -1,0 +1,142 @@
+"""The pending store against a dictionary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.base import FeatureSchema, state_digest
+from stream.step import pending as module
+from stream.step.pending import WAITING, Pending, row_dtype
+
+DTYPE = row_dtype(FeatureSchema(("a", "b")), members=2, keys=1)
+
+
+def rows(ids: list[int], times: list[int]) -> np.ndarray:
+    made = np.zeros(len(ids), DTYPE)
+    made["id"] = np.array(ids, dtype=np.uint64)
+    made["event_time_ms"] = times
+    made["dense"][:, 0] = times
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEGMENT_ROWS", 64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 90), st.integers(0, 60), st.integers(0, 50)), max_size=25
+    ),
+    seed=st.integers(0, 2**31),
+)
+def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int) -> None:
+    """After any run of hold, settle and expire, every id is found exactly where it should be."""
+    rng = np.random.default_rng(seed)
+    store = Pending(DTYPE, None, 10_000)
+    live: dict[int, tuple[int, int]] = {}  # id -> (row, status)
+    seen: list[int] = []
+    now = 0
+    for add, settle, age in steps:
+        # Few distinct upper halves: ids collide in the 32 bits that the index keeps.
+        ids = [
+            int(v)
+            for v in rng.integers(0, 4, add, dtype=np.uint64) << np.uint64(32)
+            | rng.integers(0, 2**32, add, dtype=np.uint64)
+        ]
+        ids = [i for i in dict.fromkeys(ids) if i not in live]
+        times = sorted(int(t) for t in rng.integers(now, now + 20, len(ids)))
+        numbers = store.hold(rows(ids, times))
+        live |= {i: (int(r), WAITING) for i, r in zip(ids, numbers, strict=True)}
+        seen += ids
+        open_ids = [i for i, (_, s) in live.items() if s == WAITING][:settle]
+        if open_ids:
+            y = rng.integers(0, 2, len(open_ids)).astype(float)
+            at = np.array([live[i][0] for i in open_ids])
+            store.settle(at, y)
+            for i, v in zip(open_ids, y, strict=True):
+                live[i] = (live[i][0], int(v) + 1)
+        now += 10
+        gone, status = store.expire(store.due(now - age))
+        for row, s in zip(gone, status, strict=True):
+            assert live.pop(int(row["id"]))[1] == s
+        asked = np.array([*seen, 5, 7], dtype=np.uint64)
+        assert store.find(asked).tolist() == [live.get(int(i), (-1, 0))[0] for i in asked]
+        assert len(store) == len(live)
+        assert store.waiting == sum(s == WAITING for _, s in live.values())
+
+
+def test_rows_come_back_as_they_were_held() -> None:
+    """Rows taken by number, in any order and across segments, are the rows that were held."""
+    store = Pending(DTYPE, None, 10_000)
+    made = rows(list(range(1, 301)), list(range(300)))
+    numbers = store.hold(made)
+    order = np.random.default_rng(0).permutation(300)
+    assert (store.take(numbers[order]) == made[order]).all()
+
+
+def test_a_late_row_waits_for_those_before_it() -> None:
+    """Time-outs go in scoring order: an old event behind a young one is not due yet."""
+    store = Pending(DTYPE, None, 100)
+    store.hold(rows([1, 2, 3], [10, 50, 20]))
+    assert store.due(30) == 1
+    assert store.due(51) == 3
+
+
+def test_overflow_counts_what_must_leave() -> None:
+    """With 8 of 10 places taken, 5 more need 3 to leave."""
+    store = Pending(DTYPE, None, 10)
+    store.hold(rows(list(range(1, 9)), [0] * 8))
+    assert store.overflow(5) == 3
+    assert store.overflow(2) == 0
+
+
+def test_index_takes_at_most_24_bytes_a_row() -> None:
+    """At every size the index and status bytes stay within 24 bytes a pending event."""
+    store = Pending(DTYPE, None, 10**9)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        store.hold(rows([int(i) for i in rng.integers(0, 2**63, 1000)], [0] * 1000))
+        if len(store) > 2000:
+            assert store.index_bytes <= 24 * len(store) + 64
+
+
+@pytest.mark.parametrize("held", [1, 63, 64, 200])
+def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
+    """Files and state bring back every row, status and id; what is held later does not leak in."""
+    store = Pending(DTYPE, tmp_path, 10_000)
+    numbers = store.hold(rows(list(range(1, held + 1)), list(range(held))))
+    store.settle(numbers[::3], np.ones(len(numbers[::3])))
+    store.expire(held // 4)
+    saved = {}
+    state = store.state()
+    for segment in store.files():
+        saved[segment.number] = tmp_path / f"saved-{segment.number}"
+        segment.place(saved[segment.number])
+    before = state_digest(store.digest_state())
+    store.hold(rows(list(range(1000, 1100)), [0] * 100))
+
+    other = tmp_path / "other"
+    other.mkdir()
+    again = Pending(DTYPE, other, 10_000)
+    again.restore(state, saved)
+    assert state_digest(again.digest_state()) == before
+    ids = np.arange(1, held + 1, dtype=np.uint64)
+    assert again.find(ids).tolist() == [-1] * (held // 4) + list(range(held // 4, held))
+    assert again.waiting == int((again.state()["status"] == WAITING).sum())
+
+
+def test_a_full_disk_is_survived_in_memory(tmp_path: Path) -> None:
+    """Where no file can be made, rows are held in memory and a checkpoint still gets them."""
+    store = Pending(DTYPE, tmp_path / "missing", 100)
+    made = rows([1, 2], [5, 6])
+    store.hold(made)
+    [segment] = store.files()
+    assert segment.place(tmp_path / "saved") == 2 * DTYPE.itemsize
+    assert (tmp_path / "saved").read_bytes() == made.tobytes()

@@ -1,0 +1,383 @@
+"""`millrace audit` and `millrace params`: what an operator, or an attacker, finds out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.numpy
+import zstandard
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from typer.testing import CliRunner
+
+from monitoring.audit.trail import Trail, read_anchor
+from stream.cli.main import app
+from stream.contract.records import JournalRecord, NewRecord, Outputs
+from stream.settings.load import load
+from stream.settings.schema import Config
+from stream.state.anchors import FILE, Anchors
+from stream.state.generations import list_generations, read_manifest
+from stream.tools.audit import read_trail
+from stream.tools.operate import replay_to
+from tests.stream.cli.test_cli import toml
+from tests.support.factory import config, event, label, raw_config
+from tests.support.runner import append, caught_up, running
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+FOREIGN = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\1")
+
+
+def write_keys(directory: Path) -> None:
+    """``key.pem``, ``public.pem`` and ``foreign.pem``."""
+    (directory / "key.pem").write_bytes(
+        KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    for name, key in (("public", KEY), ("foreign", FOREIGN)):
+        raw = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (directory / f"{name}.pem").write_bytes(raw)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard that scored and learned 400 events in two sessions and was stopped in order."""
+    directory = tmp_path_factory.mktemp("shard")
+    write_keys(directory)
+    raw = raw_config(
+        directory,
+        limits={"batch": 50},
+        audit={"key": str(directory / "key.pem"), "summary_every": 100, "anchor_every": 4},
+        members=[
+            {"name": "linear", "type": "logistic"},
+            {"name": "mlp", "type": "torch", "hidden": [4]},
+        ],
+    )
+    (directory / "c.toml").write_text(toml(raw))
+    c = load(directory / "c.toml", {})
+    for start in (0, 200):
+        span = range(start, start + 200)
+        append(c, ("events", [event(i) for i in span]), ("labels", [label(i) for i in span]))
+        with running(c) as service:
+            caught_up(service, 2 * (start + 200))
+    return directory
+
+
+@pytest.fixture
+def shard(ran: Path, tmp_path: Path) -> Path:
+    """A copy of it to tamper with."""
+    directory = tmp_path / "shard"
+    shutil.copytree(ran, directory)
+    text = (directory / "c.toml").read_text().replace(str(ran), str(directory))
+    (directory / "c.toml").write_text(text)
+    return directory
+
+
+def millrace(*args: object, status: int = 0) -> str:
+    """Run a command; returns what it printed."""
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def verify(directory: Path, *options: object, status: int = 0) -> dict[str, Any]:
+    """``audit verify --json``."""
+    found = json.loads(
+        millrace("audit", "verify", directory / "c.toml", "--json", *options, status=status)
+    )
+    assert found["exit"] == status
+    return found  # type: ignore[no-any-return]
+
+
+def settings(directory: Path) -> Config:
+    return load(directory / "c.toml", {})
+
+
+def rewrite(directory: Path, lines: list[bytes]) -> Path:
+    """A trail file of these lines."""
+    path = directory / "trail.jsonl"
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+# ---------------------------------------------------------------------- the trail
+
+
+def test_an_untouched_shard_verifies(ran: Path) -> None:
+    """Chain, signatures, anchor and every saved generation, over two sessions."""
+    found = verify(ran, "--checkpoint")
+    lines = read_trail(settings(ran))
+    assert found["outcome"] == "ok"
+    assert found["records"] == found["head_seq"] == found["signatures_checked"] == len(lines)
+    assert found["anchor_seq"] == len(lines)  # the stop anchored the rest
+    assert len(found["generations"]) >= 2
+    assert {g["verdict"] for g in found["generations"]} == {"match"}
+    assert "ok" in millrace("audit", "verify", ran / "c.toml")
+
+
+def test_an_exported_trail_verifies_alone(ran: Path, tmp_path: Path) -> None:
+    """The file holds the committed bytes; no configuration is needed to check it."""
+    target = tmp_path / "t.jsonl"
+    found = json.loads(millrace("audit", "export", ran / "c.toml", "--out", target, "--json"))
+    assert target.read_bytes().splitlines() == read_trail(settings(ran))
+    out = json.loads(
+        millrace("audit", "verify", "--file", target, "--public-key", ran / "public.pem", "--json")
+    )
+    assert (out["exit"], out["signatures_checked"]) == (0, found["records"])
+
+
+@pytest.mark.parametrize(
+    ("harm", "status", "outcome"),
+    [
+        ("flip", 10, "broken"),
+        ("delete", 10, "broken"),
+        ("reorder", 10, "broken"),
+        ("cut", 11, "truncated"),
+        ("resign", 12, "bad_signature"),
+        ("unsign", 12, "bad_signature"),
+    ],
+)
+def test_tampering_is_told_apart(shard: Path, harm: str, status: int, outcome: str) -> None:
+    """Each way to falsify a trail has an exit status of its own."""
+    lines = read_trail(settings(shard))
+    if harm == "flip":
+        lines[3] = lines[3].replace(b'"cause":"', b'"cause":"x')
+    elif harm == "delete":
+        del lines[3]
+    elif harm == "reorder":
+        lines[2], lines[3] = lines[3], lines[2]
+    elif harm == "cut":
+        del lines[-1]
+    else:
+        key = FOREIGN if harm == "resign" else None
+        trail, old = Trail("test", key), [json.loads(line) for line in lines]
+        fixed = ("v", "trail", "seq", "prev", "at", "event", "cause", "actor", "model", "hash")
+        lines = [
+            trail.record(
+                r["event"],
+                at_ms=r["at"],
+                cause=r["cause"],
+                actor=r["actor"],
+                model=r["model"],
+                detail={k: v for k, v in r.items() if k not in (*fixed, "sig")},
+            )
+            for r in old
+        ]
+    assert verify(shard, "--file", rewrite(shard, lines), status=status)["outcome"] == outcome
+
+
+def test_a_record_changed_in_the_log_itself_is_found(shard: Path) -> None:
+    """The command reads the topic, not a copy."""
+    with sqlite3.connect(shard / "log.db") as db:
+        [table] = db.execute("SELECT id FROM partitions WHERE topic = 'audit'").fetchone()
+        db.execute(
+            f"UPDATE records_{table} SET value ="
+            " CAST(replace(value, 'created', 'creatid') AS BLOB) WHERE offset = 1"
+        )
+    db.close()
+    found = verify(shard, status=10)
+    assert found["where"] == "record 2: hash"
+    assert "broken" in millrace("audit", "verify", shard / "c.toml", status=10)
+
+
+def test_a_foreign_key_is_a_bad_signature(ran: Path) -> None:
+    """The trail was not signed by whoever holds this key; nor was the anchor."""
+    verify(ran, "--public-key", ran / "foreign.pem", status=12)
+    empty = ran / "none.jsonl"
+    empty.write_text("")
+    found = verify(ran, "--public-key", ran / "foreign.pem", "--anchor", empty, status=12)
+    assert found["where"] == "record 1: sig"
+
+
+def test_an_anchor_kept_elsewhere_shows_a_cut_tail(shard: Path, tmp_path: Path) -> None:
+    """Whoever cuts topic and anchors alike is found out by a copy of the anchors."""
+    kept = tmp_path / "kept.jsonl"
+    kept.write_bytes((shard / "state" / FILE).read_bytes())
+    lines = read_trail(settings(shard))[:5]
+    first = (shard / "state" / FILE).read_bytes().splitlines()[0]
+    (shard / "state" / FILE).write_bytes(first + b"\n")
+    verify(shard, "--file", rewrite(shard, lines[: read_anchor(first).seq]))
+    verify(shard, "--file", rewrite(shard, lines), "--anchor", kept, status=11)
+
+
+def test_usage_errors_are_no_verdict(ran: Path, tmp_path: Path) -> None:
+    """A missing file or key ends with the status of a failure, not with a verdict's."""
+    millrace("audit", "verify", "--file", tmp_path / "none", status=3)
+    millrace("audit", "verify", status=3)
+    millrace("audit", "verify", ran / "c.toml", "--public-key", tmp_path / "none", status=3)
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+def reseal(generation: Path) -> None:
+    """What an attacker with write access does: new checksums, a new seal."""
+    raw = (generation / "manifest.json").read_bytes().partition(b"\n")[2]
+    manifest = json.loads(raw)
+    for name, entry in manifest["files"].items():
+        content = (generation / name).read_bytes()
+        if name.endswith(".seg"):  # has room for rows to come
+            content = content[: entry["bytes"]]
+        entry["bytes"] = len(content)
+        entry["sha256"] = hashlib.sha256(content).hexdigest()
+    raw = json.dumps(manifest).encode()
+    sealed = hashlib.sha256(raw).hexdigest().encode() + b"\n" + raw
+    (generation / "manifest.json").write_bytes(sealed)
+
+
+def alter(generation: Path, array: str) -> None:
+    """Change one weight by one bit, and make the generation look whole."""
+    path = generation / "arrays.safetensors.zst"
+    arrays = safetensors.numpy.load(zstandard.decompress(path.read_bytes()))
+    [name] = [n for n in arrays if n.endswith(array)]
+    flat = arrays[name].reshape(-1).view("u1")
+    flat[0] ^= 1
+    path.unlink()  # the file may be shared with a copy
+    path.write_bytes(zstandard.compress(safetensors.numpy.save(arrays)))
+    reseal(generation)
+
+
+@pytest.mark.parametrize(
+    "array", ["members/linear/weight", "members/mlp/module/layers.0.bias", "mlp/rng"]
+)
+def test_one_altered_bit_of_a_saved_model_is_a_mismatch(shard: Path, array: str) -> None:
+    """The generation passes its own checksums and fails against the trail."""
+    newest = list_generations(shard / "state")[0]
+    alter(newest, array)
+    read_manifest(newest)
+    assert verify(shard)["exit"] == 0
+    found = verify(shard, "--checkpoint", status=13)
+    assert found["outcome"] == "model_mismatch"
+    verdicts = {g["seq"]: g["verdict"] for g in found["generations"]}
+    assert verdicts.pop(int(newest.name)).startswith(array.split("/")[-3 if "module" in array
+                                                                    else -2])  # fmt: skip
+    assert set(verdicts.values()) == {"match"}
+    assert "generation" in millrace("audit", "verify", shard / "c.toml", "--checkpoint", status=13)
+
+
+def test_an_older_generation_that_was_altered_is_found_too(shard: Path) -> None:
+    """A start may fall back to it."""
+    alter(list_generations(shard / "state")[-1], "members/linear/weight")
+    verify(shard, "--checkpoint", status=13)
+
+
+def test_a_generation_that_the_trail_does_not_know_is_a_mismatch(shard: Path) -> None:
+    """A state put there by somebody else, however whole, is not vouched for."""
+    c = settings(shard)
+    replay_to(c, 3, shard / "elsewhere", from_start=True)
+    [foreign] = list_generations(shard / "elsewhere")
+    shutil.copytree(foreign, shard / "state" / "generations" / foreign.name)
+    found = verify(shard, "--checkpoint", status=13)
+    assert "the trail has no record of this checkpoint" in str(found["generations"])
+
+
+def test_a_damaged_generation_is_a_mismatch(shard: Path) -> None:
+    """What fails its own checksums cannot be compared and is reported as such."""
+    (list_generations(shard / "state")[0] / "state.msgpack").write_bytes(b"")
+    assert "cannot be used" in str(verify(shard, "--checkpoint", status=13)["generations"])
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def test_show_lists_the_newest_records(ran: Path) -> None:
+    """A line each for people, whole records for machines; of one member on request."""
+    lines = millrace("audit", "show", ran / "c.toml", "--limit", "3").splitlines()
+    assert len(lines) == 3
+    assert lines[-1].split()[2:4] == ["checkpointed", "service"]
+    records = json.loads(millrace("audit", "show", ran / "c.toml", "--member", "mlp", "--json"))
+    assert {r["model"] for r in records} == {"mlp"}
+    assert records[0]["event"] == "created"
+    shown = millrace("audit", "show", ran / "c.toml", "--limit", "1000")
+    assert "parameters match" in shown
+
+
+def test_diff_names_what_changed(ran: Path) -> None:
+    """Two records of a member: weights moved, the structure did not."""
+    records = json.loads(millrace("audit", "show", ran / "c.toml", "--member", "linear", "--json"))
+    first, last = [r["seq"] for r in records if "tensors" in r][-2:]
+    args = ("audit", "diff", ran / "c.toml", "--from", first, "--to", last)
+    rows = {r["what"]: r for r in json.loads(millrace(*args, "--json"))}
+    assert rows["version_to"]["to"] > rows["version_to"]["from"]
+    assert isinstance(rows["tensors[weight].norm"]["to"], float)
+    assert not {"structure", "held", "model"} & rows.keys()
+    assert "tensors[weight].norm" in millrace(*args)
+    other = next(r["seq"] for r in json.loads(millrace("audit", "show", ran / "c.toml", "--json"))
+                 if r["model"] == "mlp")  # fmt: skip
+    text = millrace("audit", "diff", ran / "c.toml", "--from", first, "--to", other, status=3)
+    assert "expected two records of one member" in text
+    millrace("audit", "diff", ran / "c.toml", "--from", first, "--to", 9999, status=3)
+
+
+def test_params_counts_descriptions_and_saved_members(ran: Path) -> None:
+    """The published count of a layer, and the layers of a member as the checkpoint holds it."""
+    assert "32,896" in millrace("params", "linear:256x128")
+    found = json.loads(millrace("params", f"{ran / 'c.toml'}#mlp", "--json"))
+    [created] = [
+        r
+        for r in json.loads(millrace("audit", "show", ran / "c.toml", "--limit", 99, "--json"))
+        if r["event"] == "created" and r["model"] == "mlp"
+    ]
+    assert found["totals"]["held"] == created["held"]
+    millrace("params", f"{ran / 'c.toml'}#nobody", status=3)
+    millrace("params", "nonsense", status=2)
+
+
+# ---------------------------------------------------------------------- anchors
+
+
+def outputs(trail: Trail, n: int) -> Outputs:
+    """A committed step with ``n`` audit records."""
+    made = [trail.record("x", at_ms=0, cause="x", actor="x", model="x") for _ in range(n)]
+    return Outputs([], [], [NewRecord(None, raw, 0) for raw in made], JournalRecord(1, 0, ""))
+
+
+def test_anchors_fall_due_by_records_and_at_the_end(tmp_path: Path) -> None:
+    """One each time enough was committed, one for the rest; a restart goes on after them."""
+    c = config(tmp_path, audit={"anchor_every": 3})
+    c.state_dir.mkdir()
+    trail, anchors = Trail("test"), Anchors(c, KEY)
+    for n in (2, 2, 0, 1, 1):
+        anchors.committed(outputs(trail, n))
+    again = Anchors(c, KEY)
+    again.committed(outputs(trail, 2))
+    again.committed(outputs(trail, 1))
+    again.close()
+    again.close()
+    lines = (c.state_dir / FILE).read_bytes().splitlines()
+    heads = [read_anchor(line, KEY.public_key()) for line in lines]
+    assert [h.seq for h in heads] == [4, 8, 9]
+    assert heads[-1] == trail.head()
+
+
+def test_a_torn_anchor_is_passed_over(tmp_path: Path) -> None:
+    """A process that died while writing leaves half a line; the next one begins anew."""
+    c = config(tmp_path, audit={"anchor_every": 1})
+    c.state_dir.mkdir()
+    trail, anchors = Trail("test"), Anchors(c, None)
+    anchors.committed(outputs(trail, 1))
+    path = c.state_dir / FILE
+    path.write_bytes(path.read_bytes() + b'{"anchor":')
+    again = Anchors(c, None)
+    again.committed(outputs(trail, 1))
+    lines = path.read_bytes().splitlines()
+    assert [read_anchor(lines[0]).seq, read_anchor(lines[-1]).seq] == [1, 2]
+
+
+def test_a_full_disk_does_not_stop_the_service(tmp_path: Path) -> None:
+    """Without a place to write the anchor is tried again with the next commit."""
+    c = config(tmp_path, audit={"anchor_every": 1})
+    trail, anchors = Trail("test"), Anchors(c, None)
+    anchors.committed(outputs(trail, 1))
+    c.state_dir.mkdir()
+    anchors.committed(outputs(trail, 1))
+    assert read_anchor((c.state_dir / FILE).read_bytes()).seq == 2

@@ -1,0 +1,269 @@
+"""A real Kafka broker for tests: one that is there, a container, or Apache Kafka's own jars.
+
+``tests/conftest.py`` asks :func:`bootstrap` for one broker a session; fault tests make a
+:class:`Broker` of their own, which they may kill, freeze and restart. ``python -m
+tests.support.broker`` runs one in the foreground. Ends every process it started, unless it is
+killed with -9 itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+KAFKA_VERSION = "4.3.0"
+POM = Path(__file__).parents[2] / "deploy" / "kafka" / "pom.xml"
+_READY_S = 90.0
+
+
+class BrokerUnavailable(Exception):
+    """No broker can be had here; the message says what was tried."""
+
+
+def jars() -> Path:
+    """The directory with Apache Kafka's jars, downloaded by Maven on first use (44 MB)."""
+    root = os.environ.get("MILLRACE_CACHE") or Path.home() / ".cache" / "millrace"
+    target = Path(root) / f"kafka-{KAFKA_VERSION}"
+    if target.is_dir():
+        return target
+    missing = [tool for tool in ("mvn", "java") if shutil.which(tool) is None]
+    if missing:
+        raise BrokerUnavailable(f"Apache Kafka's jars need {' and '.join(missing)} on the PATH")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix="kafka-jars-"))
+    command = ["mvn", "-B", "-q", "-f", str(POM), "dependency:copy-dependencies"]
+    done = subprocess.run(
+        [*command, f"-DoutputDirectory={fresh}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        shutil.rmtree(fresh)
+        raise BrokerUnavailable(f"Maven could not fetch Apache Kafka: {done.stdout[-500:]}")
+    try:
+        fresh.rename(target)
+    except OSError:  # another process was faster
+        shutil.rmtree(fresh)
+    return target
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Broker:
+    """One broker process (KRaft, broker and controller in one) on 127.0.0.1.
+
+    Parameters
+    ----------
+    port
+        To listen on; 0: a free one, kept over restarts.
+    properties
+        Further lines of ``server.properties``.
+    advertised
+        Port of a proxy. The broker then listens on ``behind_proxy`` too, and tells the clients that
+        come in there to find it at the proxy's port.
+
+    A context manager that starts it, and stops it and deletes its data at the end.
+    """
+
+    def __init__(
+        self, port: int = 0, properties: Mapping[str, str] | None = None, advertised: int = 0
+    ) -> None:
+        self.port = port or free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self._classpath = str(jars() / "*")
+        self._dir = Path(tempfile.mkdtemp(prefix="millrace-kafka-"))
+        self._config = self._dir / "server.properties"
+        self._output = self._dir / "broker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = _properties(self.port, free_port(), self._dir / "data")
+        self.behind_proxy = free_port() if advertised else 0
+        if advertised:
+            lines |= _second_listener(lines, self.behind_proxy, advertised)
+        lines |= dict(properties or {})
+        self._config.write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
+
+    def __enter__(self) -> Broker:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The broker's process id."""
+        if self._process is None:
+            raise RuntimeError("the broker is not running; call start() first")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start on the data that is there (or on none) and wait until it answers."""
+        if not (self._dir / "data").exists():
+            identity = ["-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._config)]
+            subprocess.run(
+                self._java("kafka.tools.StorageTool", "format", *identity),
+                check=True,
+                capture_output=True,
+            )
+        with self._output.open("ab") as output:
+            # A session of its own: Ctrl-C in the terminal must not end it before its owner does.
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._config)),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._wait_until_ready()
+
+    def _java(self, *arguments: str) -> list[str]:
+        return ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._classpath, *arguments]
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_S
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                break
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.05)
+        raise BrokerUnavailable(f"the broker did not start: {self._output.read_text()[-2000:]}")
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """End it in order (SIGTERM), or by SIGKILL when that takes too long; keep its data."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL); keep its data."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Kill it if it runs, then start it again on the same data and port."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        """End it and delete its data."""
+        self.kill()
+        shutil.rmtree(self._dir, ignore_errors=True)
+
+
+def _properties(port: int, controller_port: int, data: Path) -> dict[str, str]:
+    """``server.properties`` of a broker alone: every replication factor is 1."""
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "log.dirs": str(data),
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        # A killed broker may come back only after its session: 9 s by default.
+        "broker.session.timeout.ms": "2000",
+        "broker.heartbeat.interval.ms": "500",
+    }
+
+
+def _second_listener(lines: Mapping[str, str], port: int, advertised: int) -> dict[str, str]:
+    """Lines for a listener on ``port`` whose clients are sent to the ``advertised`` port."""
+    protocols = lines["listener.security.protocol.map"]
+    return {
+        "listeners": f"{lines['listeners']},PROXIED://127.0.0.1:{port}",
+        "advertised.listeners": f"{lines['advertised.listeners']},PROXIED://127.0.0.1:{advertised}",
+        "listener.security.protocol.map": f"{protocols},PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+    }
+
+
+@contextlib.contextmanager
+def bootstrap() -> Iterator[str]:
+    """``host:port`` of a broker: KAFKA_BOOTSTRAP, a container, or Kafka's own jars.
+
+    Raises :class:`BrokerUnavailable` when none can be had.
+    """
+    there = os.environ.get("KAFKA_BOOTSTRAP")
+    if there:
+        yield there
+    elif _docker_answers():
+        from testcontainers.kafka import KafkaContainer
+
+        with KafkaContainer().with_kraft() as container:
+            yield container.get_bootstrap_server()
+    else:
+        with Broker() as broker:
+            yield broker.bootstrap
+
+
+def _docker_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    done = subprocess.run(["docker", "info"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def unique(name: str) -> str:
+    """A topic name of its own for each test, so that one broker serves them all."""
+    return f"{name}-{uuid.uuid4().hex[:12]}"
+
+
+def main() -> None:
+    """Run one broker until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.broker", description=main.__doc__
+    )
+    parser.add_argument("--port", type=int, default=9092, help="default 9092; 0: a free one")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Broker(parser.parse_args().port) as broker:
+        print(broker.bootstrap, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()

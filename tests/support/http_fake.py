@@ -1,0 +1,237 @@
+"""A backend in memory with the real one's behaviour, and a client of a real server, for tests.
+
+The fake engine takes appended events in order, refuses a repeated id if told to, and publishes
+scores and dead letters exactly as the service's loop does: from a thread of its own, after the
+append.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
+
+import httpx
+import msgspec
+
+from stream.contract.records import NewRecord, Record
+from stream.contract.routing import partition_of
+from stream.decode.codec import Codec
+from stream.decode.letters import Bad, dead_letter
+from stream.http.problem import KINDS
+from stream.http.score import ScoreWaiters
+from stream.http.server import Server
+from stream.settings.load import parse
+from stream.settings.schema import Config
+
+RAW: dict[str, Any] = {
+    "name": "test",
+    "log": {"type": "embedded"},
+    "event": {
+        "id": "payment_id",
+        "time": "time",
+        "time_format": "ms",
+        "fields": {
+            "amount": "number",
+            "customer": "entity",
+            "terminal": "entity",
+            "category": {"kind": "category", "required": False},
+            "online": "boolean",
+        },
+    },
+    "label": {"field": "fraud", "time": "reported_at"},
+    "features": [{"name": "amount", "type": "number", "field": "amount"}],
+    "members": [{"name": "flat", "type": "constant"}, {"name": "other", "type": "constant"}],
+    "http": {"port": 0},
+}
+
+
+def config(**http: Any) -> Config:
+    """A small configuration with these HTTP settings."""
+    return parse(RAW | {"http": RAW["http"] | http}, "test")
+
+
+def event(event_id: str | int = "p1", **fields: Any) -> dict[str, Any]:
+    """An event that fits the configuration."""
+    base = {"time": 1_700_000_000_000, "amount": 12.5, "customer": "c1", "terminal": "t1"}
+    return {"payment_id": event_id, **base, "online": True, **fields}
+
+
+class FakeBackend:
+    """Topics as lists, and an engine that scores in a thread of its own."""
+
+    def __init__(self, config: Config, waiters: ScoreWaiters, partitions: int = 2) -> None:
+        self._partitions = partitions
+        self.open = threading.Event()
+        self.snapshots = 0
+        self.reset()
+        self._waiters = waiters
+        self._codec = Codec(config)
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[list[Record] | None] = SimpleQueue()
+        self._engine = threading.Thread(target=self._run, daemon=True)
+        self._engine.start()
+
+    def reset(self) -> None:
+        """Forget every record and every order to fail, for the next test."""
+        self.topics: dict[str, list[list[NewRecord]]] = defaultdict(
+            lambda: [[] for _ in range(self._partitions)]
+        )
+        self.appends: list[tuple[str, int]] = []
+        self.calls = 0
+        self.failure: Exception | None = None
+        self.headers: tuple[tuple[str, bytes], ...] = ()
+        self.open.set()
+        self.scoring = True
+        self.refuse_repeats = False
+        self.health = (True, "moving")
+        self.readiness = (True, "restored")
+        self._seen: set[str] = set()
+
+    def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
+        """Append when the gate is open; events go on to the engine."""
+        self.calls += 1
+        self.open.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        positions = []
+        taken = []
+        with self._lock:
+            self.appends.append((topic, len(records)))
+            for record in records:
+                p = partition_of(record.key, self._partitions)
+                offset = len(self.topics[topic][p])
+                self.topics[topic][p].append(record)
+                positions.append((p, offset))
+                taken.append(Record(topic, p, offset, record.key, record.value))
+        if topic == "events" and self.scoring:
+            self._queue.put(taken)
+        return positions
+
+    def values(self, topic: str) -> list[bytes]:
+        """Every value of a topic."""
+        return [r.value or b"" for p in self.topics[topic] for r in p]
+
+    def _run(self) -> None:
+        while (records := self._queue.get()) is not None:
+            self.step(records)
+
+    def step(self, records: Sequence[Record]) -> None:
+        """Score the records and publish, as the loop does after its commit."""
+        events, bad = self._codec.events(records)
+        ids, payloads = [], []
+        for record, event_id in zip(events.records, events.ids, strict=True):
+            if self.refuse_repeats and event_id in self._seen:
+                bad.append(Bad(record, "duplicate_event", "expected a new id, got it again"))
+                continue
+            self._seen.add(event_id)
+            ids.append(event_id)
+            payloads.append(msgspec.json.encode({"payment_id": event_id, "score": 0.5}))
+        self._waiters.publish(ids, payloads, [dead_letter(b) for b in bad])
+
+    def close(self) -> None:
+        """End the engine's thread."""
+        self._queue.put(None)
+        self._engine.join(10)
+
+    def alive(self) -> tuple[bool, str]:
+        """As told."""
+        return self.health
+
+    def ready(self) -> tuple[bool, str]:
+        """As told."""
+        return self.readiness
+
+    def metrics(self) -> bytes:
+        """One metric."""
+        return b"# TYPE millrace_up gauge\nmillrace_up 1\n"
+
+    def models(self) -> dict[str, Any]:
+        """Two members."""
+        return {"members": [{"name": "flat"}, {"name": "other"}]}
+
+    def parameters(self) -> dict[str, Any]:
+        """One table."""
+        return {"flat": [{"path": "logit", "count": 1}]}
+
+    def tail(self, topic: str, limit: int) -> list[Record]:
+        """The newest records."""
+        if self.failure is not None:
+            raise self.failure
+        values = self.values(topic)[-limit:]
+        return [Record(topic, 0, i, None, v, 0, self.headers) for i, v in enumerate(values)]
+
+    def snapshot(self) -> dict[str, Any]:
+        """How often it was asked."""
+        self.snapshots += 1
+        return {"snapshots": self.snapshots}
+
+    def history(self) -> dict[str, Any]:
+        """No points."""
+        return {"points": []}
+
+
+class Running:
+    """A real server over a fake backend, and a client of it."""
+
+    def __init__(self, config: Config) -> None:
+        self.waiters = ScoreWaiters(config.http.max_waiting)
+        self.backend = FakeBackend(config, self.waiters)
+        self.observed: list[tuple[str, str, int, float]] = []
+        self.server = Server(config, self.backend, self.waiters, self.observe)
+        self.server.start()
+        self.url = f"http://127.0.0.1:{self.server.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+
+    def observe(self, route: str, method: str, code: int, seconds: float) -> None:
+        """Keep it."""
+        self.observed.append((route, method, code, seconds))
+
+
+@contextmanager
+def running(config: Config) -> Iterator[Running]:
+    """A server for one block; it must stop in time."""
+    it = Running(config)
+    try:
+        yield it
+    finally:
+        it.backend.open.set()
+        it.http.close()
+        stopped = it.server.stop(5)
+        it.backend.close()
+    if not stopped:
+        raise RuntimeError("the server did not stop within 5 s")
+
+
+def problem(response: httpx.Response, kind: str) -> dict[str, Any]:
+    """The response's body, which must be a problem of this kind."""
+    body: dict[str, Any] = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["type"] == f"urn:millrace:{kind}", body
+    assert (body["status"], body["title"]) == KINDS[kind]
+    assert response.status_code == body["status"]
+    assert (response.status_code == 503) == ("retry-after" in response.headers)
+    return body
+
+
+def take(lines: Iterator[str], count: int, prefix: str) -> list[str]:
+    found: list[str] = []
+    for line in lines:
+        if line.startswith(prefix):
+            found.append(line)
+            if len(found) == count:
+                break
+    return found
+
+
+def until(condition: Any) -> None:
+    """Wait for a condition another thread brings about; fail after 10 s."""
+    tick = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        tick.wait(0.005)
+    raise AssertionError("the condition did not come about within 10 s")

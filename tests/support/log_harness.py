@@ -1,0 +1,127 @@
+"""Makes logs of either kind over one store, for the contract tests and those of each log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stream.contract.log import Log
+from stream.contract.records import JournalRecord, NewRecord, Outputs, Range, Record, Slice
+from stream.logs.kafka.log import KafkaLog
+from stream.logs.sqlite.log import SqliteLog
+from stream.settings import schema as settings
+from stream.settings.load import parse as parse_config
+from tests.support.broker import unique
+
+T = TypeVar("T")
+
+DIGEST = "0" * 32
+
+
+def now_ms() -> int:
+    """The wall clock: brokers refuse timestamps far from theirs."""
+    return int(time.time() * 1000)
+
+
+def parse(log: dict[str, Any], name: str = "shard", **topics: Any) -> settings.Config:
+    """A small configuration around a log."""
+    return parse_config(
+        {
+            "name": name,
+            "log": log,
+            "topics": topics,
+            "event": {"fields": {"amount": "number"}},
+            "features": [{"name": "amount", "type": "number", "field": "amount"}],
+            "members": [{"name": "constant", "type": "constant"}],
+        },
+        "test",
+    )
+
+
+class Store:
+    """One embedded file, or one set of topics on a broker; opens any number of logs over it."""
+
+    def __init__(self, log: dict[str, Any], partitions: int = 1) -> None:
+        self.config = parse(log, unique("shard"), partitions=partitions)
+        if log["type"] == "kafka":
+            names = {
+                topic: unique(topic)
+                for topic in ("events", "labels", "control", "scores", "dead_letters", "audit")
+            }
+            self.config = parse(log, self.config.name, partitions=partitions, **names)
+        self._logs: list[Log] = []
+
+    def log(self, clock_ms: Callable[[], int] = now_ms) -> Log:
+        """A log that was not opened."""
+        kind = SqliteLog if isinstance(self.config.log, settings.EmbeddedLogSettings) else KafkaLog
+        log: Log = kind(self.config, clock_ms)
+        self._logs.append(log)
+        return log
+
+    def opened(self) -> Log:
+        """A log that is open and stands at the oldest record of every input."""
+        log = self.log()
+        log.open()
+        log.seek({})
+        return log
+
+    def close(self) -> None:
+        """Close every log."""
+        for log in self._logs:
+            log.close()
+
+
+def embedded(path: Path, partitions: int = 1) -> Store:
+    """A store in one SQLite file."""
+    return Store({"type": "embedded", "path": str(path / "log.db")}, partitions)
+
+
+def kafka(bootstrap: str, partitions: int = 1, **options: Any) -> Store:
+    """A store in topics of its own on a broker."""
+    return Store({"type": "kafka", "bootstrap": bootstrap, **options}, partitions)
+
+
+def values(*texts: str) -> list[NewRecord]:
+    """Records to append: value and key are the text."""
+    return [NewRecord(key=t.encode(), value=t.encode()) for t in texts]
+
+
+def step(
+    seq: int, slices: list[Slice] | None = None, scores: list[NewRecord] | None = None, **more: Any
+) -> Outputs:
+    """The outputs of one step over the slices."""
+    ranges: tuple[Range, ...] = tuple(s.range for s in slices or [])
+    journal = JournalRecord(seq, now_ms(), DIGEST, ranges, **more)
+    return Outputs(scores or [], [], [], journal)
+
+
+def poll_all(log: Log, count: int, max_records: int = 1000) -> list[Slice]:
+    """Poll until ``count`` records came, within 20 s."""
+    deadline = time.monotonic() + 20
+    found: list[Slice] = []
+    while sum(len(s.records) for s in found) < count and time.monotonic() < deadline:
+        found += log.poll(max_records, 1.0)
+    return found
+
+
+def eventually(wanted: T, look: Callable[[], T]) -> None:
+    """Assert that ``look()`` gives ``wanted`` within 20 s.
+
+    On Kafka a commit is decided when ``commit`` returns and seen once its markers are written.
+    """
+    deadline = time.monotonic() + 20
+    while (got := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert got == wanted
+
+
+def texts(slices: list[Slice]) -> list[str]:
+    """The values of the records, as text."""
+    return [(r.value or b"").decode() for s in slices for r in s.records]
+
+
+def raw(found: list[Record]) -> list[bytes | None]:
+    """The values of records."""
+    return [r.value for r in found]

@@ -1,28 +1,63 @@
 """Grafana dashboards as code: ``python -m monitoring.show.dashboards.build`` writes them.
 
-``docker-compose.yml`` mounts this folder into Grafana. Each panel has a unit and a description, and
-each query names only series of ``monitoring/show/metrics.py``. Never imported by the service.
+``docker-compose.yml`` mounts this folder into Grafana. Never imported by the service.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from monitoring.show.dashboards.members import members
-from monitoring.show.dashboards.model_quality import model_quality
-from monitoring.show.dashboards.overview import overview
-from monitoring.show.dashboards.pipeline import pipeline
+from monitoring.show.dashboards import panels as p
+from monitoring.show.dashboards.grafana import Rows, board
 
-BOARDS: dict[str, Callable[[], dict[str, Any]]] = {
-    "overview": overview,
-    "quality": model_quality,
-    "members": members,
-    "pipeline": pipeline,
+ROWS: dict[str, Rows] = {
+    "overview": {
+        "Status": [[p.LOOP, p.SCORED, p.F1_NOW, p.DOWN, p.REFUSED, p.SAVED]],
+        "Flow": [[p.READ, p.LATENCY, p.LAG], [p.STAGES, p.REQUESTS]],
+        "Quality of the scores as they were made": [
+            [p.F1, p.ALERTED, p.COUNTING],
+            [p.SLIDING["pr_auc"], p.LOG_LOSS_FADING],
+        ],
+        "Labels": [[p.LABELS, p.DELAY, p.COVERAGE, p.WAITING]],
+        "Scores and drift": [[p.SCORES, p.SHIFT, p.ALARMS]],
+        "Members": [[p.WEIGHTS, p.UP, p.LEARNED]],
+        "Learning": [[p.UPDATES, p.PARAMETERS, p.BUDGETS]],
+        "Checkpoints, dead letters, restarts": [[p.SIZE, p.LETTERS, p.RESTARTS]],
+    },
+    "quality": {
+        "Ensemble and members over the sliding window, labels as they arrive": [
+            list(p.SLIDING.values())[:4],
+            list(p.SLIDING.values())[4:],
+            [p.AT_BUDGET, p.EXPECTED],
+        ],
+        "Arrived against matured labels, ensemble": [p.MATURED],
+        "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS]],
+        "Scores by truth and drift": [[*p.BY_TRUTH, p.DETECTORS], [p.PSI, p.KS]],
+    },
+    "members": {
+        "Members in the ensemble": [
+            [p.WEIGHTS, p.SLIDING["log_loss"]],
+            [p.UP, p.FROZEN, p.FAILURES],
+        ],
+        "Parameters": [[p.PARAMETERS, p.ROLES, p.TRAINABLE]],
+        "Learning and audit": [[p.LEARNED, p.UPDATE, p.AUDIT, p.BUDGETS]],
+    },
+    "pipeline": {
+        "Throughput and latency": [[p.READ, p.LAGS, p.NEWEST], [p.STAGES, p.BUSY, p.LATENCY]],
+        "HTTP": [[p.REQUESTS, p.DURATION]],
+        "What is held, against its limits": [
+            [p.HELD, p.EVICTED, p.ENTITIES],
+            [p.TABLES, p.NOT_KEPT, p.IMPUTED],
+        ],
+        "Checkpoints and what went wrong": [
+            [p.AGE, p.WRITING, p.SIZE],
+            [p.ALL_LETTERS, p.COMMANDS, p.DIVERGED],
+        ],
+    },
 }
-"""File name, without ``.json``, to what makes it."""
+"""File name, without ``.json``, to what stands on the dashboard."""
+BOARDS = {name: board(name, rows) for name, rows in ROWS.items()}
 
 
 def path(name: str) -> Path:
@@ -32,9 +67,9 @@ def path(name: str) -> Path:
 
 def rendered(name: str) -> str:
     """The text of a dashboard's file."""
-    return json.dumps(BOARDS[name](), indent=2) + "\n"
+    return json.dumps(BOARDS[name], indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    for board in BOARDS:
-        path(board).write_text(rendered(board), encoding="utf-8")
+    for name in BOARDS:
+        path(name).write_text(rendered(name), encoding="utf-8")

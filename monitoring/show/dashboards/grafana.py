@@ -1,60 +1,29 @@
-"""Grafana's classic dashboard JSON from a few functions: panels, rows, the dashboard.
+"""Grafana's classic dashboard JSON: a panel, and a board of panels under headings.
 
 Knows how Grafana wants its JSON and nothing of what is shown, but for the variables and the drift
-marks that every dashboard has.
+marks that every board has. Grafana's own SDK takes more lines for the same, cannot title the marks
+and gives a heat map 0 colours unless told otherwise: the tests read the dashboards with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+Json = dict[str, Any]
+Query = tuple[str, str]
+"""PromQL and the legend of what it gives. ``{P`` stands for the matchers of the chosen process,
+``{M`` for those of its chosen model, ``[R]`` for a range that follows the zoom."""
+Rows = Mapping[str, Sequence[Sequence[Json]]]
+"""Headings, and under each its lines of panels, which share the width."""
 
 WIDTH = 24
 """Columns of Grafana's grid."""
+HEIGHTS = {"row": 1, "stat": 4, "timeseries": 8, "heatmap": 8}
 
-Panel = dict[str, Any]
-Query = tuple[str, str]
-"""Expression and legend."""
-
+_SHORT = {"{P": '{job="$job"', "{M": '{job="$job", model="$model"', "[R]": "[$__rate_interval]"}
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-
-
-def panel(
-    title: str,
-    description: str,
-    unit: str,
-    queries: Sequence[Query],
-    kind: str = "timeseries",
-    width: int = 8,
-    height: int = 8,
-    **defaults: Any,
-) -> Panel:
-    """One panel, not placed yet; ``defaults`` go to the field configuration, such as ``max=1``."""
-    targets = [
-        {
-            "refId": chr(ord("A") + i),
-            "datasource": _SOURCE,
-            "expr": expression,
-            "legendFormat": legend,
-            "instant": kind == "stat",
-            "range": kind != "stat",
-            "format": "heatmap" if kind == "heatmap" else "time_series",
-        }
-        for i, (expression, legend) in enumerate(queries)
-    ]
-    return {
-        "type": kind,
-        "title": title,
-        "description": description,
-        "datasource": _SOURCE,
-        "targets": targets,
-        "fieldConfig": {"defaults": {"unit": unit, **defaults}, "overrides": []},
-        "options": _OPTIONS[kind],
-        "gridPos": {"w": width, "h": height},
-    }
-
-
-_OPTIONS: dict[str, dict[str, Any]] = {
+_OPTIONS: dict[str, Json] = {
     "timeseries": {
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
@@ -73,26 +42,48 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def steps(*colours: tuple[str, float | None]) -> dict[str, Any]:
-    """Thresholds for ``panel``: each colour from its value on, the first from ``None``."""
-    return {"mode": "absolute", "steps": [{"color": c, "value": v} for c, v in colours]}
+def panel(
+    title: str, unit: str, text: str, *queries: Query, kind: str = "timeseries", **field: Any
+) -> Json:
+    """A chart from 0 on; ``field`` goes to its field configuration, such as ``max=1``."""
+    targets = [
+        {
+            "refId": chr(ord("A") + i),
+            "datasource": _SOURCE,
+            "expr": _long(query),
+            "legendFormat": legend,
+            "instant": kind == "stat",
+            "range": kind != "stat",
+            "format": "heatmap" if kind == "heatmap" else "time_series",
+        }
+        for i, (query, legend) in enumerate(queries)
+    ]
+    return {
+        "type": kind,
+        "title": title,
+        "description": text,
+        "datasource": _SOURCE,
+        "targets": targets,
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0, **field}, "overrides": []},
+        "options": _OPTIONS[kind],
+    }
 
 
-def _red_from(limit: float) -> dict[str, Any]:
-    return steps(("green", None), ("red", limit))
+def number(
+    title: str, unit: str, text: str, query: str, steps: Mapping[float | None, str], **field: Any
+) -> Json:
+    """A single number, in the colour of the last of the ``steps`` that it has reached."""
+    colours = [{"color": colour, "value": value} for value, colour in steps.items()]
+    thresholds = {"mode": "absolute", "steps": colours}
+    return panel(title, unit, text, (query, ""), kind="stat", thresholds=thresholds, **field)
 
 
-def row(title: str, panels: Sequence[Panel]) -> list[Panel]:
-    """A heading and its panels, from left to right."""
-    return [{"type": "row", "title": title, "collapsed": False, "panels": []}, *panels]
-
-
-def dashboard(uid: str, title: str, rows: Sequence[list[Panel]]) -> dict[str, Any]:
-    """The whole dashboard; places the panels and numbers them."""
+def board(name: str, rows: Rows) -> Json:
+    """A whole dashboard."""
     return {
         "id": None,
-        "uid": uid,
-        "title": title,
+        "uid": f"millrace-{name}",
+        "title": f"Millrace {name}",
         "tags": ["millrace"],
         "editable": False,
         "graphTooltip": 1,
@@ -101,46 +92,34 @@ def dashboard(uid: str, title: str, rows: Sequence[list[Panel]]) -> dict[str, An
         "version": 1,
         "time": {"from": "now-30m", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": _variables()},
-        "annotations": {"list": [_drift_marks()]},
+        "templating": {"list": _VARIABLES},
+        "annotations": {"list": [_DRIFT_MARKS]},
         "panels": _placed(rows),
     }
 
 
-def _placed(rows: Sequence[list[Panel]]) -> list[Panel]:
-    placed: list[Panel] = []
+def _placed(rows: Rows) -> list[Json]:
+    placed: list[Json] = []
     y = 0
-    for heading, *panels in rows:
-        x = height = 0
-        placed.append({**heading, "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1}})
-        y += 1
-        for item in panels:
-            size = item["gridPos"]
-            if x + size["w"] > WIDTH:
-                x, y, height = 0, y + height, 0
-            placed.append({**item, "gridPos": {"x": x, "y": y, **size}})
-            x += size["w"]
-            height = max(height, size["h"])
-        y += height
-    return [{"id": i, **item} for i, item in enumerate(placed, 1)]
+    for heading, lines in rows.items():
+        row = {"type": "row", "title": heading, "collapsed": False, "panels": []}
+        for line in ([row], *lines):
+            size = {"w": WIDTH // len(line), "h": HEIGHTS[line[0]["type"]]}
+            for i, item in enumerate(line):
+                place = {"x": i * size["w"], "y": y, **size}
+                placed.append({"id": len(placed) + 1, **item, "gridPos": place})
+            y += size["h"]
+    return placed
 
 
-def _variables() -> list[dict[str, Any]]:
-    source = {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-    }
-    return [
-        source,
-        _variable("job", "millrace_build_info"),
-        _variable("model", 'millrace_events_scored_total{job="$job"}'),
-    ]
+def _long(query: str) -> str:
+    for short, long in _SHORT.items():
+        query = query.replace(short, long)
+    return query
 
 
-def _variable(name: str, series: str) -> dict[str, Any]:
-    query = f"label_values({series}, {name})"
+def _variable(name: str, series: str) -> Json:
+    query = f"label_values({_long(series)}, {name})"
     return {
         "name": name,
         "label": name.capitalize(),
@@ -153,14 +132,17 @@ def _variable(name: str, series: str) -> dict[str, Any]:
     }
 
 
-def _drift_marks() -> dict[str, Any]:
-    alarms = 'millrace_drift_alarms_total{job="$job", model="$model"}'
-    return {
-        "name": "Drift alarms",
-        "datasource": _SOURCE,
-        "enable": True,
-        "iconColor": "orange",
-        "expr": f"increase({alarms}[$__rate_interval]) > 0",
-        "titleFormat": "Drift: {{detector}} on {{signal}}",
-        "step": "30s",
-    }
+_VARIABLES = [
+    {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+    _variable("job", "millrace_build_info"),
+    _variable("model", "millrace_events_scored_total{P}"),
+]
+_DRIFT_MARKS = {
+    "name": "Drift alarms",
+    "datasource": _SOURCE,
+    "enable": True,
+    "iconColor": "orange",
+    "expr": _long("increase(millrace_drift_alarms_total{M}[R]) > 0"),
+    "titleFormat": "Drift: {{detector}} on {{signal}}",
+    "step": "30s",
+}

@@ -146,7 +146,7 @@ def numbers(scraped: Scraped, query: str, instant: bool) -> list[float]:
 def unanswered(scraped: Scraped, board: str, job: str) -> list[str]:
     """Titles of the board's panels with a query that gives nothing, or nothing but NaN."""
     titles = []
-    for panel in BOARDS[board]()["panels"]:
+    for panel in BOARDS[board]["panels"]:
         for target in panel.get("targets", ()):
             found = numbers(scraped, filled(target["expr"], job), target["instant"])
             names = set(re.findall(r"millrace_[a-z0-9_]+", target["expr"]))
@@ -172,7 +172,7 @@ def test_a_renamed_metric_is_noticed(scraped: Scraped) -> None:
 @pytest.mark.parametrize("board", BOARDS)
 def test_variables_and_marks_have_data(scraped: Scraped, board: str) -> None:
     """The variables find job and model; the annotation's query finds its series."""
-    made = BOARDS[board]()
+    made = BOARDS[board]
     for variable in made["templating"]["list"]:
         if variable["type"] == "query":
             query = filled(variable["definition"], "millrace")

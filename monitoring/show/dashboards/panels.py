@@ -1,0 +1,243 @@
+"""Every panel, once: title, unit, what a reader should know, and queries with their legends.
+
+Says nothing of where a panel stands: ``build.py`` does.
+"""
+
+from __future__ import annotations
+
+from monitoring.show.dashboards.grafana import Query, number, panel
+
+
+def _rate(counter: str, by: str) -> Query:
+    return f"sum by ({by}) (rate({counter}[R]))", _legend(by)
+
+
+def _p99(buckets: str, by: str) -> Query:
+    return f"histogram_quantile(0.99, {_rate(buckets, f'le, {by}')[0]})", _legend(by)
+
+
+def _quantiles(buckets: str) -> list[Query]:
+    rates, _ = _rate(buckets, "le")
+    return [(f"histogram_quantile({q}, {rates})", f"p{q * 100:g}") for q in (0.5, 0.9, 0.99)]
+
+
+def _legend(by: str) -> str:
+    return " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+
+
+def _scorers(metric: str, window: str = "sliding") -> Query:
+    matchers = f'{{M, window="{window}", maturity="arrival"}}'
+    return f"millrace_quality_{metric}{matchers}", "{{member}}"
+
+
+def _ensemble(metric: str, window: str, maturity: str = "arrival") -> str:
+    matchers = f'{{M, member="ensemble", window="{window}", maturity="{maturity}"}}'
+    return f"millrace_quality_{metric}{matchers}"
+
+
+def _distance(bounds: str) -> str:
+    """Kolmogorov-Smirnov over these bounds: classic buckets are the distribution function."""
+
+    def ecdf(offset: str) -> str:
+        buckets = f"rate(millrace_score_ratio_bucket{{M{bounds}}}[5m]{offset})"
+        count = f"rate(millrace_score_ratio_count{{M}}[5m]{offset})"
+        return f"({buckets} / ignoring (le) group_left {count})"
+
+    return f"max(abs({ecdf('')} - {ecdf(' offset 1h')}))"
+
+
+# fmt: off
+# A table: the formatter would spread a panel over seven lines where two or three will do.
+
+# Single numbers
+LOOP = number("Loop", "s", "Time since its last turn; more than 30 s raises an alert.",
+    "time() - millrace_loop_heartbeat_timestamp_seconds{P}", {None: "green", 30: "red"})
+SCORED = number("Scored", "ops", "Events scored a second.",
+    "sum by (model) (rate(millrace_events_scored_total{M}[R]))", {None: "green"})
+F1_NOW = number("F1", "none",
+    "Of the ensemble, fading, by labels as they arrive. The alert's target is 0.3.",
+    _ensemble("f1", "fading"), {None: "red", 0.3: "green"}, decimals=3)
+DOWN = number("Members down", "none", "Members that do not score.",
+    "sum(1 - millrace_member_up{M})", {None: "green", 1: "red"})
+REFUSED = number("Dead letters", "percentunit", "Share of the records read that were not taken in.",
+    "sum by (job) (rate(millrace_dead_letters_total{P}[R]))"
+    " / sum by (job) (rate(millrace_events_consumed_total{P}[R]))", {None: "green", 0.01: "red"})
+SAVED = number("Checkpoint", "s", "Age of the newest checkpoint.",
+    "time() - millrace_checkpoint_last_success_timestamp_seconds{P}", {None: "green", 900: "red"})
+
+# Throughput and latency
+READ = panel("Records read", "ops", "By topic; labels come later than their events.",
+    _rate("millrace_events_consumed_total{P}", "topic"))
+LAG = panel("Not read yet", "short", "Records that wait in the log.",
+    ("sum by (topic) (millrace_consumer_lag_messages{P})", "{{topic}}"))
+LAGS = panel("Not read yet", "short", "By topic and partition.",
+    ("millrace_consumer_lag_messages{P}", "{{topic}} {{partition}}"))
+NEWEST = panel("Age of the newest event", "s",
+    "Time since the newest event time scored; large where old events are played back.",
+    ("time() - millrace_last_event_timestamp_seconds{M}", "age"), min=None)
+LATENCY = panel("Latency of a decision", "s",
+    "Event time to score. Large where old events are played back.",
+    *_quantiles("millrace_event_latency_seconds_bucket{M}"))
+STAGES = panel("Stages of the loop", "s", "99th percentile of one turn's stages.",
+    _p99("millrace_stage_duration_seconds_bucket{P}", "stage"))
+BUSY = panel("Share of time by stage", "percentunit",
+    "Seconds a second; a step near 1 is all that one shard can do.",
+    _rate("millrace_stage_duration_seconds_sum{P}", "stage"))
+REQUESTS = panel("HTTP requests", "reqps", "By route and status code.",
+    _rate("millrace_http_request_duration_seconds_count{P}", "route, code"))
+DURATION = panel("Duration", "s", "99th percentile by route, to the start of the response.",
+    _p99("millrace_http_request_duration_seconds_bucket{P}", "route"))
+
+# Quality
+F1 = panel("F1 against its target", "none",
+    "`arrival` is fast and flattering: frauds are reported first. `matured` waits.",
+    *((_ensemble("f1", w, m), f"{w}, {m}")
+      for w in ("fading", "sliding") for m in ("arrival", "matured")), ("0.3", "target"), max=1)
+ALERTED = panel("Precision and recall", "percentunit", "Of the ensemble's alerts, fading.",
+    *((_ensemble(m, "fading"), m) for m in ("precision", "recall")), max=1)
+COUNTING = panel("Outcomes that still count", "short",
+    "Effective samples of the fading window by true class: few frauds, noisy figures.",
+    (_ensemble("effective_samples", "fading"), "class {{class}}"))
+LOG_LOSS_FADING = panel("Log loss by scorer", "none", "Fading; in nats, lower is better.",
+    _scorers("log_loss", "fading"))
+SLIDING = {metric: panel(title, "none", text, _scorers(metric)) for metric, title, text in (
+    ("roc_auc", "ROC AUC", "Does the score rank frauds first? 0.5 is chance."),
+    ("pr_auc", "Average precision",
+     "Over the sliding window; chance is the frauds' share. Does the ensemble beat its members?"),
+    ("recall", "Recall", "Share of the frauds that were alerted."),
+    ("precision", "Precision", "Share of the alerts that were right."),
+    ("accuracy", "Accuracy", "Share of right decisions; misleading where frauds are rare."),
+    ("log_loss", "Log loss", "In nats over the sliding window, lower is better."),
+    ("brier", "Brier score", "Mean squared error of the probability; lower is better."),
+    ("calibration_error", "Calibration error", "Mean gap of probability and frequency, 15 bins."),
+)}
+MATURED = [panel(title, "none", "`arrival` is fast and flattering, `matured` is final and late.",
+    *((_ensemble(metric, "sliding", m), m) for m in ("arrival", "matured")))
+    for metric, title in (("roc_auc", "ROC AUC"), ("recall", "Recall"), ("precision", "Precision"))]
+AT_BUDGET = panel("Precision at the alert budget", "percentunit",
+    "Frauds among as many of the highest scores as may alert (`quality.alert_budget`).",
+    ('millrace_alert_precision_at_budget_ratio{M, maturity="arrival"}', "{{member}}"))
+EXPECTED = panel("Estimate before labels", "none",
+    "Expected accuracy from the scores alone; as good as their calibration.",
+    ("millrace_quality_expected_accuracy{M}", "expected accuracy"), min=None, max=1)
+
+# Labels and outcomes
+LABELS = panel("Labels by what became of them", "ops",
+    "`expired` counts events that reached their horizon without a label.",
+    _rate("millrace_labels_total{M}", "result"))
+DELAY = panel("Delay of labels", "s", "Event time to label.",
+    *_quantiles("millrace_label_delay_seconds_bucket{M}"))
+COVERAGE = panel("Coverage", "percentunit",
+    "Share of the events past the horizon that got a label; quality knows no others.",
+    ("millrace_label_coverage_ratio{M}", "coverage"), max=1)
+WAITING = panel("Waiting", "short",
+    "Scored events that wait for their label, and labels that wait for their event.",
+    ("millrace_pending_labels{M}", "events"), ("millrace_early_labels{M}", "labels"))
+OUTCOMES = panel("Decisions by what they turned out to be", "ops",
+    "Of the ensemble; tp and fn are frauds.",
+    _rate("millrace_labelled_outcomes_total{M}", "outcome"))
+SAMPLES = panel("Effective samples", "short",
+    "What the figures above rest on, by window and true class.",
+    ('millrace_quality_effective_samples{M, member="ensemble", maturity="arrival"}',
+     "{{window}} class {{class}}"))
+ALERTS = panel("Alerts and threshold", "short",
+    "Alerts a second, and the score from which on there is one.",
+    ("sum by (model) (rate(millrace_alerts_total{M}[R]))", "alerts"),
+    ("millrace_threshold_ratio{M}", "threshold"))
+
+# Scores and drift
+SCORES = panel("Scores", "percentunit", "How many scores fall into each bin, over time.",
+    _rate("millrace_score_ratio_bucket{M}", "le"), kind="heatmap")
+BY_TRUTH = [panel(f"Scores of {name}", "percentunit",
+    "How many fall into each bin, over time, once the truth is known.",
+    _rate(f'millrace_labelled_score_ratio_bucket{{M, truth="{truth}"}}', "le"), kind="heatmap")
+    for truth, name in enumerate(("genuine events", "frauds"))]
+SHIFT = panel("Shift of the scores", "none",
+    "Kolmogorov-Smirnov distance of the last 5 minutes' scores to those an hour before, over all "
+    "bounds and over those from 0.1 on (what alerts), and the population stability index that the "
+    "service keeps.",
+    (_distance(""), "KS"), (_distance(', le=~"0[.][1-9].*"'), "KS from 0.1 on"),
+    ("millrace_score_psi{M}", "PSI"))
+ALARMS = panel("Drift alarms", "short",
+    "By detector and scorer since the start; orange marks on every panel show when.",
+    ("millrace_drift_alarms_total{M}", "{{detector}} {{signal}}"))
+DETECTORS = panel("Detectors against their thresholds", "none",
+    "Statistic over threshold by detector and scorer; an alarm at 1.",
+    ("millrace_drift_statistic{M} / millrace_drift_threshold{M}", "{{detector}} {{signal}}"))
+PSI = panel("Features, PSI", "none",
+    "Against the first 10,000 events; above 0.25 is a major shift.",
+    ("millrace_feature_psi{P}", "{{feature}}"))
+KS = panel("Features, KS", "none",
+    "Largest gap of the distribution functions to the first 10,000 events.",
+    ("millrace_feature_ks_ratio{P}", "{{feature}}"))
+
+# Members
+WEIGHTS = panel("Weights", "percentunit", "Of the members in the ensemble.",
+    ("millrace_ensemble_weight_ratio{M}", "{{member}}"))
+UP = panel("Up", "none", "1 where the member scores; 0 in quarantine.",
+    ("millrace_member_up{M}", "{{member}}"), max=1)
+FROZEN = panel("Frozen", "none", "1 where the member scores and does not learn.",
+    ("millrace_member_frozen{M}", "{{member}}"), max=1)
+FAILURES = panel("Failures", "short",
+    "Of each member since the start; left out: steps without a finite gradient.",
+    ("millrace_member_errors_total{M}", "{{member}} {{reason}}"),
+    ("millrace_member_skipped_updates_total{M}", "{{member}} left out"))
+LEARNED = panel("Labels learned", "ops",
+    "A flat line while labels join means that a member does not learn.",
+    _rate("millrace_updates_applied_total{M}", "member"))
+UPDATE = panel("Size of an update", "none",
+    "Change of the weights over their norm, where it was measured, all members.",
+    *_quantiles("millrace_update_norm_bucket{M}"))
+UPDATES = panel("Size of an update", "none",
+    "99th percentile of the change of the weights over their norm, where measured.",
+    _p99("millrace_update_norm_bucket{M}", "member"))
+BUDGETS = panel("Passed budgets", "short",
+    "By member and rule since the start; the audit trail says what was done.",
+    ("millrace_audit_violations_total{M}", "{{member}} {{rule}}"))
+AUDIT = panel("Audit records", "short", "By event since the start.",
+    ("millrace_audit_records_total{P}", "{{event}}"))
+PARAMETERS = panel("Parameters by member", "short", "Scalars that each member holds.",
+    ("sum by (member) (millrace_parameters{M})", "{{member}}"))
+ROLES = panel("Parameters by role", "short",
+    "Learned weights, statistics, optimizer state and the rest, all members.",
+    ("sum by (role) (millrace_parameters{M})", "{{role}}"))
+TRAINABLE = panel("Trainable parameters by member", "short", "Scalars that learning changes.",
+    ('sum by (member) (millrace_parameters{M, trainable="true"})', "{{member}}"))
+
+# What is held
+HELD = panel("Waiting events and labels", "percentunit",
+    "Share of `limits.pending` and `limits.early_labels`; at 1 the oldest is let go.",
+    *((f'millrace_{held}{{M}} / on (job, instance) millrace_limit{{P, bound="{bound}"}}', bound)
+      for bound, held in (("pending", "pending_labels"), ("early_labels", "early_labels"))))
+EVICTED = panel("Let go before their horizon", "short",
+    "Events since the start that were never learned, for lack of room.",
+    ("millrace_pending_evicted_total{M}", "evicted"))
+ENTITIES = panel("Entities", "short", "Remembered by each feature with windows.",
+    ("millrace_feature_entities{P}", "{{feature}}"))
+TABLES = panel("Entity tables", "bytes", "Memory of each.",
+    ("millrace_feature_table_bytes{P}", "{{feature}}"))
+NOT_KEPT = panel("Entities and events not kept", "ops", "By feature and reason.",
+    _rate("millrace_feature_events_total{P}", "feature, result"))
+IMPUTED = panel("Values imputed", "ops", "Missing values of each feature.",
+    _rate("millrace_feature_missing_total{P}", "feature"))
+
+# What was saved, and what went wrong
+AGE = panel("Age of the checkpoint", "s", "Of the newest one.",
+    ("time() - millrace_checkpoint_last_success_timestamp_seconds{P}", "age"))
+WRITING = panel("Writing a checkpoint", "s", "Snapshot to publication.",
+    *_quantiles("millrace_checkpoint_duration_seconds_bucket{P}"))
+SIZE = panel("Checkpoint size", "bytes", "Of the newest generation.",
+    ("millrace_checkpoint_size_bytes{P}", "size"))
+LETTERS = panel("Dead letters", "ops", "Records that were not taken in, by reason.",
+    _rate("millrace_dead_letters_total{P}", "reason"))
+ALL_LETTERS = panel("Dead letters", "short", "Since the start, by reason.",
+    ("millrace_dead_letters_total{P}", "{{reason}}"))
+RESTARTS = panel("Since the start", "short",
+    "Restarts by how the session before ended, and failed checkpoints.",
+    ("millrace_restarts_total{P}", "restart, {{reason}}"),
+    ("millrace_checkpoint_failures_total{P}", "checkpoint failed"))
+COMMANDS = panel("Commands", "short", "Operators' commands applied since the start.",
+    ("millrace_commands_total{M}", "commands"))
+DIVERGED = panel("Replays that differed", "short",
+    "Steps whose replay gave other bits; anything but 0 is a defect.",
+    ("millrace_replay_divergences_total{P}", "diverged"))

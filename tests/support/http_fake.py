@@ -26,6 +26,7 @@ from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.settings.load import parse
 from stream.settings.schema import Config
+from tests.support.waiting import DEADLINE_S, PATIENT
 
 RAW: dict[str, Any] = {
     "name": "test",
@@ -45,7 +46,7 @@ RAW: dict[str, Any] = {
     "label": {"field": "fraud", "time": "reported_at"},
     "features": [{"name": "amount", "type": "number", "field": "amount"}],
     "members": [{"name": "flat", "type": "constant"}, {"name": "other", "type": "constant"}],
-    "http": {"port": 0},
+    "http": {"port": 0, "score_timeout": PATIENT},
 }
 
 
@@ -94,7 +95,7 @@ class FakeBackend:
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """Append when the gate is open; events go on to the engine."""
         self.calls += 1
-        self.open.wait(10)
+        self.open.wait(DEADLINE_S)
         if self.failure is not None:
             raise self.failure
         positions = []
@@ -135,7 +136,7 @@ class FakeBackend:
     def close(self) -> None:
         """End the engine's thread."""
         self._queue.put(None)
-        self._engine.join(10)
+        self._engine.join(DEADLINE_S)
 
     def alive(self) -> tuple[bool, str]:
         """As told."""
@@ -184,7 +185,7 @@ class Running:
         self.server = Server(config, self.backend, self.waiters, self.observe)
         self.server.start()
         self.url = f"http://127.0.0.1:{self.server.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
 
     def observe(self, route: str, method: str, code: int, seconds: float) -> None:
         """Keep it."""
@@ -193,17 +194,17 @@ class Running:
 
 @contextmanager
 def running(config: Config) -> Iterator[Running]:
-    """A server for one block; it must stop in time."""
+    """A server for one block; it must stop by itself."""
     it = Running(config)
     try:
         yield it
     finally:
         it.backend.open.set()
         it.http.close()
-        stopped = it.server.stop(5)
+        stopped = it.server.stop(DEADLINE_S)
         it.backend.close()
     if not stopped:
-        raise RuntimeError("the server did not stop within 5 s")
+        raise RuntimeError(f"the server did not stop within {DEADLINE_S:g} s")
 
 
 def problem(response: httpx.Response, kind: str) -> dict[str, Any]:
@@ -225,13 +226,3 @@ def take(lines: Iterator[str], count: int, prefix: str) -> list[str]:
             if len(found) == count:
                 break
     return found
-
-
-def until(condition: Any) -> None:
-    """Wait for a condition another thread brings about; fail after 10 s."""
-    tick = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        tick.wait(0.005)
-    raise AssertionError("the condition did not come about within 10 s")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +12,7 @@ from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.service import Service
 from stream.settings.schema import Config
 from tests.support.factory import new_records
-
-DEADLINE_S = 60.0
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 def append(config: Config, *parts: tuple[str, list[Any]]) -> None:
@@ -26,15 +24,6 @@ def append(config: Config, *parts: tuple[str, list[Any]]) -> None:
             log.append(topic, new_records(values))
     finally:
         log.close()
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Poll a condition; fails the test after a minute with ``what`` was waited for."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {DEADLINE_S:g} s in vain for: {what}")
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -60,6 +49,7 @@ def running(config: Config, **options: Any) -> Iterator[Service]:
         thread.join(DEADLINE_S)
     if failure:
         raise failure[0]
+    assert not thread.is_alive(), f"{service.state} {DEADLINE_S:g} s after it was asked to stop"
 
 
 def caught_up(service: Service, records: int) -> None:

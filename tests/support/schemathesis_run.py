@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tests.support.http_fake import config, running
+from tests.support.waiting import DEADLINE_S
 
 TOKEN = "schemathesis"
 HOOKS = """
@@ -48,7 +49,7 @@ def run(examples: int, seed: int, phases: str = "examples,coverage,fuzzing,state
     }
     with (
         tempfile.TemporaryDirectory() as scratch,
-        running(config(tokens=[token], score_timeout="10s")) as it,
+        running(config(tokens=[token])) as it,
     ):
         directory = Path(scratch)
         (directory / "ndjson_hooks.py").write_text(HOOKS)
@@ -59,7 +60,7 @@ def run(examples: int, seed: int, phases: str = "examples,coverage,fuzzing,state
             *("--max-examples", str(examples), "--seed", str(seed), "--phases", phases),
             # A stream that never ends is no request and answer; test_api.py reads it.
             *("--exclude-path", "/v1/live"),
-            *("--request-timeout", "20", "--suppress-health-check", "all"),
+            *("--request-timeout", f"{DEADLINE_S:g}", "--suppress-health-check", "all"),
             *("--continue-on-failure", "--workers", "1"),
         ]
         return subprocess.run(command, cwd=directory, check=False).returncode

@@ -103,7 +103,7 @@ class ReferenceStack:
         self.positives += y * w
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(m=st.integers(1, 6), seed=st.integers(0, 1000))
 def test_stack_equals_its_reference(m: int, seed: int) -> None:
     """The compiled stack gives the reference's logits and weights to 1e-12, past the 100th

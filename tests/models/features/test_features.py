@@ -129,7 +129,7 @@ def test_windows_are_named_in_days_at_most() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_standardisation_equals_river(values: list[float]) -> None:
     """River's StandardScaler, learning each value before scaling it, gives the same columns."""
     s, river = stage(FEATURES[1]), StandardScaler()
@@ -161,7 +161,7 @@ EDGES = [0.0, -0.0, 1e308, -1e308, float("inf"), float("-inf"), NAN, 5e-324, 3.4
 
 
 @given(st.lists(st.sampled_from(EDGES), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_dense_value_is_finite(values: list[float]) -> None:
     """No number a record may carry makes a feature infinite or nan."""
     s = stage(*FEATURES, {"name": "plain", "type": "number", "field": "amount"})
@@ -171,7 +171,7 @@ def test_every_dense_value_is_finite(values: list[float]) -> None:
 
 
 @given(st.datetimes(datetime(1960, 1, 1), datetime(2100, 1, 1)), st.integers(-720, 840))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_calendar_equals_datetime(moment: datetime, offset: int) -> None:
     """Hour, weekday, night and weekend are those of Python's datetime at the offset."""
     moment = moment.replace(microsecond=0, tzinfo=UTC)
@@ -295,7 +295,7 @@ def label_some(s: FeatureStage, events: EventColumns) -> None:
 
 
 @given(st.lists(EVENT, max_size=100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_batches_do_not_matter(events: list[Any]) -> None:
     """One batch of all events gives the very bits, and state, of as many batches of one."""
     whole, single = stage(), stage()
@@ -309,7 +309,7 @@ def test_batches_do_not_matter(events: list[Any]) -> None:
 
 
 @given(st.lists(st.lists(EVENT, max_size=10), max_size=8), st.sets(st.integers(0, 7)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_save_and_restore_leave_no_trace(batches: list[list[Any]], saves: set[int]) -> None:
     """A stage restored in mid-stream goes on with the same bits and ends with the same digest."""
     straight, interrupted = stage(), stage()

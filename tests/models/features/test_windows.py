@@ -47,7 +47,7 @@ WINDOWS = st.lists(st.integers(1, 150), min_size=1, max_size=4)
     st.lists(st.tuples(KEYS, TIMES, VALUES), max_size=80),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_windows_equal_brute_force(
     windows: list[int], most: int, cap: int, events: list[Any], in_order: bool
 ) -> None:
@@ -88,7 +88,7 @@ def risk_history(draw: Any) -> list[tuple[str, int, int, int]]:
 @given(
     WINDOWS, st.integers(0, 60), st.integers(1, 4), st.sampled_from([2, 8, 1024]), risk_history()
 )
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_risk_equals_brute_force(
     windows: list[int], delay: int, most: int, cap: int, steps: list[Any]
 ) -> None:
@@ -112,7 +112,7 @@ def test_risk_equals_brute_force(
     ),
     st.sets(st.integers(0, 11)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_save_and_restore_leave_no_trace(
     risk: bool, batches: list[list[Any]], saves: set[int]
 ) -> None:
@@ -143,7 +143,7 @@ def test_save_and_restore_leave_no_trace(
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99_999), st.floats(0, 1e9))))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batches_do_not_matter(events: list[Any]) -> None:
     """One batch of all events gives the very bits of as many batches of one."""
     whole, single = (

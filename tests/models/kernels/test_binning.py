@@ -28,7 +28,7 @@ def positions(values: F64, bins: Bins) -> list[int]:
     hnp.arrays(np.float32, st.integers(0, 400), elements=st.floats(width=32, allow_nan=False)),
     st.sampled_from([4, 8, 64]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_edges_ascend_ids_are_unique_and_rows_are_counted(values: F32, capacity: int) -> None:
     """Whatever finite or infinite numbers come, the bins stay a partition of the line."""
     values = values[np.isfinite(values)]

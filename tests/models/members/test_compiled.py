@@ -77,7 +77,7 @@ def test_scoring_changes_nothing(name: str, params: dict[str, Any]) -> None:
 
 
 @EACH
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cut=st.integers(0, 3000))
 def test_a_restored_member_goes_on_as_if_nothing_had_happened(
     name: str, params: dict[str, Any], cut: int

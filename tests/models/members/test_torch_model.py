@@ -112,7 +112,7 @@ def test_standardised_inputs_follow_the_rows_learned(one_thread: None) -> None:
     assert np.allclose(model.score(x), expected, atol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cuts=st.lists(st.integers(0, 60), max_size=5), seed=st.integers(0, 99))
 def test_the_standardiser_equals_numpy(cuts: list[int], seed: int) -> None:
     """Mean and deviation of all rows, however they are cut into batches, also far from zero."""

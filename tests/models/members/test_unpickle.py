@@ -110,7 +110,7 @@ def test_nothing_is_imported_for_a_refused_name() -> None:
     assert "antigravity" not in sys.modules
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_pickle_is_a_state_error_or_a_value(data: st.DataObject) -> None:
     """Flipped and cut bytes never escape as another error."""
@@ -227,7 +227,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(values, values)
 def test_digests_are_equal_exactly_for_equal_values(one: Any, two: Any) -> None:
     """Against ``repr``, which tells plain trees of values apart (but for nan's bits)."""

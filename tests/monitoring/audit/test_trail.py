@@ -162,7 +162,7 @@ def test_whole_trail_is_ok_with_key_and_anchor() -> None:
     assert verify([]).outcome == Exit.OK
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_flipped_bit_is_found(data: st.DataObject) -> None:
     """No single bit of a signed trail can change unseen."""

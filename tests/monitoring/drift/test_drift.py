@@ -42,7 +42,7 @@ def detections(detector: Any, x: F64) -> list[int]:
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(segments, st.sampled_from([0.002, 0.05, 0.3]))
 def test_adwin_equals_river(parts: list[tuple[int, float, float, int]], delta: float) -> None:
     """Detections come at River's rows, and the window holds River's width, total and variance."""
@@ -53,7 +53,7 @@ def test_adwin_equals_river(parts: list[tuple[int, float, float, int]], delta: f
     assert (width, total, variance) == (theirs.width, theirs.total, theirs.variance)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(segments, st.sampled_from([1.0, 10.0, 50.0]))
 def test_page_hinkley_follows_its_formula(
     parts: list[tuple[int, float, float, int]], threshold: float
@@ -117,7 +117,7 @@ def test_one_very_wrong_score_is_no_drift() -> None:
     assert DriftMonitor(["ensemble"]).update(losses) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(segments, st.data())
 def test_split_of_the_batches_does_not_matter(
     parts: list[tuple[int, float, float, int]], data: st.DataObject
@@ -197,7 +197,7 @@ def brute_shift(values: F64, bounds: list[float], reference: int, window: int) -
     return [psi, max(abs(float(np.mean(before <= b) - np.mean(now <= b))) for b in bounds)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from([0.0, 1.0])), max_size=60),
     st.integers(1, 12),

@@ -130,7 +130,7 @@ def test_a_bad_description_says_which_layer_and_what_was_expected(
 
 
 @given(st.text(max_size=30) | st.from_regex(r"[a-z]{3,8}:[0-9x,=a-z>-]{0,15}", fullmatch=True))
-@settings(deadline=None, max_examples=200, database=None)
+@settings(max_examples=200, database=None)
 def test_no_text_breaks_the_estimator(text: str) -> None:
     """Any text is a report or a ParameterError."""
     try:

@@ -82,7 +82,7 @@ def columns(rows: Sequence[Row], threshold: float) -> list[tuple[F64, F64, F64]]
     return [(p[:, 0], y, decided), (p[:, 1], y, (p[:, 1] >= threshold).astype(float))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_of(any_p), st.integers(1, 70))
 def test_sliding_window_equals_scikit_learn_over_the_last_rows(
     rows: list[Row], window: int
@@ -94,7 +94,7 @@ def test_sliding_window_equals_scikit_learn_over_the_last_rows(
         check(quality.report()[name]["sliding"], p, y, alert, np.ones(len(p)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_of(grid))
 def test_cumulative_window_equals_scikit_learn_over_all_rows(rows: list[Row]) -> None:
     """The cumulative window agrees with the batch metrics; so does fading that never forgets."""
@@ -125,7 +125,7 @@ def fading_weights(y: F64, fade: float) -> tuple[F64, list[float]]:
     return weight, effective
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_of(grid), st.sampled_from([0.5, 0.9, 0.999]))
 def test_fading_window_equals_scikit_learn_with_faded_weights(rows: list[Row], fade: float) -> None:
     """Fading by class is a batch metric in which a row weighs what its class's fade left."""
@@ -177,7 +177,7 @@ def test_cumulative_areas_stay_within_the_histogram_resolution() -> None:
         assert windows["all"][metric] == pytest.approx(windows["sliding"][metric], abs=3e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows_of(any_p), st.data())
 def test_split_of_the_batches_does_not_matter(rows: list[Row], data: st.DataObject) -> None:
     """One call or many, with a save and a restore between, give the same state bit for bit."""
@@ -321,7 +321,7 @@ def alerted(p: F64, k: int) -> list[list[int]]:
 few_scores = st.one_of(st.sampled_from([0.1, 0.5, 0.9]), st.floats(0, 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(few_scores, few_scores, st.integers(0, 1), st.booleans()), min_size=1, max_size=30

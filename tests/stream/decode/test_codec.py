@@ -34,7 +34,7 @@ def record(value: Any, offset: int = 0) -> Record:
     return Record("events", 0, offset, None, raw)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(raw=st.binary(max_size=200) | JSON.map(lambda v: json.dumps(v).encode()))
 def test_no_bytes_escape(codec: Codec, raw: bytes) -> None:
     """Whatever the bytes, the answer is one event or one dead letter with a known reason."""
@@ -45,7 +45,7 @@ def test_no_bytes_escape(codec: Codec, raw: bytes) -> None:
     assert all(b.reason in REASONS and b.error for b in [*bad, *bad_labels])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_good_events_survive_among_bad_ones(codec: Codec, data: st.DataObject) -> None:
     """The columns hold exactly the good events, in order, whatever stands between them."""

@@ -13,7 +13,8 @@ import pytest
 
 from stream.contract.log import DiskFull, LogError, LogUnavailable
 from stream.contract.records import NewRecord
-from tests.support.http_fake import Running, config, event, problem, running, until
+from tests.support.http_fake import Running, config, event, problem, running
+from tests.support.waiting import DEADLINE_S, wait_until
 
 JSON = {"content-type": "application/json"}
 
@@ -34,8 +35,8 @@ def shared() -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Running]:
-    """One server that waits long for scores: starting one for each test takes 0.3 s."""
-    with running(config(score_timeout="10s")) as it:
+    """One server for all tests: starting one for each takes 0.3 s."""
+    with running(config()) as it:
         yield it
 
 
@@ -50,7 +51,7 @@ def fresh(patient: Running) -> Running:
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Running]:
     """A server that asks for tokens."""
-    with running(config(tokens=TOKENS, score_timeout="10s")) as it:
+    with running(config(tokens=TOKENS)) as it:
         it.backend.append("audit", [NewRecord(None, b"{}")])
         yield it
 
@@ -89,7 +90,7 @@ class TestBodies:
                 yield b"x" * 1024
 
         with socket.create_connection(("127.0.0.1", shared.server.port)) as raw:
-            raw.settimeout(10)
+            raw.settimeout(DEADLINE_S)
             head = "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
             raw.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
             for chunk in endless():
@@ -102,7 +103,7 @@ class TestBodies:
                     answer = raw.recv(4096)
                     break
                 except BlockingIOError:
-                    raw.settimeout(10)
+                    raw.settimeout(DEADLINE_S)
             assert answer.startswith(b"HTTP/1.1 413")
 
     def test_bodies_in_memory_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ class TestBodies:
             it.backend.open.clear()
             big = event("big", note="x" * 700)
             first = pool.submit(it.http.post, "/v1/events", json=big)
-            until(lambda: it.backend.calls == 1)
+            wait_until(lambda: it.backend.calls == 1, "the first append")
             problem(it.http.post("/v1/events", json=big), "overloaded")
             it.backend.open.set()
             assert first.result().status_code == 202
@@ -128,7 +129,7 @@ class TestBodies:
             running(config()) as it,
             socket.create_connection(("127.0.0.1", it.server.port)) as raw,
         ):
-            raw.settimeout(10)
+            raw.settimeout(DEADLINE_S)
             raw.sendall(
                 b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
                 b"Content-Type: application/json\r\n\r\n{"
@@ -143,7 +144,8 @@ class TestBodies:
                     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
                     b"Content-Type: application/json\r\n\r\n{"
                 )
-            until(lambda: ("/v1/events", "POST", 499) in [o[:3] for o in it.observed])
+            gone = ("/v1/events", "POST", 499)
+            wait_until(lambda: gone in [o[:3] for o in it.observed], "the observation")
             assert it.http.get("/livez").status_code == 200
 
 
@@ -281,4 +283,4 @@ class TestEdge:
             ("/v1/audit", "GET", 200),
             ("/v1/events", "POST", 400),
         ]
-        assert all(0 <= o[3] < 10 for o in fresh.observed)
+        assert all(o[3] >= 0 for o in fresh.observed)

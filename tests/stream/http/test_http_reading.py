@@ -14,7 +14,8 @@ import pytest
 from stream.contract.records import NewRecord
 from stream.http.api import Api
 from stream.http.score import ScoreWaiters
-from tests.support.http_fake import FakeBackend, Running, config, problem, running, take, until
+from tests.support.http_fake import FakeBackend, Running, config, problem, running, take
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def shared() -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Running]:
-    """One server that waits long for scores: starting one for each test takes 0.3 s."""
-    with running(config(score_timeout="10s")) as it:
+    """One server for all tests: starting one for each takes 0.3 s."""
+    with running(config()) as it:
         yield it
 
 
@@ -143,8 +144,11 @@ class TestLive:
         assert history == {"points": []}
         assert data[1]["snapshots"] == data[0]["snapshots"] + 1
 
-    def test_readers_share_a_snapshot(self, fresh: Running) -> None:
-        """A second reader within the second causes no second snapshot."""
+    def test_readers_share_a_snapshot(
+        self, fresh: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A second reader within the interval causes no second snapshot."""
+        monkeypatch.setattr("stream.http.feed.INTERVAL_S", DEADLINE_S)
         with fresh.http.stream("GET", "/v1/live") as one, fresh.http.stream("GET", "/v1/live") as b:
             assert take(one.iter_lines(), 2, "data: ") == take(b.iter_lines(), 2, "data: ")
 
@@ -160,7 +164,7 @@ class TestLive:
             with fresh.http.stream("GET", "/v1/live") as again:
                 return again.status_code == 200
 
-        until(open_again)
+        wait_until(open_again, "the place that was left")
 
     def test_head_does_not_stream(self, shared: Running) -> None:
         """A HEAD request ends."""
@@ -172,6 +176,6 @@ class TestLive:
             lines = answer.iter_lines()
             take(lines, 1, "data: ")
             with ThreadPoolExecutor(1) as pool:
-                stopped = pool.submit(it.server.stop, 5)
+                stopped = pool.submit(it.server.stop, DEADLINE_S)
                 list(lines)
                 assert stopped.result()

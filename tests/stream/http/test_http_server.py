@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from stream.contract.records import NewRecord
 from stream.http.score import DeadLettered, Scored, ScoreWaiters, Stopped
 from stream.http.server import HttpError, Server
-from tests.support.http_fake import Running, config, event, problem, running, until
+from tests.support.http_fake import Running, config, event, problem, running
+from tests.support.waiting import DEADLINE_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +37,19 @@ class TestServer:
 
     def test_stopping_answers_those_who_wait(self) -> None:
         """Requests that wait for a score are told that the event will be scored later."""
-        with running(config(score_timeout="60s")) as it, ThreadPoolExecutor(1) as pool:
+        with running(config()) as it, ThreadPoolExecutor(1) as pool:
             it.backend.scoring = False
             waiting = pool.submit(it.http.post, "/v1/score", json=event("w"))
-            until(lambda: len(it.backend.values("events")) == 1)
-            assert it.server.stop(5)
+            wait_until(lambda: it.backend.values("events"), "the append")
+            assert it.server.stop(DEADLINE_S)
             assert problem(waiting.result(), "stopping")["offset"] == 0
             assert not it.server.alive
 
     def test_stopping_twice_or_before_start_is_harmless(self) -> None:
         """The caller need not know how far the start came."""
         with running(config()) as it:
-            assert it.server.stop(5)
-            assert it.server.stop(5)
+            assert it.server.stop(DEADLINE_S)
+            assert it.server.stop(DEADLINE_S)
         server = Server(config(), it.backend, it.waiters, lambda *_: None)
         assert server.stop(1)
         with pytest.raises(HttpError, match="start"):

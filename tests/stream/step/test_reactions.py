@@ -345,7 +345,7 @@ def test_a_replay_and_a_restart_amid_a_reaction_end_the_same(
     assert engines[0].state_digest() == engines[1].state_digest()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     cut=st.integers(1, 99),
     turn=st.integers(2_100, 2_900),

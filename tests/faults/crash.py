@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from stream.contract.failpoint import FAILPOINTS
-from stream.contract.log import LogUnavailable
 from stream.state.generations import list_generations
 from tests.faults.check import Verdict, check
 from tests.faults.shard import Shard
 from tests.faults.traffic import Piece, Traffic
 from tests.faults.worker import Worker, WorkerFailed
+from tests.support.factory import RARELY
+from tests.support.log_harness import patiently
+from tests.support.waiting import DEADLINE_S
 
 Progress = Callable[[str, int, int], None]
 """``(what, done, total)``."""
@@ -87,17 +89,9 @@ class Feeder:
             append(self._shard, piece)
 
 
-def append(shard: Shard, piece: Piece, patience_s: float = 120.0) -> None:
+def append(shard: Shard, piece: Piece) -> None:
     """Append a piece; again and again while the log is away."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            shard.log.append(shard.topic(piece.topic), piece.records)
-            return
-        except LogUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    patiently(lambda: shard.log.append(shard.topic(piece.topic), piece.records))
 
 
 def crash(
@@ -143,8 +137,8 @@ def _one_life(
         since = worker.started_s if early else worker.restored_s
         if since is not None and time.monotonic() - since >= after_s:
             break
-        if time.monotonic() - worker.started_s > 90:
-            raise worker.stuck("not restored within 90 s")
+        if time.monotonic() - worker.started_s > DEADLINE_S:
+            raise worker.stuck(f"not restored within {DEADLINE_S:g} s")
         if worker.restored_s is not None:
             feeder.append()
         time.sleep(pause_s if worker.restored_s is not None else 0.005)
@@ -167,7 +161,7 @@ def _stop(worker: Worker, rng: random.Random) -> None:
         allowed.add(130)
         time.sleep(rng.uniform(0, 0.05))
         worker.signal(signal.SIGTERM)
-    status = worker.wait(40.0)
+    status = worker.wait()
     if worker.said("stopped") is not None:
         allowed.add(-signal.SIGTERM)  # the second one came when Python had closed down already
     if status not in allowed:
@@ -186,28 +180,28 @@ def state_of(worker: Worker, shard: Shard) -> str:
     return "restoring" if owner == str(worker.process.pid) else "starting"
 
 
-def finish(shard: Shard, feeder: Feeder, tally: Tally, timeout_s: float = 300.0) -> None:
+def finish(shard: Shard, feeder: Feeder, tally: Tally) -> None:
     """One more life: everything appended, drained, flushed, drained, stopped by SIGTERM."""
     with Worker(shard.path) as worker:
-        worker.wait_for("restored", 120.0)
+        worker.wait_for("restored")
         feeder.rest()
-        drain(shard, worker, timeout_s)
+        drain(shard, worker)
         feeder.flush()
-        drain(shard, worker, timeout_s)
+        drain(shard, worker)
         status = worker.stop()
         tally.ended(worker)
         if status != 0:
             raise WorkerFailed(f"SIGTERM: expected exit status 0; {worker.story()}")
 
 
-def drain(shard: Shard, worker: Worker, timeout_s: float) -> None:
+def drain(shard: Shard, worker: Worker) -> None:
     """Wait until a committed step has taken every input record."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + DEADLINE_S
     while waiting := shard.waiting():
         worker.check_alive()
         worker.look()
         if time.monotonic() > deadline:
-            raise worker.stuck(f"{waiting} records not taken in {timeout_s:g} s")
+            raise worker.stuck(f"{waiting} records not taken in {DEADLINE_S:g} s")
         time.sleep(0.05)
 
 
@@ -256,18 +250,18 @@ def newest(shard: Shard) -> int:
 
 def _die(worker: Worker, feeder: Feeder, name: str) -> None:
     """Feed a worker until its failpoint kills it."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     asked = False
     while worker.running:
         if time.monotonic() > deadline:
-            raise worker.stuck(f"failpoint {name} was not passed in 90 s")
+            raise worker.stuck(f"failpoint {name} was not passed in {DEADLINE_S:g} s")
         feeder.append()
         if name.startswith("stop.") and worker.restored_s is not None and not asked:
             asked = True
             worker.signal(signal.SIGTERM)
         worker.look()
         time.sleep(0.01)
-    if worker.wait(5.0) != -signal.SIGKILL:
+    if worker.wait() != -signal.SIGKILL:
         raise WorkerFailed(f"failpoint {name}: expected death by SIGKILL; {worker.story()}")
 
 
@@ -280,8 +274,7 @@ def failpoints(
     for i, name in enumerate(names):
         occurrences = [1] if name in ONCE else [1, 2, rng.randrange(3, 7)]
         # With steps left to replay, where a restore is to die.
-        rarely = {"interval": "1h", "recovery_budget": "1h"}
-        changes: dict[str, Any] = {"checkpoints": rarely} if name.startswith("restore.") else {}
+        changes: dict[str, Any] = {"checkpoints": RARELY} if name.startswith("restore.") else {}
         shard = Shard(directory / name, log, **changes)
         try:
             verdict, tally = at_failpoint(shard, name, occurrences, seed + i)

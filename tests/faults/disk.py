@@ -18,6 +18,7 @@ from tests.faults.kafka.brokers import Probe, ready
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker, WorkerFailed
+from tests.support.waiting import DEADLINE_S
 
 STATE_BYTES, LOG_BYTES = 64 << 20, 16 << 20
 
@@ -84,7 +85,7 @@ def _state_full(directory: Path, seed: int) -> dict[str, Any]:
             ballast.fill()
             before = newest(shard)
             _feed(feeder, 2.0)
-            drain(shard, worker, 60)
+            drain(shard, worker)
             figures["ready_while_full"] = probe.status("/readyz") == 200
             figures["failures_logged"] = sum(
                 e.get("event") == "checkpoint_failed" for e in worker.lines
@@ -95,7 +96,7 @@ def _state_full(directory: Path, seed: int) -> dict[str, Any]:
         with Worker(shard.path) as worker:
             probe = ready(worker)
             _feed(feeder, 1.0)
-            drain(shard, worker, 60)
+            drain(shard, worker)
             figures["ready_after_restart_while_full"] = probe.status("/readyz") == 200
             figures["newest_while_full_unchanged"] = newest(shard) == before
             ballast.free()
@@ -126,7 +127,7 @@ def _log_full(directory: Path, seed: int) -> dict[str, Any]:
             for piece in list(traffic.pieces(200, size=200)):
                 append(shard, piece)  # a backlog whose outputs will find no room
             ballast.fill()
-            figures["not_ready_after_s"] = round(probe.until(503, 60), 2)
+            figures["not_ready_after_s"] = round(probe.until(503), 2)
             probe.hold(3.0)
             worker.kill()
             tally.ended(worker)
@@ -135,8 +136,8 @@ def _log_full(directory: Path, seed: int) -> dict[str, Any]:
             again = Probe(worker, port)
             again.hold(3.0)
             ballast.free()
-            figures["ready_after_s"] = round(again.until(200, 60), 2)
-            drain(shard, worker, 60)
+            figures["ready_after_s"] = round(again.until(200), 2)
+            drain(shard, worker)
             figures["stop_status"] = worker.stop()
             tally.ended(worker)
         figures["probes_wrong"] = probe.not_live + again.not_live
@@ -175,15 +176,15 @@ def _until_newer(shard: Shard, feeder: Feeder, before: int) -> float:
     while newest(shard) <= before:
         feeder.append()
         time.sleep(0.02)
-        if time.monotonic() - started > 60:
-            raise WorkerFailed("no checkpoint within 60 s after the disk had room again")
+        if time.monotonic() - started > DEADLINE_S:
+            raise WorkerFailed("no checkpoint after the disk had room again")
     return round(time.monotonic() - started, 2)
 
 
 def _metric(probe: Probe, name: str) -> float:
     """The sum of a metric's series as scraped; -1 when there is none."""
     url = f"http://127.0.0.1:{probe.port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
         text = answer.read().decode()
     found = re.findall(rf"^\w*{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
     return sum(map(float, found)) if found else -1.0

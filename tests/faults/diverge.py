@@ -10,6 +10,7 @@ from tests.faults.crash import Feeder, drain
 from tests.faults.shard import MEMBERS, Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
+from tests.support.factory import RARELY
 
 SOURCES = {
     "random": "int.from_bytes(os.urandom(2), 'big') / 65536",
@@ -48,8 +49,7 @@ def diverge(directory: Path, source: str, seed: int) -> dict[str, Any]:
     file = directory / f"fickle_{source}.py"
     file.write_text(_FICKLE.format(source=SOURCES[source]))
     fickle = {"name": "fickle", "type": "river", "model": f"{file}:Fickle"}
-    rarely = {"interval": "1h", "recovery_budget": "1h"}
-    shard = Shard(directory, members=[*MEMBERS, fickle], checkpoints=rarely)
+    shard = Shard(directory, members=[*MEMBERS, fickle], checkpoints=RARELY)
     feeder = Feeder(shard, Traffic(seed), 400)
     shard.log.create_topics()
     with Worker(shard.path) as worker:
@@ -57,12 +57,12 @@ def diverge(directory: Path, source: str, seed: int) -> dict[str, Any]:
         while not feeder.done:
             feeder.append()
             time.sleep(0.002)
-        drain(shard, worker, 60)
+        drain(shard, worker)
         worker.kill()
     with Worker(shard.path) as worker:
-        status = worker.wait(60)
+        status = worker.wait()
         said = "\n".join(worker.errors)
-    relaxed = shard.sibling(directory / "warn", checkpoints=rarely | {"on_divergence": "warn"})
+    relaxed = shard.sibling(directory / "warn", checkpoints=RARELY | {"on_divergence": "warn"})
     with Worker(relaxed.path) as worker:
         worker.wait_for("restored")
         warned = worker.said("replay_diverged") is not None

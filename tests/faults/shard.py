@@ -18,6 +18,7 @@ from stream.settings.load import load
 from stream.settings.schema import Config, EmbeddedLogSettings, KafkaLogSettings
 from tests.faults.traffic import HORIZON, RECORD_BYTES
 from tests.support.broker import unique
+from tests.support.waiting import PATIENT
 
 PARTITIONS = 2
 MEMBERS: list[dict[str, Any]] = [
@@ -79,7 +80,7 @@ class Shard:
         **changes: Any,
     ) -> None:
         self._direct = direct
-        log = log or {"type": "embedded", "path": str(directory / "log.db")}
+        log = log or {"type": "embedded", "path": str(directory / "log.db"), "timeout": PATIENT}
         self._write(directory, raw_config(directory, log, **changes))
 
     def sibling(self, directory: Path, **changes: Any) -> Shard:

@@ -29,6 +29,7 @@ from tests.faults.worker import Worker
 from tests.faults.zombie import zombie
 from tests.support.factory import Feed, config, event
 from tests.support.log_harness import kafka, poll_all, step, values
+from tests.support.waiting import DEADLINE_S
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -50,7 +51,7 @@ def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path
     with Worker(shard.path) as worker:
         worker.wait_for("restored")
         feeder.rest()
-        drain(shard, worker, 30)
+        drain(shard, worker)
         worker.kill()
     with Worker(shard.path) as worker:
         assert worker.wait_for("restored")["replayed_steps"] > 0
@@ -58,7 +59,7 @@ def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path
     with Worker(shard.path) as worker:
         assert worker.wait_for("restored")["replayed_steps"] == 0
         feeder.flush()
-        drain(shard, worker, 30)
+        drain(shard, worker)
         assert worker.stop() == 0
     assert check(shard, traffic).problems == []
 
@@ -126,11 +127,11 @@ def stop():
 obey_signals(stop)
 with lock:
     signal.raise_signal(signal.SIGTERM)
-assert stopped.wait(30)
+stopped.wait()
 signal.raise_signal(signal.SIGTERM)
-threading.Event().wait(30)
+threading.Event().wait()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=DEADLINE_S)
     assert done.returncode == 130, done.stderr
 
 
@@ -163,13 +164,13 @@ def test_generations_of_another_history_give_way(tmp_path: Path) -> None:
 
     Numbered higher than what comes now, they would push out every new generation.
     """
-    shard = Shard(tmp_path)
+    shard = Shard(tmp_path, limits={"batch": 8})  # 25 steps at least, then 3 and an empty one each
     make(shard, 1, events=200)
     old = [path.name for path in list_generations(shard.config.state_dir)]
     shard.renew_log()
     for file in tmp_path.glob("log.db*"):
         file.unlink()
-    make(shard, 2, events=40)
+    make(shard, 2, events=4)
     tail = shard.log.journal_tail()
     assert tail is not None
     assert tail.seq < int(old[0])

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import DEADLINE_S
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -85,9 +87,9 @@ class Worker:
         """The first log line of this event."""
         return next((line for line in list(self.lines) if line.get("event") == event), None)
 
-    def wait_for(self, event: str, timeout_s: float = 60.0) -> dict[str, Any]:
+    def wait_for(self, event: str) -> dict[str, Any]:
         """The log line, once it is there; raises :class:`WorkerFailed` when it never comes."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + DEADLINE_S
         with self._news:
             while (line := self.said(event)) is None:
                 left = deadline - time.monotonic()
@@ -112,31 +114,31 @@ class Worker:
         hit = self.running
         if hit:
             self.process.kill()
-        self._end(10.0)
+        self._end()
         return hit and self.process.returncode == -signal.SIGKILL
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self) -> int:
         """SIGTERM, and the exit status; raises :class:`WorkerFailed` when it does not end."""
         self.look()
         if self.running:
             self.process.terminate()
-        return self.wait(timeout_s)
+        return self.wait()
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self) -> int:
         """Its exit status, once it ended by itself."""
         try:
-            self._end(timeout_s)
+            self._end()
         except subprocess.TimeoutExpired as error:
-            raise self.stuck(f"did not end within {timeout_s:g} s") from error
+            raise self.stuck(f"did not end within {DEADLINE_S:g} s") from error
         return self.process.returncode
 
-    def _end(self, timeout_s: float) -> None:
-        self.process.wait(timeout_s)
-        self._reader.join(5.0)
+    def _end(self) -> None:
+        self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
         if self.process.stderr is not None and not self._reader.is_alive():
             self.process.stderr.close()
 
@@ -145,13 +147,13 @@ class Worker:
         if self.running:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGABRT)
-            self._end(10.0)
+            self._end()
         return WorkerFailed(f"{message}; {self.story()}")
 
     def check_alive(self) -> None:
         """Raise :class:`WorkerFailed` with its last words if it ended."""
         if not self.running:
-            self._end(5.0)
+            self._end()
             raise WorkerFailed(f"the service ended by itself; {self.story()}")
 
     def story(self) -> str:

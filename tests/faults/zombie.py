@@ -46,6 +46,7 @@ def zombie(
         for i in range(1, rounds + 1):
             _feed(feeder, rng.uniform(0.3, 1.0))
             while not list_generations(places[-1].config.state_dir):
+                old.check_alive()
                 _feed(feeder, 0.1)
             frozen_in_commit += _freeze(old, shard)
             started = time.monotonic()
@@ -55,14 +56,14 @@ def zombie(
             _feed(feeder, max(0.3, started + frozen_s - time.monotonic()))
             old.signal(signal.SIGCONT)
             _feed(feeder, 0.3)
-            status = old.wait(60)
+            status = old.wait()
             said = "\n".join(old.errors)
             if status != 3 or "another process" not in said:
                 problems.append(
                     f"round {i}: expected status 3 and why, got {status}; {said[-300:]}"
                 )
             tally.ended(old)
-            drain(shard, new, 60)
+            drain(shard, new)
             old = new
         old.stop()
         tally.ended(old)
@@ -82,7 +83,7 @@ def zombie(
 def _refused(shard: Shard, problems: list[str]) -> str:
     """Start a second process on the same state directory; what it says."""
     with Worker(shard.path) as second:
-        status = second.wait(60)
+        status = second.wait()
         said = "\n".join(second.errors)
     if status != 4 or "another process" not in said:
         problems.append(f"second worker: expected status 4 and why, got {status}: {said[-300:]}")

@@ -21,9 +21,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.support.waiting import DEADLINE_S
+
 KAFKA_VERSION = "4.3.0"
 POM = Path(__file__).parents[2] / "deploy" / "kafka" / "pom.xml"
-_READY_S = 90.0
 
 
 class BrokerUnavailable(Exception):
@@ -137,7 +138,7 @@ class Broker:
         return ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._classpath, *arguments]
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_S
+        deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 break

@@ -11,10 +11,13 @@ import numpy as np
 from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.settings.load import parse
 from stream.settings.schema import Config
+from tests.support.waiting import PATIENT
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 START_MS = 1_767_225_600_000
+RARELY = {"interval": "1h", "recovery_budget": "1h"}
+"""``checkpoints`` that no time makes due; a step's size does not depend on what records cost."""
 
 
 def raw_config(directory: Path, **changes: Any) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def raw_config(directory: Path, **changes: Any) -> dict[str, Any]:
         "name": "test",
         "seed": 1,
         "state_dir": str(directory / "state"),
-        "log": {"type": "embedded", "path": str(directory / "log.db")},
+        "log": {"type": "embedded", "path": str(directory / "log.db"), "timeout": PATIENT},
         "event": {
             "time_format": "ms",
             "fields": {
@@ -57,6 +60,7 @@ def raw_config(directory: Path, **changes: Any) -> dict[str, Any]:
             {"name": "linear", "type": "logistic"},
             {"name": "prior", "type": "constant", "probability": 0.1},
         ],
+        "checkpoints": RARELY,
         "http": {"enabled": False, "port": 0},
     }
     raw.update(changes)

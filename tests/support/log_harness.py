@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stream.contract.log import Log
+from stream.contract.log import Log, LogUnavailable
 from stream.contract.records import JournalRecord, NewRecord, Outputs, Range, Record, Slice
 from stream.logs.kafka.log import KafkaLog
 from stream.logs.sqlite.log import SqliteLog
 from stream.settings import schema as settings
 from stream.settings.load import parse as parse_config
 from tests.support.broker import unique
+from tests.support.waiting import DEADLINE_S, PATIENT, wait_until
 
 T = TypeVar("T")
 
@@ -75,12 +76,18 @@ class Store:
 
 def embedded(path: Path, partitions: int = 1) -> Store:
     """A store in one SQLite file."""
-    return Store({"type": "embedded", "path": str(path / "log.db")}, partitions)
+    return Store({"type": "embedded", "path": str(path / "log.db"), "timeout": PATIENT}, partitions)
 
 
 def kafka(bootstrap: str, partitions: int = 1, **options: Any) -> Store:
     """A store in topics of its own on a broker."""
-    return Store({"type": "kafka", "bootstrap": bootstrap, **options}, partitions)
+    return Store(kafka_table(bootstrap, **options), partitions)
+
+
+def kafka_table(bootstrap: str, **options: Any) -> dict[str, Any]:
+    """The ``[log]`` table for a broker: no call of a slow machine comes to its deadline."""
+    patient = {"timeout": PATIENT, "transaction_timeout": PATIENT}
+    return {"type": "kafka", "bootstrap": bootstrap} | patient | options
 
 
 def values(*texts: str) -> list[NewRecord]:
@@ -97,22 +104,38 @@ def step(
     return Outputs(scores or [], [], [], journal)
 
 
+def patiently(operation: Callable[[], T]) -> T:
+    """The operation's result, tried again while the log is unavailable."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return operation()
+        except LogUnavailable:
+            if time.monotonic() > deadline:
+                raise
+
+
 def poll_all(log: Log, count: int, max_records: int = 1000) -> list[Slice]:
-    """Poll until ``count`` records came, within 20 s."""
-    deadline = time.monotonic() + 20
+    """Poll until ``count`` records came."""
     found: list[Slice] = []
-    while sum(len(s.records) for s in found) < count and time.monotonic() < deadline:
-        found += log.poll(max_records, 1.0)
+
+    def enough() -> bool:
+        missing = count - sum(len(s.records) for s in found)
+        if missing > 0:
+            found.extend(log.poll(max_records, 1.0))
+        return missing <= 0
+
+    wait_until(enough, f"{count} records")
     return found
 
 
 def eventually(wanted: T, look: Callable[[], T]) -> None:
-    """Assert that ``look()`` gives ``wanted`` within 20 s.
+    """Assert that ``look()`` comes to give ``wanted``.
 
     On Kafka a commit is decided when ``commit`` returns and seen once its markers are written.
     """
-    deadline = time.monotonic() + 20
-    while (got := look()) != wanted and time.monotonic() < deadline:
+    deadline = time.monotonic() + DEADLINE_S
+    while (got := patiently(look)) != wanted and time.monotonic() < deadline:
         time.sleep(0.01)
     assert got == wanted
 

@@ -20,4 +20,4 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {DEADLINE_S:g} s in vain for: {what}")
-        time.sleep(0.005)
+        time.sleep(0.02)

@@ -16,6 +16,7 @@ from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker, WorkerFailed
 from tests.support.broker import Broker
+from tests.support.waiting import DEADLINE_S
 
 KINDS = ("restart", "freeze_short", "freeze_long", "down", "down_and_worker_killed", "worker_first")
 _TIMEOUT_S = 4.0
@@ -32,7 +33,7 @@ class Probe:
 
     def status(self, path: str) -> int:
         """The HTTP status of a path; 0 when nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -41,12 +42,12 @@ class Probe:
         finally:
             connection.close()
 
-    def until(self, ready: int, timeout_s: float) -> float:
+    def until(self, ready: int) -> float:
         """Seconds until ``/readyz`` gives this status; counts what ``/livez`` says meanwhile."""
         started = time.monotonic()
         while (got := self.status("/readyz")) != ready:
             self.look()
-            if time.monotonic() - started > timeout_s:
+            if time.monotonic() - started > DEADLINE_S:
                 raise self.worker.stuck(f"/readyz: expected {ready}, got {got}")
             time.sleep(0.1)
         return time.monotonic() - started
@@ -103,7 +104,7 @@ def brokers(
                 progress("outages", i + 1, len(kinds))
             probe = ready(worker)
             feeder.done = True
-            drain(shard, worker, 120)
+            drain(shard, worker)
             if worker.stop() != 0:
                 raise WorkerFailed(f"SIGTERM: expected status 0; {worker.story()}")
             tally.ended(worker)
@@ -129,9 +130,9 @@ def _plan(rng: random.Random, rounds: int) -> Iterator[str]:
 
 def ready(worker: Worker) -> Probe:
     """The probe of a worker that is ready."""
-    worker.wait_for("restored", 120)
+    worker.wait_for("restored")
     probe = Probe(worker, int(worker.wait_for("http listening")["port"]))
-    probe.until(200, 60)
+    probe.until(200)
     return probe
 
 
@@ -166,7 +167,7 @@ def _outage(
         broker.resume()
     elif kind == "freeze_long":
         broker.pause()
-        figures["not_ready_after_s"] = round(probe.until(503, 60), 2)
+        figures["not_ready_after_s"] = round(probe.until(503), 2)
         probe.hold(down_s / 3)
         broker.resume()
     elif kind == "worker_first":
@@ -177,7 +178,7 @@ def _outage(
         broker.start()
     else:
         broker.kill()
-        figures["not_ready_after_s"] = round(probe.until(503, 60), 2)
+        figures["not_ready_after_s"] = round(probe.until(503), 2)
         if kind == "down_and_worker_killed":
             worker = _replaced(worker, shard, tally)
             probe = Probe(worker, int(worker.wait_for("http listening")["port"]))

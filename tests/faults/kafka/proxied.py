@@ -93,7 +93,7 @@ flipped can look to the broker like one that is invalid.
 def _excused(worker: Worker, proxy: Proxy) -> list[str]:
     """The faults before the service ended by itself; raises when none of them is an excuse."""
     recent = proxy.recent(20.0)
-    status, said = worker.wait(5.0), "".join(worker.errors)
+    status, said = worker.wait(), "".join(worker.errors)
     for fault, words in EXCUSES.items():
         if status == 3 and words in said and any(name.startswith(fault) for name in recent):
             return recent

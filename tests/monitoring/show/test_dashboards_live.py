@@ -24,8 +24,9 @@ from stream.demo.simulator import Simulator
 from stream.run.front import Front
 from stream.settings.load import parse
 from stream.settings.schema import Config
-from tests.support.runner import running, wait_until
+from tests.support.runner import running
 from tests.support.tools import program
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.prometheus
 

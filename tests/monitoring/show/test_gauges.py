@@ -19,7 +19,8 @@ from stream.demo.player import write_jsonl
 from stream.demo.simulator import Simulator
 from stream.run.front import Front
 from stream.settings.load import parse
-from tests.support.runner import append, caught_up, contents, running, wait_until
+from tests.support.runner import append, caught_up, contents, running
+from tests.support.waiting import DEADLINE_S, wait_until
 
 EVENTS = 6_000
 MEMBERS = ("logistic", "bayes")
@@ -73,7 +74,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
 
 def scraped(url: str) -> str:
     """The exposition, over HTTP."""
-    return httpx.get(url, trust_env=False, timeout=20).text
+    return httpx.get(url, trust_env=False, timeout=DEADLINE_S).text
 
 
 def samples(text: str) -> Iterator[Any]:

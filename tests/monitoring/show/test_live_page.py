@@ -19,8 +19,9 @@ from stream.http.server import Server
 from stream.run.front import Front
 from stream.settings.schema import Config
 from tests.support.factory import config, event, label, truth
-from tests.support.runner import append, caught_up, running, wait_until
+from tests.support.runner import append, caught_up, running
 from tests.support.tools import program
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import os
-import shutil
 import subprocess
 import threading
 from dataclasses import replace
@@ -25,6 +23,7 @@ from monitoring.quality.measures import METRICS, SCORE_BOUNDS
 from monitoring.quality.quality import Quality
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import LABEL_RESULTS, MAX_HTTP_SERIES, Readings, Telemetry
+from tests.support.tools import program
 
 MEMBERS = ("linear", "forest")
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -311,13 +310,11 @@ def test_two_modules_alone_import_the_client() -> None:
 @pytest.mark.parametrize("readings", [empty(), busy()], ids=["empty", "busy"])
 def test_exposition_is_clean_to_promtool(readings: Readings) -> None:
     """``promtool check metrics`` finds nothing to say about any family."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("promtool is missing: install Debian's prometheus")
-        pytest.skip("promtool is not installed (Debian: prometheus)")
     text = exposition(registry(MillraceCollector(lambda: readings, telemetry())))
     found = subprocess.run(
-        [promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=30
+        [program("promtool", "prometheus"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        check=False,
     )
     assert (found.returncode, found.stdout + found.stderr) == (0, b"")

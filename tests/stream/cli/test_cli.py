@@ -15,7 +15,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.support.factory import event, label, raw_config
-from tests.support.runner import append, wait_until
+from tests.support.runner import append
+from tests.support.waiting import DEADLINE_S, wait_until
 
 COMMAND = [sys.executable, "-P", "-m", "stream.cli"]
 
@@ -27,7 +28,6 @@ def millrace(*args: object, status: int = 0, cwd: Path | None = None) -> str:
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=120,
         check=False,
     )
     assert done.returncode == status, done.stderr
@@ -155,9 +155,9 @@ def test_the_daemon_runs_until_a_signal(file: Path, tmp_path: Path) -> None:
         assert events == ["created", "created", "frozen"]
     finally:
         daemon.send_signal(signal.SIGTERM)
-        _, log = daemon.communicate(timeout=30)
+        _, log = daemon.communicate(timeout=DEADLINE_S)
     assert daemon.returncode == 0, log.decode()
-    [generation] = json.loads(millrace("state", file, "--json"))
+    generation, *_ = json.loads(millrace("state", file, "--json"))
     assert generation["verdict"] == "good"
     replayed = json.loads(millrace("replay", file, "--to", generation["seq"], "--json"))
     assert replayed["digest"] == replayed["journal_digest"] == generation["digest"]

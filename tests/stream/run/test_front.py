@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream.run.front import Front
 from stream.settings.schema import Config
 from tests.support.factory import config, event, label
-from tests.support.runner import append, caught_up, running, wait_until
+from tests.support.runner import append, caught_up, running
+from tests.support.waiting import wait_until
 
 SCORED = ("millrace_events_scored_total", "test")
 
@@ -33,10 +34,11 @@ def stream(c: Config, first: int, n: int) -> int:
 
 def test_stages_and_checkpoints_are_measured(tmp_path: Path) -> None:
     """Steps, commits and snapshots have durations; a checkpoint has a time and a size."""
-    c = config(tmp_path, checkpoints={"interval": "1s"})
+    c = config(tmp_path)
     with running(c) as service:
         front = Front(service)
         caught_up(service, stream(c, 0, 200))
+        append(c, ("control", [{"command": "checkpoint", "actor": "test"}]))
         size = ("millrace_checkpoint_size_bytes",)
         wait_until(lambda: told(front)[size] > 0, "a checkpoint in the metrics")
         metrics = told(front)

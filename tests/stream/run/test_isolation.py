@@ -11,6 +11,7 @@ from stream.run.isolation import CAREFUL_AFTER, Attempts, halve
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.support.factory import event, raw_config, records, to_json
 from tests.support.runner import append, contents
+from tests.support.waiting import wait_until
 
 DEADLY = '''
 import os
@@ -91,14 +92,16 @@ def test_a_record_that_kills_the_process_ends_as_a_dead_letter(tmp_path: Path) -
     config = load(file, {})
     events = [event(i, amount=9999.0 if i == 3 else 5.0) for i in range(8)]
     append(config, ("events", events))
-    for _ in range(12):
-        daemon = subprocess.Popen([*COMMAND, "run", str(file)], stderr=subprocess.DEVNULL)
-        try:
-            daemon.wait(timeout=8)
-        except subprocess.TimeoutExpired:
+
+    def answered() -> bool:
+        return len(contents(config, "scores")) + len(contents(config, "dead-letters")) == 8
+
+    statuses = []
+    while not answered():
+        with subprocess.Popen([*COMMAND, "run", str(file)], stderr=subprocess.DEVNULL) as daemon:
+            wait_until(lambda d=daemon: answered() or d.poll() is not None, "all records")
             daemon.terminate()
-            daemon.wait(timeout=30)
-            break
-        assert daemon.returncode == 139
+        statuses.append(daemon.returncode)
+    assert statuses == [139] * (CAREFUL_AFTER + 2) + [0]
     assert len(contents(config, "scores")) == 7
     assert contents(config, "dead-letters") == [to_json(events[3])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from stream.settings.schema import Config
 from stream.tools.operate import replay_to
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.support.factory import config, event, label, raw_config
-from tests.support.runner import caught_up, running, wait_until
+from tests.support.log_harness import kafka_table
+from tests.support.runner import caught_up, running
+from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.kafka
 
@@ -32,7 +33,7 @@ def kafka(tmp_path: Path, kafka_bootstrap: str) -> Config:
     return config(
         tmp_path,
         name=name,
-        log={"type": "kafka", "bootstrap": kafka_bootstrap},
+        log=kafka_table(kafka_bootstrap),
         topics=topics | {"partitions": 2},
     )
 
@@ -58,12 +59,13 @@ def consume(c: Config, topic: str) -> list[Any]:
     consumer.seek_to_beginning()
     ends = consumer.end_offsets(partitions)
     found: list[Any] = []
-    deadline = time.monotonic() + 30
-    while any(consumer.position(p) < ends[p] for p in partitions):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{topic}: could not be read to its end")
+
+    def ended() -> bool:
         for records in consumer.poll(timeout_ms=200).values():
-            found += records
+            found.extend(records)
+        return all(consumer.position(p) >= ends[p] for p in partitions)
+
+    wait_until(ended, f"the end of {topic}")
     consumer.close()
     return found
 
@@ -107,7 +109,7 @@ def test_an_unreachable_broker_is_waited_for(tmp_path: Path) -> None:
     """Without a broker the daemon lives, is not ready, says why, and ends in order when asked."""
     raw = raw_config(
         tmp_path,
-        log={"type": "kafka", "bootstrap": "127.0.0.1:1", "timeout": "1s"},
+        log=kafka_table("127.0.0.1:1", timeout="1s"),
         http={"enabled": True, "port": 0},
     )
     file = tmp_path / "c.toml"
@@ -121,5 +123,5 @@ def test_an_unreachable_broker_is_waited_for(tmp_path: Path) -> None:
         assert httpx.get(f"{base}/livez").status_code == 200
     finally:
         daemon.terminate()
-        daemon.communicate(timeout=30)
+        daemon.communicate(timeout=DEADLINE_S)
     assert daemon.returncode == 0

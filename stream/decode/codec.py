@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +19,7 @@ from stream.contract.commands import Command
 from stream.contract.hashing import hash_text
 from stream.contract.records import UNREADABLE, Record, Slice
 from stream.decode.letters import Bad, Reason
+from stream.decode.times import TIME_RULES, BadTime
 from stream.settings.schema import Config
 
 T = TypeVar("T")
@@ -28,7 +28,6 @@ ID_BYTES = 256
 DEPTH = 64
 """Deepest nesting of a record. A fixed number: the decoder's own limit depends on how much stack is
 left, so that a step and its replay could decide differently."""
-_LATEST_MS = 253_402_300_800_000  # year 10000: what RFC 3339 can no longer write
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -72,31 +71,49 @@ class Labels(msgspec.Struct, frozen=True):
     labelled_at_ms: I64
 
 
+class Keyed(NamedTuple):
+    """What a good record is filed under: its event's id, and the text its partition follows."""
+
+    id: str
+    key: str
+
+
 class Codec:
-    """Typed decoders for one configuration."""
+    """Typed decoders for one configuration.
+
+    A record is refused by its bytes alone. What else may go wrong here (no memory, a defect) is
+    raised: a step that fails is the service's to isolate, and a replay then does as it did.
+    """
 
     def __init__(self, config: Config) -> None:
         self._decoders = {config.topics.events: self.events, config.topics.labels: self.labels}
         self._limit = config.limits.record_bytes
+        time = TIME_RULES[config.event.time_format]
         # The structs' fields follow from the configuration: no type checker can know them.
-        self._event: Any = msgspec.json.Decoder(_event_struct(config))
-        self._label: Any = msgspec.json.Decoder(_label_struct(config))
+        self._event: Any = msgspec.json.Decoder(_event_struct(config, time.kind))
+        self._label: Any = msgspec.json.Decoder(_label_struct(config, time.kind))
         self._command = msgspec.json.Decoder(Command)
         self._values = config.label.values
         self._inline = config.label.inline
-        self._label_time = config.label.time is not None
-        self._time = _TIME[config.event.time_format]
+        self._event_time, self._label_time = config.event.time, config.label.time
+        self._to_ms = time.to_ms
         kinds = [(n, f"f{i}", f.kind) for i, (n, f) in enumerate(config.event.fields.items())]
         self._numbers = [(n, a) for n, a, k in kinds if k in ("number", "boolean")]
         self._categories = [(n, a) for n, a, k in kinds if k == "category"]
         self._entities = [(n, a) for n, a, k in kinds if k == "entity"]
 
     def ahead(self, piece: Slice) -> Slice:
-        """The slice with its records decoded, for a step to come; in any thread."""
+        """The slice with its records decoded, for a step to come; in any thread, never raising.
+
+        Where decoding fails the slice stays as it is: the step meets the same failure, or none.
+        """
         decode = self._decoders.get(piece.range.topic)
         if decode is None:
             return piece
-        return Slice(piece.range, piece.records, (self, decode(piece.records)))
+        try:
+            return Slice(piece.range, piece.records, (self, decode(piece.records)))
+        except Exception:  # noqa: BLE001 - whatever it is, the step is the one that may fail of it
+            return piece
 
     def decoded(self, piece: Slice, decode: Callable[[Sequence[Record]], T]) -> T:
         """What :meth:`ahead` of this very codec made of the slice, else what ``decode`` makes."""
@@ -107,59 +124,46 @@ class Codec:
 
     def events(self, records: Sequence[Record]) -> tuple[Events, list[Bad]]:
         """Columns of the good events and the bad records, each in input order."""
-        bad: list[Bad] = []
-        good: list[Record] = []
-        rows: list[Any] = []
-        ids: list[str] = []
-        times: list[int] = []
-        labels: list[int] = []
-        decode = self._event.decode
-        for record in records:
-            try:
-                row = decode(self._payload(record))
-                times.append(self._time(row.time))
-                ids.append(_identifier(row.id))
-                labels.append(self._value(row.label) if self._inline else -1)
-            except _Refused as refusal:
-                bad.append(Bad(record, refusal.reason, refusal.error))
-            except (msgspec.MsgspecError, ValueError) as error:
-                bad.append(Bad(record, _reason(error), str(error)))
-            else:
-                good.append(record)
-                rows.append(row)
-                continue
-            # Keep the lists aligned when only a later part of the record was refused.
-            del times[len(good) :], ids[len(good) :], labels[len(good) :]
+        good, rows, bad = self._each(records, self._read_event)
         columns = EventColumns(
-            event_time_ms=np.array(times, dtype=np.int64),
+            event_time_ms=np.array([r.time for r in rows], dtype=np.int64),
             numbers={n: _numbers([getattr(r, a) for r in rows]) for n, a in self._numbers},
             categories={n: _hashes([getattr(r, a) for r in rows]) for n, a in self._categories},
             entities={n: _hashes([getattr(r, a) for r in rows]) for n, a in self._entities},
         )
+        ids = [r.id for r in rows]
         hashes = np.array([hash_text(i) for i in ids], dtype=np.uint64)
+        labels = [r.label for r in rows] if self._inline else [-1] * len(rows)
         return Events(good, ids, hashes, columns, np.array(labels, dtype=np.int8)), bad
 
     def labels(self, records: Sequence[Record]) -> tuple[Labels, list[Bad]]:
         """Columns of the good labels and the bad records, each in input order."""
-        bad: list[Bad] = []
-        good: list[Record] = []
-        rows: list[tuple[int, int, int]] = []
-        for record in records:
-            try:
-                row = self._label.decode(self._payload(record))
-                at = -1 if not self._label_time or row.time is None else self._time(row.time)
-                rows.append((hash_text(_identifier(row.id)), self._value(row.label), at))
-                good.append(record)
-            except _Refused as refusal:
-                bad.append(Bad(record, refusal.reason, refusal.error))
-            except (msgspec.MsgspecError, ValueError) as error:
-                bad.append(Bad(record, _reason(error), str(error)))
+        good, rows, bad = self._each(records, self._read_label)
         return Labels(
             good,
-            np.array([r[0] for r in rows], dtype=np.uint64),
+            np.array([hash_text(r[0]) for r in rows], dtype=np.uint64),
             np.array([r[1] for r in rows], dtype=np.float64),
             np.array([r[2] for r in rows], dtype=np.int64),
         ), bad
+
+    def event_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[Bad]]:
+        """Keys of the good events and the bad records: those that :meth:`events` gives.
+
+        An event is filed under its first entity field, so that what belongs together stays in
+        order; under its id where it has none.
+        """
+        _, rows, bad = self._each(records, self._read_event)
+        field = self._entities[0][1] if self._entities else "id"
+        keys = [getattr(r, field) for r in rows]
+        return [
+            Keyed(r.id, r.id if key is None else str(key))
+            for r, key in zip(rows, keys, strict=True)
+        ], bad
+
+    def label_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[Bad]]:
+        """Keys of the good labels, their event's id, and the bad records."""
+        _, rows, bad = self._each(records, self._read_label)
+        return [Keyed(r[0], r[0]) for r in rows], bad
 
     def command(self, record: Record) -> Command | Bad:
         """The operator's command in a control record."""
@@ -169,6 +173,47 @@ class Codec:
             return Bad(record, refusal.reason, refusal.error)
         except (msgspec.MsgspecError, ValueError) as error:
             return Bad(record, "command", str(error))
+
+    def _each(
+        self, records: Sequence[Record], read: Callable[[bytes], Any]
+    ) -> tuple[list[Record], list[Any], list[Bad]]:
+        """The good records, what ``read`` made of each, and the bad records."""
+        good: list[Record] = []
+        rows: list[Any] = []
+        bad: list[Bad] = []
+        for record in records:
+            try:
+                rows.append(read(self._payload(record)))
+            except _Refused as refusal:
+                bad.append(Bad(record, refusal.reason, refusal.error))
+            except (msgspec.MsgspecError, ValueError) as error:
+                bad.append(Bad(record, _reason(error), str(error)))
+            else:
+                good.append(record)
+        return good, rows, bad
+
+    def _read_event(self, payload: bytes) -> Any:
+        """An event's struct: the id as text, the time in UTC ms, an inline label as 0 or 1."""
+        row = self._event.decode(payload)
+        try:
+            row.time = self._to_ms(row.time)
+        except BadTime as error:
+            raise _refused_time(error, self._event_time) from error
+        row.id = _identifier(row.id)
+        if self._inline:
+            row.label = self._value(row.label)
+        return row
+
+    def _read_label(self, payload: bytes) -> tuple[str, int, int]:
+        """A label's event, the truth, and when it was labelled in UTC ms, -1 where not given."""
+        row = self._label.decode(payload)
+        at = -1
+        if self._label_time is not None and row.time is not None:
+            try:
+                at = self._to_ms(row.time)
+            except BadTime as error:
+                raise _refused_time(error, self._label_time) from error
+        return _identifier(row.id), self._value(row.label), at
 
     def _payload(self, record: Record) -> bytes:
         if record.value is None:
@@ -230,6 +275,10 @@ def _reason(error: Exception) -> Reason:
     return "schema" if isinstance(error, msgspec.ValidationError) else "malformed"
 
 
+def _refused_time(error: BadTime, name: str) -> _Refused:
+    return _Refused("schema", f"{error} - at `$.{name}`")
+
+
 def _identifier(value: str | int) -> str:
     text = value if isinstance(value, str) else str(value)
     size = len(text.encode())
@@ -238,30 +287,6 @@ def _identifier(value: str | int) -> str:
     return text
 
 
-def _from_seconds(value: float) -> int:
-    return _from_ms(round(value * 1000))
-
-
-def _from_ms(value: float) -> int:
-    if not 0 <= value < _LATEST_MS or value != int(value):
-        raise _Refused("schema", f"expected an event time of 1970..9999 in ms, got {value}")
-    return int(value)
-
-
-def _from_datetime(value: datetime) -> int:
-    return _from_ms(round(value.timestamp() * 1000))
-
-
-_TIME: dict[str, Callable[[Any], int]] = {
-    "s": _from_seconds,
-    "ms": _from_ms,
-    "rfc3339": _from_datetime,
-}
-_TIME_TYPE: dict[str, Any] = {
-    "s": float,
-    "ms": int | float,
-    "rfc3339": Annotated[datetime, msgspec.Meta(tz=True)],
-}
 _KIND: dict[str, Any] = {
     "number": float,
     "boolean": bool,
@@ -271,10 +296,10 @@ _KIND: dict[str, Any] = {
 }
 
 
-def _event_struct(config: Config) -> type[msgspec.Struct]:
+def _event_struct(config: Config, time: Any) -> type[msgspec.Struct]:
     """A struct with ``id``, ``time``, ``label`` if inline, and ``f0``, ``f1``... for the fields."""
     event = config.event
-    required: list[Any] = [("id", str | int), ("time", _TIME_TYPE[event.time_format])]
+    required: list[Any] = [("id", str | int), ("time", time)]
     optional: list[Any] = []
     rename = {"id": event.id, "time": event.time}
     if config.label.inline:
@@ -298,12 +323,12 @@ def _event_struct(config: Config) -> type[msgspec.Struct]:
     )
 
 
-def _label_struct(config: Config) -> type[msgspec.Struct]:
+def _label_struct(config: Config, time: Any) -> type[msgspec.Struct]:
     label = config.label
     fields: list[Any] = [("id", str | int), ("label", bool | int | str)]
     rename = {"id": config.label_event_id, "label": label.field}
     if label.time:
-        fields.append(("time", _TIME_TYPE[config.event.time_format] | None, None))
+        fields.append(("time", time | None, None))
         rename["time"] = label.time
     return msgspec.defstruct("Label", fields, rename=rename, gc=False)
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from stream.decode.codec import ID_BYTES
+from stream.decode.times import TIME_RULES
 from stream.http.body import JSON, NDJSON
 from stream.http.problem import KINDS, MEDIA_TYPE
 from stream.settings.schema import Config
@@ -25,19 +26,6 @@ _KIND: dict[str, tuple[Json, Any]] = {
     "category": (_TEXT_OR_INTEGER, "books"),
     "entity": (_TEXT_OR_INTEGER, "c-17"),
     "text": ({}, "free text, not used"),
-}
-_TIME: dict[str, tuple[Json, Any]] = {
-    "s": ({"type": "number", "minimum": 0, "maximum": 253402300799}, 1767225600.25),
-    "ms": (
-        {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": 253402300799999,
-            "description": "UTC milliseconds since 1970, written without a decimal point",
-        },
-        1767225600250,
-    ),
-    "rfc3339": ({"type": "string", "format": "date-time"}, "2026-01-01T00:00:00.250Z"),
 }
 _INPUT = ("malformed", "unauthorized", "forbidden", "slow-body", "too-large", "media-type",
           "misdirected", "invalid", "failed", "log-unavailable")  # fmt: skip
@@ -162,9 +150,9 @@ def _health() -> Json:
 
 def _event(config: Config) -> Json:
     event = config.event
-    time, moment = _TIME[event.time_format]
-    properties: Json = {event.id: _ID, event.time: time}
-    example: Json = {event.id: "e-1", event.time: moment}
+    time = TIME_RULES[event.time_format]
+    properties: Json = {event.id: _ID, event.time: time.schema}
+    example: Json = {event.id: "e-1", event.time: time.example}
     required = [event.id, event.time]
     if config.label.inline:
         properties[config.label.field] = _truth(config)
@@ -192,9 +180,9 @@ def _label(config: Config) -> Json:
     properties: Json = {config.label_event_id: _ID, config.label.field: truth}
     example: Json = {config.label_event_id: "e-1", config.label.field: truth["enum"][0]}
     if config.label.time:
-        schema, moment = _TIME[config.event.time_format]
-        properties[config.label.time] = _nullable(schema)
-        example[config.label.time] = moment
+        time = TIME_RULES[config.event.time_format]
+        properties[config.label.time] = _nullable(time.schema)
+        example[config.label.time] = time.example
     return {
         "type": "object",
         "required": [config.label_event_id, config.label.field],

@@ -90,6 +90,9 @@ class FieldSettings(Settings):
     path: str | None = Field(None, description="name in the JSON object, if another")
 
 
+TimeFormat = Literal["s", "ms", "rfc3339"]
+
+
 def _event_field(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
@@ -99,7 +102,7 @@ class EventSettings(Settings):
 
     id: str = Field("id", description="JSON field with the unique id: text or integer")
     time: str = Field("time", description="JSON field with the event time")
-    time_format: Literal["s", "ms", "rfc3339"] = Field(
+    time_format: TimeFormat = Field(
         "rfc3339", description="epoch seconds (fractions allowed), epoch milliseconds, RFC 3339"
     )
     fields: dict[str, Annotated[FieldSettings, BeforeValidator(_event_field)]] = Field(

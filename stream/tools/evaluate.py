@@ -10,7 +10,6 @@ import heapq
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from models.base import F64, MillraceError
 from models.settings import parse_duration
 from monitoring.quality.measures import kappa_temporal, no_change_accuracy, summarise
 from stream.contract.records import Batch, Range, Record, Slice
+from stream.decode.times import TIME_RULES
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.step.engine import Engine
@@ -78,9 +78,12 @@ class Evaluation:
         self, config: Config, engine: Engine, label_delay_ms: int | None, batch: int
     ) -> None:
         self._config = config
+        self._times = TIME_RULES[config.event.time_format]
         self._engine = engine
         self._delay_ms = label_delay_ms
         self._batch = batch
+        # Values stay as they are written: a label repeats its event's id, whatever its size.
+        self._row = msgspec.json.Decoder(dict[str, msgspec.Raw])
         self._score = msgspec.json.Decoder(_Score)
         self._due: list[tuple[int, int, bytes]] = []
         self._truth: list[float] = []
@@ -134,31 +137,32 @@ class Evaluation:
         config = self._config
         at, truth = 0, np.nan
         try:
-            row = msgspec.json.decode(raw)
-            at = _epoch_ms(row[config.event.time], config.event.time_format)
-            value = row.get(config.label.field)
+            row = self._row.decode(raw)
+            at = self._times.read(row[config.event.time])
+            given = row.get(config.label.field, msgspec.Raw(b"null"))
+            value = msgspec.json.decode(given)
             text = str(value).lower() if isinstance(value, bool) else str(value)
             if text in config.label.values:
                 truth = float(config.label.values[text])
                 release = self._release(row, at)
                 if release is not None and not config.label.inline:
-                    label = {config.label_event_id: row[config.event.id], config.label.field: value}
+                    label = {config.label_event_id: row[config.event.id], config.label.field: given}
                     order = len(self._truth)
                     heapq.heappush(self._due, (release, order, msgspec.json.encode(label)))
-        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
+        except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
             # Not an event: the engine says so with a reason, as a dead letter.
             truth = np.nan
         self._truth.append(truth)
         return at
 
-    def _release(self, row: dict[str, Any], at: int) -> int | None:
+    def _release(self, row: dict[str, msgspec.Raw], at: int) -> int | None:
         field = self._config.label.time
         if self._delay_ms is not None:
             return at + self._delay_ms
         if field is None or field not in row:
             return at
         value = row[field]
-        return None if value is None else _epoch_ms(value, self._config.event.time_format)
+        return None if bytes(value) == b"null" else self._times.read(value)
 
     def _step(self, events: list[tuple[int, bytes]], sink: ScoresWriter | None) -> None:
         """Labels that are due before the first event, then the events."""
@@ -244,14 +248,6 @@ class Evaluation:
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:
     return {k: None if np.isnan(v) else round(float(v), 6) for k, v in values.items()}
-
-
-def _epoch_ms(value: Any, time_format: str) -> int:
-    if time_format == "ms":
-        return int(value)
-    if time_format == "s":
-        return round(value * 1000)
-    return round(datetime.fromisoformat(value).timestamp() * 1000)
 
 
 def _slice(topic: str, first: int, values: list[bytes]) -> Slice:

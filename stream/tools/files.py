@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.base import F64, I64, MillraceError
+from stream.settings.schema import TimeFormat
 
 BATCH_ROWS = 8192
-TimeFormat = Literal["s", "ms", "rfc3339"]
 Kind = Literal["jsonl", "csv", "parquet"]
 
 _SUFFIXES: dict[str, Kind] = {
@@ -234,8 +234,11 @@ def _parquet_column(field: pa.Field, cells: pa.Array, time_format: TimeFormat) -
 
 
 def _timestamps(cells: pa.Array, time_format: TimeFormat) -> pa.Array:
-    # Through int64, so that a zone is dropped without moving the instant.
-    ms = cells.cast(pa.timestamp("ms", cells.type.tz), safe=False).cast(pa.int64())
+    # Through int64, so that a zone is dropped without moving the instant; then to the nearest
+    # millisecond, as `stream/decode/times.py` reads what is written more finely.
+    instants = cells.cast(pa.int64()).cast(pa.timestamp(cells.type.unit))
+    rounded = pc.round_temporal(instants, 1, "millisecond")
+    ms = rounded.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
     if time_format == "ms":
         return ms.cast(pa.string())
     if time_format == "s":

@@ -91,17 +91,6 @@ def test_times_are_read_in_every_format(
     assert events.columns.event_time_ms.tolist() == [ms]
 
 
-@pytest.mark.parametrize("value", ["2026-01-01T00:00:00", "yesterday", 5, None, True])
-def test_times_without_a_zone_are_refused(tmp_path: Path, value: object) -> None:
-    """A time that could mean several moments is a dead letter, not a guess."""
-    codec = Codec(
-        config(tmp_path, event={"fields": {"amount": "number"}},
-               features=[{"name": "a", "type": "number", "field": "amount"}])
-    )  # fmt: skip
-    _, bad = codec.events([record({"id": "a", "time": value, "amount": 2})])
-    assert [b.reason for b in bad] == ["schema"]
-
-
 def test_optional_fields_may_be_missing(tmp_path: Path) -> None:
     """A missing or null optional number is nan, a missing entity is key 0."""
     fields = {

@@ -12,7 +12,7 @@ from stream.decode.codec import Codec
 from stream.logs.ahead import Ahead, one_ahead
 from stream.run.assemble import build_engine, open_log
 from stream.run.service import Service
-from tests.support.factory import START_MS, Feed, config, event, traffic
+from tests.support.factory import START_MS, Feed, config, event, records, traffic
 from tests.support.runner import append
 
 
@@ -66,6 +66,22 @@ def test_a_step_on_decoded_slices_is_the_same_step(tmp_path: Path) -> None:
         assert ours.step(decoded(ours.codec)) == outputs
         assert others.step(decoded(strange)) == outputs
     assert ours.state_digest() == others.state_digest() == plain.state_digest()
+
+
+def test_a_slice_that_cannot_be_decoded_ahead_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step meets the failure itself, where the record is isolated."""
+    codec = Codec(config(tmp_path))
+    piece = records("events", 0, [event(0)])
+
+    def fail(_: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("stream.decode.codec._identifier", fail)
+    assert codec.ahead(piece) is piece
+    with pytest.raises(MemoryError):
+        codec.decoded(piece, codec.events)
 
 
 def test_slow_members_take_small_steps(tmp_path: Path) -> None:

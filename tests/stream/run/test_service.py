@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from models.members.constant import ConstantModel
+from stream.decode import codec
 from stream.run import service as module
 from stream.run.isolation import BreakerOpen
 from stream.run.service import ReconfigurationRefused, Service
@@ -107,6 +108,32 @@ def test_a_record_that_crashes_the_step_is_isolated(
     assert dead == {"dead.poison": 1}
     letters = contents(c, "dead-letters")
     assert letters == [to_json(event(37))]
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError, RecursionError, MemoryError])
+def test_a_record_that_crashes_the_decoder_is_isolated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    """Decoded ahead or in the step: one dead letter, all others scored; a restart replays it."""
+    c = config(tmp_path, limits={"batch": 16})
+    real = codec._identifier
+
+    def identifier(value: object) -> str:
+        if value == "e37":
+            raise failure("a defect that one record triggers")
+        return real(value)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(codec, "_identifier", identifier)
+    append(c, ("events", [event(i) for i in range(100)]))
+    with running(c) as service:
+        caught_up(service, 100)
+    assert len(contents(c, "scores")) == 99
+    assert contents(c, "dead-letters") == [to_json(event(37))]
+    for generation in list_generations(c.state_dir):
+        generation.rename(tmp_path / f"taken-away-{generation.name}")
+    with running(c) as service:
+        assert service.recovered is not None
+        assert service.recovered.replayed_records == 100
 
 
 def test_the_breaker_stops_before_the_commit(tmp_path: Path) -> None:

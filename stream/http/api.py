@@ -41,7 +41,7 @@ LIVE_PAGE = Path(next(iter(monitoring.show.__path__))) / "page"
 TAIL_DEFAULT = 50
 TAIL_MOST = 1000
 INLINE_BYTES = 16_384
-"""Bodies up to this are checked on the event loop (3.7 µs a record), larger ones in a thread."""
+"""Bodies up to this are checked on the event loop (1.4 µs a record), larger ones in a thread."""
 
 T = TypeVar("T")
 

@@ -12,6 +12,9 @@ import pytest
 
 from stream.contract.log import LogUnavailable
 from stream.http.append import GroupAppender
+from stream.http.ingest import Ingest
+from stream.http.problem import Problem
+from stream.settings.schema import TimeFormat
 from tests.support.http_fake import Running, config, event, problem, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -115,6 +118,20 @@ class TestEvents:
     ) -> None:
         """Not JSON is a 400, JSON that is no event a 422."""
         problem(shared.http.post("/v1/events", content=content, headers=JSON), kind)
+
+    @pytest.mark.parametrize("time_format", ["s", "ms"])
+    def test_a_time_beyond_all_bounds_is_refused(self, time_format: TimeFormat) -> None:
+        """A date that no integer of milliseconds holds is one refused record, named by its path."""
+        cfg = config()
+        event_settings = cfg.event.model_copy(update={"time_format": time_format})
+        ingest = Ingest(cfg.model_copy(update={"event": event_settings}))
+        lines = "\n".join(
+            json.dumps(e) for e in [event(1) | {"time": 5}, event(2) | {"time": 1e308}]
+        )
+        with pytest.raises(Problem) as caught:
+            ingest.events(lines.encode(), NDJSON["content-type"])
+        assert caught.value.kind == "invalid"
+        assert [e["path"] for e in caught.value.members["errors"]] == ["$[1].time"]
 
     def test_a_record_over_its_limit_is_too_large(self, fresh: Running) -> None:
         """A body within its limit may still hold a record over limits.record_bytes."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+BOOL = NDArray[np.bool_]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -178,6 +179,21 @@ class Model(ABC):
     def digest(self) -> str:
         """Hex digest of the state; equal for equal models, also across a save and a restore."""
         return state_digest(self.state())
+
+
+def fill(arrays: Mapping[str, NDArray[Any]], state: State, part: str) -> None:
+    """Copy a state's arrays into ours, all or none; :class:`StateError` names one that differs."""
+    for name, ours in arrays.items():
+        got = state.get(name)
+        if not isinstance(got, np.ndarray):
+            raise StateError(f"{part}.{name}: expected an array, got {got!r:.60}")
+        if got.shape != ours.shape or got.dtype != ours.dtype:
+            raise StateError(
+                f"{part}.{name}: expected {ours.dtype} {ours.shape}, got {got.dtype} {got.shape}; "
+                "the state is of a part with other settings"
+            )
+    for name, ours in arrays.items():
+        ours[...] = state[name]
 
 
 def state_digest(state: Any) -> str:

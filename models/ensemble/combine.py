@@ -14,6 +14,7 @@ import numpy as np
 
 from models.base import F64, Parameter, State, StateError
 from models.ensemble.stack import Stack, Stacking
+from models.kernels.common import GOLDEN, mix_all, poisson_table
 from models.kernels.stack import LIMIT as MAX_LINK
 
 
@@ -110,25 +111,13 @@ class Bagging(MeanProbability):
     .. [1] N. Oza and S. Russell, "Online bagging and boosting", AISTATS 2001.
     """
 
+    _cumulative = poisson_table(1.0)
+
     def member_weights(self, first: int, w: F64) -> F64:
         """See :meth:`Combiner.member_weights`."""
         uniform = _uniform(self._seed, first, (len(w), self._m))
-        draws = np.searchsorted(_POISSON_1, uniform, side="right")
+        draws = np.searchsorted(self._cumulative, uniform, side="right")
         return draws * w[:, None]
-
-
-_POISSON_1: F64 = np.cumsum(np.exp(-1.0) / np.cumprod(np.maximum(np.arange(19.0), 1.0)))
-"""Distribution function of Poisson(1) at 0..18; the rest is below 1e-17."""
-
-
-def _mix(
-    z: np.ndarray[tuple[int, ...], np.dtype[np.uint64]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
-    """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): 64 mixed bits of ``z``."""
-    z = z + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 class WeightedVote(_Fixed):
@@ -258,7 +247,7 @@ def _uniform(seed: int, first: int, shape: tuple[int, ...]) -> F64:
     row = np.arange(first, first + shape[0], dtype=np.uint64)[:, None]
     member = np.arange(shape[1], dtype=np.uint64)[None, :]
     with np.errstate(over="ignore"):
-        key = _mix(_mix(np.uint64(seed) + member) ^ row)
+        key = mix_all((mix_all(np.uint64(seed) + member + GOLDEN) ^ row) + GOLDEN)
     return np.asarray((key >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 

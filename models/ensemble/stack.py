@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.base import F64, Parameter, State, StateError
+from models.base import F64, Parameter, State, fill
 from models.kernels import stack as kernels
 
 
@@ -81,30 +81,20 @@ class Stack:
 
     def state(self) -> State:
         """The arrays, copied."""
-        return {
-            "weights": self._weights.copy(),
-            "squares": self._squares.copy(),
-            "shares": self._shares.copy(),
-            "positives": self._positives.copy(),
-            "first": self._first.copy(),
-        }
+        return {name: array.copy() for name, array in self._arrays().items()}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.ensemble.combine.Combiner.restore`; raises :class:`StateError`."""
-        for name, have in (
-            ("weights", self._weights),
-            ("squares", self._squares),
-            ("shares", self._shares),
-            ("positives", self._positives),
-            ("first", self._first),
-        ):
-            got = state.get(name)
-            if not isinstance(got, np.ndarray) or got.shape != have.shape:
-                raise StateError(
-                    f"combiner.{name}: expected an array of shape {have.shape}, got {got!r:.60};"
-                    " the state is of another ensemble"
-                )
-            have[:] = got
+        fill(self._arrays(), state, "combiner")
+
+    def _arrays(self) -> dict[str, F64]:
+        return {
+            "weights": self._weights,
+            "squares": self._squares,
+            "shares": self._shares,
+            "positives": self._positives,
+            "first": self._first,
+        }
 
 
 class Stacking(Stack):

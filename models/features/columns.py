@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 import xxhash
-from numba import njit
 
 from models.base import F64, I64, U32, U64
-from models.kernels.common import ENTRY
+from models.kernels.common import mix_all
+from models.kernels.entry import entry
 
 F32_MAX = float(np.finfo(np.float32).max)
 DAY_MIN = 24 * 60
@@ -55,19 +55,16 @@ def minute_of_week(event_time_ms: I64) -> I64:
 def codes(name: str, buckets: int, hashes: U64) -> U32:
     """A category's codes, ``(n,)``: ``mix(hash ^ salt) mod buckets``.
 
-    The salt is the name's own hash, so that two features of one field collide differently; the mix
-    is SplitMix64's (Steele, Lea, Flood 2014).
+    The salt is the name's own hash, so that two features of one field collide differently.
     """
-    x = hashes ^ np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) % np.uint64(buckets)).astype(np.uint32)
+    salt = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
+    return (mix_all(hashes ^ salt) % np.uint64(buckets)).astype(np.uint32)
 
 
 _V = numba.types.Array(numba.f8, 1, "C")
 
 
-@njit(numba.void(_V, _V, numba.b1, numba.b1, _V), **ENTRY)
+@entry(numba.void(_V, _V, numba.b1, numba.b1, _V))
 def number(values: F64, stats: F64, log: bool, scale: bool, out: F64) -> None:
     """Transform, learn and scale one number column in order; ``stats`` changes.
 

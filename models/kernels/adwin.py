@@ -1,8 +1,10 @@
-"""ADWIN, compiled: many detectors in shared arrays, for the forest's two per tree.
+"""ADWIN, compiled: windows of exponential buckets, over arrays of their owners.
 
-The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda 2007), which forgets its whole window
-when it signals; so a bucket needs its sum alone, and the variance is that of everything since the
-last signal. Draws no randomness and allocates nothing.
+The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda 2007, doi
+10.1137/1.9781611972771.42), bit for bit. ``monitoring/drift/detectors.py`` keeps all that River
+keeps. The trees' detectors (:class:`Adwins`) forget their whole window at a signal, as River's do;
+so a bucket needs its sum alone, and the variance is that of everything since the last signal.
+Draws no randomness and allocates nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +15,29 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from models.base import F64, I64
+from models.base import F64, I64, Role
 from models.kernels.common import HELPER, RARE
 
 PER_ROW = 5
 """Most buckets of one size; one more, and the two oldest merge into one of twice the size."""
 
 CLOCK = 32
+"""Values from one test to the next."""
+
 SHORTEST = 5
-LEVELS = 40
+"""Values in the shorter of two parts that are compared, at least."""
+
 WIDTH, SUM, SQUARES = range(3)
+"""What is known of a window: values, their sum, sum of squared deviations from their mean."""
+
+GAP, CUT = 5, 6
+"""The gap between two parts' means that came nearest to its threshold, or furthest beyond, and that
+threshold: of the last test, where there is room for them."""
+
+
+LEVELS = 40
+
+ROLES: dict[str, Role] = {"bucket": "statistic", "held": "control", "moments": "statistic"}
 
 
 class Adwins(NamedTuple):
@@ -30,7 +45,7 @@ class Adwins(NamedTuple):
 
     bucket: F64  # (n, LEVELS, PER_ROW + 1): sums
     held: I64  # (n, LEVELS): buckets in use
-    moments: F64  # (n, 3): values, their sum, sum of squared deviations from their mean
+    moments: F64  # (n, 3): see WIDTH and the rest
 
 
 def make_adwins(n: int) -> Adwins:
@@ -45,69 +60,86 @@ def make_adwins(n: int) -> Adwins:
 @njit(**RARE)
 def adwin_reset(d: int, a: Adwins) -> None:
     """Detector ``d`` forgets everything."""
-    for level in range(LEVELS):
-        a.held[d, level] = 0
-        for k in range(PER_ROW + 1):
-            a.bucket[d, level, k] = 0.0
-    for k in range(3):
-        a.moments[d, k] = 0.0
+    a.held[d, :] = 0
+    a.bucket[d, :, :] = 0.0
+    a.moments[d, :] = 0.0
 
 
 @njit(**HELPER)
 def adwin_update(d: int, x: float, delta: float, a: Adwins) -> int:
     """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell (all is forgotten); or 0."""
-    width = a.moments[d, WIDTH]
-    if width > 0.0:
-        gap = x - a.moments[d, SUM] / width
-        a.moments[d, SQUARES] += width * gap * gap / (width + 1.0)
-    a.moments[d, WIDTH] = width + 1.0
-    a.moments[d, SUM] += x
-    _insert(d, x, a)
-    if np.int64(width + 1.0) % CLOCK != 0:
+    insert(d, x, a.moments, a.held, a.bucket, a.bucket[:0])
+    if np.int64(a.moments[d, WIDTH]) % CLOCK != 0:
         return 0
-    way = _changed(d, delta, a)
-    if way != 0:
-        adwin_reset(d, a)
-    return way
+    change = find_cut(d, a.moments, a.held, a.bucket, LEVELS, delta)
+    if change == 0.0:
+        return 0
+    adwin_reset(d, a)
+    return 1 if change > 0.0 else -1
 
 
 @njit(**HELPER)
-def _insert(d: int, x: float, a: Adwins) -> None:
-    level = 0
-    carried = x
+def insert(d: int, x: float, known: F64, held: I64, sums: F64, squares: F64) -> None:
+    """Add a bucket of one value to window ``d``; merge the two oldest of a level with too many.
+
+    ``known`` ``(n, 3)`` or wider, see :data:`WIDTH`; ``held`` ``(n, levels)`` and ``sums``
+    ``(n, levels, PER_ROW + 1)``, see :class:`Adwins`; ``squares``, like ``sums`` or empty: each
+    bucket's sum of squared deviations, where it is wanted.
+    """
+    width = known[d, WIDTH]
+    if width > 0.0:
+        gap = x - known[d, SUM] / width
+        known[d, SQUARES] += width * gap * gap / (width + 1.0)
+    known[d, WIDTH] = width + 1.0
+    known[d, SUM] += x
+    level, size, deviation = 0, 1.0, 0.0
     while True:
-        n = a.held[d, level]
-        a.bucket[d, level, n] = carried
-        if n < PER_ROW or level + 1 == LEVELS:
-            a.held[d, level] = min(n + 1, PER_ROW)
+        n = held[d, level]
+        sums[d, level, n] = x
+        if len(squares) > 0:
+            squares[d, level, n] = deviation
+        if n < PER_ROW or level + 1 == held.shape[1]:
+            held[d, level] = min(n + 1, PER_ROW)
             return
-        carried = a.bucket[d, level, 0] + a.bucket[d, level, 1]
+        x = sums[d, level, 0] + sums[d, level, 1]
+        if len(squares) > 0:
+            gap = sums[d, level, 0] / size - sums[d, level, 1] / size
+            deviation = squares[d, level, 0] + squares[d, level, 1]
+            deviation += size * size * gap * gap / (size + size)
+            for k in range(PER_ROW - 1):
+                squares[d, level, k] = squares[d, level, k + 2]
         for k in range(PER_ROW - 1):
-            a.bucket[d, level, k] = a.bucket[d, level, k + 2]
-        a.held[d, level] = PER_ROW - 1
+            sums[d, level, k] = sums[d, level, k + 2]
+        held[d, level] = PER_ROW - 1
         level += 1
+        size *= 2.0
 
 
 @njit(**RARE)
-def _changed(d: int, delta: float, a: Adwins) -> int:
-    """Which way the mean went at a cut that leaves two means too far apart (their theorem 3.1)."""
-    width, total = a.moments[d, WIDTH], a.moments[d, SUM]
-    variance = a.moments[d, SQUARES] / width
-    log_term = math.log(2.0 * math.log(width) / delta)
+def find_cut(d: int, known: F64, held: I64, sums: F64, levels: int, delta: float) -> float:
+    """How far the mean rose at the first cut between two means too far apart (theorem 3.1); or 0.
+
+    Looks from the oldest of the ``levels`` in use to the youngest.
+    """
     old, old_sum = 0.0, 0.0
-    size = 2.0**LEVELS
-    for step in range(LEVELS):
-        level = LEVELS - 1 - step
-        size *= 0.5
-        for k in range(a.held[d, level]):
+    new, new_sum = known[d, WIDTH], known[d, SUM]
+    spread = 2.0 * known[d, SQUARES] / known[d, WIDTH]
+    log_term = math.log(2.0 * math.log(known[d, WIDTH]) / delta)
+    for level in range(levels - 1, -1, -1):
+        size = 2.0**level
+        for k in range(held[d, level]):
             old += size
-            old_sum += a.bucket[d, level, k]
-            new = width - old
+            new -= size
+            old_sum += sums[d, level, k]
+            new_sum -= sums[d, level, k]
             if old < SHORTEST or new < SHORTEST:
                 continue
-            rise = (total - old_sum) / new - old_sum / old
+            rise = new_sum / new - old_sum / old
+            gap = abs(rise)
             inverse = 1.0 / (old - SHORTEST + 1.0) + 1.0 / (new - SHORTEST + 1.0)
-            spread = math.sqrt(2.0 * inverse * variance * log_term)
-            if abs(rise) > spread + 2.0 / 3.0 * log_term * inverse:
-                return 1 if rise > 0.0 else -1
-    return 0
+            cut = math.sqrt(inverse * spread * log_term) + 2.0 / 3.0 * log_term * inverse
+            if known.shape[1] > CUT and gap * known[d, CUT] >= known[d, GAP] * cut:
+                known[d, GAP], known[d, CUT] = gap, cut
+            if gap > cut:
+                return rise
+    return 0.0

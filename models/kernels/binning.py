@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from models.base import F32, F64, I64, Role
+from models.base import F32, F64, I64, U32, Role
 from models.kernels.common import HELPER, RARE
 
 FLOOR = 32
@@ -131,6 +131,15 @@ def _split(f: int, p: int, middle: float, bins: Bins) -> None:
         for i in range(len(_BORN)):
             bins.known[f, b, i] = _BORN[i]
         bins.known[f, b, MASS] = mass
+
+
+@njit(**HELPER)
+def place(dense: F32, hashed: U32, i: int, edge: F64, x: F64, at: I64) -> None:
+    """Fill ``x`` and ``at`` with the values of row ``i``, dense first, and their positions."""
+    d = dense.shape[1]
+    for f in range(len(x)):
+        x[f] = np.float64(dense[i, f]) if f < d else np.float64(hashed[i, f - d])
+        at[f] = position(f, x[f], edge)
 
 
 @njit(**HELPER)

@@ -1,4 +1,4 @@
-"""Small compiled helpers: the logistic function and seeded randomness with explicit state.
+"""What kernels share: how they are compiled, the logistic function, seeded randomness.
 
 Nothing here keeps state of its own.
 """
@@ -6,6 +6,8 @@ Nothing here keeps state of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -21,10 +23,13 @@ HELPER = {**RARE, "forceinline": True}
 """Options of a compiled helper that every row needs. A call hands a bundle over by value, kilobytes
 of it: put in place, a forest learns in two thirds of the time."""
 
-ENTRY = {**RARE, "cache": True}
-"""Options of a kernel's entry point."""
+SCORE = 1
+LEARN = 2
+"""Switches of a member's walk; ``SCORE | LEARN`` scores each row, then learns it."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2 ** 64 over the golden ratio, odd: steps of it spread over all 64 bits."""
+
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _UNIT = 1.0 / (1 << 53)
@@ -40,21 +45,27 @@ def sigmoid(z: float) -> float:
 
 
 @njit(**HELPER)
-def next_u64(rng: U64) -> int:
-    """The next number of SplitMix64 (Steele, Lea and Flood 2014); ``rng`` is its one counter."""
-    rng[0] += _GOLDEN
-    z = rng[0]
+def mix(z: Any) -> Any:
+    """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): 64 mixed bits of a uint64."""
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return z ^ (z >> np.uint64(31))
+
+
+mix_all: Callable[[U64], U64] = mix.py_func
+""":func:`mix` of each number of an array, not compiled."""
+
+
+@njit(**HELPER)
+def next_u64(rng: U64) -> int:
+    """The next number of SplitMix64; ``rng`` is its one counter."""
+    rng[0] += GOLDEN
+    return mix(rng[0])
 
 
 def numbers(seed: int, n: int) -> U64:
     """The first ``n`` numbers of :func:`next_u64` from this seed, without compiling it."""
-    z = np.uint64(seed) + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64)
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
+    return mix_all(np.uint64(seed) + GOLDEN * np.arange(1, n + 1, dtype=np.uint64))
 
 
 @njit(**HELPER)

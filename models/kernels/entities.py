@@ -5,9 +5,6 @@ power-of-two blocks with a free list per size. ``rings.py`` and ``updates.py`` c
 ``models/features/windows.py`` owns the arrays. Nothing here allocates: the owner makes room first.
 The layout follows from the calls alone, never from the arrays' lengths, so a copy of the used parts
 behaves as the original does.
-
-Numba does not see that a cached caller in another file has become stale: after a change here, save
-``models/kernels/updates.py`` too.
 """
 
 from __future__ import annotations
@@ -22,10 +19,6 @@ from models.base import F64, I64, U64
 from models.kernels.common import HELPER
 
 I32 = NDArray[np.int32]
-
-INLINE = {**HELPER, "forceinline": True}
-"""Options of a helper that becomes part of its caller: twice as fast, for a bundle of eight arrays
-costs more to hand over than most helpers do."""
 
 
 class Arrays(NamedTuple):
@@ -77,13 +70,13 @@ SMALLEST = 1  # class of a new entity's block: two entries
 EXPIRED_AT_ONCE = 2  # out-of-date entities let go for each new one: bounded work, yet it keeps pace
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def home(key: Any, mask: int) -> Any:
     """Where in the index the search for ``key`` begins. Keys are hashes: their low bits serve."""
     return np.int64(key & np.uint64(mask))
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def find(a: Arrays, key: int) -> int:
     """The slot of ``key``, or -1."""
     mask = len(a.lookup) - 1
@@ -95,7 +88,7 @@ def find(a: Arrays, key: int) -> int:
         i = (i + 1) & mask
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def lookup_add(a: Arrays, slot: int) -> None:
     """Enter a slot whose key is not in the index yet (linear probing)."""
     mask = len(a.lookup) - 1
@@ -105,7 +98,7 @@ def lookup_add(a: Arrays, slot: int) -> None:
     a.lookup[i] = slot
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def lookup_remove(a: Arrays, slot: int) -> None:
     """Take a slot out and close the gap behind it (backward shift): no tombstones pile up."""
     mask = len(a.lookup) - 1
@@ -125,7 +118,7 @@ def lookup_remove(a: Arrays, slot: int) -> None:
     a.lookup[gap] = -1
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def unlink(a: Arrays, slot: int) -> None:
     """Take a slot out of the list by idleness."""
     before, after = a.ints[slot, PREV], a.ints[slot, NEXT]
@@ -139,7 +132,7 @@ def unlink(a: Arrays, slot: int) -> None:
         a.scalars[NEWEST] = before
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def link(a: Arrays, slot: int) -> None:
     """Put a slot at the list's newest end."""
     newest = a.scalars[NEWEST]
@@ -152,7 +145,7 @@ def link(a: Arrays, slot: int) -> None:
     a.scalars[NEWEST] = slot
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def touch(a: Arrays, slot: int) -> None:
     """Make a slot the newest."""
     if a.scalars[NEWEST] != slot:
@@ -160,7 +153,7 @@ def touch(a: Arrays, slot: int) -> None:
         link(a, slot)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def allocate(a: Arrays, size_class: int) -> int:
     """A block of ``2 ** size_class`` places: a freed one, else from the arena's end."""
     block = a.scalars[FREE_BLOCK + size_class]
@@ -172,21 +165,21 @@ def allocate(a: Arrays, size_class: int) -> int:
     return block
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def release(a: Arrays, block: int, size_class: int) -> None:
     """Give a block back."""
     a.times[block] = a.scalars[FREE_BLOCK + size_class]
     a.scalars[FREE_BLOCK + size_class] = block
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def place(a: Arrays, slot: int, i: int) -> int:
     """Where in the arena entry ``i`` (from the oldest) of a slot's ring is."""
     mask = (1 << a.ints[slot, CLASS]) - 1
     return a.ints[slot, BLOCK] + ((a.ints[slot, HEAD] + i) & mask)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def resize(a: Arrays, slot: int, size_class: int) -> None:
     """Move a ring to a block of another size that holds it."""
     old_block, old_class = a.ints[slot, BLOCK], a.ints[slot, CLASS]
@@ -201,13 +194,13 @@ def resize(a: Arrays, slot: int, size_class: int) -> None:
     release(a, old_block, old_class)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def newest_time(a: Arrays, slot: int) -> int:
     """Event time of the newest entry of a ring that is not empty."""
     return a.times[place(a, slot, a.ints[slot, COUNT] - 1)]
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def forget(a: Arrays, slot: int) -> None:
     """Let an entity go with all it holds."""
     release(a, a.ints[slot, BLOCK], a.ints[slot, CLASS])
@@ -219,7 +212,7 @@ def forget(a: Arrays, slot: int) -> None:
     a.scalars[ENTITIES] -= 1
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def admit(a: Arrays, key: int, t: int, reach: int, max_entities: int) -> int:
     """Give a new entity a slot with an empty ring.
 

@@ -7,9 +7,6 @@ pointer at the young end.
 Running sums are kept as the unevaluated sum of two floats (TwoSum: Knuth, TAOCP 2, 4.2.2), good to
 2**-104 of the largest sum so far; a sum that has fallen below 2**-40 of that is taken anew from the
 ring. So it stays within 1e-9 of a fresh summation however long the stream runs.
-
-Numba does not see that a cached caller in another file has become stale: after a change here, save
-``models/kernels/updates.py`` too.
 """
 
 from __future__ import annotations
@@ -19,12 +16,12 @@ import math
 from numba import njit
 
 from models.base import I64
+from models.kernels.common import HELPER
 from models.kernels.entities import (
     CLASS,
     COUNT,
     ENTER,
     HEAD,
-    INLINE,
     NEVER,
     SMALLEST,
     START,
@@ -38,7 +35,7 @@ from models.kernels.entities import (
 CANCELLED = 2.0**-40
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def add(a: Arrays, slot: int, k: int, v: float) -> None:
     """Add ``v`` to a window's running sum; ``nan`` is an entry without a value."""
     high, low = a.sums[slot, k, 0], a.sums[slot, k, 1]
@@ -50,7 +47,7 @@ def add(a: Arrays, slot: int, k: int, v: float) -> None:
     a.sums[slot, k, 2] = max(a.sums[slot, k, 2], abs(a.sums[slot, k, 0]))
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def join(a: Arrays, slot: int, k: int, v: float) -> None:
     """An entry comes into window ``k``."""
     if not math.isnan(v):
@@ -58,7 +55,7 @@ def join(a: Arrays, slot: int, k: int, v: float) -> None:
         add(a, slot, k, v)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def unjoin(a: Arrays, slot: int, k: int, v: float) -> None:
     """An entry goes out of window ``k``."""
     if not math.isnan(v):
@@ -66,7 +63,7 @@ def unjoin(a: Arrays, slot: int, k: int, v: float) -> None:
         add(a, slot, k, -v)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def settle(a: Arrays, slot: int, k: int) -> None:
     """Take the running sum anew where cancellation may have eaten its digits."""
     present = a.ints[slot, START + a.sums.shape[1] + k]
@@ -80,7 +77,7 @@ def settle(a: Arrays, slot: int, k: int) -> None:
                 add(a, slot, k, v)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def after(a: Arrays, slot: int, t: int) -> int:
     """The position of the first entry younger than ``t`` (binary search)."""
     low, high = 0, int(a.ints[slot, COUNT])
@@ -93,7 +90,7 @@ def after(a: Arrays, slot: int, t: int) -> int:
     return low
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def leave(a: Arrays, slot: int, windows: I64, young_end: int) -> None:
     """Move the trailing pointers on and let go of what is out of the longest window."""
     enter, count = a.ints[slot, ENTER], a.ints[slot, COUNT]
@@ -116,7 +113,7 @@ def leave(a: Arrays, slot: int, windows: I64, young_end: int) -> None:
     drop(a, slot, a.ints[slot, START + last])
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def drop(a: Arrays, slot: int, n: int) -> None:
     """Let go of the ``n`` oldest entries, which are in no window any more."""
     if n > 0:
@@ -128,7 +125,7 @@ def drop(a: Arrays, slot: int, n: int) -> None:
             a.ints[slot, START + k] = max(0, a.ints[slot, START + k] - n)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def enter(a: Arrays, slot: int, young_end: int) -> None:
     """Take in the entries that have become old enough."""
     i = a.ints[slot, ENTER]
@@ -143,7 +140,7 @@ def enter(a: Arrays, slot: int, young_end: int) -> None:
     a.ints[slot, ENTER] = i
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def make_room(a: Arrays, slot: int, ring_cap: int) -> None:
     """Room for one more entry: a larger block, a smaller one, or the oldest entry's place."""
     count, size_class = a.ints[slot, COUNT], a.ints[slot, CLASS]
@@ -163,7 +160,7 @@ def make_room(a: Arrays, slot: int, ring_cap: int) -> None:
         resize(a, slot, size_class - 1)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def append(a: Arrays, slot: int, t: int, v: float, ring_cap: int) -> None:
     """Put the newest entry."""
     make_room(a, slot, ring_cap)
@@ -173,7 +170,7 @@ def append(a: Arrays, slot: int, t: int, v: float, ring_cap: int) -> None:
     a.ints[slot, COUNT] += 1
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def insert(a: Arrays, slot: int, windows: I64, delay: int, t: int, v: float, ring_cap: int) -> int:
     """Put an entry that came late at its place (behind equal times); returns its position."""
     young_end = newest_time(a, slot) - delay
@@ -199,7 +196,7 @@ def insert(a: Arrays, slot: int, windows: I64, delay: int, t: int, v: float, rin
     return position
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def mark_one(a: Arrays, slot: int, t: int, delta: int) -> bool:
     """Mark the first entry at ``t`` that is not marked, or the reverse; false if there is none."""
     value = 1.0 if delta > 0 else 0.0
@@ -218,7 +215,7 @@ def mark_one(a: Arrays, slot: int, t: int, delta: int) -> bool:
     return False
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def remember_first(a: Arrays, slot: int, t: int, delta: int) -> None:
     """Keep the earliest known positive; taken back, the ring tells the next one."""
     if delta > 0:

@@ -11,7 +11,8 @@ import math
 from numba import float64, njit, void
 
 from models.base import F64
-from models.kernels.common import ENTRY, HELPER, sigmoid
+from models.kernels.common import HELPER, sigmoid
+from models.kernels.entry import entry
 
 LIMIT = 30.0
 """Logits are clipped to this: beyond it a probability is 0 or 1 in float64."""
@@ -42,7 +43,7 @@ def _experts(links: F64, weights: F64, experts: F64) -> None:
     experts[2] = math.log(p / q)
 
 
-@njit(void(_ROWS, _LINE, _LINE, _LINE, _LINE), **ENTRY)
+@entry(void(_ROWS, _LINE, _LINE, _LINE, _LINE))
 def combine(links: F64, weights: F64, shares: F64, experts: F64, out: F64) -> None:
     """``out[i]``: the logit of the experts' probabilities, mixed by ``shares``."""
     for i in range(len(links)):
@@ -83,7 +84,7 @@ def _unlearned(line: F64, first: F64) -> bool:
     return same == len(line)
 
 
-@njit(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 6), **ENTRY)
+@entry(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 6))
 def update(
     links: F64,
     y: F64,

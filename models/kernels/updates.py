@@ -13,12 +13,11 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64, U64
-from models.kernels.common import ENTRY
+from models.kernels.common import HELPER
 from models.kernels.entities import (
     ARENA,
     COUNT,
     ENTER,
-    INLINE,
     LATE,
     SCALARS,
     SLOTS,
@@ -32,6 +31,7 @@ from models.kernels.entities import (
     place,
     touch,
 )
+from models.kernels.entry import entry
 from models.kernels.rings import after, append, enter, insert, leave, mark_one
 
 LARGEST_MS = 1 << 60  # times are clipped: no sum of one and two durations overflows
@@ -60,13 +60,18 @@ def lookup_length(slots: int) -> int:
     return 1 << max(2 * slots - 1, 3).bit_length()
 
 
-@njit(**INLINE)
+_ARRAYS = numba.typeof(empty_arrays(1, 1, 1))
+_I64, _U64, _F64 = (numba.types.Array(t, 1, "C") for t in (numba.i8, numba.u8, numba.f8))
+_ROWS = numba.types.Array(numba.f8, 2, "C")
+
+
+@njit(**HELPER)
 def clip_time(t: int) -> int:
     """A time that can be reckoned with."""
     return min(max(t, -LARGEST_MS), LARGEST_MS)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def write(row: F64, k: int, windows: int, count: int, present: int, total: float) -> None:
     """One window's count, sum and mean into an output row."""
     row[k] = count
@@ -74,7 +79,7 @@ def write(row: F64, k: int, windows: int, count: int, present: int, total: float
     row[2 * windows + k] = total / present if present > 0 else 0.0
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def write_as_of(a: Arrays, slot: int, windows: I64, young_end: int, end: int, row: F64) -> None:
     """Statistics as of a time in the past, summed afresh over the entries before ``end``."""
     n = len(windows)
@@ -92,7 +97,7 @@ def write_as_of(a: Arrays, slot: int, windows: I64, young_end: int, end: int, ro
         write(row, k, n, max(0, end - start), present, total + low)
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def write_extremes(a: Arrays, slot: int, windows: I64, young_end: int, end: int, row: F64) -> None:
     """Each window's least and greatest value (0 without any), where the row has room for them.
 
@@ -114,7 +119,7 @@ def write_extremes(a: Arrays, slot: int, windows: I64, young_end: int, end: int,
         row[4 * n + 2 + k] = greatest if least <= greatest else 0.0
 
 
-@njit(**INLINE)
+@njit(**HELPER)
 def observe(
     a: Arrays, slot: int, windows: I64, delay: int, own: bool, ring_cap: int, t: int, v: float,
     row: F64,
@@ -160,7 +165,13 @@ def observe(
     row[3 * n + 1] = min(t - first, reach) / 1000.0 if first <= t else reach / 1000.0
 
 
-def _update(
+@entry(
+    numba.i8(
+        *(_ARRAYS, _I64, numba.i8, numba.b1, numba.i8, numba.i8, numba.i8),
+        *(_U64, _I64, _F64, _ROWS),
+    )
+)
+def update(
     a: Arrays, windows: I64, delay: int, own: bool, ring_cap: int, max_entities: int, begin: int,
     keys: U64, times: I64, values: F64, out: F64,
 ) -> int:  # fmt: skip
@@ -191,7 +202,8 @@ def _update(
     return len(keys)
 
 
-def _mark(a: Arrays, windows: I64, keys: U64, times: I64, delta: I64) -> None:
+@entry(numba.void(_ARRAYS, _I64, _U64, _I64, _I64))
+def mark(a: Arrays, windows: I64, keys: U64, times: I64, delta: I64) -> None:
     """Set (+1) or take back (-1) a mark on one entry at that time of that entity, in order."""
     for i in range(len(keys)):
         if keys[i] == 0:
@@ -201,21 +213,9 @@ def _mark(a: Arrays, windows: I64, keys: U64, times: I64, delta: I64) -> None:
             a.scalars[UNMATCHED] += 1
 
 
-def _refill(a: Arrays) -> None:
+@entry(numba.void(_ARRAYS))
+def refill(a: Arrays) -> None:
     """Fill an empty lookup, in the order of the slots: entities lie in memory like that."""
     for slot in range(a.scalars[SLOTS]):
         if a.ints[slot, COUNT] > 0:
             lookup_add(a, slot)
-
-
-_ARRAYS = numba.typeof(empty_arrays(1, 1, 1))
-_I64, _U64, _F64 = (numba.types.Array(t, 1, "C") for t in (numba.i8, numba.u8, numba.f8))
-update = njit(
-    numba.i8(
-        _ARRAYS, _I64, numba.i8, numba.b1, numba.i8, numba.i8, numba.i8, _U64, _I64, _F64,
-        numba.types.Array(numba.f8, 2, "C"),
-    ),
-    **ENTRY,
-)(_update)  # fmt: skip
-mark = njit(numba.void(_ARRAYS, _I64, _U64, _I64, _I64), **ENTRY)(_mark)
-refill = njit(numba.void(_ARRAYS), **ENTRY)(_refill)

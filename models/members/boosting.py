@@ -17,9 +17,11 @@ from numba import njit
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
+from models.kernels.adwin import ROLES as ADWIN_ROLES
 from models.kernels.adwin import Adwins, adwin_update, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, observe, position
-from models.kernels.common import ENTRY, HELPER, sigmoid
+from models.kernels.binning import ROLES, Bins, make_bins, observe, place
+from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
+from models.kernels.entry import entry
 from models.kernels.gradients import leaf_value, learn_leaf, try_split
 from models.kernels.trees import ROLES as TREE_ROLES
 from models.kernels.trees import (
@@ -30,7 +32,7 @@ from models.kernels.trees import (
     make_trees,
     new_tree,
 )
-from models.members.compiled import LEARN, SCORE, TreeModel, signature
+from models.members.compiled import TreeModel, signature
 from models.settings import Settings
 
 LEAST_CURVATURE = 1e-6
@@ -86,15 +88,6 @@ def make_arrays(columns: int, p: BoostingParams, seed: int) -> BoostingArrays:
 
 
 @njit(**HELPER)
-def _prepare(dense: F32, hashed: U32, i: int, a: BoostingArrays) -> None:
-    """Fill ``x`` and ``at`` with the row's values and their positions."""
-    d = dense.shape[1]
-    for f in range(len(a.x)):
-        a.x[f] = np.float64(dense[i, f]) if f < d else np.float64(hashed[i, f - d])
-        a.at[f] = position(f, a.x[f], a.bins.edge)
-
-
-@njit(**HELPER)
 def _link(a: BoostingArrays) -> float:
     total = 0.0
     for s in range(len(a.root)):
@@ -126,7 +119,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
             divide_bin(f, at, a.bins.used[f], a.trees)
 
 
-@njit(signature(make_arrays(1, BoostingParams.model_validate({}), 0)), **ENTRY)
+@entry(signature(make_arrays(1, BoostingParams.model_validate({}), 0)))
 def boosting_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: BoostingArrays
 ) -> None:
@@ -135,7 +128,7 @@ def boosting_kernel(
         for s in range(len(a.root)):
             a.root[s] = new_tree(a.trees)
     for i in range(len(dense)):
-        _prepare(dense, hashed, i, a)
+        place(dense, hashed, i, a.bins.edge, a.x, a.at)
         if mode & SCORE:
             out[i] = _link(a)
         if mode & LEARN:
@@ -159,9 +152,7 @@ class BoostingModel(TreeModel):
         "root": "control",
         **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
         "drifts": "statistic",
-        "adwin.bucket": "statistic",
-        "adwin.held": "control",
-        "adwin.moments": "statistic",
+        **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
 

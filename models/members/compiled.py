@@ -19,11 +19,8 @@ from numba import float32, float64, int64, uint32, void
 from numpy.typing import NDArray
 
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, Role, State, StateError
+from models.kernels.common import LEARN, SCORE
 from models.kernels.trees import used_part
-
-SCORE = 1
-LEARN = 2
-"""Switches of a kernel's walk; ``SCORE | LEARN`` scores each row, then learns it."""
 
 NONE = np.zeros(0)
 

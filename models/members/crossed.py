@@ -19,8 +19,9 @@ from pydantic import Field
 
 from models.base import F32, F64, I64, U32, U64, FeatureSchema, Role, State, StateError
 from models.kernels.binning import ROLES, Bins, locate, make_bins, observe
-from models.kernels.common import ENTRY, HELPER, RARE, numbers, sigmoid
-from models.members.compiled import LEARN, SCORE, CompiledModel, copy_prefix, signature
+from models.kernels.common import HELPER, LEARN, RARE, SCORE, numbers, sigmoid
+from models.kernels.entry import entry
+from models.members.compiled import CompiledModel, copy_prefix, signature
 from models.settings import Settings
 
 
@@ -149,7 +150,7 @@ def _inherit(f: int, old: int, new: int, count: I64, salt: U64, table: F64, shif
             _copy(source, np.int64((salt[f, new] + salt[g, b]) >> s), table)
 
 
-@njit(signature(make_arrays(1, 1, CrossedParams.model_validate({}), 0)), **ENTRY)
+@entry(signature(make_arrays(1, 1, CrossedParams.model_validate({}), 0)))
 def crossed_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: CrossedArrays
 ) -> None:

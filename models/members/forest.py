@@ -17,9 +17,11 @@ from numba import njit
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
+from models.kernels.adwin import ROLES as ADWIN_ROLES
 from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, observe, position
-from models.kernels.common import ENTRY, HELPER, RARE, poisson, poisson_table
+from models.kernels.binning import ROLES, Bins, make_bins, observe, place
+from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
+from models.kernels.entry import entry
 from models.kernels.trees import ROLES as TREE_ROLES
 from models.kernels.trees import (
     Trees,
@@ -31,7 +33,7 @@ from models.kernels.trees import (
     new_tree,
 )
 from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
-from models.members.compiled import LEARN, SCORE, TreeModel, signature
+from models.members.compiled import TreeModel, signature
 from models.settings import Settings
 
 
@@ -103,15 +105,6 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
         odds=np.zeros(p.trees),
         said=np.zeros((2 * p.trees, 3)),
     )
-
-
-@njit(**HELPER)
-def _prepare(dense: F32, hashed: U32, i: int, a: ForestArrays) -> None:
-    """Fill ``x`` and ``at`` with the row's values and their positions."""
-    d = dense.shape[1]
-    for f in range(len(a.x)):
-        a.x[f] = np.float64(dense[i, f]) if f < d else np.float64(hashed[i, f - d])
-        a.at[f] = position(f, a.x[f], a.bins.edge)
 
 
 @njit(**HELPER)
@@ -200,7 +193,7 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
             divide_bin(f, p, a.bins.used[f], a.trees)
 
 
-@njit(signature(make_arrays(1, ForestParams.model_validate({}), 0)), **ENTRY)
+@entry(signature(make_arrays(1, ForestParams.model_validate({}), 0)))
 def forest_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: ForestArrays
 ) -> None:
@@ -209,7 +202,7 @@ def forest_kernel(
         for tree in range(len(a.node)):
             a.root[tree] = new_tree(a.trees)
     for i in range(len(dense)):
-        _prepare(dense, hashed, i, a)
+        place(dense, hashed, i, a.bins.edge, a.x, a.at)
         for tree in range(len(a.node)):
             _vote(tree, mode & LEARN != 0, a)
         if mode & SCORE:
@@ -236,9 +229,7 @@ class ForestModel(TreeModel):
         **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
         "events": "statistic",
         "prior": "statistic",
-        "adwin.bucket": "statistic",
-        "adwin.held": "control",
-        "adwin.moments": "statistic",
+        **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
 

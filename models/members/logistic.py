@@ -16,8 +16,9 @@ from numba import njit
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
-from models.kernels.common import ENTRY, HELPER, sigmoid
-from models.members.compiled import LEARN, SCORE, CompiledModel, signature
+from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
+from models.kernels.entry import entry
+from models.members.compiled import CompiledModel, signature
 from models.settings import Settings
 
 CLIP = 10.0
@@ -106,7 +107,7 @@ def _step(at: int, gradient: float, rate: float, weight: F64, squares: F64) -> N
     weight[at] -= rate * gradient / math.sqrt(total + EPS)
 
 
-@njit(signature(make_arrays(1, [2], 0.1)), **ENTRY)
+@entry(signature(make_arrays(1, [2], 0.1)))
 def logistic_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: LogisticArrays
 ) -> None:

@@ -15,19 +15,31 @@ from numba import njit
 from numpy.typing import NDArray
 
 from models.base import F64, I64
+from models.kernels.adwin import (
+    CLOCK,
+    CUT,
+    GAP,
+    PER_ROW,
+    SQUARES,
+    SUM,
+    WIDTH,
+    find_cut,
+    insert,
+)
+from models.kernels.common import RARE
+from models.kernels.entry import entry
 
 ADWIN_DELTA = 0.00001
 PAGE_HINKLEY_THRESHOLD = 6.5
 # Chosen, like _PH_DELTA, on other seeds than benchmarks/drift.py reports; see docs/drift.md.
 
-# River's defaults for the rest.
-_CLOCK, _BUCKETS, _SHORTEST, _GRACE = 32, 5, 5, 10
+_GRACE = 10  # River's default, as are those of models/kernels/adwin.py
 _PH_GRACE, _PH_FADE = 30, 1 - 0.0001
 _PH_DELTA = 0.0125  # half of the least rise to be found: the error of a good scorer is near 0.01
 _LEVELS = 48  # 6 * 2^48 values: no stream is longer
 
-# Columns of the detectors' numbers.
-_WIDTH, _TOTAL, _VARIANCE, _TICK, _ROWS, _GAP, _CUT, _FIRED = range(8)
+# Columns of the detectors' numbers, for ADWIN beside those of models/kernels/adwin.py.
+_TICK, _ROWS, _FIRED = 3, 4, 7
 _N, _WEIGHT, _MEAN, _SUM, _PH_FIRED = range(5)
 
 
@@ -64,8 +76,8 @@ class Adwin:
         self._delta = delta
         self._numbers = np.zeros((k, 8))
         self._counts = np.zeros((k, _LEVELS), np.int64)
-        self._totals = np.zeros((k, _LEVELS, _BUCKETS + 1))
-        self._variances = np.zeros((k, _LEVELS, _BUCKETS + 1))
+        self._totals = np.zeros((k, _LEVELS, PER_ROW + 1))
+        self._variances = np.zeros((k, _LEVELS, PER_ROW + 1))
 
     def update(self, x: F64) -> list[Detection]:
         """Take ``n`` values of each signal ``(n, k)``, rows in order; returns the detections.
@@ -78,11 +90,11 @@ class Adwin:
 
     def statistic(self, j: int) -> float:
         """The largest gap between two parts' means at the last check, against its threshold."""
-        return float(self._numbers[j, _GAP]) if self._numbers[j, _CUT] else math.nan
+        return float(self._numbers[j, GAP]) if self._numbers[j, CUT] else math.nan
 
     def threshold(self, j: int) -> float:
         """What :meth:`statistic` may be; ``nan`` before the first check."""
-        return float(self._numbers[j, _CUT]) if self._numbers[j, _CUT] else math.nan
+        return float(self._numbers[j, CUT]) if self._numbers[j, CUT] else math.nan
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The state itself, not copies."""
@@ -138,12 +150,12 @@ def _detections(found: F64) -> list[Detection]:
     ]
 
 
-@njit(cache=True, nogil=True)
+@entry("void(f8[:, ::1], f8[:, ::1], f8, f8[:, :, ::1])")
 def _page_hinkley(numbers: F64, x: F64, threshold: float, found: F64) -> None:
     for j in range(x.shape[1]):
         s = numbers[j]
         for i in range(len(x)):
-            if np.isnan(x[i, j]):
+            if math.isnan(x[i, j]):
                 continue
             if s[_PH_FIRED]:
                 s[:] = 0.0
@@ -156,7 +168,23 @@ def _page_hinkley(numbers: F64, x: F64, threshold: float, found: F64) -> None:
                 found[i, j, 0], found[i, j, 1] = s[_SUM], threshold
 
 
-@njit(cache=True, nogil=True)
+@njit(**RARE)
+def _drop_oldest(s: F64, c: I64, t: F64, v: F64) -> None:
+    """Take the oldest bucket out of the window."""
+    level = int(s[_ROWS]) - 1
+    n, u = 2.0**level, t[level, 0]
+    s[WIDTH] -= n
+    s[SUM] -= u
+    gap = u / n - s[SUM] / s[WIDTH]
+    s[SQUARES] -= v[level, 0] + n * s[WIDTH] * gap * gap / (n + s[WIDTH])
+    c[level] -= 1
+    for k in range(c[level]):
+        t[level, k], v[level, k] = t[level, k + 1], v[level, k + 1]
+    if c[level] == 0:
+        s[_ROWS] -= 1
+
+
+@entry("void(f8[:, ::1], i8[:, ::1], f8[:, :, ::1], f8[:, :, ::1], f8[:, ::1], f8, f8[:, :, ::1])")
 def _adwin(
     numbers: F64,
     counts: I64,
@@ -169,85 +197,21 @@ def _adwin(
     for j in range(x.shape[1]):
         s, c, t, v = numbers[j], counts[j], totals[j], variances[j]
         for i in range(len(x)):
-            if np.isnan(x[i, j]):
+            if math.isnan(x[i, j]):
                 continue
             if s[_FIRED] or s[_ROWS] == 0:
                 s[:] = 0.0
                 c[:] = 0
                 s[_ROWS] = 1.0
-            _insert(s, c, t, v, x[i, j])
+            insert(j, x[i, j], numbers, counts, totals, variances)
+            if c[int(s[_ROWS])] > 0:
+                s[_ROWS] += 1
             s[_TICK] += 1
-            if s[_TICK] % _CLOCK == 0 and s[_WIDTH] > _GRACE:
-                s[_GAP], s[_CUT] = 0.0, 0.0
-                gap = _shrink(s, c, t, v, delta)
-                while gap != 0.0:
+            if s[_TICK] % CLOCK == 0 and s[WIDTH] > _GRACE:
+                s[GAP], s[CUT] = 0.0, 0.0
+                rise = find_cut(j, numbers, counts, totals, int(s[_ROWS]), delta)
+                while rise != 0.0:
                     s[_FIRED] = 1.0
-                    found[i, j, 0], found[i, j, 1] = gap, s[_CUT]
-                    gap = _shrink(s, c, t, v, delta)
-
-
-@njit(cache=True, nogil=True)
-def _insert(s: F64, c: I64, t: F64, v: F64, value: float) -> None:
-    """Add a bucket of one value; merge the two oldest of any level that has too many."""
-    t[0, c[0]], v[0, c[0]] = value, 0.0
-    c[0] += 1
-    s[_WIDTH] += 1
-    if s[_WIDTH] > 1:
-        gap = value - s[_TOTAL] / (s[_WIDTH] - 1)
-        s[_VARIANCE] += (s[_WIDTH] - 1) * gap * gap / s[_WIDTH]
-    s[_TOTAL] += value
-    level = 0
-    while c[level] > _BUCKETS:
-        size = 2.0**level
-        gap = t[level, 0] / size - t[level, 1] / size
-        up = level + 1
-        t[up, c[up]] = t[level, 0] + t[level, 1]
-        v[up, c[up]] = v[level, 0] + v[level, 1] + size * size * gap * gap / (size + size)
-        c[up] += 1
-        c[level] -= 2
-        for k in range(c[level]):
-            t[level, k], v[level, k] = t[level, k + 2], v[level, k + 2]
-        s[_ROWS] = max(s[_ROWS], up + 1)
-        level = up
-
-
-@njit(cache=True, nogil=True)
-def _shrink(s: F64, c: I64, t: F64, v: F64, delta: float) -> float:
-    """Look for a cut, oldest first; at one drop the oldest bucket and return the mean's change."""
-    n0, u0 = 0.0, 0.0
-    n1, u1 = s[_WIDTH], s[_TOTAL]
-    spread = 2.0 * s[_VARIANCE] / s[_WIDTH]
-    odds = np.log(2.0 * np.log(s[_WIDTH]) / delta)
-    for level in range(int(s[_ROWS]) - 1, -1, -1):
-        for k in range(c[level]):
-            n0 += 2.0**level
-            n1 -= 2.0**level
-            u0 += t[level, k]
-            u1 -= t[level, k]
-            if n0 < _SHORTEST or n1 < _SHORTEST:
-                continue
-            change = u1 / n1 - u0 / n0
-            gap = abs(change)
-            inverse = 1.0 / (n0 - _SHORTEST + 1) + 1.0 / (n1 - _SHORTEST + 1)
-            cut = np.sqrt(inverse * spread * odds) + 2.0 / 3.0 * odds * inverse
-            if gap * s[_CUT] >= s[_GAP] * cut:
-                s[_GAP], s[_CUT] = gap, cut
-            if gap > cut:
-                _drop_oldest(s, c, t, v)
-                return change
-    return 0.0
-
-
-@njit(cache=True, nogil=True)
-def _drop_oldest(s: F64, c: I64, t: F64, v: F64) -> None:
-    level = int(s[_ROWS]) - 1
-    n, u = 2.0**level, t[level, 0]
-    s[_WIDTH] -= n
-    s[_TOTAL] -= u
-    gap = u / n - s[_TOTAL] / s[_WIDTH]
-    s[_VARIANCE] -= v[level, 0] + n * s[_WIDTH] * gap * gap / (n + s[_WIDTH])
-    c[level] -= 1
-    for k in range(c[level]):
-        t[level, k], v[level, k] = t[level, k + 1], v[level, k + 1]
-    if c[level] == 0:
-        s[_ROWS] -= 1
+                    found[i, j, 0], found[i, j, 1] = rise, s[CUT]
+                    _drop_oldest(s, c, t, v)
+                    rise = find_cut(j, numbers, counts, totals, int(s[_ROWS]), delta)

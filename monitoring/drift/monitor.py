@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F32, F64, I64, State, StateError, state_digest
+from models.base import F32, F64, I64, State, StateError, fill, state_digest
 from monitoring.drift.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD, Adwin, PageHinkley
 from monitoring.drift.shift import Shift
 from monitoring.quality.measures import SCORE_BOUNDS
@@ -186,7 +186,7 @@ class DriftMonitor:
         for key, ours in (("names", self._names), ("features", self._features)):
             if list(state[key]) != list(ours):
                 raise StateError(f"drift.{key}: expected {list(ours)}, got {state[key]}")
-        _fill(self._arrays(), state, "drift")
+        fill(self._arrays(), state, "drift")
         # Generations of before there was a warm-up are past it.
         self._labels = int(state.get("labels", WARM_UP))
         self._warm_ms = int(state.get("warm_ms", -1))
@@ -202,16 +202,3 @@ class DriftMonitor:
         for detector in self._detectors:
             arrays |= {f"{detector.detector}_{k}": a for k, a in detector.arrays().items()}
         return arrays
-
-
-def _fill(arrays: dict[str, NDArray[Any]], state: State, part: str) -> None:
-    """Copy a state's arrays into ours, all or none."""
-    for key, array in arrays.items():
-        found = state[key]
-        if found.shape != array.shape or found.dtype != array.dtype:
-            raise StateError(
-                f"{part}.{key}: expected {array.dtype} {array.shape}, "
-                f"got {found.dtype} {found.shape}"
-            )
-    for key, array in arrays.items():
-        array[...] = state[key]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from models.base import F32, F64, I64, State, StateError
+from models.base import F32, F64, I64, State, fill
+from models.kernels.entry import entry
 
 DECILES = 9
 
@@ -54,7 +55,7 @@ class Shift:
 
     def observe(self, values: F64 | F32) -> None:
         """Take ``n`` finite rows ``(n, k)``; one call or many give the same state."""
-        values = np.ascontiguousarray(values, np.float64)  # one type: Numba compiles once
+        values = np.require(values, np.float64, ["C", "W"])
         if len(self._raw):
             head = values[: self._reference - self._seen]
             self._raw[self._seen : self._seen + len(head)] = head
@@ -103,28 +104,25 @@ class Shift:
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
-        return {
-            "seen": self._seen,
-            "raw": self._raw.copy(),
-            "bounds": self._bounds.copy(),
-            "before": self._before.copy(),
-            "now": self._now.copy(),
-            "ring": self._ring.copy(),
-        }
+        arrays = {name: array.copy() for name, array in self._arrays().items()}
+        return {"seen": self._seen, "raw": self._raw.copy(), **arrays}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        expected = {"before": self._before.shape, "ring": self._ring.shape}
-        for key, shape in expected.items():
-            if state[key].shape != shape:
-                raise StateError(f"shift.{key}: expected {shape}, got {state[key].shape}")
+        fill(self._arrays(), state, "shift")
         self._seen = int(state["seen"])
-        self._raw, self._bounds = state["raw"].copy(), state["bounds"].copy()
-        self._before, self._now = state["before"].copy(), state["now"].copy()
-        self._ring = state["ring"].copy()
+        self._raw = state["raw"].copy()
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "bounds": self._bounds,
+            "before": self._before,
+            "now": self._now,
+            "ring": self._ring,
+        }
 
 
-@njit(cache=True, nogil=True)
+@entry("void(f8[:, ::1], i8[:, ::1], i8[:, ::1], u1[:, ::1], i8, i8, f8[:, ::1])")
 def _count(
     bounds: F64,
     before: I64,

@@ -9,15 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.base import F64
-
-BOOL = NDArray[np.bool_]
-
-CALIBRATION_BINS = 15
-EPSILON = float(np.finfo(np.float64).eps)
-"""Probabilities are clipped to ``[EPSILON, 1 - EPSILON]`` in the log loss, as scikit-learn does."""
+from models.base import BOOL, F64
+from monitoring.quality.sums import CALIBRATION_BINS, EPSILON
 
 SCORE_BOUNDS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),

@@ -25,35 +25,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 
-from models.base import F64, I64, State, StateError, state_digest
-from monitoring.quality.measures import (
-    BOOL,
-    CALIBRATION_BINS,
-    EPSILON,
-    areas,
-    measure,
-    precision_at_budget,
-    ratio,
-    summary,
+from models.base import BOOL, F64, I64, State, StateError, fill, state_digest
+from monitoring.quality.measures import areas, measure, precision_at_budget, ratio, summary
+from monitoring.quality.sums import (
+    ALERTS,
+    BIN_COUNT,
+    BRIER,
+    COUNT,
+    HISTOGRAM,
+    LOG_LOSS,
+    MEAN_P,
+    SPAN,
+    WIDTH,
+    absorb,
+    remember,
+    valid,
 )
 
-WINDOWS = ("all", "fading", "sliding")
 Figures = dict[str, dict[str, dict[str, float]]]
 """Name (ensemble first) to window to metric to value."""
-
-_SCORE_BINS = 1024
-_BINS_PER_LOGIT = 32.0
-# Columns of the sums kept for each window, score and class.
-_COUNT, _ALERTS, _LOG_LOSS, _BRIER, _SPAN = range(5)
-_MEAN_P = 5
-_BIN_COUNT = _MEAN_P + CALIBRATION_BINS
-_HISTOGRAM = _BIN_COUNT + CALIBRATION_BINS
-_WIDTH = _HISTOGRAM + _SCORE_BINS
-# Weights grow instead of sums fading: an outcome costs O(1), not O(_WIDTH). Scaling back by a power
-# of two is exact.
-_HEAVY, _RELIEF = 2.0**512, 2.0**-512
 
 
 class Quality:
@@ -88,7 +79,7 @@ class Quality:
         self._names = tuple(names)
         self._threshold = float(threshold)
         self._growth = np.array([1.0, 1.0 / fade])
-        self._sums = np.zeros((2, columns, 2, _WIDTH))
+        self._sums = np.zeros((2, columns, 2, WIDTH))
         self._weight = np.ones((2, columns, 2))
         self._waiting = np.zeros((columns, 2), np.int64)
         self._seen = 0
@@ -113,14 +104,13 @@ class Quality:
                 f"Quality.update: expected p (n, {len(self._names)}), y (n,), alert (n,); "
                 f"got {p.shape}, {y.shape}, {alert.shape}"
             )
-        # One memory layout: Numba compiles anew, for seconds, for each one it meets.
-        p, y = np.ascontiguousarray(p, np.float64), np.ascontiguousarray(y, np.float64)
-        alert = np.ascontiguousarray(alert, np.bool_)
-        if not _valid(p, y):
+        p, y = (np.require(a, np.float64, ["C", "W"]) for a in (p, y))
+        alert = np.require(alert, np.bool_, ["C", "W"])
+        if not valid(p, y):
             raise ValueError("Quality.update: expected p in [0, 1] or nan and y 0 or 1")
         rows = (p, y, alert, self._threshold)
-        _absorb(self._sums, self._weight, self._waiting, self._growth, *rows)
-        _remember(self._p, self._y, self._alert, self._seen, *rows)
+        absorb(self._sums, self._weight, self._waiting, self._growth, *rows)
+        remember(self._p, self._y, self._alert, self._seen, *rows)
         self._seen += len(y)
 
     def set_threshold(self, threshold: float) -> None:
@@ -156,19 +146,11 @@ class Quality:
             raise StateError(
                 f"quality: expected a state of {list(self._names)}, got {state['names']}"
             )
-        for key, array in self._arrays().items():
-            found = state[key]
-            if found.shape != array.shape or found.dtype != array.dtype:
-                raise StateError(
-                    f"quality.{key}: expected {array.dtype} {array.shape}, "
-                    f"got {found.dtype} {found.shape}"
-                )
         if not np.array_equal(state["growth"], self._growth):
             raise StateError(
                 f"quality.growth: expected {self._growth.tolist()}, got {state['growth'].tolist()}"
             )
-        for key, array in self._arrays().items():
-            array[...] = state[key]
+        fill(self._arrays(), state, "quality")
         self._threshold = float(state["threshold"])
         self._seen = int(state["seen"])
 
@@ -193,7 +175,7 @@ class QualitySnapshot:
     """What :class:`Quality` held at one moment; computes its report when first asked."""
 
     names: tuple[str, ...]
-    sums: F64  # (2, columns, 2, _WIDTH): all or fading, score, class
+    sums: F64  # (2, columns, 2, WIDTH): all or fading, score, class
     weight: F64  # (2, columns, 2): of the newest outcome
     waiting: I64  # (columns, 2): outcomes since the last one of the class
     p: F64  # (kept, columns)
@@ -209,7 +191,7 @@ class QualitySnapshot:
 
     def outcomes(self) -> dict[str, int]:
         """The ensemble's decisions since the start, by outcome: tp, fp, fn, tn."""
-        (negatives, false), (positives, true) = self.sums[0, 0, :, [_COUNT, _ALERTS]].T
+        (negatives, false), (positives, true) = self.sums[0, 0, :, [COUNT, ALERTS]].T
         cells = {"tp": true, "fp": false, "fn": positives - true, "tn": negatives - false}
         return {name: int(cell) for name, cell in cells.items()}
 
@@ -266,34 +248,29 @@ class ExpectedAccuracy:
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        if state["confidence"].shape != self._confidence.shape:
-            raise StateError(
-                f"expected_accuracy.confidence: expected {self._confidence.shape}, "
-                f"got {state['confidence'].shape}"
-            )
-        self._confidence[...] = state["confidence"]
+        fill({"confidence": self._confidence}, state, "expected_accuracy")
         self._seen = int(state["seen"])
 
 
 def _from_sums(sums: F64, weight: F64, waiting: I64) -> dict[str, float]:
-    """One row of a report from the weighted sums of both classes ``(2, _WIDTH)``."""
-    effective = sums[:, _COUNT] / weight
-    share = _shares(effective, sums[:, _SPAN] / weight + waiting)
-    scale = np.divide(share, sums[:, _COUNT], out=np.zeros(2), where=sums[:, _COUNT] > 0)
-    alerts = sums[:, _ALERTS] * scale
-    quiet = (sums[:, _COUNT] - sums[:, _ALERTS]) * scale
+    """One row of a report from the weighted sums of both classes ``(2, WIDTH)``."""
+    effective = sums[:, COUNT] / weight
+    share = _shares(effective, sums[:, SPAN] / weight + waiting)
+    scale = np.divide(share, sums[:, COUNT], out=np.zeros(2), where=sums[:, COUNT] > 0)
+    alerts = sums[:, ALERTS] * scale
+    quiet = (sums[:, COUNT] - sums[:, ALERTS]) * scale
     mass = sums * scale[:, None]
     total = float(share.sum())
-    histogram = mass[:, : _HISTOGRAM - 1 : -1]  # highest score first
+    histogram = mass[:, : HISTOGRAM - 1 : -1]  # highest score first
     roc_auc, pr_auc = areas(histogram[1], histogram[0])
-    mean_p = mass[:, _MEAN_P:_BIN_COUNT].sum(axis=0)
-    gaps = mass[1, _BIN_COUNT:_HISTOGRAM] - mean_p
+    mean_p = mass[:, MEAN_P:BIN_COUNT].sum(axis=0)
+    gaps = mass[1, BIN_COUNT:HISTOGRAM] - mean_p
     return summary(
         cells=(float(alerts[1]), float(alerts[0]), float(quiet[1]), float(quiet[0])),
         roc_auc=roc_auc,
         pr_auc=pr_auc,
-        log_loss=ratio(float(mass[:, _LOG_LOSS].sum()), total),
-        brier=ratio(float(mass[:, _BRIER].sum()), total),
+        log_loss=ratio(float(mass[:, LOG_LOSS].sum()), total),
+        brier=ratio(float(mass[:, BRIER].sum()), total),
         calibration_error=ratio(float(np.abs(gaps).sum()), total),
         effective=(float(effective[0]), float(effective[1])),
     )
@@ -306,79 +283,3 @@ def _shares(effective: F64, span: F64) -> F64:
     rarer = int(span[1] >= span[0])
     share = min(1.0, float(effective[rarer] / span[rarer]))
     return np.array([1 - share, share] if rarer else [share, 1 - share])
-
-
-@njit(cache=True, nogil=True)
-def _valid(p: F64, y: F64) -> bool:
-    """Whether every probability is in [0, 1] or nan and every truth 0 or 1."""
-    good = True
-    for i in range(len(y)):
-        good &= (y[i] == 0.0) | (y[i] == 1.0)
-        for j in range(p.shape[1]):
-            good &= not ((p[i, j] < 0.0) | (p[i, j] > 1.0))
-    return good
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _absorb(
-    sums: F64,
-    weight: F64,
-    waiting: I64,
-    growth: F64,
-    p: F64,
-    y: F64,
-    alert: BOOL,
-    threshold: float,
-) -> None:
-    """Add each outcome to the sums of its class, in order."""
-    for i in range(len(y)):
-        c = int(y[i])
-        for j in range(p.shape[1]):
-            q = p[i, j]
-            if np.isnan(q):
-                continue
-            clipped = min(max(q, EPSILON), 1.0 - EPSILON)
-            log_p, log_not_p = math.log(clipped), math.log(1.0 - clipped)
-            loss = -log_p if c else -log_not_p
-            place = (log_p - log_not_p) * _BINS_PER_LOGIT + _SCORE_BINS // 2
-            score_bin = int(min(max(place, 0.0), _SCORE_BINS - 1.0))
-            level = min(int(q * CALIBRATION_BINS), CALIBRATION_BINS - 1)
-            alerted = alert[i] if j == 0 else q >= threshold
-            waiting[j, 0] += 1
-            waiting[j, 1] += 1
-            for f in range(2):
-                row = sums[f, j, c]
-                g = weight[f, j, c] * growth[f]
-                if g > _HEAVY:
-                    row *= _RELIEF
-                    g *= _RELIEF
-                weight[f, j, c] = g
-                row[_COUNT] += g
-                row[_ALERTS] += g * alerted
-                row[_LOG_LOSS] += g * loss
-                row[_BRIER] += g * (q - c) * (q - c)
-                row[_SPAN] += g * waiting[j, c]
-                row[_MEAN_P + level] += g * q
-                row[_BIN_COUNT + level] += g
-                row[_HISTOGRAM + score_bin] += g
-            waiting[j, c] = 0
-
-
-@njit(cache=True, nogil=True)
-def _remember(
-    kept_p: F64,
-    kept_y: F64,
-    kept_alert: BOOL,
-    seen: int,
-    p: F64,
-    y: F64,
-    alert: BOOL,
-    threshold: float,
-) -> None:
-    """Write the outcomes over the oldest ones of the sliding window."""
-    for i in range(len(y)):
-        slot = (seen + i) % len(kept_y)
-        kept_y[slot] = y[i]
-        for j in range(p.shape[1]):
-            kept_p[slot, j] = p[i, j]
-            kept_alert[slot, j] = alert[i] if j == 0 else p[i, j] >= threshold

@@ -7,10 +7,14 @@ over months. The caller compares whole ids in the rows themselves.
 
 from __future__ import annotations
 
-import numba
+from typing import Any
+
 import numpy as np
+from numba import njit
 
 from models.base import I64, U64
+from models.kernels.common import GOLDEN, HELPER
+from models.kernels.entry import entry
 
 _EMPTY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ROW = np.uint64(0xFFFF_FFFF)
@@ -43,12 +47,15 @@ class IdIndex:
         rows, slots : int64 ``(n,)``
             Row -1 where there is none. Only 32 bits of the id were compared.
         """
-        return _find(self._table, ids, slots, head)
+        rows, at = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+        _find(self._table, ids, slots, head, rows, at)
+        return rows, at
 
     def insert(self, ids: U64, rows: I64, total: int) -> None:
         """Add ids that are not held; ``total`` rows are held with them."""
         while total * 4 > len(self._table) * 3:
-            self._table = _grow(self._table)
+            smaller, self._table = self._table, np.full(2 * len(self._table), _EMPTY)
+            _refill(smaller, self._table)
         _insert(self._table, ids, rows)
 
     def remove(self, ids: U64, rows: I64) -> None:
@@ -56,26 +63,23 @@ class IdIndex:
         _remove(self._table, ids, rows)
 
 
-@numba.njit("i8(u8, i8)", cache=True, nogil=True)
-def _home(tag, mask):  # type: ignore[no-untyped-def]
-    return np.int64((tag * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+@njit(**HELPER)
+def _home(tag: Any, mask: int) -> Any:
+    return np.int64((tag * GOLDEN) >> np.uint64(20)) & mask
 
 
-@numba.njit("u8(u8)", cache=True, nogil=True)
-def _tag(identifier):  # type: ignore[no-untyped-def]
+@njit(**HELPER)
+def _tag(identifier: Any) -> Any:
     tag = identifier >> np.uint64(32)
     return tag if tag != np.uint64(0xFFFFFFFF) else np.uint64(0xFFFFFFFE)
 
 
-@numba.njit("UniTuple(i8[:], 2)(u8[:], u8[:], i8[:], i8)", cache=True, nogil=True)
-def _find(table, ids, slots, head):  # type: ignore[no-untyped-def]
+@entry("void(u8[::1], u8[::1], i8[::1], i8, i8[::1], i8[::1])")
+def _find(table: U64, ids: U64, slots: I64, head: int, rows: I64, at: I64) -> None:
     """Row and slot of the first match after ``slots`` (-1: from home); row -1 for none."""
-    n = len(ids)
     mask = len(table) - 1
-    rows = np.empty(n, dtype=np.int64)
-    at = np.empty(n, dtype=np.int64)
     low = np.int64(0xFFFFFFFF)
-    for i in range(n):
+    for i in range(len(ids)):
         tag = _tag(ids[i])
         slot = _home(tag, mask) if slots[i] < 0 else (slots[i] + 1) & mask
         rows[i] = -1
@@ -86,11 +90,10 @@ def _find(table, ids, slots, head):  # type: ignore[no-untyped-def]
                 break
             slot = (slot + 1) & mask
         at[i] = slot
-    return rows, at
 
 
-@numba.njit("void(u8[:], u8[:], i8[:])", cache=True, nogil=True)
-def _insert(table, ids, rows):  # type: ignore[no-untyped-def]
+@entry("void(u8[::1], u8[::1], i8[::1])")
+def _insert(table: U64, ids: U64, rows: I64) -> None:
     mask = len(table) - 1
     for i in range(len(ids)):
         tag = _tag(ids[i])
@@ -100,8 +103,8 @@ def _insert(table, ids, rows):  # type: ignore[no-untyped-def]
         table[slot] = (tag << np.uint64(32)) | (np.uint64(rows[i]) & _ROW)
 
 
-@numba.njit("void(u8[:], u8[:], i8[:])", cache=True, nogil=True)
-def _remove(table, ids, rows):  # type: ignore[no-untyped-def]
+@entry("void(u8[::1], u8[::1], i8[::1])")
+def _remove(table: U64, ids: U64, rows: I64) -> None:
     """Delete by backward shift, so that no tombstones pile up over months."""
     mask = len(table) - 1
     for i in range(len(ids)):
@@ -122,9 +125,9 @@ def _remove(table, ids, rows):  # type: ignore[no-untyped-def]
         table[hole] = _EMPTY
 
 
-@numba.njit("u8[:](u8[:])", cache=True, nogil=True)
-def _grow(table):  # type: ignore[no-untyped-def]
-    bigger = np.full(len(table) * 2, _EMPTY)
+@entry("void(u8[::1], u8[::1])")
+def _refill(table: U64, bigger: U64) -> None:
+    """Enter all of a table into an empty larger one."""
     mask = len(bigger) - 1
     for i in range(len(table)):
         if table[i] != _EMPTY:
@@ -132,4 +135,3 @@ def _grow(table):  # type: ignore[no-untyped-def]
             while bigger[slot] != _EMPTY:
                 slot = (slot + 1) & mask
             bigger[slot] = table[i]
-    return bigger

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from models.base import F64, I64
-from monitoring.quality.measures import BOOL
+from models.base import BOOL, F64, I64
 
 
 class Judged(NamedTuple):

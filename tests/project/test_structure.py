@@ -260,6 +260,62 @@ def test_nobody_imports_a_member_type() -> None:
     assert {k: v for k, v in importers.items() if v} == {}
 
 
+def compiled_in(path: Path) -> set[str]:
+    """Modules of ours from which the kernels of a file take functions or constants.
+
+    Constants of the file itself are followed to what they are made of.
+    """
+    origin: dict[str, str] = {}
+    parts: dict[str, list[ast.AST]] = {}
+    kernels: list[str] = []
+    for node in tree(path).body:
+        if isinstance(node, ast.ImportFrom):
+            origin |= {alias.asname or alias.name: node.module or "" for alias in node.names}
+        elif isinstance(node, ast.FunctionDef):
+            parts[node.name] = [*node.body]
+            if any(
+                "njit" in ast.unparse(d) or "entry" in ast.unparse(d) for d in node.decorator_list
+            ):
+                kernels.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                names = [n.id for n in ast.walk(target) if isinstance(n, ast.Name)]
+                parts |= {name: [node.value] for name in names}
+    found: set[str] = set()
+    todo, seen = kernels, set()
+    while todo:
+        used = todo.pop()
+        if used not in seen:
+            seen.add(used)
+            found |= {origin[used]} if used in origin else set()
+            nodes = [node for part in parts.get(used, []) for node in ast.walk(part)]
+            todo += [node.id for node in nodes if isinstance(node, ast.Name)]
+    return {module for module in found if module.split(".")[0] in ORDER}
+
+
+def test_kernels_are_made_of_their_own_file_and_of_kernels() -> None:
+    """A kept kernel is compiled anew when one of these has changed, and for no other change."""
+    assert "models.kernels.common" in compiled_in(ROOT / "models/members/forest.py")
+    wrong = [
+        f"{name(path)} compiles in what stands in {module}"
+        for path in FILES
+        for module in compiled_in(path)
+        if not module.startswith("models.kernels.")
+    ]
+    assert wrong == []
+
+
+def test_kernels_are_kept_by_their_entry_alone() -> None:
+    """Numba's own cache does not see a changed helper."""
+    wrong = [
+        f"{name(path)}:{node.value.lineno}: cache="
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.keyword) and node.arg == "cache"
+    ]
+    assert wrong == []
+
+
 def reached_by_a_step() -> set[Path]:
     """The engine and all of our own that it imports, and every member type."""
     from models.members.catalogue import MEMBERS

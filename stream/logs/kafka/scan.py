@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from models.base import I64
+from models.kernels.common import HELPER
+from models.kernels.entry import entry
 
 LENGTH, TIME, OFFSET, KEY, KEY_BYTES, VALUE, VALUE_BYTES, WITH_HEADERS = range(8)
 """Columns: the record's bytes; what its time and its offset add to the batch's; where key and value
@@ -31,8 +33,8 @@ def scan(buffer: bytearray, start: int, count: int) -> I64 | None:
     return found if _scan(view, start, found) == len(buffer) else None
 
 
-@numba.njit("UniTuple(i8, 2)(u1[::1], i8)", cache=True, nogil=True)
-def _varint(buffer, at):  # type: ignore[no-untyped-def]
+@njit(**HELPER)
+def _varint(buffer: NDArray[Any], at: int) -> Any:
     """A zigzag varint and where it ends; beyond the buffer when it is cut off or too long."""
     value = np.uint64(0)
     shift = np.uint64(0)
@@ -46,8 +48,8 @@ def _varint(buffer, at):  # type: ignore[no-untyped-def]
     return np.int64(0), len(buffer) + 1
 
 
-@numba.njit("i8(u1[::1], i8, i8[:, :])", cache=True, nogil=True)
-def _scan(buffer, at, found):  # type: ignore[no-untyped-def]
+@entry("i8(u1[::1], i8, i8[:, ::1])")
+def _scan(buffer: NDArray[Any], at: int, found: I64) -> int:
     """Fill ``found``; returns where the last record ends, -1 at one that is not sound."""
     for i in range(len(found)):
         start = at

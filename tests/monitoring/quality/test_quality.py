@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from models.base import F64, StateError
 from monitoring.quality.measures import (
-    CALIBRATION_BINS,
     METRICS,
     kappa_temporal,
     no_change_accuracy,
@@ -22,6 +21,7 @@ from monitoring.quality.measures import (
     summarise,
 )
 from monitoring.quality.quality import ExpectedAccuracy, Quality
+from monitoring.quality.sums import CALIBRATION_BINS
 
 Row = tuple[float, float, int, bool]
 

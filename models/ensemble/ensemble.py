@@ -260,7 +260,7 @@ class Ensemble:
                 f"ensemble: expected format 1 with members {', '.join(self.names)}; got format"
                 f" {state.get('format')!r} with members {got}"
             )
-        beside = state.get("challengers", {})  # states of before there were any have none
+        beside = state["challengers"]
         self.challengers = {name: self.fresh(self._known(name), 0) for name in beside}
         for models, states in ((self.members, state["members"]), (self.challengers, beside)):
             for name, model in models.items():

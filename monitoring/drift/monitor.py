@@ -187,9 +187,8 @@ class DriftMonitor:
             if list(state[key]) != list(ours):
                 raise StateError(f"drift.{key}: expected {list(ours)}, got {state[key]}")
         fill(self._arrays(), state, "drift")
-        # Generations of before there was a warm-up are past it.
-        self._labels = int(state.get("labels", WARM_UP))
-        self._warm_ms = int(state.get("warm_ms", -1))
+        self._labels = int(state["labels"])
+        self._warm_ms = int(state["warm_ms"])
         self._scores.restore(state["scores"])
         self._columns.restore(state["columns"])
 

@@ -10,7 +10,7 @@ Height, width, stride, padding and dilation enter no count, nor does dropout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monitoring.parameters.formula import NOTHING, Formula, Size, formula
@@ -319,6 +319,3 @@ def weights(*sizes: int) -> Formula:
 def none() -> Count:
     """Activations (PReLU apart), pooling, dropout, padding, reshaping, input layers: nothing."""
     return Count(NOTHING)
-
-
-Family = Callable[..., Count]

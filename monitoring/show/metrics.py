@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from models.ensemble.ensemble import FAILURES
@@ -25,7 +24,6 @@ from monitoring.quality.quality import QualitySnapshot
 from monitoring.show.readings import LABEL_RESULTS, Readings, Telemetry, reactions
 from monitoring.show.series import Row, Rows, counter, gauge, histogram
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
 _NO_NORMS = Histogram(UPDATE_NORM_BOUNDS)
 _OUTCOMES = ("tp", "fp", "fn", "tn")
@@ -77,7 +75,7 @@ def registry(collector: MillraceCollector) -> CollectorRegistry:
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
-    """The text format 0.0.4 (:data:`CONTENT_TYPE`)."""
+    """The text format 0.0.4 (``text/plain; version=0.0.4``)."""
     return generate_latest(registry)
 
 
@@ -350,7 +348,6 @@ def _process(t: Telemetry) -> Iterator[Metric]:
         (([k], n) for k, n in t.restarts.items()),
     )
     yield counter("replay_divergences", "Replays that gave other bits", [], [([], t.divergences)])
-    yield counter("replay_rebased", "Digest chains restarted on purpose", [], [([], t.rebased)])
     yield gauge("build_info", "Versions", list(t.versions), [(list(t.versions.values()), 1)])
 
 

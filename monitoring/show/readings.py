@@ -145,7 +145,6 @@ class Telemetry:
         self.restarts = dict.fromkeys(RESTARTS, 0)
         self.heartbeat_ms = 0
         self.divergences = 0
-        self.rebased = 0
         self.lag: dict[tuple[str, int], int] = {}
 
     def observe_http(self, route: str, method: str, code: int, seconds: float) -> None:

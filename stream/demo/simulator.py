@@ -199,11 +199,6 @@ class Simulator:
         """The midnight nearest the middle, from which the drifted regime holds; or ``None``."""
         return None if self._drift_day is None else self._start_ms + self._drift_day * DAY_MS
 
-    @property
-    def end_ms(self) -> int:
-        """Expected event time of the last payment; past the wall clock, events are refused."""
-        return self._start_ms + round(self.events / self.daily_rate * DAY_MS)
-
     def chunks(self, size: int) -> Iterator[SimulatedChunk]:
         """The whole simulation from its start, ``size`` events at a time (the last may be less).
 

@@ -1,7 +1,8 @@
-"""What bits depend on beside the code: the kind of processor and the libraries' versions.
+"""What last bits depend on: the kind of processor, the libraries' versions, the compiled kernels.
 
 Compiled code repeats bit for bit on one kind of processor; libm, BLAS and torch choose other code
-on another. Checkpoints and the journal carry this: a replay elsewhere is told from a defect.
+on another, and a changed kernel rounds otherwise. Checkpoints and the journal carry this: a replay
+elsewhere is told from a defect.
 """
 
 from __future__ import annotations
@@ -13,18 +14,34 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _LIBRARIES = ("numpy", "numba", "river", "torch")
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("models", "monitoring", "stream")
 
 
 @cache
 def fingerprint() -> dict[str, str]:
-    """Processor, Python and library versions of this process; cached."""
+    """Processor, Python, library versions and kernels of this process; cached."""
     found = {"cpu": _processor(), "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "none"
-    return found
+    return found | {"kernels": _kernels()}
+
+
+def _kernels() -> str:
+    """A digest of the source of every file that takes from ``models/kernels``, or is in it.
+
+    A file with compiled code does: its entry points are made there.
+    """
+    h = hashlib.blake2b(digest_size=8)
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            source = path.read_bytes()
+            if b"models.kernels" in source:
+                h.update(hashlib.blake2b(source).digest())
+    return h.hexdigest()
 
 
 def _processor() -> str:

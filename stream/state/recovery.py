@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 import structlog
@@ -35,7 +34,11 @@ class Diverged(MillraceError):
 
 
 class Recovered(msgspec.Struct):
-    """A restored engine and what it took; ``loaded`` is the manifest it began with, if any."""
+    """A restored engine and what it took.
+
+    ``loaded`` is the manifest it began with, if any; ``elsewhere`` names what differs between here
+    and where replayed steps were made: of :func:`~stream.state.platform.fingerprint`.
+    """
 
     engine: Engine
     positions: dict[tuple[str, int], int]
@@ -44,8 +47,8 @@ class Recovered(msgspec.Struct):
     replayed_steps: int = 0
     replayed_records: int = 0
     seconds: float = 0.0
-    elsewhere: bool = False
     divergences: int = 0
+    elsewhere: set[str] = msgspec.field(default_factory=set)
 
 
 Build = Callable[[Config], Engine]
@@ -72,13 +75,14 @@ def recover(
     started = time.monotonic()
     recovered = _start(log, directory, config, build, until_seq)
     failpoint("restore.loaded")
-    known: dict[str, Any] = {}
+    made = recovered.loaded.fingerprint if recovered.loaded else {}
     for record, slices in one_ahead(_steps(recovered, log, until_seq)):
-        known = record.body.get("fingerprint", known)
+        made = record.body.get("fingerprint", made)
+        recovered.elsewhere |= _differing(made)
         _apply(recovered, record, slices, build)
         if recovered.engine.digest != record.digest:
             # What holds is the operator's word of today, not the one the step ran under.
-            _diverged(recovered, record, known, config.checkpoints.on_divergence)
+            _diverged(recovered, record, config.checkpoints.on_divergence)
         beat()
     if until_seq is not None and recovered.engine.seq != until_seq:
         raise CheckpointError(
@@ -131,9 +135,7 @@ def _restore(loaded: Loaded, build: Build) -> Recovered:
     engine = build(Config.model_validate(manifest.config))
     engine.restore(loaded.state, loaded.segments)
     positions = {(t, p): o for t, p, o in manifest.positions}
-    recovered = Recovered(engine, positions, manifest.seq, manifest)
-    recovered.elsewhere = manifest.fingerprint != fingerprint()
-    return recovered
+    return Recovered(engine, positions, manifest.seq, manifest)
 
 
 def _steps(
@@ -165,22 +167,31 @@ def _apply(recovered: Recovered, record: JournalRecord, slices: list[Slice], bui
     recovered.replayed_steps += 1
 
 
-def _diverged(
-    recovered: Recovered, record: JournalRecord, known: dict[str, Any], on_divergence: str
-) -> None:
-    """Stop, unless bits may differ: on another kind of processor, or by ``on_divergence``."""
+def _differing(made: dict[str, str]) -> set[str]:
+    """What is not here as it was where a step was made; nothing if that is not known."""
+    here = fingerprint()
+    return {k for k in made.keys() | here.keys() if made.get(k) != here.get(k)} if made else set()
+
+
+def _diverged(recovered: Recovered, record: JournalRecord, on_divergence: str) -> None:
+    """Stop, unless bits may differ.
+
+    They may by ``on_divergence``, or once a replayed step was made elsewhere: from there on the
+    state may be another one, whoever made the later steps.
+    """
     engine = recovered.engine
-    elsewhere = recovered.elsewhere or (bool(known) and known != fingerprint())
     message = (
         f"step {record.seq}: the replay gave digest {engine.digest}, the journal holds "
         f"{record.digest}"
     )
-    if not elsewhere and on_divergence == "stop":
+    if not recovered.elsewhere and on_divergence == "stop":
         raise Diverged(
-            f"{message}; some member is not deterministic. Find it with `millrace replay`, or set "
+            f"{message}, made by the same kernels and libraries on the same kind of processor; "
+            "some member is not deterministic. Find it with `millrace replay`, or set "
             'checkpoints.on_divergence = "warn" to go on with the replayed state'
         )
     if recovered.divergences == 0:
-        logger.error("replay_diverged", message=message, other_processor=elsewhere)
+        changed = ", ".join(sorted(recovered.elsewhere))
+        logger.error("replay_diverged", message=message, changed=changed or "nothing")
     recovered.divergences += 1
     engine.digest = record.digest  # the chain goes on from the journal; each step is compared alone

@@ -21,8 +21,8 @@ from stream.step.id_index import IdIndex
 from stream.step.segments import Segment, SegmentFile
 
 SEGMENT_ROWS = 65_536
-WAITING, NEGATIVE, POSITIVE, GONE = 0, 1, 2, 3
-"""Status of a row: no label yet, labelled 0, labelled 1, past its horizon."""
+WAITING, NEGATIVE, POSITIVE = range(3)
+"""Status of a row: no label yet, labelled 0, labelled 1."""
 
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 

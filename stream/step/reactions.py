@@ -212,9 +212,9 @@ class Reactions:
         }
 
     def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`; an empty state is one of before there were any."""
-        self.counts = Counter(state.get("counts", {}))
-        self._births = Counter(state.get("births", {}))
-        self._unripe = dict(state.get("unripe", {}))
-        self._ripe_ms = dict(state.get("ripe_ms", {}))
-        self._judged = {k: list(v) for k, v in state.get("judged", {}).items()}
+        """See :meth:`models.base.Model.restore`."""
+        self.counts = Counter(state["counts"])
+        self._births = Counter(state["births"])
+        self._unripe = dict(state["unripe"])
+        self._ripe_ms = dict(state["ripe_ms"])
+        self._judged = {name: list(figures) for name, figures in state["judged"].items()}

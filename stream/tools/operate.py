@@ -110,6 +110,7 @@ def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -
                 "from_checkpoint": recovered.from_seq,
                 "replayed_steps": recovered.replayed_steps,
                 "replayed_records": recovered.replayed_records,
+                "divergences": recovered.divergences,
                 "seconds": round(recovered.seconds, 3),
             }
             if target is not None:

@@ -277,7 +277,7 @@ class TorchModel(Model):
         self._optimizer.state.clear()
         self._optimizer.state.update(kept)
         self.skipped = int(state["skipped"])
-        self._ready = bool(state.get("ready", True))
+        self._ready = bool(state["ready"])
 
 
 class Network(nn.Module):

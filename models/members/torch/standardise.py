@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, Parameter, State, StateError
+from models.base import F64, Parameter, State, fill
 
 
 class Standardiser:
@@ -58,12 +58,5 @@ class Standardiser:
 
     def restore(self, state: State) -> None:
         """Become what gave ``state``; raises :class:`StateError` for other columns."""
-        for name in ("mean", "m2"):
-            got = state.get(name)
-            if not isinstance(got, np.ndarray) or got.shape != self._mean.shape:
-                raise StateError(
-                    f"standardiser.{name}: expected shape {self._mean.shape}, got {got!r:.60}"
-                )
+        fill({"mean": self._mean, "m2": self._m2}, state, "standardiser")
         self._count = int(state["count"])
-        self._mean = state["mean"].copy()
-        self._m2 = state["m2"].copy()

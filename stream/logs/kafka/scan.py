@@ -16,9 +16,10 @@ from models.base import I64
 from models.kernels.common import HELPER
 from models.kernels.entry import entry
 
-LENGTH, TIME, OFFSET, KEY, KEY_BYTES, VALUE, VALUE_BYTES, WITH_HEADERS = range(8)
+LENGTH, TIME, OFFSET, KEY, VALUE, WITH_HEADERS = 0, 1, 2, 3, 5, 7
 """Columns: the record's bytes; what its time and its offset add to the batch's; where key and value
-begin, and their lengths (-1: null); where the record begins if it has headers, else -1."""
+begin, each with its length beside it (-1: null); where the record begins if it has headers, else
+-1."""
 
 
 def scan(buffer: bytearray, start: int, count: int) -> I64 | None:
@@ -57,11 +58,11 @@ def _scan(buffer: NDArray[Any], at: int, found: I64) -> int:
         end = at + length
         if length < 0 or end > len(buffer):
             return -1
-        found[i, 0] = length
+        found[i, LENGTH] = length
         _, at = _varint(buffer, at)  # attributes: none are defined
-        found[i, 1], at = _varint(buffer, at)
-        found[i, 2], at = _varint(buffer, at)
-        for part in (3, 5):
+        found[i, TIME], at = _varint(buffer, at)
+        found[i, OFFSET], at = _varint(buffer, at)
+        for part in (KEY, VALUE):
             size, at = _varint(buffer, at)
             if size > end - at:
                 return -1
@@ -69,7 +70,7 @@ def _scan(buffer: NDArray[Any], at: int, found: I64) -> int:
             found[i, part + 1] = max(size, -1)
             at += max(size, 0)
         headers, at = _varint(buffer, at)
-        found[i, 7] = start if headers != 0 else -1
+        found[i, WITH_HEADERS] = start if headers != 0 else -1
         if at > end or (headers == 0 and at != end):
             return -1
         at = end

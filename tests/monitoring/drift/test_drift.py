@@ -99,17 +99,6 @@ def test_scores_of_a_model_that_has_not_warmed_up_raise_no_alarm() -> None:
     assert {a.detector for a in found} == {"adwin", "page_hinkley"}
 
 
-def test_a_generation_from_before_there_was_a_warm_up_is_past_it() -> None:
-    """Its detectors go on as they stood."""
-    monitor = DriftMonitor(["ensemble"])
-    state = monitor.state()
-    del state["labels"], state["warm_ms"]
-    monitor.restore(state)
-    rng = np.random.default_rng(5)
-    losses = np.vstack([rng.uniform(0.0, 0.1, (3000, 1)), rng.uniform(0.5, 0.9, (500, 1))])
-    assert monitor.update(losses, np.arange(3500), 3500) != []
-
-
 def test_one_very_wrong_score_is_no_drift() -> None:
     """A loss of 34 nats, a probability of 1e-15 for what happened, weighs as one wrong score."""
     losses = np.random.default_rng(3).uniform(0.0, 0.1, (5000, 1))

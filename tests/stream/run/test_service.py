@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from models.members.constant import ConstantModel
 from stream.decode import codec
 from stream.run import service as module
 from stream.run.isolation import BreakerOpen
 from stream.run.service import ReconfigurationRefused, Service
 from stream.state.generations import Locked, list_generations
-from stream.state.recovery import Diverged, ForeignState
+from stream.state.recovery import ForeignState
 from stream.step.engine import Engine
 from stream.tools.operate import generations, replay_to
 from tests.support.factory import config, event, label, raw_config, to_json
@@ -228,38 +227,6 @@ def test_orderly_stops_do_not_count_as_attempts(tmp_path: Path) -> None:
             caught_up(service, 40)
             assert service._attempts is not None
             assert not service._attempts.careful
-
-
-class _Undecided(ConstantModel):
-    """Gives another score in every process: what a replay must notice."""
-
-    calls = 0
-
-    def score(self, x: Any) -> Any:
-        _Undecided.calls += 1
-        return super().score(x) + _Undecided.calls * 1e-9
-
-
-def test_a_member_that_is_not_deterministic_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the replay gives other bits than the journal holds, the service stops and says so."""
-    real = module.build_engine
-
-    def build(c: Any, directory: Any, key: Any) -> Engine:
-        engine = real(c, directory, key)
-        engine.ensemble.members["prior"].__class__ = _Undecided
-        return engine
-
-    monkeypatch.setattr(module, "build_engine", build)
-    c = config(tmp_path, limits={"batch": 50})
-    append(c, *feed(200))
-    with running(c) as service:
-        caught_up(service, 400)
-    for generation in list_generations(c.state_dir):
-        generation.rename(tmp_path / f"taken-away-{generation.name}")
-    with pytest.raises(Diverged, match="not deterministic"), running(c):
-        pass
 
 
 def test_a_full_disk_does_not_stop_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,18 +366,6 @@ def test_no_moment_of_a_restart_shows(
     assert (whole.digest, whole.state_digest()) == (parted.digest, parted.state_digest())
 
 
-def test_a_generation_from_before_there_were_reactions_is_read(tmp_path: Path) -> None:
-    """Its state lacks the keys; the engine goes on as one that never reacted."""
-    engine = build(tmp_path, SWAP)
-    run(engine, turning(400))
-    older = engine.state()
-    del older["reactions"], older["ensemble"]["challengers"]
-    engine.state = lambda: older  # type: ignore[method-assign]
-    again = restored(engine, tmp_path)
-    assert again.ensemble.digest() == engine.ensemble.digest()
-    assert again.reactions.state() == engine.reactions.state()
-
-
 def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) -> None:
     """Its digest is on record before the checkpoint, and compared with what was saved."""
     engine = build(tmp_path, SWAP)

@@ -1,0 +1,116 @@
+"""Replays that give other bits: a defect here, expected of steps that were made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.members.constant import ConstantModel
+from stream.run import checkpointer, service
+from stream.settings.schema import Config
+from stream.state import recovery
+from stream.state.generations import list_generations
+from stream.state.platform import fingerprint
+from stream.state.recovery import Diverged, Recovered
+from stream.step.engine import Engine
+from tests.support.factory import config, event, label
+from tests.support.runner import append, caught_up, running
+
+Upgrade = Callable[..., None]
+
+
+class _Undecided(ConstantModel):
+    """Gives another score at every call: what a replay must notice."""
+
+    calls = 0
+
+    def score(self, x: Any) -> Any:
+        _Undecided.calls += 1
+        return super().score(x) + _Undecided.calls * 1e-9
+
+
+@pytest.fixture
+def c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A service with a member that is not deterministic."""
+    real = service.build_engine
+
+    def build(c: Any, directory: Any, key: Any) -> Engine:
+        engine = real(c, directory, key)
+        engine.ensemble.members["prior"].__class__ = _Undecided
+        return engine
+
+    monkeypatch.setattr(service, "build_engine", build)
+    return config(tmp_path, limits={"batch": 50})
+
+
+@pytest.fixture
+def upgrade(monkeypatch: pytest.MonkeyPatch) -> Upgrade:
+    """From now on these parts of the fingerprint are others."""
+
+    def change(**parts: str) -> None:
+        for part in (service, checkpointer, recovery):
+            monkeypatch.setattr(part, "fingerprint", lambda: fingerprint() | parts)
+
+    return change
+
+
+def run(c: Config, part: int) -> Recovered:
+    """Let a service take 100 more events and their labels; what its start found."""
+    which = range(100 * part, 100 * part + 100)
+    append(c, ("events", [event(i) for i in which]), ("labels", [label(i) for i in which]))
+    with running(c) as found:
+        caught_up(found, 200 * part + 200)
+        assert found.recovered is not None
+        return found.recovered
+
+
+def lose_newest(c: Config) -> None:
+    """As if the process had been killed before its last checkpoint."""
+    newest = list_generations(c.state_dir)[0]
+    newest.rename(c.state_dir / f"taken-away-{newest.name}")
+
+
+def test_a_member_that_is_not_deterministic_is_noticed(c: Config) -> None:
+    """When the replay gives other bits than the journal holds, the service stops and says so."""
+    run(c, 0)
+    lose_newest(c)
+    with pytest.raises(Diverged, match="not deterministic"):
+        run(c, 1)
+
+
+@pytest.mark.parametrize("changed", ["kernels", "numpy", "cpu"])
+def test_steps_made_elsewhere_may_differ(c: Config, upgrade: Upgrade, changed: str) -> None:
+    """After a change of the kernels, a library or the processor the replay counts and goes on."""
+    run(c, 0)
+    lose_newest(c)
+    upgrade(**{changed: "another"})
+    found = run(c, 1)
+    assert found.divergences > 0
+    assert found.elsewhere == {changed}
+
+
+def test_steps_made_here_may_not_differ_although_the_checkpoint_was_made_elsewhere(
+    c: Config, upgrade: Upgrade
+) -> None:
+    """An upgrade after a clean stop: what is replayed later was all made by the new version."""
+    run(c, 0)
+    upgrade(kernels="another")
+    run(c, 1)
+    lose_newest(c)
+    with pytest.raises(Diverged):
+        run(c, 2)
+
+
+def test_steps_made_here_may_differ_after_steps_made_elsewhere(c: Config, upgrade: Upgrade) -> None:
+    """The new version began from a state that this replay no longer reaches."""
+    run(c, 0)
+    upgrade(kernels="another")
+    run(c, 1)
+    lose_newest(c)
+    lose_newest(c)
+    found = run(c, 2)
+    assert found.divergences > 1
+    assert found.elsewhere == {"kernels"}

@@ -7,9 +7,18 @@ settings beside its code. Nothing here reads a file or the environment.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
@@ -57,6 +66,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, validate_default=True
     )
+
+
+def refused(place: tuple[str | int, ...], problem: str, got: object) -> ValidationError:
+    """What a validator of several keys raises to name the one at ``place``, below its own."""
+    kind = PydanticCustomError("refused", "{problem}", {"problem": problem})
+    detail = InitErrorDetails(type=kind, loc=place, input=got)
+    return ValidationError.from_exception_data("settings", [detail])
 
 
 class NumberFeature(Settings):
@@ -109,7 +125,15 @@ class CalendarFeature(Settings):
     )
 
 
-Windows = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=8)]
+def _distinct(windows: tuple[int, ...]) -> tuple[int, ...]:
+    if 0 in windows or len(set(windows)) < len(windows):
+        raise ValueError("expected different lengths above 0")
+    return windows
+
+
+Windows = Annotated[
+    tuple[Duration, ...], Field(min_length=1, max_length=8), AfterValidator(_distinct)
+]
 
 
 VALUE_STATS = frozenset({"sum", "mean", "min", "max", "ratio"})
@@ -135,6 +159,13 @@ class WindowFeature(Settings):
     max_entities: int = Field(
         1_000_000, ge=1, description="entities kept; the longest idle goes first"
     )
+
+    @model_validator(mode="after")
+    def _has_its_value(self) -> Self:
+        lacking = [s for s in self.stats if s in VALUE_STATS]
+        if lacking and self.value is None:
+            raise refused(("value",), f"expected a number field for {lacking[0]}", None)
+        return self
 
 
 class RiskFeature(Settings):

@@ -105,7 +105,7 @@ class FeatureStage:
     Raises
     ------
     FeatureError
-        A column name comes twice, a window is empty, or a statistic lacks its value.
+        A column name comes twice.
     """
 
     def __init__(self, features: Sequence[Feature]) -> None:
@@ -272,14 +272,6 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
             continue
         risk = isinstance(f, RiskFeature)
         value = f.value if isinstance(f, WindowFeature) else None
-        needing = {"sum", "mean", "min", "max", "ratio"} & set(f.stats)
-        if not risk and value is None and needing:
-            raise FeatureError(
-                f"feature {f.name}: expected a number field in `value` for"
-                f" {', '.join(sorted(needing))}, got none"
-            )
-        if min(f.windows) < 1:
-            raise FeatureError(f"feature {f.name}: expected windows longer than 0, got {f.windows}")
         delay = f.delay if isinstance(f, RiskFeature) else 0
         fresh = _Table(f.name, f.entity, value, delay, risk, f.max_entities)
         table = tables.setdefault(_feature_key(f), fresh)

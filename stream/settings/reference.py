@@ -18,7 +18,9 @@ from pydantic.fields import FieldInfo
 
 from models.members import catalogue
 from models.settings import Duration, format_duration
+from stream.settings.checks import CHECKS
 from stream.settings.schema import Config, FieldSettings, MemberSettings
+from stream.settings.shape import models, tag
 
 _DURATION = Duration.__metadata__[0]  # type: ignore[attr-defined]
 _SIMPLE = {
@@ -52,17 +54,7 @@ A key without a default is **required**. Whole files to start from: `examples/fr
 `examples/clicks.toml`, `examples/fraud-kafka.toml`.
 """
 
-CHECKS = """\
-## Checks across keys
-
-- Names of features are distinct, and names of members too; no member is called `ensemble`.
-- A feature's `field`, `entity` and `value` are fields of `event.fields` and of the right kind.
-- Windows of a feature are longer than 0 and distinct; a statistic of a value needs `value`.
-- No two parts of the schema read the same JSON field, and no two topics have the same name.
-- `http.host` other than loopback needs `http.tokens`.
-- `limits.pending` is at least `limits.batch`.
-- SASL needs its mechanism, user name and password.
-
+AFTER = """
 What a service keeps when any of this changes: [failures](failures.md#changed-configuration).
 """
 
@@ -77,7 +69,8 @@ def markdown() -> str:
         parts.append(_section(f"## {title}", _prose(cls), cls))
         if cls is MemberSettings:
             parts += [_member(name) for name in catalogue.MEMBERS]
-    return "\n".join([*parts, CHECKS])
+    checks = [f"- {_prose(check)}" for check in CHECKS]
+    return "\n".join([*parts, "## Checks across keys", "", *checks, AFTER])
 
 
 def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
@@ -87,7 +80,7 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     for cls, paths in found.items():
         headings = [f"`{p}`" for p in dict.fromkeys(paths)]
         title = " and ".join(headings[:2]) + (" and others" if len(headings) > 2 else "")
-        kind = _tag(cls)
+        kind = tag(cls)
         title += f" with `type = {json.dumps(kind)}`" if kind else ""
         yield "Top level" if cls is Config else title, cls
 
@@ -100,22 +93,8 @@ def _collect(
     for key, field in cls.model_fields.items():
         below = f"{path}.{key}".lstrip(".")
         origin = get_origin(field.annotation)
-        for child in _models(field.annotation):
+        for child in models(field.annotation):
             _collect(child, below + ".NAME" * (origin is dict), origin is tuple, found)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Every settings class inside an annotation, in order."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [c for a in get_args(annotation) for c in _models(a)]
-
-
-def _tag(cls: type[BaseModel]) -> str | None:
-    """The literal value of ``type`` that chooses this class."""
-    field = cls.model_fields.get("type")
-    values = get_args(field.annotation) if field else ()
-    return values[0] if len(values) == 1 else None
 
 
 def _section(heading: str, prose: str, cls: type[BaseModel]) -> str:
@@ -137,7 +116,7 @@ def _prose(cls: Any) -> str:
 
 
 def _table(cls: type[BaseModel]) -> list[str]:
-    rows = [(key, f) for key, f in cls.model_fields.items() if not (key == "type" and _tag(cls))]
+    rows = [(key, f) for key, f in cls.model_fields.items() if not (key == "type" and tag(cls))]
     head = ["| key | type | default | meaning |", "|---|---|---|---|"]
     cells = [(f"`{key}`", _type(f), _default(f), _meaning(f)) for key, f in rows]
     return head + ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
@@ -145,7 +124,7 @@ def _table(cls: type[BaseModel]) -> list[str]:
 
 def _meaning(field: FieldInfo) -> str:
     text = field.description or ""
-    if not text and (below := _models(field.annotation)):
+    if not text and (below := models(field.annotation)):
         text = _prose(below[0]).rstrip(".") if len(below) == 1 else "see below"
     bounds = ", ".join(_bounds(field.metadata))
     return f"{text} ({bounds})" if text and bounds else text or bounds

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
 import river.base
-from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import ConfigDict, Field, model_validator
 
 import models.members.river.repairs  # noqa: F401 mends River before anything is built
 from models.loading import LoadError, is_file_reference, load_attribute
-from models.settings import Settings
+from models.settings import Settings, refused
 
 Place = tuple[str | int, ...]
 """Where in the configuration: ``("steps", 1, "optimizer")``."""
@@ -63,9 +62,7 @@ class RiverParams(Settings):
             estimator = build_estimator(self, seed=0)
             _check_classifier(estimator, self.model)
         except SpecError as error:
-            kind = PydanticCustomError("river", "{problem}", {"problem": str(error)})
-            detail = InitErrorDetails(type=kind, loc=error.place, input=error.got)
-            raise ValidationError.from_exception_data("RiverParams", [detail]) from error
+            raise refused(error.place, str(error), error.got) from error
         return self
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from models.base import (
 )
 from models.loading import LoadError, load_attribute
 from models.members.torch.standardise import Standardiser
-from models.settings import Settings
+from models.settings import Settings, refused
 
 
 class TorchError(MillraceError):
@@ -47,7 +47,9 @@ class TorchParams(Settings):
         " gives `(n,)` or `(n, 1)` logits. Default: the built-in network",
     )
     parameters: dict[str, Any] = Field({}, description="further arguments of `module`")
-    hidden: tuple[int, ...] = Field((32, 16), description="widths of the built-in network's layers")
+    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        (32, 16), description="widths of the built-in network's layers, 1..65536 each"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the built-in network")
     embedding_dim: int = Field(
         8, ge=1, le=256, description="of the built-in network, for each hashed column"
@@ -64,20 +66,19 @@ class TorchParams(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(not 1 <= width <= 65536 for width in self.hidden):
-            raise ValueError("hidden: expected widths of 1..65536")
         if self.module is None:
             if self.parameters:
-                raise ValueError("parameters: expected only beside `module`")
+                raise refused(("parameters",), "expected only beside `module`", self.parameters)
             return self
-        beside = {"hidden", "dropout", "embedding_dim"} & self.model_fields_set
-        if beside:
-            raise ValueError(f"{', '.join(sorted(beside))}: of the built-in network, not of module")
+        for key in ("hidden", "dropout", "embedding_dim"):
+            if key in self.model_fields_set:
+                problem = "expected only without `module`: it is of the built-in network"
+                raise refused((key,), problem, getattr(self, key))
         try:
             if not callable(load_attribute(self.module)):
-                raise ValueError(f"module: expected a class or a function, got {self.module}")
+                raise refused(("module",), "expected a class or a function", self.module)
         except LoadError as error:
-            raise ValueError(f"module: {error}") from error
+            raise refused(("module",), str(error), self.module) from error
         return self
 
 

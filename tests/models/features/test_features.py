@@ -12,7 +12,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from river.preprocessing import StandardScaler
 
 from models.base import EventColumns, StateError
@@ -345,19 +345,27 @@ def test_a_state_of_other_features_is_refused() -> None:
         stage().restore(stage(FEATURES[0]).state())
 
 
+def test_columns_of_one_name_are_refused() -> None:
+    """The stage says which column comes twice."""
+    with pytest.raises(FeatureError, match="amount twice"):
+        stage(FEATURES[0], FEATURES[0])
+
+
 @pytest.mark.parametrize(
-    ("features", "word"),
+    ("change", "place", "message"),
     [
-        ([FEATURES[0], FEATURES[0]], "amount twice"),
-        ([FEATURES[4] | {"windows": ["1d", "24h"]}], "customer_count_1d"),
-        ([FEATURES[4] | {"value": None}], "`value`"),
-        ([FEATURES[4] | {"windows": ["0d"]}], "longer than 0"),
+        ({"windows": ["1d", "24h"]}, ("windows",), "different lengths above 0"),
+        ({"windows": ["0d"]}, ("windows",), "different lengths above 0"),
+        ({"value": None}, ("value",), "expected a number field for"),
     ],
 )
-def test_contradictory_features_are_refused(features: list[dict[str, Any]], word: str) -> None:
-    """The stage says which feature cannot be built and why."""
-    with pytest.raises(FeatureError, match=word):
-        stage(*features)
+def test_contradictory_features_are_refused(
+    change: dict[str, Any], place: tuple[str, ...], message: str
+) -> None:
+    """The settings name the key and say why."""
+    with pytest.raises(ValidationError, match=message) as caught:
+        stage(FEATURES[4] | change)
+    assert [e["loc"][-1:] for e in caught.value.errors()] == [place]
 
 
 def test_another_configuration_keeps_what_still_fits() -> None:

@@ -290,11 +290,11 @@ def test_a_module_that_does_not_fit_is_refused_at_the_start(
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"hidden": [0]}, r"expected widths of 1\.\.65536"),
+        ({"hidden": [0]}, "greater than or equal to 1"),
         ({"optimizer": "rmsprop"}, "'adam', 'adamw' or 'sgd'"),
         ({"learning_rate": 0}, "greater than 0"),
         ({"module": "no_such_module:Net"}, "expected an installed module"),
-        ({"module": "torch.nn:Linear", "hidden": [3]}, "hidden: of the built-in network"),
+        ({"module": "torch.nn:Linear", "hidden": [3]}, "it is of the built-in network"),
         ({"parameters": {"width": 2}}, "expected only beside `module`"),
         ({"epoch": 2}, "Extra inputs"),
     ],

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream.settings.load import ConfigError, load, parse
 from stream.settings.schema import Config, journaled
+from stream.settings.shape import written
 from tests.support.factory import raw_config
 
 
@@ -16,6 +19,18 @@ def problems(raw: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(raw, "test")
     return caught.value.problems
+
+
+def put(raw: Any, path: str, value: object) -> None:
+    """Set what stands at ``path``; ``None`` takes it away."""
+    *parents, last = path.split(".")
+    node = raw
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
 
 
 def test_a_good_configuration_survives_a_round_trip(tmp_path: Path) -> None:
@@ -49,6 +64,111 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"limits.record_bytes": 0, "limits.pending": 5},
+            ["limits.pending: expected at least limits.batch", "limits.record_bytes: expected"],
+        ),
+        (
+            {"features.0.type": "nmbr", "features.2.entity": "amount"},
+            ["features[0].type: expected one of", "features[2]: expected an entity field"],
+        ),
+        (
+            {"features.1.buckets": 0, "features.0.name": "category"},
+            ["features[1].buckets: expected", "features[1].name: expected a name of its own"],
+        ),
+        (
+            {"members.0.learn_every": 0, "members.1.name": "linear", "members.1.probability": 2},
+            [
+                "members[0].learn_every: expected",
+                "members[1].name: expected a name of its own",
+                "members[1].probability: expected",
+            ],
+        ),
+        ({"event.fields.amount": "nunber"}, ["event.fields.amount.kind: expected"]),
+        ({"limits.batch": "many", "limits.pending": 5}, ["limits.batch: expected"]),
+        ({"features.2.windows": ["1 day"]}, ["features[2].windows[0]: expected a duration"]),
+        (
+            {"topics.labels": 5, "topics.audit": "journal-test"},
+            ["topics.journal: expected a name of its own", "topics.labels: expected text"],
+        ),
+    ],
+)
+def test_checks_run_on_what_is_valid(
+    tmp_path: Path, changes: dict[str, Any], expected: list[str]
+) -> None:
+    """A mistake hides no other, and what it leaves open counts as no second one."""
+    raw = raw_config(tmp_path) | {"limits": {}, "topics": {}}
+    for path, value in changes.items():
+        put(raw, path, value)
+    found = sorted(problems(raw))
+    assert len(found) == len(expected)
+    assert all(p.startswith(e) for p, e in zip(found, expected, strict=True)), found
+
+
+NAMES = [
+    *("embedded", "kafka", "number", "category", "calendar", "window", "risk", "boolean", "text"),
+    *("[key]", "fields", "function-before[_event_field()]", "0", "a b", 'quo"ted', "naïve"),
+]
+"""Names that a message could take for something else."""
+
+
+@given(data=st.data())
+def test_paths_are_right_whatever_names_are_chosen(data: st.DataObject) -> None:
+    """One mistake somewhere among such names is one line with that very path."""
+    names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+    name, key = data.draw(st.sampled_from(names)), data.draw(st.sampled_from(NAMES))
+    raw = raw_config(Path("unused"))
+    fields = raw["event"]["fields"]
+    fields |= dict.fromkeys([n for n in names if n not in fields], "text")
+    raw["features"] = [f for f in raw["features"] if f["type"] != "category"]
+    raw["label"]["values"] = dict.fromkeys(names, 1)
+    i = data.draw(st.integers(0, 2))
+    field: tuple[str | int, ...] = ("event", "fields", name)
+    place, value, below = data.draw(
+        st.sampled_from(
+            [
+                (field, "nunber", ("kind",)),
+                (field, {"kind": 5}, ("kind",)),
+                (field, {}, ("kind",)),
+                (field, {"kind": "text", "required": []}, ("required",)),
+                (field, {"kind": "text", key: 1}, (key,)),
+                (field, 5, ()),
+                (("label", "values", name), 2, ()),
+                (("audit",), {"member": {"linear": {key: 1}}}, ("member", "linear", key)),
+                (("audit",), {"member": {"linear": {"bytes": 5}}}, ("member", "linear", "bytes")),
+                (("log", key), 1, ()),
+                (("features", i, key), 1, ()),
+                (("features", i, "name"), "9", ()),
+                (("members", i % 2, key), 1, ()),
+                ((key,), 1, ()),
+            ]
+        )
+    )
+    node: Any = raw
+    for part in place[:-1]:
+        node = node[part]
+    node[place[-1]] = value
+    (found,) = problems(raw)
+    assert found.startswith(f"{written((*place, *below))}: "), found
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ((), "the file"),
+        (("features", 2, "windows", 0), "features[2].windows[0]"),
+        (("event", "fields", "a.b", "kind"), 'event.fields."a.b".kind'),
+        (("a-b_1", 'say "x"'), 'a-b_1."say \\"x\\""'),
+    ],
+)
+def test_places_are_written_as_toml_has_them(place: tuple[str | int, ...], text: str) -> None:
+    """Keys that are no bare keys stand in quotes."""
+    assert written(place) == text
+
+
+@pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
         ("seed", -1, "seed: expected"),
@@ -72,6 +192,16 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         ("audit", {"member": {"lineer": {}}}, "audit.member.lineer: expected a member's name"),
         ("audit", {"each": {"bytes": {"limit": -1}}}, "audit.each.bytes.limit: expected"),
         ("audit", {"expected_events": ["creatd"]}, "audit.expected_events[0]: expected"),
+        ("audit", {"member": {"9 lives": {}}}, 'audit.member."9 lives": expected'),
+        ("event.time", "id", "event.time: expected a JSON field of its own, got 'id', which event"),
+        ("event.fields.amount", {"kind": "number", "path": "id"}, "event.fields.amount: expected"),
+        ("label.field", "id", "label.field: expected a JSON field of its own, got 'id', which lab"),
+        ("label.values", {}, "label.values: expected to have at least 1 item, got {}"),
+        ("label", 5, "label: expected a table, got 5"),
+        ("features", {}, "features: expected a list, got {}"),
+        ("log.type", None, "log.type: expected one of 'embedded', 'kafka', got none"),
+        ("name", 5, "name: expected text, got 5"),
+        ("state_dir", 5, "state_dir: expected a path, got 5"),
         ("http.tokens", [{"name": "a", "sha256": "x", "scopes": []}], "http.tokens[0].sha256"),
     ],
 )
@@ -82,14 +212,7 @@ def test_each_mistake_names_its_path(
     raw = raw_config(tmp_path)
     raw.setdefault("limits", {})
     raw.setdefault("topics", {})
-    node: Any = raw
-    *parents, last = path.split(".")
-    for part in parents:
-        node = node[int(part)] if part.isdigit() else node[part]
-    if value is None:
-        del node[last]
-    else:
-        node[last] = value
+    put(raw, path, value)
     assert any(p.startswith(expected) for p in problems(raw)), problems(raw)
 
 
@@ -146,6 +269,23 @@ def test_sasl_needs_its_settings(tmp_path: Path) -> None:
     raw = raw_config(tmp_path)
     raw["log"] = {"type": "kafka", "bootstrap": "h:1", "security_protocol": "SASL_SSL"}
     assert len(problems(raw)) == 3
+
+
+def test_a_wrong_password_is_not_shown(tmp_path: Path) -> None:
+    """Not even in the message that says what is wrong with it."""
+    raw = raw_config(tmp_path)
+    raw["log"] = {"type": "kafka", "bootstrap": "h:1", "sasl_password": 271828}
+    assert problems(raw) == ["log.sasl_password: expected text"]
+
+
+def test_every_part_of_the_configuration_can_be_wrong_at_once(tmp_path: Path) -> None:
+    """With nothing valid the checks say nothing, and no part is a traceback."""
+    raw = dict.fromkeys(raw_config(tmp_path), 5) | {"members": [5], "features": [5]}
+    found = problems(raw)
+    assert {p.partition(":")[0] for p in found} == {
+        *(raw.keys() - {"members", "features", "seed"}),
+        *("members[0]", "features[0]"),
+    }
 
 
 def test_a_file_that_is_not_toml(tmp_path: Path) -> None:

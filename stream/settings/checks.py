@@ -1,0 +1,176 @@
+"""What no key shows alone: checks across the keys of a valid configuration.
+
+Each gets a configuration with all its defaults. Of one that is not valid it gets what is
+(:func:`stream.settings.shape.partly`), and ends where it meets what is not. The first paragraph of
+each docstring stands in the reference.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+
+from pydantic import ValidationError
+
+from models.ensemble.combine import COMBINERS
+from models.members.catalogue import UnknownMember, member_class
+from models.settings import feature_fields
+from stream.settings.problems import lines
+from stream.settings.schema import Config, KafkaLogSettings
+from stream.settings.shape import written
+
+
+def check(config: Config, whole: bool) -> Iterator[str]:
+    """Every problem, as ``path: expected ..., got ...``; ``whole``: nothing of it is missing."""
+    for each in CHECKS:
+        try:
+            yield from each(config)
+        except AttributeError:
+            if whole:
+                raise
+
+
+def _feature_names(config: Config) -> Iterator[str]:
+    """Names of features are distinct."""
+    names = [(f"features[{i}].name", f.name) for i, f in enumerate(config.features)]
+    yield from _used_once(names, "a name of its own, got {!r} again, as {}")
+
+
+def _member_names(config: Config) -> Iterator[str]:
+    """Names of members are distinct, and none is `ensemble`."""
+    names = [(f"members[{i}].name", m.name) for i, m in enumerate(config.members)]
+    yield from _used_once(names, "a name of its own, got {!r} again, as {}")
+    for i, member in enumerate(config.members):
+        if member.name == "ensemble":
+            yield f"members[{i}].name: expected another name, got 'ensemble', which all of them are"
+
+
+def _feature_fields(config: Config) -> Iterator[str]:
+    """A feature's `field`, `entity` and `value` are fields of `event.fields` and of the right kind.
+
+    Booleans are numbers.
+    """
+    kinds = {n: "number" if f.kind == "boolean" else f.kind for n, f in config.event.fields.items()}
+    for i, feature in enumerate(config.features):
+        for field, kind in feature_fields(feature):
+            if kinds.get(field) != kind:
+                got = f"{field!r}, a {kinds[field]} field" if field in kinds else repr(field)
+                known = ", ".join(k for k, v in kinds.items() if v == kind) or "none"
+                article = "an" if kind == "entity" else "a"
+                yield (
+                    f"features[{i}]: expected {article} {kind} field of event.fields ({known}), "
+                    f"got {got}"
+                )
+
+
+def _members(config: Config) -> Iterator[str]:
+    """A member's `type` is known, and its other keys are parameters of that type."""
+    for i, member in enumerate(config.members):
+        try:
+            params = member_class(member.type).Params
+            params.model_validate(member.params)
+        except UnknownMember as error:
+            yield f"members[{i}].type: {error}"
+        except ValidationError as error:
+            yield from lines(error, params, ("members", i))
+
+
+def _json_fields(config: Config) -> Iterator[str]:
+    """No two parts of an event's schema read the same JSON field, nor two of a label's."""
+    event, label = config.event, config.label
+    of_event = [("event.id", event.id), ("event.time", event.time)]
+    if label.inline:
+        of_event.append(("label.field", label.field))
+    of_event += [(written(("event", "fields", n)), f.path or n) for n, f in event.fields.items()]
+    of_label = [("label.event_id", config.label_event_id), ("label.field", label.field)]
+    if label.time is not None:
+        of_label.append(("label.time", label.time))
+    for fields in (of_event, of_label):
+        yield from _used_once(fields, "a JSON field of its own, got {!r}, which {} reads")
+
+
+def _topics(config: Config) -> Iterator[str]:
+    """No two topics have the same name."""
+    names = {k: v for k, v in config.topics if isinstance(v, str)}
+    names |= {"journal": config.journal_topic}
+    topics = [(f"topics.{key}", name) for key, name in names.items()]
+    yield from _used_once(topics, "a name of its own, got {!r}, as {}")
+
+
+def _used_once(pairs: Iterable[tuple[str, str]], expected: str) -> Iterator[str]:
+    """A line for each ``(key, value)`` whose value an earlier key has."""
+    first: dict[str, str] = {}
+    for key, value in pairs:
+        if value in first:
+            yield f"{key}: expected {expected.format(value, first[value])}"
+        first.setdefault(value, key)
+
+
+def _listening(config: Config) -> Iterator[str]:
+    """`http.host` other than loopback needs `http.tokens`."""
+    host = config.http.host
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not (loopback or config.http.tokens):
+        yield (
+            f"http.host: expected a loopback address, got {host!r}; "
+            "to listen elsewhere configure http.tokens"
+        )
+
+
+def _limits(config: Config) -> Iterator[str]:
+    """`limits.pending` is at least `limits.batch`."""
+    batch, pending = config.limits.batch, config.limits.pending
+    if pending < batch:
+        yield f"limits.pending: expected at least limits.batch = {batch}, got {pending}"
+
+
+def _sasl(config: Config) -> Iterator[str]:
+    """SASL needs its mechanism, user name and password."""
+    log = config.log
+    if isinstance(log, KafkaLogSettings) and log.security_protocol.startswith("SASL"):
+        for key in ("sasl_mechanism", "sasl_username", "sasl_password"):
+            if not getattr(log, key):
+                yield f"log.{key}: expected a value, got none; {log.security_protocol} needs it"
+
+
+def _budgets(config: Config) -> Iterator[str]:
+    """A member in `audit.member` exists."""
+    names = [m.name for m in config.members]
+    for name in config.audit.member:
+        if name not in names:
+            known = ", ".join(names)
+            yield f"audit.member.{name}: expected a member's name ({known}), got {name!r}"
+
+
+def _drift(config: Config) -> Iterator[str]:
+    """`drift.on_alarm` can do what it says, and `challenger_until` is at least `challenger_after`.
+
+    A combiner without parameters has nothing to forget.
+    """
+    drift, combine = config.drift, config.ensemble.combine
+    if drift.on_alarm == "weights" and not COMBINERS[combine](1, 0).parameters():
+        yield (
+            "drift.on_alarm: expected another reaction, got 'weights'; ensemble.combine = "
+            f"{combine!r} has no weights to forget"
+        )
+    after, until = drift.challenger_after, drift.challenger_until
+    if until < after:
+        yield f"drift.challenger_until: expected at least challenger_after = {after}, got {until}"
+
+
+CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _feature_names,
+    _member_names,
+    _feature_fields,
+    _members,
+    _json_fields,
+    _topics,
+    _listening,
+    _limits,
+    _sasl,
+    _budgets,
+    _drift,
+)

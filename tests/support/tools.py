@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from monitoring.show.metrics import MillraceCollector
 from monitoring.show.readings import Readings, Telemetry
+from tests.support.waiting import DEADLINE_S
 
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
+]
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 
 
@@ -22,6 +30,19 @@ def program(name: str, package: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return found
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, without a window and asking nobody for anything."""
+    expect.set_options(timeout=DEADLINE_S * 1000)
+    path = program("chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=FLAGS, timeout=DEADLINE_S * 1000
+        )
+        yield browser
+        browser.close()
 
 
 def metric_names() -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.http.server import Server
@@ -20,15 +20,13 @@ from stream.run.front import Front
 from stream.settings.schema import Config
 from tests.support.factory import config, event, label, truth
 from tests.support.runner import append, caught_up, running
-from tests.support.tools import program
-from tests.support.waiting import wait_until
+from tests.support.tools import chromium
+from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.browser
 
 EVENTS, BAD, LATE = 6000, 7, 100
 CHARTS = ("quality", "flow", "latency", "scores", "weights", "parameters")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
-SILENT = ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
 DESK: Any = {"width": 1280, "height": 900}
 PHONE: Any = {"width": 390, "height": 844}
 SMALL: Any = {"width": 320, "height": 600}
@@ -45,11 +43,8 @@ class Live(NamedTuple):
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
-    path = program("chromium", "chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + SILENT)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +65,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         wrong = [label(i, not truth(i)) for i in range(half, labelled)]
         append(c, ("events", rest), ("labels", wrong))
         caught_up(service, EVENTS + BAD + labelled)
+        wait_until(lambda: told(front)["millrace_labels_total", "joined"] == labelled, "readings")
         wait_until(lambda: any(p["drift"] for p in front.history()["points"]), "a drift mark")
         wait_until(lambda: sum(service.lag.values()) == 0, "an empty backlog")
         yield Live(front, c, f"http://127.0.0.1:{front.server.port}")
@@ -90,6 +86,7 @@ def told(front: Front) -> dict[tuple[str, ...], float]:
 def opened(browser: Browser, url: str) -> Iterator[tuple[Page, list[str]]]:
     """The page in a context of its own, and what it complains of or asks others for."""
     context = browser.new_context(viewport=DESK)
+    context.set_default_timeout(DEADLINE_S * 1000)
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -122,9 +119,9 @@ def page(watched: tuple[Page, list[str]]) -> Page:
 
 def ready(page: Page) -> None:
     """Wait for numbers and charts."""
-    expect(page.locator("#state")).to_have_text("running", timeout=30_000)
+    expect(page.locator("#state")).to_have_text("running")
     for chart in CHARTS:
-        expect(page.locator(f"#{chart} .main-svg").first).to_be_attached(timeout=30_000)
+        expect(page.locator(f"#{chart} .main-svg").first).to_be_attached(timeout=DEADLINE_S * 1000)
 
 
 def tile(page: Page, name: str) -> float:
@@ -236,7 +233,8 @@ def test_both_colour_schemes_are_readable(page: Page, scheme: Any) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", scheme)
 
 
-CONTRAST = """node => {
+CONTRAST = """selector => {
+  const node = document.querySelector(selector);
   const parse = c => c.match(/[\\d.]+/g).map(Number);
   let back = node;
   while (back && (parse(getComputedStyle(back).backgroundColor)[3] ?? 1) === 0) {
@@ -248,7 +246,8 @@ CONTRAST = """node => {
 
 def contrast(page: Page, selector: str) -> float:
     """Contrast ratio of an element's text to what is behind it (WCAG 2.2, 1.4.3)."""
-    colours = page.locator(selector).first.evaluate(CONTRAST)
+    # In one go: the page draws its tables anew every second.
+    colours = page.evaluate(CONTRAST, selector)
 
     def luminance(rgb: list[float]) -> float:
         parts = [c / 255 for c in rgb[:3]]
@@ -286,7 +285,7 @@ def another(
     try:
         yield f"http://127.0.0.1:{server.port}"
     finally:
-        assert server.stop(2.0)
+        assert server.stop(DEADLINE_S)
 
 
 def test_a_token_is_asked_for_once(browser: Browser, live: Live) -> None:
@@ -317,7 +316,7 @@ def test_a_lost_connection_is_told_and_found_again(browser: Browser, live: Live)
         expect(page.locator("#state")).to_have_text("disconnected")
         expect(page.locator("#banner")).to_contain_text("Trying again")
         stack.enter_context(another(live, port=int(url.rpartition(":")[2])))
-        expect(page.locator("#state")).to_have_text("running", timeout=15_000)
+        expect(page.locator("#state")).to_have_text("running")
         expect(page.locator("#banner")).to_be_hidden()
 
 

@@ -1,4 +1,4 @@
-"""`millrace run`: logging, signals, the service and its HTTP side, until a signal ends it."""
+"""`millrace run`: logging, signals, watchdog, the service and its HTTP side, until a signal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 import structlog
 
 from stream.run.front import Front
-from stream.run.service import Service
+from stream.run.service import STALL_S, Service
 from stream.settings.schema import Config
 
 logger = structlog.get_logger()
@@ -57,6 +57,7 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     service = Service(config, accept_changes)
     front = Front(service)
 
+    threading.Thread(target=watch, args=(service,), name="watchdog", daemon=True).start()
     obey_signals(service.stop)
     front.start()
     try:
@@ -64,6 +65,15 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     finally:
         front.stop()
     logger.info("stopped", seq=service.engine.seq if service.engine else 0)
+
+
+def watch(service: Service, leave: Callable[[int], object] = os._exit) -> None:
+    """End the process (status 75) when the loop stands still for :data:`STALL_S`."""
+    while not service.stopping.wait(1.0):
+        if (age_s := service.silent_s()) > STALL_S:
+            logger.critical("stalled", seconds=round(age_s, 1), state=service.state)
+            leave(75)
+            return
 
 
 def obey_signals(stop: Callable[[], None]) -> None:

@@ -149,8 +149,7 @@ class Front:
     def _read(self) -> Readings:
         """The newest readings, with the process's own numbers brought up to date."""
         service, telemetry = self._service, self.telemetry
-        age_s = time.monotonic() - service.heartbeat_s
-        telemetry.heartbeat_ms = int((time.time() - age_s) * 1000)
+        telemetry.heartbeat_ms = int((time.time() - service.silent_s()) * 1000)
         checkpointer = service.checkpointer
         telemetry.checkpoint_failures = checkpointer.failures_total
         if service.recovered is not None:

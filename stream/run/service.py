@@ -1,14 +1,12 @@
 """The daemon: composition root, the loop, and every way it ends.
 
 ``Service.run`` restores, replays, then polls, steps and commits until told to stop. Threads: the
-loop (this one; the only writer of the engine), the commit thread, the checkpoint writer, the HTTP
-server, and a watchdog that ends the process when the loop stands still. Only this module names the
-concrete parts.
+loop (this one; the only writer of the engine), the commit thread, the checkpoint writer, and the
+HTTP server. Only this module names the concrete parts.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -38,7 +36,7 @@ from stream.step.reconfigure import reconfigure
 logger = structlog.get_logger()
 
 STALL_S = 120.0
-"""Without a heartbeat for this long the watchdog ends the process (exit status 75)."""
+"""Without a heartbeat for this long the loop stands still; half as long, and it is not alive."""
 IDLE_POLL_S = 0.5
 LAG_S = 2.0
 """How often the distance to the log's end is asked for."""
@@ -99,14 +97,17 @@ class Service:
             if isinstance(log_settings, KafkaLogSettings)
             else str(log_settings.path)
         )
-        threading.Thread(target=self._guard, name="watchdog", daemon=True).start()
 
     # ------------------------------------------------------------------ for probes
 
     def alive(self) -> tuple[bool, str]:
         """Whether the loop moves."""
-        age = time.monotonic() - self.heartbeat_s
-        return age < STALL_S / 2, f"{self.state}; last heartbeat {age:.1f} s ago"
+        age_s = self.silent_s()
+        return age_s < STALL_S / 2, f"{self.state}; last heartbeat {age_s:.1f} s ago"
+
+    def silent_s(self) -> float:
+        """Seconds since the last heartbeat."""
+        return time.monotonic() - self.heartbeat_s
 
     def ready(self) -> tuple[bool, str]:
         """Whether events are being scored now."""
@@ -383,13 +384,6 @@ class Service:
             return frozenset()
         here = {(r.topic, r.partition, r.offset) for s in slices for r in s.records}
         return frozenset(self._poison & here)
-
-    def _guard(self) -> None:
-        while not self.stopping.wait(1.0):
-            age = time.monotonic() - self.heartbeat_s
-            if age > STALL_S:
-                logger.critical("stalled", seconds=round(age, 1), state=self.state)
-                os._exit(75)
 
 
 def _name(r: Range) -> str:

@@ -11,8 +11,6 @@ import os
 import random
 import shutil
 import sqlite3
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,20 +22,23 @@ from models.base import MillraceError
 from stream.contract.log import Log, OutOfRetention
 from stream.logs.sqlite.log import SqliteLog
 from stream.run.assemble import build_engine, wall_clock_ms
-from stream.run.service import Service
 from stream.settings.load import load
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.step import pending
 from tests.faults.check import journal_of, reference
-from tests.faults.crash import Feeder, Progress
+from tests.faults.crash import Feeder, Progress, append, newest
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
+from tests.support.factory import RARELY
+from tests.support.runner import running
+from tests.support.waiting import wait_until
 
 SEGMENT_ROWS = 128
 """Rows of a pending segment here, so that a few hundred events fill several."""
 KEEP = 4
+CHECKPOINTS = RARELY | {"keep": KEEP}
 
 
 class Case(NamedTuple):
@@ -81,32 +82,21 @@ def small_segments() -> Iterator[None]:
 
 
 def make(shard: Shard, seed: int, events: int = 1_000) -> Traffic:
-    """Run the service in this process until the directory holds ``KEEP`` generations."""
+    """Run the service in this process; ``KEEP`` generations, each after its part of the events."""
     traffic = Traffic(seed)
-    feeder = Feeder(shard, traffic, events)
-    service = Service(shard.config)
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            service.run()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        while not feeder.done and thread.is_alive():
-            feeder.append()
-            time.sleep(0.005)
-        while thread.is_alive() and shard.waiting():
-            time.sleep(0.01)
-    finally:
-        service.stop()
-        thread.join()
-    if failures:
-        raise failures[0]
+    shard.log.create_topics()
+    with running(shard.config):
+        for _ in range(KEEP):
+            Feeder(shard, traffic, events // KEEP).rest()
+            save(shard, traffic)
     return traffic
+
+
+def save(shard: Shard, traffic: Traffic) -> None:
+    """Have the running service write a generation."""
+    before = newest(shard)
+    append(shard, traffic.checkpoint())
+    wait_until(lambda: newest(shard) > before, "a generation")
 
 
 def all_cases(state: Path, offsets: int, rng: random.Random) -> list[Case]:
@@ -207,7 +197,7 @@ def spoil_all(
     """
     rng = random.Random(f"checkpoints {seed}")
     with small_segments():
-        shard = Shard(directory / "small", checkpoints=_often())
+        shard = Shard(directory / "small", checkpoints=CHECKPOINTS)
         make(shard, seed)
         engine, _ = reference(shard, journal_of(shard))
         wanted = engine.state_digest()
@@ -235,10 +225,6 @@ def spoil_all(
         shard.renew_log()
     segments = {c.file.name for c in cases if c.file.name.startswith("pending-")}
     return {"generations": len(list_generations(state)), "segments": len(segments)}
-
-
-def _often() -> dict[str, Any]:
-    return {"interval": "400ms", "recovery_budget": "5s", "keep": KEEP}
 
 
 def _name(case: Case) -> str:
@@ -289,7 +275,7 @@ def _ahead(shard: Shard, directory: Path, tally: Tally) -> None:
 
 def _foreign(shard: Shard, directory: Path, seed: int, wanted: str, tally: Tally) -> None:
     """Generations of another run, newer than ours: not of this journal, never loaded."""
-    other = Shard(directory / "other", name=shard.config.name, checkpoints=_often())
+    other = Shard(directory / "other", name=shard.config.name, checkpoints=CHECKPOINTS)
     make(other, seed + 1)
     other.renew_log()
     target = directory / "case"
@@ -314,7 +300,7 @@ def _by_command(directory: Path, seed: int, tally: Tally, progress: Progress) ->
             worker.wait_for("restored")
             for _ in range(60):
                 feeder.append()
-                time.sleep(0.02)
+            save(shard, traffic)
             worker.kill()
         newest = list_generations(shard.config.state_dir)[0]
         size = (newest / name).stat().st_size

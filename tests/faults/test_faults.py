@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
-from kafka import TopicPartition
-from kafka.errors import CorruptRecordError
-
-from stream.contract.log import LogUnavailable
-from stream.contract.records import JournalRecord
-from stream.logs.kafka import writer as kafka_writer
-from stream.logs.kafka.calls import translated
-from stream.run.assemble import build_engine
-from stream.run.isolation import Attempts
-from stream.state.generations import Snapshot, StateDirectory, list_generations
+from stream.state.generations import list_generations
 from tests.faults.check import check
-from tests.faults.checkpoints import SEGMENT_ROWS, make, small_segments, spoil_all
+from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.diverge import diverge
@@ -27,9 +14,7 @@ from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
 from tests.faults.zombie import zombie
-from tests.support.factory import Feed, config, event
-from tests.support.log_harness import kafka, poll_all, step, values
-from tests.support.waiting import DEADLINE_S
+from tests.support.factory import RARELY
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -45,7 +30,7 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
 
 def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path: Path) -> None:
     """SIGTERM ends a service that replayed steps and took none since, and writes their state."""
-    shard, traffic = Shard(tmp_path / "shard"), Traffic(1)
+    shard, traffic = Shard(tmp_path / "shard", checkpoints=RARELY), Traffic(1)
     feeder = Feeder(shard, traffic, 12)
     shard.log.create_topics()
     with Worker(shard.path) as worker:
@@ -112,65 +97,18 @@ def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:
     assert verdict.duplicated == 1
 
 
-def test_a_signal_never_waits_for_a_lock_that_the_main_thread_holds() -> None:
-    """SIGTERM while the main thread holds a lock which stopping needs: it stops once that is free.
-
-    With a handler that ran in the main thread a SIGTERM in the middle of a log line hung for ever.
-    """
-    program = """
-import signal, threading
-from stream.run.daemon import obey_signals
-lock, stopped = threading.Lock(), threading.Event()
-def stop():
-    with lock:
-        stopped.set()
-obey_signals(stop)
-with lock:
-    signal.raise_signal(signal.SIGTERM)
-stopped.wait()
-signal.raise_signal(signal.SIGTERM)
-threading.Event().wait()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=DEADLINE_S)
-    assert done.returncode == 130, done.stderr
-
-
-def test_a_segment_saved_before_and_after_it_filled_verifies(tmp_path: Path) -> None:
-    """A generation with a pending segment that an older one holds half full can be loaded."""
-    with small_segments():
-        engine, feed = build_engine(config(tmp_path), tmp_path), Feed()
-        directory = StateDirectory(tmp_path / "state")
-        for start in (0, 100):
-            engine.step(feed.batch(("events", [event(i) for i in range(start, start + 100)])))
-            files = engine.pending.files()
-            snapshot = Snapshot(
-                "test", engine.seq, engine.digest, 0, {}, {}, {}, engine.state(), files
-            )
-            directory.publish(directory.write(snapshot), keep=3)
-        assert SEGMENT_ROWS < 200
-        assert [loaded.manifest.seq for loaded in directory.usable(lambda m: None)] == [2, 1]
-        engine.pending.close()
-        directory.close()
-
-
-def test_bits_that_flip_on_the_way_are_fetched_again() -> None:
-    """A checksum that does not match is trouble of the moment: it does not end the service."""
-    with pytest.raises(LogUnavailable, match="CorruptRecordError"), translated("poll"):
-        raise CorruptRecordError("Record batch at offset 6 failed crc check")
-
-
 def test_generations_of_another_history_give_way(tmp_path: Path) -> None:
     """A state directory kept while its log was replaced: the old generations are set aside.
 
     Numbered higher than what comes now, they would push out every new generation.
     """
-    shard = Shard(tmp_path, limits={"batch": 8})  # 25 steps at least, then 3 and an empty one each
-    make(shard, 1, events=200)
+    shard = Shard(tmp_path, checkpoints=CHECKPOINTS, limits={"batch": 8})
+    make(shard, 1, events=400)  # 50 steps at least
     old = [path.name for path in list_generations(shard.config.state_dir)]
     shard.renew_log()
     for file in tmp_path.glob("log.db*"):
         file.unlink()
-    make(shard, 2, events=4)
+    make(shard, 2, events=4)  # 20 at most
     tail = shard.log.journal_tail()
     assert tail is not None
     assert tail.seq < int(old[0])
@@ -178,46 +116,3 @@ def test_generations_of_another_history_give_way(tmp_path: Path) -> None:
     aside = {path.name for path in (shard.config.state_dir / "quarantine").iterdir()}
     assert aside == {f"{name}-0" for name in old}
     shard.renew_log()
-
-
-def test_a_service_starts_and_scores_while_its_state_disk_is_full(tmp_path: Path) -> None:
-    """Attempts that cannot be noted on a full disk are forgotten; nothing else happens."""
-    (tmp_path / "attempts.new").mkdir()  # whoever opens it to write gets an OSError, as on ENOSPC
-    attempts = Attempts(tmp_path, 7)
-    attempts.taking([], 7)
-    attempts.committed(8, 1)
-    assert not attempts.careful
-    assert not attempts.poison
-
-
-@pytest.mark.kafka
-def test_a_commit_whose_batch_the_broker_refused_is_made_again(
-    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch out of sequence in the middle of a transaction: all of the step stands, once.
-
-    kafka-python then starts a new epoch by itself, forgets the transaction, and says that the
-    commit succeeded: half a step, or none, would be taken for a whole one.
-    """
-    store = kafka(kafka_bootstrap)
-    send = kafka_writer.send_journal
-    spoiled: list[TopicPartition] = []
-
-    def out_of_sequence(producer: Any, topic: str, journal: JournalRecord) -> Any:
-        if journal.seq == 2 and not spoiled:
-            spoiled.append(TopicPartition(topic, 0))
-            producer._transaction_manager.set_sequence_number(spoiled[0], 7)
-        return send(producer, topic, journal)
-
-    monkeypatch.setattr(kafka_writer, "send_journal", out_of_sequence)
-    try:
-        log = store.opened()
-        for seq, value in enumerate("abc", 1):
-            log.append(store.config.topics.events, values(value))
-            log.commit(step(seq, poll_all(log, 1), values(value)))
-        log.close()
-        again = store.opened()  # ends or aborts whatever was left open
-        assert [record.seq for record in again.journal()] == [1, 2, 3]
-        assert [r.value for r in again.tail(store.config.topics.scores, 10)] == [b"a", b"b", b"c"]
-    finally:
-        store.close()

@@ -87,6 +87,10 @@ class Traffic:
         if self._rng.random() < 0.03:
             yield Piece("control", [self._command()])
 
+    def checkpoint(self) -> Piece:
+        """The command to save the state."""
+        return Piece("control", [self._operator({"command": "checkpoint"}, "command")])
+
     def flush(self) -> Iterator[Piece]:
         """Events far beyond the horizon: whatever still waits for its other half leaves."""
         for _ in range(2):
@@ -171,5 +175,7 @@ class Traffic:
             ({"command": "freeze", "member": "nobody"}, "bad"),
             ({"command": "explode"}, "bad"),
         ]
-        value, what = self._rng.choice(choices)
-        return self._record("operator", value | {"actor": f"a{self._serial}"}, Kind(what))
+        return self._operator(*self._rng.choice(choices))
+
+    def _operator(self, command: dict[str, Any], what: str) -> NewRecord:
+        return self._record("operator", command | {"actor": f"a{self._serial}"}, Kind(what))

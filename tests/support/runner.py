@@ -47,8 +47,8 @@ def running(config: Config, **options: Any) -> Iterator[Service]:
     finally:
         service.stop()
         thread.join(DEADLINE_S)
-    if failure:
-        raise failure[0]
+        if failure:
+            raise failure[0]
     assert not thread.is_alive(), f"{service.state} {DEADLINE_S:g} s after it was asked to stop"
 
 

@@ -12,8 +12,9 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.contract.log import Fenced, LogError, LogUnavailable, OutOfRetention
-from stream.contract.records import Range
+from stream.contract.records import JournalRecord, Range
 from stream.logs.kafka import codec as kafka_codec
+from stream.logs.kafka import writer as kafka_writer
 from stream.logs.kafka.calls import Worker, translated
 from stream.logs.kafka.io import Clients
 from stream.logs.kafka.log import KafkaLog
@@ -122,6 +123,7 @@ def test_a_worker_gives_back_what_was_raised() -> None:
         (errors.KafkaTimeoutError(), LogUnavailable),
         (errors.KafkaConnectionError(), LogUnavailable),
         (errors.NotCoordinatorError(), LogUnavailable),
+        (errors.CorruptRecordError("bits flipped on the way: sent again"), LogUnavailable),
         (errors.KafkaError("unknown reasons"), LogUnavailable),
         (ConnectionResetError(), LogUnavailable),
         (errors.OffsetOutOfRangeError({}), OutOfRetention),
@@ -199,6 +201,36 @@ def test_an_unknown_outcome_is_resolved(make: Make, after: bool) -> None:
     log.commit(step(2, [], values("next")))
     eventually(["once", "next"], lambda: scores(store, log))
     assert [r.seq for r in log.journal()] == [1, 2]
+
+
+@pytest.mark.kafka
+def test_a_commit_whose_batch_the_broker_refused_is_made_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch out of sequence in the middle of a transaction: all of the step stands, once.
+
+    kafka-python then starts a new epoch by itself, forgets the transaction, and says that the
+    commit succeeded: half a step, or none, would be taken for a whole one.
+    """
+    store = make()
+    send = kafka_writer.send_journal
+    spoiled: list[TopicPartition] = []
+
+    def out_of_sequence(producer: Any, topic: str, journal: JournalRecord) -> Any:
+        if journal.seq == 2 and not spoiled:
+            spoiled.append(TopicPartition(topic, 0))
+            producer._transaction_manager.set_sequence_number(spoiled[0], 7)
+        return send(producer, topic, journal)
+
+    monkeypatch.setattr(kafka_writer, "send_journal", out_of_sequence)
+    log = store.opened()
+    for seq, value in enumerate("abc", 1):
+        log.append(store.config.topics.events, values(value))
+        log.commit(step(seq, poll_all(log, 1), values(value)))
+    log.close()
+    again = store.opened()  # ends or aborts whatever was left open
+    assert [record.seq for record in again.journal()] == [1, 2, 3]
+    assert [r.value for r in again.tail(store.config.topics.scores, 10)] == [b"a", b"b", b"c"]
 
 
 @pytest.mark.kafka

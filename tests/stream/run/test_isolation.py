@@ -66,6 +66,16 @@ def test_a_damaged_note_counts_as_none(tmp_path: Path) -> None:
     assert not Attempts(tmp_path, 7).careful
 
 
+def test_attempts_that_cannot_be_noted_are_forgotten(tmp_path: Path) -> None:
+    """On a full disk nothing else happens: the service starts and scores."""
+    (tmp_path / "attempts.new").mkdir()  # whoever opens it to write gets an OSError, as on ENOSPC
+    attempts = Attempts(tmp_path, 7)
+    attempts.taking([], 7)
+    attempts.committed(8, 1)
+    assert not attempts.careful
+    assert not attempts.poison
+
+
 @pytest.mark.parametrize("sizes", [[1], [2], [5, 1], [3, 4, 2]])
 def test_halves_hold_every_record_once(sizes: list[int]) -> None:
     """Ranges fit their records, in order, across slices."""

@@ -20,8 +20,9 @@ from stream.state.generations import (
     read_manifest,
 )
 from stream.state.platform import fingerprint
+from stream.step import pending
 from stream.step.engine import Engine
-from tests.support.factory import Feed, config, traffic
+from tests.support.factory import Feed, config, event, traffic
 
 
 def snapshot(engine: Engine) -> Snapshot:
@@ -156,3 +157,18 @@ def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, Engine, Feed
     manifest.write_bytes(manifest.read_bytes().replace(b'"format": 2', b'"format": 1'))
     with pytest.raises(CheckpointError, match="checksum"):
         read_manifest(path)
+
+
+def test_a_segment_saved_before_and_after_it_filled_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generation with a pending segment that an older one holds half full can be loaded."""
+    monkeypatch.setattr(pending, "SEGMENT_ROWS", 128)
+    engine, feed = build_engine(config(tmp_path), tmp_path), Feed()
+    directory = StateDirectory(tmp_path / "state")
+    for start in (0, 100):
+        engine.step(feed.batch(("events", [event(i) for i in range(start, start + 100)])))
+        directory.publish(directory.write(snapshot(engine)), keep=3)
+    assert [loaded.manifest.seq for loaded in directory.usable(lambda m: None)] == [2, 1]
+    engine.pending.close()
+    directory.close()

@@ -149,7 +149,7 @@ class WindowFeature(Settings):
     value: str | None = Field(
         None, description="a number field; needed for every statistic but count and since_last"
     )
-    windows: Windows = Field(description='lengths of the windows, such as ["1d", "7d"]')
+    windows: Windows = Field(description='different lengths of windows, such as ["1d", "7d"]')
     stats: tuple[Literal["count", "sum", "mean", "min", "max", "ratio", "since_last"], ...] = Field(
         ("count",),
         min_length=1,
@@ -175,7 +175,7 @@ class RiskFeature(Settings):
     type: Literal["risk"]
     entity: str = Field(description="an entity field of the event")
     delay: Duration = Field(description="how old an event must be before it counts")
-    windows: Windows = Field(description="lengths of the windows")
+    windows: Windows = Field(description="different lengths of windows")
     stats: tuple[Literal["count", "risk", "since_first_known"], ...] = Field(
         ("count", "risk"),
         min_length=1,

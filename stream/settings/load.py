@@ -67,7 +67,8 @@ def parse(raw: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Con
 def overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """``raw`` with ``MILLRACE_A__B=value`` laid over ``a.b``; values are TOML, else text.
 
-    List items go by index: ``MILLRACE_MEMBERS__0__TYPE``.
+    A password is text whatever it looks like. Items of lists go by index:
+    ``MILLRACE_MEMBERS__0__TYPE``.
     """
     tree: dict[str, Any] = _copy(raw)
     for key in sorted(environ):
@@ -77,10 +78,11 @@ def overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
         node: Any = tree
         for parent in parents:
             node = _descend(node, parent)
+        value = environ[key] if last == "sasl_password" else _scalar(environ[key])
         if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-            node[int(last)] = _scalar(environ[key])
+            node[int(last)] = value
         elif isinstance(node, dict):
-            node[last] = _scalar(environ[key])
+            node[last] = value
         else:
             raise ConfigError(
                 f"environment variable {key}", ["names no place in the configuration"]

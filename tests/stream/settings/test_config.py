@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.settings.load import ConfigError, load, parse
+from stream.settings.load import ConfigError, load, overlay, parse
 from stream.settings.schema import Config, journaled
 from stream.settings.shape import written
 from tests.support.factory import raw_config
@@ -269,6 +269,14 @@ def test_sasl_needs_its_settings(tmp_path: Path) -> None:
     raw = raw_config(tmp_path)
     raw["log"] = {"type": "kafka", "bootstrap": "h:1", "security_protocol": "SASL_SSL"}
     assert len(problems(raw)) == 3
+
+
+@pytest.mark.parametrize("password", ["12345", "true", "1e5", "[a]", '"quoted"', ""])
+def test_a_password_may_look_like_anything(tmp_path: Path, password: str) -> None:
+    """What the environment holds is the password, also where it would be TOML."""
+    raw = raw_config(tmp_path) | {"log": {"type": "kafka", "bootstrap": "h:1"}}
+    config = parse(overlay(raw, {"MILLRACE_LOG__SASL_PASSWORD": password}), "test")
+    assert config.log.sasl_password.get_secret_value() == password  # type: ignore[union-attr]
 
 
 def test_a_wrong_password_is_not_shown(tmp_path: Path) -> None:

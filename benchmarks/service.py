@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.common import rates
 from models.base import MillraceError
-from stream.contract.records import Outputs
+from stream.contract.outputs import Outputs
 from stream.run.daemon import SWITCH_S
 from stream.run.front import Front
 from stream.run.service import Service

@@ -11,15 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from models.base import MillraceError
-from stream.contract.records import (
-    JournalRecord,
-    NewRecord,
-    Outputs,
-    Range,
-    Record,
-    Slice,
-    encode_journal,
-)
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, encode_journal
 
 Positions = Mapping[tuple[str, int], int]
 """``(topic, partition) -> next_offset``."""

@@ -108,15 +108,6 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint: bool = False
 
 
-class Outputs(msgspec.Struct, frozen=True):
-    """All that a step makes visible, in one commit with the offsets in ``journal.ranges``."""
-
-    scores: Sequence[NewRecord]
-    dead_letters: Sequence[NewRecord]
-    audit: Sequence[NewRecord]
-    journal: JournalRecord
-
-
 _journal_encoder = msgspec.json.Encoder()
 _journal_decoder = msgspec.json.Decoder(JournalRecord)
 

@@ -1,7 +1,7 @@
 """Bytes to typed columns: every bad byte of the stream ends here, with its reason.
 
 The decoders are built once from the configuration's event schema. A record that does not fit
-becomes a :class:`Bad`, never an exception, and never stops its batch.
+becomes a :class:`DeadLetter`, never an exception, and never stops its batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from models.base import F64, I64, U64, EventColumns
 from stream.contract.commands import Command
 from stream.contract.hashing import hash_text
+from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import UNREADABLE, Record, Slice
-from stream.decode.letters import Bad, Reason
 from stream.decode.times import TIME_RULES, BadTime
 from stream.settings.schema import Config
 
@@ -43,6 +43,12 @@ class Events(msgspec.Struct, frozen=True):
     columns: EventColumns
     label: NDArray[np.int8]
 
+    def split(self, n: int) -> tuple[Events, Events]:
+        """The first ``n`` events and the rest."""
+        if n >= len(self.records):
+            return self, self.take(np.empty(0, dtype=np.int64))
+        return self.take(np.arange(n)), self.take(np.arange(n, len(self.records)))
+
     def take(self, rows: I64) -> Events:
         """The given rows, in the given order."""
         c = self.columns
@@ -63,11 +69,11 @@ class Events(msgspec.Struct, frozen=True):
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """Decoded labels: ``y`` float64 ``(n,)`` of 0 and 1, ``labelled_at_ms`` -1 where not given."""
+    """Decoded labels: ``y`` int8 ``(n,)`` of 0 and 1, ``labelled_at_ms`` -1 where not given."""
 
     records: list[Record]
     id_hash: U64
-    y: F64
+    y: NDArray[np.int8]
     labelled_at_ms: I64
 
 
@@ -122,7 +128,7 @@ class Codec:
             return made
         return decode(piece.records)
 
-    def events(self, records: Sequence[Record]) -> tuple[Events, list[Bad]]:
+    def events(self, records: Sequence[Record]) -> tuple[Events, list[DeadLetter]]:
         """Columns of the good events and the bad records, each in input order."""
         good, rows, bad = self._each(records, self._read_event)
         columns = EventColumns(
@@ -136,17 +142,17 @@ class Codec:
         labels = [r.label for r in rows] if self._inline else [-1] * len(rows)
         return Events(good, ids, hashes, columns, np.array(labels, dtype=np.int8)), bad
 
-    def labels(self, records: Sequence[Record]) -> tuple[Labels, list[Bad]]:
+    def labels(self, records: Sequence[Record]) -> tuple[Labels, list[DeadLetter]]:
         """Columns of the good labels and the bad records, each in input order."""
         good, rows, bad = self._each(records, self._read_label)
         return Labels(
             good,
             np.array([hash_text(r[0]) for r in rows], dtype=np.uint64),
-            np.array([r[1] for r in rows], dtype=np.float64),
+            np.array([r[1] for r in rows], dtype=np.int8),
             np.array([r[2] for r in rows], dtype=np.int64),
         ), bad
 
-    def event_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[Bad]]:
+    def event_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good events and the bad records: those that :meth:`events` gives.
 
         An event is filed under its first entity field, so that what belongs together stays in
@@ -160,34 +166,34 @@ class Codec:
             for r, key in zip(rows, keys, strict=True)
         ], bad
 
-    def label_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[Bad]]:
+    def label_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good labels, their event's id, and the bad records."""
         _, rows, bad = self._each(records, self._read_label)
         return [Keyed(r[0], r[0]) for r in rows], bad
 
-    def command(self, record: Record) -> Command | Bad:
+    def command(self, record: Record) -> Command | DeadLetter:
         """The operator's command in a control record."""
         try:
             return self._command.decode(self._payload(record))
         except _Refused as refusal:
-            return Bad(record, refusal.reason, refusal.error)
+            return DeadLetter(record, refusal.reason, refusal.error)
         except (msgspec.MsgspecError, ValueError) as error:
-            return Bad(record, "command", str(error))
+            return DeadLetter(record, "command", str(error))
 
     def _each(
         self, records: Sequence[Record], read: Callable[[bytes], Any]
-    ) -> tuple[list[Record], list[Any], list[Bad]]:
+    ) -> tuple[list[Record], list[Any], list[DeadLetter]]:
         """The good records, what ``read`` made of each, and the bad records."""
         good: list[Record] = []
         rows: list[Any] = []
-        bad: list[Bad] = []
+        bad: list[DeadLetter] = []
         for record in records:
             try:
                 rows.append(read(self._payload(record)))
             except _Refused as refusal:
-                bad.append(Bad(record, refusal.reason, refusal.error))
+                bad.append(DeadLetter(record, refusal.reason, refusal.error))
             except (msgspec.MsgspecError, ValueError) as error:
-                bad.append(Bad(record, _reason(error), str(error)))
+                bad.append(DeadLetter(record, _reason(error), str(error)))
             else:
                 good.append(record)
         return good, rows, bad

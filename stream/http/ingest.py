@@ -12,9 +12,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
 from stream.decode.codec import Codec, Keyed
-from stream.decode.letters import Bad
 from stream.http.body import NDJSON
 from stream.http.problem import Problem
 from stream.settings.schema import Config
@@ -64,7 +64,7 @@ class Ingest:
         """The operator's command, with ``actor`` set to the caller whatever the body says."""
         _json(body, msgspec.Raw)
         command = self._codec.command(_read(body.strip(), 0))
-        if isinstance(command, Bad):
+        if isinstance(command, DeadLetter):
             raise _refusal([command], batch=False)
         member = getattr(command, "member", None)
         if member is not None and member not in self._members:
@@ -75,7 +75,7 @@ class Ingest:
 
 
 def _accept(
-    check: Callable[[Sequence[Record]], tuple[list[Keyed], list[Bad]]],
+    check: Callable[[Sequence[Record]], tuple[list[Keyed], list[DeadLetter]]],
     values: Sequence[bytes],
     batch: bool,
 ) -> Accepted:
@@ -92,7 +92,7 @@ def _read(value: bytes, index: int) -> Record:
     return Record("", 0, index, None, value)
 
 
-def _refusal(bad: Sequence[Bad], batch: bool) -> Problem:
+def _refusal(bad: Sequence[DeadLetter], batch: bool) -> Problem:
     errors = [_error(b, batch) for b in bad[:SHOWN]]
     reasons = {b.reason for b in bad}
     for reason, kind in _STATUS_ORDER:
@@ -137,7 +137,7 @@ def _summary(count: int) -> str:
     return f"{count} record(s) refused, nothing was appended; `errors` names the first {SHOWN}"
 
 
-def _error(bad: Bad, batch: bool) -> dict[str, str]:
+def _error(bad: DeadLetter, batch: bool) -> dict[str, str]:
     root = f"$[{bad.record.offset}]" if batch else "$"
     text, found, path = bad.error.partition(" - at `$")
     return {"path": root + path.rstrip("`") if found else root, "error": text}

@@ -18,7 +18,7 @@ from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.measures import METRICS
 from monitoring.quality.quality import QualitySnapshot
 from monitoring.show.readings import Readings
-from stream.contract.records import NewRecord, Outputs
+from stream.contract.outputs import Outputs
 
 POINT_S = 2.0
 POINTS = 300
@@ -75,7 +75,7 @@ class PageView:
     def committed(self, outputs: Outputs) -> None:
         """Keep the newest audit records and dead letters (the commit thread)."""
         self._audit.extend(r.value or b"" for r in outputs.audit[-LATEST:])
-        self._dead.extend(shown_dead_letter(r) for r in outputs.dead_letters[-LATEST:])
+        self._dead.extend(letter.told() for letter in outputs.dead_letters[-LATEST:])
 
     # ------------------------------------------------------------------ for the live feed
 
@@ -231,8 +231,3 @@ def _limits(latest: Readings) -> list[dict[str, Any]]:
 def _shown_audit(raw: bytes) -> dict[str, Any]:
     """A record without its chain, which `millrace audit verify` checks."""
     return {k: v for k, v in msgspec.json.decode(raw).items() if k not in _CHAIN}
-
-
-def shown_dead_letter(record: NewRecord) -> dict[str, str]:
-    """Reason, error and position; its bytes are for operators only (`/v1/dead-letters`)."""
-    return {name: value.decode(errors="replace") for name, value in record.headers}

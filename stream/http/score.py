@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from stream.contract.records import NewRecord
+from stream.contract.letters import DeadLetter
 from stream.http.problem import Problem
 
 
@@ -107,7 +107,7 @@ class ScoreWaiters:
         self,
         ids: Sequence[str],
         payloads: Sequence[bytes],
-        dead_letters: Sequence[NewRecord] = (),
+        dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
         """Hand committed verdicts to the requests that wait for them (the loop's thread).
 
@@ -116,7 +116,7 @@ class ScoreWaiters:
         ids, payloads
             Event ids and the values of their score records, in the same order.
         dead_letters
-            The step's dead letters, as ``codec.dead_letter`` makes them.
+            The step's dead letters.
         """
         if not self._by_id:
             return
@@ -125,10 +125,9 @@ class ScoreWaiters:
             if waiter := self._by_id.get(event_id):
                 found.append((waiter, Scored(payload)))
         for letter in dead_letters:
-            if letter.value is not None and (waiter := self._by_value.get(letter.value)):
-                headers = dict(letter.headers)
-                reason, error = headers.get("reason", b""), headers.get("error", b"")
-                found.append((waiter, DeadLettered(reason.decode(), error.decode())))
+            value = letter.record.value
+            if value is not None and (waiter := self._by_value.get(value)):
+                found.append((waiter, DeadLettered(letter.reason, letter.error)))
         _deliver(found)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from models.base import FeatureSchema, Model
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.members import catalogue
@@ -29,12 +30,11 @@ def build_engine(
     ``key`` signs audit records; state and digest are the same without.
     """
     features = FeatureStage(config.features)
-    members = {
-        m.name: catalogue.build(m.type, m.params, features.schema, _seed(config.seed, m.name))
-        for m in config.members
-    }
+    make = member_maker(config, features.schema)
+    members = {m.name: make(m.name, 0) for m in config.members}
     every = {m.name: m.learn_every for m in config.members}
     ensemble = Ensemble(members, config.ensemble.combine, config.seed, every)
+    ensemble.fresh = make
     names = ("ensemble", *ensemble.names)
     dtype = row_dtype(features.schema, len(members), len(features.entity_fields))
     return Engine(
@@ -49,9 +49,21 @@ def build_engine(
     )
 
 
-def _seed(seed: int, name: str) -> int:
-    """A seed of its own for each member, the same in every process."""
-    return (seed ^ hash_text(name)) & 0x7FFF_FFFF
+def member_maker(config: Config, schema: FeatureSchema) -> Callable[[str, int], Model]:
+    """A function of (name, number) that builds a member; each number is another seed.
+
+    Number 0 is the member as configured; a higher one takes its place after drift.
+    """
+    settings = {m.name: m for m in config.members}
+
+    def make(name: str, number: int) -> Model:
+        member = settings[name]
+        # A seed of its own for each, the same in every process.
+        text = name if number == 0 else f"{name}/{number}"
+        seed = (config.seed ^ hash_text(text)) & 0x7FFF_FFFF
+        return catalogue.build(member.type, member.params, schema, seed)
+
+    return make
 
 
 def open_log(config: Config, clock_ms: Callable[[], int]) -> Log:

@@ -10,7 +10,7 @@ import structlog
 
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, LogUnavailable
-from stream.contract.records import Outputs
+from stream.contract.outputs import Outputs
 
 logger = structlog.get_logger()
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
-from stream.contract.records import NewRecord, Outputs, Record
+from stream.contract.outputs import Outputs
+from stream.contract.records import NewRecord, Record
 from stream.http.page import POINT_S, PageView, finite
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server

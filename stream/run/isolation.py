@@ -15,7 +15,9 @@ import msgspec
 import structlog
 
 from models.base import MillraceError
-from stream.contract.records import Outputs, Range, Slice
+from stream.contract.letters import Reason
+from stream.contract.outputs import Outputs
+from stream.contract.records import Range, Slice
 
 logger = structlog.get_logger()
 
@@ -26,7 +28,9 @@ CAREFUL_AFTER = 3
 ALONE_TWICE = 2
 """A record that was taken alone so often when the process died is not taken again."""
 
-_UNUSABLE = frozenset({b"null", b"oversized", b"malformed", b"schema", b"label_value"})
+_UNUSABLE: frozenset[Reason] = frozenset(
+    {"null", "oversized", "malformed", "schema", "label_value"}
+)
 
 Position = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -48,7 +52,7 @@ class Breaker:
 
         Raises :class:`BreakerOpen` with the last reason.
         """
-        bad = sum(1 for d in outputs.dead_letters if dict(d.headers)["reason"] in _UNUSABLE)
+        bad = sum(1 for letter in outputs.dead_letters if letter.reason in _UNUSABLE)
         self._recent.append((records, bad))
         total = sum(n for n, _ in self._recent)
         while total - self._recent[0][0] >= BREAKER_RECORDS:
@@ -66,8 +70,8 @@ class Breaker:
 def _reason(outputs: Outputs) -> str:
     if not outputs.dead_letters:
         return "none in this step"
-    headers = dict(outputs.dead_letters[-1].headers)
-    return f"{headers['reason'].decode()}: {headers['error'].decode()}"
+    last = outputs.dead_letters[-1]
+    return f"{last.reason}: {last.error}"
 
 
 class _Noted(msgspec.Struct):

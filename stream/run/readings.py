@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from models.ensemble.ensemble import FAILURES
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.show.readings import Readings, reactions
-from stream.decode.letters import REASONS
+from stream.contract.letters import REASONS
 from stream.step.engine import Engine
 
 _LABEL_REASONS = {

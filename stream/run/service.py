@@ -19,7 +19,8 @@ from models.base import MillraceError
 from monitoring.audit.trail import load_private_key
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogUnavailable
-from stream.contract.records import Batch, JournalRecord, Outputs, Range, Slice
+from stream.contract.outputs import Outputs
+from stream.contract.records import Batch, JournalRecord, Range, Slice
 from stream.logs.ahead import Ahead
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.run.checkpointer import Checkpointer

@@ -7,14 +7,12 @@ is what the anchors are for; ``millrace audit verify --anchor`` reads it.
 
 from __future__ import annotations
 
-import json
-
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.base import MillraceError
 from monitoring.audit.trail import Head, make_anchor, read_anchor
-from stream.contract.records import Outputs
+from stream.contract.outputs import Outputs
 from stream.settings.schema import Config
 
 logger = structlog.get_logger()
@@ -34,10 +32,9 @@ class Anchors:
 
     def committed(self, outputs: Outputs) -> None:
         """A step with these outputs is visible."""
-        if not outputs.audit:
+        if outputs.head is None:
             return
-        record = json.loads(outputs.audit[-1].value or b"{}")
-        self._head = Head(record["seq"], record["hash"])
+        self._head = outputs.head
         if self._head.seq - self._written.seq >= self._every:
             self._write()
 

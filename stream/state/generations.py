@@ -32,8 +32,8 @@ from stream.step.segments import SegmentFile
 
 logger = structlog.get_logger()
 
-FORMAT = 2
-"""1: arrays that were not compressed."""
+FORMAT = 3
+"""1: arrays that were not compressed. 2: labels of pending rows as another code."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from models.base import State
 from stream.contract.records import Record
+
+NEVER = 1 << 62
+"""Later than any event time, ms."""
 
 
 class EarlyLabel(msgspec.Struct, frozen=True, array_like=True):
@@ -36,10 +39,16 @@ class EarlyLabels:
         """The label that waits for this event id."""
         return self._held.get(id_hash)
 
-    def add(self, label: EarlyLabel) -> None:
-        """Let a label wait; its id must not be held yet."""
+    @property
+    def oldest_ms(self) -> int:
+        """The watermark when the oldest one came; beyond any time where none waits."""
+        return next(iter(self._held.values())).since_ms if self._held else NEVER
+
+    def add(self, label: EarlyLabel) -> list[EarlyLabel]:
+        """Let a label wait, its id not held yet; those that must leave for it, oldest first."""
         self._held[label.id_hash] = label
         self._bytes += _size(label)
+        return self._leave(lambda _: len(self) > self._limit or self._bytes > self._limit_bytes)
 
     def claim(self, id_hashes: Iterable[int]) -> Iterator[tuple[int, EarlyLabel]]:
         """``(position, label)`` for each event id that a label waits for; they leave."""
@@ -51,16 +60,18 @@ class EarlyLabels:
                 self._bytes -= _size(label)
                 yield i, label
 
-    def stale(self, before_ms: int) -> Iterator[EarlyLabel]:
-        """Labels that waited since before ``before_ms``, or are over the bound; they leave."""
-        while self._held:
-            label = next(iter(self._held.values()))
-            over = len(self._held) > self._limit or self._bytes > self._limit_bytes
-            if not over and label.since_ms >= before_ms:
-                return
+    def stale(self, before_ms: int) -> list[EarlyLabel]:
+        """Labels that have waited since before ``before_ms``; they leave."""
+        return self._leave(lambda label: label.since_ms < before_ms)
+
+    def _leave(self, goes: Callable[[EarlyLabel], bool]) -> list[EarlyLabel]:
+        """The oldest ones leave for as long as ``goes`` says so of the next."""
+        gone = []
+        while self._held and goes(label := next(iter(self._held.values()))):
             del self._held[label.id_hash]
             self._bytes -= _size(label)
-            yield label
+            gone.append(label)
+        return gone
 
     def state(self) -> State:
         """Every waiting label, oldest first, as msgpack bytes."""

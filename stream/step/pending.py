@@ -2,7 +2,7 @@
 
 A row holds what a label needs to train on what was scored: features, member scores, entity keys.
 Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
-does change (a byte of status, the index from id to row) stays in memory: at most 24 bytes a row.
+does change (a byte of truth, the index from id to row) stays in memory: at most 24 bytes a row.
 Time is event time, handed in as a watermark; no clock is read.
 """
 
@@ -21,8 +21,9 @@ from stream.step.id_index import IdIndex
 from stream.step.segments import Segment, SegmentFile
 
 SEGMENT_ROWS = 65_536
-WAITING, NEGATIVE, POSITIVE = range(3)
-"""Status of a row: no label yet, labelled 0, labelled 1."""
+I8 = NDArray[np.int8]
+WAITING = -1
+"""The truth of a row without a label yet; with one it is 0 or 1."""
 
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 
@@ -61,7 +62,7 @@ class Pending:
         self._directory = directory
         self._limit = limit
         self._segments: dict[int, Segment] = {}
-        self._status: dict[int, NDArray[np.uint8]] = {}
+        self._truth: dict[int, I8] = {}
         self.head = 0
         self.tail = 0
         self.waiting = 0
@@ -76,8 +77,8 @@ class Pending:
 
     @property
     def index_bytes(self) -> int:
-        """Memory of the index and the status bytes."""
-        return self._index.nbytes + sum(s.nbytes for s in self._status.values())
+        """Memory of the index and the truths."""
+        return self._index.nbytes + sum(s.nbytes for s in self._truth.values())
 
     def overflow(self, n: int) -> int:
         """How many of the oldest rows must leave so that ``n`` more fit."""
@@ -106,7 +107,7 @@ class Pending:
             take = min(n - done, SEGMENT_ROWS - at)
             if segment not in self._segments:
                 self._segments[segment] = Segment(self.dtype, SEGMENT_ROWS, self._path(segment))
-                self._status[segment] = np.zeros(SEGMENT_ROWS, dtype=np.uint8)
+                self._truth[segment] = np.full(SEGMENT_ROWS, WAITING, dtype=np.int8)
             self._segments[segment].rows[at : at + take] = rows[done : done + take]
             done += take
         self.tail += n
@@ -119,18 +120,22 @@ class Pending:
         """The rows with these numbers, in this order, as one array of this store's dtype."""
         return self._gather(rows, None)
 
-    def status(self, rows: I64) -> NDArray[np.uint8]:
-        """The status of each row."""
-        out = np.empty(len(rows), dtype=np.uint8)
+    def truth(self, rows: I64) -> I8:
+        """The label of each row, :data:`WAITING` where there is none yet."""
+        out = np.empty(len(rows), dtype=np.int8)
         for segment, where in _by_segment(rows):
-            out[where] = self._status[segment][rows[where] % SEGMENT_ROWS]
+            out[where] = self._truth[segment][rows[where] % SEGMENT_ROWS]
         return out
 
-    def settle(self, rows: I64, y: NDArray[np.float64]) -> None:
+    def settle(self, rows: I64, y: I8) -> None:
         """Record the label of waiting rows; they stay addressable until their horizon."""
         for segment, where in _by_segment(rows):
-            self._status[segment][rows[where] % SEGMENT_ROWS] = 1 + y[where].astype(np.uint8)
+            self._truth[segment][rows[where] % SEGMENT_ROWS] = y[where]
         self.waiting -= len(rows)
+
+    def oldest_times(self, n: int) -> I64:
+        """Event times of the ``n`` rows that leave next."""
+        return self._gather(np.arange(self.head, self.head + n, dtype=np.int64), "event_time_ms")
 
     def due(self, before_ms: int) -> int:
         """How many of the oldest rows have an event time before ``before_ms``.
@@ -152,26 +157,26 @@ class Pending:
                 at, step = stop, step * 2
         return count
 
-    def expire(self, n: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Let the ``n`` oldest rows go; returns them and their status before that."""
+    def expire(self, n: int) -> tuple[NDArray[Any], I8]:
+        """Let the ``n`` oldest rows go; returns them and their labels."""
         numbers = np.arange(self.head, self.head + n, dtype=np.int64)
-        rows, status = self.take(numbers), self.status(numbers)
+        rows, truth = self.take(numbers), self.truth(numbers)
         self._index.remove(np.ascontiguousarray(rows["id"]), numbers)
-        self.waiting -= int((status == WAITING).sum())
+        self.waiting -= int((truth == WAITING).sum())
         self.head += n
         for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
             self._segments.pop(segment).drop()
-            del self._status[segment]
-        return rows, status
+            del self._truth[segment]
+        return rows, truth
 
     def state(self) -> State:
-        """Numbers and status; rows are taken along as files by :meth:`files`."""
+        """Numbers and labels; rows are taken along as files by :meth:`files`."""
         first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
-        status = np.concatenate(
-            [self._status[s] for s in sorted(self._status)] or [np.empty(0, dtype=np.uint8)]
+        truth = np.concatenate(
+            [self._truth[s] for s in sorted(self._truth)] or [np.empty(0, dtype=np.int8)]
         )
-        live = status[self.head - first : self.tail - first].copy()
-        return {"head": self.head, "tail": self.tail, "status": live}
+        held = truth[self.head - first : self.tail - first].copy()
+        return {"head": self.head, "tail": self.tail, "truth": held}
 
     def digest_state(self) -> State:
         """:meth:`state` with the rows themselves, for a digest."""
@@ -187,7 +192,7 @@ class Pending:
     def restore(self, state: State, segments: dict[int, Path]) -> None:
         """Become the store that gave ``state``; ``segments`` are a checkpoint's files."""
         self.head, self.tail = int(state["head"]), int(state["tail"])
-        status = state["status"]
+        truth = state["truth"]
         for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
             if number not in segments:
                 raise StateError(f"pending segment {number}: expected a file, got none")
@@ -195,13 +200,13 @@ class Pending:
             self._segments[number] = Segment(
                 self.dtype, SEGMENT_ROWS, self._path(number), segments[number], used
             )
-            self._status[number] = np.full(SEGMENT_ROWS, WAITING, dtype=np.uint8)
-        live = np.arange(self.head, self.tail, dtype=np.int64)
-        for segment, where in _by_segment(live):
-            self._status[segment][live[where] % SEGMENT_ROWS] = status[where]
-        self.waiting = int((status == WAITING).sum())
-        for start in range(0, len(live), SEGMENT_ROWS):
-            part = live[start : start + SEGMENT_ROWS]
+            self._truth[number] = np.full(SEGMENT_ROWS, WAITING, dtype=np.int8)
+        held = np.arange(self.head, self.tail, dtype=np.int64)
+        for segment, where in _by_segment(held):
+            self._truth[segment][held[where] % SEGMENT_ROWS] = truth[where]
+        self.waiting = int((truth == WAITING).sum())
+        for start in range(0, len(held), SEGMENT_ROWS):
+            part = held[start : start + SEGMENT_ROWS]
             self._index.insert(self._gather(part, "id"), part, len(self))
 
     def close(self) -> None:

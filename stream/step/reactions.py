@@ -9,33 +9,20 @@ configuration's. ``docs/drift.md`` says what each reaction does to the scores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from models.base import F64, FeatureBatch, FeatureSchema, Model, State
+from models.base import F64, FeatureBatch, State
 from models.ensemble.ensemble import Ensemble, MemberError
-from models.members import catalogue
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.budgets import Reaction
 from monitoring.drift.monitor import WARM_UP, Alarm
-from stream.contract.hashing import hash_text
-from stream.settings.schema import Config, DriftSettings
+from stream.settings.schema import DriftSettings
 
 ACTING = "page_hinkley"
 """The one detector whose alarms act: ADWIN raises false ones where labels come a week late."""
-
-
-def fresh_member(config: Config, schema: FeatureSchema) -> Callable[[str, int], Model]:
-    """A function of (name, number) that builds the member anew; each number is another seed."""
-
-    def build(name: str, number: int) -> Model:
-        member = next(m for m in config.members if m.name == name)
-        seed = (config.seed ^ hash_text(f"{name}/{number}")) & 0x7FFF_FFFF
-        return catalogue.build(member.type, member.params, schema, seed)
-
-    return build
 
 
 class Reactions:

@@ -14,6 +14,7 @@ import numpy as np
 from stream.contract.records import NewRecord
 from stream.settings.schema import Config, MemberSettings, journaled
 from stream.step.engine import Engine
+from stream.step.pending import WAITING
 
 
 class Changes(msgspec.Struct):
@@ -54,8 +55,9 @@ def reconfigure(old: Engine, new: Engine) -> tuple[Engine, Changes]:
     ]
     _move_members(old, new, same_columns, changes)
     _move_pending(old, new, same_columns, changes)
-    for name in ("clock_ms", "watermark_ms", "counts", "early"):
-        setattr(new, name, getattr(old, name))
+    new.clock_ms, new.join.watermark_ms = old.clock_ms, old.watermark_ms
+    new.counts.update(old.counts)
+    new.early.restore(old.early.state())
     if old.config.ensemble.threshold == new.config.ensemble.threshold:
         new.threshold = old.threshold
     new.seq = old.seq + 1
@@ -145,7 +147,7 @@ def _move_pending(old: Engine, new: Engine, same_columns: bool, changes: Changes
         return
     for start in range(old.pending.head, old.pending.tail, 65_536):
         numbers = np.arange(start, min(start + 65_536, old.pending.tail), dtype=np.int64)
-        rows, status = old.pending.take(numbers), old.pending.status(numbers)
+        rows, truth = old.pending.take(numbers), old.pending.truth(numbers)
         moved = np.zeros(len(rows), dtype=new.pending.dtype)
         for name in rows.dtype.names or ():
             if name != "links":
@@ -154,7 +156,7 @@ def _move_pending(old: Engine, new: Engine, same_columns: bool, changes: Changes
             if name in old.ensemble.names:
                 moved["links"][:, i] = rows["links"][:, old.ensemble.names.index(name)]
         held = new.pending.hold(moved)
-        done = status > 0
+        done = truth != WAITING
         if done.any():
-            new.pending.settle(held[done], (status[done] - 1).astype(np.float64))
+            new.pending.settle(held[done], truth[done])
     changes.kept.append(f"{n} pending events")

@@ -6,15 +6,13 @@ The same scores give the same bytes on every machine: they go into the journal's
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from models.base import F64
+from stream.contract.outputs import Scored
 from stream.contract.records import NewRecord
-from stream.decode.codec import Events
 
 
 class _Score(msgspec.Struct, gc=False):
@@ -40,36 +38,26 @@ def _members_struct(names: tuple[str, ...]) -> type[msgspec.Struct]:
     return msgspec.defstruct("Members", fields, rename=rename, gc=False)
 
 
-def encode_scores(
-    events: Events,
-    scores: F64,
-    alerts: NDArray[np.bool_],
-    members: dict[str, list[float]],
-    tail: str,
-) -> list[NewRecord]:
+def encode_scores(scored: Scored, names: Sequence[str], tail: str) -> list[NewRecord]:
     """The score records of ``n`` events, keyed by event id, on the event's own partition.
 
-    Parameters
-    ----------
-    scores : float64 ``(n,)``
-        Probabilities of the positive class.
-    members : mapping of member name to its ``n`` probabilities
-    tail : str
-        JSON members that all records share, beginning with a comma.
+    ``names`` are the members'; ``tail`` are JSON members that all records share, beginning with a
+    comma.
     """
-    members_struct = _members_struct(tuple(members))
+    members = _members_struct(tuple(names))
     end = tail.encode() + b"}"
     out = []
     for record, identifier, at, score, alert, each in zip(
-        events.records,
-        events.ids,
-        events.columns.event_time_ms.tolist(),
-        scores.tolist(),
-        alerts.tolist(),
-        zip(*members.values(), strict=True),
+        scored.records,
+        scored.ids,
+        scored.event_time_ms.tolist(),
+        scored.p.tolist(),
+        scored.alert.tolist(),
+        # Lists of columns: faster than a list of each row.
+        zip(*(column.tolist() for column in scored.members.T), strict=True),
         strict=True,
     ):
         place = record.partition
-        whole = _Score(identifier, at, score, alert, members_struct(*each), place, record.offset)
+        whole = _Score(identifier, at, score, alert, members(*each), place, record.offset)
         out.append(NewRecord(identifier.encode(), _encode(whole)[:-1] + end, place))
     return out

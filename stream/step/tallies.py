@@ -28,7 +28,7 @@ class Tallies:
         self.event_latency.observe_many(np.maximum(latency_s, 0.0))
         self.expected.observe(p, alert)
 
-    def labelled(self, p: F64, y: F64, delay_s: F64) -> None:
+    def labelled(self, p: F64, y: NDArray[np.int8], delay_s: F64) -> None:
         """Take ``n`` labels: scores as made, truths, and how long after their event time."""
         for truth, histogram in enumerate(self.labelled_scores):
             histogram.observe_many(p[y == truth])

@@ -20,6 +20,7 @@ from rich.console import Console
 from models.base import F64, MillraceError
 from models.settings import parse_duration
 from monitoring.quality.measures import kappa_temporal, no_change_accuracy, summarise
+from stream.contract.outputs import Scored
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.decode.times import TIME_RULES
 from stream.run.assemble import build_engine
@@ -34,22 +35,6 @@ DRAIN = 4096
 
 SAMPLES = 500
 """Moments of the run kept at least, once it was long enough; at most twice as many."""
-
-
-class _Score(msgspec.Struct):
-    id: str
-    event_time: int
-    score: float
-    alert: bool
-    members: dict[str, float]
-    offset: int
-
-
-class _AuditRecord(msgspec.Struct):
-    event: str
-    at: int
-    cause: str
-    model: str
 
 
 class Evaluation:
@@ -84,12 +69,10 @@ class Evaluation:
         self._batch = batch
         # Values stay as they are written: a label repeats its event's id, whatever its size.
         self._row = msgspec.json.Decoder(dict[str, msgspec.Raw])
-        self._score = msgspec.json.Decoder(_Score)
         self._due: list[tuple[int, int, bytes]] = []
         self._truth: list[float] = []
         self._labels_sent = 0
         self._events_sent = 0
-        self._audit = msgspec.json.Decoder(_AuditRecord)
         self._scored: list[F64] = []
         self._started = time.monotonic()
         self._every = 1
@@ -183,29 +166,25 @@ class Evaluation:
         clock = max([now, *(at for at, _ in events)])
         outputs = self._engine.step(Batch(self._engine.seq + 1, clock, slices))
         for letter in outputs.dead_letters:
-            reason = dict(letter.headers)["reason"].decode()
-            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            self.reasons[letter.reason] = self.reasons.get(letter.reason, 0) + 1
         self._sample()
-        for record in outputs.audit:
-            found = self._audit.decode(record.value or b"")
-            if found.event == "drift":
-                self.alarms.append(AlarmMark(found.at, found.cause, found.model))
-        self._collect([self._score.decode(r.value or b"") for r in outputs.scores], sink)
+        self.alarms += [AlarmMark(clock, a.detector, a.signal) for a in outputs.alarms]
+        for scored in outputs.scored:
+            self._collect(scored, sink)
 
-    def _collect(self, scores: list[_Score], sink: ScoresWriter | None) -> None:
-        if not scores:
-            return
-        rows = [(s.offset, s.event_time, s.alert, s.score, *s.members.values()) for s in scores]
-        table = np.array(rows, dtype=np.float64)
+    def _collect(self, scored: Scored, sink: ScoresWriter | None) -> None:
+        rows = np.array([r.offset for r in scored.records], dtype=np.float64)
+        times = scored.event_time_ms.astype(np.float64)
+        table = np.column_stack([rows, times, scored.alert, scored.p, scored.members])
         self._scored.append(table)
         if sink is not None:
-            truth = [self._truth[s.offset] for s in scores]
+            truth = [self._truth[r.offset] for r in scored.records]
             sink.write(
-                [s.id for s in scores],
-                [s.event_time for s in scores],
-                table[:, 3],
-                table[:, 2] > 0,
-                table[:, 4:],
+                scored.ids,
+                scored.event_time_ms,
+                scored.p,
+                scored.alert,
+                scored.members,
                 [None if np.isnan(t) else int(t) for t in truth],
             )
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.audit.trail import Exit, verify
+from stream.contract.outputs import Outputs
 from stream.contract.records import (
     Batch,
     JournalRecord,
     NewRecord,
-    Outputs,
     Range,
     Record,
     Slice,
@@ -235,7 +235,7 @@ def reference(
         out: Outputs = engine.step(batch)
         for name, rows in (
             ("scores", out.scores),
-            ("dead_letters", out.dead_letters),
+            ("dead_letters", out.letters()),
             ("audit", out.audit),
         ):
             for row in rows:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stream.contract.letters import DeadLetter
 from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.settings.load import parse
 from stream.settings.schema import Config
@@ -138,9 +140,9 @@ def decoded(values: list[Any]) -> list[dict[str, Any]]:
     return [json.loads(r.value) for r in values]
 
 
-def reasons(letters: list[NewRecord]) -> list[str]:
+def reasons(letters: Sequence[DeadLetter]) -> list[str]:
     """The reasons of dead letters, in order."""
-    return [dict(r.headers)["reason"].decode() for r in letters]
+    return [letter.reason for letter in letters]
 
 
 def traffic(n: int, lag: int = 50, size: int = 40) -> list[list[tuple[str, list[Any]]]]:

@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import msgspec
 
+from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
 from stream.contract.routing import partition_of
 from stream.decode.codec import Codec
-from stream.decode.letters import Bad, dead_letter
 from stream.http.problem import KINDS
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
@@ -126,12 +126,12 @@ class FakeBackend:
         ids, payloads = [], []
         for record, event_id in zip(events.records, events.ids, strict=True):
             if self.refuse_repeats and event_id in self._seen:
-                bad.append(Bad(record, "duplicate_event", "expected a new id, got it again"))
+                bad.append(DeadLetter(record, "duplicate_event", "expected a new id, got it again"))
                 continue
             self._seen.add(event_id)
             ids.append(event_id)
             payloads.append(msgspec.json.encode({"payment_id": event_id, "score": 0.5}))
-        self._waiters.publish(ids, payloads, [dead_letter(b) for b in bad])
+        self._waiters.publish(ids, payloads, bad)
 
     def close(self) -> None:
         """End the engine's thread."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stream.contract.log import Log, LogUnavailable
-from stream.contract.records import JournalRecord, NewRecord, Outputs, Range, Record, Slice
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice
 from stream.logs.kafka.log import KafkaLog
 from stream.logs.sqlite.log import SqliteLog
 from stream.settings import schema as settings

@@ -14,15 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
-from stream.contract.records import (
-    JournalRecord,
-    NewRecord,
-    Outputs,
-    Range,
-    Record,
-    Slice,
-    decode_journal,
-)
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
 from stream.logs.kafka.calls import Seat, Worker, translated
 from stream.logs.kafka.io import (
     Clients,

@@ -16,13 +16,8 @@ from kafka.structs import OffsetAndMetadata
 
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Fenced, LogError, LogUnavailable, check_succession
-from stream.contract.records import (
-    JournalRecord,
-    NewRecord,
-    Outputs,
-    decode_journal,
-    encode_journal,
-)
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord, decode_journal, encode_journal
 from stream.contract.routing import partition_of
 from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.io import Clients, leave_producer
@@ -157,7 +152,7 @@ class Writer:
         futures: list[Any] = []
         for topic, records in (
             (topics.scores, outputs.scores),
-            (topics.dead_letters, outputs.dead_letters),
+            (topics.dead_letters, outputs.letters()),
             (topics.audit, outputs.audit),
         ):
             count = self._partitions[topic]

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Fenced, LogError, OutOfRetention, Positions, check_succession
+from stream.contract.outputs import Outputs
 from stream.contract.records import (
     JournalRecord,
     NewRecord,
-    Outputs,
     Range,
     Record,
     Slice,
@@ -245,7 +245,7 @@ class SqliteLog:
             if self._stands(db, journal):
                 return
             insert(db, topics.scores, outputs.scores, journal.clock_ms)
-            insert(db, topics.dead_letters, outputs.dead_letters, journal.clock_ms)
+            insert(db, topics.dead_letters, outputs.letters(), journal.clock_ms)
             insert(db, topics.audit, outputs.audit, journal.clock_ms)
             failpoint("commit.middle")
             entry = NewRecord(key=None, value=encode_journal(journal), partition=0)

@@ -16,7 +16,7 @@ from models.base import F64, FeatureBatch, Model, Parameter, State
 from monitoring.audit.audited import RANGES, ROWS
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.audit.trail import Exit, verify
-from stream.contract.records import Outputs
+from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
 from stream.settings.schema import journaled

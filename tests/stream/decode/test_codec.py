@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from stream.contract.commands import Freeze
 from stream.contract.hashing import hash_text
+from stream.contract.letters import REASONS, DeadLetter
 from stream.contract.records import Record
 from stream.decode.codec import Codec
-from stream.decode.letters import REASONS, Bad, dead_letter
 from tests.support.factory import START_MS, config, event
 
 JSON = st.recursive(
@@ -133,7 +133,7 @@ def test_deep_nesting_is_refused_by_a_fixed_depth(codec: Codec, depth: int) -> N
     deep = b'{"z":' + b"[" * depth + b"]" * depth + b"}"
     _, bad = codec.events([record(deep)])
     assert [b.reason for b in bad] == ["malformed"]
-    assert isinstance(codec.command(record(deep)), Bad)
+    assert isinstance(codec.command(record(deep)), DeadLetter)
     text = json.dumps(event(0) | {"note": "[" * depth}).encode()
     events, bad = codec.events([record(text)])
     assert (len(events.records), bad) == (1, [])
@@ -149,8 +149,8 @@ def test_numbers_that_json_cannot_hold_are_refused(codec: Codec) -> None:
 
 def test_a_dead_letter_keeps_the_bytes(codec: Codec) -> None:
     """Key and raw bytes are the record's own; position and reason stand in headers."""
-    bad = Bad(Record("events", 3, 99, b"key", b"\xff\x00"), "malformed", "not JSON")
-    letter = dead_letter(bad)
+    bad = DeadLetter(Record("events", 3, 99, b"key", b"\xff\x00"), "malformed", "not JSON")
+    letter = bad.encoded()
     assert (letter.key, letter.value) == (b"key", b"\xff\x00")
     assert dict(letter.headers) == {
         "reason": b"malformed",
@@ -166,5 +166,5 @@ def test_commands_are_typed(codec: Codec) -> None:
     assert codec.command(record({"command": "freeze", "member": "m"})) == Freeze("m")
     for value in ({"command": "freeze"}, {"command": "boom"}, [], {"command": "set_threshold"}):
         refused = codec.command(record(value))
-        assert isinstance(refused, Bad)
+        assert isinstance(refused, DeadLetter)
         assert refused.reason == "command"

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.contract.records import NewRecord
+from stream.contract.letters import DeadLetter
+from stream.contract.records import Record
 from stream.http.score import DeadLettered, Scored, ScoreWaiters, Stopped
 from stream.http.server import HttpError, Server
 from tests.support.http_fake import Running, config, event, problem, running
@@ -74,7 +75,7 @@ class TestWaiters:
 
         async def run() -> list[Any]:
             waiters = ScoreWaiters(3)
-            letter = NewRecord(None, b"B", None, (("reason", b"null"), ("error", b"why")))
+            letter = DeadLetter(Record("events", 0, 0, None, b"B"), "null", "why")
             with (
                 waiters.expect("a", b"A") as a,
                 waiters.expect("b", b"B") as b,

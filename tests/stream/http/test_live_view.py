@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from monitoring.drift.monitor import DriftReading
 from monitoring.histogram import DURATION_BOUNDS_S, Histogram
 from monitoring.show.readings import Readings
-from stream.contract.records import JournalRecord, Outputs, Record
-from stream.decode.letters import Bad, dead_letter
+from stream.contract.letters import DeadLetter
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, Record
 from stream.http.page import LATEST, POINTS, RECENT, PageView, quantile
 
 
@@ -78,9 +79,9 @@ def test_rates_are_differences_over_the_last_seconds(monkeypatch: pytest.MonkeyP
 def test_dead_letters_are_shown_without_their_bytes() -> None:
     """Reason, error and place; a payload is for operators only."""
     view = PageView()
-    bad = [Bad(Record("events", 0, i, None, b"secret"), "schema", "why") for i in range(30)]
+    bad = [DeadLetter(Record("events", 0, i, None, b"secret"), "schema", "why") for i in range(30)]
     journal = JournalRecord(1, 0, "")
-    view.committed(Outputs([], [dead_letter(b) for b in bad], [], journal))
+    view.committed(Outputs([], bad, [], journal))
     shown = view.snapshot(readings())["last_dead_letters"]
     assert len(shown) == LATEST
     assert shown[-1] == {

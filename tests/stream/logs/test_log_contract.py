@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stream.contract.log import Fenced, Log, LogError
-from stream.contract.records import JournalRecord, NewRecord, Outputs, Range, encode_journal
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord, Range, encode_journal
 from tests.support import log_harness
 from tests.support.log_harness import (
     DIGEST,

@@ -40,7 +40,7 @@ def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int)
     """After any run of hold, settle and expire, every id is found exactly where it should be."""
     rng = np.random.default_rng(seed)
     store = Pending(DTYPE, None, 10_000)
-    live: dict[int, tuple[int, int]] = {}  # id -> (row, status)
+    live: dict[int, tuple[int, int]] = {}  # id -> (row, truth)
     seen: list[int] = []
     now = 0
     for add, settle, age in steps:
@@ -57,14 +57,14 @@ def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int)
         seen += ids
         open_ids = [i for i, (_, s) in live.items() if s == WAITING][:settle]
         if open_ids:
-            y = rng.integers(0, 2, len(open_ids)).astype(float)
+            y = rng.integers(0, 2, len(open_ids)).astype(np.int8)
             at = np.array([live[i][0] for i in open_ids])
             store.settle(at, y)
             for i, v in zip(open_ids, y, strict=True):
-                live[i] = (live[i][0], int(v) + 1)
+                live[i] = (live[i][0], int(v))
         now += 10
-        gone, status = store.expire(store.due(now - age))
-        for row, s in zip(gone, status, strict=True):
+        gone, truth = store.expire(store.due(now - age))
+        for row, s in zip(gone, truth, strict=True):
             assert live.pop(int(row["id"]))[1] == s
         asked = np.array([*seen, 5, 7], dtype=np.uint64)
         assert store.find(asked).tolist() == [live.get(int(i), (-1, 0))[0] for i in asked]
@@ -98,7 +98,7 @@ def test_overflow_counts_what_must_leave() -> None:
 
 
 def test_index_takes_at_most_24_bytes_a_row() -> None:
-    """At every size the index and status bytes stay within 24 bytes a pending event."""
+    """At every size the index and the truths stay within 24 bytes a pending event."""
     store = Pending(DTYPE, None, 10**9)
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -109,10 +109,10 @@ def test_index_takes_at_most_24_bytes_a_row() -> None:
 
 @pytest.mark.parametrize("held", [1, 63, 64, 200])
 def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
-    """Files and state bring back every row, status and id; what is held later does not leak in."""
+    """Files and state bring back every row, truth and id; what is held later does not leak in."""
     store = Pending(DTYPE, tmp_path, 10_000)
     numbers = store.hold(rows(list(range(1, held + 1)), list(range(held))))
-    store.settle(numbers[::3], np.ones(len(numbers[::3])))
+    store.settle(numbers[::3], np.ones(len(numbers[::3]), np.int8))
     store.expire(held // 4)
     saved = {}
     state = store.state()
@@ -129,7 +129,7 @@ def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
     assert state_digest(again.digest_state()) == before
     ids = np.arange(1, held + 1, dtype=np.uint64)
     assert again.find(ids).tolist() == [-1] * (held // 4) + list(range(held // 4, held))
-    assert again.waiting == int((again.state()["status"] == WAITING).sum())
+    assert again.waiting == int((again.state()["truth"] == WAITING).sum())
 
 
 def test_a_full_disk_is_survived_in_memory(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from models.base import F64, FeatureBatch
 from models.members.constant import ConstantModel
 from monitoring.audit.budgets import EVENTS, REACTIONS
 from monitoring.drift.monitor import WARM_UP, Alarm
-from stream.contract.records import Batch, Outputs
+from stream.contract.outputs import Outputs
+from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
 from stream.settings.load import ConfigError

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.contract.outputs import Scored
 from stream.decode.codec import Codec
 from stream.step.scores import encode_scores
 from tests.support.factory import config, event, records
@@ -21,9 +22,10 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
     """Ids, times, positions and floats survive the way through JSON, bit for bit."""
     piece = records("events", 40, [event(i, id=f'é"{i}') for i in range(len(rows))])
     events, bad = Codec(config(Path("unused"))).events(piece.records)
-    p, first, second = (np.array(column) for column in zip(*rows, strict=True))
-    members = {"a-b": first.tolist(), "c_d": second.tolist()}
-    made = encode_scores(events, p, p >= 0.5, members, ',"scored_at":7,"model":"m","seq":3')
+    table = np.array(rows)
+    p, times = table[:, 0], events.columns.event_time_ms
+    scored = Scored(events.records, events.ids, times, p, table[:, 1:], p >= 0.5)
+    made = encode_scores(scored, ("a-b", "c_d"), ',"scored_at":7,"model":"m","seq":3')
     assert bad == []
     assert [r.key for r in made] == [i.encode() for i in events.ids]
     assert [r.partition for r in made] == [0] * len(rows)

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from monitoring.audit.trail import Trail, read_anchor
 from stream.cli.main import app
-from stream.contract.records import JournalRecord, NewRecord, Outputs
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord
 from stream.settings.load import load
 from stream.settings.schema import Config
 from stream.state.anchors import FILE, Anchors

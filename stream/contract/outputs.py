@@ -1,0 +1,50 @@
+"""What a step makes visible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from models.base import F64, I64
+from monitoring.audit.trail import Head
+from monitoring.drift.monitor import Alarm
+from monitoring.quality.measures import BOOL
+from stream.contract.letters import DeadLetter
+from stream.contract.records import JournalRecord, NewRecord, Record
+
+
+class Scored(msgspec.Struct, frozen=True, eq=False):
+    """The scores of ``n`` events as columns; row ``i`` is of ``records[i]``.
+
+    ``event_time_ms`` int64 ``(n,)``; ``p`` float64 ``(n,)`` and ``members`` float64 ``(n, m)`` are
+    probabilities of the positive class; ``alert`` bool ``(n,)``.
+    """
+
+    records: Sequence[Record]
+    ids: Sequence[str]
+    event_time_ms: I64
+    p: F64
+    members: F64
+    alert: BOOL
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """All that a step makes visible, in one commit with the offsets in ``journal.ranges``.
+
+    ``scored`` holds as columns what stands in ``scores``, and ``alarms`` the drift alarms that are
+    on record in ``audit``: for readers in this process. ``head`` is the audit trail's after the
+    step.
+    """
+
+    scores: Sequence[NewRecord]
+    dead_letters: Sequence[DeadLetter]
+    audit: Sequence[NewRecord]
+    journal: JournalRecord
+    scored: Sequence[Scored] = ()
+    alarms: Sequence[Alarm] = ()
+    head: Head | None = None
+
+    def letters(self) -> list[NewRecord]:
+        """The dead letters as records."""
+        return [letter.encoded() for letter in self.dead_letters]

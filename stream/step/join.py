@@ -1,0 +1,241 @@
+"""Which label belongs to which event: what waits, what came too early, what is over.
+
+Decisions follow from the order of the records alone, never from where batches are cut. Time is
+event time: the watermark is the newest one scored. A row leaves once the watermark is past its
+horizon by one part in :data:`PARTS`, so that rows leave in groups and not one by one; the event
+that moves the watermark so far ends a run, and time passes before the next one is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import F64, I64, U64, FeatureBatch
+from monitoring.quality.measures import BOOL
+from stream.contract.letters import DeadLetter, Reason
+from stream.contract.records import Record
+from stream.decode.codec import Events, Labels
+from stream.step.early import NEVER, EarlyLabel, EarlyLabels
+from stream.step.pending import I8, WAITING, Pending
+
+PARTS = 256
+"""An event may overstay its horizon by a 256th of it."""
+
+
+class Labelled(NamedTuple):
+    """Scored events and their truth, in label order."""
+
+    rows: NDArray[Any]  # (n,) of the pending store's dtype, as they were scored
+    y: I8  # (n,): 0 or 1
+    at_ms: I64  # (n,): when each label was made
+
+
+class Left(NamedTuple):
+    """Rows that left the pending store; ``y`` is -1 where no label came.
+
+    ``over``: their horizon is over; else they made room for others.
+    """
+
+    rows: NDArray[Any]
+    y: I8
+    over: bool
+
+
+class Join:
+    """The pending store, the labels that wait for their event, and the watermark between them.
+
+    Parameters
+    ----------
+    pending : Pending
+    early : EarlyLabels
+    horizon_ms : int
+    counts : Counter
+        The engine's; ``labels.*``, ``pending.evicted`` and ``horizon.passed`` are counted here.
+
+    Attributes
+    ----------
+    watermark_ms : int
+        Newest event time scored.
+    letters : list of DeadLetter
+        Labels and events that were turned away, since somebody last took them.
+    """
+
+    def __init__(
+        self, pending: Pending, early: EarlyLabels, horizon_ms: int, counts: Counter[str]
+    ) -> None:
+        self.pending = pending
+        self.early = early
+        self.watermark_ms = 0
+        self.letters: list[DeadLetter] = []
+        self._horizon_ms = horizon_ms
+        self._slack_ms = max(1, horizon_ms // PARTS)
+        self._counts = counts
+
+    # ------------------------------------------------------------------ events
+
+    def run(self, times_ms: I64) -> int:
+        """How many of the coming events may be taken at once, at least 1.
+
+        Up to the first one that lets time pass for a row or a label that is held, or will be by
+        then; ``times_ms`` int64 ``(n,)``, ``n`` at least 1.
+        """
+        oldest = min(self._oldest_ms(len(times_ms)), int(times_ms[0]), self.early.oldest_ms)
+        over = oldest + self._horizon_ms + self._slack_ms
+        past = np.maximum(times_ms, self.watermark_ms) >= over
+        return int(past.argmax()) + 1 if past.any() else len(times_ms)
+
+    def _oldest_ms(self, n: int) -> int:
+        """The oldest time of a row that may stand at the store's head while ``n`` events come."""
+        heads = min(1 + self.pending.overflow(n), len(self.pending))
+        return int(self.pending.oldest_times(heads).min(initial=NEVER))
+
+    def unseen(self, events: Events) -> Events:
+        """The events whose ids are not held, each id once; the others become dead letters."""
+        repeated = self._repeated(events.id_hash)
+        if not repeated.any():
+            return events
+        for i in np.flatnonzero(repeated).tolist():
+            error = "an event with this id was scored within the horizon"
+            self._refuse(events.records[i], "duplicate_event", error)
+        return events.take(np.flatnonzero(~repeated))
+
+    def _repeated(self, ids: U64) -> BOOL:
+        """Which ids are held when their turn comes, or came before in ``ids``."""
+        rows = self.pending.find(ids)
+        leaving = self.pending.overflow(len(ids))
+        if not ((rows >= 0) & (rows < self.pending.head + leaving)).any():
+            first = np.zeros(len(ids), dtype=np.bool_)
+            first[np.unique(ids, return_index=True)[1]] = True
+            return ~first | (rows >= 0)
+        # Some row will have made room for others when an event with its id comes: one by one.
+        repeated = np.zeros(len(ids), dtype=np.bool_)
+        taken: set[int] = set()
+        for i, (identifier, row) in enumerate(zip(ids.tolist(), rows.tolist(), strict=True)):
+            gone = self.pending.head + self.pending.overflow(len(taken))
+            repeated[i] = identifier in taken or row >= gone
+            if not repeated[i]:
+                taken.add(identifier)
+        return repeated
+
+    def make_room(self, n: int) -> Left:
+        """Let the oldest rows go, so that ``n`` more fit."""
+        left = Left(*self.pending.expire(self.pending.overflow(n)), over=False)
+        self._counts["pending.evicted"] += int((left.y == WAITING).sum())
+        return left
+
+    def hold(
+        self,
+        events: Events,
+        x: FeatureBatch,
+        links: F64,
+        logit: F64,
+        alert: BOOL,
+        keys: Sequence[str],
+    ) -> I64:
+        """Keep events as they were scored until their label comes; returns their row numbers.
+
+        ``keys`` are the entity fields whose keys the label will need.
+        """
+        rows = np.zeros(len(x), dtype=self.pending.dtype)
+        rows["id"] = events.id_hash
+        rows["event_time_ms"] = events.columns.event_time_ms
+        rows["score"] = logit
+        rows["links"] = links
+        rows["dense"] = x.dense
+        rows["hashed"] = x.hashed
+        rows["alert"] = alert
+        for i, field in enumerate(keys):
+            rows["keys"][:, i] = events.columns.entities[field]
+        self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
+        return self.pending.hold(rows)
+
+    def known(self, events: Events, rows: I64, clock_ms: int) -> Labelled | None:
+        """The labels that the events carry, or that came before them."""
+        y, at = events.label.copy(), np.full(len(rows), clock_ms, dtype=np.int64)
+        for i, label in self.early.claim(events.id_hash.tolist()):
+            if y[i] == WAITING:
+                y[i], at[i] = label.y, label.labelled_at_ms
+            else:
+                reason: Reason = "label_duplicate" if label.y == y[i] else "label_conflict"
+                self._refuse(label.record, reason, "the event itself carried a label")
+        found = np.flatnonzero(y != WAITING)
+        return self._settle(rows[found], y[found], at[found], clock_ms) if len(found) else None
+
+    # ------------------------------------------------------------------ labels
+
+    def labels(self, labels: Labels, clock_ms: int) -> Labelled | None:
+        """Join labels with their events by id: those that are the first for their event.
+
+        Further ones become dead letters; those without an event wait for it.
+        """
+        rows = self.pending.find(labels.id_hash)
+        known = rows >= 0
+        fresh = np.zeros(len(rows), dtype=np.bool_)
+        fresh[np.unique(labels.id_hash, return_index=True)[1]] = True
+        fresh &= known
+        fresh[fresh] = self.pending.truth(rows[fresh]) == WAITING
+        settled = None
+        if fresh.any():
+            at = labels.labelled_at_ms[fresh]
+            settled = self._settle(rows[fresh], labels.y[fresh], at, clock_ms)
+        for i in np.flatnonzero(~fresh).tolist():
+            record, y = labels.records[i], int(labels.y[i])
+            if known[i]:
+                self._repeat(record, y, int(self.pending.truth(rows[i : i + 1])[0]))
+            else:
+                label_ms = int(labels.labelled_at_ms[i])
+                self._wait(
+                    EarlyLabel(int(labels.id_hash[i]), y, label_ms, self.watermark_ms, record)
+                )
+        return settled
+
+    def _settle(self, rows: I64, y: I8, at_ms: I64, clock_ms: int) -> Labelled:
+        self.pending.settle(rows, y)
+        self._counts["labels.joined"] += len(rows)
+        return Labelled(self.pending.take(rows), y, np.where(at_ms < 0, clock_ms, at_ms))
+
+    def _repeat(self, record: Record, y: int, before: int) -> None:
+        """A second label for an event: the first one holds."""
+        reason: Reason = "label_duplicate" if y == before else "label_conflict"
+        self._refuse(record, reason, f"the event was labelled {before} before; got {y}")
+
+    def _wait(self, label: EarlyLabel) -> None:
+        held = self.early.get(label.id_hash)
+        if held is not None:
+            self._repeat(label.record, label.y, held.y)
+            return
+        self._counts["labels.early"] += 1
+        self._orphans(self.early.add(label))
+
+    # ------------------------------------------------------------------ time
+
+    def time_out(self) -> Left | None:
+        """The rows past their horizon leave, if any is past its slack too."""
+        if self.watermark_ms < self._horizon_ms + self._slack_ms + min(
+            self._oldest_ms(0), self.early.oldest_ms
+        ):
+            return None
+        before = self.watermark_ms - self._horizon_ms
+        left = Left(*self.pending.expire(self.pending.due(before)), over=True)
+        self._counts["labels.timed_out"] += int((left.y == WAITING).sum())
+        self._counts["horizon.passed"] += len(left.rows)
+        self._orphans(self.early.stale(before))
+        return left
+
+    def _orphans(self, labels: Iterable[EarlyLabel]) -> None:
+        for label in labels:
+            error = "no event with this id within the horizon, or its horizon had passed"
+            self._refuse(label.record, "label_orphan", error)
+
+    def _refuse(self, record: Record, reason: Reason, error: str) -> None:
+        self.letters.append(DeadLetter(record, reason, error))
+
+    def take_letters(self) -> Sequence[DeadLetter]:
+        """The dead letters since the last call, in order."""
+        letters, self.letters = self.letters, []
+        return letters

@@ -1,0 +1,99 @@
+"""What labels do: judge the scores that were made, then teach everything that learns.
+
+In this order: quality, drift detectors and their reactions, the combiner, the members, the risk
+windows; the auditor looks before and after.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import F64, FeatureBatch
+from models.ensemble.combine import sigmoid
+from models.ensemble.ensemble import Ensemble
+from models.features.stage import FeatureStage
+from monitoring.audit.auditor import Auditor
+from monitoring.drift.monitor import Alarm, DriftMonitor
+from monitoring.quality.quality import Quality
+from stream.step.pending import I8
+from stream.step.reactions import Reactions
+
+
+class Learning:
+    """Takes labelled rows in label order; ``counts`` are the engine's."""
+
+    def __init__(
+        self,
+        features: FeatureStage,
+        ensemble: Ensemble,
+        quality: Quality,
+        drift: DriftMonitor,
+        auditor: Auditor,
+        reactions: Reactions,
+        counts: Counter[str],
+    ) -> None:
+        self._features = features
+        self._ensemble = ensemble
+        self._quality = quality
+        self._drift = drift
+        self._auditor = auditor
+        self._reactions = reactions
+        self._counts = counts
+
+    def learn(self, rows: NDArray[Any], truth: I8, watermark_ms: int) -> list[Alarm]:
+        """Judge and learn ``n`` rows as they were scored; ``truth`` 0 or 1.
+
+        Returns the drift alarms. ``watermark_ms`` is the newest event time scored.
+        """
+        y = truth.astype(np.float64)
+        alarms = self._judge(rows, y, watermark_ms)
+        x = FeatureBatch(
+            self._features.schema,
+            np.ascontiguousarray(rows["dense"]),
+            np.ascontiguousarray(rows["hashed"]),
+        )
+        w = np.ones(len(y))
+        self._reactions.judge(x, y)
+        self._auditor.before(len(y))
+        errors = self._ensemble.learn(x, np.ascontiguousarray(rows["links"]), y, w)
+        for error in errors:
+            self._counts[f"member_errors.{error.member}.{error.kind}"] += 1
+        for name in self._auditor.after(len(y), errors):
+            self._counts[f"updates.{name}"] += len(y)
+        self._reactions.learned(x, y, w, watermark_ms)
+        positive = truth == 1
+        if positive.any():
+            self._features.label(
+                np.ascontiguousarray(rows["keys"][positive]),
+                np.ascontiguousarray(rows["event_time_ms"][positive]),
+                np.ones(int(positive.sum()), dtype=np.int8),
+            )
+        self._counts["learned"] += len(y)
+        return alarms
+
+    def _judge(self, rows: NDArray[Any], y: F64, watermark_ms: int) -> list[Alarm]:
+        """Quality and drift of the scores as they were made."""
+        p = probabilities(rows)
+        self._quality.update(p, y, rows["alert"])
+        at_ms = np.ascontiguousarray(rows["event_time_ms"])
+        alarms = self._drift.update(_losses(p, y), at_ms, watermark_ms)
+        for alarm in alarms:
+            self._auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
+            self._reactions.alarm(alarm, int(at_ms[alarm.row]))
+        return alarms
+
+
+def probabilities(rows: NDArray[Any]) -> F64:
+    """Probabilities as made, ``(n, 1 + members)``: the ensemble's first."""
+    return sigmoid(np.column_stack([rows["score"], rows["links"]]))
+
+
+def _losses(p: F64, y: F64) -> F64:
+    """Log losses ``(n, k)`` as the drift detectors take them, at most ``-log(1e-15)``."""
+    right = np.where(y[:, None] > 0, p, 1.0 - p)
+    losses: F64 = -np.log(np.maximum(right, 1e-15))
+    return losses

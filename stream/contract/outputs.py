@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from models.base import F64, I64
+from models.base import BOOL, F64, I64
 from monitoring.audit.trail import Head
 from monitoring.drift.monitor import Alarm
-from monitoring.quality.measures import BOOL
 from stream.contract.letters import DeadLetter
 from stream.contract.records import JournalRecord, NewRecord, Record
 

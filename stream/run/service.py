@@ -236,6 +236,7 @@ class Service:
                     kind="reconfigured",
                     body={"config": journaled(self.config)},
                 ),
+                head=engine.trail.head(),
             )
         )
 
@@ -325,12 +326,8 @@ class Service:
             journal = outputs.journal
             if journal.seq == 1:
                 self._body["config"] = journaled(self.config)
-            outputs = Outputs(
-                outputs.scores,
-                outputs.dead_letters,
-                outputs.audit,
-                msgspec.structs.replace(journal, body=journal.body | self._body),
-            )
+            journal = msgspec.structs.replace(journal, body=journal.body | self._body)
+            outputs = msgspec.structs.replace(outputs, journal=journal)
             self._body = {}
         self.committer.submit(outputs, self.beat)
 

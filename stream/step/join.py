@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, U64, FeatureBatch
-from monitoring.quality.measures import BOOL
+from models.base import BOOL, F64, I64, U64, FeatureBatch
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record
 from stream.decode.codec import Events, Labels

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.contract.letters import DeadLetter
 from stream.contract.log import Fenced, Log, LogError
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, encode_journal
@@ -157,9 +158,10 @@ def test_a_commit_shows_scores_and_journal(make: Make) -> None:
     log.append(topics.events, values("event"))
     taken = poll_all(log, 1)
     journal = JournalRecord(1, now_ms(), DIGEST, (taken[0].range,))
-    log.commit(Outputs(values("s"), values("d"), values("a"), journal))
+    letter = DeadLetter(taken[0].records[0], "schema", "why")
+    log.commit(Outputs(values("s"), [letter], values("a"), journal))
     eventually([b"s"], lambda: raw(log.tail(topics.scores, 5)))
-    eventually([b"d"], lambda: raw(log.tail(topics.dead_letters, 5)))
+    eventually([b"event"], lambda: raw(log.tail(topics.dead_letters, 5)))
     eventually([b"a"], lambda: raw(log.tail(topics.audit, 5)))
     eventually([journal], lambda: list(log.journal()))
 

@@ -13,7 +13,7 @@ from stream.run.isolation import BreakerOpen
 from stream.run.service import ReconfigurationRefused, Service
 from stream.state.generations import Locked, list_generations
 from stream.state.recovery import ForeignState
-from stream.step.engine import Engine
+from stream.step.join import Join
 from stream.tools.operate import generations, replay_to
 from tests.support.factory import config, event, label, raw_config, to_json
 from tests.support.runner import append, caught_up, contents, running
@@ -90,14 +90,14 @@ def test_a_record_that_crashes_the_step_is_isolated(
 ) -> None:
     """Bisection finds the one record; it becomes a dead letter and all others are scored."""
     c = config(tmp_path, limits={"batch": 64})
-    real = Engine._hold
+    real = Join.hold
 
-    def hold(self: Engine, events: Any, *rest: Any) -> Any:
+    def hold(self: Join, events: Any, *rest: Any) -> Any:
         if "e37" in events.ids:
             raise ZeroDivisionError("a defect that one event triggers")
         return real(self, events, *rest)
 
-    monkeypatch.setattr(Engine, "_hold", hold)
+    monkeypatch.setattr(Join, "hold", hold)
     append(c, *feed(100))
     with running(c) as service:
         caught_up(service, 200)

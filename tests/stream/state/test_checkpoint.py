@@ -61,7 +61,8 @@ def test_a_loaded_engine_goes_on_as_if_never_saved(
     assert again.state_digest() == engine.state_digest()
     for parts in traffic(500, lag=100)[8:]:
         batch = feed.batch(*parts)
-        assert again.step(batch) == engine.step(batch)
+        got, expected = again.step(batch), engine.step(batch)
+        assert (got.scores, got.journal) == (expected.scores, expected.journal)
     assert again.state_digest() == engine.state_digest()
 
 
@@ -154,7 +155,7 @@ def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, Engine, Feed
     """A manifest whose seal does not match its bytes is not read."""
     [path] = list_generations(trained[0].path)
     manifest = path / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 2', b'"format": 1'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 3', b'"format": 1'))
     with pytest.raises(CheckpointError, match="checksum"):
         read_manifest(path)
 

@@ -188,6 +188,20 @@ def test_the_oldest_pending_event_makes_room(tmp_path: Path) -> None:
     assert engine.counts["learned"] == 0
 
 
+def test_labelled_events_that_make_room_are_judged(tmp_path: Path) -> None:
+    """In a full store an event whose label came counts in matured quality when it leaves."""
+    engine = build_engine(config(tmp_path, limits={"pending": 100, "batch": 50}), None)
+    feed = Feed()
+    for start in range(0, 250, 50):
+        some = range(start, start + 50)
+        engine.step(
+            feed.batch(("events", [event(i) for i in some]), ("labels", [label(i) for i in some]))
+        )
+    assert len(engine.pending) == 100
+    assert engine.counts["pending.evicted"] == 0
+    assert sum(engine.matured.snapshot().outcomes().values()) == 150
+
+
 def test_early_labels_are_bounded(tmp_path: Path) -> None:
     """Above `limits.early_labels` the oldest waiting label becomes a dead letter."""
     engine = build_engine(config(tmp_path, limits={"early_labels": 3}), None)

@@ -339,7 +339,8 @@ def test_params_counts_descriptions_and_saved_members(ran: Path) -> None:
 def outputs(trail: Trail, n: int) -> Outputs:
     """A committed step with ``n`` audit records."""
     made = [trail.record("x", at_ms=0, cause="x", actor="x", model="x") for _ in range(n)]
-    return Outputs([], [], [NewRecord(None, raw, 0) for raw in made], JournalRecord(1, 0, ""))
+    audit = [NewRecord(None, raw, 0) for raw in made]
+    return Outputs([], [], audit, JournalRecord(1, 0, ""), head=trail.head())
 
 
 def test_anchors_fall_due_by_records_and_at_the_end(tmp_path: Path) -> None:

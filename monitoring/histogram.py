@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.base import F64, State, StateError
+from models.base import F64, State, fill
 
 DURATION_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 UPDATE_NORM_BOUNDS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10)
@@ -60,9 +60,5 @@ class Histogram:
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        if state["counts"].shape != self.counts.shape:
-            raise StateError(
-                f"histogram: expected {len(self.counts)} counts, got {len(state['counts'])}"
-            )
-        self.counts = state["counts"].copy()
+        fill({"counts": self.counts}, state, "histogram")
         self.total = float(state["total"])

@@ -13,10 +13,9 @@ import numpy as np
 import xxhash
 
 from models.base import F64, I64, U32, U64
-from models.kernels.common import mix_all
+from models.kernels.common import F32_MAX, mix_all
 from models.kernels.entry import entry
 
-F32_MAX = float(np.finfo(np.float32).max)
 DAY_MIN = 24 * 60
 WEEK_MIN = 7 * DAY_MIN
 _MEAN, _M2, _COUNT, MISSING = range(4)  # places in a number column's statistics

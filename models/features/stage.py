@@ -24,10 +24,10 @@ from models.base import (
     MillraceError,
     State,
     StateError,
+    fill,
     state_digest,
 )
 from models.features.columns import (
-    F32_MAX,
     MISSING,
     STATS,
     calendar_table,
@@ -36,6 +36,7 @@ from models.features.columns import (
     number,
 )
 from models.features.windows import EntityWindows
+from models.kernels.common import F32_MAX
 from models.settings import (
     CalendarFeature,
     CategoryFeature,
@@ -177,14 +178,9 @@ class FeatureStage:
                 f"features: expected the columns {list(self.schema.dense)},"
                 f" got {state.get('dense')}; the state belongs to another configuration"
             )
-        numbers = np.asarray(state["numbers"], np.float64)
-        if numbers.shape != self._number_stats.shape:
-            raise StateError(
-                f"features.numbers: expected {self._number_stats.shape}, got {numbers.shape}"
-            )
+        fill({"numbers": self._number_stats}, state, "features")
         for table in self._tables:
             table.held.restore(state["tables"].get(table.name, {}))
-        self._number_stats[:] = numbers
 
     def adopt(self, other: FeatureStage) -> list[str]:
         """Take over what still fits from the stage of another configuration, as copies.

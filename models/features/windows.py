@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, U64, MillraceError, State, StateError
+from models.base import F64, I64, U64, MillraceError, State, StateError, fill
 from models.kernels import updates
 from models.kernels.entities import (
     ARENA,
@@ -170,12 +170,10 @@ class EntityWindows:
     def state(self) -> State:
         """Copies of the used parts of every array; the hash index is made anew on restore."""
         a = self._arrays
-        slots, places = int(a.scalars[SLOTS]), int(a.scalars[ARENA])
         return {
             "shape": self.shape,
             "scalars": a.scalars.copy(),
-            **{k: getattr(a, k)[:slots].copy() for k in ("keys", "first", "ints", "sums")},
-            **{k: getattr(a, k)[:places].copy() for k in ("times", "values")},
+            **{name: used.copy() for name, used in _used(a).items()},
         }
 
     def restore(self, state: State) -> None:
@@ -185,13 +183,11 @@ class EntityWindows:
                 f"windows: expected a state of {self.shape}, got {state.get('shape')};"
                 " it belongs to another configuration"
             )
-        scalars = np.asarray(state["scalars"])
-        if scalars.shape != (SCALARS,):
-            raise StateError(f"windows.scalars: expected {SCALARS} numbers, got {scalars.shape}")
+        scalars = np.zeros(SCALARS, np.int64)
+        fill({"scalars": scalars}, state, "windows")
         arrays = self._fresh(int(scalars[SLOTS]), int(scalars[ARENA]))
         arrays.scalars[:] = scalars
-        for name in ("keys", "first", "ints", "sums", "times", "values"):
-            _fill(getattr(arrays, name), np.asarray(state[name]), name, scalars)
+        fill(_used(arrays), state, "windows")
         updates.refill(arrays)
         self._arrays = arrays
 
@@ -234,12 +230,10 @@ def _longer(array: NDArray[Any], n: int) -> NDArray[Any]:
     return grown
 
 
-def _fill(target: NDArray[Any], source: NDArray[Any], name: str, scalars: I64) -> None:
-    """Copy a saved array into the used part of a fresh one, after checking its shape."""
-    used = int(scalars[ARENA] if name in ("times", "values") else scalars[SLOTS])
-    expected = (used, *target.shape[1:])
-    if source.shape != expected or source.dtype != target.dtype:
-        raise StateError(
-            f"windows.{name}: expected {target.dtype} {expected}, got {source.dtype} {source.shape}"
-        )
-    target[:used] = source
+def _used(a: Arrays) -> dict[str, NDArray[Any]]:
+    """What is in use of the arrays by slot and by place; views."""
+    slots, places = a.scalars[SLOTS], a.scalars[ARENA]
+    return {
+        **{name: getattr(a, name)[:slots] for name in ("keys", "first", "ints", "sums")},
+        **{name: getattr(a, name)[:places] for name in ("times", "values")},
+    }

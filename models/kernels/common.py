@@ -23,6 +23,8 @@ HELPER = {**RARE, "forceinline": True}
 """Options of a compiled helper that every row needs. A call hands a bundle over by value, kilobytes
 of it: put in place, a forest learns in two thirds of the time."""
 
+F32_MAX = float(np.finfo(np.float32).max)
+
 SCORE = 1
 LEARN = 2
 """Switches of a member's walk; ``SCORE | LEARN`` scores each row, then learns it."""

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F32, F64, I64, U64, Role
-from models.kernels.binning import Bins
+from models.kernels.binning import Bins, observe
 from models.kernels.common import HELPER, RARE, below
 
 FIRST, SECOND = range(2)
@@ -58,8 +58,9 @@ class Trees(NamedTuple):
     shuffle: I64  # (columns,): scratch
 
 
-def make_trees(columns: int, subspace: int, bins: int, leaves: int, seed: int) -> Trees:
-    """An empty arena for ``leaves`` leaves."""
+def make_trees(columns: int, share: float, bins: int, leaves: int, seed: int) -> Trees:
+    """An empty arena for ``leaves`` leaves, each of which looks at a share of the columns."""
+    subspace = min(max(round(share * columns), 1), columns)
     nodes = 4 * leaves  # roots waste their sibling, so pairs may outnumber leaves
     return Trees(
         # Zeros: a root's sibling is never written, and a restored arena must hold the same there.
@@ -206,6 +207,15 @@ def divide_bin(f: int, p: int, used: int, t: Trees) -> None:
                     half = t.histogram[leaf, j, p, c] * np.float32(0.5)
                     t.histogram[leaf, j, p, c] = half
                     t.histogram[leaf, j, p + 1, c] = half
+
+
+@njit(**HELPER)
+def grow(x: F64, bins: Bins, t: Trees) -> None:
+    """Count the values of a row; where a bin splits, its sums do in every leaf."""
+    for f in range(len(x)):
+        p = observe(f, x[f], bins)
+        if p >= 0:
+            divide_bin(f, p, bins.used[f], t)
 
 
 def used_part(t: Trees) -> dict[str, int]:

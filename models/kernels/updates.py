@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64, U64
-from models.kernels.common import HELPER
+from models.kernels.common import F32_MAX, HELPER
 from models.kernels.entities import (
     ARENA,
     COUNT,
@@ -35,7 +35,6 @@ from models.kernels.entry import entry
 from models.kernels.rings import after, append, enter, insert, leave, mark_one
 
 LARGEST_MS = 1 << 60  # times are clipped: no sum of one and two durations overflows
-F32_MAX = float(np.finfo(np.float32).max)  # values are clipped: no sum of a full ring overflows
 
 
 def empty_arrays(windows: int, slots: int, places: int) -> Arrays:
@@ -192,7 +191,7 @@ def update(
         t = clip_time(times[i])
         v = values[i]
         if not math.isnan(v):
-            v = min(max(v, -F32_MAX), F32_MAX)
+            v = min(max(v, -F32_MAX), F32_MAX)  # no sum of a full ring overflows
         slot = find(a, keys[i])
         if slot < 0:
             slot = admit(a, keys[i], t, reach, max_entities)

@@ -19,16 +19,16 @@ from pydantic import Field
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import ROLES as ADWIN_ROLES
 from models.kernels.adwin import Adwins, adwin_update, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, observe, place
+from models.kernels.binning import ROLES, Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
 from models.kernels.gradients import leaf_value, learn_leaf, try_split
 from models.kernels.trees import ROLES as TREE_ROLES
 from models.kernels.trees import (
     Trees,
-    divide_bin,
     find_leaf_node,
     free_tree,
+    grow,
     make_trees,
     new_tree,
 )
@@ -72,8 +72,7 @@ class BoostingArrays(NamedTuple):
 
 def make_arrays(columns: int, p: BoostingParams, seed: int) -> BoostingArrays:
     """A fresh bundle, before any tree is planted."""
-    subspace = min(max(round(p.subspace * columns), 1), columns)
-    trees = make_trees(columns, subspace, p.bins, max(p.max_leaves, 2 * p.trees), seed)
+    trees = make_trees(columns, p.subspace, p.bins, max(p.max_leaves, 2 * p.trees), seed)
     return BoostingArrays(
         root=np.full(p.trees, -1),
         drifts=np.zeros(1, np.int64),
@@ -113,10 +112,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
             curvature = max(p * (1.0 - p), LEAST_CURVATURE) * w
             learn_leaf(leaf, (p - y) * w, curvature, a.at, a.bins, a.trees, a.hyper)
             try_split(node, a.bins, a.trees, a.hyper)
-    for f in range(len(a.x)):
-        at = observe(f, a.x[f], a.bins)
-        if at >= 0:
-            divide_bin(f, at, a.bins.used[f], a.trees)
+    grow(a.x, a.bins, a.trees)
 
 
 @entry(signature(make_arrays(1, BoostingParams.model_validate({}), 0)))

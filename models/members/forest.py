@@ -19,15 +19,15 @@ from pydantic import Field
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import ROLES as ADWIN_ROLES
 from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, observe, place
+from models.kernels.binning import ROLES, Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
 from models.kernels.trees import ROLES as TREE_ROLES
 from models.kernels.trees import (
     Trees,
-    divide_bin,
     find_leaf_node,
     free_tree,
+    grow,
     leaves_left,
     make_trees,
     new_tree,
@@ -81,9 +81,8 @@ class ForestArrays(NamedTuple):
 
 def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
     """A fresh bundle, before any tree is planted."""
-    subspace = min(max(round(p.subspace * columns), 1), columns)
     leaves = max(p.max_leaves, 4 * p.trees)
-    trees = make_trees(columns, subspace, p.bins, leaves, seed)
+    trees = make_trees(columns, p.subspace, p.bins, leaves, seed)
     hyper = [p.grace, p.delta, p.tie, p.negative_rate / p.positive_rate, float(p.latest)]
     rates = [poisson_table(r) for r in (p.negative_rate, p.positive_rate)]
     rate = np.ones((2, max(len(r) for r in rates)))
@@ -187,10 +186,7 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
             if a.root[t + i] >= 0:
                 _learn_background(t + i, label, weight, a)
     a.prior[label] += w
-    for f in range(len(a.x)):
-        p = observe(f, a.x[f], a.bins)
-        if p >= 0:
-            divide_bin(f, p, a.bins.used[f], a.trees)
+    grow(a.x, a.bins, a.trees)
 
 
 @entry(signature(make_arrays(1, ForestParams.model_validate({}), 0)))

@@ -49,16 +49,16 @@ bench: setup ## Compare speed and accuracy with others; ELEC= and HANDBOOK= add 
 	@$(BIN)/python -m benchmarks $(BENCH) $(if $(ELEC),--elec $(ELEC)) $(if $(HANDBOOK),--handbook $(HANDBOOK))
 
 bench-recovery: setup ## Measure restarts, replay, kill -9 and what checkpoints cost
-	@$(BIN)/python -m benchmarks.recovery $(BENCH)
+	@$(BIN)/python -m benchmarks.service.recovery $(BENCH)
 
 bench-latency: setup ## Measure from event to committed score, on Kafka and over HTTP
-	@$(BIN)/python -m benchmarks.latency $(BENCH)
+	@$(BIN)/python -m benchmarks.service.latency $(BENCH)
 
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
-	@$(BIN)/python -m benchmarks.soak $(BENCH)
+	@$(BIN)/python -m benchmarks.service.soak $(BENCH)
 
 constraints: setup ## Write constraints.txt from what is installed
 	(sed -n 1p constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -vE '@|^(nvidia|cuda|triton)' | sort -f) > constraints.new

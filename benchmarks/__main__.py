@@ -43,11 +43,11 @@ ROWS = (
     Row("handbook's final weeks, CP@100", "handbook", "cp100", 0.310),
     Row("windows of 1 million entities, GiB", "engine", "windows_gib", 0.5),
     Row("start to first score, s", "engine", "first_score_s", 1.0),
-    Row("a scrape of /metrics, at most, ms", "overhead", "scrape_ms", None),
-    Row("share of throughput that monitoring takes", "overhead", "monitoring_cost", None),
-    Row("service beside the bare River loop, ratio", "overhead", "arf", None),
-    Row("beside the bare Kafka loop, batches of 2,000", "kafka_path", "batch_2000", None),
-    Row("beside the bare Kafka loop, batches of 4,096", "kafka_path", "batch_4096", None),
+    Row("a scrape of /metrics, at most, ms", "service.overhead", "scrape_ms", None),
+    Row("share of throughput that monitoring takes", "service.overhead", "monitoring_cost", None),
+    Row("service beside the bare River loop, ratio", "service.overhead", "arf", None),
+    Row("beside the bare Kafka loop, batches of 2,000", "service.kafka_path", "batch_2000", None),
+    Row("beside the bare Kafka loop, batches of 4,096", "service.kafka_path", "batch_4096", None),
 )
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     """Run what can be run; print."""
     options = arguments(__doc__, _more)
     quick = ["--quick"] if options.quick else []
-    programs = dict.fromkeys(("overhead", "kafka_path", "engine"), quick)
+    programs = dict.fromkeys(("service.overhead", "service.kafka_path", "engine"), quick)
     if options.elec:
         rows = ["--rows", "2000"] if options.quick else []
         programs["members"] = ["--elec", str(options.elec), *rows]

@@ -15,9 +15,9 @@ from typing import Any
 
 from benchmarks import traffic
 from benchmarks.common import arguments, compare, repeat, show, spread, target, timed
-from benchmarks.daemon import Daemon
 from benchmarks.river_loop import RiverLoop
-from benchmarks.service import drain
+from benchmarks.service.daemon import Daemon
+from benchmarks.service.drain import drain
 from benchmarks.windows import measure as measure_windows
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine, open_log, wall_clock_ms

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.handbook_protocol import (
+from benchmarks.handbook.protocol import (
     Payments,
     card_precision,
     judge,

@@ -184,7 +184,8 @@ def test_no_circle_of_imports_between_files() -> None:
 def test_folders_stay_small() -> None:
     """What lies side by side can be taken in at one look."""
     counts: dict[Path, int] = {}
-    for path in [*FILES, *(ROOT / "tests").rglob("*.py")]:
+    others = [p for top in ("tests", "benchmarks") for p in (ROOT / top).rglob("*.py")]
+    for path in [*FILES, *others]:
         if path.name != "__init__.py":
             counts[path.parent] = counts.get(path.parent, 0) + 1
     assert {name(p): n for p, n in counts.items() if n > SIDE_BY_SIDE} == {}

@@ -1,8 +1,8 @@
 """From an event to its committed score: on Kafka exactly once, and over HTTP on the embedded log.
 
-Run ``python -m benchmarks.latency [--json] [--quick]``. The service is a process of its own with
-the compiled members; labels come too, as many as events. On Kafka the time runs from just before
-``send`` to the moment a ``read_committed`` consumer of this process has the score; producer,
+Run ``python -m benchmarks.service.latency [--json] [--quick]``. The service is a process of its own
+with the compiled members; labels come too, as many as events. On Kafka the time runs from just
+before ``send`` to the moment a ``read_committed`` consumer of this process has the score; producer,
 broker, service and consumer share this machine. On the embedded log it is a whole request to ``POST
 /v1/score``, one after another on one connection, beside a stream of events appended by this
 process. Paces are kept by a clock, so a late send does not slow the following ones; the first
@@ -26,7 +26,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from benchmarks import traffic
 from benchmarks.common import arguments, quantiles_ms, show, target
-from benchmarks.daemon import Daemon
+from benchmarks.service.daemon import Daemon
 from models.base import MillraceError
 from stream.demo.player import event_records
 from stream.run.assemble import open_log, wall_clock_ms

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import machine, rates
-from benchmarks.handbook_protocol import (
+from benchmarks.handbook.protocol import (
     Payments,
     cell,
     judge,
@@ -90,7 +90,7 @@ def evaluate(config: Path, data: Path, scores: Path) -> dict[str, Any]:
 
 def batch(config: Path, payments: Payments, firsts: list[int]) -> dict[str, Any]:
     """Figures of the batch learners."""
-    from benchmarks.handbook_batch import frozen_after_a_week, stream_features, weekly_boosting
+    from benchmarks.handbook.batch import frozen_after_a_week, stream_features, weekly_boosting
     from stream.settings.load import load
 
     loaded = load(config, os.environ)

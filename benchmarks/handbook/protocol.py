@@ -1,6 +1,6 @@
 """The Fraud Detection Handbook's test, rebuilt from its description: which rows count, and how.
 
-``benchmarks/handbook.py`` calls it with payments and a score for each. It shares no code with
+``benchmarks/handbook`` calls it with payments and a score for each. It shares no code with
 ``monitoring/``, so that two independent programs have to agree. It trains nothing and never sees
 how a score was made.
 

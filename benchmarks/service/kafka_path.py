@@ -1,10 +1,10 @@
 """What exactly-once on Kafka costs: the service beside a bare consume-score-produce loop.
 
-Run ``python -m benchmarks.kafka_path [--json] [--quick]``. Both sides drain the same backlog from
-the same broker on this machine, with the same client library, one transaction a batch of the same
-size. The bare loop polls, decodes, produces a constant score for each event, sends its offsets and
-commits; nothing else. The service does all it does, with one number as feature and a constant
-member. Producing the backlog, connecting and closing are not timed.
+Run ``python -m benchmarks.service.kafka_path [--json] [--quick]``. Both sides drain the same
+backlog from the same broker on this machine, with the same client library, one transaction a batch
+of the same size. The bare loop polls, decodes, produces a constant score for each event, sends its
+offsets and commits; nothing else. The service does all it does, with one number as feature and a
+constant member. Producing the backlog, connecting and closing are not timed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kafka.structs import OffsetAndMetadata
 
 from benchmarks import traffic
 from benchmarks.common import arguments, compare, rates, show, target
-from benchmarks.service import drain
+from benchmarks.service.drain import drain
 from models.base import MillraceError
 from stream.settings.schema import Config
 from tests.support.broker import bootstrap, unique

@@ -1,8 +1,8 @@
 """Batch learners on the handbook's payments, to stand beside the stream's.
 
-``benchmarks/handbook.py --batch`` calls it: gradient boosting refitted every week on the labels
-released by then, and the configured ensemble frozen after one pass over one week. Both see the
-features that the configured feature stage made in stream order. Nothing here judges a score.
+Gradient boosting refitted every week on the labels released by then, and the configured ensemble
+frozen after one pass over one week. Both see the features that the configured feature stage made in
+stream order. Nothing here judges a score.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from benchmarks.handbook_protocol import Payments
+from benchmarks.handbook.protocol import Payments
 from models.base import EventColumns, FeatureBatch
 from models.features.stage import FeatureStage
 from stream.run.assemble import build_engine

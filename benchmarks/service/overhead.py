@@ -1,7 +1,7 @@
 """What the service costs around River members, and what watching it costs.
 
-Run ``python -m benchmarks.overhead [--json] [--quick]``. The bare loop has its dicts and labels
-ready in memory: ``predict_proba_one``, ``learn_one``, nothing else. The service runs on the
+Run ``python -m benchmarks.service.overhead [--json] [--quick]``. The bare loop has its dicts and
+labels ready in memory: ``predict_proba_one``, ``learn_one``, nothing else. The service runs on the
 embedded log: it reads and decodes events and labels as JSON, scores, holds, joins, measures quality
 and drift, audits, and commits every step durably. Both score each event once and learn each label
 once, in the same order; features are four raw numbers on both sides. Watching: the compiled members
@@ -20,7 +20,7 @@ from river import forest, linear_model, preprocessing
 
 from benchmarks import traffic
 from benchmarks.common import arguments, compare, repeat, show, target, timed
-from benchmarks.service import drain
+from benchmarks.service.drain import drain
 from stream.contract.records import NewRecord
 from tests.support.broker import free_port
 

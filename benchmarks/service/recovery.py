@@ -1,9 +1,9 @@
 """How long the service is away after a crash, and what keeping that short costs.
 
-Run ``python -m benchmarks.recovery [--json] [--quick]``. Four figures: the fixed cost of a start
-with a large checkpoint; the speed of a replay beside the engine's own; the time to readiness after
-SIGKILL at random moments with a slow member (River's ARF-10) under the default recovery budget; and
-the throughput that checkpoints at default settings take.
+Run ``python -m benchmarks.service.recovery [--json] [--quick]``. Four figures: the fixed cost of a
+start with a large checkpoint; the speed of a replay beside the engine's own; the time to readiness
+after SIGKILL at random moments with a slow member (River's ARF-10) under the default recovery
+budget; and the throughput that checkpoints at default settings take.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks import traffic
 from benchmarks.common import arguments, compare, show, spread, target, timed
-from benchmarks.daemon import Daemon
-from benchmarks.overhead import ARF
-from benchmarks.service import drain
+from benchmarks.service.daemon import Daemon
+from benchmarks.service.drain import drain
+from benchmarks.service.overhead import ARF
 from models.base import MillraceError
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine, open_log, wall_clock_ms

@@ -1,10 +1,10 @@
 """Whether memory stays flat: millions of events through one service process, its RSS sampled.
 
-Run ``python -m benchmarks.soak [--json] [--quick] [--events N] [--minutes M]``. A producer in this
-process keeps a short backlog in the embedded log of a service in a process of its own; labels
-follow their events, log and pending rows leave by retention and horizon, and the resident set is
-read from ``/proc`` every second. Bounded by events and by minutes, whichever comes first. Growth is
-that of the least-squares line over the second half of the samples.
+Run ``python -m benchmarks.service.soak [--json] [--quick] [--events N] [--minutes M]``. A producer
+in this process keeps a short backlog in the embedded log of a service in a process of its own;
+labels follow their events, log and pending rows leave by retention and horizon, and the resident
+set is read from ``/proc`` every second. Bounded by events and by minutes, whichever comes first.
+Growth is that of the least-squares line over the second half of the samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import traffic
 from benchmarks.common import show, target
-from benchmarks.daemon import Daemon
+from benchmarks.service.daemon import Daemon
 from stream.demo.simulator import Simulator
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config

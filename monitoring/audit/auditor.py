@@ -98,7 +98,6 @@ class Auditor:
         self._seen: dict[str, list[int]] = {}
         self._learned = 0
         self._step = self._at_ms = 0
-        self._inputs: list[list[Any]] = []
         self._cause: list[list[Any]] = []
         self._records: list[bytes] = []
         self._learners: list[str] = []
@@ -111,7 +110,7 @@ class Auditor:
     def begin(self, step: int, at_ms: int) -> None:
         """A step begins; the first one puts every member on record as it was made."""
         self._step, self._at_ms = step, at_ms
-        self._inputs, self._cause = [], []
+        self._cause = []
         if step == 1:
             for name in self._ensemble.names:
                 self._tell(name, "created", "configuration")
@@ -119,12 +118,7 @@ class Auditor:
     def taking(self, topic: str, partition: int, first: int, last: int) -> None:
         """What is learned from here on comes from these records."""
         self._cause = [[topic, partition, first, last]]
-        self._inputs += self._cause
         self._seen.setdefault(f"{topic}/{partition}", [first, last])[1] = last
-
-    def timing_out(self) -> None:
-        """What is learned from here on comes from event time passing in this step's records."""
-        self._cause = self._inputs
 
     def take(self) -> list[bytes]:
         """The records since the last call, in order."""

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from models.base import MillraceError
 from stream.demo.player import Player, write_jsonl
-from stream.demo.simulator import Simulator
+from stream.demo.simulator import Simulator, up_to
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Service
@@ -36,8 +36,15 @@ from stream.tools.progress import progress
 BAD_SHARE = 0.002
 """Malformed records that the demo mixes in, so that dead letters are seen."""
 DAYS_PER_S = 5.0
-"""Event time that passes in a second: labels that take days arrive while somebody watches."""
+"""Event time that passes in a second: labels that take days arrive while somebody watches. Less
+where so many days would pass the clock."""
+ENDLESS_S = 12 * 3600
+"""What has no end is planned to run for so long before its event time meets the clock."""
+UNPACED_PER_S = 50_000
+"""Events a second that an unpaced simulation makes at most."""
 FRAUD_SHARE = 0.025
+WITHOUT_END = 1 << 40
+"""More events than anybody waits for."""
 _TABLE_METRICS = ("roc_auc", "pr_auc", "recall", "precision", "f1", "log_loss")
 
 
@@ -47,8 +54,6 @@ def demo_config(directory: Path, port: int) -> Config:
     raw["state_dir"] = str(directory / "state")
     raw["log"]["path"] = str(directory / "log.db")
     raw.setdefault("http", {})["port"] = port
-    # Event time runs faster than the clock, and passes it when somebody watches for long.
-    raw.setdefault("limits", {})["ahead"] = "36500d"
     if find_spec("torch") is None:
         raw["members"] = [m for m in raw["members"] if m["type"] != "torch"]
     return parse(raw, "demo.toml")
@@ -137,13 +142,16 @@ def _feed(
 
 
 def _player(service: Service, rate: float, seed: int, seconds: float) -> Player:
-    events = round(rate * seconds) if seconds else 10_000_000
+    planned = round(rate * (seconds or ENDLESS_S))
     # A customer pays twice a day: with so many of them the rate sets the pace of event time.
     customers = max(50, round(rate / DAYS_PER_S / 2))
-    simulator = Simulator(
-        seed, customers, max(20, customers * 2 // 5), fraud_share=FRAUD_SHARE, events=events
+    events = planned if seconds else WITHOUT_END
+    simulator = up_to(
+        wall_clock_ms(), planned, seed, customers, events=events, fraud_share=FRAUD_SHARE
     )
-    return Player(simulator, service.log.append, rate=rate, bad_share=BAD_SHARE)
+    return Player(
+        simulator, service.log.append, rate=rate, bad_share=BAD_SHARE, now_ms=wall_clock_ms
+    )
 
 
 def _show(
@@ -244,7 +252,8 @@ def simulate_to_log(
     """Append a simulation's events and labels to the configured log until done or Ctrl-C."""
     log = open_log(config, wall_clock_ms)
     stop = threading.Event()
-    total = events or 1 << 40
+    planned = events or round((rate or UNPACED_PER_S) * ENDLESS_S)
+    simulator = up_to(wall_clock_ms(), planned, seed, events=events or WITHOUT_END, drift=drift)
     try:
         with progress(console, "appending", events or None) as advance:
 
@@ -254,10 +263,11 @@ def simulate_to_log(
                     advance(len(records))
 
             Player(
-                Simulator(seed, drift=drift, events=total),
+                simulator,
                 append,
                 rate=rate,
                 bad_share=bad_share,
+                now_ms=wall_clock_ms,
                 events_topic=config.topics.events,
                 labels_topic=config.topics.labels,
             ).run(stop)

@@ -170,6 +170,9 @@ class Player:
     events_topic, labels_topic : str
     clock : callable
         Monotonic seconds.
+    now_ms : callable or None
+        The wall clock's epoch milliseconds: no event is appended before its own time. ``None``:
+        event time may be anything.
     sleep : callable or None
         Called with seconds to wait; by default the wait ends as soon as ``stop`` is set.
     """
@@ -184,6 +187,7 @@ class Player:
         events_topic: str = "events",
         labels_topic: str = "labels",
         clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] | None = None,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         if rate is not None and rate <= 0:
@@ -196,6 +200,7 @@ class Player:
         self._bad_share = bad_share
         self._topics = events_topic, labels_topic
         self._clock = clock
+        self._now_ms = now_ms
         self._sleep = sleep
 
     def run(self, stop: threading.Event) -> Played:
@@ -208,12 +213,15 @@ class Player:
         events = labels = 0
         started = self._clock()
         for chunk in self._simulator.chunks(size):
-            # 1. Wait until this chunk's last event is due.
+            # 1. Wait until this chunk's last event is due, by its rate and by its own time.
+            ahead_s = 0.0
             if self._rate is not None:
-                due = started + (events + len(chunk.events)) / self._rate
-                ahead = due - self._clock()
-                if ahead > 0:
-                    sleep(ahead)
+                ahead_s = started + (events + len(chunk.events)) / self._rate - self._clock()
+            if self._now_ms is not None:
+                last_ms = int(chunk.events["event_time_ms"][-1])
+                ahead_s = max(ahead_s, (last_ms - self._now_ms()) / 1000)
+            if ahead_s > 0:
+                sleep(ahead_s)
             if stop.is_set():
                 break
             # 2. Events first, so that no label of this chunk comes before its event.

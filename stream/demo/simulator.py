@@ -7,8 +7,9 @@ and the benchmarks call both. Nothing here reads a clock or does I/O.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -310,6 +311,25 @@ class Simulator:
         statement = at + (closing - at) % (STATEMENT_DAYS * DAY_MS)
         silent = rng.random(n) < np.where(fraud, FRAUD_UNREPORTED, GENUINE_UNREPORTED)
         return np.where(silent, NEVER, np.where(fraud, complaint, statement))
+
+
+def up_to(
+    now_ms: int, planned: int, seed: int, customers: int = 1000, *, events: int, **options: Any
+) -> Simulator:
+    """A simulation that begins so early that ``planned`` events end before ``now_ms``.
+
+    From :data:`START_MS` on where that is early enough, else from an earlier midnight, 1970 at the
+    earliest. What does not fit into the days since then gets more customers: days are fuller.
+    """
+    days = now_ms // DAY_MS
+    # Customers make 2 payments a day on average; few of them may make a tenth less.
+    often = 2 / 1.2
+    customers = max(customers, math.ceil(planned / often / (days - 1)))
+    first = days - 1 - math.ceil(planned / often / customers)
+    start_ms = min(START_MS, first * DAY_MS)
+    # Making them takes customers times terminals: of more than these it would be felt.
+    terminals = min(max(20, customers * 2 // 5), 4000)
+    return Simulator(seed, customers, terminals, start_ms, events=events, **options)
 
 
 def _order(times_ms: I64) -> I64:

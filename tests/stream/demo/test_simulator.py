@@ -23,11 +23,13 @@ from stream.demo.simulator import (
     LARGE,
     LIMIT,
     NEVER,
+    START_MS,
     STOLEN,
     Payments,
     SimulatedChunk,
     Simulator,
     SimulatorError,
+    up_to,
 )
 from stream.settings import load as config
 
@@ -301,6 +303,45 @@ def test_the_player_keeps_its_rate(cost_s: float) -> None:
     player.run(threading.Event())
     assert clock.appended[-1][0] == pytest.approx(2.0, abs=0.03)
     assert {n for _, n in clock.appended} == {25}
+
+
+@pytest.mark.parametrize("rate", [1, 300, 3000, 20_000])
+def test_event_time_stays_behind_the_clock_for_hours(rate: int) -> None:
+    """Twelve hours of any rate fit between 1970 and now; the last event is the clock's at most."""
+    now_ms = START_MS + 200 * DAY_MS
+    planned = rate * 12 * 3600
+    simulator = up_to(now_ms, planned, 3, events=1 << 40)
+    first_ms = next(simulator.chunks(1)).events["event_time_ms"][0]
+    assert first_ms >= 0
+    assert first_ms + planned / simulator.daily_rate * DAY_MS < now_ms
+
+
+def test_a_short_simulation_begins_where_it_always_does() -> None:
+    """What ends before the clock anyway has the times that a file of it has."""
+    short = next(up_to(START_MS + 30 * DAY_MS, 5000, 3, events=5000).chunks(5000))
+    np.testing.assert_array_equal(short.events, payments(Simulator(3, events=5000)))
+
+
+def test_an_event_waits_for_its_time() -> None:
+    """A player that has caught up with the clock appends nothing that is still to come."""
+    clock = FakeClock(0.0)
+    start_ms = START_MS + DAY_MS // 2
+    ahead: list[bool] = []
+
+    def append(topic: str, records: Sequence[NewRecord]) -> None:
+        times = [msgspec.json.decode(r.value or b"").get("time", 0) for r in records]
+        ahead.append(max(times) > start_ms + clock.now_s * 1000)
+
+    Player(
+        Simulator(2, customers=100, terminals=40, events=2000),
+        append,
+        rate=3000,
+        clock=lambda: clock.now_s,
+        now_ms=lambda: start_ms + int(clock.now_s * 1000),
+        sleep=clock.sleep,
+    ).run(threading.Event())
+    assert clock.now_s > 5 * 86_400
+    assert not any(ahead)
 
 
 def test_the_player_stops_when_told() -> None:

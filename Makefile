@@ -37,9 +37,11 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: setup ## Write docs/configuration.md from the settings classes
+docs: setup ## Write docs/configuration.md and docs/commands.md from the settings and commands
 	$(BIN)/python -m stream.settings.reference > configuration.new
 	mv configuration.new docs/configuration.md
+	$(BIN)/python -m stream.cli.reference > commands.new
+	mv commands.new docs/commands.md
 
 kafka: setup ## Run a local Kafka broker on port 9092 until Ctrl-C
 	$(BIN)/python -m tests.support.broker --port 9092

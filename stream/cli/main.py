@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.cli.audit import audit_app
+from stream.cli.control import control_app
 from stream.cli.terminal import (
     ConfigPath,
     Json,
@@ -35,10 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-)
-control_app = typer.Typer(
-    help="Append a command to the control topic; the service answers with an audit record.",
-    no_args_is_help=True,
 )
 topics_app = typer.Typer(help="List or create the topics of a configuration.", no_args_is_help=True)
 app.add_typer(control_app, name="control")
@@ -199,41 +196,6 @@ def print_quality(console: Console, summary: dict[str, Any]) -> None:
         cells = [values.get(m) for m in metrics]
         table.add_row(name, *("-" if v is None else f"{v:.4f}" for v in cells))
     console.print(table)
-
-
-def _send(config: Path, command: dict[str, Any], as_json: bool) -> None:
-    from stream.tools.operate import send_command
-
-    with reported():
-        where = send_command(load(config), command)
-    if as_json:
-        print_json(where)
-    else:
-        out.print(f"appended to {where['topic']}/{where['partition']} at offset {where['offset']}")
-
-
-@control_app.command()
-def freeze(config: ConfigPath, member: str, as_json: Json = False) -> None:
-    """A member keeps scoring and stops learning."""
-    _send(config, {"command": "freeze", "member": member}, as_json)
-
-
-@control_app.command()
-def release(config: ConfigPath, member: str, as_json: Json = False) -> None:
-    """A frozen or quarantined member learns and scores again."""
-    _send(config, {"command": "release", "member": member}, as_json)
-
-
-@control_app.command()
-def threshold(config: ConfigPath, value: float, as_json: Json = False) -> None:
-    """Scores at or above VALUE are alerts from here on."""
-    _send(config, {"command": "set_threshold", "threshold": value}, as_json)
-
-
-@control_app.command()
-def checkpoint(config: ConfigPath, as_json: Json = False) -> None:
-    """Save the state now."""
-    _send(config, {"command": "checkpoint"}, as_json)
 
 
 @topics_app.command("list")

@@ -33,10 +33,11 @@ def reported() -> Iterator[None]:
     from stream.settings.load import ConfigError
     from stream.state.generations import CheckpointError, Locked
     from stream.state.recovery import Diverged
+    from stream.tools.operate import CommandRefused
 
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, CommandRefused) as error:
         err.print(f"[bold red]error[/] {plain(error)}")
         raise typer.Exit(2) from error
     except (CheckpointError, Locked, Diverged) as error:

@@ -1,41 +1,134 @@
-"""What an operator can ask for: commands are records of the control topic, journaled like events.
+"""The one table of what an operator can ask for: each command is a struct, and nothing else.
 
-``stream/decode/codec.py`` decodes them, the engine applies them and answers each with an audit
-record; the CLI and the HTTP API only append them.
+Its fields are what a record of the control topic must hold: HTTP's schema, the options of
+``millrace control`` and docs/commands.md are made of them. ``apply`` is what it does to an engine,
+live and in a replay alike, ``event`` the audit record that answers it. A subclass of
+:class:`Command` in this file is in the table; nothing else names it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, Union
 
 import msgspec
 
+from monitoring.audit.budgets import AuditEvent
 
-class Freeze(msgspec.Struct, frozen=True, tag_field="command", tag="freeze"):
+if TYPE_CHECKING:
+    # Only names of types: the command line reads this table at each start, and these load Numba.
+    from models.ensemble.ensemble import Ensemble
+    from monitoring.quality.quality import Quality
+
+NAMES = "names"
+"""What a field names, in the ``extra`` of its type; a member is all there is to name so far."""
+
+Member = Annotated[str, msgspec.Meta(description="a member's name", extra={NAMES: "member"})]
+
+
+class Controlled(Protocol):
+    """What commands reach of an engine."""
+
+    ensemble: Ensemble
+    quality: Quality
+    matured: Quality
+    threshold: float
+    checkpoint_wanted: bool
+
+
+class Done(NamedTuple):
+    """What a command did: whom it concerns, and what else its audit record tells."""
+
+    target: str
+    detail: dict[str, Any]
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command"):
+    """What every command has; ``actor`` is who gave it, set by whatever appends the record."""
+
+    event: ClassVar[AuditEvent]
+    actor: str = ""
+
+    def apply(self, engine: Controlled) -> Done:
+        """Do what was asked, at the place between two events where the record stands."""
+        raise TypeError(f"{type(self).__name__}: a command needs a method apply")
+
+    def check(self, members: Collection[str]) -> None:
+        """Raise :class:`ValueError` with its path where a field names what does not exist."""
+        for field in fields(type(self)):
+            got = getattr(self, field.name)
+            if names(field) == "member" and got not in members:
+                known = ", ".join(members)
+                raise ValueError(f"Expected one of {known}; got {got[:80]!r} - at `$.{field.name}`")
+
+
+class Freeze(Command, frozen=True, tag="freeze"):
     """The member keeps scoring and stops learning."""
 
-    member: str
-    actor: str = ""
+    event = "frozen"
+    member: Member
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        engine.ensemble.freeze(self.member)
+        return Done(self.member, {})
 
 
-class Release(msgspec.Struct, frozen=True, tag_field="command", tag="release"):
-    """The member learns again and rejoins the ensemble."""
+class Release(Command, frozen=True, tag="release"):
+    """The member learns again; one in quarantine scores again too."""
 
-    member: str
-    actor: str = ""
+    event = "released"
+    member: Member
 
-
-class SetThreshold(msgspec.Struct, frozen=True, tag_field="command", tag="set_threshold"):
-    """Scores at or above ``threshold`` are alerts from here on."""
-
-    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)]
-    actor: str = ""
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        engine.ensemble.release(self.member)
+        return Done(self.member, {})
 
 
-class Checkpoint(msgspec.Struct, frozen=True, tag_field="command", tag="checkpoint"):
+class SetThreshold(Command, frozen=True, tag="set_threshold"):
+    """Scores at or above the threshold are alerts from here on."""
+
+    event = "threshold_set"
+    threshold: Annotated[
+        float, msgspec.Meta(gt=0, lt=1, description="above 0, below 1", examples=[0.4])
+    ]
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        before, engine.threshold = engine.threshold, self.threshold
+        engine.quality.set_threshold(self.threshold)
+        engine.matured.set_threshold(self.threshold)
+        return Done("ensemble", {"from": before, "to": self.threshold})
+
+
+class Checkpoint(Command, frozen=True, tag="checkpoint"):
     """Save the state after this step."""
 
-    actor: str = ""
+    event = "checkpoint_requested"
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        engine.checkpoint_wanted = True
+        return Done("service", {})
 
 
-Command = Freeze | Release | SetThreshold | Checkpoint
+COMMANDS: dict[str, type[Command]] = {
+    str(kind.__struct_config__.tag): kind for kind in Command.__subclasses__()
+}
+"""Every command by its name in a record."""
+COMMAND: Any = Union[tuple(COMMANDS.values())]  # noqa: UP007 - made of the table
+"""The type of a control record, for a decoder."""
+
+
+def fields(kind: type[Command]) -> list[msgspec.inspect.Field]:
+    """What the sender of a command fills in, in order."""
+    described = msgspec.inspect.type_info(kind)
+    assert isinstance(described, msgspec.inspect.StructType)
+    return [field for field in described.fields if field.name != "actor"]
+
+
+def names(field: msgspec.inspect.Field) -> str | None:
+    """What the values of a field must be names of, if anything."""
+    kind = field.type
+    return (kind.extra or {}).get(NAMES) if isinstance(kind, msgspec.inspect.Metadata) else None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, EventColumns
-from stream.contract.commands import Command
+from stream.contract.commands import COMMAND, Command
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import UNREADABLE, Record, Slice
@@ -98,7 +98,8 @@ class Codec:
         # The structs' fields follow from the configuration: no type checker can know them.
         self._event: Any = msgspec.json.Decoder(_event_struct(config, time.kind))
         self._label: Any = msgspec.json.Decoder(_label_struct(config, time.kind))
-        self._command = msgspec.json.Decoder(Command)
+        self._command = msgspec.json.Decoder(COMMAND)
+        self._members = tuple(member.name for member in config.members)
         self._values = config.label.values
         self._inline = config.label.inline
         self._event_time, self._label_time = config.event.time, config.label.time
@@ -172,9 +173,11 @@ class Codec:
         return [Keyed(r[0], r[0]) for r in rows], bad
 
     def command(self, record: Record) -> Command | DeadLetter:
-        """The operator's command in a control record."""
+        """The operator's command in a control record; it names only what exists."""
         try:
-            return self._command.decode(self._payload(record))
+            command: Command = self._command.decode(self._payload(record))
+            command.check(self._members)
+            return command
         except _Refused as refusal:
             return DeadLetter(record, refusal.reason, refusal.error)
         except (msgspec.MsgspecError, ValueError) as error:

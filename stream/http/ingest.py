@@ -38,7 +38,6 @@ class Ingest:
 
     def __init__(self, config: Config) -> None:
         self._codec = Codec(config)
-        self._members = tuple(member.name for member in config.members)
 
     def events(self, body: bytes, media: str) -> Accepted:
         """The events of a JSON object, a JSON array or NDJSON lines.
@@ -66,11 +65,6 @@ class Ingest:
         command = self._codec.command(_read(body.strip(), 0))
         if isinstance(command, DeadLetter):
             raise _refusal([command], batch=False)
-        member = getattr(command, "member", None)
-        if member is not None and member not in self._members:
-            known = ", ".join(self._members)
-            error = f"expected one of {known}; got {member[:80]!r}"
-            raise _invalid([{"path": "$.member", "error": error}])
         return NewRecord(None, msgspec.json.encode(msgspec.structs.replace(command, actor=actor)))
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
+
+from stream.contract.commands import COMMANDS, fields, names
 from stream.decode.codec import ID_BYTES
 from stream.decode.times import TIME_RULES
 from stream.http.body import JSON, NDJSON
@@ -204,26 +207,21 @@ def _truth(config: Config) -> Json:
 
 
 def _command(config: Config) -> Json:
-    member = {"enum": [m.name for m in config.members]}
-    threshold = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
-
-    def one(name: str, **more: Json) -> Json:
-        return {
-            "type": "object",
-            "title": name,
-            "required": ["command", *more],
-            "properties": {"command": {"const": name}, **more},
-        }
-
-    return {
-        "oneOf": [
-            one("freeze", member=member),
-            one("release", member=member),
-            one("set_threshold", threshold=threshold),
-            one("checkpoint"),
-        ],
-        "examples": [{"command": "set_threshold", "threshold": 0.4}, {"command": "checkpoint"}],
-    }
+    """The table of commands, with what their fields may name; the server sets the actor."""
+    known = {"member": [member.name for member in config.members]}
+    several, examples = [], []
+    for name, kind in COMMANDS.items():
+        one: Json = msgspec.json.schema(kind)["$defs"][kind.__name__]
+        del one["properties"]["actor"]
+        for field in fields(kind):
+            if (what := names(field)) is not None:
+                one["properties"][field.name] |= {"enum": known[what], "examples": known[what][:1]}
+        told = one["properties"].items()
+        several.append(one | {"title": name})
+        examples.append(
+            {"command": name} | {k: v["examples"][0] for k, v in told if "examples" in v}
+        )
+    return {"oneOf": several, "examples": examples}
 
 
 _ID: Json = {

@@ -3,7 +3,7 @@
 ``Engine.step`` is a pure function of (state, batch): no I/O, no wall clock, no unseeded randomness.
 All that learns, counts, waits, drifts or audits is reachable from here and part of :meth:`state`.
 Here stands the order of things; ``join.py`` finds the event of a label, ``learn.py`` learns it,
-``control.py`` obeys operators.
+``stream/contract/commands.py`` says what operators' commands do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
 from stream.decode.codec import Codec, Events
 from stream.settings.schema import Config
-from stream.step.control import CommandRefused, apply
 from stream.step.early import EarlyLabels
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning, probabilities
@@ -299,15 +298,11 @@ class Engine:
             if isinstance(command, DeadLetter):
                 out.letters.append(command)
                 continue
-            try:
-                done = apply(command, self)
-            except CommandRefused as error:
-                out.letters.append(DeadLetter(record, "command", str(error)))
-                continue
+            done = command.apply(self)
             self.counts["commands"] += 1
             where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             actor = command.actor or "engine"
-            self.auditor.record(done.event, "command", done.target, done.detail | where, actor)
+            self.auditor.record(command.event, "command", done.target, done.detail | where, actor)
 
     # ------------------------------------------------------------------ state
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import json
 import secrets
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from models.base import MillraceError
+from stream.contract.commands import COMMANDS
+from stream.contract.letters import DeadLetter
 from stream.contract.log import Log
-from stream.contract.records import NewRecord
+from stream.contract.records import NewRecord, Record
+from stream.decode.codec import Codec
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config, journaled
 from stream.state.generations import (
@@ -30,15 +35,37 @@ from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 
 
-def send_command(config: Config, command: dict[str, Any]) -> dict[str, Any]:
-    """Append a command to the control topic, in the name of the user who runs this."""
-    value = json.dumps(command | {"actor": getpass.getuser()}).encode()
+class CommandRefused(MillraceError):
+    """A command that no engine of this configuration would follow; nothing was appended."""
+
+
+def send_command(config: Config, name: str, values: dict[str, str]) -> dict[str, Any]:
+    """Append a command to the control topic, in the name of the user who runs this.
+
+    ``values`` are its fields as a person writes them. Raises :class:`CommandRefused` for what a
+    step would make a dead letter.
+    """
+    try:
+        command = msgspec.convert(
+            {"command": name, **values, "actor": getpass.getuser()}, COMMANDS[name], strict=False
+        )
+        value = msgspec.json.encode(command)
+        read = Codec(config).command(Record(config.topics.control, 0, 0, None, value))
+    except msgspec.ValidationError as error:
+        raise _refused(name, values, str(error)) from error
+    if isinstance(read, DeadLetter):
+        raise _refused(name, values, read.error)
     log = open_log(config, wall_clock_ms)
     try:
         [(partition, offset)] = log.append(config.topics.control, [NewRecord(None, value)])
     finally:
         log.close()
     return {"topic": config.topics.control, "partition": partition, "offset": offset}
+
+
+def _refused(name: str, values: dict[str, str], error: str) -> CommandRefused:
+    given = ", ".join(f"{field} {value!r}" for field, value in values.items())
+    return CommandRefused(f"{name} with {given}: {error}. Nothing was appended")
 
 
 def topic_table(config: Config, create: bool) -> list[dict[str, Any]]:

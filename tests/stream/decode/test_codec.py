@@ -163,7 +163,8 @@ def test_a_dead_letter_keeps_the_bytes(codec: Codec) -> None:
 
 def test_commands_are_typed(codec: Codec) -> None:
     """A known command is decoded; anything else is refused with what was wrong."""
-    assert codec.command(record({"command": "freeze", "member": "m"})) == Freeze("m")
+    command = record({"command": "freeze", "member": "linear"})
+    assert codec.command(command) == Freeze("linear")
     for value in ({"command": "freeze"}, {"command": "boom"}, [], {"command": "set_threshold"}):
         refused = codec.command(record(value))
         assert isinstance(refused, DeadLetter)

@@ -1,0 +1,49 @@
+"""Renders docs/commands.md from the table of commands; ``make docs`` writes it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import msgspec
+
+from stream.cli.control import word
+from stream.contract.commands import COMMANDS, Command, fields
+
+INTRO = """\
+# Commands
+
+<!-- Written by `make docs` from the table of commands. Do not edit by hand. -->
+
+An operator's command is one record of the control topic. It takes effect at the next step, between the same two records in every replay, and its audit record names who gave it. `millrace control` appends it in your user's name, [HTTP](http.md#commands) in the token's. A command that names what does not exist, or holds another value than its field takes, is refused and nothing is appended: exit status 2, HTTP 422. One that another program wrote into the topic becomes a dead letter `command`.
+
+| record | command line | what it does | [audit](audit.md) event |
+|---|---|---|---|
+"""  # noqa: E501 - Markdown: one line a paragraph
+
+
+def markdown() -> str:
+    """The page."""
+    return INTRO + "".join(f"{line}\n" for line in _rows())
+
+
+def _rows() -> Iterator[str]:
+    for name, kind in COMMANDS.items():
+        words = ["millrace control", word(name), "CONFIG"]
+        words += [
+            field.name.upper() if field.required else f"[--{field.name}]" for field in fields(kind)
+        ]
+        cells = (f"`{name}`{_told(kind)}", f"`{' '.join(words)}`", kind.__doc__, f"`{kind.event}`")
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def _told(kind: type[Command]) -> str:
+    """The fields of a record, each with what it takes."""
+    properties = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
+    return "".join(
+        f", `{field.name}`: {properties[field.name]['description']}" for field in fields(kind)
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

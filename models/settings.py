@@ -6,6 +6,7 @@ settings beside its code. Nothing here reads a file or the environment.
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -19,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from models.zones import names
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
@@ -75,6 +78,18 @@ def refused(place: tuple[str | int, ...], problem: str, got: object) -> Validati
     return ValidationError.from_exception_data("settings", [detail])
 
 
+def _zone(name: str) -> str:
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f'expected a time zone such as "Europe/Berlin" or "UTC"{meant}')
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+"""The name of a time zone in the tz database."""
+
+
 class NumberFeature(Settings):
     """A number or boolean field as one dense column."""
 
@@ -123,6 +138,15 @@ class CalendarFeature(Settings):
     utc_offset: Annotated[int, Field(ge=-720, le=840)] = Field(
         0, description="minutes to add to UTC before the calendar is read"
     )
+    zone: Zone | None = Field(
+        None, description="a time zone in place of `utc_offset`, with its daylight saving"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_clock(self) -> Self:
+        if self.zone is not None and self.utc_offset:
+            raise refused(("zone",), "expected no zone beside utc_offset", self.zone)
+        return self
 
 
 def _distinct(windows: tuple[int, ...]) -> tuple[int, ...]:
@@ -209,3 +233,32 @@ def feature_fields(feature: Any) -> list[tuple[str, str]]:
         if isinstance(feature, WindowFeature) and feature.value is not None:
             needs.append((feature.value, "number"))
     return needs
+
+
+SINCE = ("since_last", "since_first_known")
+"""Statistics of which there is one whatever the windows."""
+
+
+def column_names(feature: Any) -> list[str]:
+    """The columns that a feature makes, in order.
+
+    >>> column_names(WindowFeature(name="c", type="window", entity="e", windows=["1w"]))
+    ['c_count_7d']
+    """
+    if isinstance(feature, CalendarFeature):
+        return [f"{feature.name}_{part}" for part in feature.parts]
+    if not isinstance(feature, WindowFeature | RiskFeature):
+        return [feature.name]
+    found: list[str] = []
+    for stat in feature.stats:
+        ends = [""] if stat in SINCE else [f"_{_window_name(w)}" for w in feature.windows]
+        found += [f"{feature.name}_{stat}{end}" for end in ends]
+    return found
+
+
+def _window_name(ms: int) -> str:
+    """The shortest exact form with days at most: ``7d``, not ``1w``, as settings are written."""
+    for unit in ("d", "h", "m", "s"):
+        if ms % _UNITS_MS[unit] == 0:
+            return f"{ms // _UNITS_MS[unit]}{unit}"
+    return f"{ms}ms"

@@ -38,20 +38,20 @@ from models.features.columns import (
 from models.features.windows import EntityWindows
 from models.kernels.common import F32_MAX
 from models.settings import (
+    SINCE,
     CalendarFeature,
     CategoryFeature,
     Feature,
     NumberFeature,
     RiskFeature,
     WindowFeature,
+    column_names,
 )
+from models.zones import LocalClock
 
 
 class FeatureError(MillraceError):
     """The features' settings contradict each other."""
-
-
-_SINCE = ("since_last", "since_first_known")
 
 
 @dataclass(slots=True)
@@ -115,10 +115,10 @@ class FeatureStage:
         self._categories = [f for f in features if isinstance(f, CategoryFeature)]
         self._number_stats = np.zeros((len(self._numbers), STATS))
         self._tables = _share_tables(features)
-        blocks = [self._block(f) for f in features if not isinstance(f, CategoryFeature)]
-        self._blocks = [(len(names), block) for names, block in blocks]
+        dense = [f for f in features if not isinstance(f, CategoryFeature)]
+        self._blocks = [(len(column_names(f)), self._block(f)) for f in dense]
         self.schema = FeatureSchema(
-            tuple(name for names, _ in blocks for name in names),
+            tuple(name for f in dense for name in column_names(f)),
             tuple(HashedColumn(f.name, f.buckets) for f in self._categories),
         )
         names = [*self.schema.dense, *(c.name for c in self.schema.hashed)]
@@ -224,17 +224,15 @@ class FeatureStage:
                 found[f"{table.name}.{gauge}"] = value
         return found
 
-    def _block(self, feature: Feature) -> tuple[list[str], _Block]:
-        """Names and maker of a feature's dense columns."""
+    def _block(self, feature: Feature) -> _Block:
+        """The maker of a feature's dense columns."""
         if isinstance(feature, NumberFeature):
-            return [feature.name], self._number_block(feature)
+            return self._number_block(feature)
         if isinstance(feature, CalendarFeature):
-            table = calendar_table(feature.parts, feature.utc_offset)
-            names = [f"{feature.name}_{part}" for part in feature.parts]
-            return names, lambda events, seen: table[minute_of_week(events.event_time_ms)]
+            return _calendar_block(feature)
         if isinstance(feature, WindowFeature | RiskFeature):
             shared = next(t for t in self._tables if _table_key(t) == _feature_key(feature))
-            return _window_names(feature), _window_block(feature, shared)
+            return _window_block(feature, shared)
         raise FeatureError(f"feature {feature.name}: expected a type with dense columns")
 
     def _number_block(self, feature: NumberFeature) -> _Block:
@@ -278,20 +276,12 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
     return list(tables.values())
 
 
-def _window_name(ms: int) -> str:
-    """The shortest exact form with days at most: ``7d``, not ``1w``, as settings are written."""
-    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if ms % length == 0:
-            return f"{ms // length}{unit}"
-    return f"{ms}ms"
-
-
-def _window_names(feature: WindowFeature | RiskFeature) -> list[str]:
-    names = []
-    for stat in feature.stats:
-        ends = [""] if stat in _SINCE else [f"_{_window_name(w)}" for w in feature.windows]
-        names += [f"{feature.name}_{stat}{end}" for end in ends]
-    return names
+def _calendar_block(feature: CalendarFeature) -> _Block:
+    if feature.zone is None:
+        table = calendar_table(feature.parts, feature.utc_offset)
+        return lambda events, seen: table[minute_of_week(events.event_time_ms)]
+    local, clock = calendar_table(feature.parts, 0), LocalClock(feature.zone)
+    return lambda events, seen: local[minute_of_week(clock.local_ms(events.event_time_ms))]
 
 
 def _window_block(feature: WindowFeature | RiskFeature, table: _Table) -> _Block:
@@ -307,8 +297,8 @@ def _window_block(feature: WindowFeature | RiskFeature, table: _Table) -> _Block
     caps: list[float] = []
     ratios: list[int] = []
     for stat in feature.stats:
-        if stat in _SINCE:
-            picks.append(3 * n + _SINCE.index(stat))
+        if stat in SINCE:
+            picks.append(3 * n + SINCE.index(stat))
             caps.append(most)
             continue
         if stat == "ratio":

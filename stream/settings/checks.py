@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from models.ensemble.combine import COMBINERS
 from models.members.catalogue import UnknownMember, member_class
-from models.settings import feature_fields
+from models.settings import column_names, feature_fields
 from stream.settings.problems import lines
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.settings.shape import written
@@ -34,6 +34,19 @@ def _feature_names(config: Config) -> Iterator[str]:
     """Names of features are distinct."""
     names = [(f"features[{i}].name", f.name) for i, f in enumerate(config.features)]
     yield from _used_once(names, "a name of its own, got {!r} again, as {}")
+
+
+def _column_names(config: Config) -> Iterator[str]:
+    """Columns of features have distinct names: `card_count_7d` is made by one feature alone."""
+    columns: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for i, feature in enumerate(config.features):
+        if feature.name not in seen:  # else it is the feature's own name that comes again
+            columns += [(f"features[{i}]", column) for column in column_names(feature)]
+        seen.add(feature.name)
+    yield from _used_once(
+        columns, "columns of its own, got {!r}, which {} makes; rename it or take the window out"
+    )
 
 
 def _member_names(config: Config) -> Iterator[str]:
@@ -163,6 +176,7 @@ def _drift(config: Config) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _feature_names,
+    _column_names,
     _member_names,
     _feature_fields,
     _members,

@@ -307,4 +307,7 @@ def journaled(config: Config) -> dict[str, Any]:
     for section in ("drift", "quality"):
         if plain[section] == Config.model_fields[section].default.model_dump(mode="json"):
             del plain[section]
+    for feature in plain["features"]:
+        if feature.get("zone", "") is None:
+            del feature["zone"]
     return plain

@@ -1,8 +1,8 @@
 """What last bits depend on: the kind of processor, the libraries' versions, the compiled kernels.
 
 Compiled code repeats bit for bit on one kind of processor; libm, BLAS and torch choose other code
-on another, and a changed kernel rounds otherwise. Checkpoints and the journal carry this: a replay
-elsewhere is told from a defect.
+on another, a changed kernel rounds otherwise, and another tz database may know other local times.
+Checkpoints and the journal carry this: a replay elsewhere is told from a defect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("numpy", "numba", "river", "torch")
+_LIBRARIES = ("numpy", "numba", "river", "torch", "tzdata")
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("models", "monitoring", "stream")
 

@@ -193,6 +193,8 @@ def test_places_are_written_as_toml_has_them(place: tuple[str | int, ...], text:
         ("audit", {"each": {"bytes": {"limit": -1}}}, "audit.each.bytes.limit: expected"),
         ("audit", {"expected_events": ["creatd"]}, "audit.expected_events[0]: expected"),
         ("audit", {"member": {"9 lives": {}}}, 'audit.member."9 lives": expected'),
+        ("features.0.name", "customer_count_7d", "features[2]: expected columns of its own, got"),
+        ("features.2.stats", ["count", "count"], "features[2]: expected columns of its own, got"),
         ("event.time", "id", "event.time: expected a JSON field of its own, got 'id', which event"),
         ("event.fields.amount", {"kind": "number", "path": "id"}, "event.fields.amount: expected"),
         ("label.field", "id", "label.field: expected a JSON field of its own, got 'id', which lab"),

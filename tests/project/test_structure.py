@@ -191,6 +191,27 @@ def test_folders_stay_small() -> None:
     assert {name(p): n for p, n in counts.items() if n > SIDE_BY_SIDE} == {}
 
 
+WAITS = {"wait", "join", "result", "settimeout", "communicate"}
+"""Methods whose first argument is how long they wait."""
+
+
+def test_no_test_has_a_deadline_of_its_own() -> None:
+    """How long a test waits at most is said in tests/support/waiting.py: a machine may be slow."""
+    wrong = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            limits = [k.value for k in node.keywords if k.arg == "timeout"]
+            if isinstance(node.func, ast.Attribute) and node.func.attr in WAITS:
+                limits += node.args[:1]
+            if any(
+                isinstance(x, ast.Constant) and isinstance(x.value, int | float) for x in limits
+            ):
+                wrong.append(f"{name(path)}:{node.lineno}")
+    assert wrong == []
+
+
 def test_tests_mirror_the_rooms() -> None:
     """Every folder of tests of a package has the name of a room."""
     for package, rooms in ROOMS.items():

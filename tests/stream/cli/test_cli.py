@@ -175,7 +175,7 @@ def _audit(config: Any) -> list[bytes]:
 
 def test_the_demo_sums_up_in_json() -> None:
     """A short demo scores every good event, learns labels and does better than chance."""
-    found = json.loads(millrace("demo", "--seconds", 8, "--port", 0, "--json"))
+    found = json.loads(millrace("demo", "--seconds", 4, "--port", 0, "--json"))
     assert found["scores"] == found["events"] - found["dead_letters"]
     assert found["labels"] > 0
     assert found["quality"]["ensemble"]["roc_auc"] > 0.55

@@ -431,7 +431,7 @@ def own_broker() -> Iterator[Broker]:
 @pytest.mark.kafka
 def test_a_frozen_broker_is_unavailable_and_nothing_is_lost(own_broker: Broker) -> None:
     """Every call comes back, none has an answer; afterwards the same step is committed once."""
-    store = log_harness.kafka(own_broker.bootstrap, timeout="2s")
+    store = log_harness.kafka(own_broker.bootstrap, timeout="1s")
     log = patiently(lambda: opened(store))
     patiently(lambda: log.append(store.config.topics.events, values("event")))
     outputs = step(1, patiently(lambda: poll_all(log, 1)), values("once"))

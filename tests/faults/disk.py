@@ -85,6 +85,7 @@ def _state_full(directory: Path, seed: int) -> dict[str, Any]:
             ballast.fill()
             before = newest(shard)
             _feed(feeder, 2.0)
+            worker.wait_for("checkpoint_failed")
             drain(shard, worker)
             figures["ready_while_full"] = probe.status("/readyz") == 200
             figures["failures_logged"] = sum(

@@ -69,7 +69,7 @@ class Proxy:
         self.port = 0
         self.armed = False
         self.held = 0
-        self.history: list[tuple[float, str]] = []
+        self.history: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -128,13 +128,12 @@ class Proxy:
             return ""
         self._plan.remove(fault)
         self._last_s = now
-        self.history.append((now, f"{NAMES[api]} {fault.action}"))
+        self.history.append(f"{NAMES[api]} {fault.action}")
         return fault.action
 
-    def recent(self, seconds: float) -> list[str]:
-        """The faults of the last seconds, oldest first."""
-        since = time.monotonic() - seconds
-        return [name for at, name in self.history if at >= since]
+    def recent(self) -> list[str]:
+        """The newest faults, oldest first."""
+        return self.history[-20:]
 
     async def wait(self) -> None:
         """Hold a request for a while; :attr:`held` counts those that are."""

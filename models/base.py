@@ -27,7 +27,12 @@ U64 = NDArray[np.uint64]
 State = dict[str, Any]
 """What a part hands to a checkpoint: a tree of ``dict`` (string keys), ``list``, ``str``,
 ``bytes``, ``int``, ``float``, ``bool``, ``None`` and numpy arrays. Arrays are copies: the caller
-may write them to disk while the part goes on changing."""
+may write them to disk while the part goes on changing.
+
+It is what the part knows, never how it is set: a part built under other settings takes it over and
+goes by its own limits, seeds and thresholds. What belongs to a member or a column stands beside its
+name: a fresh part restores what the state tells of the names that the part has, starts anew with
+the others, and raises :class:`StateError` where what is told does not fit."""
 
 Role = Literal[
     "learned", "statistic", "optimizer", "control", "hyper", "rng", "raw_sample", "opaque"
@@ -179,21 +184,6 @@ class Model(ABC):
     def digest(self) -> str:
         """Hex digest of the state; equal for equal models, also across a save and a restore."""
         return state_digest(self.state())
-
-
-def fill(arrays: Mapping[str, NDArray[Any]], state: State, part: str) -> None:
-    """Copy a state's arrays into ours, all or none; :class:`StateError` names one that differs."""
-    for name, ours in arrays.items():
-        got = state.get(name)
-        if not isinstance(got, np.ndarray):
-            raise StateError(f"{part}.{name}: expected an array, got {got!r:.60}")
-        if got.shape != ours.shape or got.dtype != ours.dtype:
-            raise StateError(
-                f"{part}.{name}: expected {ours.dtype} {ours.shape}, got {got.dtype} {got.shape}; "
-                "the state is of a part with other settings"
-            )
-    for name, ours in arrays.items():
-        ours[...] = state[name]
 
 
 def state_digest(state: Any) -> str:

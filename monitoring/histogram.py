@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.base import F64, State, fill
+from models.base import F64, State
+from models.carry import fill
 
 DURATION_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 UPDATE_NORM_BOUNDS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10)

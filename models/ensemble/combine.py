@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from models.base import F64, Parameter, State, StateError
+from models.base import F64, Parameter, State
+from models.carry import Places
 from models.ensemble.stack import Stack, Stacking
 from models.kernels.common import GOLDEN, mix_all, poisson_table
 from models.kernels.stack import LIMIT as MAX_LINK
@@ -25,7 +26,10 @@ class Combiner(Protocol):
         """Member logits ``(n, m)`` to ensemble logits ``(n,)``; changes nothing."""
 
     def update(self, links: F64, y: F64, w: F64) -> None:
-        """Learn from ``n`` labelled rows in order: logits as made ``(n, m)``, truths, weights."""
+        """Learn from ``n`` labelled rows in order: logits as made ``(n, m)``, truths, weights.
+
+        A logit is ``nan`` where the member made none: the row says nothing about that member.
+        """
 
     def member_weights(self, first: int, w: F64) -> F64:
         """Weights ``(n, m)`` with which the members learn rows ``first, first + 1, ...``."""
@@ -39,8 +43,12 @@ class Combiner(Protocol):
     def state(self) -> State:
         """What :meth:`restore` needs, as copies."""
 
-    def restore(self, state: State) -> None:
-        """Become the combiner that gave ``state``."""
+    def restore(self, state: State, known: Places) -> None:
+        """Take over what ``state``, of the same kind of combiner, tells of the ``known`` members.
+
+        The others have no weight and earn it. With all members in their places this becomes the
+        combiner that gave the state, bit for bit.
+        """
 
 
 class _Fixed:
@@ -69,13 +77,8 @@ class _Fixed:
         """Nothing but the number of members."""
         return {"members": self._m}
 
-    def restore(self, state: State) -> None:
-        """See :meth:`Combiner.restore`."""
-        if state.get("members") != self._m:
-            raise StateError(
-                f"combiner: expected {self._m} members, got {state.get('members')!r};"
-                " the state is of another ensemble"
-            )
+    def restore(self, state: State, known: Places) -> None:
+        """Nothing was learned: nothing is taken over."""
 
 
 class MeanLogit(_Fixed):
@@ -147,9 +150,18 @@ class WeightedVote(_Fixed):
         """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
         factors = self.beta ** (np.abs(sigmoid(links) - y[:, None]) * w[:, None])
         for factor in factors:
+            if np.isnan(factor).any():
+                factor = self._silence(factor)
             votes = self._votes * factor
             votes /= votes.sum()
             self._votes = (1 - self.alpha) * votes + self.alpha / self._m
+
+    def _silence(self, factor: F64) -> F64:
+        """``factor`` with what leaves their share of the votes to members that made no score."""
+        made = ~np.isnan(factor)
+        total = self._votes[made].sum()
+        mean = (self._votes[made] * factor[made]).sum() / total if total > 0 else 1.0
+        return np.where(made, factor, mean)
 
     def weights(self) -> F64:
         """The votes; they sum to 1."""
@@ -163,10 +175,14 @@ class WeightedVote(_Fixed):
         """The votes."""
         return {**super().state(), "votes": self._votes.copy()}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, known: Places) -> None:
         """See :meth:`Combiner.restore`."""
-        super().restore(state)
-        self._votes = np.array(state["votes"], dtype=np.float64)
+        here, there = known
+        votes = state["votes"]
+        self._votes = np.zeros(self._m)
+        self._votes[here] = votes[there]
+        if len(there) < len(votes):
+            self._votes /= self._votes.sum()
 
 
 class Boosting(_Fixed):
@@ -200,13 +216,15 @@ class Boosting(_Fixed):
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`: passes each row on from member to member."""
-        correct = (links > 0) == (y[:, None] > 0)
+        correct, made = (links > 0) == (y[:, None] > 0), ~np.isnan(links)
         self._draws = np.zeros(links.shape)
         uniform = _uniform(self._seed, self._row, links.shape)
         for i in range(len(y)):
             weight = float(w[i])
             for j in range(self._m):
                 self._draws[i, j] = _poisson(weight, uniform[i, j])
+                if not made[i, j]:
+                    continue
                 seen = self._right if correct[i, j] else self._wrong
                 seen[j] += weight
                 total = self._right[j] + self._wrong[j]
@@ -234,11 +252,11 @@ class Boosting(_Fixed):
         own = {"right": self._right.copy(), "wrong": self._wrong.copy(), "row": self._row}
         return {**super().state(), **own}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, known: Places) -> None:
         """See :meth:`Combiner.restore`."""
-        super().restore(state)
-        self._right = np.array(state["right"], dtype=np.float64)
-        self._wrong = np.array(state["wrong"], dtype=np.float64)
+        here, there = known
+        self._right, self._wrong = np.zeros(self._m), np.zeros(self._m)
+        self._right[here], self._wrong[here] = state["right"][there], state["wrong"][there]
         self._row = int(state["row"])
 
 

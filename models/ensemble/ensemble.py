@@ -22,6 +22,7 @@ from models.base import (
     StateError,
     state_digest,
 )
+from models.carry import shared
 from models.ensemble.combine import combiner
 
 Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
@@ -51,7 +52,7 @@ class Ensemble:
     combine : str
         A name of :data:`models.ensemble.combine.COMBINERS`.
     seed : int
-        Of what the combiner draws (``bagging`` only).
+        Of what the combiner draws (``bagging`` and ``boosting``).
     learn_every : mapping of name to int
         A member named here learns only each n-th labelled row.
 
@@ -148,7 +149,8 @@ class Ensemble:
         ----------
         x : FeatureBatch
         links : float64 array ``(n, m)``
-            Member logits as :meth:`score` gave them for these rows.
+            Member logits as :meth:`score` gave them for these rows; ``nan`` of a member that was
+            not there then.
         y, w : float64 arrays ``(n,)``
             Truths 0 or 1; weights >= 0.
         """
@@ -216,28 +218,13 @@ class Ensemble:
         tables = {name: self.members[name].parameters() for name in self.names}
         return {**tables, "ensemble": self.combiner.parameters()}
 
-    def adopt(self, other: Ensemble, names: Sequence[str]) -> None:
-        """Take over the members of these names from ``other``, with all they know and their marks.
-
-        ``other`` must not be used afterwards: the members move.
-        """
-        for name in names:
-            self.members[name] = other.members[name]
-            if name in other.frozen:
-                self._frozen.add(name)
-            if name in other.quarantined:
-                self._quarantined.add(name)
-            if name in other.challengers:
-                self.challengers[name] = other.challengers[name]
-        self._labelled = other._labelled
-
-    def adopt_combiner(self, other: Ensemble) -> None:
-        """Take over the combiner of an ensemble with the same members in the same order."""
-        self.combiner = other.combiner
-
     def state(self) -> State:
-        """Members', challengers', combiner's and own state, as copies."""
+        """Members', challengers', combiner's and own state, as copies.
+
+        ``names`` are the combiner's columns.
+        """
         return {
+            "names": list(self.names),
             "members": {name: member.state() for name, member in self.members.items()},
             "challengers": {name: model.state() for name, model in self.challengers.items()},
             **self._own_state(),
@@ -253,24 +240,25 @@ class Ensemble:
         }
 
     def restore(self, state: State) -> None:
-        """Become the ensemble that gave ``state``; :class:`StateError` if it does not fit."""
-        if state.get("format") != 1 or set(state["members"]) != set(self.names):
-            got = ", ".join(state.get("members", ())) or "none"
-            raise StateError(
-                f"ensemble: expected format 1 with members {', '.join(self.names)}; got format"
-                f" {state.get('format')!r} with members {got}"
-            )
+        """Take over what ``state`` tells of these members, by name; the others start new.
+
+        Without a ``combiner`` in it that one starts new too. Raises :class:`StateError` where what
+        is there does not fit.
+        """
+        if state.get("format") != 1:
+            raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
         beside = state["challengers"]
-        self.challengers = {name: self.fresh(self._known(name), 0) for name in beside}
+        self.challengers = {name: self.fresh(name, 0) for name in beside if name in self.members}
         for models, states in ((self.members, state["members"]), (self.challengers, beside)):
-            for name, model in models.items():
+            for name in [n for n in models if n in states]:
                 try:
-                    model.restore(states[name])
+                    models[name].restore(states[name])
                 except StateError as error:
                     raise StateError(f"member {name!r}: {error}") from error
-        self.combiner.restore(state["combiner"])
-        self._frozen = set(state["frozen"])
-        self._quarantined = set(state["quarantined"])
+        if "combiner" in state:
+            self.combiner.restore(state["combiner"], shared(self.names, state["names"]))
+        self._frozen = set(state["frozen"]).intersection(self.names)
+        self._quarantined = set(state["quarantined"]).intersection(self.names)
         self._labelled = int(state["labelled"])
 
     def roots(self) -> dict[str, str]:

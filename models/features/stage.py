@@ -23,10 +23,9 @@ from models.base import (
     HashedColumn,
     MillraceError,
     State,
-    StateError,
-    fill,
     state_digest,
 )
+from models.carry import fill, shared
 from models.features.columns import (
     MISSING,
     STATS,
@@ -67,6 +66,13 @@ class _Table:
     windows: set[int] = field(default_factory=set)
     extremes: bool = False
     held: EntityWindows = field(init=False)
+
+    @property
+    def kind(self) -> str:
+        """All that decides what it remembers; how many entities it may hold does not."""
+        windows = ",".join(str(w) for w in sorted(self.windows))
+        what = "risk" if self.risk else f"window of {self.value!r}"
+        return f"{what} by {self.entity!r} over {windows} ms, {self.delay_ms} ms ago"
 
     def build(self) -> None:
         self.held = EntityWindows(
@@ -166,46 +172,36 @@ class FeatureStage:
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
         return {
-            "dense": list(self.schema.dense),
             "numbers": self._number_stats.copy(),
+            "number_kinds": [_number_kind(f) for f in self._numbers],
             "tables": {table.name: table.held.state() for table in self._tables},
+            "table_kinds": {table.name: table.kind for table in self._tables},
         }
 
     def restore(self, state: State) -> None:
-        """Become the stage that gave ``state``; :class:`StateError` if it does not fit."""
-        if state.get("dense") != list(self.schema.dense):
-            raise StateError(
-                f"features: expected the columns {list(self.schema.dense)},"
-                f" got {state.get('dense')}; the state belongs to another configuration"
-            )
-        fill({"numbers": self._number_stats}, state, "features")
-        for table in self._tables:
-            table.held.restore(state["tables"].get(table.name, {}))
+        """Take over what ``state`` tells of numbers and tables of the same kind, however named.
 
-    def adopt(self, other: FeatureStage) -> list[str]:
-        """Take over what still fits from the stage of another configuration, as copies.
-
-        A table fits one over the same entity, value, delay, bound and windows; a number fits one
-        of the same definition. Returns the names of the features that go on as they were.
+        The others start new.
         """
-        known = {_table_key(t): t for t in other._tables}
-        fitting: set[tuple[object, ...]] = set()
+        places = shared([_number_kind(f) for f in self._numbers], state["number_kinds"])
+        self._number_stats[:] = 0.0
+        fill({"numbers": self._number_stats}, state, "features", {"numbers": 0}, places)
+        kinds = state["table_kinds"]
         for table in self._tables:
-            old = known.get(_table_key(table))
-            if old is not None and old.held.shape == table.held.shape:
-                table.held.restore(old.held.state())
-                fitting.add(_table_key(table))
-        kept = []
+            # By its own name first: two tables of one kind may differ in how much they may hold.
+            same = [name for name in (table.name, *kinds) if kinds.get(name) == table.kind]
+            if same:
+                table.held.restore(state["tables"][same[0]])
+
+    def memories(self) -> dict[str, str]:
+        """By feature that remembers anything, the kind of its memory: equal kinds carry over."""
+        kinds: dict[str, str] = {}
         for f in self._features:
-            if isinstance(f, WindowFeature | RiskFeature):
-                fits = _feature_key(f) in fitting
-            else:
-                fits = f in other._features
-            if fits and isinstance(f, NumberFeature):
-                mine, theirs = self._numbers.index(f), other._numbers.index(f)
-                self._number_stats[mine] = other._number_stats[theirs]
-            kept += [f.name] if fits else []
-        return kept
+            if isinstance(f, NumberFeature):
+                kinds[f.name] = _number_kind(f)
+            elif isinstance(f, WindowFeature | RiskFeature):
+                kinds[f.name] = self._table(f).kind
+        return kinds
 
     def digest(self) -> str:
         """Hex digest of the state; equal for equal histories, also across a save and a restore."""
@@ -231,9 +227,11 @@ class FeatureStage:
         if isinstance(feature, CalendarFeature):
             return _calendar_block(feature)
         if isinstance(feature, WindowFeature | RiskFeature):
-            shared = next(t for t in self._tables if _table_key(t) == _feature_key(feature))
-            return _window_block(feature, shared)
+            return _window_block(feature, self._table(feature))
         raise FeatureError(f"feature {feature.name}: expected a type with dense columns")
+
+    def _table(self, feature: WindowFeature | RiskFeature) -> _Table:
+        return next(t for t in self._tables if _table_key(t) == _feature_key(feature))
 
     def _number_block(self, feature: NumberFeature) -> _Block:
         stats = self._number_stats[self._numbers.index(feature)]
@@ -246,6 +244,10 @@ class FeatureStage:
             return out
 
         return block
+
+
+def _number_kind(f: NumberFeature) -> str:
+    return f"{f.transform} of {f.field!r}"
 
 
 def _feature_key(f: WindowFeature | RiskFeature) -> tuple[object, ...]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, U64, MillraceError, State, StateError, fill
+from models.base import F64, I64, U64, MillraceError, State, StateError
+from models.carry import fill
 from models.kernels import updates
 from models.kernels.entities import (
     ARENA,
@@ -158,12 +159,11 @@ class EntityWindows:
 
     @property
     def shape(self) -> State:
-        """All that decides whether a state fits."""
+        """All that decides whether a state fits; how many entities may be held does not."""
         return {
             "windows_ms": list(self.windows),
             "delay_ms": self.delay_ms,
             "own_event": self.own_event,
-            "max_entities": self.max_entities,
             "ring_cap": self.ring_cap,
         }
 
@@ -177,7 +177,10 @@ class EntityWindows:
         }
 
     def restore(self, state: State) -> None:
-        """Become the table that gave ``state``; :class:`StateError` if it has another shape."""
+        """Become the table that gave ``state``; :class:`StateError` if it has another shape.
+
+        Of more entities than ``max_entities`` the longest idle go when the next new one comes.
+        """
         if state.get("shape") != self.shape:
             raise StateError(
                 f"windows: expected a state of {self.shape}, got {state.get('shape')};"

@@ -218,7 +218,8 @@ def admit(a: Arrays, key: int, t: int, reach: int, max_entities: int) -> int:
 
     1. Of the longest idle, up to two whose newest event is older than ``t - reach`` are let go:
        no event from ``t`` on could tell that they were forgotten.
-    2. If the table is still full, the longest idle is let go (a loss: counted apart).
+    2. While the table is still full, the longest idle is let go (a loss: counted apart); more than
+       one only where the bound was lowered.
     3. A freed slot is taken, else a fresh one.
     """
     for _ in range(EXPIRED_AT_ONCE):
@@ -227,7 +228,7 @@ def admit(a: Arrays, key: int, t: int, reach: int, max_entities: int) -> int:
             break
         forget(a, oldest)
         a.scalars[EXPIRED] += 1
-    if a.scalars[ENTITIES] >= max_entities:
+    while a.scalars[ENTITIES] >= max_entities:
         forget(a, a.scalars[OLDEST])
         a.scalars[EVICTED] += 1
     slot = a.scalars[FREE_SLOT]

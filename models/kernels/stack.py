@@ -1,7 +1,8 @@
 """Kernels of the stack: experts' logits, Fixed-Share among them, and the stack's own step.
 
 The experts of ``m`` members are, in this order: the stack, the mean logit, the mean probability,
-each member. Kernels keep no state of their own.
+each member. A logit of ``nan`` is no score: the means go without it, and the member as an expert
+says 0. Kernels keep no state of their own.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ def _clip(z: float) -> float:
 def _experts(links: F64, weights: F64, experts: F64) -> None:
     """The experts' logits for one row of member logits; ``weights`` ends with the intercept."""
     m = len(links)
-    stacked, total, p, q = weights[m], 0.0, 0.0, 0.0
+    stacked, total, p, q, made = weights[m], 0.0, 0.0, 0.0, 0
     for j in range(m):
+        experts[3 + j] = 0.0
+        if math.isnan(links[j]):
+            continue
         z = _clip(links[j])
         experts[3 + j] = z
         stacked += weights[j] * z
         total += z
         p += sigmoid(z)
         q += sigmoid(-z)
+        made += 1
     experts[0] = _clip(stacked)
-    experts[1] = total / m
+    experts[1] = total / made
     experts[2] = math.log(p / q)
 
 
@@ -74,14 +79,15 @@ def _share(
 
 @njit(**HELPER)
 def _unlearned(line: F64, first: F64) -> bool:
-    """Whether these are the logits of the first row of all, which is noted here."""
-    fresh = math.isnan(first[0])
-    same = 0
+    """Whether each member said what it said of its first row of all, which is noted here."""
+    same = True
     for j in range(len(line)):
-        if fresh:
+        if math.isnan(line[j]):
+            continue
+        if math.isnan(first[j]):
             first[j] = line[j]
-        same += line[j] == first[j]
-    return same == len(line)
+        same &= line[j] == first[j]
+    return same
 
 
 @entry(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 6))

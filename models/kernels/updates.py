@@ -1,7 +1,6 @@
 """Entry points of the entity windows: events in, statistics out.
 
-They are compiled, or read from Numba's cache, on import: never in the middle
-of a stream.
+They are compiled, or read from Numba's cache, on import: never in the middle of a stream.
 """
 
 from __future__ import annotations

@@ -342,16 +342,6 @@ class Auditor:
 
     # ------------------------------------------------------------------ another configuration
 
-    def follow(self, other: Auditor, kept: Sequence[str], step: int, at_ms: int) -> None:
-        """Go on where ``other`` stood; the members of these names are the same as there."""
-        self.trail.restore(other.trail.state())
-        self._step, self._at_ms = step, at_ms
-        self._seen, self._learned = other._seen, other._learned
-        self.written, self.violations = other.written, other.violations
-        for name in kept:
-            self._watched[name] = other._watched[name]
-            self.update_norms[name] = other.update_norms[name]
-
     def reconfigured(
         self,
         digest: str,
@@ -361,7 +351,7 @@ class Auditor:
     ) -> None:
         """Record a new configuration (its ``digest``) and each member that it changed.
 
-        ``changed``: member to the names of the parameters that are others now; it starts new.
+        ``changed``: member to the names of the parameters that are others now.
         """
         self.record("reconfigured", "configuration", "service", {"config": digest})
         for name in removed:
@@ -385,14 +375,17 @@ class Auditor:
         }
 
     def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
+        """Take over what ``state`` tells of these members, by name; the others start new."""
         self._seen = {key: list(span) for key, span in state["seen"].items()}
         self._learned = int(state["learned"])
         self.written = Counter(state["written"])
         self.violations = Counter(state["violations"])
-        for name, histogram in self.update_norms.items():
-            histogram.restore(state["update_norms"][name])
-            self._watched[name].restore(state["watched"][name])
+        for ours, theirs in (
+            (self.update_norms, state["update_norms"]),
+            (self._watched, state["watched"]),
+        ):
+            for name in [n for n in ours if n in theirs]:
+                ours[name].restore(theirs[name])
 
 
 def _shapes(tensors: Mapping[str, Any]) -> str:

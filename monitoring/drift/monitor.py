@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F32, F64, I64, State, StateError, fill, state_digest
+from models.base import F32, F64, I64, State, StateError, state_digest
+from models.carry import fill, shared
 from monitoring.drift.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD, Adwin, PageHinkley
 from monitoring.drift.shift import Shift
 from monitoring.quality.measures import SCORE_BOUNDS
@@ -109,7 +110,8 @@ class DriftMonitor:
             PageHinkley(len(names), page_hinkley),
         )
         self._alarms = np.zeros((len(self._detectors), len(names)), np.int64)
-        self._labels, self._warm_ms = 0, _NOT_YET
+        self._labels = np.zeros(len(names), np.int64)
+        self._warm_ms = np.full(len(names), _NOT_YET)
         self._scores = Shift(1, SCORE_BOUNDS, reference, window)
         self._columns = Shift(len(features), None, reference, window)
 
@@ -119,8 +121,8 @@ class DriftMonitor:
         """Take the losses ``(n, 1 + m)`` of ``n`` labels in order; ``nan`` where no score was made.
 
         ``event_time_ms`` ``(n,)`` are the times of the events scored, ``watermark_ms`` the newest
-        one scored so far: what was scored before :data:`WARM_UP` labels were learned raises no
-        alarm. Without times everything counts.
+        one scored so far: what a scorer scored before it had learned :data:`WARM_UP` labels raises
+        no alarm. Without times everything counts.
 
         Returns the alarms, ADWIN's before Page-Hinkley's, each by row.
         """
@@ -128,17 +130,16 @@ class DriftMonitor:
             raise ValueError(
                 f"DriftMonitor.update: expected losses (n, {len(self._names)}), got {losses.shape}"
             )
-        counts = np.full(len(losses), True)
+        warm_ms = self._warm_ms.copy()
         if event_time_ms is not None:
-            counts = event_time_ms > self._warm_ms
             self._labels += len(losses)
-            if self._warm_ms == _NOT_YET and self._labels >= WARM_UP:
-                self._warm_ms = watermark_ms
+            self._warm_ms[(warm_ms == _NOT_YET) & (self._labels >= WARM_UP)] = watermark_ms
         errors = np.ascontiguousarray(-np.expm1(-losses), np.float64)
         alarms = []
         for d, detector in enumerate(self._detectors):
             for row, j, statistic, threshold in detector.update(errors):
-                if statistic < 0 or not counts[row]:
+                early = event_time_ms is not None and event_time_ms[row] <= warm_ms[j]
+                if statistic < 0 or early:
                     continue
                 self._alarms[d, j] += 1
                 alarms.append(Alarm(detector.detector, self._names[j], statistic, threshold, row))
@@ -175,29 +176,37 @@ class DriftMonitor:
         return arrays | {
             "names": list(self._names),
             "features": list(self._features),
-            "labels": self._labels,
-            "warm_ms": self._warm_ms,
             "scores": self._scores.state(),
             "columns": self._columns.state(),
         }
 
     def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
-        for key, ours in (("names", self._names), ("features", self._features)):
-            if list(state[key]) != list(ours):
-                raise StateError(f"drift.{key}: expected {list(ours)}, got {state[key]}")
-        fill(self._arrays(), state, "drift")
-        self._labels = int(state["labels"])
-        self._warm_ms = int(state["warm_ms"])
+        """Take over what ``state`` tells of these names; the others start new.
+
+        Without ``columns`` in it, the features' reference starts new too.
+        """
+        for name, array in self._arrays().items():
+            array[...] = _NOT_YET if name == "warm_ms" else 0
+        axes = {name: 1 if name == "alarms" else 0 for name in self._arrays()}
+        fill(self._arrays(), state, "drift", axes, shared(self._names, state["names"]))
         self._scores.restore(state["scores"])
-        self._columns.restore(state["columns"])
+        if "columns" in state:
+            if list(state["features"]) != list(self._features):
+                raise StateError(
+                    f"drift.features: expected {list(self._features)}, got {state['features']}"
+                )
+            self._columns.restore(state["columns"])
 
     def digest(self) -> str:
         """See :meth:`models.base.Model.digest`."""
         return state_digest(self.state())
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {"alarms": self._alarms}
+        arrays: dict[str, NDArray[Any]] = {
+            "alarms": self._alarms,
+            "labels": self._labels,
+            "warm_ms": self._warm_ms,
+        }
         for detector in self._detectors:
             arrays |= {f"{detector.detector}_{k}": a for k, a in detector.arrays().items()}
         return arrays

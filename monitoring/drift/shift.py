@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F32, F64, I64, State, fill
+from models.base import F32, F64, I64, State
+from models.carry import fill
 from models.kernels.entry import entry
 
 DECILES = 9

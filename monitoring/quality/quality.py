@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.base import BOOL, F64, I64, State, StateError, fill, state_digest
+from models.base import BOOL, F64, I64, State, StateError, state_digest
+from models.carry import fill, shared
 from monitoring.quality.measures import areas, measure, precision_at_budget, ratio, summary
 from monitoring.quality.sums import (
     ALERTS,
@@ -75,17 +76,21 @@ class Quality:
                 "Quality: expected different names, window >= 1 and 0 < fade <= 1, "
                 f"got {list(names)}, {window}, {fade}"
             )
-        columns = len(names)
         self._names = tuple(names)
         self._threshold = float(threshold)
+        self._window = window
         self._growth = np.array([1.0, 1.0 / fade])
+        self._begin()
+
+    def _begin(self) -> None:
+        columns = len(self._names)
         self._sums = np.zeros((2, columns, 2, WIDTH))
         self._weight = np.ones((2, columns, 2))
         self._waiting = np.zeros((columns, 2), np.int64)
         self._seen = 0
-        self._p = np.zeros((window, columns))
-        self._y = np.zeros(window)
-        self._alert = np.zeros((window, columns), np.bool_)
+        self._p = np.zeros((self._window, columns))
+        self._y = np.zeros(self._window)
+        self._alert = np.zeros((self._window, columns), np.bool_)
 
     def update(self, p: F64, y: F64, alert: BOOL) -> None:
         """Take ``n`` outcomes in label order; one call or many with the same rows, same state.
@@ -136,22 +141,23 @@ class Quality:
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
-        return {"names": list(self._names), "threshold": self._threshold, "seen": self._seen} | {
+        return {"names": list(self._names), "seen": self._seen, "growth": self._growth.copy()} | {
             key: array.copy() for key, array in self._arrays().items()
         }
 
     def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`; names, window and fade must be the same."""
-        if list(state["names"]) != list(self._names):
-            raise StateError(
-                f"quality: expected a state of {list(self._names)}, got {state['names']}"
-            )
+        """Take over what ``state`` tells of these names; the others start new.
+
+        Window and fade must be the same; the threshold is a setting.
+        """
         if not np.array_equal(state["growth"], self._growth):
             raise StateError(
                 f"quality.growth: expected {self._growth.tolist()}, got {state['growth'].tolist()}"
             )
-        fill(self._arrays(), state, "quality")
-        self._threshold = float(state["threshold"])
+        self._begin()
+        self._p[:] = np.nan  # what a new member did not score
+        axes = {"sums": 1, "weight": 1, "waiting": 0, "p": 1, "alert": 1}
+        fill(self._arrays(), state, "quality", axes, shared(self._names, state["names"]))
         self._seen = int(state["seen"])
 
     def digest(self) -> str:
@@ -160,7 +166,6 @@ class Quality:
 
     def _arrays(self) -> dict[str, F64 | I64 | BOOL]:
         return {
-            "growth": self._growth,
             "sums": self._sums,
             "weight": self._weight,
             "waiting": self._waiting,

@@ -72,7 +72,7 @@ def version(as_json: Json = False) -> None:
 def check(config: ConfigPath, as_json: Json = False) -> None:
     """Validate a configuration; list every problem with its path. Exit status 2 if any."""
     from stream.settings.load import ConfigError
-    from stream.settings.schema import journaled
+    from stream.settings.upgrade import journaled
 
     try:
         loaded = load(config)

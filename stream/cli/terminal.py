@@ -31,6 +31,7 @@ def reported() -> Iterator[None]:
     """Print our own errors as one message and turn them into the exit status."""
     from stream.contract.log import Fenced, LogError
     from stream.settings.load import ConfigError
+    from stream.settings.upgrade import UnreadableConfig
     from stream.state.generations import CheckpointError, Locked
     from stream.state.recovery import Diverged
     from stream.tools.operate import CommandRefused
@@ -40,7 +41,7 @@ def reported() -> Iterator[None]:
     except (ConfigError, CommandRefused) as error:
         err.print(f"[bold red]error[/] {plain(error)}")
         raise typer.Exit(2) from error
-    except (CheckpointError, Locked, Diverged) as error:
+    except (CheckpointError, Locked, Diverged, UnreadableConfig) as error:
         err.print(f"[bold red]error[/] {plain(error)}")
         raise typer.Exit(4) from error
     except (Fenced, LogError, MillraceError) as error:

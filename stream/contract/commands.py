@@ -18,7 +18,6 @@ from monitoring.audit.budgets import AuditEvent
 if TYPE_CHECKING:
     # Only names of types: the command line reads this table at each start, and these load Numba.
     from models.ensemble.ensemble import Ensemble
-    from monitoring.quality.quality import Quality
 
 NAMES = "names"
 """What a field names, in the ``extra`` of its type; a member is all there is to name so far."""
@@ -30,8 +29,6 @@ class Controlled(Protocol):
     """What commands reach of an engine."""
 
     ensemble: Ensemble
-    quality: Quality
-    matured: Quality
     threshold: float
     checkpoint_wanted: bool
 
@@ -97,8 +94,6 @@ class SetThreshold(Command, frozen=True, tag="set_threshold"):
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
         before, engine.threshold = engine.threshold, self.threshold
-        engine.quality.set_threshold(self.threshold)
-        engine.matured.set_threshold(self.threshold)
         return Done("ensemble", {"from": before, "to": self.threshold})
 
 

@@ -41,7 +41,7 @@ def build_engine(
         config,
         features,
         ensemble,
-        Pending(dtype, directory, config.limits.pending),
+        Pending(dtype, ensemble.names, directory, config.limits.pending),
         Quality(names, config.ensemble.threshold),
         Quality(names, config.ensemble.threshold),
         DriftMonitor(names, features.schema.dense[:MAX_FEATURES]),

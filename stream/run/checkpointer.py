@@ -18,7 +18,8 @@ from models.base import MillraceError
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, LogError
 from stream.run.committer import Committer
-from stream.settings.schema import Config, journaled
+from stream.settings.schema import Config
+from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory, list_generations, read_manifest
 from stream.state.platform import fingerprint
 from stream.state.recovery import Recovered

@@ -20,19 +20,20 @@ from monitoring.audit.trail import load_private_key
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogUnavailable
 from stream.contract.outputs import Outputs
-from stream.contract.records import Batch, JournalRecord, Range, Slice
+from stream.contract.records import Batch, Range, Slice
 from stream.logs.ahead import Ahead
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.run.checkpointer import Checkpointer
 from stream.run.committer import Committer
 from stream.run.isolation import Attempts, Breaker, Position, halve
-from stream.settings.schema import Config, KafkaLogSettings, journaled
+from stream.settings.schema import Config, KafkaLogSettings
+from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
 from stream.state.generations import StateDirectory
 from stream.state.platform import fingerprint
 from stream.state.recovery import Recovered, recover
 from stream.step.engine import Engine
-from stream.step.reconfigure import reconfigure
+from stream.step.reconfigure import compare, reconfigure
 
 logger = structlog.get_logger()
 
@@ -189,7 +190,7 @@ class Service:
         self.engine = recovered.engine
         self.recovered = recovered
         self.positions = recovered.positions
-        self.log.seek(self.positions)
+        self._seek(self.positions)
         self.committer.restored(self.engine.seq)
         self.checkpointer.restored(recovered)
         if self._attempts is None:
@@ -207,6 +208,12 @@ class Service:
         )
         self._reconfigure_if_changed()
 
+    def _seek(self, positions: dict[tuple[str, int], int]) -> None:
+        """Go on at these positions; those of topics that were renamed are only remembered."""
+        topics = self.config.topics
+        inputs = (topics.control, topics.events, topics.labels)
+        self.log.seek({key: at for key, at in positions.items() if key[0] in inputs})
+
     def _reconfigure_if_changed(self) -> None:
         """Switch to the new configuration by a journaled record, once the old one has replayed."""
         engine = self._engine()
@@ -214,31 +221,19 @@ class Service:
             engine.config = self.config
             return
         fresh = build_engine(self.config, self.directory.pending, self._key)
-        engine, changes = reconfigure(engine, fresh)
+        changes = compare(engine, fresh)
         if changes.lost and not self._accept_changes:
             raise ReconfigurationRefused(
                 "the configuration changed and state would be lost:\n"
                 + "\n".join(f"  {line}" for line in changes.lines())
                 + "\nstart again with --accept-changes, or with the old configuration"
             )
-        self.engine = engine
+        outputs = reconfigure(engine, fresh, journaled(self.config))
+        engine.pending.close()
+        self.engine = fresh
         for line in changes.lines():
             logger.info("reconfigured", part=line)
-        self._commit(
-            Outputs(
-                [],
-                [],
-                changes.audit,
-                JournalRecord(
-                    seq=engine.seq,
-                    clock_ms=engine.clock_ms,
-                    digest=engine.digest,
-                    kind="reconfigured",
-                    body={"config": journaled(self.config)},
-                ),
-                head=engine.trail.head(),
-            )
-        )
+        self._commit(outputs)
 
     def _engine(self) -> Engine:
         if self.engine is None:
@@ -375,7 +370,7 @@ class Service:
         ahead = dict(self.positions)
         for piece in [s for waiting in self._waiting for s in waiting]:
             ahead[(piece.range.topic, piece.range.partition)] = piece.range.next_offset
-        self.log.seek(ahead)
+        self._seek(ahead)
 
     def _skip(self, slices: list[Slice]) -> frozenset[Position]:
         if not self._poison:

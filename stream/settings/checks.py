@@ -76,7 +76,7 @@ def _feature_fields(config: Config) -> Iterator[str]:
                 )
 
 
-def _members(config: Config) -> Iterator[str]:
+def members(config: Config) -> Iterator[str]:
     """A member's `type` is known, and its other keys are parameters of that type."""
     for i, member in enumerate(config.members):
         try:
@@ -179,7 +179,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _column_names,
     _member_names,
     _feature_fields,
-    _members,
+    members,
     _json_fields,
     _topics,
     _listening,

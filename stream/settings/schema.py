@@ -297,17 +297,3 @@ class Config(Settings):
     def label_event_id(self) -> str:
         """The label's field that names its event."""
         return self.label.event_id or self.event.id
-
-
-def journaled(config: Config) -> dict[str, Any]:
-    """The configuration as plain data without secrets: what checkpoints and the journal carry."""
-    secrets = {"log": {"sasl_password"}, "audit": {"key"}}
-    plain = config.model_dump(mode="json", exclude=secrets)
-    # Left out while they say nothing: digests of configurations from before they existed hold.
-    for section in ("drift", "quality"):
-        if plain[section] == Config.model_fields[section].default.model_dump(mode="json"):
-            del plain[section]
-    for feature in plain["features"]:
-        if feature.get("zone", "") is None:
-            del feature["zone"]
-    return plain

@@ -17,6 +17,7 @@ from stream.contract.log import Log, OutOfRetention
 from stream.contract.records import Batch, JournalRecord, Slice
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
+from stream.settings.upgrade import recorded
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
@@ -111,7 +112,8 @@ def _start(
             f"{head.seq}, not 1; put a good generation back from {directory.quarantine} or a backup"
         )
     if head is not None and "config" in head.body:
-        config = Config.model_validate(head.body["config"])  # what the first step ran under
+        # What the first step ran under.
+        config = recorded(head.body["config"], f"{config.journal_topic}: step {head.seq}")
     return Recovered(build(config), {}, 0)
 
 
@@ -121,6 +123,13 @@ def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
         raise ForeignState(
             f"{config.state_dir}: expected the state of shard {config.name!r}, got that of "
             f"{manifest.shard!r}; give each shard a state_dir of its own"
+        )
+    theirs = recorded(manifest.config, f"{config.state_dir}: generation {manifest.seq}")
+    if theirs.journal_topic != config.journal_topic:
+        raise ForeignState(
+            f"topics.journal: expected {theirs.journal_topic!r}, in which the state in "
+            f"{config.state_dir} is journaled, got {config.journal_topic!r}; put it back, or begin "
+            "a new shard with a name and a state_dir of its own"
         )
     record = next(iter(log.journal(manifest.seq - 1)), None)
     if record is not None and record.seq == manifest.seq and record.digest == manifest.digest:
@@ -132,7 +141,7 @@ def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
 
 def _restore(loaded: Loaded, build: Build) -> Recovered:
     manifest = loaded.manifest
-    engine = build(Config.model_validate(manifest.config))
+    engine = build(recorded(manifest.config, str(loaded.path)))
     engine.restore(loaded.state, loaded.segments)
     positions = {(t, p): o for t, p, o in manifest.positions}
     return Recovered(engine, positions, manifest.seq, manifest)
@@ -156,8 +165,11 @@ def _apply(recovered: Recovered, record: JournalRecord, slices: list[Slice], bui
         raise CheckpointError(f"journal: expected step {engine.seq + 1}, got {record.seq}")
     failpoint("restore.replay")
     if record.kind == "reconfigured":
-        engine, _ = reconfigure(engine, build(Config.model_validate(record.body["config"])))
-        recovered.engine = engine
+        tree = record.body["config"]
+        where = f"{engine.config.journal_topic}: step {record.seq}"
+        recovered.engine = build(recorded(tree, where))
+        reconfigure(engine, recovered.engine, tree)
+        engine.pending.close()
     else:
         skipped = frozenset(record.skipped)
         engine.step(Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint))

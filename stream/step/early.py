@@ -48,6 +48,10 @@ class EarlyLabels:
         """Let a label wait, its id not held yet; those that must leave for it, oldest first."""
         self._held[label.id_hash] = label
         self._bytes += _size(label)
+        return self.over()
+
+    def over(self) -> list[EarlyLabel]:
+        """Labels over the bound, oldest first; they leave."""
         return self._leave(lambda _: len(self) > self._limit or self._bytes > self._limit_bytes)
 
     def claim(self, id_hashes: Iterable[int]) -> Iterator[tuple[int, EarlyLabel]]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from models.base import F64, FeatureBatch, MillraceError, State, state_digest
@@ -73,8 +74,6 @@ class Engine:
         ``blake2b-128`` chain over the outputs of all steps, in hex: the journal's digest.
     clock_ms : int
         The latest step's clock.
-    threshold : float
-        A score at or above it is an alert.
     checkpoint_wanted : bool
         A command asked for a checkpoint after this step; the service resets it.
     """
@@ -123,6 +122,17 @@ class Engine:
         }
 
     @property
+    def threshold(self) -> float:
+        """A score at or above it is an alert, and members are judged by it."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        self._threshold = threshold
+        self.quality.set_threshold(threshold)
+        self.matured.set_threshold(threshold)
+
+    @property
     def watermark_ms(self) -> int:
         """Newest event time scored: the clock of time-outs."""
         return self.join.watermark_ms
@@ -148,9 +158,31 @@ class Engine:
             r = piece.range
             self.auditor.taking(r.topic, r.partition, r.first, r.last)
             self._handlers[r.topic](self._admit(piece, batch, out), out)
+        for piece in batch.slices:
+            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
         if batch.checkpoint:
             self.auditor.checkpointed()
-        return self._finish(batch, out)
+        journal = JournalRecord(
+            seq=batch.seq,
+            clock_ms=batch.clock_ms,
+            digest="",
+            ranges=tuple(piece.range for piece in batch.slices),
+            skipped=tuple(sorted(batch.skipped)),
+            checkpoint=batch.checkpoint,
+        )
+        return self._finish(journal, out)
+
+    def switched(self, tree: dict[str, Any], encoded: bytes) -> Outputs:
+        """This engine has taken another one's state over: the switch is a step of its own.
+
+        ``tree`` is the configuration as the journal holds it, ``encoded`` the bytes of it that the
+        digest covers.
+        """
+        out = _Step()
+        out.letters += self.join.take_letters()
+        body = {"config": tree}
+        journal = JournalRecord(self.seq + 1, self.clock_ms, "", kind="reconfigured", body=body)
+        return self._finish(journal, out, encoded)
 
     def _admit(self, piece: Slice, batch: Batch, out: _Step) -> Slice:
         """The slice without those records that crashed the step before."""
@@ -165,10 +197,9 @@ class Engine:
                 good.append(r)
         return Slice(piece.range, good)
 
-    def _finish(self, batch: Batch, out: _Step) -> Outputs:
-        self.seq = batch.seq
-        for piece in batch.slices:
-            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
+    def _finish(self, journal: JournalRecord, out: _Step, cause: bytes = b"") -> Outputs:
+        """Chain what the step made, and a cause that no records are, into the digest."""
+        self.seq = journal.seq
         for letter in out.letters:
             self.counts[f"dead.{letter.reason}"] += 1
         head = self.trail.head()
@@ -176,16 +207,9 @@ class Engine:
         for values in ((r.value for r in out.scores), (d.value for d in out.letters)):
             _chain(h, values)
         # Of the audit records their hash: it covers everything in them but the signatures.
-        h.update(bytes.fromhex(head.hash))
+        h.update(bytes.fromhex(head.hash) + cause)
         self.digest = h.hexdigest()
-        journal = JournalRecord(
-            seq=self.seq,
-            clock_ms=batch.clock_ms,
-            digest=self.digest,
-            ranges=tuple(piece.range for piece in batch.slices),
-            skipped=tuple(sorted(batch.skipped)),
-            checkpoint=batch.checkpoint,
-        )
+        journal = msgspec.structs.replace(journal, digest=self.digest)
         audit = self.audit_records()
         return Outputs(out.scores, out.letters, audit, journal, out.scored, out.alarms, head)
 
@@ -335,7 +359,10 @@ class Engine:
         }
 
     def restore(self, state: State, segments: Any = None) -> None:
-        """Become the engine that gave ``state``; ``segments`` are the pending rows' files."""
+        """Take over what ``state`` tells of these parts; ``segments`` are the pending rows.
+
+        The rest goes by the configuration. See :data:`models.base.State`.
+        """
         self.seq = int(state["seq"])
         self.digest = state["digest"]
         self.clock_ms = int(state["clock_ms"])
@@ -343,7 +370,8 @@ class Engine:
         self.threshold = float(state["threshold"])
         self.counts.clear()
         self.counts.update(state["counts"])
-        self.pending.restore(state["pending"], segments or {})
+        if "pending" in state:
+            self.pending.restore(state["pending"], segments or {})
         for name, part in self._parts().items():
             part.restore(state[name])
 

@@ -211,6 +211,10 @@ class Join:
         self._counts["labels.early"] += 1
         self._orphans(self.early.add(label))
 
+    def reconfigured(self) -> None:
+        """The bounds are others since this state was made: early labels over them leave."""
+        self._orphans(self.early.over())
+
     # ------------------------------------------------------------------ time
 
     def time_out(self) -> Left | None:

@@ -9,7 +9,7 @@ Time is event time, handed in as a watermark; no clock is read.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import I64, U64, FeatureSchema, State, StateError
+from models.carry import shared
 from stream.step.id_index import IdIndex
 from stream.step.segments import Segment, SegmentFile
 
@@ -51,14 +52,19 @@ class Pending:
     ----------
     dtype : numpy.dtype
         From :func:`row_dtype`.
+    members : sequence of str
+        Whose logits a row holds, in order.
     directory : Path or None
         Where segments live; ``None`` keeps them in memory (a run over a file needs no restart).
     limit : int
         Most rows kept; :meth:`overflow` says how many must go before ``n`` more come.
     """
 
-    def __init__(self, dtype: np.dtype[Any], directory: Path | None, limit: int) -> None:
+    def __init__(
+        self, dtype: np.dtype[Any], members: Sequence[str], directory: Path | None, limit: int
+    ) -> None:
         self.dtype = dtype
+        self._members = list(members)
         self._directory = directory
         self._limit = limit
         self._segments: dict[int, Segment] = {}
@@ -170,13 +176,18 @@ class Pending:
         return rows, truth
 
     def state(self) -> State:
-        """Numbers and labels; rows are taken along as files by :meth:`files`."""
+        """Numbers, labels and members; rows go along as :meth:`files`, or :meth:`rows`."""
         first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
         truth = np.concatenate(
             [self._truth[s] for s in sorted(self._truth)] or [np.empty(0, dtype=np.int8)]
         )
         held = truth[self.head - first : self.tail - first].copy()
-        return {"head": self.head, "tail": self.tail, "truth": held}
+        return {
+            "members": list(self._members),
+            "head": self.head,
+            "tail": self.tail,
+            "truth": held,
+        }
 
     def digest_state(self) -> State:
         """:meth:`state` with the rows themselves, for a digest."""
@@ -189,16 +200,30 @@ class Pending:
             for number, segment in sorted(self._segments.items())
         ]
 
-    def restore(self, state: State, segments: dict[int, Path]) -> None:
-        """Become the store that gave ``state``; ``segments`` are a checkpoint's files."""
+    def rows(self) -> dict[int, NDArray[Any]]:
+        """Every live segment's rows, for another store to restore from; views."""
+        return {
+            number: segment.rows[: self.tail - number * SEGMENT_ROWS]
+            for number, segment in self._segments.items()
+        }
+
+    def restore(self, state: State, segments: Mapping[int, Path | NDArray[Any]]) -> None:
+        """Become the store that gave ``state``; ``segments`` are a checkpoint's files, or rows.
+
+        Logits go by the members' names; a member that was not there made none: ``nan``.
+        """
+        members = state["members"]
         self.head, self.tail = int(state["head"]), int(state["tail"])
         truth = state["truth"]
         for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
             if number not in segments:
                 raise StateError(f"pending segment {number}: expected a file, got none")
             used = min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS)
+            source = segments[number]
+            if members != self._members:
+                source = self._carried(source, used, members)
             self._segments[number] = Segment(
-                self.dtype, SEGMENT_ROWS, self._path(number), segments[number], used
+                self.dtype, SEGMENT_ROWS, self._path(number), source, used
             )
             self._truth[number] = np.full(SEGMENT_ROWS, WAITING, dtype=np.int8)
         held = np.arange(self.head, self.tail, dtype=np.int64)
@@ -208,6 +233,25 @@ class Pending:
         for start in range(0, len(held), SEGMENT_ROWS):
             part = held[start : start + SEGMENT_ROWS]
             self._index.insert(self._gather(part, "id"), part, len(self))
+
+    def _carried(
+        self, source: Path | NDArray[Any], used: int, members: Sequence[str]
+    ) -> NDArray[Any]:
+        """Rows of a store with these members, as rows of this one."""
+        if isinstance(source, Path):
+            theirs = [
+                (name, self.dtype[name]) if name != "links" else (name, "<f8", (len(members),))
+                for name in self.dtype.names or ()
+            ]
+            source = np.fromfile(source, np.dtype(theirs), used)
+        rows = np.empty(used, self.dtype)
+        for name in self.dtype.names or ():
+            if name != "links":
+                rows[name] = source[name][:used]
+        here, there = shared(self._members, members)
+        rows["links"] = np.nan
+        rows["links"][:, here] = source["links"][:used][:, there]
+        return rows
 
     def close(self) -> None:
         """Drop the segments' working files."""

@@ -9,7 +9,7 @@ configuration's. ``docs/drift.md`` says what each reaction does to the scores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -172,36 +172,38 @@ class Reactions:
 
     # ------------------------------------------------------------------ state
 
-    def follow(self, other: Reactions, kept: Sequence[str]) -> None:
-        """Go on where ``other`` stood, for the members of these names; call after the auditor's.
+    def reconfigured(self, combiner_is_new: bool) -> None:
+        """The settings are others since this state was made: what they no longer allow ends.
 
-        Challengers go on only where alarms still set off a challenge.
+        Challengers go on only where alarms still set off a challenge. A new combiner's first
+        scores set nothing off.
         """
-        self.counts = other.counts
-        for ours, theirs in zip(self._by_name(), other._by_name(), strict=True):
-            ours.update({name: theirs[name] for name in (*kept, "ensemble") if name in theirs})
+        if combiner_is_new:
+            self._began("ensemble")
         if self._settings.on_alarm != "swap":
             for name in list(self._ensemble.challengers):
                 self._drop(name, {"reason": "on_alarm"}, "configuration")
 
-    def _by_name(self) -> tuple[dict[str, Any], ...]:
-        return (self._births, self._unripe, self._ripe_ms, self._judged)
-
     def state(self) -> State:
         """See :meth:`models.base.Model.state`; the challengers are part of the ensemble's."""
-        births, unripe, ripe_ms, _ = (dict(d) for d in self._by_name())
         return {
             "counts": dict(self.counts),
-            "births": births,
-            "unripe": unripe,
-            "ripe_ms": ripe_ms,
+            "births": dict(self._births),
+            "unripe": dict(self._unripe),
+            "ripe_ms": dict(self._ripe_ms),
             "judged": {name: list(figures) for name, figures in self._judged.items()},
         }
 
     def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
+        """Take over what ``state`` tells of these members; call after the ensemble's."""
+
+        def known(key: str, names: Collection[str]) -> dict[str, Any]:
+            return {name: v for name, v in state[key].items() if name in names}
+
+        signals = ("ensemble", *self._ensemble.names)
         self.counts = Counter(state["counts"])
-        self._births = Counter(state["births"])
-        self._unripe = dict(state["unripe"])
-        self._ripe_ms = dict(state["ripe_ms"])
-        self._judged = {name: list(figures) for name, figures in state["judged"].items()}
+        self._births = Counter(known("births", signals))
+        self._unripe = known("unripe", signals)
+        self._ripe_ms = known("ripe_ms", signals)
+        judged = known("judged", self._ensemble.challengers)
+        self._judged = {name: list(figures) for name, figures in judged.items()}

@@ -1,35 +1,52 @@
 """From one configuration to the next: what keeps its state, what starts new, what is lost.
 
-Called by recovery for a journaled switch and by the service for a new one, always with the same
-result: a part whose definition is unchanged keeps its state.
+Called by the service for a new configuration and by recovery for a journaled one, with the same
+result: :func:`compare` says what will become of each part, :func:`reconfigure` lets a fresh engine
+take over by ``restore(old.state())`` what does not change, as from a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
-from stream.contract.records import NewRecord
-from stream.settings.schema import Config, MemberSettings, journaled
+from models.base import MillraceError, State
+from models.members import catalogue
+from models.settings import Feature
+from stream.contract.outputs import Outputs
+from stream.settings.schema import Config, MemberSettings
 from stream.step.engine import Engine
-from stream.step.pending import WAITING
+
+BOUNDS = frozenset({"max_entities"})
+"""What a feature's definition may say without deciding what its columns mean."""
+PACE = frozenset({"learn_every"})
+"""What a member's definition may say without deciding what the model is."""
 
 
-class Changes(msgspec.Struct):
-    """Names of parts that keep their state, start new, or are gone with their state.
+class Irreconcilable(MillraceError):
+    """A running shard cannot take this configuration over."""
 
-    ``audit``: the records of the switch, to be committed with it.
+
+class Changes(NamedTuple):
+    """What one configuration makes of the parts of another.
+
+    ``kept``, ``fresh`` and ``lost`` name, for people, parts that keep their state, start new, or
+    are gone with their state. ``differences`` holds for each member in both the keys that differ.
     """
 
     kept: list[str]
     fresh: list[str]
     lost: list[str]
-    audit: list[NewRecord] = []
+    same_columns: bool
+    same_combiner: bool
+    staying: list[str]
+    differences: dict[str, list[str]]
 
     def lines(self) -> list[str]:
-        """One line for each part, for people."""
+        """One line for each part."""
         return (
             [f"keeps its state: {name}" for name in self.kept]
             + [f"starts new: {name}" for name in self.fresh]
@@ -37,126 +54,154 @@ class Changes(msgspec.Struct):
         )
 
 
-def reconfigure(old: Engine, new: Engine) -> tuple[Engine, Changes]:
-    """Move the state of unchanged parts from ``old`` into ``new``, a fresh engine.
+def compare(old: Engine, new: Engine) -> Changes:
+    """What becomes of each part of ``old`` in ``new``, a fresh engine; changes neither.
 
-    1. Features with the same definition; 2. members with the same definition and columns;
-    3. the combiner, if its members are the same; 4. pending events, if the columns are the same;
-    5. what watches, if the members are the same; 6. clocks, counts and the trail, always.
+    A member stays while its definition and all columns mean what they meant; a combiner while it is
+    of the same kind and any member stays; a feature's memory while there is one of the same kind;
+    pending events while the columns mean the same. The ensemble's quality and drift, counts, clocks
+    and the trail always go on.
 
-    ``new`` takes the ``seq`` after ``old``'s and chains the switch into the digest.
+    Raises :class:`Irreconcilable` for a change that no acceptance makes possible.
     """
-    changes = Changes([], [], [])
-    same_columns = old.features.schema == new.features.schema
-    changes.kept += [f"feature {n}" for n in new.features.adopt(old.features)]
-    kept_features = set(changes.kept)
-    changes.fresh += [
-        f"feature {f.name}" for f in new.config.features if f"feature {f.name}" not in kept_features
-    ]
-    _move_members(old, new, same_columns, changes)
-    _move_pending(old, new, same_columns, changes)
-    new.clock_ms, new.join.watermark_ms = old.clock_ms, old.watermark_ms
-    new.counts.update(old.counts)
-    new.early.restore(old.early.state())
-    if old.config.ensemble.threshold == new.config.ensemble.threshold:
-        new.threshold = old.threshold
-    new.seq = old.seq + 1
-    _audit(old, new, same_columns)
-    changes.audit = new.audit_records()
-    new.digest = _chain(old.digest, new)
-    old.pending.close()
-    return new, changes
-
-
-def _encoded(config: Config) -> bytes:
-    return msgspec.json.encode(journaled(config), order="sorted")
-
-
-def _chain(digest: str, new: Engine) -> str:
-    raw = bytes.fromhex(digest) + _encoded(new.config) + bytes.fromhex(new.trail.head().hash)
-    return hashlib.blake2b(raw, digest_size=16).hexdigest()
-
-
-def _audit(old: Engine, new: Engine, same_columns: bool) -> None:
-    """The trail goes on in ``new``: what the new configuration did to which member."""
+    _refuse(old.config, new.config)
+    same_columns = _meaning(old.config) == _meaning(new.config)
     before = {m.name: m for m in old.config.members}
     after = {m.name: m for m in new.config.members}
-    changed = {
-        name: ([] if same_columns else ["columns"]) + _differences(before[name], member)
+    differences = {
+        name: ([] if same_columns else ["columns"]) + differing_keys(before[name], member)
         for name, member in after.items()
         if name in before
     }
-    changed = {name: keys for name, keys in changed.items() if keys}
-    kept = [name for name in after if name in before and name not in changed]
-    new.auditor.follow(old.auditor, kept, new.seq, new.clock_ms)
+    staying = [name for name, keys in differences.items() if PACE.issuperset(keys)]
+    kept = [f"member {name}" for name in staying]
+    fresh = [f"member {name}" for name in after if name not in staying]
+    lost: list[str] = []
+    learned = old.counts["learned"] > 0
+    if learned:
+        lost += [f"member {n} as it was" for n in after if n in before and n not in staying]
+        lost += [f"member {name}" for name in before if name not in after]
+    kind = old.config.ensemble.combine
+    same_combiner = kind == new.config.ensemble.combine and bool(staying)
+    (kept if same_combiner else fresh).append("combiner")
+    if learned and not same_combiner and old.ensemble.combiner.parameters():
+        lost.append(f"combiner {kind}")
+    theirs, ours = old.features.memories(), new.features.memories()
+    for name, memory in ours.items():
+        (kept if memory in theirs.values() else fresh).append(f"feature {name}")
+    lost += [f"feature {n}" for n, memory in theirs.items() if memory not in ours.values()]
+    if same_columns:
+        kept.append(f"{len(old.pending)} pending events")
+    elif old.pending.waiting:
+        lost.append(f"{old.pending.waiting} pending events (the columns changed)")
+    fresh += _renamed(old.config, new.config)
+    return Changes(kept, fresh, lost, same_columns, same_combiner, staying, differences)
+
+
+def reconfigure(old: Engine, new: Engine, tree: dict[str, Any]) -> Outputs:
+    """Let ``new``, a fresh engine, go on from ``old``; returns what the switch makes visible.
+
+    1. ``new`` restores the state of what stays.
+    2. What its settings no longer allow leaves: early labels, challengers.
+    3. The trail tells what the new configuration did to which member.
+    4. The switch takes the next ``seq`` and is chained into the digest.
+
+    ``tree`` is the new configuration as the journal holds it: its bytes are hashed, and no later
+    version writes the same. ``old`` is not changed, and its pending events are still its own.
+    """
+    changes = compare(old, new)
+    new.restore(_carried(old.state(), changes, old.config, new.config), old.pending.rows())
+    encoded = msgspec.json.encode(tree, order="sorted")
+    new.auditor.begin(old.seq + 1, new.clock_ms)
     new.auditor.reconfigured(
-        hashlib.sha256(_encoded(new.config)).hexdigest(),
-        [name for name in after if name not in before],
-        [name for name in before if name not in after],
-        changed,
+        hashlib.sha256(encoded).hexdigest(),
+        [name for name in new.ensemble.names if name not in old.ensemble.names],
+        [name for name in old.ensemble.names if name not in new.ensemble.names],
+        {name: keys for name, keys in changes.differences.items() if keys},
     )
-    new.reactions.follow(old.reactions, kept)
+    new.reactions.reconfigured(combiner_is_new=not changes.same_combiner)
+    new.join.reconfigured()
+    return new.switched(tree, encoded)
 
 
-def _differences(one: MemberSettings, other: MemberSettings) -> list[str]:
-    """Keys in which two members' definitions differ."""
-    a, b = one.model_dump(mode="json"), other.model_dump(mode="json")
+def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
+    """The state without what belongs to parts that are others now.
+
+    Parts find what is theirs by name, so a member that does not stay loses its name.
+    """
+    gone = {m.name for m in old.members}.difference(changes.staying)
+
+    def nameless(names: list[str]) -> list[str]:
+        return ["" if name in gone else name for name in names]
+
+    def without(known: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in known.items() if name not in gone}
+
+    ensemble, drift = state["ensemble"], state["drift"]
+    carried = state | {
+        "ensemble": ensemble
+        | {key: without(ensemble[key]) for key in ("members", "challengers")}
+        | {key: nameless(ensemble[key]) for key in ("names", "frozen", "quarantined")},
+        "quality": state["quality"] | {"names": nameless(state["quality"]["names"])},
+        "matured": state["matured"] | {"names": nameless(state["matured"]["names"])},
+        "drift": drift | {"names": nameless(drift["names"])},
+        "pending": state["pending"] | {"members": nameless(state["pending"]["members"])},
+        "auditor": state["auditor"] | {"watched": without(state["auditor"]["watched"])},
+        "reactions": {
+            key: known if key == "counts" else without(known)
+            for key, known in state["reactions"].items()
+        },
+    }
+    if new.ensemble.threshold != old.ensemble.threshold:
+        carried["threshold"] = new.ensemble.threshold  # else an operator's command holds
+    if not changes.same_combiner:
+        del carried["ensemble"]["combiner"]
+    if not changes.same_columns:
+        del carried["pending"], carried["drift"]["columns"]
+    return carried
+
+
+def _refuse(old: Config, new: Config) -> None:
+    """Raise for names that a shard keeps for life."""
+    for key, before, after in (
+        ("name", old.name, new.name),
+        ("topics.journal", old.journal_topic, new.journal_topic),
+        ("topics.audit", old.topics.audit, new.topics.audit),
+    ):
+        if before != after:
+            raise Irreconcilable(
+                f"{key}: expected {before!r}, got {after!r}; journal and trail are one chain each,"
+                " in one topic, for the life of a shard. Put the old name back, or begin a new"
+                " shard with a name and a state_dir of its own"
+            )
+
+
+def _renamed(old: Config, new: Config) -> list[str]:
+    """Inputs that come from another topic now."""
+    return [
+        f"topics.{role}: {after}, read from its beginning or from where it was left; what nobody "
+        f"has read of {before} yet stays there"
+        for role, before, after in (
+            (role, getattr(old.topics, role), getattr(new.topics, role))
+            for role in ("control", "events", "labels")
+        )
+        if before != after
+    ]
+
+
+def _meaning(config: Config) -> list[dict[str, Any]]:
+    """What the columns mean, feature by feature."""
+    features: tuple[Feature, ...] = config.features
+    return [feature.model_dump(mode="json", exclude=set(BOUNDS)) for feature in features]
+
+
+def differing_keys(one: MemberSettings, other: MemberSettings) -> list[str]:
+    """Keys in which two members' definitions differ; a default that is written out does not."""
+    a, b = _definition(one), _definition(other)
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
-def _move_members(old: Engine, new: Engine, same_columns: bool, changes: Changes) -> None:
-    before = {m.name: m for m in old.config.members}
-    kept = []
-    for member in new.config.members:
-        if same_columns and before.get(member.name) == member:
-            kept.append(member.name)
-        else:
-            changes.fresh.append(f"member {member.name}")
-        if member.name in before and member.name not in kept:
-            changes.lost.append(f"member {member.name} as it was")
-    names = {m.name for m in new.config.members}
-    changes.lost += [f"member {name}" for name in before if name not in names]
-    new.ensemble.adopt(old.ensemble, kept)
-    changes.kept += [f"member {name}" for name in kept]
-    same = old.ensemble.names == new.ensemble.names and len(kept) == len(names)
-    if same and old.config.ensemble.combine == new.config.ensemble.combine:
-        new.ensemble.adopt_combiner(old.ensemble)
-        changes.kept.append("combiner")
-    else:
-        changes.fresh.append("combiner")
-    if old.ensemble.names == new.ensemble.names:
-        new.quality.restore(old.quality.state())
-        new.matured.restore(old.matured.state())
-        changes.kept.append("quality")
-    else:
-        changes.fresh.append("quality")
-    # The detectors watch the columns too.
-    if old.ensemble.names == new.ensemble.names and same_columns:
-        new.drift.restore(old.drift.state())
-        changes.kept.append("drift")
-    else:
-        changes.fresh.append("drift")
-
-
-def _move_pending(old: Engine, new: Engine, same_columns: bool, changes: Changes) -> None:
-    """Carry waiting events over; a new member's score for them is the neutral logit 0."""
-    n = len(old.pending)
-    if not same_columns or old.features.entity_fields != new.features.entity_fields:
-        if old.pending.waiting:
-            changes.lost.append(f"{old.pending.waiting} pending events (the columns changed)")
-        return
-    for start in range(old.pending.head, old.pending.tail, 65_536):
-        numbers = np.arange(start, min(start + 65_536, old.pending.tail), dtype=np.int64)
-        rows, truth = old.pending.take(numbers), old.pending.truth(numbers)
-        moved = np.zeros(len(rows), dtype=new.pending.dtype)
-        for name in rows.dtype.names or ():
-            if name != "links":
-                moved[name] = rows[name]
-        for i, name in enumerate(new.ensemble.names):
-            if name in old.ensemble.names:
-                moved["links"][:, i] = rows["links"][:, old.ensemble.names.index(name)]
-        held = new.pending.hold(moved)
-        done = truth != WAITING
-        if done.any():
-            new.pending.settle(held[done], truth[done])
-    changes.kept.append(f"{n} pending events")
+def _definition(member: MemberSettings) -> dict[str, Any]:
+    params = catalogue.member_class(member.type).Params.model_validate(member.params)
+    own = {"type": member.type, "learn_every": member.learn_every}
+    return params.model_dump(mode="json") | own

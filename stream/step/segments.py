@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Segment:
@@ -24,8 +25,8 @@ class Segment:
     capacity : int
     path : Path or None
         The working file, new; ``None``: in memory.
-    source, used : Path, int
-        A checkpoint's file, of which the first ``used`` rows are taken over.
+    source, used : Path or array of rows, int
+        A checkpoint's file, or another segment's rows: the first ``used`` are taken over.
     """
 
     def __init__(
@@ -33,25 +34,28 @@ class Segment:
         dtype: np.dtype[Any],
         capacity: int,
         path: Path | None,
-        source: Path | None = None,
+        source: Path | NDArray[Any] | None = None,
         used: int = 0,
     ) -> None:
         size = dtype.itemsize * capacity
+        file = source if isinstance(source, Path) else None
         self.path = path
         self.sha256: str | None = None
         self.lock = threading.Lock()
         if path is not None:
             try:
-                self._map = _open(path, source, used * dtype.itemsize, size)
+                self._map = _open(path, file, used * dtype.itemsize, size)
             except OSError:
                 # No room on the disk: scoring goes on in memory and checkpoints report the failure.
                 self.path = None
         if self.path is None:
             self._map = mmap.mmap(-1, size)
-            if source is not None:
-                with source.open("rb") as file:
-                    self._map.write(file.read(used * dtype.itemsize))
+            if file is not None:
+                with file.open("rb") as opened:
+                    self._map.write(opened.read(used * dtype.itemsize))
         self.rows = np.frombuffer(self._map, dtype=dtype, count=capacity)
+        if isinstance(source, np.ndarray):
+            self.rows[:used] = source[:used]
 
     def release(self) -> None:
         """Let the kernel take the mapped pages back; anonymous memory stays."""

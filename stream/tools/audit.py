@@ -30,6 +30,7 @@ from monitoring.parameters.count import count
 from monitoring.parameters.counted import Counted
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
+from stream.settings.upgrade import recorded
 from stream.state.anchors import FILE as ANCHORS
 from stream.state.generations import CheckpointError, list_generations, load, read_manifest
 
@@ -223,7 +224,7 @@ def _compare(path: Path, vouched: Mapping[int, Mapping[str, Any]]) -> str:
 def _ensemble(path: Path) -> Ensemble:
     """The members in a generation."""
     loaded = load(path, read_manifest(path))
-    ensemble = build_engine(Config.model_validate(loaded.manifest.config), None).ensemble
+    ensemble = build_engine(recorded(loaded.manifest.config, str(path)), None).ensemble
     ensemble.restore(loaded.state["ensemble"])
     return ensemble
 

@@ -22,7 +22,8 @@ from stream.contract.log import Log
 from stream.contract.records import NewRecord, Record
 from stream.decode.codec import Codec
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
-from stream.settings.schema import Config, journaled
+from stream.settings.schema import Config
+from stream.settings.upgrade import journaled
 from stream.state.generations import (
     CheckpointError,
     Snapshot,

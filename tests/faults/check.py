@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.audit.trail import Exit, verify
-from stream.contract.outputs import Outputs
 from stream.contract.records import (
     Batch,
     JournalRecord,
@@ -30,7 +29,7 @@ from stream.contract.records import (
 )
 from stream.contract.routing import partition_of
 from stream.run.assemble import build_engine
-from stream.settings.schema import Config
+from stream.settings.upgrade import recorded
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.step.engine import Engine
@@ -215,24 +214,24 @@ def reference(
         inputs = {shard.topic(name): shard.records(name) for name in INPUTS}
     cursor = {(t, i): iter(rows) for t, parts in inputs.items() for i, rows in enumerate(parts)}
     first = journal[0].body.get("config") if journal else None
-    engine = build_engine(Config.model_validate(first) if first else shard.config, None)
+    engine = build_engine(recorded(first, "the journal") if first else shard.config, None)
     partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
     made: dict[str, list[list[NewRecord]]] = {
         name: [[] for _ in range(count)] for name, count in partitions.items()
     }
     for record in journal:
         if record.kind == "reconfigured":
-            after = build_engine(Config.model_validate(record.body["config"]), None)
-            engine, changes = reconfigure(engine, after)
-            made["audit"][0] += changes.audit
-            continue
-        slices = [
-            Slice(r, [next(cursor[(r.topic, r.partition)]) for _ in range(r.count)])
-            for r in record.ranges
-        ]
-        skipped = frozenset(record.skipped)
-        batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint)
-        out: Outputs = engine.step(batch)
+            tree = record.body["config"]
+            before, engine = engine, build_engine(recorded(tree, "the journal"), None)
+            out = reconfigure(before, engine, tree)
+        else:
+            slices = [
+                Slice(r, [next(cursor[(r.topic, r.partition)]) for _ in range(r.count)])
+                for r in record.ranges
+            ]
+            skipped = frozenset(record.skipped)
+            batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint)
+            out = engine.step(batch)
         for name, rows in (
             ("scores", out.scores),
             ("dead_letters", out.letters()),

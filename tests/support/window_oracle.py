@@ -78,7 +78,7 @@ class Oracle:
                 break
             self._forget(oldest)
             self.lost["expired"] += 1
-        if len(self.entities) >= self.most:
+        while len(self.entities) >= self.most:
             self._forget(next(iter(self.entities)))
             self.lost["evicted"] += 1
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, Parameter, State, fill
+from models.base import F64, Parameter, State
+from models.carry import fill
 
 
 class Standardiser:

@@ -228,7 +228,9 @@ class SqliteLog:
     def read(self, ranges: Sequence[Range]) -> list[Slice]:
         """See :meth:`stream.contract.log.Log.read`."""
         with self._reader.snapshot() as db:
-            parts = {(p.topic, p.partition): p for p in partitions_of(db, self._inputs)}
+            # Before the configuration renamed an input, ranges were taken from another topic.
+            topics = sorted({wanted.topic for wanted in ranges})
+            parts = {(p.topic, p.partition): p for p in partitions_of(db, topics)}
             return [
                 _read_range(db, parts.get((wanted.topic, wanted.partition)), wanted)
                 for wanted in ranges

@@ -331,13 +331,111 @@ def test_all_members_in_quarantine_score_zero() -> None:
     assert e.score(batch([3.0]))[1].tolist() == [0.0]
 
 
-def test_a_state_of_other_members_is_refused() -> None:
-    """Names and sizes must fit."""
-    state = Ensemble({"a": Column()}, "stack").state()
-    with pytest.raises(StateError, match="expected format 1 with members a, b"):
+def learned(names: str, combine: str, n: int = 900) -> Ensemble:
+    """An ensemble of columns of falling skill that learned ``n`` rows."""
+    e = Ensemble({name: Column(1.0 - 0.1 * j) for j, name in enumerate(names)}, combine, 5)
+    links, y, w = labelled(n, len(names), 4)
+    e.learn(batch(links[:, 0]), links, y, w)
+    return e
+
+
+@pytest.mark.parametrize("combine", sorted(COMBINERS))
+def test_members_keep_what_they_know_in_another_order(combine: str) -> None:
+    """Columns go by name: the same members in another order score and weigh the same."""
+    old = learned("abc", combine)
+    old.freeze("a")
+    old.quarantine("b")
+    new = Ensemble({name: Column() for name in "cab"}, combine, 5)
+    new.restore(old.state())
+    links = labelled(50, 3, 9)[0]
+    places = [2, 0, 1]
+    assert np.allclose(
+        new.combiner.combine(links[:, places]), old.combiner.combine(links), rtol=0, atol=1e-12
+    )
+    assert (new.weights() == old.weights()[places]).all()
+    assert (new.frozen, new.quarantined) == ({"a"}, {"b"})
+    assert all(new.members[n].state() == old.members[n].state() for n in "abc")
+
+
+@pytest.mark.parametrize("combine", ["stack", "stacking", "weighted_vote", "boosting"])
+def test_a_new_member_has_no_weight_and_earns_it(combine: str) -> None:
+    """It changes no weight of the others; on rows it scored, being right raises its own."""
+    old = learned("ab", combine)
+    new = Ensemble({name: Column() for name in "axb"}, combine, 5)
+    new.restore(old.state())
+    assert np.allclose(new.weights()[[0, 2]], old.weights(), rtol=0, atol=0.05)
+    assert new.weights()[1] < 0.05 * old.weights().max()
+    links, y, w = labelled(3000, 3, 6)
+    links[:, 1] = 6 * y - 3
+    new.learn(batch(links[:, 0]), links, y, w)
+    assert new.weights()[1] > 0.2 * new.weights().max()
+
+
+@pytest.mark.parametrize("combine", sorted(COMBINERS))
+def test_rows_that_a_member_did_not_score_say_nothing_about_it(combine: str) -> None:
+    """They teach the others what they would without that member, and it stays without weight."""
+    old = learned("ab", combine)
+    new = Ensemble({name: Column() for name in "abx"}, combine, 5)
+    new.restore(old.state())
+    links, y, w = labelled(400, 2, 7)
+    silent = np.column_stack([links, np.full(400, np.nan)])
+    before = new.weights()[2]
+    old.learn(batch(links[:, 0]), links, y, w)
+    new.learn(batch(links[:, 0]), silent, y, w)
+    if combine in ("stack", "stacking", "boosting"):  # weighted votes deal out alpha / m to each
+        ours, theirs = new.combiner.state(), old.combiner.state()
+        for key in {"weights", "right", "wrong"} & set(ours):
+            others = np.delete(ours[key], 2)
+            assert np.allclose(others, theirs[key], rtol=0, atol=1e-12)
+    if new.combiner.parameters():
+        assert new.weights()[2] <= before + 0.05
+    assert np.isfinite(new.combiner.combine(np.nan_to_num(silent))).all()
+
+
+def test_a_member_that_leaves_the_stack_is_as_one_in_quarantine() -> None:
+    """Its weight and share go where the mean of the others would be: the scores are the same."""
+    links = labelled(50, 3, 9)[0]
+    links[:, 1] = links[:, [0, 2]].mean(axis=1)
+    # The mean probability, one expert of the shared stack, is no linear one.
+    for combine, tolerance in (("stacking", 1e-12), ("stack", 0.2)):
+        old = learned("abc", combine, 4000)
+        new = Ensemble({"a": Column(), "c": Column()}, combine, 5)
+        new.restore(old.state())
+        got, expected = new.combiner.combine(links[:, [0, 2]]), old.combiner.combine(links)
+        assert np.allclose(got, expected, rtol=0, atol=tolerance)
+        assert math.fsum(new.combiner.state()["shares"]) == pytest.approx(1, abs=1e-12)
+
+
+def test_constant_members_do_not_keep_the_stack_from_learning() -> None:
+    """Rows of a new member count as soon as it says other things, beside one that never does."""
+    old = learned("ab", "stack", 400)
+    new = Ensemble({"x": Column(), "b": Column()}, "stack", 5)
+    state = old.state()
+    state["combiner"]["first"][1] = -2.0
+    new.restore(state)
+    links, y, w = labelled(300, 2, 8)
+    links[:, 1] = -2.0
+    new.learn(batch(links[:, 0]), links, y, w)
+    assert new.combiner.state()["weights"][0] != 0
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    """A combiner of another kind and a format of another time are named."""
+    state = learned("ab", "weighted_vote").state()
+    with pytest.raises(StateError, match=r"combiner\.weights: expected an array"):
         Ensemble({"a": Column(), "b": Column()}, "stack").restore(state)
-    with pytest.raises(StateError, match=r"combiner\.weights"):
-        combiner("stack", 2, 0).restore(combiner("stack", 3, 0).state())
+    with pytest.raises(StateError, match="ensemble: expected format 1, got 7"):
+        Ensemble({"a": Column()}, "stack").restore(state | {"format": 7})
+
+
+def test_without_a_combiner_in_the_state_it_starts_new() -> None:
+    """The members go on, and nothing is believed of their weights."""
+    state = learned("ab", "stack").state()
+    del state["combiner"]
+    new = Ensemble({"a": Column(), "b": Column()}, "weighted_vote")
+    new.restore(state)
+    assert new.weights().tolist() == [0.5, 0.5]
+    assert len(new.members["a"].state()["learned"]) == 900
 
 
 def test_parameters_come_by_member_and_combiner() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from river.preprocessing import StandardScaler
 
-from models.base import EventColumns, StateError
+from models.base import EventColumns
 from models.features.stage import FeatureError, FeatureStage
 from models.settings import Feature
 
@@ -339,12 +339,6 @@ def test_a_state_is_a_copy() -> None:
     assert other.digest() == before
 
 
-def test_a_state_of_other_features_is_refused() -> None:
-    """The message names both lists of columns."""
-    with pytest.raises(StateError, match="customer_count_1d"):
-        stage().restore(stage(FEATURES[0]).state())
-
-
 def test_columns_of_one_name_are_refused() -> None:
     """The stage says which column comes twice."""
     with pytest.raises(FeatureError, match="amount twice"):
@@ -369,17 +363,32 @@ def test_contradictory_features_are_refused(
 
 
 def test_another_configuration_keeps_what_still_fits() -> None:
-    """Unchanged numbers and tables go on; a table with another window starts new."""
+    """Numbers and tables of the same kind go on, whatever the feature's name, place or statistics;
+    a table with another window starts new."""
     changed = FEATURES[4] | {"windows": ["1d", "8d"]}
     old, new = stage(), stage(FEATURES[1], changed, FEATURES[5] | {"name": "t", "stats": ["count"]})
     old.transform(columns([0, 1, 2], [1.0, 2.0, 4.0]))
-    assert new.adopt(old) == ["scaled", "t"]
+    new.restore(old.state())
+    same = {n for n, kind in new.memories().items() if kind in old.memories().values()}
+    assert same == {"scaled", "t"}
     row = dict(zip(new.schema.dense, new.transform(columns([2 * DAY])).dense[0], strict=True))
     assert (row["t_count_7d"], row["customer_count_8d"]) == (1, 1)
     assert row["scaled"] == pytest.approx((1 - 2) / np.std([1, 2, 4, 1]))
-    twin = stage()
-    assert twin.adopt(old) == [f["name"] for f in FEATURES]
-    assert twin.digest() == old.digest()
+
+
+def test_how_much_a_table_may_hold_is_a_setting() -> None:
+    """Of two tables that differ in it alone each finds its own; what is too much now goes first."""
+    small, large = (FEATURES[4] | {"name": n, "max_entities": m} for n, m in (("s", 2), ("l", 9)))
+    old = stage(small, large)
+    old.transform(columns([0, 1, 2, 3], customer=[1, 2, 3, 4]))
+    new = stage(large | {"max_entities": 3}, small | {"max_entities": 8})
+    new.restore(old.state())
+    assert [new.gauges()[f"{n}.entities"] for n in "ls"] == [4, 2]
+    seen = new.transform(columns([4, 5], customer=[5, 4]))
+    assert [new.gauges()[f"{n}.entities"] for n in "ls"] == [3, 3]
+    assert new.gauges()["l.evicted"] == 2
+    row = dict(zip(new.schema.dense, seen.dense[1], strict=True))
+    assert (row["l_count_1d"], row["s_count_1d"]) == (2, 2)
 
 
 def test_labels_must_bring_a_key_for_each_entity_field() -> None:

@@ -269,6 +269,32 @@ def test_a_state_of_another_shape_is_refused() -> None:
         EntityWindows([5]).restore(EntityWindows([6]).state())
 
 
+@given(
+    st.lists(st.tuples(KEYS, st.integers(0, 9)), min_size=1, max_size=60),
+    st.integers(0, 60),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_changed_bound_holds_from_the_next_new_entity_on(
+    steps: list[tuple[int, int]], cut: int, before: int, after: int
+) -> None:
+    """A table with another bound gives the statistics of an oracle whose bound changes there."""
+    table, oracle = (
+        EntityWindows([150], max_entities=before),
+        Oracle([150], 0, True, before, 65_536),
+    )
+    for i, (key, gap) in enumerate(steps):
+        if i == cut:
+            state = table.state()
+            table = EntityWindows([150], max_entities=after)
+            table.restore(state)
+            oracle.most = after
+        t = 3 * i + gap
+        assert one(table, key, t, 1.0) == pytest.approx(oracle.update(key, t, 1.0))
+    assert table.gauges()["entities"] == len(oracle.entities)
+
+
 def test_a_truncated_state_is_refused() -> None:
     """An array of another length than the counters say is named."""
     table = EntityWindows([5])

@@ -19,7 +19,7 @@ from monitoring.audit.trail import Exit, verify
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
-from stream.settings.schema import journaled
+from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
@@ -522,14 +522,15 @@ def test_another_configuration_is_on_record(tmp_path: Path) -> None:
         {"name": "linear", "type": "logistic", "learning_rate": 0.1},
         {"name": "new", "type": "constant"},
     ]
-    engine, changes = reconfigure(old, build(tmp_path, members=members))
-    raw = [*lines(outputs), *(r.value or b"" for r in changes.audit)]
+    engine = build(tmp_path, members=members)
+    switch = list(reconfigure(old, engine, journaled(engine.config)).audit)
+    raw = [*lines(outputs), *(r.value or b"" for r in switch)]
     feed.seq += 1
     parts = (("events", [event(900)]), ("labels", [label(380)]))
     raw += lines([engine.step(feed.batch(*parts))])
     verdict = verify(raw)
     assert (verdict.outcome, verdict.head.seq) == (Exit.OK, len(raw))
-    records = [json.loads(r.value or b"") for r in changes.audit]
+    records = decoded(switch)
     assert [(r["event"], r["model"]) for r in records] == [
         ("reconfigured", "service"),
         ("member_removed", "prior"),
@@ -543,9 +544,10 @@ def test_a_member_that_stays_keeps_its_history(tmp_path: Path) -> None:
     """Versions count on over a switch that does not touch the member."""
     old, feed = build(tmp_path, audit={"summary_every": 100}), Feed()
     run(old, feed, 90, lag=0)
-    engine, changes = reconfigure(old, build(tmp_path, audit={"summary_every": 5}))
+    engine = build(tmp_path, audit={"summary_every": 5})
+    switch = list(reconfigure(old, engine, journaled(engine.config)).audit)
     feed.seq += 1
-    assert [r["event"] for r in decoded(changes.audit)] == ["reconfigured"]
+    assert [r["event"] for r in decoded(switch)] == ["reconfigured"]
     [summary] = of(one(engine, feed, 900), "summary", "linear")
     assert (summary["version_to"], summary["n_updates"]) == (4, 91)
     assert engine.seq == feed.seq

@@ -99,6 +99,39 @@ def test_scores_of_a_model_that_has_not_warmed_up_raise_no_alarm() -> None:
     assert {a.detector for a in found} == {"adwin", "page_hinkley"}
 
 
+def test_signals_are_taken_over_by_name() -> None:
+    """Who stays alarms as if nothing had changed; who joins warms up anew, and only it."""
+    rng = np.random.default_rng(4)
+    calm, wild = rng.uniform(0.0, 0.1, (3 * WARM_UP, 1)), rng.uniform(0.5, 0.9, (900, 1))
+    at = np.arange(len(calm), dtype=np.int64)
+    old, alone = (DriftMonitor(["ensemble", "a"], ["f"], window=50, reference=50) for _ in range(2))
+    for monitor in (old, alone):
+        monitor.update(np.hstack([calm, calm]), at, int(at[-1]))
+        monitor.observe(rng.uniform(size=60), np.ones((60, 1), np.float32))
+    new = DriftMonitor(["x", "a", "ensemble"], ["f"], window=50, reference=50)
+    new.restore(old.state())
+    at = at[: len(wild)] + len(calm)
+    found = new.update(np.hstack([wild, wild, wild]), at, int(at[-1]))
+    expected = alone.update(np.hstack([wild, wild]), at, int(at[-1]))
+    assert sorted(found) == sorted(expected)
+    assert {a.signal for a in found} == {"ensemble", "a"}
+    assert new.feature_shifts().keys() == {"f"}
+    ours = {(r.detector, r.signal): str(r) for r in new.readings() if r.signal == "a"}
+    assert ours == {(r.detector, r.signal): str(r) for r in alone.readings() if r.signal == "a"}
+
+
+def test_without_columns_in_the_state_the_features_start_new() -> None:
+    """The scores' reference and the detectors go on; other features have one of their own."""
+    old, new = (DriftMonitor(["ensemble"], f, reference=5, window=5) for f in (["a"], ["b", "c"]))
+    old.observe(np.linspace(0, 1, 10), np.ones((10, 1), np.float32))
+    state = old.state()
+    del state["columns"], state["features"]
+    new.restore(state)
+    assert str(new.readings()) == str(old.readings())
+    assert new.readings()[-1].statistic > 0
+    assert all(math.isnan(psi) for psi, _ in new.feature_shifts().values())
+
+
 def test_one_very_wrong_score_is_no_drift() -> None:
     """A loss of 34 nats, a probability of 1e-15 for what happened, weighs as one wrong score."""
     losses = np.random.default_rng(3).uniform(0.0, 0.1, (5000, 1))
@@ -257,11 +290,13 @@ def test_shifted_scores_are_shown_and_raise_no_alarm() -> None:
 
 
 def test_wrong_shapes_and_states_are_refused() -> None:
-    """Losses for another number of scorers and states of other names or sizes raise."""
+    """Losses for another number of scorers and states of other columns or sizes raise."""
     monitor = DriftMonitor(["ensemble", "a"])
     with pytest.raises(ValueError, match=r"expected losses \(n, 2\), got \(3, 1\)"):
         monitor.update(np.zeros((3, 1)))
-    with pytest.raises(StateError, match=r"drift\.names: expected"):
-        monitor.restore(DriftMonitor(["ensemble", "b"]).state())
+    with pytest.raises(StateError, match=r"drift\.features: expected"):
+        monitor.restore(DriftMonitor(["ensemble", "a"], ["amount"]).state())
+    with pytest.raises(StateError, match=r"drift\.adwin_counts: expected"):
+        monitor.restore(monitor.state() | {"adwin_counts": np.zeros((2, 3), np.int64)})
     with pytest.raises(StateError, match=r"shift\.ring"):
         monitor.restore(DriftMonitor(["ensemble", "a"], window=5).state())

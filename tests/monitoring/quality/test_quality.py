@@ -186,7 +186,7 @@ def test_split_of_the_batches_does_not_matter(rows: list[Row], data: st.DataObje
     cut = data.draw(st.integers(0, len(rows)))
     first = Quality(["ensemble", "member"], 0.3, window=7)
     feed(first, rows[:cut])
-    second = Quality(["ensemble", "member"], 0.8, window=7)
+    second = Quality(["ensemble", "member"], 0.3, window=7)
     second.restore(first.state())
     feed(second, rows[cut:])
     assert second.digest() == whole.digest()
@@ -271,15 +271,48 @@ def test_impossible_settings_are_refused(names: list[str], window: int, fade: fl
 @pytest.mark.parametrize(
     "other",
     [
-        Quality(["ensemble", "x"], 0.5),
         Quality(["ensemble", "member"], 0.5, window=5),
         Quality(["ensemble", "member"], 0.5, fade=0.9),
     ],
 )
 def test_state_of_another_shape_is_refused(other: Quality) -> None:
-    """Other names, window or fade do not fit, and the error says which."""
-    with pytest.raises(StateError, match="expected"):
+    """Another window or fade does not fit, and the error says which."""
+    with pytest.raises(StateError, match=r"quality\..*: expected"):
         Quality(["ensemble", "member"], 0.5).restore(other.state())
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows_of(any_p), rows_of(any_p))
+def test_columns_are_taken_over_by_name(before: list[Row], after: list[Row]) -> None:
+    """Whoever stays is judged on as if alone; who joins is judged on what it scored."""
+    old, alone = (Quality(["ensemble", "a"], 0.4, window=7) for _ in range(2))
+    new = Quality(["x", "ensemble", "a"], 0.4, window=7)
+    fresh = Quality(["x"], 0.4, window=7)
+    feed(old, before)
+    feed(alone, before)
+    new.restore(old.state())
+    feed(alone, after)
+    y = np.array([row[2] for row in after], float)
+    p = np.array([row[:2] for row in after], float).reshape(-1, 2)
+    alert = np.array([row[3] for row in after])
+    new.update(np.column_stack([np.full(len(y), np.nan), p]), y, p[:, 1] >= 0.4)
+    assert str(new.report()["a"]) == str(alone.report()["a"])
+    assert str(new.report()["x"]) == str(fresh.report()["x"])
+    new.update(p[:, [0, 0, 1]], y, alert)
+    fresh.update(p[:, [0]], y, p[:, 0] >= 0.4)
+    # The first column's alerts are the ensemble's decisions, whoever it is.
+    for window in ("all", "fading"):
+        for metric in ("log_loss", "brier", "effective_samples"):
+            got, expected = (q.report()["x"][window][metric] for q in (new, fresh))
+            assert got == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_threshold_is_a_setting() -> None:
+    """A restored quality judges by its own threshold, not by that of whoever gave the state."""
+    old, new = Quality(["ensemble", "a"], 0.9), Quality(["ensemble", "a"], 0.3)
+    new.restore(old.state())
+    new.update(np.array([[0.4, 0.4]]), np.array([1.0]), np.array([True]))
+    assert new.report()["a"]["all"]["recall"] == 1.0
 
 
 def test_expected_accuracy_is_the_mean_confidence_of_the_last_scores() -> None:

@@ -10,12 +10,12 @@ import pytest
 from stream.decode import codec
 from stream.run import service as module
 from stream.run.isolation import BreakerOpen
-from stream.run.service import ReconfigurationRefused, Service
+from stream.run.service import Service
 from stream.state.generations import Locked, list_generations
 from stream.state.recovery import ForeignState
 from stream.step.join import Join
 from stream.tools.operate import generations, replay_to
-from tests.support.factory import config, event, label, raw_config, to_json
+from tests.support.factory import config, event, label, to_json
 from tests.support.runner import append, caught_up, contents, running
 
 
@@ -157,53 +157,6 @@ def test_the_breaker_lets_a_few_bad_records_pass(tmp_path: Path) -> None:
     with running(c) as service:
         caught_up(service, 2000)
     assert len(contents(c, "dead-letters")) == 200
-
-
-def test_a_changed_configuration_keeps_what_is_unchanged(tmp_path: Path) -> None:
-    """A new member starts new, the others keep their state, pending events stay."""
-    c = config(tmp_path)
-    append(c, *feed(200))
-    append(c, ("events", [event(i) for i in range(200, 260)]))
-    with running(c) as service:
-        caught_up(service, 460)
-        before = service.engine.ensemble.members["linear"].digest()  # type: ignore[union-attr]
-    more = [{"name": "linear", "type": "logistic"}, {"name": "low", "type": "constant"}]
-    changed = config(tmp_path, members=more)
-    with pytest.raises(ReconfigurationRefused, match="member prior"), running(changed):
-        pass
-    with running(changed, accept_changes=True) as service:
-        engine = service.engine
-        assert engine is not None
-        assert engine.ensemble.members["linear"].digest() == before
-        assert engine.pending.waiting == 60
-        append(changed, ("labels", [label(i) for i in range(200, 260)]))
-        caught_up(service, 520)
-        assert engine.counts["labels.joined"] == 260
-    found = replay_to(changed, last_seq(changed), None, from_start=True)
-    assert found["digest"] == found["journal_digest"]
-    # Replayed from the first step, the switch happens at the same place and gives the same state.
-    again = replay_to(changed, last_seq(changed), None, from_start=False)
-    assert again["state_digest"] == found["state_digest"]
-
-
-def test_a_changed_feature_starts_the_members_new(tmp_path: Path) -> None:
-    """Other columns: features that stay keep their state, members and detectors start new."""
-    c = config(tmp_path)
-    append(c, *feed(200))
-    with running(c) as service:
-        caught_up(service, 400)
-    features = raw_config(tmp_path)["features"]
-    features.append({"name": "plain", "type": "number", "field": "amount"})
-    changed = config(tmp_path, features=features)
-    with pytest.raises(ReconfigurationRefused, match="member linear as it was"), running(changed):
-        pass
-    append(changed, *feed(100, first=200))
-    with running(changed, accept_changes=True) as service:
-        caught_up(service, 600)
-        assert service.engine is not None
-        assert service.engine.counts["scored"] == 300
-    found = replay_to(changed, last_seq(changed), None, from_start=True)
-    assert found["digest"] == found["journal_digest"]
 
 
 def test_another_shard_s_directory_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stream.run.assemble import build_engine
-from stream.settings.schema import journaled
+from stream.settings.upgrade import journaled
 from stream.state.generations import (
     CheckpointError,
     Locked,

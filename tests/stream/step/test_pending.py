@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from models.base import FeatureSchema, state_digest
 from stream.step import pending as module
 from stream.step.pending import WAITING, Pending, row_dtype
 
+MEMBERS = ("m", "n")
 DTYPE = row_dtype(FeatureSchema(("a", "b")), members=2, keys=1)
 
 
@@ -39,7 +41,7 @@ def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int) -> None:
     """After any run of hold, settle and expire, every id is found exactly where it should be."""
     rng = np.random.default_rng(seed)
-    store = Pending(DTYPE, None, 10_000)
+    store = Pending(DTYPE, MEMBERS, None, 10_000)
     live: dict[int, tuple[int, int]] = {}  # id -> (row, truth)
     seen: list[int] = []
     now = 0
@@ -74,7 +76,7 @@ def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int)
 
 def test_rows_come_back_as_they_were_held() -> None:
     """Rows taken by number, in any order and across segments, are the rows that were held."""
-    store = Pending(DTYPE, None, 10_000)
+    store = Pending(DTYPE, MEMBERS, None, 10_000)
     made = rows(list(range(1, 301)), list(range(300)))
     numbers = store.hold(made)
     order = np.random.default_rng(0).permutation(300)
@@ -83,7 +85,7 @@ def test_rows_come_back_as_they_were_held() -> None:
 
 def test_a_late_row_waits_for_those_before_it() -> None:
     """Time-outs go in scoring order: an old event behind a young one is not due yet."""
-    store = Pending(DTYPE, None, 100)
+    store = Pending(DTYPE, MEMBERS, None, 100)
     store.hold(rows([1, 2, 3], [10, 50, 20]))
     assert store.due(30) == 1
     assert store.due(51) == 3
@@ -91,7 +93,7 @@ def test_a_late_row_waits_for_those_before_it() -> None:
 
 def test_overflow_counts_what_must_leave() -> None:
     """With 8 of 10 places taken, 5 more need 3 to leave."""
-    store = Pending(DTYPE, None, 10)
+    store = Pending(DTYPE, MEMBERS, None, 10)
     store.hold(rows(list(range(1, 9)), [0] * 8))
     assert store.overflow(5) == 3
     assert store.overflow(2) == 0
@@ -99,7 +101,7 @@ def test_overflow_counts_what_must_leave() -> None:
 
 def test_index_takes_at_most_24_bytes_a_row() -> None:
     """At every size the index and the truths stay within 24 bytes a pending event."""
-    store = Pending(DTYPE, None, 10**9)
+    store = Pending(DTYPE, MEMBERS, None, 10**9)
     rng = np.random.default_rng(0)
     for _ in range(100):
         store.hold(rows([int(i) for i in rng.integers(0, 2**63, 1000)], [0] * 1000))
@@ -110,7 +112,7 @@ def test_index_takes_at_most_24_bytes_a_row() -> None:
 @pytest.mark.parametrize("held", [1, 63, 64, 200])
 def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
     """Files and state bring back every row, truth and id; what is held later does not leak in."""
-    store = Pending(DTYPE, tmp_path, 10_000)
+    store = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
     numbers = store.hold(rows(list(range(1, held + 1)), list(range(held))))
     store.settle(numbers[::3], np.ones(len(numbers[::3]), np.int8))
     store.expire(held // 4)
@@ -124,7 +126,7 @@ def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
 
     other = tmp_path / "other"
     other.mkdir()
-    again = Pending(DTYPE, other, 10_000)
+    again = Pending(DTYPE, MEMBERS, other, 10_000)
     again.restore(state, saved)
     assert state_digest(again.digest_state()) == before
     ids = np.arange(1, held + 1, dtype=np.uint64)
@@ -132,9 +134,38 @@ def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
     assert again.waiting == int((again.state()["truth"] == WAITING).sum())
 
 
+@pytest.mark.parametrize("by", ["files", "rows"])
+def test_logits_go_by_the_members_names(tmp_path: Path, by: str) -> None:
+    """A store for other members holds the same rows; who was not there made no score."""
+    store = Pending(DTYPE, MEMBERS, None, 10_000)
+    made = rows(list(range(1, 201)), list(range(200)))
+    made["links"] = np.arange(400).reshape(200, 2)
+    made["alert"][::7] = True
+    numbers = store.hold(made)
+    store.settle(numbers[::3], np.ones(len(numbers[::3]), np.int8))
+    store.expire(70)
+    saved: dict[int, Any] = dict(store.rows())
+    if by == "files":
+        for segment in store.files():
+            saved[segment.number] = tmp_path / f"saved-{segment.number}"
+            segment.place(saved[segment.number])
+
+    dtype = row_dtype(FeatureSchema(("a", "b")), members=3, keys=1)
+    other = Pending(dtype, ("n", "new", "m"), None, 10_000)
+    other.restore(store.state(), saved)
+    got = other.take(numbers[70:])
+    assert (got["links"][:, [2, 0]] == made["links"][70:]).all()
+    assert np.isnan(got["links"][:, 1]).all()
+    for name in ("id", "event_time_ms", "dense", "alert"):
+        assert (got[name] == made[name][70:]).all()
+    assert (other.truth(numbers[70:]) == store.truth(numbers[70:])).all()
+    assert other.find(made["id"]).tolist() == [-1] * 70 + list(range(70, 200))
+    assert other.waiting == store.waiting
+
+
 def test_a_full_disk_is_survived_in_memory(tmp_path: Path) -> None:
     """Where no file can be made, rows are held in memory and a checkpoint still gets them."""
-    store = Pending(DTYPE, tmp_path / "missing", 100)
+    store = Pending(DTYPE, MEMBERS, tmp_path / "missing", 100)
     made = rows([1, 2], [5, 6])
     store.hold(made)
     [segment] = store.files()

@@ -22,7 +22,7 @@ from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
 from stream.settings.load import ConfigError
-from stream.settings.schema import journaled
+from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory, list_generations
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
@@ -109,12 +109,6 @@ def test_by_default_alarms_are_told_and_nothing_else(tmp_path: Path) -> None:
     assert engine.auditor.written["drift"] > 0
     assert audited(outputs) == []
     assert engine.state_digest() == untouched.state_digest()
-
-
-def test_a_configuration_without_reactions_is_written_as_ever(tmp_path: Path) -> None:
-    """The section is part of the canonical configuration only where it says something."""
-    assert "drift" not in journaled(config(tmp_path))
-    assert journaled(config(tmp_path, drift=SWAP))["drift"] == SWAP
 
 
 # ---------------------------------------------------------------------- each reaction
@@ -449,10 +443,12 @@ def test_challengers_follow_an_unchanged_member(tmp_path: Path) -> None:
     run(engine, batches[5:7])
     before = engine.ensemble.challengers["linear"].digest()
     changed = {"limits": {"batch": 77}}
-    engine, _ = reconfigure(engine, build(tmp_path, SWAP, **changed))
-    assert engine.ensemble.challengers["linear"].digest() == before
-    assert engine.reactions.state()["judged"]["linear"][0] == 2 * SIZE
-    engine, changes = reconfigure(engine, build(tmp_path, "none", **changed))
-    told = [r for r in decoded(changes.audit) if r["event"] in REACTIONS]
+    after = build(tmp_path, SWAP, **changed)
+    reconfigure(engine, after, journaled(after.config))
+    assert after.ensemble.challengers["linear"].digest() == before
+    assert after.reactions.state()["judged"]["linear"][0] == 2 * SIZE
+    engine, after = after, build(tmp_path, "none", **changed)
+    records = list(reconfigure(engine, after, journaled(after.config)).audit)
+    told = [r for r in decoded(records) if r["event"] in REACTIONS]
     assert [(r["event"], r["cause"]) for r in told] == [("challenger_dropped", "configuration")]
-    assert engine.ensemble.challengers == {}
+    assert after.ensemble.challengers == {}

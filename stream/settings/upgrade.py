@@ -1,0 +1,71 @@
+"""Configurations that the journal and the checkpoints carry: written with a format, read from any.
+
+A setting that a later version renames, moves or drops must not make what is already written
+unreadable: that version raises :data:`FORMAT` and adds to :data:`STEPS` how a tree of the format
+before becomes one of its own. Recovery and the tools read through :func:`recorded`; nobody else
+validates a tree that a person did not write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import ValidationError
+
+from models.base import MillraceError
+from stream.settings.checks import members
+from stream.settings.problems import lines
+from stream.settings.schema import Config
+
+Tree = dict[str, Any]
+
+FORMAT = 1
+STEPS: Mapping[int, Callable[[Tree], Tree]] = {}
+"""From each older format to the next one, over the raw tree before it is validated."""
+
+
+class UnreadableConfig(MillraceError):
+    """A configuration that some other version wrote means nothing to this one."""
+
+
+def journaled(config: Config) -> Tree:
+    """The configuration without secrets as plain data, with its format and who wrote it."""
+    secrets = {"log": {"sasl_password"}, "audit": {"key"}}
+    plain = config.model_dump(mode="json", exclude=secrets)
+    return {"format": FORMAT, "written_by": f"millrace {version('millrace')}"} | plain
+
+
+def recorded(tree: Mapping[str, Any], where: str) -> Config:
+    """The configuration that ``tree`` records; ``where`` it stands is for the error.
+
+    1. A tree without a format is of format 1.
+    2. Each step from its format to :data:`FORMAT`.
+    3. Validation: of the settings, and of each member's parameters by its type.
+
+    Raises :class:`UnreadableConfig`, which says what, where, who wrote it and what to do.
+    """
+    raw: Tree = {"format": 1, "written_by": "an older millrace", **tree}
+    found, writer = raw.pop("format"), raw.pop("written_by")
+    if found > FORMAT:
+        raise _unreadable(where, writer, [f"format: expected at most {FORMAT}, got {found}"])
+    for number in range(found, FORMAT):
+        raw = STEPS[number](raw)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise _unreadable(where, writer, lines(error, Config)) from None
+    if problems := list(members(config)):
+        raise _unreadable(where, writer, problems)
+    return config
+
+
+def _unreadable(where: str, writer: str, problems: list[str]) -> UnreadableConfig:
+    ours = version("millrace")
+    listed = "".join(f"  {problem}\n" for problem in problems)
+    return UnreadableConfig(
+        f"{where}: its configuration, written by {writer}, cannot be read by millrace {ours}:\n"
+        f"{listed}nothing was changed; start the version that wrote it, or begin anew with another "
+        "name and an empty state_dir"
+    )

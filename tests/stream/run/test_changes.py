@@ -1,0 +1,186 @@
+"""The daemon under another configuration than before: what stays, what is refused, what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.base import MillraceError
+from stream.run import checkpointer, service
+from stream.run.service import ReconfigurationRefused
+from stream.settings.schema import Config
+from stream.settings.upgrade import UnreadableConfig, journaled
+from stream.state.generations import list_generations
+from stream.step.reconfigure import Irreconcilable
+from stream.tools.operate import replay_to
+from tests.stream.run.test_service import feed, last_seq
+from tests.support.factory import config, event, label, raw_config
+from tests.support.runner import append, caught_up, contents, running
+
+
+def replays(c: Config, seq: int) -> None:
+    """The journal replays from the first step to what it holds, and to what was saved."""
+    found = replay_to(c, seq, None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+    again = replay_to(c, seq, None, from_start=False)
+    assert again["state_digest"] == found["state_digest"]
+
+
+def test_a_changed_configuration_keeps_what_is_unchanged(tmp_path: Path) -> None:
+    """A new member starts new, the others keep their state, pending events stay."""
+    c = config(tmp_path)
+    append(c, *feed(200))
+    append(c, ("events", [event(i) for i in range(200, 260)]))
+    with running(c) as service:
+        caught_up(service, 460)
+        before = service.engine.ensemble.members["linear"].digest()  # type: ignore[union-attr]
+    more = [{"name": "linear", "type": "logistic"}, {"name": "low", "type": "constant"}]
+    changed = config(tmp_path, members=more)
+    with pytest.raises(ReconfigurationRefused, match="member prior"), running(changed):
+        pass
+    with running(changed, accept_changes=True) as service:
+        engine = service.engine
+        assert engine is not None
+        assert engine.ensemble.members["linear"].digest() == before
+        assert engine.pending.waiting == 60
+        append(changed, ("labels", [label(i) for i in range(200, 260)]))
+        caught_up(service, 520)
+        assert engine.counts["labels.joined"] == 260
+    found = replay_to(changed, last_seq(changed), None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+    # Replayed from the first step, the switch happens at the same place and gives the same state.
+    again = replay_to(changed, last_seq(changed), None, from_start=False)
+    assert again["state_digest"] == found["state_digest"]
+
+
+def test_a_changed_feature_starts_the_members_new(tmp_path: Path) -> None:
+    """Other columns: features that stay keep their state, members and detectors start new."""
+    c = config(tmp_path)
+    append(c, *feed(200))
+    with running(c) as service:
+        caught_up(service, 400)
+    features = raw_config(tmp_path)["features"]
+    features.append({"name": "plain", "type": "number", "field": "amount"})
+    changed = config(tmp_path, features=features)
+    with pytest.raises(ReconfigurationRefused, match="member linear as it was"), running(changed):
+        pass
+    append(changed, *feed(100, first=200))
+    with running(changed, accept_changes=True) as service:
+        caught_up(service, 600)
+        assert service.engine is not None
+        assert service.engine.counts["scored"] == 300
+    found = replay_to(changed, last_seq(changed), None, from_start=True)
+    assert found["digest"] == found["journal_digest"]
+
+
+def test_a_new_member_costs_nobody_anything(tmp_path: Path) -> None:
+    """Nothing is lost, so nothing is asked; the combiner goes on with what it knows."""
+    stack = {"combine": "stack"}
+    c = config(tmp_path, ensemble=stack)
+    append(c, *feed(300))
+    with running(c) as s:
+        caught_up(s, 600)
+        assert s.engine is not None
+        before = s.engine.ensemble.weights().tolist()
+    more = [*raw_config(tmp_path)["members"], {"name": "crossed", "type": "crossed"}]
+    changed = config(tmp_path, members=more, ensemble=stack)
+    with running(changed) as s:
+        assert s.engine is not None
+        assert s.engine.ensemble.weights().tolist()[2] < 0.35 * min(before)
+        append(changed, *feed(100, first=300))
+        caught_up(s, 800)
+    replays(changed, last_seq(changed))
+
+
+def test_input_goes_on_from_a_renamed_topic(tmp_path: Path) -> None:
+    """Steps from before replay under the old names; the new ones are read from their beginning,
+    and after a way back the old ones from where they were left."""
+    old = config(tmp_path)
+    new = config(tmp_path, topics={"events": "payments", "labels": "truth", "scores": "verdicts"})
+    append(old, *feed(100))
+    with running(old) as s:
+        caught_up(s, 200)
+    kept = list_generations(old.state_dir)
+    append(new, ("payments", [event(i) for i in range(100, 180)]))
+    append(new, ("truth", [label(i) for i in range(90, 170)]))
+    with running(new) as s:
+        caught_up(s, 160)
+        assert s.engine is not None
+        assert s.engine.counts["dead.label_duplicate"] == 10
+        assert s.engine.counts["labels.joined"] == 170
+    assert (len(contents(new, "scores")), len(contents(new, "verdicts"))) == (100, 80)
+    replays(new, last_seq(new))
+    for generation in set(list_generations(new.state_dir)) - set(kept):
+        generation.rename(tmp_path / f"taken-away-{generation.name}")
+    with running(new) as s:
+        assert s.recovered is not None
+        assert s.recovered.replayed_steps > 1  # over the switch
+    append(old, *feed(20, first=180))
+    with running(old) as s:
+        caught_up(s, 220)
+        assert s.engine is not None
+        assert s.engine.counts["scored"] == 200
+    assert len(contents(old, "scores")) == 120
+
+
+@pytest.mark.parametrize(
+    ("topics", "error"),
+    [({"journal": "diary"}, MillraceError), ({"audit": "trail"}, Irreconcilable)],
+)
+def test_a_shard_keeps_its_journal_and_its_trail(
+    tmp_path: Path, topics: dict[str, str], error: type[Exception]
+) -> None:
+    """Another topic for either is refused with what to do, and no generation is set aside."""
+    c = config(tmp_path)
+    append(c, *feed(50))
+    with running(c) as s:
+        caught_up(s, 100)
+    before = list_generations(c.state_dir)
+    changed = config(tmp_path, topics=topics)
+    key = next(iter(topics))
+    match = rf"topics\.{key}: expected .*, got '{topics[key]}'.*begin a new shard"
+    with pytest.raises(error, match=match), running(changed, accept_changes=True):
+        pass
+    assert list_generations(c.state_dir) == before
+    with running(c) as s:
+        assert s.recovered is not None
+        assert s.recovered.replayed_steps == 0
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_setting_that_is_gone_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    """In the newest generation, or in the journal: what, where, who wrote it, and what to do."""
+    foreign(monkeypatch, lambda tree: tree["limits"].update(patience=3))
+    c = config(tmp_path)
+    append(c, *feed(50))
+    with running(c) as s:
+        caught_up(s, 100)
+    before = list_generations(c.state_dir)
+    if not saved:
+        before[0].rename(tmp_path / "taken-away")
+        before = []
+    monkeypatch.undo()
+    where = "state: generation 2" if saved else "journal-test: step 1"
+    expected = (
+        rf"{where}.*written by millrace 99\.1.*\n  limits\.patience: unknown key\n.*begin anew"
+    )
+    with pytest.raises(UnreadableConfig, match=expected), running(c):
+        pass
+    assert list_generations(c.state_dir) == before
+
+
+def foreign(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
+    """Let another version write configurations."""
+
+    def written(config: Config) -> dict[str, Any]:
+        tree = journaled(config) | {"written_by": "millrace 99.1"}
+        change(tree)
+        return tree
+
+    monkeypatch.setattr(service, "journaled", written)
+    monkeypatch.setattr(checkpointer, "journaled", written)

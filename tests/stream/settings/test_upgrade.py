@@ -1,0 +1,90 @@
+"""Configurations of other versions: read as they were meant, or refused in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.settings import upgrade
+from stream.settings.upgrade import UnreadableConfig, journaled, recorded
+from tests.support.factory import config
+
+
+def test_what_is_journaled_is_read_back(tmp_path: Path) -> None:
+    """The very same configuration, and the tree is not changed by reading it."""
+    c = config(tmp_path, drift={"on_alarm": "reset"})
+    tree = journaled(c)
+    before = repr(tree)
+    assert recorded(tree, "here") == c
+    assert repr(tree) == before
+
+
+def test_a_tree_without_a_format_is_of_the_first(tmp_path: Path) -> None:
+    """What was written before there were formats."""
+    c = config(tmp_path)
+    tree = journaled(c)
+    del tree["format"], tree["written_by"], tree["drift"], tree["quality"]
+    assert recorded(tree, "here") == c
+
+
+def test_an_older_tree_takes_every_step_to_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed, then moved: each step sees the tree as the format before it left it."""
+
+    def rename(tree: dict[str, Any]) -> dict[str, Any]:
+        limits = dict(tree["limits"])
+        return tree | {"limits": limits | {"size": limits.pop("most")}}
+
+    def move(tree: dict[str, Any]) -> dict[str, Any]:
+        limits = dict(tree["limits"])
+        return tree | {"limits": limits | {"batch": limits.pop("size")}}
+
+    c = config(tmp_path, limits={"batch": 77})
+    tree = journaled(c)
+    tree["limits"]["most"] = tree["limits"].pop("batch")
+    monkeypatch.setattr(upgrade, "FORMAT", 3)
+    monkeypatch.setattr(upgrade, "STEPS", {1: rename, 2: move})
+    assert recorded(tree, "here") == c
+    assert journaled(c)["format"] == 3
+    assert recorded(journaled(c), "here") == c
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"limits": {"patience": 3}}, "limits.patience: unknown key"),
+        (
+            {"members": [{"name": "a", "type": "logistic", "rate": 1}]},
+            r"members\[0\].rate: unknown",
+        ),
+        ({"members": [{"name": "a", "type": "oracle"}]}, r"members\[0\].type: expected one of"),
+        ({"format": 9}, "format: expected at most 1, got 9"),
+    ],
+)
+def test_what_means_nothing_here_is_told(
+    tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
+    """What, where, which version wrote it, which one reads it, and what to do."""
+    tree = journaled(config(tmp_path)) | {"written_by": "millrace 7.2"} | change
+    with pytest.raises(UnreadableConfig, match=problem) as caught:
+        recorded(tree, "journal-test: step 4")
+    for part in ("journal-test: step 4", "written by millrace 7.2", "nothing was changed; start"):
+        assert part in str(caught.value)
+
+
+def test_secrets_and_checks_of_today_are_no_part_of_it(tmp_path: Path) -> None:
+    """A password is not written; that it is missing does not make the record unreadable."""
+    log = {
+        "type": "kafka",
+        "bootstrap": "127.0.0.1:9092",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": "me",
+        "sasl_password": "hunter2",
+    }
+    tree = journaled(config(tmp_path, log=log))
+    assert "hunter2" not in str(tree)
+    assert recorded(tree, "here").log.type == "kafka"

@@ -15,14 +15,29 @@ export PYTHONHASHSEED := 0
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,dev]'
-	touch $@
+	$(PIP) -e '.[torch,dev]'
+	touch $(BIN)/.demo $@
+
+# What the demo needs: no torch (5 GB) and no tools. The kernels that take longest to compile are
+# compiled, once for all, while the packages that they do not need are fetched.
+$(BIN)/.demo: pyproject.toml constraints.txt
+	@echo '[1/3] Making $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@echo '[2/3] Installing the compiler'
+	@$(PIP) --no-compile numba pydantic
+	@echo '[3/3] Installing the other packages, compiling kernels meanwhile (half a minute)'
+	@$(BIN)/python -c 'import models.kernels.updates, models.kernels.stack' & updates=$$!; \
+	$(BIN)/python -c 'import models.members.forest, models.members.crossed' & forest=$$!; \
+	$(PIP) --no-compile -e . && wait $$updates && wait $$forest
+	@touch $@
 
 setup: $(BIN)/.installed ## Make .venv with Millrace, torch and the development tools
 
-demo: setup ## Run everything on the embedded log for SECONDS; the live page is on PORT
+demo: $(BIN)/.demo ## Run everything on the embedded log for SECONDS; the live page is on PORT
 	$(BIN)/millrace demo --seconds $(SECONDS) --rate $(RATE) --port $(PORT)
 
 test: setup ## Run the tests, on the embedded log and on a real Kafka broker

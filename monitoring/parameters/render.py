@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from monitoring.parameters.counted import Counted, Row, Totals
 from monitoring.parameters.formula import Formula
+from monitoring.table import show, table
 
 _COLUMNS = ("layer", "type", "sizes", "formula", "parameters", "buffers", "verdict", "note")
 _STYLE = {
@@ -26,18 +25,15 @@ def render(report: Counted, console: Console) -> None:
 
     Columns that no row fills are left out.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     rows = [_cells(row, report.kind != "estimate") for row in report.rows]
     filled = {name for cells in rows for name, text in cells.items() if text}
     columns = [name for name in _COLUMNS if name in filled]
-    for name in columns:
-        right = name in ("parameters", "buffers")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    made = table(columns, ("sizes", "formula", "note"), right=("parameters", "buffers"))
     for row, cells in zip(report.rows, rows, strict=True):
         style = "italic" if row.subtotal else "" if _says_anything(row) else "dim"
-        table.add_row(*(cells[name] for name in columns), style=style)
+        made.add_row(*(cells[name] for name in columns), style=style)
     console.print(Text(report.target, style="bold"))
-    console.print(table)
+    show(made, console)
     for line in _summary(report):
         console.print(line, highlight=False, markup=False)
 

@@ -100,7 +100,7 @@ def diff(
 
     with reported():
         rows = differences(load(config), first, last)
-    print_rows(rows, as_json)
+    print_rows(rows, as_json, ("what", "from", "to"), "no difference")
 
 
 @audit_app.command()

@@ -7,14 +7,15 @@ message says why), 4 the state cannot be used; `audit verify` has its own (see i
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from monitoring.table import show, table
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
 from stream.cli.terminal import (
@@ -100,6 +101,9 @@ def run(
     ] = False,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C; a second signal ends it at once."""
+    # Importing compiles kernels at the first start, half a minute: nothing is to be saved yet.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
     from stream.run.daemon import run_daemon
 
     with reported():
@@ -118,7 +122,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Start everything on the embedded log: simulator, service, HTTP; ends with a summary."""
-    from stream.demo.demo import run_demo
+    with err.status("Starting; the first start compiles kernels, about half a minute"):
+        from stream.demo.demo import run_demo
 
     with reported():
         summary = run_demo(seconds, rate, seed, port, directory, None if as_json else out)
@@ -148,6 +153,7 @@ def simulate(
     ] = None,
     drift: Annotated[bool, typer.Option(help="Change the fraud pattern in the middle.")] = True,
     bad_share: Annotated[float, typer.Option(help="Share of malformed records.")] = 0.0,
+    as_json: Json = False,
 ) -> None:
     """Make card payments with fraud, drift and late labels: to a file, or to a log."""
     from stream.demo.demo import simulate_to_file, simulate_to_log
@@ -156,9 +162,13 @@ def simulate(
         raise typer.BadParameter("give either --out FILE or --config CONFIG")
     with reported():
         if to_file is not None:
-            simulate_to_file(to_file, events, seed, drift, err)
+            made = simulate_to_file(to_file, events, seed, drift, err)
         elif config is not None:
-            simulate_to_log(load(config), events, seed, drift, rate, bad_share, err)
+            made = simulate_to_log(load(config), events, seed, drift, rate, bad_share, err)
+    if as_json:
+        print_json(made)
+    else:
+        out.print(plain(", ".join(f"{name} {value}" for name, value in made.items())))
 
 
 @app.command()
@@ -191,11 +201,11 @@ def print_quality(console: Console, summary: dict[str, Any]) -> None:
     counts = ("events", "scores", "labels", "dead_letters")
     console.print("  ".join(f"{name} [bold]{summary[name]}[/]" for name in counts))
     metrics = ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss")
-    table = Table("", *metrics, title="Quality of the scores as they were made")
+    made = table(["", *metrics], right=metrics, title="Quality of the scores as they were made")
     for name, values in summary["quality"].items():
         cells = [values.get(m) for m in metrics]
-        table.add_row(name, *("-" if v is None else f"{v:.4f}" for v in cells))
-    console.print(table)
+        made.add_row(name, *("-" if v is None else f"{v:.4f}" for v in cells))
+    show(made, console)
 
 
 @topics_app.command("list")
@@ -224,8 +234,12 @@ def state(config: ConfigPath, as_json: Json = False) -> None:
     from stream.tools.operate import generations
 
     with reported():
-        rows = generations(load(config))
-    print_rows(rows, as_json)
+        loaded = load(config)
+        rows = generations(loaded)
+    none = (
+        f"no checkpoint in {loaded.state_dir} yet: a start replays the journal from its beginning"
+    )
+    print_rows(rows, as_json, ("verdict", "digest"), none)
 
 
 @app.command()
@@ -277,11 +291,16 @@ def params(
 
 
 @app.command()
-def token(name: Annotated[str, typer.Option(help="Who will use it.")] = "client") -> None:
+def token(
+    name: Annotated[str, typer.Option(help="Who will use it.")] = "client", as_json: Json = False
+) -> None:
     """Make a bearer token for HTTP, and the lines that configure its hash."""
     from stream.tools.operate import new_token
 
     secret, sha256 = new_token()
+    if as_json:
+        print_json({"token": secret, "name": name, "sha256": sha256, "scopes": ["score", "label"]})
+        return
     out.print(f"token (shown once): {secret}")
     out.print("add to the configuration:\n\n\\[\\[http.tokens]]", highlight=False)
     out.print(f'name = "{name}"\nsha256 = "{sha256}"\nscopes = \\["score", "label"]')

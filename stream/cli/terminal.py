@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from models.base import MillraceError
+from monitoring.table import show, table
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -66,15 +66,17 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Rows of one shape as a table, or as JSON."""
+def print_rows(
+    rows: list[dict[str, Any]], as_json: bool, folds: Sequence[str] = (), none: str = "none"
+) -> None:
+    """Rows of one shape as a table, or as JSON; ``none`` is said where there are none."""
     if as_json:
         print_json(rows)
         return
     if not rows:
-        out.print("none")
+        out.print(plain(none))
         return
-    table = Table(*rows[0])
+    made = table(list(rows[0]), folds)
     for row in rows:
-        table.add_row(*(plain(v) for v in row.values()))
-    out.print(table)
+        made.add_row(*(plain(v) for v in row.values()))
+    show(made, out)

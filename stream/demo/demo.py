@@ -20,10 +20,10 @@ from typing import Any
 import structlog
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from models.base import MillraceError
+from monitoring.table import table
 from stream.demo.player import Player, write_jsonl
 from stream.demo.simulator import Simulator, up_to
 from stream.run.assemble import open_log, wall_clock_ms
@@ -50,13 +50,23 @@ _TABLE_METRICS = ("roc_auc", "pr_auc", "recall", "precision", "f1", "log_loss")
 
 def demo_config(directory: Path, port: int) -> Config:
     """The packaged ``demo.toml`` with paths in ``directory``; its torch member only with torch."""
-    raw = tomllib.loads(resources("stream.demo").joinpath("demo.toml").read_text(encoding="utf-8"))
+    raw = _packaged()
     raw["state_dir"] = str(directory / "state")
     raw["log"]["path"] = str(directory / "log.db")
     raw.setdefault("http", {})["port"] = port
     if find_spec("torch") is None:
         raw["members"] = [m for m in raw["members"] if m["type"] != "torch"]
     return parse(raw, "demo.toml")
+
+
+def left_out(config: Config) -> list[str]:
+    """Members of the packaged ``demo.toml`` that this configuration does without."""
+    kept = {m.name for m in config.members}
+    return [m["name"] for m in _packaged()["members"] if m["name"] not in kept]
+
+
+def _packaged() -> dict[str, Any]:
+    return tomllib.loads(resources("stream.demo").joinpath("demo.toml").read_text(encoding="utf-8"))
 
 
 def run_demo(
@@ -79,6 +89,11 @@ def run_demo(
     with _place(directory) as place:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
         config = demo_config(place, port)
+        missing = left_out(config)
+        if missing and console is not None:
+            console.print(
+                f"Without {', '.join(missing)}: it needs torch, which `make setup` brings"
+            )
         service = Service(config)
         front = Front(service)
         failure: list[BaseException] = []
@@ -110,7 +125,7 @@ def run_demo(
         front.stop()
         if failure:
             raise MillraceError(f"demo: {failure[0]}") from failure[0]
-        return _summary(service, front, time.monotonic() - started, first)
+        return {"left_out": missing} | _summary(service, time.monotonic() - started, first)
 
 
 @contextmanager
@@ -189,12 +204,13 @@ def _table(service: Service, front: Front, first: list[float], place: Path, left
         f"{sum(shown['dead_letters'].values()):,} dead letters\n",
         f"first score after {first[0]:.1f} s\n" if first else "compiling and starting...\n",
     )
-    table = Table("", "weight", *_TABLE_METRICS, title="Quality by late labels, last 10,000")
+    heads = ["", "weight", *_TABLE_METRICS]
+    made = table(heads, right=heads[1:], title="Quality by late labels, last 10,000")
     for name, values in shown["quality"].items():
         cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in _TABLE_METRICS]
         weight = shown["weights"].get(name)
-        table.add_row(name, "" if weight is None else f"{weight:.2f}", *cells)
-    return Group(head, table)
+        made.add_row(name, "" if weight is None else f"{weight:.2f}", *cells)
+    return Group(head, made)
 
 
 def _catch_up(service: Service, worker: threading.Thread) -> None:
@@ -203,7 +219,7 @@ def _catch_up(service: Service, worker: threading.Thread) -> None:
         time.sleep(0.05)
 
 
-def _summary(service: Service, front: Front, seconds: float, first: list[float]) -> dict[str, Any]:
+def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, Any]:
     engine = service.engine
     if engine is None:
         raise MillraceError("demo: the service never started")
@@ -232,12 +248,15 @@ def _summary(service: Service, front: Front, seconds: float, first: list[float])
     }
 
 
-def simulate_to_file(path: Path, events: int, seed: int, drift: bool, console: Console) -> None:
-    """Write a simulation as JSON Lines, with a progress bar on a terminal."""
+def simulate_to_file(
+    path: Path, events: int, seed: int, drift: bool, console: Console
+) -> dict[str, Any]:
+    """Write a simulation as JSON Lines, with a progress bar on a terminal; says what it wrote."""
     if events < 1:
         raise MillraceError("simulate: a file needs --events of 1 or more")
     with progress(console, "simulating", events) as advance:
         write_jsonl(path, Simulator(seed, drift=drift, events=events), advance)
+    return {"file": str(path), "events": events}
 
 
 def simulate_to_log(
@@ -248,18 +267,21 @@ def simulate_to_log(
     rate: float | None,
     bad_share: float,
     console: Console,
-) -> None:
-    """Append a simulation's events and labels to the configured log until done or Ctrl-C."""
+) -> dict[str, Any]:
+    """Append a simulation to the configured log until done or Ctrl-C; says what it appended."""
     log = open_log(config, wall_clock_ms)
     stop = threading.Event()
     planned = events or round((rate or UNPACED_PER_S) * ENDLESS_S)
     simulator = up_to(wall_clock_ms(), planned, seed, events=events or WITHOUT_END, drift=drift)
+    topics = config.topics
+    appended = {topics.events: 0, topics.labels: 0}
     try:
         with progress(console, "appending", events or None) as advance:
 
             def append(topic: str, records: Any) -> None:
                 log.append(topic, records)
-                if topic == config.topics.events:
+                appended[topic] += len(records)
+                if topic == topics.events:
                     advance(len(records))
 
             Player(
@@ -268,10 +290,11 @@ def simulate_to_log(
                 rate=rate,
                 bad_share=bad_share,
                 now_ms=wall_clock_ms,
-                events_topic=config.topics.events,
-                labels_topic=config.topics.labels,
+                events_topic=topics.events,
+                labels_topic=topics.labels,
             ).run(stop)
     except KeyboardInterrupt:
         stop.set()
     finally:
         log.close()
+    return appended

@@ -18,6 +18,7 @@ from tests.support.factory import event, label, raw_config
 from tests.support.runner import append
 from tests.support.waiting import DEADLINE_S, wait_until
 
+EXAMPLE = Path(__file__).parents[3] / "examples" / "fraud.toml"
 COMMAND = [sys.executable, "-P", "-m", "stream.cli"]
 
 
@@ -182,6 +183,47 @@ def test_the_demo_sums_up_in_json() -> None:
     assert set(found["quality"]) >= {"ensemble", "mlp", "bayes"}
 
 
+def test_a_state_without_a_checkpoint_says_so(file: Path, tmp_path: Path) -> None:
+    """Before the first checkpoint `state` says what a start does; for machines it is no row."""
+    assert f"no checkpoint in {tmp_path / 'state'} yet" in millrace("state", file)
+    assert json.loads(millrace("state", file, "--json")) == []
+
+
+def test_simulations_are_summed_up_for_machines(tmp_path: Path) -> None:
+    """`simulate --json` says what went where: to a file, and to the topics of a log."""
+    out = tmp_path / "f.jsonl"
+    found = json.loads(millrace("simulate", "--events", 30, "--out", out, "--json"))
+    assert found == {"file": str(out), "events": 30}
+    found = json.loads(
+        millrace("simulate", "--events", 30, "--config", EXAMPLE, "--json", cwd=tmp_path)
+    )
+    assert found == {"events": 30, "labels": 0}
+
+
+IMPORTING = """
+import sys, threading, types
+daemon = types.ModuleType("stream.run.daemon")
+def run_daemon(name):
+    print("importing", flush=True)
+    threading.Event().wait()
+daemon.__getattr__ = run_daemon
+sys.modules["stream.run.daemon"] = daemon
+from stream.cli.main import app
+app(["run", "c.toml"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_importing_ends_a_start(number: signal.Signals) -> None:
+    """The first start compiles for half a minute; a signal meanwhile ends it as later: status 0."""
+    started = subprocess.Popen([sys.executable, "-c", IMPORTING], stdout=subprocess.PIPE)
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"importing\n"
+    started.send_signal(number)
+    started.communicate(timeout=DEADLINE_S)
+    assert started.returncode == 0
+
+
 def test_help_names_every_command() -> None:
     """The first thing a person sees lists what there is."""
     printed = millrace("--help")
@@ -199,3 +241,5 @@ def test_a_token_is_shown_once_with_its_hash() -> None:
     token = re.search(r"shown once\): (\S+)", printed)
     assert token is not None
     assert hashlib.sha256(token[1].encode()).hexdigest() in printed
+    found = json.loads(millrace("token", "--name", "app", "--json"))
+    assert found["sha256"] == hashlib.sha256(found["token"].encode()).hexdigest()

@@ -34,7 +34,6 @@ GAP, CUT = 5, 6
 """The gap between two parts' means that came nearest to its threshold, or furthest beyond, and that
 threshold: of the last test, where there is room for them."""
 
-
 LEVELS = 40
 
 ROLES: dict[str, Role] = {"bucket": "statistic", "held": "control", "moments": "statistic"}

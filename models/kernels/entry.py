@@ -2,8 +2,8 @@
 
 Numba compiles a kernel anew when its own file has changed, but does not see that a helper in
 another file has: the old code would run on. Here the name of a kept file follows from the source of
-the helpers too. Where it lies Numba says: in ``NUMBA_CACHE_DIR``, else beside the source, else in
-the user's cache directory. Processes may compile side by side: a file of one name has one content.
+the helpers too, so that one name has one content and processes may compile side by side. Where it
+lies Numba says: in ``NUMBA_CACHE_DIR``, else beside the source, else in the user's cache directory.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 from models.kernels.common import RARE
 
-HELPERS = sorted(Path(__file__).parent.glob("*.py"))
+_HELPERS = sorted(Path(__file__).parent.glob("*.py"))
 
 
 def entry(signature: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -40,23 +41,23 @@ def entry(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     return compiled
 
 
-def digest(files: Iterable[Path]) -> str:
-    """A digest of what is in these files, as 16 hex digits."""
-    h = hashlib.blake2b(digest_size=8)
-    for path in files:
+def _digest(own: Path) -> str:
+    """Of Numba's version, of all helpers and of a kernel's own file."""
+    h = hashlib.blake2b(numba.__version__.encode(), digest_size=8)
+    for path in (*_HELPERS, own):
         h.update(hashlib.blake2b(path.read_bytes()).digest())
     return h.hexdigest()
 
 
 class _Kept(CompileResultCacheImpl):
-    """Names the files of one kernel: ``module.function-SOURCES.pyXY``."""
+    """Names the files of one kernel: ``module.function-DIGEST.pyXY``."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.sources = digest([*HELPERS, Path(inspect.getfile(function))])
+        self.digest = _digest(Path(inspect.getfile(function)))
         super().__init__(function)
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        return f"{fullname}-{self.sources}.py{sys.version_info[0]}{sys.version_info[1]}{abiflags}"
+        return f"{fullname}-{self.digest}.py{sys.version_info[0]}{sys.version_info[1]}{abiflags}"
 
 
 class _Cache(FunctionCache):
@@ -66,7 +67,7 @@ class _Cache(FunctionCache):
         """Keep a compiled kernel, and remove what was kept of it from older sources."""
         super().save_overload(sig, data)
         mine = self._impl.filename_base
-        every = mine.replace(self._impl.sources, "*")
+        every = mine.replace(self._impl.digest, "*")
         for path in Path(self.cache_path).glob(f"{every}.*nb[ic]"):
             if not path.name.startswith(mine):
                 path.unlink(missing_ok=True)

@@ -32,8 +32,8 @@ def reported() -> Iterator[None]:
     from stream.contract.log import Fenced, LogError
     from stream.settings.load import ConfigError
     from stream.settings.upgrade import UnreadableConfig
+    from stream.state.follow import Diverged
     from stream.state.generations import CheckpointError, Locked
-    from stream.state.recovery import Diverged
     from stream.tools.operate import CommandRefused
 
     try:

@@ -7,7 +7,7 @@ Nothing here does I/O.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -89,10 +89,9 @@ class Batch(msgspec.Struct, frozen=True):
 class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a step took, in which order, with which clock, and what came out.
 
-    ``kind``: ``step``, or ``reconfigured``: the configuration in ``body`` holds from here on, and
-    the record takes a ``seq`` of its own. The first record that a process writes carries its
-    fingerprint in ``body``, the very first one also the configuration. ``checkpoint``: see
-    :class:`Batch`.
+    ``kind`` says what ``body`` holds and how the record is done again; ``stream/state/follow.py``
+    has the table. Text of any kind is read, so that a record of a later version can be named.
+    ``checkpoint``: see :class:`Batch`.
 
     ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
     another one has diverged.
@@ -102,7 +101,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     clock_ms: int
     digest: str
     ranges: tuple[Range, ...] = ()
-    kind: Literal["step", "reconfigured"] = "step"
+    kind: str = "step"
     skipped: tuple[tuple[str, int, int], ...] = ()
     body: dict[str, Any] = {}
     checkpoint: bool = False

@@ -20,9 +20,9 @@ from stream.contract.log import Log, LogError
 from stream.run.committer import Committer
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
+from stream.state.follow import Follower
 from stream.state.generations import Snapshot, StateDirectory, list_generations, read_manifest
 from stream.state.platform import fingerprint
-from stream.state.recovery import Recovered
 from stream.step.engine import Engine
 
 logger = structlog.get_logger()
@@ -79,7 +79,7 @@ class Checkpointer:
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def restored(self, recovered: Recovered) -> None:
+    def restored(self, recovered: Follower) -> None:
         """Replaying to here took this long: it counts towards the next one."""
         self._last_seq = recovered.from_seq
         if recovered.loaded is not None and self.written_total == 0:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from importlib.metadata import version
 
 import msgspec
 import structlog
@@ -29,9 +30,10 @@ from stream.run.isolation import Attempts, Breaker, Position, halve
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
+from stream.state.follow import Follower
 from stream.state.generations import StateDirectory
 from stream.state.platform import fingerprint
-from stream.state.recovery import Recovered, recover
+from stream.state.recovery import recover
 from stream.step.engine import Engine
 from stream.step.reconfigure import compare, reconfigure
 
@@ -76,7 +78,7 @@ class Service:
         self.stopping = threading.Event()
         self.state = "starting"
         self.engine: Engine | None = None
-        self.recovered: Recovered | None = None
+        self.recovered: Follower | None = None
         self.committer = Committer(self.log, self._committed)
         self.checkpointer = Checkpointer(config, self.directory, self.committer, self.log, clock_ms)
         self.anchors = Anchors(config, self._key)
@@ -88,7 +90,10 @@ class Service:
         self._lag_s = 0.0
         self.heartbeat_s = time.monotonic()
         self._waiting: deque[list[Slice]] = deque()
-        self._body: dict[str, object] = {"fingerprint": fingerprint()}
+        self._body: dict[str, object] = {
+            "fingerprint": fingerprint(),
+            "version": version("millrace"),
+        }
         self._breaker = Breaker(config.limits.dead_letter_share)
         self._attempts: Attempts | None = None
         self._poison: set[Position] = set()
@@ -128,7 +133,7 @@ class Service:
         """Start, step until stopped, drain.
 
         Raises the error that ended it: :class:`~stream.contract.log.Fenced`,
-        :class:`~stream.state.recovery.Diverged`, :class:`BreakerOpen`, ...
+        :class:`~stream.state.follow.Diverged`, :class:`BreakerOpen`, ...
         """
         try:
             if self._start():
@@ -317,7 +322,7 @@ class Service:
 
     def _commit(self, outputs: Outputs) -> None:
         if self._body:
-            # The first record of a process says where it ran, the very first also with what.
+            # What ran, and where, for the records to come; the very first tells under what, too.
             journal = outputs.journal
             if journal.seq == 1:
                 self._body["config"] = journaled(self.config)

@@ -113,7 +113,7 @@ def generations(config: Config) -> list[dict[str, Any]]:
 def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -> dict[str, Any]:
     """Rebuild the state as of step ``seq`` in a directory of its own; the service may be running.
 
-    Raises :class:`~stream.state.recovery.Diverged` when a step gives other bits than the journal's.
+    Raises :class:`~stream.state.follow.Diverged` when a step gives other bits than the journal's.
     """
     log = open_log(config, wall_clock_ms)
     with tempfile.TemporaryDirectory(prefix="millrace-replay-") as scratch:

@@ -1,4 +1,4 @@
-"""Replays that give other bits: a defect here, expected of steps that were made elsewhere."""
+"""Following the journal: what it does again, and where it stops and says why."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from models.members.constant import ConstantModel
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord
 from stream.run import checkpointer, service
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
-from stream.state import recovery
-from stream.state.generations import list_generations
+from stream.state import follow
+from stream.state.follow import Diverged, Follower
+from stream.state.generations import CheckpointError, list_generations
 from stream.state.platform import fingerprint
-from stream.state.recovery import Diverged, Recovered
 from stream.step.engine import Engine
+from stream.tools.operate import replay_to
 from tests.support.factory import config, event, label
-from tests.support.runner import append, caught_up, running
+from tests.support.runner import append, caught_up, contents, running
 
 Upgrade = Callable[..., None]
 
@@ -51,13 +55,13 @@ def upgrade(monkeypatch: pytest.MonkeyPatch) -> Upgrade:
     """From now on these parts of the fingerprint are others."""
 
     def change(**parts: str) -> None:
-        for part in (service, checkpointer, recovery):
+        for part in (service, checkpointer, follow):
             monkeypatch.setattr(part, "fingerprint", lambda: fingerprint() | parts)
 
     return change
 
 
-def run(c: Config, part: int) -> Recovered:
+def run(c: Config, part: int) -> Follower:
     """Let a service take 100 more events and their labels; what its start found."""
     which = range(100 * part, 100 * part + 100)
     append(c, ("events", [event(i) for i in which]), ("labels", [label(i) for i in which]))
@@ -114,3 +118,52 @@ def test_steps_made_here_may_differ_after_steps_made_elsewhere(c: Config, upgrad
     found = run(c, 2)
     assert found.divergences > 1
     assert found.elsewhere == {"kernels"}
+
+
+def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> None:
+    """An empty engine that follows the journal gives the scores in the log, and the same state."""
+    c = config(tmp_path, limits={"batch": 50})
+    run(c, 0)
+    changed = config(tmp_path, limits={"batch": 50}, ensemble={"threshold": 0.3})
+    run(changed, 1)
+    follower = Follower(build_engine(c, None), {}, lambda c: build_engine(c, None), "stop")
+    log = open_log(c, wall_clock_ms)
+    scores = [
+        score.value
+        for record in log.journal()
+        for score in follower.apply(record, log.read(record.ranges)).scores
+    ]
+    log.close()
+    assert scores == contents(c, c.topics.scores)
+    assert follower.replayed_records == 400
+    assert follower.positions == {("events", 0): 200, ("labels", 0): 200}
+    found = replay_to(changed, follower.engine.seq, None, from_start=False)
+    assert found["replayed_steps"] == 0
+    assert follower.engine.state_digest() == found["state_digest"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "words"),
+    [
+        ("weighed", {"version": "9.0"}, "expected a kind of step, reconfigured; got 'weighed'"),
+        ("reconfigured", {"version": "9.0"}, "missing required field `config`"),
+    ],
+)
+def test_a_record_of_another_version_is_named(
+    tmp_path: Path, kind: str, body: dict[str, Any], words: str
+) -> None:
+    """What this version cannot do again stops the start, with who wrote it and what to do."""
+    c = config(tmp_path)
+    run(c, 0)
+    log = open_log(c, wall_clock_ms)
+    log.open()
+    tail = log.journal_tail()
+    assert tail is not None
+    later = JournalRecord(tail.seq + 1, tail.clock_ms, tail.digest, kind=kind, body=body)
+    log.commit(Outputs([], [], [], later))
+    log.close()
+    with pytest.raises(CheckpointError, match=words) as refused:
+        run(c, 1)
+    assert f"step {later.seq}" in str(refused.value)
+    assert "written by Millrace 9.0" in str(refused.value)
+    assert "run the version that wrote it" in str(refused.value)

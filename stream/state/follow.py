@@ -1,0 +1,194 @@
+"""Does journaled steps again: the one way from a state to a later one that was committed before.
+
+A start follows to the journal's end, ``millrace replay`` to a step, a replica for ever. Outputs are
+given back, not committed; their digest must be the journal's. What a record says is done by its
+kind: :data:`KINDS` is the whole table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import structlog
+
+from models.base import MillraceError
+from stream.contract.failpoint import failpoint
+from stream.contract.outputs import Outputs
+from stream.contract.records import Batch, JournalRecord, Slice
+from stream.settings.schema import Config
+from stream.settings.upgrade import recorded
+from stream.state.generations import CheckpointError, Manifest
+from stream.state.platform import fingerprint
+from stream.step.engine import Engine
+from stream.step.reconfigure import reconfigure
+
+logger = structlog.get_logger()
+
+Build = Callable[[Config], Engine]
+"""A new engine of a configuration."""
+
+
+class Diverged(MillraceError):
+    """A replayed step gave other bits than the journal holds."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Kind ``step``: the engine took a batch. Its body is empty but for what every kind may hold.
+
+    The first record of a process holds the ``version`` of Millrace and the ``fingerprint`` of where
+    it ran; both hold for the records after it. The journal's first holds the ``config``.
+    """
+
+    fingerprint: dict[str, str] = {}
+    version: str = ""
+    config: dict[str, Any] | None = None
+
+    def replay(
+        self, engine: Engine, record: JournalRecord, slices: Sequence[Slice], build: Build
+    ) -> tuple[Engine, Outputs]:
+        """The engine after the record, and what came out."""
+        skipped = frozenset(record.skipped)
+        batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint)
+        return engine, engine.step(batch)
+
+
+class Reconfigured(msgspec.Struct, frozen=True):
+    """Kind ``reconfigured``: the configuration in the body holds from here on."""
+
+    config: dict[str, Any]
+    fingerprint: dict[str, str] = {}
+    version: str = ""
+
+    def replay(
+        self, engine: Engine, record: JournalRecord, slices: Sequence[Slice], build: Build
+    ) -> tuple[Engine, Outputs]:
+        """See :meth:`Step.replay`; ``build`` makes the engine that takes over."""
+        new = build(recorded(self.config, f"{engine.config.journal_topic}: step {record.seq}"))
+        outputs = reconfigure(engine, new, self.config)
+        engine.pending.close()
+        return new, outputs
+
+
+KINDS: dict[str, type[Step] | type[Reconfigured]] = {"step": Step, "reconfigured": Reconfigured}
+"""What the body of a journal record holds and how it is done again, by ``kind``."""
+
+
+def body_of(record: JournalRecord, writer: str = "") -> Step | Reconfigured:
+    """The body of a journal record, which a Millrace of version ``writer`` wrote.
+
+    Raises :class:`CheckpointError` for a kind, or a body, that this version does not know.
+    """
+    by = record.body.get("version", writer) or "a version that did not leave its name"
+    try:
+        return msgspec.convert(record.body, KINDS[record.kind])
+    except KeyError as error:
+        wrong = f"expected a kind of {', '.join(KINDS)}; got {record.kind!r}"
+        cause: Exception = error
+    except msgspec.ValidationError as error:
+        wrong, cause = f"{record.kind}: {error}", error
+    raise CheckpointError(
+        f"journal: step {record.seq}: {wrong}. It was written by Millrace {by}, this is "
+        f"{version('millrace')}: run the version that wrote it, or a newer one"
+    ) from cause
+
+
+class Follower:
+    """An engine, and how far it has followed the journal.
+
+    Parameters
+    ----------
+    engine : Engine
+    positions : dict
+        Where to resume each input partition.
+    build : callable
+    on_divergence : str
+        ``checkpoints.on_divergence``: the operator's word of today, not that of the steps.
+    loaded : Manifest, optional
+        The generation that the engine was restored from.
+
+    Attributes
+    ----------
+    from_seq : int
+        The step it began after.
+    replayed_steps, replayed_records, divergences : int
+    elsewhere : set of str
+        What differs between here and where replayed steps were made: parts of
+        :func:`~stream.state.platform.fingerprint`.
+    seconds : float
+        What a start took to load and follow.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        positions: dict[tuple[str, int], int],
+        build: Build,
+        on_divergence: str,
+        loaded: Manifest | None = None,
+    ) -> None:
+        self.engine = engine
+        self.positions = positions
+        self.loaded = loaded
+        self.from_seq = engine.seq
+        self.replayed_steps = self.replayed_records = self.divergences = 0
+        self.elsewhere: set[str] = set()
+        self.seconds = 0.0
+        self._build = build
+        self._on_divergence = on_divergence
+        self._made = loaded.fingerprint if loaded else {}
+        self._version = ""
+
+    def apply(self, record: JournalRecord, slices: Sequence[Slice]) -> Outputs:
+        """Do the next journaled step again, on the very records it took.
+
+        1. Its body, by its kind. 2. The engine. 3. Where to resume. 4. The digests compared.
+
+        Raises :class:`Diverged`, or :class:`CheckpointError` for a record that cannot follow.
+        """
+        if record.seq != self.engine.seq + 1:
+            raise CheckpointError(f"journal: expected step {self.engine.seq + 1}, got {record.seq}")
+        failpoint("restore.replay")
+        body = body_of(record, self._version)
+        self._version = body.version or self._version
+        self._made = body.fingerprint or self._made
+        self.elsewhere |= _differing(self._made)
+        self.engine, outputs = body.replay(self.engine, record, slices, self._build)
+        for r in record.ranges:
+            self.positions[(r.topic, r.partition)] = r.next_offset
+        self.replayed_steps += 1
+        self.replayed_records += sum(r.count for r in record.ranges)
+        if self.engine.digest != record.digest:
+            self._diverged(record)
+        return outputs
+
+    def _diverged(self, record: JournalRecord) -> None:
+        """Stop, unless bits may differ.
+
+        They may by ``on_divergence``, or once a replayed step was made elsewhere: from there on the
+        state may be another one, whoever made the later steps.
+        """
+        message = (
+            f"step {record.seq}: the replay gave digest {self.engine.digest}, the journal holds "
+            f"{record.digest}"
+        )
+        if not self.elsewhere and self._on_divergence == "stop":
+            raise Diverged(
+                f"{message}, made by the same kernels and libraries on the same kind of processor; "
+                "some member is not deterministic. Find it with `millrace replay`, or set "
+                'checkpoints.on_divergence = "warn" to go on with the replayed state'
+            )
+        if self.divergences == 0:
+            changed = ", ".join(sorted(self.elsewhere))
+            logger.error("replay_diverged", message=message, changed=changed or "nothing")
+        self.divergences += 1
+        # The chain goes on from the journal: each step is compared alone.
+        self.engine.digest = record.digest
+
+
+def _differing(made: dict[str, str]) -> set[str]:
+    """What is not here as it was where a step was made; nothing if that is not known."""
+    here = fingerprint()
+    return {k for k in made.keys() | here.keys() if made.get(k) != here.get(k)} if made else set()

@@ -1,7 +1,8 @@
 """The `millrace` command: reads arguments, calls the part that does the work, prints. No logic.
 
 Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 the service stopped itself (its
-message says why), 4 the state cannot be used; `audit verify` has its own (see its help).
+message says why), 4 the state cannot be used; `evaluate` and `audit verify` have their own (see
+their help).
 """
 
 from __future__ import annotations
@@ -181,30 +182,77 @@ def evaluate(
     scores_out: Annotated[
         Path | None, typer.Option(help="Write every score to this Parquet file.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Events in one step; 1: strictly prequential.")] = 512,
+    batch: Annotated[
+        int, typer.Option(help="Events in one step at most; 1: strictly prequential.", min=1)
+    ] = 512,
     report: Annotated[Path | None, typer.Option(help="Write charts to this HTML file.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The labels, if they stand in a file of their own.")
+    ] = None,
+    dead_letters_out: Annotated[
+        Path | None,
+        typer.Option(help="Write each dead letter with its row to this JSON Lines file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a file prequentially with the service's own engine, learning each label when due."""
+    """Score a file prequentially with the service's own engine, learning each label when due.
+
+    Exit status 3: nothing could be scored; 4: a member failed.
+    """
     from stream.tools.evaluate import evaluate_file
 
     with reported():
-        summary = evaluate_file(load(config), data, label_delay, scores_out, batch, err, report)
+        summary = evaluate_file(
+            *(load(config), data, label_delay, scores_out, batch, err, report),
+            labels=labels,
+            dead_letters_out=dead_letters_out,
+        )
+    print_refused(err, summary)
     if as_json:
         print_json(summary)
     else:
         print_quality(out, summary)
+        for note in summary["notes"]:
+            out.print(plain(note))
+    if not summary["scores"]:
+        raise typer.Exit(3)
+    if any(member["state"] != "working" for member in summary["members"].values()):
+        raise typer.Exit(4)
+
+
+def print_refused(console: Console, summary: dict[str, Any]) -> None:
+    """The first dead letters with their rows; what to do about each kind once."""
+    told: set[str] = set()
+    for letter in summary["first_dead_letters"]:
+        got = f": {letter['got']}" if "got" in letter else ""
+        advice = letter.get("advice", "")
+        console.print(
+            plain(
+                f"{letter['file']} row {letter['row']}: {letter['reason']}: {letter['error']}{got}"
+            )
+        )
+        if advice and advice not in told:
+            console.print(plain(f"  {advice}"))
+            told.add(advice)
+    more = summary["dead_letters"] - len(summary["first_dead_letters"])
+    if more > 0:
+        console.print(f"and {more:,} more dead letters; --dead-letters-out FILE writes them all")
 
 
 def print_quality(console: Console, summary: dict[str, Any]) -> None:
     """The summary's counts in one line and its quality as a table."""
     counts = ("events", "scores", "labels", "dead_letters")
     console.print("  ".join(f"{name} [bold]{summary[name]}[/]" for name in counts))
+    reasons = summary.get("dead_letter_reasons") or {}
+    if reasons:
+        console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
     metrics = ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss")
     made = table(["", *metrics], right=metrics, title="Quality of the scores as they were made")
+    members = summary.get("members", {})
     for name, values in summary["quality"].items():
-        cells = [values.get(m) for m in metrics]
-        made.add_row(name, *("-" if v is None else f"{v:.4f}" for v in cells))
+        failed = members.get(name, {}).get("state", "working") != "working"
+        cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in metrics]
+        made.add_row(f"{name} (failed)" if failed else name, *cells)
     show(made, console)
 
 

@@ -17,7 +17,8 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     """The scores of ``n`` events as columns; row ``i`` is of ``records[i]``.
 
     ``event_time_ms`` int64 ``(n,)``; ``p`` float64 ``(n,)`` and ``members`` float64 ``(n, m)`` are
-    probabilities of the positive class; ``alert`` bool ``(n,)``.
+    probabilities of the positive class; ``alert`` bool ``(n,)``. ``cold``: made before any member
+    had learned. ``out`` names the members in quarantine: their column is the mean of the others'.
     """
 
     records: Sequence[Record]
@@ -26,6 +27,8 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     p: F64
     members: F64
     alert: BOOL
+    cold: bool = False
+    out: frozenset[str] = frozenset()
 
 
 class Outputs(msgspec.Struct, frozen=True):

@@ -97,13 +97,14 @@ class Codec:
         time = TIME_RULES[config.event.time_format]
         # The structs' fields follow from the configuration: no type checker can know them.
         self._event: Any = msgspec.json.Decoder(_event_struct(config, time.kind))
-        self._label: Any = msgspec.json.Decoder(_label_struct(config, time.kind))
+        label_time = TIME_RULES[config.label_time_format]
+        self._label: Any = msgspec.json.Decoder(_label_struct(config, label_time.kind))
         self._command = msgspec.json.Decoder(COMMAND)
         self._members = tuple(member.name for member in config.members)
         self._values = config.label.values
         self._inline = config.label.inline
         self._event_time, self._label_time = config.event.time, config.label.time
-        self._to_ms = time.to_ms
+        self._to_ms, self._label_to_ms = time.to_ms, label_time.to_ms
         kinds = [(n, f"f{i}", f.kind) for i, (n, f) in enumerate(config.event.fields.items())]
         self._numbers = [(n, a) for n, a, k in kinds if k in ("number", "boolean")]
         self._categories = [(n, a) for n, a, k in kinds if k == "category"]
@@ -219,7 +220,7 @@ class Codec:
         at = -1
         if self._label_time is not None and row.time is not None:
             try:
-                at = self._to_ms(row.time)
+                at = self._label_to_ms(row.time)
             except BadTime as error:
                 raise _refused_time(error, self._label_time) from error
         return _identifier(row.id), self._value(row.label), at

@@ -183,7 +183,7 @@ def _label(config: Config) -> Json:
     properties: Json = {config.label_event_id: _ID, config.label.field: truth}
     example: Json = {config.label_event_id: "e-1", config.label.field: truth["enum"][0]}
     if config.label.time:
-        time = TIME_RULES[config.event.time_format]
+        time = TIME_RULES[config.label_time_format]
         properties[config.label.time] = _nullable(time.schema)
         example[config.label.time] = time.example
     return {

@@ -130,6 +130,9 @@ class LabelSettings(Settings):
     time: str | None = Field(
         None, description="JSON field with the time the label was made, if it has one"
     )
+    time_format: TimeFormat | None = Field(
+        None, description="how `label.time` is written; default `event.time_format`"
+    )
     values: Annotated[dict[str, Literal[0, 1]], BeforeValidator(_text_keys)] = Field(
         {"true": 1, "false": 0, "1": 1, "0": 0},
         min_length=1,
@@ -297,3 +300,8 @@ class Config(Settings):
     def label_event_id(self) -> str:
         """The label's field that names its event."""
         return self.label.event_id or self.event.id
+
+    @property
+    def label_time_format(self) -> TimeFormat:
+        """How labels write their time."""
+        return self.label.time_format or self.event.time_format

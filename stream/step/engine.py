@@ -260,7 +260,9 @@ class Engine:
         p = sigmoid(logit)
         alert = p >= self.threshold
         times = events.columns.event_time_ms
-        scored = Scored(events.records, events.ids, times, p, sigmoid(links), alert)
+        cold, left_out = self.counts["learned"] == 0, self.ensemble.quarantined
+        members = sigmoid(links)
+        scored = Scored(events.records, events.ids, times, p, members, alert, cold, left_out)
         tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
         out.scores += encode_scores(scored, self.ensemble.names, tail)
         out.scored.append(scored)

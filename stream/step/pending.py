@@ -126,6 +126,10 @@ class Pending:
         """The rows with these numbers, in this order, as one array of this store's dtype."""
         return self._gather(rows, None)
 
+    def times(self, rows: I64) -> I64:
+        """Event times of the rows with these numbers."""
+        return self._gather(rows, "event_time_ms")
+
     def truth(self, rows: I64) -> I8:
         """The label of each row, :data:`WAITING` where there is none yet."""
         out = np.empty(len(rows), dtype=np.int8)
@@ -141,7 +145,7 @@ class Pending:
 
     def oldest_times(self, n: int) -> I64:
         """Event times of the ``n`` rows that leave next."""
-        return self._gather(np.arange(self.head, self.head + n, dtype=np.int64), "event_time_ms")
+        return self.times(np.arange(self.head, self.head + n, dtype=np.int64))
 
     def due(self, before_ms: int) -> int:
         """How many of the oldest rows have an event time before ``before_ms``.

@@ -1,14 +1,13 @@
 """Prequential evaluation over a file: the service's own engine, with labels released when due.
 
-Each event is scored before its label can be learned; a label is released when its time has come by
-event time, never earlier. Batches only ever make labels later, by at most one batch of events.
+``play.py`` says what the engine gets and when. Here its scores are judged: each was made before the
+label of its event could be learned.
 """
 
 from __future__ import annotations
 
-import heapq
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,18 @@ from rich.console import Console
 
 from models.base import F64, MillraceError
 from models.settings import parse_duration
-from monitoring.quality.measures import kappa_temporal, no_change_accuracy, summarise
-from stream.contract.outputs import Scored
-from stream.contract.records import Batch, Range, Record, Slice
-from stream.decode.times import TIME_RULES
+from monitoring.quality.measures import kappa_temporal, measure, no_change_accuracy
+from stream.contract.outputs import Outputs, Scored
+from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.step.engine import Engine
+from stream.tools.due import FileLabels, RowLabels, Source
 from stream.tools.files import ScoresWriter, count_rows, read_rows
 from stream.tools.judged import AlarmMark, Judged, Sample
+from stream.tools.play import Play
 from stream.tools.progress import progress
-
-DRAIN = 4096
-"""Labels learned in one step once the events are over."""
+from stream.tools.refused import Refused
 
 SAMPLES = 500
 """Moments of the run kept at least, once it was long enough; at most twice as many."""
@@ -46,10 +44,14 @@ class Evaluation:
     engine : Engine
         New, with its pending events in memory.
     label_delay_ms : int or None
-        A label is released this long after its event. ``None``: at the row's own ``label.time``
-        field (no value there: never), or at once if the configuration names none.
+        A label is released this long after its event. ``None``: at its own ``label.time`` (no value
+        there: never), or at once if the configuration names none.
     batch : int
         Most events in one step; 1 is strictly prequential.
+    labels : iterable of lists of bytes, optional
+        Rows of a file of labels; without, labels stand in the events' rows.
+    files : pair of str
+        What the file of events and that of labels are called in messages.
 
     Attributes
     ----------
@@ -60,49 +62,76 @@ class Evaluation:
     """
 
     def __init__(
-        self, config: Config, engine: Engine, label_delay_ms: int | None, batch: int
+        self,
+        config: Config,
+        engine: Engine,
+        label_delay_ms: int | None,
+        batch: int,
+        labels: Iterable[list[bytes]] | None = None,
+        files: tuple[str, str] = ("data", "labels"),
     ) -> None:
+        source: Source
+        if labels is None:
+            source = RowLabels(config, engine.codec, label_delay_ms)
+        else:
+            source = FileLabels(config, engine.codec, label_delay_ms, labels)
+        self._source = source
         self._config = config
-        self._times = TIME_RULES[config.event.time_format]
         self._engine = engine
-        self._delay_ms = label_delay_ms
-        self._batch = batch
-        # Values stay as they are written: a label repeats its event's id, whatever its size.
-        self._row = msgspec.json.Decoder(dict[str, msgspec.Raw])
-        self._due: list[tuple[int, int, bytes]] = []
-        self._truth: list[float] = []
-        self._labels_sent = 0
-        self._events_sent = 0
+        self._play = Play(config, engine, source, batch)
+        self._files = dict(zip((config.topics.events, config.topics.labels), files, strict=True))
         self._scored: list[F64] = []
+        self._failed: dict[str, dict[str, Any]] = {}
         self._started = time.monotonic()
         self._every = 1
         self.course: list[Sample] = []
         self.alarms: list[AlarmMark] = []
-        self.reasons: dict[str, int] = {}
 
     def run(
         self,
         batches: Iterable[list[bytes]],
         progress: Callable[[int], None],
         sink: ScoresWriter | None = None,
+        refused: Refused | None = None,
     ) -> dict[str, Any]:
         """Score every row, learn every label, judge the scores; returns the summary.
 
         The same rows and configuration give the same summary, to the last bit.
         """
-        waiting: list[tuple[int, bytes]] = []
-        for rows in batches:
-            for raw in rows:
-                waiting.append((self._register(raw), raw))
-                if len(waiting) >= self._batch:
-                    self._step(waiting, sink)
-                    waiting = []
-            progress(len(rows))
-        if waiting:
-            self._step(waiting, sink)
-        while self._due:
-            self._step([], sink)
-        return self._summary()
+        refused = refused or Refused(self._config)
+        for batch in self._play.batches(batches):
+            outputs = self._engine.step(batch)
+            self._sample()
+            self._refuse(outputs, refused)
+            self._watch(outputs)
+            self.alarms += [AlarmMark(batch.clock_ms, a.detector, a.signal) for a in outputs.alarms]
+            for scored in outputs.scored:
+                self._collect(scored, sink)
+            progress(_events_in(batch, self._config))
+        return self._summary(refused)
+
+    def _refuse(self, outputs: Outputs, refused: Refused) -> None:
+        for letter in outputs.dead_letters:
+            record = letter.record
+            row = self._play.row_of(record)
+            refused.take(letter, self._files[record.topic], row + 1)
+
+    def _watch(self, outputs: Outputs) -> None:
+        """Note which member was put into quarantine in this step, and why."""
+        if len(self._engine.ensemble.quarantined) == len(self._failed):
+            return
+        for record in outputs.audit:
+            told = msgspec.json.decode(record.value or b"")
+            if told["event"] == "quarantined":
+                self._failed.setdefault(
+                    told["model"],
+                    {
+                        "state": "quarantined",
+                        "error": told.get("error") or f"it passed a budget: {told['breaches']}",
+                        "since": _utc(self._engine.clock_ms),
+                        "step": self._engine.seq,
+                    },
+                )
 
     def _sample(self) -> None:
         """Note where the run stands; of a long run every second note goes, again and again."""
@@ -110,128 +139,169 @@ class Evaluation:
             return
         weights = tuple(self._engine.ensemble.weights().tolist())
         seconds = time.monotonic() - self._started
-        self.course.append(Sample(self._engine.watermark_ms, weights, self._events_sent, seconds))
+        self.course.append(
+            Sample(self._engine.watermark_ms, weights, self._play.events_sent, seconds)
+        )
         if len(self.course) == 2 * SAMPLES:
             del self.course[::2]
             self._every *= 2
 
-    def _register(self, raw: bytes) -> int:
-        """Note a row's truth and when its label comes; returns its event time, 0 if unreadable."""
-        config = self._config
-        at, truth = 0, np.nan
-        try:
-            row = self._row.decode(raw)
-            at = self._times.read(row[config.event.time])
-            given = row.get(config.label.field, msgspec.Raw(b"null"))
-            value = msgspec.json.decode(given)
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            if text in config.label.values:
-                truth = float(config.label.values[text])
-                release = self._release(row, at)
-                if release is not None and not config.label.inline:
-                    label = {config.label_event_id: row[config.event.id], config.label.field: given}
-                    order = len(self._truth)
-                    heapq.heappush(self._due, (release, order, msgspec.json.encode(label)))
-        except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
-            # Not an event: the engine says so with a reason, as a dead letter.
-            truth = np.nan
-        self._truth.append(truth)
-        return at
-
-    def _release(self, row: dict[str, msgspec.Raw], at: int) -> int | None:
-        field = self._config.label.time
-        if self._delay_ms is not None:
-            return at + self._delay_ms
-        if field is None or field not in row:
-            return at
-        value = row[field]
-        return None if bytes(value) == b"null" else self._times.read(value)
-
-    def _step(self, events: list[tuple[int, bytes]], sink: ScoresWriter | None) -> None:
-        """Labels that are due before the first event, then the events."""
-        slices = []
-        labels: list[bytes] = []
-        now = events[0][0] if events else 0
-        while self._due and (self._due[0][0] <= now if events else len(labels) < DRAIN):
-            release, _, raw = heapq.heappop(self._due)
-            now = max(now, release)
-            labels.append(raw)
-        topics = self._config.topics
-        if labels:
-            slices.append(_slice(topics.labels, self._labels_sent, labels))
-            self._labels_sent += len(labels)
-        if events:
-            slices.append(_slice(topics.events, self._events_sent, [raw for _, raw in events]))
-            self._events_sent += len(events)
-        clock = max([now, *(at for at, _ in events)])
-        outputs = self._engine.step(Batch(self._engine.seq + 1, clock, slices))
-        for letter in outputs.dead_letters:
-            self.reasons[letter.reason] = self.reasons.get(letter.reason, 0) + 1
-        self._sample()
-        self.alarms += [AlarmMark(clock, a.detector, a.signal) for a in outputs.alarms]
-        for scored in outputs.scored:
-            self._collect(scored, sink)
-
     def _collect(self, scored: Scored, sink: ScoresWriter | None) -> None:
         rows = np.array([r.offset for r in scored.records], dtype=np.float64)
         times = scored.event_time_ms.astype(np.float64)
-        table = np.column_stack([rows, times, scored.alert, scored.p, scored.members])
-        self._scored.append(table)
+        members = scored.members.copy()
+        names = self._engine.ensemble.names
+        members[:, [name in scored.out for name in names]] = np.nan
+        cold = np.full(len(rows), scored.cold)
+        self._scored.append(np.column_stack([rows, times, cold, scored.alert, scored.p, members]))
         if sink is not None:
-            truth = [self._truth[r.offset] for r in scored.records]
+            truth = [self._play.truth_of(r.offset) for r in scored.records]
             sink.write(
                 scored.ids,
                 scored.event_time_ms,
                 scored.p,
                 scored.alert,
-                scored.members,
-                [None if np.isnan(t) else int(t) for t in truth],
+                cold.tolist(),
+                members,
+                [None if t < 0 else t for t in truth],
             )
 
-    def judged(self) -> Judged:
-        """The scored events whose truth is known."""
-        table = np.concatenate(self._scored)
-        truth = np.array(self._truth)[table[:, 0].astype(np.int64)]
-        known = ~np.isnan(truth)
-        table = table[known]
-        return Judged(table[:, 1].astype(np.int64), truth[known], table[:, 3:], table[:, 2] > 0)
+    def judged(self, cold: bool = False) -> Judged:
+        """The scored events whose truth is known, made once a member had learned, or ``cold``."""
+        m = 1 + len(self._engine.ensemble.names)
+        table = np.concatenate([*self._scored, np.empty((0, 4 + m))])
+        truth = np.concatenate([*self._play.truth, np.empty(0, dtype=np.int8)])
+        y = truth[table[:, 0].astype(np.int64)].astype(np.float64)
+        chosen = (y >= 0) & ((table[:, 2] > 0) == cold)
+        table = table[chosen]
+        return Judged(table[:, 1].astype(np.int64), y[chosen], table[:, 4:], table[:, 3] > 0)
 
-    def _summary(self) -> dict[str, Any]:
-        if not self._scored:
-            raise MillraceError(
-                f"evaluate: expected at least one event that can be scored, got none of "
-                f"{self._events_sent}; dead letters by reason: {self.reasons}"
-            )
-        _, y, p, alert = self.judged()
-        threshold = self._engine.threshold
-        names = ["ensemble", *self._engine.ensemble.names]
-        return {
-            "events": self._events_sent,
+    def _summary(self, refused: Refused) -> dict[str, Any]:
+        judged, cold = self.judged(), self.judged(cold=True)
+        engine, waits = self._engine, self._play.waits
+        names = ["ensemble", *engine.ensemble.names]
+        times = [t for part in self._scored for t in (part[:, 1].min(), part[:, 1].max())]
+        summary: dict[str, Any] = {
+            "configuration": self._config.name,
+            "period": [_utc(int(min(times))), _utc(int(max(times)))] if times else None,
+            "threshold": engine.threshold,
+            "events": self._play.events_sent,
             "scores": sum(len(part) for part in self._scored),
-            "labels": int(self._engine.counts["labels.joined"]),
-            "dead_letters": sum(self.reasons.values()),
-            "dead_letter_reasons": dict(sorted(self.reasons.items())),
-            "labelled": len(y),
-            "positives": int(y.sum()),
-            "quality": {
-                name: _rounded(summarise(column, y, threshold))
-                for name, column in zip(names, p.T, strict=True)
+            "alerts": int(engine.counts["alerts"]),
+            "labels": int(engine.counts["labels.joined"]),
+            "dead_letters": sum(refused.reasons.values()),
+            "dead_letter_reasons": dict(sorted(refused.reasons.items())),
+            "first_dead_letters": refused.first,
+            "labelled": len(judged.y) + len(cold.y),
+            "judged": len(judged.y),
+            "positives": int(judged.y.sum()),
+            "unlearned": {
+                "scores": int(sum(part[:, 2].sum() for part in self._scored)),
+                "judged": len(cold.y),
+                "positives": int(cold.y.sum()),
+                "quality": _measured(cold, 0, engine.threshold),
             },
-            "no_change_accuracy": no_change_accuracy(y),
-            "kappa_temporal": kappa_temporal(alert, y),
-            "weights": dict(zip(names[1:], self._engine.ensemble.weights().tolist(), strict=True)),
-            "steps": self._engine.seq,
-            "digest": self._engine.digest,
+            "quality": {
+                name: _measured(judged, i, engine.threshold) for i, name in enumerate(names)
+            },
+            "members": {
+                name: self._failed.get(name, {"state": "working", "error": None, "since": None})
+                for name in names[1:]
+            },
+            "no_change_accuracy": _finite(no_change_accuracy(judged.y)),
+            "kappa_temporal": _finite(kappa_temporal(judged.alert, judged.y)),
+            "labels_waited": {
+                "late": waits.late,
+                "mean_s": round(waits.total_ms / 1000 / max(waits.labels, 1), 3),
+                "longest_s": waits.longest_ms / 1000,
+            },
+            "without_label": int(engine.pending.waiting),
+            "labels_without_event": len(engine.early),
+            "labels_without_time": self._source.untimed,
+            "weights": {
+                name: _finite(w)
+                for name, w in zip(names[1:], engine.ensemble.weights().tolist(), strict=True)
+            },
+            "steps": engine.seq,
+            "digest": engine.digest,
         }
+        return summary | {"notes": list(notes(summary))}
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else round(float(v), 6) for k, v in values.items()}
+def notes(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What somebody who reads the figures must know, as sentences."""
+    scores, judged, unlearned = summary["scores"], summary["judged"], summary["unlearned"]
+    if not scores:
+        yield f"nothing could be scored of {_many(summary['events'], 'row')}"
+    if unlearned["scores"]:
+        yield (
+            f"{unlearned['scores']:,} of {_many(scores, 'row')} were scored before anything was "
+            f"learned: {_many(unlearned['judged'], 'row')} of them judged apart, "
+            f"{unlearned['positives']:,} positive"
+        )
+    if scores and not summary["labelled"]:
+        yield "no row has a label: there is nothing to judge"
+    elif scores and not judged:
+        yield "every judged row was scored before anything was learned: the file is too short"
+    elif scores and summary["positives"] in (0, judged):
+        only = "negative" if not summary["positives"] else "positive"
+        yield f"all {judged:,} judged rows are {only}: with one class no model can be told apart"
+    waited = summary["labels_waited"]
+    if waited["late"]:
+        yield (
+            f"{_many(waited['late'], 'label')} waited past the due time while events were scored: "
+            f"{_seconds(waited['mean_s'])} on average over all, {_seconds(waited['longest_s'])} at "
+            "most; --batch 1 lets none wait"
+        )
+    if summary["labels_without_event"]:
+        yield f"{_many(summary['labels_without_event'], 'label')} found no event"
+    if summary["labels_without_time"]:
+        yield (
+            f"{_many(summary['labels_without_time'], 'label')} had no label.time and were never "
+            "learned; --label-delay releases labels without it"
+        )
+    ahead = summary["dead_letter_reasons"].get("event_time_ahead", 0)
+    if 20 * ahead > summary["events"]:
+        yield f"{_many(ahead, 'row')} ran ahead of the others: is the file in event-time order?"
+    for name, member in summary["members"].items():
+        if member["state"] != "working":
+            yield (
+                f"member {name} failed and is out since {member['since']} (step "
+                f"{member['step']}): {member['error']}"
+            )
 
 
-def _slice(topic: str, first: int, values: list[bytes]) -> Slice:
-    records = [Record(topic, 0, first + i, None, v) for i, v in enumerate(values)]
-    return Slice(Range(topic, 0, first, first + len(values) - 1, len(values)), records)
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.1f} s"
+
+
+def _measured(judged: Judged, column: int, threshold: float) -> dict[str, float | None]:
+    """Quality of one scorer over the rows that it scored itself."""
+    p = judged.p[:, column]
+    own = ~np.isnan(p)
+    p, y = p[own], judged.y[own]
+    found = measure(p, y, judged.alert[own] if column == 0 else p >= threshold)
+    return {k: _finite(round(v, 6)) for k, v in found.items()}
+
+
+def _finite(value: float) -> float | None:
+    """What JSON can hold: it has no nan."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _utc(ms: int) -> str:
+    return np.datetime_as_string(np.datetime64(ms, "ms"), timezone="UTC")
+
+
+def _events_in(batch: Batch, config: Config) -> int:
+    return sum(len(s.records) for s in batch.slices if s.range.topic == config.topics.events)
 
 
 def evaluate_file(
@@ -242,11 +312,14 @@ def evaluate_file(
     batch: int,
     console: Console,
     report: Path | None = None,
+    labels: Path | None = None,
+    dead_letters_out: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a file with a progress bar on a terminal; see :class:`Evaluation`.
 
-    ``report`` names the HTML file to write in the end. Raises
-    :class:`~models.base.MillraceError` for a file or a delay that cannot be used.
+    ``labels`` names a file of labels, ``report`` the HTML file to write in the end,
+    ``dead_letters_out`` one for the dead letters. Raises :class:`~models.base.MillraceError` for a
+    file or a delay that cannot be used.
     """
     try:
         delay = None if label_delay is None else parse_duration(label_delay)
@@ -255,17 +328,26 @@ def evaluate_file(
     if report is not None and not report.parent.is_dir():
         raise MillraceError(f"--report: expected a directory, got {str(report.parent)!r}")
     engine = build_engine(config, None)
-    run = Evaluation(config, engine, delay, batch)
-    rows = read_rows(data, time_format=config.event.time_format)
+    files = (str(data), str(data if labels is None else labels))
+    run = Evaluation(
+        config, engine, delay, batch, None if labels is None else _rows(config, labels), files
+    )
     with ExitStack() as stack:
         sink = None
         if scores_out is not None:
             sink = stack.enter_context(ScoresWriter(scores_out, engine.ensemble.names))
+        refused = stack.enter_context(Refused(config, dead_letters_out))
         advance = stack.enter_context(progress(console, "scoring", count_rows(data)))
-        summary = run.run(rows, advance, sink)
+        summary = run.run(_rows(config, data), advance, sink, refused)
+    summary = {"data": str(data), "label_delay": label_delay} | summary
     if report is not None:
         from stream.tools.report import write_report  # half a second of plotly that few runs need
 
         names = ["ensemble", *engine.ensemble.names]
         write_report(report, names, run.judged(), run.course, run.alarms, summary)
     return summary
+
+
+def _rows(config: Config, path: Path) -> Iterator[list[bytes]]:
+    others = {config.label.time: config.label_time_format} if config.label.time else {}
+    return read_rows(path, time_format=config.event.time_format, time_formats=others)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +73,10 @@ def count_rows(path: Path) -> int | None:
 
 
 def read_rows(
-    path: Path, batch_rows: int = BATCH_ROWS, time_format: TimeFormat = "rfc3339"
+    path: Path,
+    batch_rows: int = BATCH_ROWS,
+    time_format: TimeFormat = "rfc3339",
+    time_formats: Mapping[str, TimeFormat] | None = None,
 ) -> Iterator[list[bytes]]:
     """The file's rows in order, each as the bytes of one JSON object.
 
@@ -91,6 +94,8 @@ def read_rows(
     time_format : str
         How Parquet timestamps are written: as ``event.time_format`` reads them. Timestamps without
         a zone count as UTC. Dates are always written as ``2026-01-31``.
+    time_formats : mapping of str to str
+        Columns that are written in another one.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def read_rows(
             for block in _csv(path):
                 yield from _objects(block, batch_rows)
         else:
-            for block in _parquet(path, batch_rows, time_format):
+            for block in _parquet(path, batch_rows, time_format, time_formats or {}):
                 yield from _objects(block, batch_rows)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise FileError(_sentence(path, error)) from error
@@ -198,11 +203,13 @@ def _csv_column(name: str, cells: pa.Array, patterns: dict[str, str]) -> pa.Arra
     return pc.if_else(plain, pc.utf8_lower(cells), other)
 
 
-def _parquet(path: Path, batch_rows: int, time_format: TimeFormat) -> Iterator[Block]:
+def _parquet(
+    path: Path, batch_rows: int, time_format: TimeFormat, others: Mapping[str, TimeFormat]
+) -> Iterator[Block]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_rows):
             yield {
-                field.name: _parquet_column(field, column, time_format)
+                field.name: _parquet_column(field, column, others.get(field.name, time_format))
                 for field, column in zip(batch.schema, batch.columns, strict=True)
             }
 
@@ -250,14 +257,16 @@ def _timestamps(cells: pa.Array, time_format: TimeFormat) -> pa.Array:
 class ScoresWriter:
     """Scores as a Parquet file, written batch by batch; use it as a context manager.
 
-    Columns: ``id``, ``event_time`` (UTC), ``score``, ``alert``, ``score_NAME`` of each member, and
-    ``label``, null where the truth is not known. The file appears under its name when the block
+    Columns: ``id``, ``event_time`` (UTC), ``score``, ``alert``, ``cold`` (made before any member
+    had learned), ``score_NAME`` of each member, null where it did not score, and ``label``, null
+    where the truth is not known. The file appears under its name when the block
     ends without an exception; until then its name ends in ``.partial``, which an exception removes.
 
     Examples
     --------
     >>> with ScoresWriter(path, ["mlp"]) as out:  # doctest: +SKIP
-    ...     out.write(["a"], [0], np.array([0.9]), np.array([True]), np.array([[0.9]]), [None])
+    ...     out.write(["a"], [0], np.array([0.9]), np.array([True]), [True], np.array([[0.9]]),
+    ...               [None])
     """
 
     def __init__(self, path: Path, members: Sequence[str]) -> None:
@@ -271,6 +280,7 @@ class ScoresWriter:
                 ("event_time", pa.timestamp("ms", "UTC")),
                 ("score", pa.float64()),
                 ("alert", pa.bool_()),
+                ("cold", pa.bool_()),
                 *[(f"score_{name}", pa.float64()) for name in members],
                 ("label", pa.int8()),
             ]
@@ -289,6 +299,7 @@ class ScoresWriter:
         event_time_ms: I64 | Sequence[int],
         scores: F64,
         alerts: NDArray[np.bool_],
+        cold: Sequence[bool],
         members: F64,
         labels: Sequence[int | None],
     ) -> None:
@@ -298,11 +309,15 @@ class ScoresWriter:
         ----------
         scores : float64 ``(n,)``, probabilities of the positive class
         alerts : bool ``(n,)``
-        members : float64 ``(n, m)``, each member's probability
+        cold : bool each
+        members : float64 ``(n, m)``, each member's probability, nan where it has none
         labels : 0, 1 or ``None`` each
         """
-        columns = [ids, event_time_ms, scores, alerts, *members.T, labels]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
+        columns = [ids, event_time_ms, scores, alerts, cold, *members.T, labels]
+        arrays = [
+            pa.array(c, f.type, from_pandas=True)
+            for c, f in zip(columns, self._schema, strict=True)
+        ]
         try:
             self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         except OSError as error:

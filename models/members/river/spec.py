@@ -131,9 +131,11 @@ class _Builder:
             return self.build(value, place)
         if isinstance(value, dict):
             built = {k: self._value(v, (*place, k)) for k, v in value.items()}
-            # TOML has no keys but text; River's classes 0 and 1 are numbers.
-            numbers = bool(built) and all(k.isdigit() for k in built)
-            return {int(k): v for k, v in built.items()} if numbers else built
+            # TOML has no keys but text; River's classes are booleans, and others are numbers.
+            keys = [_class_of(k) for k in built]
+            if not built or None in keys:
+                return built
+            return dict(zip(keys, built.values(), strict=True))
         if isinstance(value, list | tuple):
             return [self._value(v, (*place, i)) for i, v in enumerate(value)]
         return value
@@ -141,6 +143,13 @@ class _Builder:
     def _seed_for(self, place: Place) -> int:
         text = f"{self._seed}:{'.'.join(map(str, place))}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+
+
+def _class_of(key: str) -> bool | int | None:
+    """The class that a key names; ``None`` if it is another name."""
+    if key.lower() in ("true", "false"):
+        return key.lower() == "true"
+    return int(key) if key.isdecimal() else None
 
 
 def _factory(reference: str, place: Place) -> Any:

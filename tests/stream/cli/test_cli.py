@@ -119,7 +119,8 @@ def test_a_file_is_evaluated_the_same_twice(tmp_path: Path) -> None:
     found = json.loads(summary)
     assert found["events"] == found["scores"] == 3000
     table = pq.read_table(scores).to_pydict()
-    y, p = table["label"], table["score"]
+    learned = [i for i, cold in enumerate(table["cold"]) if not cold]
+    y, p = ([table[column][i] for i in learned] for column in ("label", "score"))
     quality = found["quality"]["ensemble"]
     assert quality["roc_auc"] == pytest.approx(roc_auc_score(y, p), abs=1e-6)
     assert quality["log_loss"] == pytest.approx(log_loss(y, p), abs=1e-6)

@@ -98,6 +98,7 @@ CHANGES: dict[str, Patch] = {
     "LabelSettings.event_id": {"label.event_id": "key"},
     "LabelSettings.field": {"label.field": "bad"},
     "LabelSettings.time": {"label.time": "at"},
+    "LabelSettings.time_format": {"label.time": "at", "label.time_format": "rfc3339"},
     "LabelSettings.values": {"label.values": {"true": 0, "false": 1}},
     "LabelSettings.inline": {"label.inline": True},
     "LabelSettings.horizon": {"label.horizon": "1d"},

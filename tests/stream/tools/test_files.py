@@ -254,6 +254,7 @@ def test_scores_come_back_as_written(tmp_path: Path) -> None:
                 np.array([first, first + 1]),
                 np.array([0.1, 0.9]),
                 np.array([False, True]),
+                [True, False],
                 np.array([[0.1, 0.2], [0.8, 0.9]]),
                 [None, 1],
             )
@@ -264,6 +265,7 @@ def test_scores_come_back_as_written(tmp_path: Path) -> None:
         "event_time": dt.datetime(1970, 1, 1, 0, 0, 0, 3000, tzinfo=dt.UTC),
         "score": 0.9,
         "alert": True,
+        "cold": False,
         "score_a": 0.8,
         "score_b": 0.9,
         "label": 1,

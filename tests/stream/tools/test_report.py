@@ -102,11 +102,11 @@ def test_quality_over_time_is_that_of_equal_slices(report: Report) -> None:
     judged = report.run.judged()
     lines = _chart(report, 0)
     assert [line["name"] for line in lines] == ["ROC AUC", "PR AUC", "recall"]
-    size = EVENTS // SLICES
-    rows = slice(size, 2 * size)
+    size = len(judged.y) / SLICES
+    rows = slice(int(size), int(2 * size))
     expected = average_precision_score(judged.y[rows], judged.p[rows, 0])
     assert _numbers(lines[1]["y"])[1] == pytest.approx(expected)
-    assert lines[1]["x"][1].startswith(str(np.datetime64(int(judged.time_ms[2 * size - 1]), "ms")))
+    assert lines[1]["x"][1].startswith(str(np.datetime64(int(judged.time_ms[rows.stop - 1]), "ms")))
 
 
 def test_weights_end_where_the_run_ended(report: Report) -> None:

@@ -19,11 +19,11 @@ from models.base import MillraceError
 from stream.contract.outputs import Outputs
 from stream.run.daemon import SWITCH_S
 from stream.run.front import Front
-from stream.run.service import Service
+from stream.run.service import Listener, Service
 from stream.settings.schema import Config
 
 
-class _Timed(Service):
+class _Timed(Service, Listener):
     """Notes when its loop begins and when so many input records are committed."""
 
     def __init__(self, config: Config, records: int) -> None:
@@ -34,9 +34,10 @@ class _Timed(Service):
         self.checkpoints = 0
         self.over = threading.Event()
         self.failure: BaseException | None = None
-        self.on_committed.append(self._count)
+        self.listeners.append(self)
 
-    def _count(self, outputs: Outputs) -> None:
+    def committed(self, outputs: Outputs, seconds: float) -> None:
+        """See :class:`Listener`."""
         self.left -= sum(r.count for r in outputs.journal.ranges)
         if self.left <= 0 and self.end is None:
             self.end = (time.perf_counter(), time.process_time())

@@ -81,7 +81,7 @@ def replay(records: int, events: int, rounds: int) -> dict[str, Any]:
 
         def again() -> int:
             with tempfile.TemporaryDirectory() as empty:
-                state = StateDirectory(Path(empty))
+                state = StateDirectory(Path(empty)).open()
                 found = recover(
                     log, state, config, lambda c: build_engine(c, state.pending), lambda: None
                 )

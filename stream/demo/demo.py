@@ -24,11 +24,12 @@ from rich.text import Text
 
 from models.base import MillraceError
 from monitoring.table import table
+from stream.contract.outputs import Outputs
 from stream.demo.player import Player, write_jsonl
 from stream.demo.simulator import Simulator, up_to
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
-from stream.run.service import Service
+from stream.run.service import Listener, Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.tools.progress import progress
@@ -99,11 +100,7 @@ def run_demo(
         failure: list[BaseException] = []
         started = time.monotonic()
         first: list[float] = []
-        service.on_committed.append(
-            lambda outputs: (
-                first.append(time.monotonic() - started) if outputs.scores and not first else None
-            )
-        )
+        service.listeners.append(_FirstScore(started, first))
         worker = threading.Thread(target=_run, args=(service, failure), name="service")
         front.start()
         worker.start()
@@ -136,6 +133,19 @@ def _place(directory: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="millrace-demo-") as temporary:
         yield Path(temporary)
+
+
+class _FirstScore(Listener):
+    """Notes how long the first score took to be visible."""
+
+    def __init__(self, started_s: float, first: list[float]) -> None:
+        self._started_s = started_s
+        self._first = first
+
+    def committed(self, outputs: Outputs, seconds: float) -> None:
+        """See :class:`Listener`."""
+        if outputs.scores and not self._first:
+            self._first.append(time.monotonic() - self._started_s)
 
 
 def _run(service: Service, failure: list[BaseException]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -41,6 +42,8 @@ class Server:
         Shared with the loop that publishes to it.
     observe : callable
         ``(route template, method, code, seconds)``, called on the server's thread.
+    failed : callable
+        Called on the server's thread with the error that ended it, if one did.
 
     Examples
     --------
@@ -53,9 +56,17 @@ class Server:
     """
 
     def __init__(
-        self, config: Config, backend: Backend, waiters: ScoreWaiters, observe: Observe
+        self,
+        config: Config,
+        backend: Backend,
+        waiters: ScoreWaiters,
+        observe: Observe,
+        failed: Callable[[BaseException], object] = lambda error: log.error(
+            "http server ended", error=repr(error), exc_info=error
+        ),
     ) -> None:
         self._http = config.http
+        self._failed = failed
         self._api = Api(config, backend, waiters, observe)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
@@ -140,10 +151,12 @@ class Server:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception:
-            log.exception("http server ended")
+        except BaseException as error:  # noqa: BLE001 - told, whatever it is
+            self._failed(error)
         finally:
             self._running.set()
+            if self._socket is not None:
+                self._socket.close()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -18,6 +19,7 @@ from models.base import MillraceError
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, LogError
 from stream.run.committer import Committer
+from stream.run.threads import Threads
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
 from stream.state.follow import Follower
@@ -35,17 +37,26 @@ _ENOUGH = 64
 """A step of fewer records tells of its overhead, not of what a record costs."""
 
 
+class Written(NamedTuple):
+    """A generation that was published ``at_ms``.
+
+    ``snapshot_s``: what its snapshot took in the loop, ``write_s``: what the rest took beside it.
+    """
+
+    at_ms: int
+    bytes: int
+    snapshot_s: float
+    write_s: float
+
+
 class Checkpointer:
     """Keeps a shard's generations fresh.
 
     Attributes
     ----------
     written_total, failures_total : int
-    last_success_s : float
-        Wall clock of the newest generation, loaded or published, epoch seconds; 0 before any.
-    last_bytes : int
-    last_duration_s, snapshot_s : float
-        Seconds the last write took beside the loop, and the last snapshot took in it.
+    replay_s : float
+        What a replay of the steps since the last snapshot would take.
     """
 
     def __init__(
@@ -55,12 +66,14 @@ class Checkpointer:
         committer: Committer,
         log: Log,
         clock_ms: Callable[[], int],
+        on_written: Callable[[Written], None],
     ) -> None:
         self._config = config
         self._directory = directory
         self._committer = committer
         self._log = log
         self._clock_ms = clock_ms
+        self._on_written = on_written
         self._budget_s = config.checkpoints.recovery_budget / 1000 * _BUDGET_SHARE
         self._interval_s = config.checkpoints.interval / 1000
         self._condition = threading.Condition()
@@ -72,19 +85,17 @@ class Checkpointer:
         self._record_s = 0.0
         self.written_total = 0
         self.failures_total = 0
-        self.last_success_s = 0.0
-        self.last_bytes = 0
-        self.last_duration_s = 0.0
-        self.snapshot_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        self._thread.start()
+        self._write_s = 0.0
+        self._snapshot_s = 0.0
+        self._thread: threading.Thread | None = None
+
+    def start(self, threads: Threads) -> None:
+        """Begin to write."""
+        self._thread = threads.start("checkpoint", self._run)
 
     def restored(self, recovered: Follower) -> None:
         """Replaying to here took this long: it counts towards the next one."""
         self._last_seq = recovered.from_seq
-        if recovered.loaded is not None and self.written_total == 0:
-            self.last_success_s = recovered.loaded.written_ms / 1000
-            self.last_bytes = recovered.loaded.total_bytes
         self._last_s = time.monotonic()
         self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
 
@@ -98,7 +109,7 @@ class Checkpointer:
             (records > 0 or self.behind(engine))
             and (
                 time.monotonic() - self._last_s >= self._interval_s
-                or self.replay_s >= max(self._budget_s - self.last_duration_s, self._budget_s / 4)
+                or self.replay_s >= max(self._budget_s - self._write_s, self._budget_s / 4)
             )
         )
         return due and self._idle()
@@ -126,14 +137,15 @@ class Checkpointer:
         with self._condition:
             self._closing = True
             self._condition.notify_all()
-        self._thread.join(5.0)
+        if self._thread is not None:
+            self._thread.join(5.0)
 
     def _idle(self) -> bool:
         with self._condition:
             return self._work is None
 
     def wait(self) -> None:
-        """Wait until no write is under way."""
+        """Wait until no write is under way, or none will ever end."""
         with self._condition:
             self._condition.wait_for(lambda: self._work is None or self._closing)
 
@@ -153,7 +165,7 @@ class Checkpointer:
         )
         failpoint("checkpoint.snapshot")
         engine.checkpoint_wanted = False
-        self.snapshot_s = time.monotonic() - started
+        self._snapshot_s = time.monotonic() - started
         self._last_s = time.monotonic()
         self._last_seq = engine.seq
         self.replay_s = 0.0
@@ -162,6 +174,15 @@ class Checkpointer:
             self._condition.notify_all()
 
     def _run(self) -> None:
+        try:
+            self._write_each()
+        finally:
+            # Whatever ended it: nobody waits for a write that this thread will not do.
+            with self._condition:
+                self._closing = True
+                self._condition.notify_all()
+
+    def _write_each(self) -> None:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._work is not None or self._closing)
@@ -184,11 +205,11 @@ class Checkpointer:
         if not self._committer.wait_for(snapshot.seq):
             raise MillraceError(f"step {snapshot.seq} was never committed")
         path = self._directory.publish(written, self._config.checkpoints.keep)
-        self.last_duration_s = time.monotonic() - started
-        self.last_bytes = read_manifest(path).total_bytes
-        self.last_success_s = time.time()
+        self._write_s = time.monotonic() - started
         self.written_total += 1
-        logger.debug("checkpoint", seq=snapshot.seq, seconds=round(self.last_duration_s, 3))
+        size_bytes, now_ms = read_manifest(path).total_bytes, time.time_ns() // 1_000_000
+        self._on_written(Written(now_ms, size_bytes, self._snapshot_s, self._write_s))
+        logger.debug("checkpoint", seq=snapshot.seq, seconds=round(self._write_s, 3))
         self._let_go()
 
     def _let_go(self) -> None:

@@ -11,6 +11,7 @@ import structlog
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, LogUnavailable
 from stream.contract.outputs import Outputs
+from stream.run.threads import Threads
 
 logger = structlog.get_logger()
 
@@ -25,19 +26,18 @@ class Committer:
     ----------
     log : Log
     on_committed : callable
-        Called in the commit thread after each commit, with the outputs.
+        Called in the commit thread after each commit, with the outputs and the seconds that it
+        took, retries included.
 
     Attributes
     ----------
     committed_seq : int
         The newest step that is visible.
-    last_commit_s : float
-        Seconds that the newest commit took, retries included.
     trouble : str
         Why the log cannot be reached just now; empty when it can.
     """
 
-    def __init__(self, log: Log, on_committed: Callable[[Outputs], None]) -> None:
+    def __init__(self, log: Log, on_committed: Callable[[Outputs, float], None]) -> None:
         self._log = log
         self._on_committed = on_committed
         self._condition = threading.Condition()
@@ -45,10 +45,12 @@ class Committer:
         self._error: BaseException | None = None
         self._closing = False
         self.committed_seq = 0
-        self.last_commit_s = 0.0
         self.trouble = ""
-        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def start(self, threads: Threads) -> None:
+        """Begin to commit."""
+        self._thread = threads.start("commit", self._run)
 
     def restored(self, seq: int) -> None:
         """Step ``seq`` and those before it stand in the journal already."""
@@ -92,7 +94,8 @@ class Committer:
         with self._condition:
             self._closing = True
             self._condition.notify_all()
-        self._thread.join(1.0)
+        if self._thread is not None:
+            self._thread.join(1.0)
 
     def _run(self) -> None:
         while True:
@@ -102,7 +105,7 @@ class Committer:
             if outputs is None:
                 return
             try:
-                self._commit(outputs)
+                self._on_committed(outputs, self._commit(outputs))
                 error = None
             except Exception as failure:  # noqa: BLE001 - handed to the loop thread
                 error = failure
@@ -114,7 +117,8 @@ class Committer:
             if error is not None:
                 return
 
-    def _commit(self, outputs: Outputs) -> None:
+    def _commit(self, outputs: Outputs) -> float:
+        """Commit, however long it takes; the seconds that it took."""
         backoff = _FIRST_BACKOFF_S
         started = time.monotonic()
         while True:
@@ -123,9 +127,7 @@ class Committer:
                 self._log.commit(outputs)
                 failpoint("commit.after")
                 self.trouble = ""
-                self.last_commit_s = time.monotonic() - started
-                self._on_committed(outputs)
-                return
+                return time.monotonic() - started
             except LogUnavailable as error:
                 # The same outputs again: the model never rolls back for a broker.
                 self.trouble = str(error)

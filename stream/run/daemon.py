@@ -57,7 +57,7 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     service = Service(config, accept_changes)
     front = Front(service)
 
-    threading.Thread(target=watch, args=(service,), name="watchdog", daemon=True).start()
+    service.threads.start("watchdog", lambda: watch(service))
     obey_signals(service.stop)
     front.start()
     try:

@@ -20,8 +20,9 @@ from stream.contract.records import NewRecord, Record
 from stream.http.page import POINT_S, PageView, finite
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
+from stream.run.checkpointer import Written
 from stream.run.readings import parameter_counts, readings
-from stream.run.service import Service
+from stream.run.service import Listener, Service
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 
@@ -29,7 +30,7 @@ PUBLISH_S = 0.5
 PARAMETERS_S = 10.0
 
 
-class Front:
+class Front(Listener):
     """The HTTP side of one service.
 
     Parameters
@@ -47,47 +48,61 @@ class Front:
         self._parameters: dict[str, Any] = {}
         self._counts: dict[tuple[str, str, bool], int] = {}
         self._published_s = self._counted_s = float("-inf")
-        self._checkpoints = 0
         self._page = PageView()
         self._stop = threading.Event()
-        self._points = threading.Thread(target=self._add_points, name="live", daemon=True)
+        self._points: threading.Thread | None = None
         self._registry = registry(MillraceCollector(self._read, self.telemetry))
         self._lock = threading.Lock()
-        service.on_committed.append(self._committed)
-        service.on_step.append(self._stepped)
-        service.on_idle.append(self._publish)
+        service.listeners.append(self)
         self.server: Server | None = None
 
     def start(self) -> None:
         """Listen, if the configuration says so."""
         if self._service.config.http.enabled:
+            threads = self._service.threads
             self.server = Server(
-                self._service.config, self, self.waiters, self.telemetry.observe_http
+                self._service.config,
+                self,
+                self.waiters,
+                self.telemetry.observe_http,
+                lambda error: threads.failed("http", error),
             )
             self.server.start()
-            self._points.start()
+            self._points = threads.start("live", self._add_points)
 
     def stop(self) -> None:
         """Stop listening, within two seconds."""
         if self.server is not None:
             self.server.stop(2.0)
             self._stop.set()
+        if self._points is not None:
             self._points.join()
 
     # ------------------------------------------------------------------ from the service's threads
 
-    def _stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
+    def stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
+        """See :class:`Listener`."""
         self.telemetry.stages["step"].observe(seconds)
         self._publish(engine)
 
-    def _committed(self, outputs: Outputs) -> None:
+    def idle(self, engine: Engine) -> None:
+        """See :class:`Listener`."""
+        self._publish(engine)
+
+    def checkpointed(self, written: Written) -> None:
+        """See :class:`Listener`."""
+        self.telemetry.stages["checkpoint"].observe(written.snapshot_s)
+        self.telemetry.checkpointed(written.at_ms, written.write_s, written.bytes)
+
+    def committed(self, outputs: Outputs, seconds: float) -> None:
+        """See :class:`Listener`."""
         if self.waiters.waiting:
             self.waiters.publish(
                 [(r.key or b"").decode() for r in outputs.scores],
                 [r.value or b"" for r in outputs.scores],
                 outputs.dead_letters,
             )
-        self.telemetry.stages["commit"].observe(self._service.committer.last_commit_s)
+        self.telemetry.stages["commit"].observe(seconds)
         self._page.committed(outputs)
 
     def _publish(self, engine: Engine) -> None:
@@ -103,30 +118,19 @@ class Front:
         if not self._page.began:
             self._note_start()
         self._published_s = now
-        self._note_checkpoint()
         self._page.published(self._latest, self.telemetry.stages["step"])
 
     def _note_start(self) -> None:
         """Count the start by how the session before ended: unclean when steps were replayed."""
-        # Of the generation that was loaded, until this process has written one.
-        checkpointer = self._service.checkpointer
-        self.telemetry.checkpoint_success_ms = int(checkpointer.last_success_s * 1000)
-        self.telemetry.checkpoint_size_bytes = checkpointer.last_bytes
-        recovered = self._service.recovered
-        if recovered is not None and (recovered.from_seq or recovered.replayed_steps):
-            self.telemetry.restarts["unclean" if recovered.replayed_steps else "clean"] += 1
-
-    def _note_checkpoint(self) -> None:
-        """Tell of a newly published generation; one takes longer than ``PUBLISH_S`` to follow."""
-        checkpointer = self._service.checkpointer
-        if checkpointer.written_total > self._checkpoints:
-            self._checkpoints = checkpointer.written_total
-            self.telemetry.stages["checkpoint"].observe(checkpointer.snapshot_s)
-            self.telemetry.checkpointed(
-                int(checkpointer.last_success_s * 1000),
-                checkpointer.last_duration_s,
-                checkpointer.last_bytes,
-            )
+        recovered, telemetry = self._service.recovered, self.telemetry
+        if recovered is None:
+            return
+        if recovered.loaded is not None and not telemetry.checkpoint_success_ms:
+            # Until this process has written one.
+            telemetry.checkpoint_success_ms = recovered.loaded.written_ms
+            telemetry.checkpoint_size_bytes = recovered.loaded.total_bytes
+        if recovered.from_seq or recovered.replayed_steps:
+            telemetry.restarts["unclean" if recovered.replayed_steps else "clean"] += 1
 
     def _add_points(self) -> None:
         while not self._stop.wait(POINT_S):
@@ -151,8 +155,7 @@ class Front:
         """The newest readings, with the process's own numbers brought up to date."""
         service, telemetry = self._service, self.telemetry
         telemetry.heartbeat_ms = int((time.time() - service.silent_s()) * 1000)
-        checkpointer = service.checkpointer
-        telemetry.checkpoint_failures = checkpointer.failures_total
+        telemetry.checkpoint_failures = service.checkpointer.failures_total
         if service.recovered is not None:
             telemetry.divergences = service.recovered.divergences
         telemetry.lag = dict(service.lag)
@@ -207,7 +210,7 @@ class Front:
             "detail": detail,
             "version": self.telemetry.versions["version"],
             "lag": lag,
-            "checkpoint_ms": int(service.checkpointer.last_success_s * 1000),
+            "checkpoint_ms": self.telemetry.checkpoint_success_ms,
             **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._page.snapshot(self._latest),
         }

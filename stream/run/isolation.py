@@ -1,7 +1,7 @@
 """Bad records that would stop a stream: isolated one by one, or stopped at before they drain it.
 
-The service uses all three: :func:`halve` after a step failed, :class:`Attempts` after the process
-itself died without progress, :class:`Breaker` when most of what comes in is unusable.
+:class:`Isolation` finds the record that a step fails of by :func:`halve`, and the one that the
+process dies of by :class:`Attempts`; :class:`Breaker` opens when most of what comes in is unusable.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 from models.base import MillraceError
 from stream.contract.letters import Reason
+from stream.contract.log import Positions
 from stream.contract.outputs import Outputs
 from stream.contract.records import Range, Slice
 
@@ -152,6 +153,66 @@ class Attempts:
         except OSError as error:
             # A full disk must not keep a healthy service from scoring; it only forgets attempts.
             logger.warning("attempts_not_noted", path=str(self._path), error=str(error))
+
+
+class Isolation:
+    """Which records to leave out, and which batches to take before the log is asked for more."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[list[Slice]] = deque()
+        self._poison: set[Position] = set()
+        self._attempts: Attempts | None = None
+
+    def started(self, directory: Path, seq: int) -> None:
+        """The process has restored step ``seq``; its earlier starts are noted in ``directory``."""
+        self._attempts = Attempts(directory, seq)
+        self._poison |= self._attempts.poison
+        if self._attempts.careful:
+            logger.warning("careful", seq=seq, reason="no progress in three starts")
+
+    @property
+    def careful(self) -> bool:
+        """Whether records must be taken one by one, each commit waited for."""
+        return self._attempts is not None and self._attempts.careful
+
+    def next(self) -> list[Slice] | None:
+        """What must be taken again, if anything."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def taking(self, slices: Sequence[Slice], seq: int) -> frozenset[Position]:
+        """A step after ``seq`` is about to begin; which of its records to leave out."""
+        if self._attempts is not None and self._attempts.careful:
+            self._attempts.taking(slices, seq)
+        if not self._poison:
+            return frozenset()
+        here = {(r.topic, r.partition, r.offset) for s in slices for r in s.records}
+        return frozenset(self._poison & here)
+
+    def failed(self, slices: list[Slice]) -> None:
+        """A step of these records failed: halve it until one record is left; that one goes."""
+        if sum(len(s.records) for s in slices) == 1:
+            record = slices[0].records[0]
+            self._poison.add((record.topic, record.partition, record.offset))
+            self._waiting.appendleft(slices)
+        else:
+            self._waiting.extendleft(reversed(halve(slices)))
+
+    def behind(self, positions: Positions) -> dict[tuple[str, int], int]:
+        """Where to read on behind what must be taken again."""
+        found = dict(positions)
+        for piece in [s for waiting in self._waiting for s in waiting]:
+            found[(piece.range.topic, piece.range.partition)] = piece.range.next_offset
+        return found
+
+    def committed(self, seq: int, limit: int) -> None:
+        """See :meth:`Attempts.committed`."""
+        if self._attempts is not None:
+            self._attempts.committed(seq, limit)
+
+    def stopped(self) -> None:
+        """See :meth:`Attempts.stopped`."""
+        if self._attempts is not None:
+            self._attempts.stopped()
 
 
 def halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:

@@ -1,16 +1,16 @@
-"""The daemon: composition root, the loop, and every way it ends.
+"""One shard from start to stop: restore, then poll, step and commit until told to stop.
 
-``Service.run`` restores, replays, then polls, steps and commits until told to stop. Threads: the
-loop (this one; the only writer of the engine), the commit thread, the checkpoint writer, and the
-HTTP server. Only this module names the concrete parts.
+``Service.run`` is the loop, and the only writer of the engine. Beside it run the commit thread, the
+checkpoint writer and whatever a :class:`Listener` starts; what one of them fails of ends the
+service. Before ``run`` there is no thread, and nothing on disk is touched.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 
 import msgspec
@@ -24,9 +24,10 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, Range, Slice
 from stream.logs.ahead import Ahead
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
-from stream.run.checkpointer import Checkpointer
+from stream.run.checkpointer import Checkpointer, Written
 from stream.run.committer import Committer
-from stream.run.isolation import Attempts, Breaker, Position, halve
+from stream.run.isolation import Breaker, Isolation
+from stream.run.threads import Threads
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
@@ -50,6 +51,25 @@ class ReconfigurationRefused(MillraceError):
     """The configuration changed in a way that loses state, and nobody accepted it."""
 
 
+class Listener:
+    """What the service tells others of; each method does nothing unless it is overridden.
+
+    None of them may wait, or change what it is given; what one raises ends the service.
+    """
+
+    def stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
+        """A step was done, not yet committed (loop thread)."""
+
+    def idle(self, engine: Engine) -> None:
+        """There was nothing to take (loop thread)."""
+
+    def committed(self, outputs: Outputs, seconds: float) -> None:
+        """A step is visible (commit thread)."""
+
+    def checkpointed(self, written: Written) -> None:
+        """A generation was published (checkpoint thread)."""
+
+
 class Service:
     """One shard, from start to stop.
 
@@ -60,6 +80,23 @@ class Service:
         Let a changed configuration drop the state of parts it changed.
     clock_ms : callable
         The clock that steps are stamped with; injected by tests.
+
+    Attributes
+    ----------
+    state : str
+        ``starting``, ``connecting``, ``restoring``, ``running``, ``stopping``, ``stopped``.
+    engine : Engine or None
+        Only the loop may touch it; None until it is restored.
+    recovered : Follower or None
+        What the newest restoration took.
+    lag : dict
+        Records not yet polled, by input partition; asked for every :data:`LAG_S`.
+    busy : bool
+        Whether a step or its commit is under way.
+    threads : Threads
+        For what runs beside the service: a failure there ends it.
+    listeners : list of Listener
+        Complete before :meth:`run`, or of those that may begin in the middle.
     """
 
     def __init__(
@@ -73,6 +110,8 @@ class Service:
         self._clock_ms = clock_ms
         self._key = load_private_key(config.audit.key) if config.audit.key else None
         self.directory = StateDirectory(config.state_dir)
+        self.threads = Threads(self.stop)
+        self.listeners: list[Listener] = []
         self.log = open_log(config, clock_ms)
         self._ahead = Ahead(self.log)
         self.stopping = threading.Event()
@@ -80,23 +119,20 @@ class Service:
         self.engine: Engine | None = None
         self.recovered: Follower | None = None
         self.committer = Committer(self.log, self._committed)
-        self.checkpointer = Checkpointer(config, self.directory, self.committer, self.log, clock_ms)
+        self.checkpointer = Checkpointer(
+            config, self.directory, self.committer, self.log, clock_ms, self._checkpointed
+        )
         self.anchors = Anchors(config, self._key)
-        self.on_committed: list[Callable[[Outputs], None]] = [self.anchors.committed]
-        self.on_step: list[Callable[[Engine, Outputs, float], None]] = []
-        self.on_idle: list[Callable[[Engine], None]] = []
+        self.isolation = Isolation()
         self.lag: dict[tuple[str, int], int] = {}
         self.busy = False
         self._lag_s = 0.0
         self.heartbeat_s = time.monotonic()
-        self._waiting: deque[list[Slice]] = deque()
         self._body: dict[str, object] = {
             "fingerprint": fingerprint(),
             "version": version("millrace"),
         }
         self._breaker = Breaker(config.limits.dead_letter_share)
-        self._attempts: Attempts | None = None
-        self._poison: set[Position] = set()
         self._trouble = ""
         log_settings = config.log
         self._where = (
@@ -124,8 +160,9 @@ class Service:
         return not trouble, trouble or "running"
 
     def beat(self) -> None:
-        """The loop is alive."""
+        """The loop is alive; raises what a thread beside it failed of."""
         self.heartbeat_s = time.monotonic()
+        self.threads.check()
 
     # ------------------------------------------------------------------ the run
 
@@ -133,24 +170,33 @@ class Service:
         """Start, step until stopped, drain.
 
         Raises the error that ended it: :class:`~stream.contract.log.Fenced`,
-        :class:`~stream.state.follow.Diverged`, :class:`BreakerOpen`, ...
+        :class:`~stream.state.follow.Diverged`, :class:`BreakerOpen`, ... or that of a thread.
         """
-        try:
+        with (
+            ExitStack() as ending
+        ):  # whatever ended it, and whatever fails at the end: last to first
+            ending.callback(self.directory.close)
+            ending.callback(self._let_go)
+            ending.callback(self.log.close)
+            ending.callback(self._ahead.close)
+            ending.callback(self.anchors.close)
+            ending.callback(self.committer.close)
+            ending.callback(self.checkpointer.close)
+            ending.callback(self._stopped)
             if self._start():
                 self.state = "running"
                 self._loop()
+                self.threads.check()
                 self._drain()
-        finally:
-            self.state = "stopped"
-            self.stopping.set()
-            self.checkpointer.close()
-            self.committer.close()
-            self.anchors.close()
-            self._ahead.close()
-            self.log.close()
-            if self.engine is not None:
-                self.engine.pending.close()
-            self.directory.close()
+            self.threads.check()
+
+    def _stopped(self) -> None:
+        self.state = "stopped"
+        self.stopping.set()
+
+    def _let_go(self) -> None:
+        if self.engine is not None:
+            self.engine.pending.close()
 
     def stop(self) -> None:
         """Ask the loop to finish its step, commit, checkpoint and end (any thread)."""
@@ -158,8 +204,15 @@ class Service:
         self.log.wake()
 
     def _start(self) -> bool:
-        """Open the log (for as long as it takes), restore, replay, seek. ``False`` when stopped."""
+        """Take the directory, open the log (for as long as it takes), restore.
+
+        ``False`` when stopped meanwhile.
+        """
         self.state = "connecting"
+        self.directory.open()
+        self.anchors.open()
+        self.committer.start(self.threads)
+        self.checkpointer.start(self.threads)
         if not self._patiently(self.log.open):
             return False
         self.state = "restoring"
@@ -182,6 +235,7 @@ class Service:
         return False
 
     def _restore(self) -> None:
+        first = self.recovered is None
         if self.engine is not None:
             self.engine.pending.close()
             self.engine = None
@@ -198,11 +252,8 @@ class Service:
         self._seek(self.positions)
         self.committer.restored(self.engine.seq)
         self.checkpointer.restored(recovered)
-        if self._attempts is None:
-            self._attempts = Attempts(self.directory.path, self.engine.seq)
-            self._poison |= self._attempts.poison
-            if self._attempts.careful:
-                logger.warning("careful", seq=self.engine.seq, reason="no progress in three starts")
+        if first:
+            self.isolation.started(self.directory.path, self.engine.seq)
         logger.info(
             "restored",
             seq=self.engine.seq,
@@ -262,8 +313,8 @@ class Service:
 
     def _idle(self) -> None:
         self.busy = not self.committer.wait(self.beat, 0.0)
-        for listener in self.on_idle:
-            listener(self._engine())
+        for listener in self.listeners:
+            listener.idle(self._engine())
         if self.checkpointer.due(self._engine(), 0):
             self._take([], checkpoint=True)
 
@@ -277,11 +328,11 @@ class Service:
                 self._trouble = str(error)
 
     def _poll(self) -> list[Slice]:
-        if self._waiting:
-            return self._waiting.popleft()
+        if (again := self.isolation.next()) is not None:
+            return again
         try:
-            careful = self._attempts is not None and self._attempts.careful
-            limit = 1 if careful else self.checkpointer.most_records(self.config.limits.batch)
+            limit = self.checkpointer.most_records(self.config.limits.batch)
+            limit = 1 if self.isolation.careful else limit
             slices = self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)
         except LogUnavailable as error:
             self._trouble = str(error)
@@ -297,11 +348,10 @@ class Service:
         started = time.monotonic()
         records = sum(len(s.records) for s in slices)
         checkpoint = checkpoint or self.checkpointer.due(engine, records)
-        skipped = self._skip(slices)
-        batch = Batch(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint)
-        if self._attempts is not None and self._attempts.careful:
+        if self.isolation.careful:
             self.committer.wait(self.beat)
-            self._attempts.taking(slices, engine.seq)
+        skipped = self.isolation.taking(slices, engine.seq)
+        batch = Batch(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint)
         try:
             failpoint("step.before")
             outputs = engine.step(batch)
@@ -314,8 +364,8 @@ class Service:
         self._commit(outputs)
         for r in outputs.journal.ranges:
             self.positions[(r.topic, r.partition)] = r.next_offset
-        for listener in self.on_step:
-            listener(engine, outputs, seconds)
+        for listener in self.listeners:
+            listener.stepped(engine, outputs, seconds)
         self.checkpointer.stepped(seconds, records)
         if checkpoint:
             self.checkpointer.snapshot(engine, self.positions)
@@ -331,11 +381,15 @@ class Service:
             self._body = {}
         self.committer.submit(outputs, self.beat)
 
-    def _committed(self, outputs: Outputs) -> None:
-        if self._attempts is not None:
-            self._attempts.committed(outputs.journal.seq, self.config.limits.batch)
-        for listener in self.on_committed:
-            listener(outputs)
+    def _committed(self, outputs: Outputs, seconds: float) -> None:
+        self.isolation.committed(outputs.journal.seq, self.config.limits.batch)
+        self.anchors.committed(outputs)
+        for listener in self.listeners:
+            listener.committed(outputs, seconds)
+
+    def _checkpointed(self, written: Written) -> None:
+        for listener in self.listeners:
+            listener.checkpointed(written)
 
     def _drain(self) -> None:
         """Finish what is under way, save the state, close. A log that is away is not waited for."""
@@ -347,14 +401,13 @@ class Service:
                 self._take([], checkpoint=True)
             if self.committer.wait(self.beat, 10.0):
                 self.checkpointer.wait()
-        if self._attempts is not None:
-            self._attempts.stopped()
+        self.isolation.stopped()
         failpoint("stop.after")
 
     # ------------------------------------------------------------------ what goes wrong
 
     def _isolate(self, slices: list[Slice], error: Exception) -> None:
-        """A step failed: restore, then halve the batch until one record is left; that one goes."""
+        """A step failed: go back to what was committed, and take its records in smaller steps."""
         count = sum(len(s.records) for s in slices)
         where = ", ".join(_name(s.range) for s in slices)
         logger.error("step_failed", records=count, ranges=where, error=repr(error), exc_info=error)
@@ -363,25 +416,8 @@ class Service:
         self.committer.wait(self.beat)
         self._ahead.forget()
         self._restore()
-        if count == 1:
-            record = slices[0].records[0]
-            self._poison.add((record.topic, record.partition, record.offset))
-            self._waiting.appendleft(slices)
-        else:
-            first, second = halve(slices)
-            self._waiting.appendleft(second)
-            self._waiting.appendleft(first)
-        # What was polled stands in the queue: the log goes on after it.
-        ahead = dict(self.positions)
-        for piece in [s for waiting in self._waiting for s in waiting]:
-            ahead[(piece.range.topic, piece.range.partition)] = piece.range.next_offset
-        self._seek(ahead)
-
-    def _skip(self, slices: list[Slice]) -> frozenset[Position]:
-        if not self._poison:
-            return frozenset()
-        here = {(r.topic, r.partition, r.offset) for s in slices for r in s.records}
-        return frozenset(self._poison & here)
+        self.isolation.failed(slices)
+        self._seek(self.isolation.behind(self.positions))
 
 
 def _name(r: Range) -> str:

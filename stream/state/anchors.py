@@ -28,6 +28,10 @@ class Anchors:
         self._name = config.name
         self._every = config.audit.anchor_every
         self._key = key
+        self._head = self._written = Head(0, "")
+
+    def open(self) -> None:
+        """Go on after what the file holds; once the directory is ours."""
         self._head = self._written = self._last()
 
     def committed(self, outputs: Outputs) -> None:

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -97,37 +97,48 @@ class Loaded(msgspec.Struct, frozen=True):
 class StateDirectory:
     """One shard's directory: the lock, the generations, the pending segments.
 
-    Raises :class:`Locked` when another process holds it.
+    Nothing is touched before :meth:`open`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.generations = path / "generations"
         self.quarantine = path / "quarantine"
         self.pending = path / "pending"
-        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock: int | None = None
+
+    def open(self) -> Self:
+        """Take the lock, sweep out what a dead process left half written; returns itself.
+
+        Raises :class:`Locked` when another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
-            os.close(self._lock)
+            owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+            os.close(lock)
             raise Locked(
-                f"{path}: another process (pid {owner or 'unknown'}) runs this shard; "
+                f"{self.path}: another process (pid {owner or 'unknown'}) runs this shard; "
                 "stop it first, or give this one a state_dir of its own"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+        self._lock = lock
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         self.generations.mkdir(exist_ok=True, mode=0o700)
         for left in self.generations.glob(".writing-*"):
             shutil.rmtree(left)
         self.pending.mkdir(exist_ok=True, mode=0o700)
         for working in self.pending.glob("*.seg"):
             working.unlink()  # of a process that is gone; only the generations' links count
+        return self
 
     def close(self) -> None:
-        """Give the lock back."""
-        os.close(self._lock)
+        """Give the lock back, if it was taken."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def listed(self) -> list[Path]:
         """Every generation, newest first, unverified."""

@@ -158,8 +158,6 @@ class Engine:
             r = piece.range
             self.auditor.taking(r.topic, r.partition, r.first, r.last)
             self._handlers[r.topic](self._admit(piece, batch, out), out)
-        for piece in batch.slices:
-            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
         if batch.checkpoint:
             self.auditor.checkpointed()
         journal = JournalRecord(
@@ -170,7 +168,11 @@ class Engine:
             skipped=tuple(sorted(batch.skipped)),
             checkpoint=batch.checkpoint,
         )
-        return self._finish(journal, out)
+        outputs = self._finish(journal, out)
+        # Last of all: another thread that reads these finds the step done.
+        for piece in batch.slices:
+            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
+        return outputs
 
     def switched(self, tree: dict[str, Any], encoded: bytes) -> Outputs:
         """This engine has taken another one's state over: the switch is a step of its own.

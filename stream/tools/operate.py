@@ -117,7 +117,7 @@ def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -
     """
     log = open_log(config, wall_clock_ms)
     with tempfile.TemporaryDirectory(prefix="millrace-replay-") as scratch:
-        directory = StateDirectory(Path(scratch))
+        directory = StateDirectory(Path(scratch)).open()
         try:
             if not from_start:
                 _borrow(config, directory)
@@ -162,7 +162,7 @@ def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -
 
 
 def _publish(snapshot: Snapshot, target: Path) -> Path:
-    directory = StateDirectory(target)
+    directory = StateDirectory(target).open()
     try:
         return directory.publish(directory.write(snapshot), keep=1_000)
     finally:

@@ -286,7 +286,7 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
     """State digest after a recovery that sees this one generation, and where it began."""
     scratch = shard.directory / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
-    directory = StateDirectory(scratch)
+    directory = StateDirectory(scratch).open()
     try:
         (directory.generations / generation.name).symlink_to(generation.resolve())
         recovered = recover(

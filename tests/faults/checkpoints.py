@@ -141,7 +141,7 @@ def copy_spoiled(state: Path, target: Path, case: Case | None) -> None:
 
 def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: Tally) -> None:
     """Recover from ``target``: the right state, or a refusal that says why."""
-    directory = StateDirectory(target)
+    directory = StateDirectory(target).open()
     newest = max(int(p.name) for p in list_generations(target))
     try:
         recovered = recover(

@@ -468,7 +468,7 @@ def test_a_resumed_trail_is_the_same(tmp_path: Path) -> None:
         },
     }
     c = config(tmp_path, members=MEMBERS, audit=audit)
-    directory = StateDirectory(tmp_path / "state")
+    directory = StateDirectory(tmp_path / "state").open()
     engine, feed = build_engine(c, directory.pending), Feed()
     parts = traffic(800, lag=50)
     for part in parts[:8]:

@@ -23,9 +23,6 @@ def test_a_loop_that_stands_still_ends_the_process(tmp_path: Path) -> None:
     service.stop()
     watch(service, left.append)
     assert left == [75]
-    service.checkpointer.close()
-    service.committer.close()
-    service.directory.close()
 
 
 def test_a_signal_never_waits_for_a_lock_that_the_main_thread_holds() -> None:

@@ -82,7 +82,7 @@ def test_a_second_process_on_the_directory_is_refused(tmp_path: Path) -> None:
     """The state directory belongs to one process."""
     c = config(tmp_path)
     with running(c), pytest.raises(Locked):
-        Service(c)
+        Service(c).run()
 
 
 def test_a_record_that_crashes_the_step_is_isolated(
@@ -178,8 +178,7 @@ def test_orderly_stops_do_not_count_as_attempts(tmp_path: Path) -> None:
     for _ in range(6):
         with running(c) as service:
             caught_up(service, 40)
-            assert service._attempts is not None
-            assert not service._attempts.careful
+            assert not service.isolation.careful
 
 
 def test_a_full_disk_does_not_stop_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

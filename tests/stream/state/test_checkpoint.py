@@ -42,7 +42,7 @@ def snapshot(engine: Engine) -> Snapshot:
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[StateDirectory, Engine, Feed]:
     """An engine with pending events, and one generation of it."""
-    directory = StateDirectory(tmp_path / "state")
+    directory = StateDirectory(tmp_path / "state").open()
     engine, feed = build_engine(config(tmp_path), directory.pending), Feed()
     for parts in traffic(300, lag=100):
         engine.step(feed.batch(*parts))
@@ -146,9 +146,9 @@ def test_a_second_process_is_refused(trained: tuple[StateDirectory, Engine, Feed
     """The lock names the process that holds the directory."""
     directory = trained[0]
     with pytest.raises(Locked, match=f"pid {os.getpid()}"):
-        StateDirectory(directory.path)
+        StateDirectory(directory.path).open()
     directory.close()
-    StateDirectory(directory.path).close()
+    StateDirectory(directory.path).open().close()
 
 
 def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, Engine, Feed]) -> None:
@@ -166,7 +166,7 @@ def test_a_segment_saved_before_and_after_it_filled_verifies(
     """A generation with a pending segment that an older one holds half full can be loaded."""
     monkeypatch.setattr(pending, "SEGMENT_ROWS", 128)
     engine, feed = build_engine(config(tmp_path), tmp_path), Feed()
-    directory = StateDirectory(tmp_path / "state")
+    directory = StateDirectory(tmp_path / "state").open()
     for start in (0, 100):
         engine.step(feed.batch(("events", [event(i) for i in range(start, start + 100)])))
         directory.publish(directory.write(snapshot(engine)), keep=3)

@@ -296,7 +296,7 @@ def test_a_challenger_that_fails_is_dropped(tmp_path: Path, fails: str) -> None:
 
 def restored(engine: Engine, directory: Path) -> Engine:
     """The engine by way of a generation on disk."""
-    state = StateDirectory(directory / "restored")
+    state = StateDirectory(directory / "restored").open()
     snapshot = Snapshot(
         *("test", engine.seq, engine.digest, engine.clock_ms, {}, journaled(engine.config)),
         *(fingerprint(), engine.state(), engine.pending.files()),
@@ -368,7 +368,7 @@ def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) ->
     batch = msgspec.structs.replace(turning(SIZE)[0], checkpoint=True)
     lines = [r.value or b"" for r in engine.step(batch).audit]
     assert "challenger of linear" in engine.ensemble.roots()
-    state = StateDirectory(engine.config.state_dir)
+    state = StateDirectory(engine.config.state_dir).open()
     parts = ("test", 1, engine.digest, 0, {}, journaled(engine.config), fingerprint())
     state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
     state.close()
@@ -376,7 +376,7 @@ def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) ->
     path = next(iter(list_generations(engine.config.state_dir)))
     shutil.rmtree(path)
     engine.ensemble.challengers.clear()
-    state = StateDirectory(engine.config.state_dir)
+    state = StateDirectory(engine.config.state_dir).open()
     state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
     state.close()
     [row] = check_generations(engine.config, lines)

@@ -318,7 +318,7 @@ def alarmed(engine: Engine) -> Engine:
 
 def restored(engine: Engine, directory: Path) -> Engine:
     """The engine by way of a generation on disk."""
-    state = StateDirectory(directory / f"restored-{engine.seq}")
+    state = StateDirectory(directory / f"restored-{engine.seq}").open()
     snapshot = Snapshot(
         *("test", engine.seq, engine.digest, engine.clock_ms, {}, journaled(engine.config)),
         *(fingerprint(), engine.state(), engine.pending.files()),

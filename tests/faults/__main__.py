@@ -27,6 +27,7 @@ from tests.faults import disk as disks
 from tests.faults import diverge as divergence
 from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.proxied import proxied
+from tests.faults.reconfigure import reconfigure as change
 from tests.faults.shard import Shard
 from tests.faults.zombie import zombie as freeze_and_replace
 from tests.support.broker import Broker
@@ -116,6 +117,29 @@ def crash(
             shard.renew_log()
             head = {"log": log, "kills": kills, "seed": seed}
             return head | tally.as_dict() | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def reconfigure(
+    log: Log = "embedded",
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs that hit.")] = 50,
+    seed: Seed = 1,
+    events: Annotated[int | None, typer.Option(help="Default: 150 for each kill.")] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Change a random setting before two lives of three, and SIGKILL each at a random moment."""
+    with working(directory) as place, log_table(log) as table, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            shard = Shard(place / "shard", table)
+            verdict, tally, switches = change(shard, kills, seed, events, show)
+            shard.renew_log()
+            head = {"log": log, "kills": kills, "seed": seed}
+            return head | switches.as_dict() | tally.as_dict() | verdict.as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

@@ -106,7 +106,7 @@ def crash(
     typical_start_s = 2.0
     while tally.hits < kills:
         with Worker(shard.path) as worker:
-            _one_life(worker, feeder, rng, typical_start_s, tally, shard)
+            one_life(worker, feeder, rng, typical_start_s, tally, shard)
             tally.ended(worker)
             if worker.restored_s is not None:
                 typical_start_s = worker.restored_s - worker.started_s
@@ -117,7 +117,7 @@ def crash(
     return check(shard, traffic), tally
 
 
-def _one_life(
+def one_life(
     worker: Worker,
     feeder: Feeder,
     rng: random.Random,
@@ -180,9 +180,9 @@ def state_of(worker: Worker, shard: Shard) -> str:
     return "restoring" if owner == str(worker.process.pid) else "starting"
 
 
-def finish(shard: Shard, feeder: Feeder, tally: Tally) -> None:
+def finish(shard: Shard, feeder: Feeder, tally: Tally, *options: str) -> None:
     """One more life: everything appended, drained, flushed, drained, stopped by SIGTERM."""
-    with Worker(shard.path) as worker:
+    with Worker(shard.path, *options) as worker:
         worker.wait_for("restored")
         feeder.rest()
         drain(shard, worker)

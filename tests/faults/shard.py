@@ -91,6 +91,11 @@ class Shard:
         made._write(directory, self.raw | {"state_dir": str(directory / "state")} | changes)
         return made
 
+    def change(self, raw: dict[str, Any]) -> None:
+        """Give the shard, whose service has ended, another configuration."""
+        self.renew_log()
+        self._write(self.directory, raw)
+
     def _write(self, directory: Path, raw: dict[str, Any]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory

@@ -10,6 +10,7 @@ from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.diverge import diverge
+from tests.faults.reconfigure import reconfigure
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
@@ -26,6 +27,14 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
     verdict, tally = crash(Shard(tmp_path / "shard"), 4, 11, 500, quiet)
     assert verdict.problems == []
     assert tally.hits == 4
+
+
+def test_changes_between_kills_leave_no_trace(tmp_path: Path) -> None:
+    """Whatever is changed before whichever life: the journal makes the same of it without kills."""
+    verdict, tally, switches = reconfigure(Shard(tmp_path / "shard"), 5, 17, 600, quiet)
+    assert verdict.problems == []
+    assert tally.hits == 5
+    assert switches.journaled > 0
 
 
 def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path: Path) -> None:

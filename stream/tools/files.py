@@ -208,10 +208,30 @@ def _parquet(
 ) -> Iterator[Block]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_rows):
-            yield {
-                field.name: _parquet_column(field, column, others.get(field.name, time_format))
-                for field, column in zip(batch.schema, batch.columns, strict=True)
-            }
+            yield _block(batch, time_format, others)
+
+
+def table_rows(
+    table: pa.Table,
+    batch_rows: int,
+    time_format: TimeFormat,
+    time_formats: Mapping[str, TimeFormat] | None = None,
+) -> Iterator[list[bytes]]:
+    """The rows of an Arrow table as :func:`read_rows` gives those of a Parquet file."""
+    try:
+        for batch in table.to_batches(max_chunksize=batch_rows):
+            yield from _objects(_block(batch, time_format, time_formats or {}), batch_rows)
+    except pa.ArrowException as error:
+        raise FileError(str(error).splitlines()[0].rstrip(".")) from error
+
+
+def _block(
+    batch: pa.RecordBatch, time_format: TimeFormat, others: Mapping[str, TimeFormat]
+) -> Block:
+    return {
+        field.name: _parquet_column(field, column, others.get(field.name, time_format))
+        for field, column in zip(batch.schema, batch.columns, strict=True)
+    }
 
 
 def _parquet_column(field: pa.Field, cells: pa.Array, time_format: TimeFormat) -> pa.Array:

@@ -97,6 +97,7 @@ def test_the_image_is_built_from_what_it_needs() -> None:
         "LICENSE",
         "README.md",
         "pyproject.toml",
+        "millrace",
         "models",
         "monitoring",
         "stream",

@@ -1,0 +1,276 @@
+"""The engine in a program of one's own: what the service steps, called with tables.
+
+There is no log and no journal here: what was learned lives in memory until :meth:`Engine.save`.
+For a stream that runs for months, with every step journaled, there is ``millrace run``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from millrace.tables import column, rows_of, taken
+from models.base import MillraceError
+from models.settings import parse_duration
+from stream.contract.outputs import Outputs
+from stream.contract.records import Batch, Range, Record, Slice
+from stream.run.assemble import build_engine
+from stream.settings.load import load as read
+from stream.settings.schema import Config
+from stream.settings.upgrade import journaled, recorded
+from stream.state.generations import CheckpointError, Snapshot, StateDirectory
+from stream.state.platform import fingerprint
+from stream.step import engine as step
+from stream.tools.course import Course
+from stream.tools.evaluate import Evaluation
+
+KEEP = 3
+"""Saved states kept in a directory."""
+
+
+class Learned(NamedTuple):
+    """What became of labels.
+
+    ``joined`` found their event and were learned; ``early`` wait for it; ``refused`` holds a
+    ``(position, reason, sentence)`` for each of the others.
+    """
+
+    joined: int
+    early: int
+    refused: list[tuple[int, str, str]]
+
+
+class Engine:
+    """An ensemble that scores and learns, as one configuration describes it.
+
+    Made by :func:`load` or :func:`open`. Calls come from one thread at a time. The same calls give
+    the same scores, bit for bit. The clock is the events' own: the latest event time so far, but
+    for events more than ``limits.ahead`` later than those around them, which are refused.
+    """
+
+    def __init__(self, config: Config, engine: step.Engine) -> None:
+        self._config = config
+        self._engine = engine
+        self._course = Course(config.limits.ahead, config.label.horizon)
+        self._course.now_ms = engine.clock_ms if engine.seq else -1
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the members, in order."""
+        return self._engine.ensemble.names
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Names of the members that failed and are left out."""
+        return self._engine.ensemble.quarantined
+
+    def score(self, data: Any) -> Any:
+        """Score events, and hold them for their labels.
+
+        Parameters
+        ----------
+        data : pandas or polars DataFrame, Arrow table, list of dicts, or one dict
+            Events with the configured fields; ``n`` rows.
+
+        Returns
+        -------
+        the same kind of table, ``n`` rows in the same order
+            ``id``, ``event_time`` (UTC), ``score`` in 0..1, ``alert``, ``cold`` (before any member
+            had learned), ``score_NAME`` of each member, and ``error``: why a row was refused, null
+            where it was not.
+
+        Examples
+        --------
+        >>> engine.score([{"id": "p-1", "time": "2026-01-05T09:30:00Z", ...}])  # doctest: +SKIP
+        [{'id': 'p-1', 'score': 0.5, 'alert': False, 'cold': True, ...}]
+        """
+        table, give = taken(data)
+        topic, limit = self._config.topics.events, self._batch_limit()
+        parts = [
+            self._scored(values[i : i + limit], topic)
+            for values in rows_of(table, self._config)
+            for i in range(0, len(values), limit)
+        ]
+        schema = self._schema()
+        return give(pa.concat_tables(parts) if parts else schema.empty_table())
+
+    def learn(self, ids: Any, labels: Any) -> Learned:
+        """Teach the truth about events that were scored.
+
+        Parameters
+        ----------
+        ids, labels : columns or sequences of the same length
+            Event ids; their truth, as ``label.values`` of the configuration has it.
+        """
+        keys, truths = column(ids), column(labels)
+        if len(keys) != len(truths):
+            raise MillraceError(
+                f"learn: expected as many labels as ids, got {len(truths)} and {len(keys)}"
+            )
+        names = (self._config.label_event_id, self._config.label.field)
+        values = [
+            msgspec.json.encode(dict(zip(names, pair, strict=True)))
+            for pair in zip(keys, truths, strict=True)
+        ]
+        counts, limit = self._engine.counts, self._batch_limit()
+        before = counts["labels.joined"], counts["labels.early"]
+        refused: list[tuple[int, str, str]] = []
+        for start in range(0, len(values), limit):
+            outputs = self._step(values[start : start + limit], self._config.topics.labels)
+            first = outputs.journal.ranges[0].first
+            refused += [
+                (start + letter.record.offset - first, letter.reason, letter.error)
+                for letter in outputs.dead_letters
+                if letter.record.offset >= first
+            ]
+        joined, early = counts["labels.joined"] - before[0], counts["labels.early"] - before[1]
+        return Learned(joined, early, refused)
+
+    def evaluate(
+        self, data: Any, label_delay: str | None = None, batch: int = 512, labels: Any = None
+    ) -> dict[str, Any]:
+        """Play past events through a NEW engine of this configuration, and judge its scores.
+
+        Each event is scored before its label can be learned; this engine does not change.
+
+        Parameters
+        ----------
+        data : as of :meth:`score`, with the truth in it, or in ``labels``
+        label_delay : str, optional
+            Release each label this long after its event, such as ``"7d"``; by default at its own
+            ``label.time``, or at once.
+        batch : int
+            Most events in one step.
+        labels : as of :meth:`score`, optional
+            Labels as a table of their own.
+
+        Returns
+        -------
+        dict
+            What ``millrace evaluate --json`` prints.
+        """
+        try:
+            delay = None if label_delay is None else parse_duration(label_delay)
+        except ValueError as error:
+            raise MillraceError(f"label_delay: {error}, got {label_delay!r}") from error
+        fresh = build_engine(self._config, None)
+        apart = None if labels is None else rows_of(taken(labels)[0], self._config)
+        run = Evaluation(self._config, fresh, delay, batch, apart)
+        return run.run(rows_of(taken(data)[0], self._config), lambda n: None)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Keep the whole state in a directory, events that wait for labels included.
+
+        The newest :data:`KEEP` states stay; each is verified before it is loaded.
+        """
+        engine = self._engine
+        place = StateDirectory(Path(directory)).open()
+        try:
+            written = place.write(
+                Snapshot(
+                    shard=self._config.name,
+                    seq=engine.seq,
+                    digest=engine.digest,
+                    written_ms=time.time_ns() // 1_000_000,
+                    positions={},
+                    config=journaled(self._config),
+                    fingerprint=fingerprint(),
+                    state=engine.state(),
+                    segments=engine.pending.files(),
+                )
+            )
+            place.publish(written, KEEP)
+        except OSError as error:
+            raise MillraceError(f"{directory}: cannot be written: {error}") from error
+        finally:
+            place.close()
+
+    # ------------------------------------------------------------------ steps
+
+    def _batch_limit(self) -> int:
+        return min(self._config.limits.batch, self._config.limits.pending)
+
+    def _step(self, values: Sequence[bytes], topic: str) -> Outputs:
+        first = self._engine.counts[f"consumed.{topic}"]
+        records = [Record(topic, 0, first + i, None, v) for i, v in enumerate(values)]
+        piece = Slice(Range(topic, 0, first, first + len(values) - 1, len(values)), records)
+        piece = self._engine.codec.ahead(piece)
+        if topic == self._config.topics.events and piece.ahead is not None:
+            events, _ = piece.ahead[1]
+            self._course.take(events.columns.event_time_ms, np.empty(0, dtype=np.int64))
+        clock_ms = max(self._course.now_ms, self._engine.clock_ms)
+        return self._engine.step(Batch(self._engine.seq + 1, clock_ms, [piece]))
+
+    def _scored(self, values: Sequence[bytes], topic: str) -> pa.Table:
+        outputs = self._step(values, topic)
+        first, n = outputs.journal.ranges[0].first, len(values)
+        columns: dict[str, list[Any]] = {name: [None] * n for name in self._schema().names}
+        for part in outputs.scored:
+            cells = [
+                part.ids,
+                part.event_time_ms.tolist(),
+                part.p.tolist(),
+                part.alert.tolist(),
+                [part.cold] * len(part.ids),
+                *(
+                    [None] * len(part.ids) if name in part.out else of_member.tolist()
+                    for name, of_member in zip(self.members, part.members.T, strict=True)
+                ),
+            ]
+            for record, *row in zip(part.records, *cells, strict=True):
+                for name, cell in zip(columns, row, strict=False):
+                    columns[name][record.offset - first] = cell
+        for letter in outputs.dead_letters:
+            if letter.record.topic == topic and letter.record.offset >= first:
+                columns["error"][letter.record.offset - first] = f"{letter.reason}: {letter.error}"
+        return pa.table(columns, self._schema())
+
+    def _schema(self) -> pa.Schema:
+        return pa.schema(
+            [
+                ("id", pa.string()),
+                ("event_time", pa.timestamp("ms", "UTC")),
+                ("score", pa.float64()),
+                ("alert", pa.bool_()),
+                ("cold", pa.bool_()),
+                *[(f"score_{name}", pa.float64()) for name in self.members],
+                ("error", pa.string()),
+            ]
+        )
+
+
+def load(config: str | os.PathLike[str]) -> Engine:
+    """A new engine from a TOML configuration, with the environment laid over it.
+
+    Raises :class:`~stream.settings.problems.ConfigError` that lists every mistake.
+    """
+    settings = read(Path(config), os.environ)
+    return Engine(settings, build_engine(settings, None))
+
+
+def open(directory: str | os.PathLike[str]) -> Engine:
+    """The engine that was saved last in a directory; it goes on bit for bit.
+
+    Only from a directory that you trust: the saved configuration may name code to be loaded.
+    Raises :class:`~stream.state.generations.CheckpointError` when nothing there can be used.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: expected a directory that Engine.save wrote, got none")
+    place = StateDirectory(path).open()
+    try:
+        for loaded in place.usable(lambda manifest: None):
+            config = recorded(loaded.manifest.config, str(loaded.path))
+            engine = build_engine(config, None)
+            engine.restore(loaded.state, loaded.segments)
+            return Engine(config, engine)
+    finally:
+        place.close()
+    raise CheckpointError(f"{path}: expected a saved state that can be used, got none")

@@ -22,17 +22,20 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PIP) -e '.[torch,dev]'
 	touch $(BIN)/.demo $@
 
-# What the demo needs: no torch (5 GB) and no tools. The kernels that take longest to compile are
-# compiled, once for all, while the packages that they do not need are fetched.
+# What the demo needs: no torch (5 GB) and no tools. Kernels are compiled when they are imported, half
+# a minute of one core: here two processes do it while the packages that they do not need are fetched.
+WINDOWS := models.kernels.updates, models.kernels.stack, models.features.columns, \
+	monitoring.quality.sums, monitoring.drift.detectors, monitoring.drift.shift, stream.step.id_index
+MEMBERS := models.members.forest, models.members.crossed, models.members.logistic
+
 $(BIN)/.demo: pyproject.toml constraints.txt
 	@echo '[1/3] Making $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 	@echo '[2/3] Installing the compiler'
-	@$(PIP) --no-compile numba pydantic
-	@echo '[3/3] Installing the other packages, compiling kernels meanwhile (half a minute)'
-	@$(BIN)/python -c 'import models.kernels.updates, models.kernels.stack' & updates=$$!; \
-	$(BIN)/python -c 'import models.members.forest, models.members.crossed' & forest=$$!; \
-	$(PIP) --no-compile -e . && wait $$updates && wait $$forest
+	@$(PIP) --no-compile numba pydantic xxhash
+	@echo '[3/3] Installing the other packages, compiling kernels meanwhile'
+	@$(BIN)/python -c 'import $(WINDOWS)' & $(BIN)/python -c 'import $(MEMBERS)' & \
+	$(PIP) --no-compile -e . && wait
 	@touch $@
 
 setup: $(BIN)/.installed ## Make .venv with Millrace, torch and the development tools

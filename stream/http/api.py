@@ -34,6 +34,7 @@ from stream.http.feed import Feed
 from stream.http.ingest import Accepted, Ingest
 from stream.http.openapi import document
 from stream.http.problem import Problem, from_http_exception
+from stream.http.recent import KEPT
 from stream.http.score import DeadLettered, Scored, ScoreWaiters
 from stream.settings.schema import Config
 
@@ -54,8 +55,9 @@ class Backend(Protocol):
     * ``append`` is durable when it returns, all or nothing, callable from several threads; raises
       :class:`~stream.contract.log.LogUnavailable` (or ``DiskFull``) when it cannot be done now.
     * ``alive`` and ``ready`` return at once, from memory: they run on the server's event loop.
-    * ``models``, ``parameters``, ``tail``, ``snapshot`` and ``history`` may block; they are called
-      from a worker thread, one call of them at a time. ``metrics`` likewise, but beside them.
+    * ``models``, ``parameters``, ``tail``, ``snapshot``, ``history`` and ``score`` may block; they
+      are called from a worker thread, one call of them at a time. ``metrics`` likewise, but beside
+      them.
     * Dictionaries are plain data that ``msgspec`` can write as JSON.
     """
 
@@ -84,7 +86,10 @@ class Backend(Protocol):
         """What the live page shows, about once a second while somebody looks."""
 
     def history(self) -> dict[str, Any]:
-        """What the live page gets first: the numbers of the last minutes."""
+        """What the live page gets once: the numbers of the last minutes."""
+
+    def score(self, event_id: str) -> bytes | None:
+        """The score record of an event, if it is among the newest."""
 
 
 class Api:
@@ -141,6 +146,7 @@ class Api:
             Route("/v1/score", self._score, methods=post),
             Route("/v1/labels", self._labels, methods=post),
             Route("/v1/control", self._control, methods=post),
+            Route("/v1/scores/{id:path}", self._scored, methods=get),
             Route("/v1/models", self._models, methods=get),
             Route("/v1/parameters", self._parameters, methods=get),
             Route("/v1/audit", self._audit, methods=get),
@@ -230,6 +236,18 @@ class Api:
         )
 
     # --- out: what people and probes ask
+
+    async def _scored(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        event_id: str = request.path_params["id"]
+        found = await self._read(lambda: self._backend.score(event_id))
+        if found is None:
+            raise Problem(
+                "not-found",
+                f"no score of {event_id[:80]!r} among the newest {KEPT:,}; all scores are in topic "
+                f"{self._topics.scores!r}",
+            )
+        return Response(found, media_type=JSON)
 
     async def _models(self, request: Request) -> Response:
         self._tokens.caller(request)

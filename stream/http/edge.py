@@ -117,6 +117,8 @@ class Edge:
         path: str = scope["path"]
         if path in self._templates:
             return path
+        if path.startswith("/v1/scores/"):
+            return "/v1/scores/{id}"
         return "/live/{file}" if path.startswith("/live/") else UNMATCHED
 
 

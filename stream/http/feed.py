@@ -1,4 +1,4 @@
-"""The live feed: the history, then a snapshot a second, shared by all readers.
+"""The live feed: a snapshot a second, shared by all readers, and the history after the first.
 
 Server-sent events. The snapshot is taken at most once a second whatever the
 number of readers.
@@ -30,7 +30,7 @@ class Feed:
     snapshot : coroutine function
         Gives what the live page shows, as plain data.
     history : coroutine function
-        Gives what a reader gets first.
+        Gives what a reader gets once, after its first snapshot.
     """
 
     def __init__(self, snapshot: Take, history: Take) -> None:
@@ -52,12 +52,14 @@ class Feed:
         self._readers += 1
         try:
             yield b"retry: 2000\n\n"
+            # The numbers of this moment first: the history is long and waits for no one.
+            yield await self._current()
             yield _frame("history", await self._history())
             while True:
-                yield await self._current()
                 try:
                     await asyncio.wait_for(self._stopping.wait(), INTERVAL_S)
                 except TimeoutError:
+                    yield await self._current()
                     continue
                 return
         finally:

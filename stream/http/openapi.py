@@ -15,6 +15,7 @@ from stream.decode.codec import ID_BYTES
 from stream.decode.times import TIME_RULES
 from stream.http.body import JSON, NDJSON
 from stream.http.problem import KINDS, MEDIA_TYPE
+from stream.http.recent import KEPT
 from stream.settings.schema import Config
 
 Json = dict[str, Any]
@@ -109,7 +110,15 @@ def _reads() -> Json:
     )
     some = _content({"type": "object"})
     tail = (*_READ, "query")
+    event_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
+        "/v1/scores/{id}": _get(
+            "score",
+            f"The score record of an event, if it is among the newest {KEPT:,}.",
+            some,
+            (*_READ, "not-found"),
+            [event_id],
+        ),
         "/v1/models": _get("models", "Members, weights and states.", some, _READ),
         "/v1/parameters": _get("parameters", "Parameter tables by member.", some, _READ),
         "/v1/audit": _get("audit", "The newest audit records.", records, tail, [limit]),
@@ -122,7 +131,7 @@ def _reads() -> Json:
         ),
         "/v1/live": _get(
             "live",
-            "Server-sent events: one `history`, then a `snapshot` about once a second.",
+            "Server-sent events: a `snapshot` about once a second, one `history` after the first.",
             {"text/event-stream": {"schema": {"type": "string"}}},
             (*_READ, "overloaded"),
         ),

@@ -1,7 +1,7 @@
 """What the live page shows: a snapshot about once a second and a ring of the last ten minutes.
 
-It reads published readings only, never the engine, and holds no event's payload: anybody with a
-token may look.
+It reads published readings and committed outputs only, never the engine, and holds no event's
+payload: anybody with a token may look.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import msgspec
 import numpy as np
 
 from models.base import I64
+from monitoring.audit.words import told
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.measures import METRICS
 from monitoring.quality.quality import QualitySnapshot
 from monitoring.show.readings import Readings
 from stream.contract.outputs import Outputs
+from stream.http.recent import RecentScores
+from stream.settings.schema import LabelSettings
 
 POINT_S = 2.0
 POINTS = 300
@@ -28,6 +31,8 @@ RECENT = 15
 RATE_S = 10.0
 LATEST = 20
 """Audit records and dead letters shown."""
+SHOWN = 10
+"""Latest and highest scores shown."""
 _CHAIN = frozenset({"v", "trail", "prev", "hash", "sig"})
 
 
@@ -53,6 +58,8 @@ class PageView:
         self._marks: deque[_Mark] = deque(maxlen=64)
         self._points: deque[dict[str, Any]] = deque(maxlen=POINTS)
         self._alarms: Counter[tuple[str, str]] | None = None
+        self._alerts: tuple[int, int] | None = None
+        self.scores = RecentScores()
         self._audit: deque[bytes] = deque(maxlen=LATEST)
         self._dead: deque[dict[str, str]] = deque(maxlen=LATEST)
 
@@ -73,7 +80,8 @@ class PageView:
             self._marks.popleft()
 
     def committed(self, outputs: Outputs) -> None:
-        """Keep the newest audit records and dead letters (the commit thread)."""
+        """Keep the newest scores, audit records and dead letters (the commit thread)."""
+        self.scores.committed(outputs)
         self._audit.extend(r.value or b"" for r in outputs.audit[-LATEST:])
         self._dead.extend(letter.told() for letter in outputs.dead_letters[-LATEST:])
 
@@ -102,12 +110,21 @@ class PageView:
                 "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
                 "parameters": dict(held),
                 "drift": sorted(fresh),
+                "alert_share": self._alert_share(latest),
             }
         )
 
+    def _alert_share(self, latest: Readings) -> float | None:
+        """Alerts among the events scored since the point before; ``None`` without any."""
+        now = (latest.alerts, latest.scored)
+        before, self._alerts = self._alerts, now
+        if before is None or now[1] == before[1]:
+            return None
+        return round((now[0] - before[0]) / (now[1] - before[1]), 6)
+
     def history(self) -> dict[str, Any]:
-        """What a reader gets first: every point of the ring."""
-        return {"metrics": METRICS, "points": list(self._points)}
+        """What a reader gets once: every point of the ring."""
+        return {"points": list(self._points)}
 
     def rates(self) -> dict[str, Any]:
         """Events and labels a second, and p50 and p99 of latencies, over the last ten seconds."""
@@ -149,6 +166,11 @@ class PageView:
             },
             "matured_quality": {
                 k: finite(v) for k, v in sliding(latest.matured).get("ensemble", {}).items()
+            },
+            "metrics": METRICS,
+            "recent": {
+                "latest": [msgspec.Raw(r) for r in self.scores.latest(SHOWN)],
+                "highest": [msgspec.Raw(r) for r in self.scores.highest(SHOWN)],
             },
             "scores": {
                 "bounds": latest.scores.bounds,
@@ -229,5 +251,21 @@ def _limits(latest: Readings) -> list[dict[str, Any]]:
 
 
 def _shown_audit(raw: bytes) -> dict[str, Any]:
-    """A record without its chain, which `millrace audit verify` checks."""
-    return {k: v for k, v in msgspec.json.decode(raw).items() if k not in _CHAIN}
+    """A record in words, and whole but for its chain, which `millrace audit verify` checks."""
+    record = msgspec.json.decode(raw)
+    return {
+        **{k: record[k] for k in ("seq", "at", "event", "model")},
+        "inside": record.get("inside", True),
+        "told": told(record),
+        "raw": {k: v for k, v in record.items() if k not in _CHAIN},
+    }
+
+
+def class_names(label: LabelSettings) -> list[str]:
+    """Truths 0 and 1 as the label's JSON says them: its field, and the first value of each.
+
+    >>> class_names(LabelSettings(field="fraud"))
+    ['fraud = false', 'fraud = true']
+    """
+    first = {y: text for text, y in reversed(label.values.items())}
+    return [f"{label.field} = {first.get(y, y)}" for y in (0, 1)]

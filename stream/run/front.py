@@ -17,7 +17,7 @@ from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
-from stream.http.page import POINT_S, PageView, finite
+from stream.http.page import POINT_S, PageView, class_names, finite
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.run.checkpointer import Written
@@ -211,13 +211,18 @@ class Front(Listener):
             "version": self.telemetry.versions["version"],
             "lag": lag,
             "checkpoint_ms": self.telemetry.checkpoint_success_ms,
+            "classes": class_names(service.config.label),
             **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._page.snapshot(self._latest),
         }
 
     def history(self) -> dict[str, Any]:
-        """What the live page gets first: the last ten minutes."""
+        """What the live page gets once: the last ten minutes."""
         return self._page.history()
+
+    def score(self, event_id: str) -> bytes | None:
+        """See :class:`stream.http.api.Backend`."""
+        return self._page.scores.find(event_id)
 
 
 def parameter_tables(engine: Engine) -> dict[str, Any]:

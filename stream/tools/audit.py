@@ -6,7 +6,6 @@ Nothing here writes to the log or to the state directory, and a service may be r
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from monitoring.audit.trail import (
     read_anchor,
     verify,
 )
+from monitoring.audit.words import number, told
 from monitoring.parameters.count import count
 from monitoring.parameters.counted import Counted
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
@@ -36,8 +36,6 @@ from stream.state.generations import CheckpointError, list_generations, load, re
 
 ALL = 1 << 40
 """More records than a trail has."""
-
-_HEX_FLOAT = re.compile(r"-?0x[01](\.[0-9a-f]+)?p[+-]\d+")
 
 
 def read_trail(config: Config) -> list[bytes]:
@@ -77,29 +75,8 @@ def show(config: Config, limit: int, member: str | None) -> list[dict[str, Any]]
 def brief(record: Mapping[str, Any]) -> str:
     """One record as a line for people."""
     at = datetime.fromtimestamp(record["at"] / 1000, UTC).isoformat(timespec="seconds")
-    text = f"{record['seq']:>7}  {at}  {record['event']:13} {record['model']:12} {_what(record)}"
+    text = f"{record['seq']:>7}  {at}  {record['event']:13} {record['model']:12} {told(record)}"
     return text.rstrip() + ("" if record.get("inside", True) else "  OUTSIDE the envelope")
-
-
-def _what(record: Mapping[str, Any]) -> str:
-    if "breaches" in record:
-        passed = [f"{b['rule']} {number(b['got'])} > {number(b['limit'])}" for b in
-                  record["breaches"]]  # fmt: skip
-        where = [f"{t}/{p}@{first}..{last}" for t, p, first, last in record["ranges"]]
-        done = "undone" if record["undone"] else "not undone"
-        return f"{', '.join(passed)}; {done}; from {' '.join(where)}"
-    if "n_updates" in record:
-        norm = record.get("update_norm")
-        moved = f", update norm {number(norm['relative']):.3g}" if norm else ""
-        return (
-            f"version {record['version_to']}, {record['n_updates']} labels since version "
-            f"{record['version_from']}, {record['held']} parameters {record['verdict']}{moved}"
-        )
-    if "error" in record or "changed" in record:
-        return str(record.get("error") or record["changed"])
-    return f"by {record['cause']}" + (
-        "" if record["actor"] == "engine" else f" of {record['actor']}"
-    )
 
 
 def verify_trail(
@@ -270,16 +247,6 @@ def _flat(value: Any, path: str) -> Iterable[tuple[str, Any]]:
             yield from _flat(rest, f"{path}[{name}]")
     else:
         yield path, value
-
-
-def number(value: Any) -> Any:
-    """A float as the trail writes it (``0x1.8p+1``), to be read by people; anything else as is.
-
-    >>> number("0x1.8000000000000p+1"), number("forest")
-    (3.0, 'forest')
-    """
-    is_float = isinstance(value, str) and _HEX_FLOAT.fullmatch(value)
-    return float.fromhex(value) if is_float else value
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

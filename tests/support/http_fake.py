@@ -90,7 +90,7 @@ class FakeBackend:
         self.refuse_repeats = False
         self.health = (True, "moving")
         self.readiness = (True, "restored")
-        self._seen: set[str] = set()
+        self.seen: set[str] = set()
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """Append when the gate is open; events go on to the engine."""
@@ -125,10 +125,10 @@ class FakeBackend:
         events, bad = self._codec.events(records)
         ids, payloads = [], []
         for record, event_id in zip(events.records, events.ids, strict=True):
-            if self.refuse_repeats and event_id in self._seen:
+            if self.refuse_repeats and event_id in self.seen:
                 bad.append(DeadLetter(record, "duplicate_event", "expected a new id, got it again"))
                 continue
-            self._seen.add(event_id)
+            self.seen.add(event_id)
             ids.append(event_id)
             payloads.append(msgspec.json.encode({"payment_id": event_id, "score": 0.5}))
         self._waiters.publish(ids, payloads, bad)
@@ -169,6 +169,11 @@ class FakeBackend:
         """How often it was asked."""
         self.snapshots += 1
         return {"snapshots": self.snapshots}
+
+    def score(self, event_id: str) -> bytes | None:
+        """A score of every event seen."""
+        known = event_id in self.seen
+        return msgspec.json.encode({"id": event_id, "score": 0.5}) if known else None
 
     def history(self) -> dict[str, Any]:
         """No points."""

@@ -1,8 +1,10 @@
 // The live page: takes the feed's events, keeps the points, fills tiles, tables and charts.
 
 import * as charts from "./charts.js";
+import * as control from "./control.js";
 import { follow } from "./feed.js";
-import { clock, count, duration, element, fixed, n, NONE, percent, plain, rate, table, wide } from "./format.js";
+import { clock, count, duration, element, fixed, n, NONE, percent, rate, table, wide } from "./format.js";
+import * as scored from "./scores.js";
 
 const POINTS = 1800; // an hour at one point every two seconds
 const TITLES = {
@@ -10,7 +12,6 @@ const TITLES = {
   pr_auc: "PR AUC", log_loss: "Log loss", brier: "Brier score", calibration_error: "Calibration error",
 };
 const LONGEST_S = 86400; // the last bound of the service's histogram
-const DETAIL = new Set(["seq", "at", "event", "model", "cause", "actor", "step", "inside", "roots", "inputs"]);
 
 const byId = (id) => document.getElementById(id);
 let points = [];
@@ -18,6 +19,8 @@ let metrics = [];
 let latest = null;
 let heardAt = 0;
 let said = "";
+let audited = null;
+const opened = new Set(); // audit records that somebody looks at whole
 
 // ---------------------------------------------------------------- words
 
@@ -78,21 +81,21 @@ function qualityTable(s) {
   const row = (name, values) => [name, ...metrics.map((m) => n(fixed(values[m]))), n(count(values.effective_positives))];
   const rows = Object.entries(s.quality).map(([name, values]) => row(name, values));
   if (Object.keys(s.matured_quality).length) rows.push(row("ensemble, matured", s.matured_quality));
-  table("quality-table", ["", ...metrics.map((m) => n(TITLES[m] ?? m)), n("Frauds")], rows);
+  table("quality-table", ["", ...metrics.map((m) => n(TITLES[m] ?? m)), n(s.classes[1])], rows);
 }
 
 function flowTable() {
   const rows = points.slice(-30).reverse().map((p) => [
     clock(p.t), n(rate(p.events_per_s, "")), n(rate(p.labels_per_s, "")), n(duration(p.step[0])), n(duration(p.step[1])),
+    n(p.alert_share === null ? NONE : percent(p.alert_share, 1)),
   ]);
-  table("flow-table", ["Time", n("Events"), n("Labels"), n("Step p50"), n("Step p99")], rows);
+  table("flow-table", ["Time", n("Events"), n("Labels"), n("Step p50"), n("Step p99"), n("Alerts")], rows);
 }
 
 function scoresTable(s) {
   const names = charts.bins(s.scores.bounds);
-  const [genuine, fraud] = s.scores.truth;
-  table("scores-table", ["Score", n("Genuine"), n("Fraud"), n("All scored")],
-    names.map((name, i) => [name, n(count(genuine[i])), n(count(fraud[i])), n(count(s.scores.all[i]))]));
+  table("scores-table", ["Score", ...s.classes.map(n), n("All scored")],
+    names.map((name, i) => [name, ...s.scores.truth.map((c) => n(count(c[i]))), n(count(s.scores.all[i]))]));
 }
 
 function membersTable(s) {
@@ -123,15 +126,26 @@ function limits(s) {
   }));
 }
 
-const ranges = (v) => v.map(([topic, partition, first, last]) => `${topic}/${partition} ${first}–${last}`).join(" and ");
+function whole(record) {
+  const node = element("details", [element("summary", record.told), element("pre", JSON.stringify(record.raw, null, 2))]);
+  node.open = opened.has(record.seq);
+  node.addEventListener("toggle", () => (node.open ? opened.add(record.seq) : opened.delete(record.seq)));
+  return node;
+}
+
+function audit(s) {
+  // Drawn anew only when there is something new: somebody may be reading.
+  const newest = s.audit.at(-1)?.seq;
+  if (newest === audited) return;
+  audited = newest;
+  table("audit-table", [n("No."), "Time", "Event", "Of", "What"], [...s.audit].reverse().map((r) => [
+    n(count(r.seq)), clock(r.at), r.inside ? r.event : { text: r.event, kind: "bad" }, r.model ?? "", whole(r),
+  ]));
+}
 
 function lists(s) {
   table("drift-table", ["Signal", "Detector", n("Statistic"), n("Threshold"), n("Alarms")],
     s.drift.map(([d, signal, at, limit, alarms]) => [signal, d.replace("_", "-"), n(fixed(at, 3)), n(fixed(limit, 3)), n(count(alarms))]));
-  table("audit-table", [n("No."), "Time", "Event", "Of", "Cause", "Details"], [...s.audit].reverse().map((r) => [
-    n(count(r.seq)), clock(r.at), r.event, r.model ?? "", r.cause ?? "",
-    wide(Object.entries(r).filter(([k]) => !DETAIL.has(k)).map(([k, v]) => `${k.replaceAll("_", " ")} ${k === "ranges" ? ranges(v) : plain(v)}`).join(", ")),
-  ]));
   byId("dead-reasons").textContent = Object.entries(s.dead_letters).map(([k, v]) => `${k.replaceAll("_", " ")} ${count(v)}`).join(" · ");
   table("dead-table", ["Reason", "Where", "What was wrong"], [...s.last_dead_letters].reverse().map((d) => [
     d.reason.replaceAll("_", " "), `${d.topic}/${d.partition} @ ${d.offset}`, wide(d.error),
@@ -143,32 +157,28 @@ function drawCharts() {
   const i = Math.max(0, metrics.indexOf(byId("metric").value));
   charts.quality(points, i, TITLES[metrics[i]] ?? "");
   charts.flow(points);
+  charts.alerts(points);
   charts.weights(points);
   charts.parameters(points);
-  charts.scores(latest.scores, byId("scale").value);
+  charts.scores(latest.scores, latest.classes, byId("scale").value);
   flowTable();
 }
 
 // ---------------------------------------------------------------- events
 
-function merge(fresh) {
-  const newest = points.at(-1)?.t ?? 0;
-  const added = fresh.filter((p) => p.t > newest);
-  points.push(...added);
-  if (points.length > POINTS) points = points.filter((p, i) => p.drift.length || i > POINTS / 2 || i % 2);
+// Points not known yet; alarms among them are said, unless they are of before the page was opened.
+function merge(fresh, old = false) {
+  const known = new Set(points.map((p) => p.t));
+  const added = fresh.filter((p) => !known.has(p.t));
   const alarms = added.flatMap((p) => p.drift);
-  if (alarms.length && newest) say(`Drift alarm: ${alarms.map(([d, of]) => `${d} on ${of}`).join(", ")}`);
+  if (alarms.length && points.length && !old) say(`Drift alarm: ${alarms.map(([d, of]) => `${d} on ${of}`).join(", ")}`);
+  points = [...points, ...added].sort((a, b) => a.t - b.t);
+  if (points.length > POINTS) points = points.filter((p, i) => p.drift.length || i > POINTS / 2 || i % 2);
   return added.length > 0;
 }
 
 function history(data) {
-  metrics = data.metrics;
-  const choice = byId("metric");
-  if (!choice.options.length) {
-    for (const m of metrics) choice.append(new Option(TITLES[m] ?? m, m));
-    choice.value = "roc_auc";
-  }
-  merge(data.points);
+  if (merge(data.points, true)) drawCharts();
 }
 
 function snapshot(s) {
@@ -180,14 +190,27 @@ function snapshot(s) {
   byId("model").textContent = s.model;
   document.title = `${s.model} – Millrace`;
   state(s.state, s.ready ? "good" : "wait");
+  metrics = s.metrics;
+  if (first) begin();
   const grown = merge(s.points);
   tiles(s);
+  scored.show(s);
+  control.offer(s.members);
   qualityTable(s);
   membersTable(s);
   scoresTable(s);
   limits(s);
   lists(s);
+  audit(s);
   if (grown || first) drawCharts();
+}
+
+// With the first numbers: what can be chosen, and the charts once the numbers are on the screen.
+function begin() {
+  byId("metric").replaceChildren(...metrics.map((m) => new Option(TITLES[m] ?? m, m)));
+  byId("metric").value = "roc_auc";
+  byId("new-threshold").value = latest.threshold;
+  requestAnimationFrame(() => setTimeout(() => charts.load(drawCharts)));
 }
 
 const connect = follow("/v1/live", {

@@ -1,4 +1,5 @@
 // The charts: plotly over the points that app.js keeps. Every chart has a table beside it.
+// Its script has 5 MB: it is asked for when the numbers are on the screen.
 
 import { duration, fixed, percent } from "./format.js";
 
@@ -31,6 +32,19 @@ function layout(extra = {}) {
   };
 }
 
+let missing = "Charts are loading";
+
+export function load(done) {
+  const script = document.createElement("script");
+  script.src = "/live/plotly.min.js";
+  script.addEventListener("load", done);
+  script.addEventListener("error", () => {
+    missing = "Charts could not be loaded; see the table";
+    done();
+  });
+  document.head.append(script);
+}
+
 const OVER_TIME = { type: "date", tickformat: "%H:%M:%S", nticks: 5, tickangle: 0 };
 
 function draw(id, traces, settings, label) {
@@ -38,7 +52,7 @@ function draw(id, traces, settings, label) {
   target.setAttribute("aria-label", label);
   if (!window.Plotly || !traces.some((t) => t.y.length)) {
     target.classList.add("empty");
-    target.textContent = window.Plotly ? "No data yet" : "Charts could not be loaded; see the table";
+    target.textContent = window.Plotly ? "No data yet" : missing;
     return;
   }
   if (target.classList.contains("empty")) {
@@ -104,6 +118,20 @@ export function flow(points) {
   last ? `Latest step: median ${duration(last.step[0])}, 99th percentile ${duration(last.step[1])}` : "No data yet");
 }
 
+export function alerts(points) {
+  const last = points.filter((p) => p.alert_share !== null).at(-1);
+  draw("alerts", [{
+    name: "alerts", x: times(points), y: points.map((p) => p.alert_share), mode: "lines",
+    line: { color: COLOURS[1] },
+  }], layout({
+    // Shares of few events need labels of any width: margins that follow them would never rest.
+    margin: { l: 64, r: 12, t: 8, b: 8 },
+    xaxis: OVER_TIME,
+    yaxis: { title: { text: "of scored events" }, tickformat: ".3~%", rangemode: "tozero", automargin: false },
+  }),
+  last ? `Latest: ${percent(last.alert_share, 1)} of the events alert` : "No data yet");
+}
+
 export function weights(points) {
   const names = Object.keys(points.at(-1)?.weights ?? {});
   const told = names.map((m) => `${m} ${fixed(points.at(-1).weights[m], 3)}`).join(", ");
@@ -122,10 +150,10 @@ export function parameters(points) {
 
 export const bins = (bounds) => [...bounds.map((b) => `≤ ${b}`), `> ${bounds.at(-1)}`];
 
-export function scores({ bounds, truth }, scale) {
+export function scores({ bounds, truth }, classes, scale) {
   const totals = truth.map((counts) => counts.reduce((a, b) => a + b, 0));
   const known = totals.some((t) => t > 0);
-  draw("scores", ["genuine (0)", "fraud (1)"].map((name, y) => ({
+  draw("scores", classes.map((name, y) => ({
     name, type: "bar", x: bins(bounds),
     y: known ? truth[y].map((c) => (c ? c / totals[y] : null)) : [],
     marker: { color: COLOURS[y] }, hovertemplate: "%{y:.2%}",
@@ -134,7 +162,7 @@ export function scores({ bounds, truth }, scale) {
     bargap: 0.15,
     xaxis: { type: "category", title: { text: "score" }, tickangle: -60 },
     yaxis: { type: scale, title: { text: "share of the class" }, tickformat: ".3~%", dtick: scale === "log" ? 1 : undefined },
-  }), `Scores by truth; over a half: ${truth.map((counts, y) => percent(above(counts, bounds), totals[y])).join(" of genuine and ")} of fraud`);
+  }), `Scores by truth; over a half: ${truth.map((counts, y) => `${percent(above(counts, bounds), totals[y])} of ${classes[y]}`).join(", ")}`);
 }
 
 const above = (counts, bounds) => counts.slice(bounds.indexOf(0.5) + 1).reduce((a, b) => a + b, 0);

@@ -7,6 +7,9 @@ const FIRST_WAIT_MS = 500;
 const LAST_WAIT_MS = 8000;
 const SILENCE_MS = 10000;
 
+// What commands are sent with where nobody gave another.
+export const viewer = () => sessionStorage.getItem(KEY);
+
 // Calls `on.event(name, data)` for each event, `on.lost(sentence)` when the stream ended and
 // `on.token(refused)` when a token is needed; goes on for ever. Returns a function that takes one.
 export function follow(url, on) {
@@ -60,7 +63,7 @@ export function follow(url, on) {
   return (text) => asked.resolve(text);
 }
 
-async function reason(answer) {
+export async function reason(answer) {
   try {
     return (await answer.json()).detail;
   } catch {

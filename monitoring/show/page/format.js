@@ -25,15 +25,6 @@ export function duration(seconds) {
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 
-// Audit records write floats in hexadecimal, so that they hash alike everywhere.
-export function plain(value) {
-  const hex = typeof value === "string"
-    && /^(-?)0x([01])\.?([0-9a-f]*)p([+-]\d+)$/.exec(value);
-  if (!hex) return typeof value === "object" ? JSON.stringify(value) : String(value);
-  const mantissa = parseInt(hex[2] + hex[3], 16) / 16 ** hex[3].length;
-  return compact.format((hex[1] ? -1 : 1) * mantissa * 2 ** Number(hex[4]));
-}
-
 export function element(name, content, attributes = {}) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -41,7 +32,7 @@ export function element(name, content, attributes = {}) {
   return node;
 }
 
-// Fill a table. A cell is a text, or {text, kind}: "n" right-aligned, "text" wide, "good" or "bad".
+// Fill a table. A cell is a text, a node, or {text, kind}: "n" right-aligned, "text" wide, "good" or "bad".
 export function table(id, heads, rows, empty = "Nothing yet.") {
   const target = document.getElementById(id);
   const head = element("tr", heads.map((h) => cell("th", h, { scope: "col" })));
@@ -53,7 +44,7 @@ export function table(id, heads, rows, empty = "Nothing yet.") {
 }
 
 function cell(name, content, attributes = {}) {
-  if (typeof content !== "object") return element(name, String(content), attributes);
+  if (content instanceof Node || typeof content !== "object") return element(name, content instanceof Node ? content : String(content), attributes);
   const { text, kind } = content;
   if (kind === "n" || kind === "text") return element(name, text, { ...attributes, class: kind });
   return element(name, element("span", text, { class: "badge", "data-level": kind }), attributes);

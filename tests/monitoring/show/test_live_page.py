@@ -15,6 +15,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring import show
+from monitoring.quality.measures import METRICS
 from stream.http.server import Server
 from stream.run.front import Front
 from stream.settings.schema import Config
@@ -26,7 +28,7 @@ from tests.support.waiting import DEADLINE_S, wait_until
 pytestmark = pytest.mark.browser
 
 EVENTS, BAD, LATE = 6000, 7, 100
-CHARTS = ("quality", "flow", "latency", "scores", "weights", "parameters")
+CHARTS = ("quality", "flow", "latency", "scores", "alerts", "weights", "parameters")
 DESK: Any = {"width": 1280, "height": 900}
 PHONE: Any = {"width": 390, "height": 844}
 SMALL: Any = {"width": 320, "height": 600}
@@ -149,7 +151,7 @@ def test_the_numbers_are_those_of_the_metrics(page: Page, live: Live) -> None:
     assert tile(page, "alarms") == alarms > 0
     page.locator("#quality-table").evaluate("t => t.closest('details').open = true")
     shown = rows(page, "quality-table")
-    for i, name in enumerate(live.front.history()["metrics"]):
+    for i, name in enumerate(METRICS):
         for scorer in ("ensemble", "linear", "prior"):
             gauge = metrics[f"millrace_quality_{name}", "arrival", scorer, "sliding"]
             assert shown[scorer][i] == ("–" if gauge != gauge else f"{gauge:.4f}")
@@ -178,6 +180,93 @@ def test_every_chart_is_drawn(page: Page, tmp_path: Path) -> None:
     folder = Path(os.environ.get("LIVE_PAGE_SHOTS", tmp_path))
     page.screenshot(path=folder / "live.png", full_page=True)
     assert (folder / "live.png").stat().st_size > 50_000
+
+
+def test_numbers_do_not_wait_for_charts(browser: Browser, live: Live) -> None:
+    """Without the charts' script, of 5 MB, every number and table is there, and a word about it."""
+    context = browser.new_context(viewport=DESK)
+    context.route("**/plotly.min.js", lambda route: route.abort())
+    page = context.new_page()
+    page.goto(live.url)
+    expect(page.locator('[data-value="scored"]')).to_have_text(f"{EVENTS:,}")
+    expect(page.locator("#flow")).to_have_text("Charts could not be loaded; see the table")
+    for table in ("recent", "quality", "members", "audit", "flow"):
+        expect(page.locator(f"#{table}-table tbody tr").first).to_be_attached()
+    context.close()
+
+
+def test_the_classes_are_named_by_the_configuration(page: Page, live: Live) -> None:
+    """Chart and table say the label's own field and values, whatever is learned."""
+    field = live.config.label.field
+    expect(page.locator("#scores-table thead")).to_contain_text(f"{field} = true")
+    assert page.locator("#scores").evaluate("c => c.data.map(t => t.name)") == [
+        f"{field} = false",
+        f"{field} = true",
+    ]
+    files = (Path(next(iter(show.__path__))) / "page").iterdir()
+    assert not [f.name for f in files if "fraud" in f.read_text().lower()]
+
+
+def test_the_latest_and_the_highest_scores_are_listed(page: Page) -> None:
+    """Newest first, or highest first; with what each member said."""
+    page.locator("#order").select_option("latest")
+    expect(page.locator("#recent-table tbody tr").first).to_contain_text(f"e{EVENTS - 1}")
+    page.locator("#order").select_option("highest")
+    shown = [float(cells[1]) for cells in rows(page, "recent-table").values()]
+    assert shown == sorted(shown, reverse=True)
+    assert len(shown) == 10
+    expect(page.locator("#recent-table thead")).to_contain_text("linear")
+
+
+def test_an_event_is_looked_up_by_its_id(browser: Browser, live: Live) -> None:
+    """The score record of an id; of an unknown one, however it is spelled, a sentence."""
+    with opened(browser, live.url) as (page, _):
+        expect(page.locator("#recent-table td").first).to_be_attached()
+        page.locator("#event-id").fill(f"e{EVENTS - 2}")
+        page.locator("#lookup button").click()
+        expect(page.locator("#found-table tbody tr")).to_contain_text(f"e{EVENTS - 2}")
+        hostile = "<img src=x onerror=alert(1)>/../%2e?a#b"
+        page.locator("#event-id").fill(hostile)
+        page.locator("#event-id").press("Enter")
+        expect(page.locator("#found-note")).to_contain_text(hostile)
+        expect(page.locator("#found")).to_be_hidden()
+        assert page.locator("img").count() == 0
+
+
+def test_an_audit_record_is_a_sentence_and_whole_behind_a_click(page: Page) -> None:
+    """What happened is told in words; the record opens, and stays open while others come."""
+    drift = page.locator("#audit-table tr", has_text="drift").first
+    expect(drift).to_contain_text(re.compile(r"(adwin|page_hinkley): [\d.]+ over [\d.]+"))
+    expect(drift.locator("pre")).to_be_hidden()
+    drift.locator("summary").click()
+    expect(drift.locator("pre")).to_contain_text('"event": "drift"')
+
+
+def test_a_command_asks_for_an_admins_token(browser: Browser, live: Live) -> None:
+    """A viewer's token does not do; an admin's does, and is kept nowhere but in memory."""
+    names = {"viewer": ["score"], "operator": ["admin"]}
+    tokens = [
+        {"name": n, "sha256": hashlib.sha256(n.encode()).hexdigest(), "scopes": s}
+        for n, s in names.items()
+    ]
+    with another(live, tokens=tokens) as url, opened(browser, url) as (page, _):
+        page.locator("#token").fill("viewer")
+        page.keyboard.press("Enter")
+        ready(page)
+        page.locator("#member").select_option("linear")
+        page.get_by_role("button", name="Freeze").click()
+        expect(page.locator("#control-note")).to_contain_text("scope 'admin'")
+        page.locator("#admin").fill("operator")
+        page.keyboard.press("Enter")
+        expect(page.locator("#control-note")).to_contain_text("from the next step")
+        expect(page.locator("#members-table")).to_contain_text("frozen")
+        page.get_by_role("button", name="Release").click()
+        expect(page.locator("#members-table")).not_to_contain_text("frozen")
+        page.locator("#new-threshold").fill("0.25")
+        page.get_by_role("button", name="Set").click()
+        expect(page.locator("#audit-table")).to_contain_text("to 0.25, by command of operator")
+        stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+        assert "operator" not in stored
 
 
 def test_the_last_minutes_are_there_at_once(page: Page, live: Live) -> None:
@@ -214,6 +303,8 @@ def test_a_phone_needs_no_sideways_scrolling(page: Page, size: Any) -> None:
     page.set_viewport_size(size)
     wide, screen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= screen == size["width"]
+    cue = "e => getComputedStyle(e).backgroundImage.includes('linear-gradient')"
+    assert page.locator(".scroll").first.evaluate(cue)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -162,12 +162,14 @@ class TestAuth:
             ("GET", "/v1/parameters", None, {"scorer", "labeller", "root"}),
             ("GET", "/v1/audit", None, {"scorer", "labeller", "root"}),
             ("HEAD", "/v1/live", None, {"scorer", "labeller", "root"}),
+            ("GET", "/v1/scores/a", None, {"scorer", "labeller", "root"}),
         ],
     )
     def test_each_route_asks_for_its_scope(
         self, guarded: Running, method: str, path: str, body: Any, allowed: set[str]
     ) -> None:
         """A token with the scope, or an admin's, passes; another gets 403, none or a wrong 401."""
+        guarded.backend.seen.add("a")
 
         def code(token: str | None) -> int:
             headers = {"authorization": f"Bearer {token}"} if token else {}

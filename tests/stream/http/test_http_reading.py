@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -134,15 +135,26 @@ class TestReading:
         assert 'href="/openapi.json"' in answer.text
 
 
+class TestScores:
+    @pytest.mark.parametrize("event_id", ["p1", "a/b", "../../etc", "<b>&?#%", "ü 1"])
+    def test_a_score_is_found_by_the_events_id(self, fresh: Running, event_id: str) -> None:
+        """Whatever an id is made of, percent-encoded it is one; one route in the metrics."""
+        path = f"/v1/scores/{quote(event_id, safe='')}"
+        problem(fresh.http.get(path), "not-found")
+        fresh.backend.seen.add(event_id)
+        assert fresh.http.get(path).json()["id"] == event_id
+        assert fresh.observed[-1][0] == "/v1/scores/{id}"
+
+
 class TestLive:
     def test_snapshots_stream(self, fresh: Running) -> None:
-        """A reader gets the history and a snapshot at once, another about a second later."""
+        """A reader gets a snapshot and the history at once, another snapshot a second later."""
         with fresh.http.stream("GET", "/v1/live") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             lines = answer.iter_lines()
-            history, *data = [json.loads(x[6:]) for x in take(lines, 3, "data: ")]
+            first, history, second = [json.loads(x[6:]) for x in take(lines, 3, "data: ")]
         assert history == {"points": []}
-        assert data[1]["snapshots"] == data[0]["snapshots"] + 1
+        assert second["snapshots"] == first["snapshots"] + 1
 
     def test_readers_share_a_snapshot(
         self, fresh: Running, monkeypatch: pytest.MonkeyPatch

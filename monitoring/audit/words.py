@@ -1,0 +1,47 @@
+"""Audit records as sentences: for the command line and the live page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_HEX_FLOAT = re.compile(r"-?0x[01](\.[0-9a-f]+)?p[+-]\d+")
+
+
+def told(record: Mapping[str, Any]) -> str:
+    """What happened, in a line: the record's details beside its time, event and model."""
+    if "breaches" in record:
+        passed = [f"{b['rule']} {number(b['got'])} > {number(b['limit'])}" for b in
+                  record["breaches"]]  # fmt: skip
+        where = [f"{t}/{p}@{first}..{last}" for t, p, first, last in record["ranges"]]
+        done = "undone" if record["undone"] else "not undone"
+        return f"{', '.join(passed)}; {done}; from {' '.join(where)}"
+    if "n_updates" in record:
+        norm = record.get("update_norm")
+        moved = f", update norm {number(norm['relative']):.3g}" if norm else ""
+        return (
+            f"version {record['version_to']}, {record['n_updates']} labels since version "
+            f"{record['version_from']}, {record['held']} parameters {record['verdict']}{moved}"
+        )
+    if "error" in record or "changed" in record:
+        return str(record.get("error") or record["changed"])
+    by = record["cause"] + ("" if record["actor"] == "engine" else f" of {record['actor']}")
+    if "statistic" in record:
+        return f"{by}: {number(record['statistic']):.4g} over {number(record['threshold']):.4g}"
+    if record["event"] == "checkpointed":
+        held = record["held"]
+        return f"step {record['step']}: {len(held)} members, {sum(held.values()):,} parameters"
+    if "from" in record and "to" in record:
+        return f"from {number(record['from'])} to {number(record['to'])}, by {by}"
+    return f"by {by}"
+
+
+def number(value: Any) -> Any:
+    """A float as the trail writes it (``0x1.8p+1``), to be read by people; anything else as is.
+
+    >>> number("0x1.8000000000000p+1"), number("forest")
+    (3.0, 'forest')
+    """
+    is_float = isinstance(value, str) and _HEX_FLOAT.fullmatch(value)
+    return float.fromhex(value) if is_float else value

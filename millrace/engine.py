@@ -24,9 +24,8 @@ from stream.contract.records import Batch, Range, Record, Slice
 from stream.run.assemble import build_engine
 from stream.settings.load import load as read
 from stream.settings.schema import Config
-from stream.settings.upgrade import journaled, recorded
-from stream.state.generations import CheckpointError, Snapshot, StateDirectory
-from stream.state.platform import fingerprint
+from stream.settings.upgrade import recorded
+from stream.state.generations import CheckpointError, StateDirectory, snapshot_of
 from stream.step import engine as step
 from stream.tools.course import Course
 from stream.tools.evaluate import Evaluation
@@ -173,19 +172,7 @@ class Engine:
         engine = self._engine
         place = StateDirectory(Path(directory)).open()
         try:
-            written = place.write(
-                Snapshot(
-                    shard=self._config.name,
-                    seq=engine.seq,
-                    digest=engine.digest,
-                    written_ms=time.time_ns() // 1_000_000,
-                    positions={},
-                    config=journaled(self._config),
-                    fingerprint=fingerprint(),
-                    state=engine.state(),
-                    segments=engine.pending.files(),
-                )
-            )
+            written = place.write(snapshot_of(engine, {}, time.time_ns() // 1_000_000))
             place.publish(written, KEEP)
         except OSError as error:
             raise MillraceError(f"{directory}: cannot be written: {error}") from error

@@ -207,6 +207,11 @@ def evaluate(
             labels=labels,
             dead_letters_out=dead_letters_out,
         )
+    _tell_played(summary, as_json)
+
+
+def _tell_played(summary: dict[str, Any], as_json: bool) -> None:
+    """What a played file gave; the exit status says whether it was of any use."""
     print_refused(err, summary)
     if as_json:
         print_json(summary)
@@ -237,6 +242,31 @@ def print_refused(console: Console, summary: dict[str, Any]) -> None:
     more = summary["dead_letters"] - len(summary["first_dead_letters"])
     if more > 0:
         console.print(f"and {more:,} more dead letters; --dead-letters-out FILE writes them all")
+
+
+@app.command()
+def warm(
+    config: ConfigPath,
+    data: Annotated[Path, typer.Option(help="Past events: JSON Lines, CSV or Parquet.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="The labels, if they stand in a file of their own.")
+    ] = None,
+    label_delay: Annotated[
+        str | None, typer.Option(help='Release each label this long after its event, such as "7d".')
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Events in one step at most.", min=1)] = 512,
+    as_json: Json = False,
+) -> None:
+    """Play history into a new shard's own log and state; `run` then goes on from there.
+
+    It learns what `evaluate` would have learned; every step is journaled and audited. Exit status
+    as that of `evaluate`.
+    """
+    from stream.tools.warm import warm as play
+
+    with reported():
+        summary = play(load(config), data, labels, label_delay, batch, err)
+    _tell_played(summary, as_json)
 
 
 def print_quality(console: Console, summary: dict[str, Any]) -> None:

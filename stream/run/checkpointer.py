@@ -21,10 +21,14 @@ from stream.contract.log import Log, LogError
 from stream.run.committer import Committer
 from stream.run.threads import Threads
 from stream.settings.schema import Config
-from stream.settings.upgrade import journaled
 from stream.state.follow import Follower
-from stream.state.generations import Snapshot, StateDirectory, list_generations, read_manifest
-from stream.state.platform import fingerprint
+from stream.state.generations import (
+    Snapshot,
+    StateDirectory,
+    list_generations,
+    read_manifest,
+    snapshot_of,
+)
 from stream.step.engine import Engine
 
 logger = structlog.get_logger()
@@ -152,17 +156,7 @@ class Checkpointer:
     def snapshot(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
         """Hand the state over to the writer; only after :meth:`due` or :meth:`wait`."""
         started = time.monotonic()
-        snapshot = Snapshot(
-            self._config.name,
-            engine.seq,
-            engine.digest,
-            self._clock_ms(),
-            dict(positions),
-            journaled(engine.config),
-            fingerprint(),
-            engine.state(),
-            engine.pending.files(),
-        )
+        snapshot = snapshot_of(engine, positions, self._clock_ms())
         failpoint("checkpoint.snapshot")
         engine.checkpoint_wanted = False
         self._snapshot_s = time.monotonic() - started

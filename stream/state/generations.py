@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 
 from models.base import MillraceError, State, StateError
 from stream.contract.failpoint import failpoint
+from stream.settings.upgrade import journaled
+from stream.state.platform import fingerprint
+from stream.step.engine import Engine
 from stream.step.segments import SegmentFile
 
 logger = structlog.get_logger()
@@ -83,6 +86,23 @@ class Snapshot(msgspec.Struct, frozen=True):
     fingerprint: dict[str, str]
     state: State
     segments: list[SegmentFile]
+
+
+def snapshot_of(
+    engine: Engine, positions: Mapping[tuple[str, int], int], written_ms: int
+) -> Snapshot:
+    """The engine's state now; ``positions`` are where its inputs go on."""
+    return Snapshot(
+        engine.config.name,
+        engine.seq,
+        engine.digest,
+        written_ms,
+        dict(positions),
+        journaled(engine.config),
+        fingerprint(),
+        engine.state(),
+        engine.pending.files(),
+    )
 
 
 class Loaded(msgspec.Struct, frozen=True):

@@ -52,6 +52,8 @@ class Evaluation:
         Rows of a file of labels; without, labels stand in the events' rows.
     files : pair of str
         What the file of events and that of labels are called in messages.
+    step : callable, optional
+        What each batch is given to instead of ``engine.step``, which it must call.
 
     Attributes
     ----------
@@ -69,6 +71,7 @@ class Evaluation:
         batch: int,
         labels: Iterable[list[bytes]] | None = None,
         files: tuple[str, str] = ("data", "labels"),
+        step: Callable[[Batch], Outputs] | None = None,
     ) -> None:
         source: Source
         if labels is None:
@@ -78,6 +81,7 @@ class Evaluation:
         self._source = source
         self._config = config
         self._engine = engine
+        self._step = step or engine.step
         self._play = Play(config, engine, source, batch)
         self._files = dict(zip((config.topics.events, config.topics.labels), files, strict=True))
         self._scored: list[F64] = []
@@ -100,7 +104,7 @@ class Evaluation:
         """
         refused = refused or Refused(self._config)
         for batch in self._play.batches(batches):
-            outputs = self._engine.step(batch)
+            outputs = self._step(batch)
             self._sample()
             self._refuse(outputs, refused)
             self._watch(outputs)
@@ -321,16 +325,13 @@ def evaluate_file(
     ``dead_letters_out`` one for the dead letters. Raises :class:`~models.base.MillraceError` for a
     file or a delay that cannot be used.
     """
-    try:
-        delay = None if label_delay is None else parse_duration(label_delay)
-    except ValueError as error:
-        raise MillraceError(f"--label-delay: {error}, got {label_delay!r}") from error
+    delay = delay_ms(label_delay)
     if report is not None and not report.parent.is_dir():
         raise MillraceError(f"--report: expected a directory, got {str(report.parent)!r}")
     engine = build_engine(config, None)
     files = (str(data), str(data if labels is None else labels))
     run = Evaluation(
-        config, engine, delay, batch, None if labels is None else _rows(config, labels), files
+        config, engine, delay, batch, None if labels is None else rows_of(config, labels), files
     )
     with ExitStack() as stack:
         sink = None
@@ -338,7 +339,7 @@ def evaluate_file(
             sink = stack.enter_context(ScoresWriter(scores_out, engine.ensemble.names))
         refused = stack.enter_context(Refused(config, dead_letters_out))
         advance = stack.enter_context(progress(console, "scoring", count_rows(data)))
-        summary = run.run(_rows(config, data), advance, sink, refused)
+        summary = run.run(rows_of(config, data), advance, sink, refused)
     summary = {"data": str(data), "label_delay": label_delay} | summary
     if report is not None:
         from stream.tools.report import write_report  # half a second of plotly that few runs need
@@ -348,6 +349,15 @@ def evaluate_file(
     return summary
 
 
-def _rows(config: Config, path: Path) -> Iterator[list[bytes]]:
+def delay_ms(label_delay: str | None) -> int | None:
+    """Milliseconds in ``--label-delay``; raises :class:`~models.base.MillraceError`."""
+    try:
+        return None if label_delay is None else parse_duration(label_delay)
+    except ValueError as error:
+        raise MillraceError(f"--label-delay: {error}, got {label_delay!r}") from error
+
+
+def rows_of(config: Config, path: Path) -> Iterator[list[bytes]]:
+    """A file's rows as JSON, its times as the configuration reads them."""
     others = {config.label.time: config.label_time_format} if config.label.time else {}
     return read_rows(path, time_format=config.event.time_format, time_formats=others)

@@ -23,16 +23,15 @@ from stream.contract.records import NewRecord, Record
 from stream.decode.codec import Codec
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
-from stream.settings.upgrade import journaled
 from stream.state.generations import (
     CheckpointError,
     Snapshot,
     StateDirectory,
     list_generations,
     read_manifest,
+    snapshot_of,
     verify,
 )
-from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 
 
@@ -142,17 +141,7 @@ def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -
                 "seconds": round(recovered.seconds, 3),
             }
             if target is not None:
-                snapshot = Snapshot(
-                    config.name,
-                    engine.seq,
-                    engine.digest,
-                    wall_clock_ms(),
-                    recovered.positions,
-                    journaled(engine.config),
-                    fingerprint(),
-                    engine.state(),
-                    engine.pending.files(),
-                )
+                snapshot = snapshot_of(engine, recovered.positions, wall_clock_ms())
                 found["generation"] = str(_publish(snapshot, target))
             engine.pending.close()
             return found

@@ -11,10 +11,10 @@ import pytest
 from models.members.constant import ConstantModel
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord
-from stream.run import checkpointer, service
+from stream.run import service
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
-from stream.state import follow
+from stream.state import follow, generations
 from stream.state.follow import Diverged, Follower
 from stream.state.generations import CheckpointError, list_generations
 from stream.state.platform import fingerprint
@@ -55,7 +55,7 @@ def upgrade(monkeypatch: pytest.MonkeyPatch) -> Upgrade:
     """From now on these parts of the fingerprint are others."""
 
     def change(**parts: str) -> None:
-        for part in (service, checkpointer, follow):
+        for part in (service, generations, follow):
             monkeypatch.setattr(part, "fingerprint", lambda: fingerprint() | parts)
 
     return change

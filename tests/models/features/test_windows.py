@@ -275,7 +275,7 @@ def test_a_state_of_another_shape_is_refused() -> None:
     st.integers(1, 5),
     st.integers(1, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_changed_bound_holds_from_the_next_new_entity_on(
     steps: list[tuple[int, int]], cut: int, before: int, after: int
 ) -> None:

@@ -281,7 +281,7 @@ def test_state_of_another_shape_is_refused(other: Quality) -> None:
         Quality(["ensemble", "member"], 0.5).restore(other.state())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows_of(any_p), rows_of(any_p))
 def test_columns_are_taken_over_by_name(before: list[Row], after: list[Row]) -> None:
     """Whoever stays is judged on as if alone; who joins is judged on what it scored."""

@@ -282,7 +282,7 @@ def test_histogram_counts_like_its_definition(values: list[float], bounds: list[
     for h in (single, again, many.copy()):
         assert h.counts.tolist() == many.counts.tolist()
         assert h.total == many.total
-    with pytest.raises(StateError, match="histogram: expected"):
+    with pytest.raises(StateError, match=r"histogram\.counts: expected"):
         Histogram([*bounds, 2e6]).restore(many.state())
 
 

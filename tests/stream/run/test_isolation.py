@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.run.isolation import CAREFUL_AFTER, Attempts, halve
+from stream.run.isolation import ALONE_TWICE, CAREFUL_AFTER, Attempts, halve
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.support.factory import event, raw_config, records, to_json
 from tests.support.runner import append, contents
@@ -89,7 +89,10 @@ def test_halves_hold_every_record_once(sizes: list[int]) -> None:
 
 
 def test_a_record_that_kills_the_process_ends_as_a_dead_letter(tmp_path: Path) -> None:
-    """A supervisor that restarts the daemon gets past the record; all others are scored."""
+    """A supervisor that restarts the daemon gets past the record; all others are scored.
+
+    The starts that end before care begins are only noted: each takes seconds, and the next counts.
+    """
     module = tmp_path / "deadly.py"
     module.write_text(DEADLY)
     raw = raw_config(
@@ -102,6 +105,9 @@ def test_a_record_that_kills_the_process_ends_as_a_dead_letter(tmp_path: Path) -
     config = load(file, {})
     events = [event(i, amount=9999.0 if i == 3 else 5.0) for i in range(8)]
     append(config, ("events", events))
+    config.state_dir.mkdir()
+    for _ in range(CAREFUL_AFTER):
+        Attempts(config.state_dir, 0)
 
     def answered() -> bool:
         return len(contents(config, "scores")) + len(contents(config, "dead-letters")) == 8
@@ -112,6 +118,6 @@ def test_a_record_that_kills_the_process_ends_as_a_dead_letter(tmp_path: Path) -
             wait_until(lambda d=daemon: answered() or d.poll() is not None, "all records")
             daemon.terminate()
         statuses.append(daemon.returncode)
-    assert statuses == [139] * (CAREFUL_AFTER + 2) + [0]
+    assert statuses == [139] * ALONE_TWICE + [0]
     assert len(contents(config, "scores")) == 7
     assert contents(config, "dead-letters") == [to_json(events[3])]

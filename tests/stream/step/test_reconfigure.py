@@ -585,7 +585,7 @@ def other_parameters(params: type[BaseModel]) -> Iterator[tuple[str, Any]]:
             yield key, next(v for v in get_args(field.annotation) if v != default)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     steps=st.lists(
         st.tuples(

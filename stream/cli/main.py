@@ -72,12 +72,18 @@ def version(as_json: Json = False) -> None:
 
 @app.command()
 def check(config: ConfigPath, as_json: Json = False) -> None:
-    """Validate a configuration; list every problem with its path. Exit status 2 if any."""
+    """Validate a configuration and try its members; list every problem with its path.
+
+    Each member scores and learns a few made-up events of the schema. Exit status 2 if any problem.
+    """
     from stream.settings.load import ConfigError
     from stream.settings.upgrade import journaled
+    from stream.tools.rehearse import rehearse
 
     try:
         loaded = load(config)
+        if problems := rehearse(loaded):
+            raise ConfigError(str(config), problems)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "problems": error.problems})

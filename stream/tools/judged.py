@@ -12,7 +12,7 @@ class Judged(NamedTuple):
 
     time_ms: I64  # (n,)
     y: F64  # (n,): 0 or 1
-    p: F64  # (n, 1 + m): probabilities, the ensemble's first
+    p: F64  # (n, 1 + m): probabilities, the ensemble's first; nan where a member was out
     alert: BOOL  # (n,)
 
 

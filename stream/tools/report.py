@@ -5,6 +5,7 @@ Nothing here scores or learns, and no figure in it feeds back into the summary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -28,6 +29,9 @@ MARKS = 500
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Okabe and Ito's colours, told apart by colour-blind people too; then another dash."""
+
+POSITIVES = 5
+"""A slice says nothing of quality with fewer positives: a line has a gap there."""
 
 QUALITY = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "recall": "recall"}
 
@@ -68,7 +72,10 @@ def write_report(
     ]
     parts = [_section(i, title, figure) for i, (title, figure) in enumerate(charts)]
     page = Template(PAGE.read_text(encoding="utf-8")).substitute(
-        facts=_facts(summary), quality=_quality_table(summary["quality"]), charts="".join(parts)
+        facts=_facts(summary),
+        notes="".join(f"<li>{escape(note)}</li>" for note in summary["notes"]),
+        quality=_quality_table(summary["quality"], summary["members"]),
+        charts="".join(parts),
     )
     try:
         path.write_text(page, encoding="utf-8")
@@ -98,7 +105,8 @@ def _section(i: int, title: str, figure: go.Figure) -> str:
 
 def _line(i: int, name: str, x: Any, y: Any) -> go.Scatter:
     style = {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
-    return go.Scatter(x=x, y=y, name=escape(name), mode="lines", line=style)
+    mode = "lines+markers" if len(x) <= SLICES else "lines"  # one point is no line
+    return go.Scatter(x=x, y=y, name=escape(name), mode=mode, line=style)
 
 
 def _dates(ms: Any) -> Any:
@@ -106,9 +114,9 @@ def _dates(ms: Any) -> Any:
 
 
 def _slices(judged: Judged) -> list[slice]:
-    """At most :data:`SLICES` runs of equally many events."""
-    n = len(judged.y)
-    ends = np.unique(np.linspace(0, n, min(SLICES, n) + 1).astype(np.int64)).tolist()
+    """At most :data:`SLICES` runs of equally many events, so that positives are in each."""
+    n, enough = len(judged.y), int(judged.y.sum()) // (2 * POSITIVES)
+    ends = np.unique(np.linspace(0, n, min(SLICES, max(enough, 1)) + 1).astype(np.int64)).tolist()
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
@@ -116,7 +124,7 @@ def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
     """Quality of the ensemble in equal slices; the ensemble's own drift alarms as lines."""
     parts = _slices(judged)
     times = _dates([judged.time_ms[s.stop - 1] for s in parts])
-    found = [measure(judged.p[s, 0], judged.y[s], judged.alert[s]) for s in parts]
+    found = [_told(judged, s, 0) for s in parts]
     figure = go.Figure()
     for i, (key, title) in enumerate(QUALITY.items()):
         figure.add_trace(_line(i, title, times, [f[key] for f in found]))
@@ -125,8 +133,16 @@ def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
             x=_dates(alarm.at).item(), line={"color": "#d1332e", "width": 1, "dash": "dot"}
         )
     # Labels go on after the last event, and so may alarms.
-    ends = {"range": _dates([judged.time_ms.min(), judged.time_ms.max()])}
+    ends = {"range": _dates([judged.time_ms.min(), judged.time_ms.max()])} if parts else {}
     return figure.update_layout(xaxis=ends, yaxis={"range": [0, 1.02]}, hovermode="x unified")
+
+
+def _told(judged: Judged, part: slice, scorer: int) -> dict[str, float]:
+    """Quality of a scorer in a slice; nan where too few positives tell, or it did not score all."""
+    p, y = judged.p[part, scorer], judged.y[part]
+    if y.sum() < POSITIVES or np.isnan(p).any():
+        return dict.fromkeys(QUALITY, math.nan)
+    return measure(p, y, judged.alert[part])
 
 
 def _members(names: Sequence[str], judged: Judged) -> go.Figure:
@@ -134,7 +150,7 @@ def _members(names: Sequence[str], judged: Judged) -> go.Figure:
     times = _dates([judged.time_ms[s.stop - 1] for s in parts])
     figure = go.Figure()
     for i, name in enumerate(names):
-        areas = [measure(judged.p[s, i], judged.y[s], judged.alert[s])["pr_auc"] for s in parts]
+        areas = [_told(judged, s, i)["pr_auc"] for s in parts]
         figure.add_trace(_line(i, name, times, areas))
     return figure.update_layout(yaxis={"range": [0, 1.02]}, hovermode="x unified")
 
@@ -170,7 +186,7 @@ def _calibration(judged: Judged) -> go.Figure:
     mean = np.bincount(bins, judged.p[:, 0], k)[used] / n[used]
     share = np.bincount(bins, judged.y, k)[used] / n[used]
     seen = share > 0  # a logarithm has no place for a bin without positives
-    ends = [float(mean.min()), 1.0]
+    ends = [float(mean.min(initial=1.0)), 1.0]
     figure = go.Figure(
         [
             go.Scatter(
@@ -218,7 +234,13 @@ def _throughput(course: Sequence[Sample]) -> go.Figure:
 
 def _facts(summary: Mapping[str, Any]) -> str:
     """The summary's single figures as a definition list."""
-    shown = {k: v for k, v in summary.items() if not isinstance(v, Mapping) and v is not None}
+    shown = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+    shown["period"] = " to ".join(str(at)[:16] for at in summary["period"] or ("none",))
+    reasons = summary["dead_letter_reasons"]
+    shown["dead_letters"] = ", ".join(f"{k} {v:,}" for k, v in reasons.items()) or "none"
+    failed = [k for k, v in summary["members"].items() if v["state"] != "working"]
+    shown["members that failed"] = ", ".join(failed) or "none"
+    shown["unlearned"] = f"{summary['unlearned']['judged']:,} judged apart"
     rows = (
         f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(_figure(v))}</dd></div>"
         for k, v in shown.items()
@@ -232,10 +254,16 @@ def _figure(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _quality_table(quality: Mapping[str, Mapping[str, float | None]]) -> str:
+def _quality_table(
+    quality: Mapping[str, Mapping[str, float | None]], members: Mapping[str, Mapping[str, Any]]
+) -> str:
+    def failed(name: str) -> str:
+        state = members.get(name, {"state": "working"})["state"]
+        return "" if state == "working" else " (failed)"
+
     head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in METRICS)
     rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
+        f"<tr><th>{escape(name + failed(name))}</th>"
         + "".join(f"<td>{'-' if (v := found[m]) is None else f'{v:.4f}'}</td>" for m in METRICS)
         + "</tr>"
         for name, found in quality.items()

@@ -129,6 +129,34 @@ def _numbers(values: Any) -> list[float]:
     return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).tolist()
 
 
+def test_it_says_what_it_is_about_and_what_failed(tmp_path: Path) -> None:
+    """File, period, delay, threshold, alerts, dead letters, members that failed, notes."""
+    bad = {"name": "bad", "type": "river", "model": "river.imblearn.RandomUnderSampler",
+           "desired_dist": {"a": 0.5, "b": 0.5},
+           "classifier": {"model": "river.linear_model.LogisticRegression"}}  # fmt: skip
+    data = tmp_path / "d.jsonl"
+    rows = [event(i) | {"fraud": truth(i)} for i in range(200)] + [{"id": 1}]
+    data.write_text("\n".join(json.dumps(r) for r in rows))
+    c = config(tmp_path, members=[bad, {"name": "good", "type": "logistic"}])
+    path = tmp_path / "r.html"
+    evaluate_file(c, data, "1h", None, 20, Console(), path)
+    html = path.read_text()
+    for text in ("test", str(data), "2026-01-01T00:00 to 2026-01-01T03:19", "1h", "0.5000",
+                 "<dt>alerts</dt>", "schema 1", "bad (failed)", "before anything was learned",
+                 "KeyError"):  # fmt: skip
+        assert text in html
+
+
+@pytest.mark.parametrize("fraud", [None, False])
+def test_nothing_to_judge_is_a_page_too(tmp_path: Path, fraud: bool | None) -> None:
+    """No label, or one class in few rows: a report that says so."""
+    data = tmp_path / "d.jsonl"
+    data.write_text("\n".join(json.dumps(event(i) | {"fraud": fraud}) for i in range(5)))
+    path = tmp_path / "r.html"
+    evaluate_file(config(tmp_path), data, "1d", None, 20, Console(), path)
+    assert ("no row has a label" in path.read_text()) == (fraud is None)
+
+
 def test_a_long_run_keeps_a_bounded_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples stay between SAMPLES and twice as many, evenly spread."""
     monkeypatch.setattr(evaluate, "SAMPLES", 8)

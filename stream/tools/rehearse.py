@@ -1,0 +1,86 @@
+"""What `millrace check` tries out: members on a few made-up events of the configured schema.
+
+A member that would raise at its first label is found before it is one of a running service. Nothing
+is kept: the members are built for this alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from models.base import F64, U64, EventColumns, FeatureBatch, Model
+from models.ensemble.ensemble import Ensemble, MemberError
+from models.features.stage import FeatureStage
+from stream.contract.hashing import hash_text
+from stream.run.assemble import member_maker
+from stream.settings.schema import Config
+
+FIRST_MS = 1_767_225_600_000
+ROWS = 8
+TEXTS = ("category", "entity")
+
+
+def rehearse(config: Config) -> list[str]:
+    """A line for each member that cannot be built, or fails to score or learn."""
+    features = FeatureStage(config.features)
+    make = member_maker(config, features.schema)
+    place = {m.name: f"members[{i}]" for i, m in enumerate(config.members)}
+    problems: dict[str, str] = {}
+    members: dict[str, Model] = {}
+    for name in place:
+        try:
+            members[name] = make(name, 0)
+        except Exception as error:  # noqa: BLE001 - a member may refuse to be built by any error
+            problems[name] = f"member {name!r} cannot be built: {type(error).__name__}: {error}"
+    if members:
+        ensemble = Ensemble(members, config.ensemble.combine, config.seed)
+        for x in map(features.transform, _events(config)):
+            problems |= {failed.member: str(failed) for failed in _tried(ensemble, x)}
+    tried = "expected to work on made-up events of this schema"
+    return [f"{place[name]}: {tried}, but {why}" for name, why in problems.items()]
+
+
+def _tried(ensemble: Ensemble, x: FeatureBatch) -> Iterator[MemberError]:
+    """What goes wrong as rows are scored and then learned, in classes that alternate."""
+    while True:
+        try:
+            links, _ = ensemble.score(x)
+            break
+        except MemberError as error:
+            ensemble.quarantine(error.member)
+            yield error
+    y = np.arange(len(x)) % 2 * 1.0
+    one_by_one = [np.array([i]) for i in range(len(x))]
+    for rows in (*one_by_one, np.arange(len(x))):
+        for failed in ensemble.learn(x.take(rows), links[rows], y[rows], np.ones(len(rows))):
+            ensemble.quarantine(failed.member)
+            yield failed
+
+
+def _events(config: Config) -> Iterator[EventColumns]:
+    """Plain events, events of which all that may be missing is, and events like none before."""
+    kinds = {name: field.kind for name, field in config.event.fields.items()}
+    rng = np.random.default_rng(0)
+
+    def numbers(spread: float) -> dict[str, F64]:
+        drawn = {name: rng.exponential(spread, ROWS) for name, k in kinds.items() if k == "number"}
+        booleans = [name for name, kind in kinds.items() if kind == "boolean"]
+        return drawn | {name: rng.integers(0, 2, ROWS).astype(np.float64) for name in booleans}
+
+    def texts(kind: str, first: int) -> dict[str, U64]:
+        names = [name for name, k in kinds.items() if k == kind]
+        return {
+            n: np.array([hash_text(f"{n}{first + i % 3}") for i in range(ROWS)], np.uint64)
+            for n in names
+        }
+
+    at_ms = FIRST_MS + np.arange(ROWS) * 60_000
+    for spread, first in ((50.0, 0), (1e6, 3)):
+        yield EventColumns(at_ms, numbers(spread), texts("category", first), texts("entity", first))
+        at_ms = at_ms + ROWS * 60_000
+        none = {name: np.full(ROWS, np.nan) for name in numbers(spread)}
+        absent = [dict.fromkeys(texts(k, 0), np.zeros(ROWS, np.uint64)) for k in TEXTS]
+        yield EventColumns(at_ms, none, *absent)
+        at_ms = at_ms + ROWS * 60_000

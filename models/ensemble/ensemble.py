@@ -23,7 +23,7 @@ from models.base import (
     state_digest,
 )
 from models.carry import shared
-from models.ensemble.combine import combiner
+from models.ensemble.combine import combiner, logit
 
 Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -55,10 +55,14 @@ class Ensemble:
         Of what the combiner draws (``bagging`` and ``boosting``).
     learn_every : mapping of name to int
         A member named here learns only each n-th labelled row.
+    prior : float or None
+        The probability said while cold; ``None``: the share of positives among the rows learned.
 
-    A frozen member scores but does not learn. A quarantined one does neither: its column is the
-    mean of the others' logits, which leaves a mean of logits as if it were not there. ``release``
-    ends both. A challenger learns beside the member it may replace, and has no vote.
+    While no member that counts has learned a row since it began, the ensemble is cold: its score
+    is the prior, whatever members say. A frozen member scores but does not learn. A quarantined one
+    does neither: its column is the mean of the others' logits, which leaves a mean of logits as if
+    it were not there. ``release`` ends both. A challenger learns beside the
+    member it may replace, and has no vote.
 
     Attributes
     ----------
@@ -78,6 +82,7 @@ class Ensemble:
         combine: str,
         seed: int = 0,
         learn_every: Mapping[str, int] | None = None,
+        prior: float | None = None,
     ) -> None:
         self.members: dict[str, Model] = dict(members)
         self.names: tuple[str, ...] = tuple(members)
@@ -87,7 +92,11 @@ class Ensemble:
         self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.names}
         self._frozen: set[str] = set()
         self._quarantined: set[str] = set()
+        self._taught: set[str] = set()  # members that have learned a row since they began
         self._labelled = 0
+        self._weighed = 0
+        self._positives = 0
+        self._prior = prior
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -98,6 +107,21 @@ class Ensemble:
     def quarantined(self) -> frozenset[str]:
         """Names of the members that are left out because they failed."""
         return frozenset(self._quarantined)
+
+    @property
+    def cold(self) -> bool:
+        """Whether no member out of quarantine has learned a row since it began."""
+        return self._taught <= self._quarantined
+
+    @property
+    def prior(self) -> float:
+        """What a cold ensemble says: as configured, else the share of positives learned so far.
+
+        With half a row of each class added (Krichevsky and Trofimov 1981): 0.5 before the first.
+        """
+        if self._prior is not None:
+            return self._prior
+        return (self._positives + 0.5) / (self._weighed + 1)
 
     def freeze(self, name: str) -> None:
         """The member scores on but learns nothing until it is released."""
@@ -133,17 +157,12 @@ class Ensemble:
         out = [j for j, name in enumerate(self.names) if name in self._quarantined]
         if out and len(out) < len(self.names):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
+        if self.cold:
+            return links, logit(np.full(len(x), self.prior))
         return links, self.combiner.combine(links)
 
     def learn(self, x: FeatureBatch, links: F64, y: F64, w: F64) -> list[MemberError]:
-        """Learn ``n`` labelled rows, in label order; gives one error for each member that failed.
-
-        1. The combiner learns from the predictions as they were made.
-        2. The members that are neither frozen nor in quarantine learn the rows.
-
-        A member that fails has learned an unknown part of its rows: the caller puts it into
-        quarantine. The same rows fail at the same place in every run, so a replay ends in the same
-        state. The other members learn in full.
+        """Learn ``n`` labelled rows, in label order: :meth:`weigh`, then :meth:`teach`.
 
         Parameters
         ----------
@@ -154,7 +173,23 @@ class Ensemble:
         y, w : float64 arrays ``(n,)``
             Truths 0 or 1; weights >= 0.
         """
+        self.weigh(links, y, w)
+        return self.teach(x, y, w)
+
+    def weigh(self, links: F64, y: F64, w: F64) -> None:
+        """The combiner learns from predictions as they were made, the prior from the truths."""
         self.combiner.update(links, y, w)
+        self._weighed += len(y)
+        self._positives += int(np.count_nonzero(y))
+
+    def teach(self, x: FeatureBatch, y: F64, w: F64) -> list[MemberError]:
+        """The members learn ``n`` rows; gives one error for each that failed.
+
+        Those that are frozen or in quarantine learn nothing. With ``boosting`` the rows are those
+        that :meth:`weigh` took last. A member that fails has learned an unknown part of its rows:
+        the caller puts it into quarantine. The same rows fail at the same place in every run, so a
+        replay ends in the same state. The other members learn in full.
+        """
         weights = self.combiner.member_weights(self._labelled, w)
         first = self._labelled
         self._labelled += len(y)
@@ -167,6 +202,8 @@ class Ensemble:
                 _learn(name, self.members[name], x.take(taken), y[taken], weights[taken, j])
             except MemberError as error:
                 errors.append(error)
+            if weights[taken, j].any():
+                self._taught.add(name)
         return errors
 
     def _taken(self, name: str, first: int, n: int) -> slice | NDArray[Any]:
@@ -183,6 +220,7 @@ class Ensemble:
     def renew(self, name: str, number: int) -> None:
         """The member begins anew, under its name and its marks."""
         self.members[self._known(name)] = self.fresh(name, number)
+        self._taught.discard(name)
 
     def challenge(self, name: str, number: int) -> None:
         """A new model begins to learn beside the member; one that did before goes."""
@@ -208,6 +246,7 @@ class Ensemble:
     def promote(self, name: str) -> None:
         """The challenger takes the member's place."""
         self.members[name] = self.challengers.pop(name)
+        self._taught.add(name)
 
     def weights(self) -> F64:
         """The members' present weights ``(m,)``; what they mean the combiner says."""
@@ -236,7 +275,10 @@ class Ensemble:
             "combiner": self.combiner.state(),
             "frozen": sorted(self._frozen),
             "quarantined": sorted(self._quarantined),
+            "taught": sorted(self._taught),
             "labelled": self._labelled,
+            "weighed": self._weighed,
+            "positives": self._positives,
         }
 
     def restore(self, state: State) -> None:
@@ -259,7 +301,10 @@ class Ensemble:
             self.combiner.restore(state["combiner"], shared(self.names, state["names"]))
         self._frozen = set(state["frozen"]).intersection(self.names)
         self._quarantined = set(state["quarantined"]).intersection(self.names)
+        self._taught = set(state["taught"]).intersection(self.names)
         self._labelled = int(state["labelled"])
+        self._weighed = int(state["weighed"])
+        self._positives = int(state["positives"])
 
     def roots(self) -> dict[str, str]:
         """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""

@@ -89,6 +89,13 @@ def _flow(r: Readings) -> Iterator[Metric]:
     )
     yield counter("events_scored", "Events scored", ["model"], [(m, r.scored)])
     yield counter(
+        "cold_scores",
+        "Events scored with the prior, before any member had learned",
+        ["model"],
+        [(m, r.cold_scores)],
+    )
+    yield gauge("cold", "1 until a member has learned a label", ["model"], [(m, r.cold)])
+    yield counter(
         "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
     )
     yield counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])

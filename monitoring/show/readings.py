@@ -42,6 +42,7 @@ class Readings:
     Attributes
     ----------
     consumed : records read, by topic.
+    cold_scores : events scored before any member had learned; ``cold`` whether that is so now.
     updates : labels learned, by member.
     labels : by :data:`LABEL_RESULTS`.
     dead_letters : by reason; every reason, also those at 0.
@@ -69,6 +70,8 @@ class Readings:
     members: tuple[str, ...]
     consumed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
+    cold_scores: int = 0
+    cold: bool = True
     alerts: int = 0
     updates: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)

@@ -147,7 +147,7 @@ def demo(
 
 @app.command()
 def simulate(
-    events: Annotated[int, typer.Option(help="Payments to make; 0: without end.", min=0)] = 10_000,
+    events: Annotated[int, typer.Option(help="Events to make; 0: without end.", min=0)] = 10_000,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
     to_file: Annotated[
         Path | None, typer.Option("--out", help="JSON Lines file, events with their truth.")
@@ -158,20 +158,23 @@ def simulate(
     rate: Annotated[
         float | None, typer.Option(help="Events per second; default: no limit.")
     ] = None,
-    drift: Annotated[bool, typer.Option(help="Change the fraud pattern in the middle.")] = True,
+    drift: Annotated[bool, typer.Option(help="Change what predicts in the middle.")] = True,
     bad_share: Annotated[float, typer.Option(help="Share of malformed records.")] = 0.0,
     as_json: Json = False,
+    clicks: Annotated[
+        bool, typer.Option("--clicks", help="Impressions, 5 % of them clicked, for clicks.toml.")
+    ] = False,
 ) -> None:
-    """Make card payments with fraud, drift and late labels: to a file, or to a log."""
+    """Make card payments with fraud, drift and late labels, or clicks: to a file, or to a log."""
     from stream.demo.demo import simulate_to_file, simulate_to_log
 
     if (to_file is None) == (config is None):
         raise typer.BadParameter("give either --out FILE or --config CONFIG")
     with reported():
         if to_file is not None:
-            made = simulate_to_file(to_file, events, seed, drift, err)
+            made = simulate_to_file(to_file, clicks, events, seed, drift, err)
         elif config is not None:
-            made = simulate_to_log(load(config), events, seed, drift, rate, bad_share, err)
+            made = simulate_to_log(load(config), clicks, events, seed, drift, rate, bad_share, err)
     if as_json:
         print_json(made)
     else:

@@ -25,8 +25,9 @@ from rich.text import Text
 from models.base import MillraceError
 from monitoring.table import table
 from stream.contract.outputs import Outputs
-from stream.demo.player import Player, write_jsonl
-from stream.demo.simulator import Simulator, up_to
+from stream.demo.clicks import CLICKS, IMPRESSIONS_A_DAY, USERS, ClickSimulator
+from stream.demo.player import PAYMENTS, Player, write_jsonl
+from stream.demo.simulator import Simulation, Simulator, beginning, up_to
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Listener, Service
@@ -259,18 +260,22 @@ def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, 
 
 
 def simulate_to_file(
-    path: Path, events: int, seed: int, drift: bool, console: Console
+    path: Path, clicks: bool, events: int, seed: int, drift: bool, console: Console
 ) -> dict[str, Any]:
     """Write a simulation as JSON Lines, with a progress bar on a terminal; says what it wrote."""
     if events < 1:
         raise MillraceError("simulate: a file needs --events of 1 or more")
     with progress(console, "simulating", events) as advance:
-        write_jsonl(path, Simulator(seed, drift=drift, events=events), advance)
+        if clicks:
+            write_jsonl(path, ClickSimulator(seed, drift=drift, events=events), advance, CLICKS)
+        else:
+            write_jsonl(path, Simulator(seed, drift=drift, events=events), advance)
     return {"file": str(path), "events": events}
 
 
 def simulate_to_log(
     config: Config,
+    clicks: bool,
     events: int,
     seed: int,
     drift: bool,
@@ -282,7 +287,13 @@ def simulate_to_log(
     log = open_log(config, wall_clock_ms)
     stop = threading.Event()
     planned = events or round((rate or UNPACED_PER_S) * ENDLESS_S)
-    simulator = up_to(wall_clock_ms(), planned, seed, events=events or WITHOUT_END, drift=drift)
+    end = events or WITHOUT_END
+    simulator: Simulation
+    if clicks:
+        users, start_ms = beginning(wall_clock_ms(), planned, IMPRESSIONS_A_DAY / 1.2, USERS)
+        simulator = ClickSimulator(seed, users, start_ms=start_ms, drift=drift, events=end)
+    else:
+        simulator = up_to(wall_clock_ms(), planned, seed, events=end, drift=drift)
     topics = config.topics
     appended = {topics.events: 0, topics.labels: 0}
     try:
@@ -302,6 +313,7 @@ def simulate_to_log(
                 now_ms=wall_clock_ms,
                 events_topic=topics.events,
                 labels_topic=topics.labels,
+                writing=CLICKS if clicks else PAYMENTS,
             ).run(stop)
     except KeyboardInterrupt:
         stop.set()

@@ -1,6 +1,7 @@
-"""Simulated payments as records and files: JSON, malformed records mixed in, played at a pace.
+"""Simulations as records and files: JSON, malformed records mixed in, played at a pace.
 
-Over the columns of ``simulator.py``. Field names are those of ``examples/fraud.toml``.
+Payments are here, over the columns of ``simulator.py``; field names are those of
+``examples/fraud.toml``. A :class:`Writing` tells the player how another stream is written.
 Nothing here knows what is at the other end of ``append``.
 """
 
@@ -11,13 +12,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
 from stream.contract.records import NewRecord
-from stream.demo.simulator import CATEGORIES, GENUINE, NEVER, Payments, Simulator, SimulatorError
+from stream.demo.simulator import (
+    CATEGORIES,
+    GENUINE,
+    NEVER,
+    Payments,
+    Rows,
+    Simulation,
+    SimulatorError,
+)
 
 CHUNK_S = 0.05
 """A paced player appends this often."""
@@ -65,7 +74,7 @@ class Played(msgspec.Struct, frozen=True):
     bad: dict[BadKind, int]
 
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 def _ids(payments: Payments, seed: int) -> list[str]:
@@ -91,7 +100,7 @@ def event_records(payments: Payments, seed: int) -> list[NewRecord]:
 
     The key is the customer, so that all events of one customer stay in one partition, in order.
     """
-    return [NewRecord(f[3].encode(), _encode(Payment(*f))) for f in _fields(payments, seed)]
+    return [NewRecord(f[3].encode(), encode(Payment(*f))) for f in _fields(payments, seed)]
 
 
 def label_records(payments: Payments, seed: int) -> list[NewRecord]:
@@ -102,7 +111,7 @@ def label_records(payments: Payments, seed: int) -> list[NewRecord]:
     truth = (payments["scenario"] != GENUINE).tolist()
     reported = payments["reported_at_ms"].tolist()
     return [
-        NewRecord(i.encode(), _encode(Label(i, y, at)))
+        NewRecord(i.encode(), encode(Label(i, y, at)))
         for i, y, at in zip(_ids(payments, seed), truth, reported, strict=True)
     ]
 
@@ -112,13 +121,32 @@ def lines(payments: Payments, seed: int) -> list[bytes]:
     truth = (payments["scenario"] != GENUINE).tolist()
     reported = [None if at == NEVER else at for at in payments["reported_at_ms"].tolist()]
     return [
-        _encode(LabelledPayment(*f, y, at))
+        encode(LabelledPayment(*f, y, at))
         for f, y, at in zip(_fields(payments, seed), truth, reported, strict=True)
     ]
 
 
+class Writing(NamedTuple):
+    """How a stream is written: records of events and of labels, lines of a file.
+
+    Each function takes rows and the simulation's seed. ``spoilt`` names the JSON fields that
+    malformed records get wrong: a number, one that is required, a text.
+    """
+
+    events: Callable[[Rows, int], list[NewRecord]]
+    labels: Callable[[Rows, int], list[NewRecord]]
+    lines: Callable[[Rows, int], list[bytes]]
+    spoilt: tuple[str, str, str]
+
+
+PAYMENTS = Writing(event_records, label_records, lines, ("amount", "customer", "category"))
+
+
 def write_jsonl(
-    path: Path, simulator: Simulator, progress: Callable[[int], object] | None = None
+    path: Path,
+    simulator: Simulation,
+    progress: Callable[[int], object] | None = None,
+    writing: Writing = PAYMENTS,
 ) -> None:
     """Write the whole simulation as JSON Lines; the same simulator writes the same bytes.
 
@@ -126,30 +154,32 @@ def write_jsonl(
     """
     with path.open("wb") as file:
         for chunk in simulator.chunks(UNPACED_CHUNK):
-            file.write(b"\n".join(lines(chunk.events, simulator.seed)) + b"\n")
+            file.write(b"\n".join(writing.lines(chunk.events, simulator.seed)) + b"\n")
             if progress is not None:
                 progress(len(chunk.events))
 
 
-def spoil(record: NewRecord, kind: BadKind) -> NewRecord:
+def spoil(record: NewRecord, kind: BadKind, writing: Writing = PAYMENTS) -> NewRecord:
     """A malformed record of the given kind, made from a good event."""
+    number, required, text = writing.spoilt
     value = record.value or b"{}"
     fields = msgspec.json.decode(value)
     if kind == "truncated":
         return NewRecord(record.key, value[: len(value) // 2])
     if kind == "nan":
         # No JSON: how careless producers write a missing number.
-        amount = _encode(fields["amount"])
-        return NewRecord(record.key, value.replace(b'"amount":' + amount, b'"amount":NaN'))
+        name = encode(number) + b":"
+        good = name + encode(fields[number])
+        return NewRecord(record.key, value.replace(good, name + b"NaN"))
     if kind == "null":
         return NewRecord(record.key, None)
     if kind == "wrong_type":
-        fields["amount"] = f"{fields['amount']} EUR"
+        fields[number] = f"{fields[number]} EUR"
     elif kind == "missing_field":
-        del fields["customer"]
+        del fields[required]
     else:
-        fields["category"] = "x" * OVERSIZED_BYTES
-    return NewRecord(record.key, _encode(fields))
+        fields[text] = "x" * OVERSIZED_BYTES
+    return NewRecord(record.key, encode(fields))
 
 
 class Player:
@@ -160,7 +190,7 @@ class Player:
 
     Parameters
     ----------
-    simulator : Simulator
+    simulator : Simulation
     append : callable ``(topic, records)``
         Usually ``Log.append``; its errors end the run.
     rate : float or None
@@ -168,6 +198,7 @@ class Player:
     bad_share : float
         So many malformed records for each good event, 0..1, mixed in between them.
     events_topic, labels_topic : str
+    writing : Writing
     clock : callable
         Monotonic seconds.
     now_ms : callable or None
@@ -179,13 +210,14 @@ class Player:
 
     def __init__(
         self,
-        simulator: Simulator,
+        simulator: Simulation,
         append: Callable[[str, Sequence[NewRecord]], object],
         *,
         rate: float | None,
         bad_share: float = 0.0,
         events_topic: str = "events",
         labels_topic: str = "labels",
+        writing: Writing = PAYMENTS,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] | None = None,
         sleep: Callable[[float], object] | None = None,
@@ -199,6 +231,7 @@ class Player:
         self._rate = rate
         self._bad_share = bad_share
         self._topics = events_topic, labels_topic
+        self._writing = writing
         self._clock = clock
         self._now_ms = now_ms
         self._sleep = sleep
@@ -225,12 +258,12 @@ class Player:
             if stop.is_set():
                 break
             # 2. Events first, so that no label of this chunk comes before its event.
-            records = event_records(chunk.events, seed)
+            records = self._writing.events(chunk.events, seed)
             self._append(self._topics[0], self._mix(records, rng, bad))
             events += len(records)
             # 3. Labels that became visible by then.
             if len(chunk.labels):
-                self._append(self._topics[1], label_records(chunk.labels, seed))
+                self._append(self._topics[1], self._writing.labels(chunk.labels, seed))
                 labels += len(chunk.labels)
         return Played(events, labels, {kind: bad[kind] for kind in BAD_KINDS})
 
@@ -245,6 +278,6 @@ class Player:
             mixed.append(record)
             if spoiled < self._bad_share:
                 kind = BAD_KINDS[bad.total() % len(BAD_KINDS)]
-                mixed.append(spoil(record, kind))
+                mixed.append(spoil(record, kind, self._writing))
                 bad[kind] += 1
         return mixed

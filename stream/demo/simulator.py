@@ -1,13 +1,15 @@
-"""A card-payment stream with fraud, drift and late labels, as columns: same seed, same payments.
+"""Simulated streams with late labels, as columns; first of all card payments with fraud and drift.
 
 After the simulator of the Fraud Detection Handbook (Le Borgne, Siblini, Lebichot and Bontempi 2022,
-chapter 3). ``stream/demo/player.py`` turns the columns into records and files; the demo, the tests
-and the benchmarks call both. Nothing here reads a clock or does I/O.
+chapter 3): same seed, same payments. Clicks are in ``clicks.py``. ``player.py`` turns the columns
+into records and files; the demo, the tests and the benchmarks call both. Nothing here reads a clock
+or does I/O.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -56,7 +58,9 @@ NEVER = -1
 GENUINE, LARGE, COMPROMISED, STOLEN = range(4)
 _ONLINE = np.array([0.15, 0.5, 0.15, 0.6])  # share of payments made online, by scenario
 
-Payments = NDArray[np.void]
+Rows = NDArray[np.void]
+"""Array ``(n,)`` of a simulation's dtype."""
+Payments = Rows
 """Array ``(n,)`` of :data:`PAYMENT`."""
 
 LIMIT = 220.0
@@ -80,12 +84,84 @@ class SimulatorError(MillraceError):
 class SimulatedChunk(NamedTuple):
     """The next events in event-time order, and the labels visible by the last of them.
 
-    ``labels`` are payments of this or earlier chunks with ``reported_at_ms`` up to the chunk's last
+    ``labels`` are events of this or earlier chunks with ``reported_at_ms`` up to the chunk's last
     event time, in the order of their reports.
     """
 
-    events: Payments
-    labels: Payments
+    events: Rows
+    labels: Rows
+
+
+class Simulation(ABC):
+    """Days of events, cut into chunks, with the labels that become visible as time goes on.
+
+    Parameters
+    ----------
+    seed : int
+        Of everything.
+    events : int
+        How many to make, 1 or more.
+    start_ms : int
+        First midnight, UTC epoch milliseconds.
+    dtype : numpy.dtype
+        Of an event: ``index``, ``event_time_ms`` and ``reported_at_ms`` (when its truth becomes
+        known, or :data:`NEVER`) among others.
+
+    Attributes
+    ----------
+    daily_rate : float
+        Expected events a day of event time.
+    """
+
+    daily_rate: float
+
+    def __init__(self, seed: int, events: int, start_ms: int, dtype: np.dtype[Any]) -> None:
+        if events < 1:
+            raise SimulatorError(f"events: expected 1 or more, got {events}")
+        self.seed = seed
+        self.events = events
+        self._start_ms = start_ms
+        self._dtype = dtype
+
+    @abstractmethod
+    def _day(self, day: int) -> Rows:
+        """All events of one day in order of time; depends on nothing but the seed and the day."""
+
+    def _middle(self) -> int:
+        """The day whose midnight is nearest the middle; not the first."""
+        return max(1, round(self.events / self.daily_rate / 2))
+
+    def chunks(self, size: int) -> Iterator[SimulatedChunk]:
+        """The whole simulation from its start, ``size`` events at a time (the last may be less).
+
+        Labels reported after the last event never become visible.
+        """
+        if size < 1:
+            raise SimulatorError(f"size: expected 1 or more, got {size}")
+        waiting = np.empty(0, self._dtype)
+        for events in self._cut(size):
+            waiting = np.concatenate([waiting, events[events["reported_at_ms"] != NEVER]])
+            due = waiting["reported_at_ms"] <= events["event_time_ms"][-1]
+            labels = waiting[due]
+            waiting = waiting[~due]
+            yield SimulatedChunk(events, labels[in_order(labels["reported_at_ms"])])
+
+    def _cut(self, size: int) -> Iterator[Rows]:
+        """Exactly ``self.events`` events in pieces of ``size``, numbered."""
+        rest = np.empty(0, self._dtype)
+        day = 0
+        for first in range(0, self.events, size):
+            wanted = min(size, self.events - first)
+            parts = [rest]
+            have = len(rest)
+            while have < wanted:
+                parts.append(self._day(day))
+                have += len(parts[-1])
+                day += 1
+            joined = np.concatenate(parts) if len(parts) > 1 else rest
+            piece, rest = joined[:wanted], joined[wanted:]
+            piece["index"] = np.arange(first, first + wanted)
+            yield piece
 
 
 class _Regime(NamedTuple):
@@ -137,7 +213,7 @@ class _World(NamedTuple):
     customers: _Outbreaks
 
 
-class Simulator:
+class Simulator(Simulation):
     """Customers who pay at terminals near their home, and three kinds of fraud.
 
     Parameters
@@ -179,58 +255,23 @@ class Simulator:
         drift: bool = True,
         events: int = 100_000,
     ) -> None:
-        for name, value in (("customers", customers), ("terminals", terminals), ("events", events)):
+        super().__init__(seed, events, start_ms, PAYMENT)
+        for name, value in (("customers", customers), ("terminals", terminals)):
             if value < 1:
                 raise SimulatorError(f"{name}: expected 1 or more, got {value}")
         if not 0 <= fraud_share <= 0.2:
             raise SimulatorError(f"fraud_share: expected 0..0.2, got {fraud_share}")
-        self.seed = seed
-        self.events = events
-        self._start_ms = start_ms
         self._fraud_share = fraud_share
         rng = np.random.default_rng([seed, 0])
         self._populate(rng, customers, terminals)
         self.daily_rate = float(self._rate.sum())
-        """Expected payments a day of event time."""
-        self._drift_day = max(1, round(events / self.daily_rate / 2)) if drift else None
+        self._drift_day = self._middle() if drift else None
         self._worlds = [self._world(rng, regime) for regime in (_BEFORE, _AFTER)]
 
     @property
     def drift_ms(self) -> int | None:
         """The midnight nearest the middle, from which the drifted regime holds; or ``None``."""
         return None if self._drift_day is None else self._start_ms + self._drift_day * DAY_MS
-
-    def chunks(self, size: int) -> Iterator[SimulatedChunk]:
-        """The whole simulation from its start, ``size`` events at a time (the last may be less).
-
-        Labels reported after the last event never become visible.
-        """
-        if size < 1:
-            raise SimulatorError(f"size: expected 1 or more, got {size}")
-        waiting = np.empty(0, PAYMENT)
-        for events in self._cut(size):
-            waiting = np.concatenate([waiting, events[events["reported_at_ms"] != NEVER]])
-            due = waiting["reported_at_ms"] <= events["event_time_ms"][-1]
-            labels = waiting[due]
-            waiting = waiting[~due]
-            yield SimulatedChunk(events, labels[_order(labels["reported_at_ms"])])
-
-    def _cut(self, size: int) -> Iterator[Payments]:
-        """Exactly ``self.events`` payments in pieces of ``size``, numbered."""
-        rest = np.empty(0, PAYMENT)
-        day = 0
-        for first in range(0, self.events, size):
-            wanted = min(size, self.events - first)
-            parts = [rest]
-            have = len(rest)
-            while have < wanted:
-                parts.append(self._day(day))
-                have += len(parts[-1])
-                day += 1
-            joined = np.concatenate(parts) if len(parts) > 1 else rest
-            piece, rest = joined[:wanted], joined[wanted:]
-            piece["index"] = np.arange(first, first + wanted)
-            yield piece
 
     def _populate(self, rng: np.random.Generator, customers: int, terminals: int) -> None:
         """Homes, habits and reachable terminals, on a square of side 1."""
@@ -263,7 +304,6 @@ class Simulator:
         )
 
     def _day(self, day: int) -> Payments:
-        """All payments of one day in order of time; depends on nothing but the seed and the day."""
         rng = np.random.default_rng([self.seed, 1, day])
         world = self._worlds[self._drift_day is not None and day >= self._drift_day]
         regime = world.regime
@@ -298,7 +338,7 @@ class Simulator:
         day_of["online"] = rng.random(n) < _ONLINE[scenario]
         day_of["scenario"] = scenario
         day_of["reported_at_ms"] = self._reported(rng, day_of)
-        return day_of[_order(day_of["event_time_ms"])]
+        return day_of[in_order(day_of["event_time_ms"])]
 
     def _reported(self, rng: np.random.Generator, payments: Payments) -> I64:
         """When the truth of each payment becomes known, or :data:`NEVER`."""
@@ -313,25 +353,31 @@ class Simulator:
         return np.where(silent, NEVER, np.where(fraud, complaint, statement))
 
 
+def beginning(now_ms: int, planned: int, often: float, population: int) -> tuple[int, int]:
+    """How many there must be, and the first midnight, so that ``planned`` events end before now.
+
+    ``often``: the least events a day of one of them. From :data:`START_MS` on where that is early
+    enough, else from an earlier midnight, 1970 at the earliest. What does not fit into the days
+    since then gets a larger ``population``: days are fuller.
+    """
+    days = now_ms // DAY_MS
+    population = max(population, math.ceil(planned / often / (days - 1)))
+    first = days - 1 - math.ceil(planned / often / population)
+    return population, min(START_MS, first * DAY_MS)
+
+
 def up_to(
     now_ms: int, planned: int, seed: int, customers: int = 1000, *, events: int, **options: Any
 ) -> Simulator:
-    """A simulation that begins so early that ``planned`` events end before ``now_ms``.
-
-    From :data:`START_MS` on where that is early enough, else from an earlier midnight, 1970 at the
-    earliest. What does not fit into the days since then gets more customers: days are fuller.
-    """
-    days = now_ms // DAY_MS
+    """A simulation that begins so early that ``planned`` events end before ``now_ms``."""
     # Customers make 2 payments a day on average; few of them may make a tenth less.
-    often = 2 / 1.2
-    customers = max(customers, math.ceil(planned / often / (days - 1)))
-    first = days - 1 - math.ceil(planned / often / customers)
-    start_ms = min(START_MS, first * DAY_MS)
+    customers, start_ms = beginning(now_ms, planned, 2 / 1.2, customers)
     # Making them takes customers times terminals: of more than these it would be felt.
     terminals = min(max(20, customers * 2 // 5), 4000)
     return Simulator(seed, customers, terminals, start_ms, events=events, **options)
 
 
-def _order(times_ms: I64) -> I64:
+def in_order(times_ms: I64) -> I64:
+    """The places of the times ``(n,)``, earliest first."""
     # Stable, so that equal times keep one order on every machine.
     return np.argsort(times_ms, kind="stable")

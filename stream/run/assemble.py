@@ -33,7 +33,7 @@ def build_engine(
     make = member_maker(config, features.schema)
     members = {m.name: make(m.name, 0) for m in config.members}
     every = {m.name: m.learn_every for m in config.members}
-    ensemble = Ensemble(members, config.ensemble.combine, config.seed, every)
+    ensemble = Ensemble(members, config.ensemble.combine, config.seed, every, config.ensemble.prior)
     ensemble.fresh = make
     names = ("ensemble", *ensemble.names)
     dtype = row_dtype(features.schema, len(members), len(features.entity_fields))

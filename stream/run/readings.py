@@ -10,10 +10,12 @@ from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
 from stream.step.engine import Engine
 
-_LABEL_REASONS = {
-    "orphan": "label_orphan",
-    "duplicate": "label_duplicate",
-    "conflict": "label_conflict",
+_LABEL_COUNTS = {
+    "joined": "labels.joined",
+    "expired": "labels.timed_out",
+    "orphan": "dead.label_orphan",
+    "duplicate": "dead.label_duplicate",
+    "conflict": "dead.label_conflict",
 }
 
 
@@ -29,10 +31,11 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
             t: counts[f"consumed.{t}"] for t in (topics.events, topics.labels, topics.control)
         },
         scored=counts["scored"],
+        cold_scores=counts["cold"],
+        cold=ensemble.cold,
         alerts=counts["alerts"],
         updates={name: counts[f"updates.{name}"] for name in ensemble.names},
-        labels={"joined": counts["labels.joined"], "expired": counts["labels.timed_out"]}
-        | {result: counts[f"dead.{reason}"] for result, reason in _LABEL_REASONS.items()},
+        labels={result: counts[name] for result, name in _LABEL_COUNTS.items()},
         dead_letters={reason: counts[f"dead.{reason}"] for reason in REASONS},
         pending=engine.pending.waiting,
         pending_evicted=counts["pending.evicted"],

@@ -174,6 +174,23 @@ def _drift(config: Config) -> Iterator[str]:
         yield f"drift.challenger_until: expected at least challenger_after = {after}, got {until}"
 
 
+def _corrected(config: Config) -> Iterator[str]:
+    """`label.learning = "corrected"` has silence to correct, and none that judges by it.
+
+    Its events are learned as 0 before they are known: `at_horizon = "drop"` has no such silence,
+    the `boosting` combiner hands on rows that it has judged, `swap` compares on what is learned.
+    """
+    if config.label.learning != "corrected":
+        return
+    for key, got, wrong in (
+        ("label.at_horizon", config.label.at_horizon, "drop"),
+        ("ensemble.combine", config.ensemble.combine, "boosting"),
+        ("drift.on_alarm", config.drift.on_alarm, "swap"),
+    ):
+        if got == wrong:
+            yield f"{key}: expected another value, got {got!r}; label.learning = 'corrected'"
+
+
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _feature_names,
     _column_names,
@@ -187,4 +204,5 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _sasl,
     _budgets,
     _drift,
+    _corrected,
 )

@@ -145,6 +145,12 @@ class LabelSettings(Settings):
     at_horizon: Literal["negative", "drop"] = Field(
         "negative", description="an event without a label by then counts as 0, or is not learned"
     )
+    learning: Literal["auto", "mature", "corrected", "arrival"] = Field(
+        "auto",
+        description="`arrival`: labels are learned as they come; `mature`: each event at its"
+        " horizon; `auto`: as they come where most negatives are told, else at the horizon;"
+        " `corrected`: events at once as 0, weighted, and again as 1 when told",
+    )
 
 
 class MemberSettings(BaseModel):
@@ -184,6 +190,13 @@ class EnsembleSettings(Settings):
         " learns most where those before it were wrong",
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="a score at or above it is an alert")
+    prior: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="the score before any member has learned; default: the share of positives"
+        " learned so far, 0.5 before the first label, which alerts nothing",
+    )
 
 
 class QualitySettings(Settings):

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from models.base import F64, FeatureBatch, MillraceError, State, state_digest
+from models.base import F64, I64, FeatureBatch, MillraceError, State, state_digest
 from models.ensemble.combine import sigmoid
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
@@ -32,11 +32,14 @@ from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning, probabilities
-from stream.step.pending import WAITING, Pending
+from stream.step.maturity import Maturity
+from stream.step.pending import I8, WAITING, Pending
 from stream.step.reactions import Reactions
 from stream.step.scores import encode_scores
 from stream.step.tallies import Tallies
 
+Settle = Callable[[I64, I8], Iterator[I64]]
+"""Settles rows with their labels in the pending store; gives those that are learned now."""
 GENESIS = "0" * 32
 """The digest before the first step."""
 
@@ -105,7 +108,10 @@ class Engine:
         )
         self.counts: Counter[str] = Counter()
         self.tallies = Tallies()
-        self.join = Join(pending, self.early, config.label.horizon, self.counts)
+        self.maturity = Maturity(config.label, pending)
+        self.join = Join(
+            *(pending, self.early, config.label.horizon, self.maturity.corrected), self.counts
+        )
         self.learning = Learning(
             features, ensemble, quality, drift, self.auditor, self.reactions, self.counts
         )
@@ -235,8 +241,11 @@ class Engine:
             run = self.join.unseen(run)
             out.letters += self.join.take_letters()
             if run.records:
+                before_ms = self.watermark_ms
                 self._score(run, out)
                 self._left(self.join.time_out(), out)
+                if self.maturity.corrected and self.join.ticked(before_ms):
+                    self._unheard()
                 out.letters += self.join.take_letters()
 
     def _not_ahead(self, events: Events, out: _Step) -> Events:
@@ -259,21 +268,25 @@ class Engine:
         self._left(self.join.make_room(n), out)
         x = self.features.transform(events.columns)
         links, logit = self._links(x)
-        p = sigmoid(logit)
-        alert = p >= self.threshold
+        cold = self.ensemble.cold
+        # The prior itself, not through its logit: one at the threshold alerts.
+        p = np.full(n, self.ensemble.prior) if cold else sigmoid(logit)
+        # What nothing was learned for alerts nobody, unless somebody configured it.
+        alert = (p >= self.threshold) & (not cold or self.config.ensemble.prior is not None)
         times = events.columns.event_time_ms
-        cold, left_out = self.counts["learned"] == 0, self.ensemble.quarantined
-        members = sigmoid(links)
+        members, left_out = sigmoid(links), self.ensemble.quarantined
         scored = Scored(events.records, events.ids, times, p, members, alert, cold, left_out)
         tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
+        tail += ',"cold":true' if cold else ""
         out.scores += encode_scores(scored, self.ensemble.names, tail)
         out.scored.append(scored)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())
-        self.drift.observe(p, x.dense)
-        self.tallies.scored(p, alert, (self.clock_ms - times) / 1000)
-        rows = self.join.hold(events, x, links, logit, alert, self.features.entity_fields)
-        self._labelled(self.join.known(events, rows, self.clock_ms), out)
+        self.counts["cold"] += n if cold else 0
+        self.drift.observe(p[:0] if cold else p, x.dense)
+        self.tallies.scored(p, alert, (self.clock_ms - times) / 1000, cold)
+        rows = self.join.hold(events, x, links, logit, alert, cold, self.features.entity_fields)
+        self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
 
     def _links(self, x: FeatureBatch) -> tuple[F64, F64]:
         """Member and ensemble logits; a member that fails leaves the ensemble, the rest go on."""
@@ -291,29 +304,47 @@ class Engine:
         labels, bad = self.codec.decoded(piece, self.codec.labels)
         out.letters += bad
         if labels.records:
-            self._labelled(self.join.labels(labels, self.clock_ms), out)
+            found = self.join.labels(labels, self.clock_ms)
+            self._labelled(found, self.maturity.labelled, out)
             out.letters += self.join.take_letters()
 
-    def _labelled(self, found: Labelled | None, out: _Step) -> None:
-        """Learn events whose truth came."""
+    def _labelled(self, found: Labelled | None, settle: Settle, out: _Step) -> None:
+        """The truth of events came: windows of risk take it, and what is mature is learned."""
         if found is None:
             return
-        rows, y, at_ms = found
+        numbers, rows, y, at_ms = found
         self.tallies.labelled(sigmoid(rows["score"]), y, (at_ms - rows["event_time_ms"]) / 1000)
-        out.alarms += self.learning.learn(rows, y, self.watermark_ms)
+        self.learning.told(rows, y)
+        for some in settle(numbers, y):
+            taken = rows if some is numbers else self.pending.take(some)
+            out.alarms += self.learning.learn(taken, self.pending.truth(some), self.watermark_ms)
+        positive = y == 1
+        if self.maturity.corrected and positive.any():
+            w = np.ones(int(positive.sum()))
+            self.learning.teach(rows[positive], w, w, self.watermark_ms)
+
+    def _unheard(self) -> None:
+        """Members learn what was scored since the last tick as 0, as far as it may be."""
+        rows = self.pending.take(self.maturity.unheard())
+        w = 1.0 - sigmoid(rows["score"])
+        self.learning.teach(rows, np.zeros(len(w)), w, self.watermark_ms)
 
     def _left(self, left: Left | None, out: _Step) -> None:
-        """Events left the pending store: judge cohorts; by configuration silence is learned as 0.
+        """Events left the pending store: judge cohorts, learn what has waited until now.
 
-        An event that made room for others before its horizon teaches nothing if no label came.
+        By configuration silence is learned as 0. An event that made room for others before its
+        horizon teaches nothing: only who was told would be learned.
         """
         if left is None or not len(left.rows):
             return
-        y, final = left.y.copy(), left.y != WAITING
-        if left.over and self.config.label.at_horizon == "negative" and not final.all():
-            y[~final] = 0
-            out.alarms += self.learning.learn(left.rows[~final], y[~final], self.watermark_ms)
-            final[:] = True
+        y = left.y.copy()
+        if left.over and self.config.label.at_horizon == "negative":
+            y[y == WAITING] = 0
+        final = y != WAITING
+        ripe = final & ~left.learned & left.over
+        if ripe.any():
+            learn = self.learning.judge if self.maturity.corrected else self.learning.learn
+            out.alarms += learn(left.rows[ripe], y[ripe], self.watermark_ms)
         if final.any():
             rows = left.rows[final]
             self.matured.update(probabilities(rows), y[final].astype(np.float64), rows["alert"])
@@ -340,6 +371,7 @@ class Engine:
             "features": self.features,
             "ensemble": self.ensemble,
             "early": self.early,
+            "maturity": self.maturity,
             "quality": self.quality,
             "matured": self.matured,
             "drift": self.drift,

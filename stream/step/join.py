@@ -29,7 +29,8 @@ PARTS = 256
 class Labelled(NamedTuple):
     """Scored events and their truth, in label order."""
 
-    rows: NDArray[Any]  # (n,) of the pending store's dtype, as they were scored
+    numbers: I64  # (n,): the rows' in the pending store
+    rows: NDArray[Any]  # (n,) of the store's dtype, as they were scored
     y: I8  # (n,): 0 or 1
     at_ms: I64  # (n,): when each label was made
 
@@ -37,11 +38,13 @@ class Labelled(NamedTuple):
 class Left(NamedTuple):
     """Rows that left the pending store; ``y`` is -1 where no label came.
 
-    ``over``: their horizon is over; else they made room for others.
+    ``learned``: which were learned before. ``over``: their horizon is over; else they made room
+    for others.
     """
 
     rows: NDArray[Any]
     y: I8
+    learned: BOOL
     over: bool
 
 
@@ -53,6 +56,8 @@ class Join:
     pending : Pending
     early : EarlyLabels
     horizon_ms : int
+    ticks : bool
+        Whether runs also end when the watermark passes a multiple of a horizon's 256th.
     counts : Counter
         The engine's; ``labels.*``, ``pending.evicted`` and ``horizon.passed`` are counted here.
 
@@ -65,7 +70,12 @@ class Join:
     """
 
     def __init__(
-        self, pending: Pending, early: EarlyLabels, horizon_ms: int, counts: Counter[str]
+        self,
+        pending: Pending,
+        early: EarlyLabels,
+        horizon_ms: int,
+        ticks: bool,
+        counts: Counter[str],
     ) -> None:
         self.pending = pending
         self.early = early
@@ -73,6 +83,7 @@ class Join:
         self.letters: list[DeadLetter] = []
         self._horizon_ms = horizon_ms
         self._slack_ms = max(1, horizon_ms // PARTS)
+        self._ticks = ticks
         self._counts = counts
 
     # ------------------------------------------------------------------ events
@@ -86,6 +97,8 @@ class Join:
         oldest = min(self._oldest_ms(len(times_ms)), int(times_ms[0]), self.early.oldest_ms)
         over = oldest + self._horizon_ms + self._slack_ms
         past = np.maximum(times_ms, self.watermark_ms) >= over
+        if self._ticks:
+            past |= times_ms // self._slack_ms > self.watermark_ms // self._slack_ms
         return int(past.argmax()) + 1 if past.any() else len(times_ms)
 
     def _oldest_ms(self, n: int) -> int:
@@ -124,7 +137,7 @@ class Join:
     def make_room(self, n: int) -> Left:
         """Let the oldest rows go, so that ``n`` more fit."""
         left = Left(*self.pending.expire(self.pending.overflow(n)), over=False)
-        self._counts["pending.evicted"] += int((left.y == WAITING).sum())
+        self._counts["pending.evicted"] += int((~left.learned).sum())
         return left
 
     def hold(
@@ -134,6 +147,7 @@ class Join:
         links: F64,
         logit: F64,
         alert: BOOL,
+        cold: bool,
         keys: Sequence[str],
     ) -> I64:
         """Keep events as they were scored until their label comes; returns their row numbers.
@@ -148,13 +162,14 @@ class Join:
         rows["dense"] = x.dense
         rows["hashed"] = x.hashed
         rows["alert"] = alert
+        rows["cold"] = cold
         for i, field in enumerate(keys):
             rows["keys"][:, i] = events.columns.entities[field]
         self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
         return self.pending.hold(rows)
 
     def known(self, events: Events, rows: I64, clock_ms: int) -> Labelled | None:
-        """The labels that the events carry, or that came before them."""
+        """The labels that the events carry, or that came before them; the caller settles them."""
         y, at = events.label.copy(), np.full(len(rows), clock_ms, dtype=np.int64)
         for i, label in self.early.claim(events.id_hash.tolist()):
             if y[i] == WAITING:
@@ -163,14 +178,15 @@ class Join:
                 reason: Reason = "label_duplicate" if label.y == y[i] else "label_conflict"
                 self._refuse(label.record, reason, "the event itself carried a label")
         found = np.flatnonzero(y != WAITING)
-        return self._settle(rows[found], y[found], at[found], clock_ms) if len(found) else None
+        return self._found(rows[found], y[found], at[found], clock_ms) if len(found) else None
 
     # ------------------------------------------------------------------ labels
 
     def labels(self, labels: Labels, clock_ms: int) -> Labelled | None:
         """Join labels with their events by id: those that are the first for their event.
 
-        Further ones become dead letters; those without an event wait for it.
+        Further ones become dead letters; those without an event wait for it. The caller settles
+        what is returned in the pending store.
         """
         rows = self.pending.find(labels.id_hash)
         known = rows >= 0
@@ -178,25 +194,25 @@ class Join:
         fresh[np.unique(labels.id_hash, return_index=True)[1]] = True
         fresh &= known
         fresh[fresh] = self.pending.truth(rows[fresh]) == WAITING
-        settled = None
-        if fresh.any():
-            at = labels.labelled_at_ms[fresh]
-            settled = self._settle(rows[fresh], labels.y[fresh], at, clock_ms)
+        first = {} if fresh.all() else dict(zip(rows[fresh], labels.y[fresh], strict=True))
         for i in np.flatnonzero(~fresh).tolist():
             record, y = labels.records[i], int(labels.y[i])
             if known[i]:
-                self._repeat(record, y, int(self.pending.truth(rows[i : i + 1])[0]))
+                before = first.get(rows[i], self.pending.truth(rows[i : i + 1])[0])
+                self._repeat(record, y, int(before))
             else:
                 label_ms = int(labels.labelled_at_ms[i])
                 self._wait(
                     EarlyLabel(int(labels.id_hash[i]), y, label_ms, self.watermark_ms, record)
                 )
-        return settled
+        if not fresh.any():
+            return None
+        return self._found(rows[fresh], labels.y[fresh], labels.labelled_at_ms[fresh], clock_ms)
 
-    def _settle(self, rows: I64, y: I8, at_ms: I64, clock_ms: int) -> Labelled:
-        self.pending.settle(rows, y)
+    def _found(self, rows: I64, y: I8, at_ms: I64, clock_ms: int) -> Labelled:
         self._counts["labels.joined"] += len(rows)
-        return Labelled(self.pending.take(rows), y, np.where(at_ms < 0, clock_ms, at_ms))
+        at_ms = np.where(at_ms < 0, clock_ms, at_ms)
+        return Labelled(rows, self.pending.take(rows), y, at_ms)
 
     def _repeat(self, record: Record, y: int, before: int) -> None:
         """A second label for an event: the first one holds."""
@@ -216,6 +232,10 @@ class Join:
         self._orphans(self.early.over())
 
     # ------------------------------------------------------------------ time
+
+    def ticked(self, before_ms: int) -> bool:
+        """Whether the watermark has passed a multiple of a horizon's 256th since ``before_ms``."""
+        return self.watermark_ms // self._slack_ms > before_ms // self._slack_ms
 
     def time_out(self) -> Left | None:
         """The rows past their horizon leave, if any is past its slack too."""

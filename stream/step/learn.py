@@ -1,7 +1,7 @@
 """What labels do: judge the scores that were made, then teach everything that learns.
 
-In this order: quality, drift detectors and their reactions, the combiner, the members, the risk
-windows; the auditor looks before and after.
+In this order: quality, drift detectors and their reactions, the combiner, the members; the auditor
+looks before and after. Windows of risk take each label as it comes.
 """
 
 from __future__ import annotations
@@ -49,22 +49,29 @@ class Learning:
 
         Returns the drift alarms. ``watermark_ms`` is the newest event time scored.
         """
-        y = truth.astype(np.float64)
-        alarms = self._judge(rows, y, watermark_ms)
+        alarms = self.judge(rows, truth, watermark_ms)
+        self.teach(rows, truth.astype(np.float64), np.ones(len(truth)), watermark_ms)
+        return alarms
+
+    def teach(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int) -> None:
+        """The members alone learn ``n`` rows as they were scored: truths 0 or 1, weights >= 0."""
         x = FeatureBatch(
             self._features.schema,
             np.ascontiguousarray(rows["dense"]),
             np.ascontiguousarray(rows["hashed"]),
         )
-        w = np.ones(len(y))
         self._reactions.judge(x, y)
         self._auditor.before(len(y))
-        errors = self._ensemble.learn(x, np.ascontiguousarray(rows["links"]), y, w)
+        errors = self._ensemble.teach(x, y, w)
         for error in errors:
             self._counts[f"member_errors.{error.member}.{error.kind}"] += 1
         for name in self._auditor.after(len(y), errors):
             self._counts[f"updates.{name}"] += len(y)
         self._reactions.learned(x, y, w, watermark_ms)
+        self._counts["learned"] += len(y)
+
+    def told(self, rows: NDArray[Any], truth: I8) -> None:
+        """Labels came for ``n`` rows: windows of risk know the positives from now on."""
         positive = truth == 1
         if positive.any():
             self._features.label(
@@ -72,11 +79,10 @@ class Learning:
                 np.ascontiguousarray(rows["event_time_ms"][positive]),
                 np.ones(int(positive.sum()), dtype=np.int8),
             )
-        self._counts["learned"] += len(y)
-        return alarms
 
-    def _judge(self, rows: NDArray[Any], y: F64, watermark_ms: int) -> list[Alarm]:
-        """Quality and drift of the scores as they were made."""
+    def judge(self, rows: NDArray[Any], truth: I8, watermark_ms: int) -> list[Alarm]:
+        """Quality, drift and the combiner take the scores as they were made; gives the alarms."""
+        y = truth.astype(np.float64)
         p = probabilities(rows)
         self._quality.update(p, y, rows["alert"])
         at_ms = np.ascontiguousarray(rows["event_time_ms"])
@@ -84,12 +90,18 @@ class Learning:
         for alarm in alarms:
             self._auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
             self._reactions.alarm(alarm, int(at_ms[alarm.row]))
+        self._ensemble.weigh(np.ascontiguousarray(rows["links"]), y, np.ones(len(y)))
         return alarms
 
 
 def probabilities(rows: NDArray[Any]) -> F64:
-    """Probabilities as made, ``(n, 1 + members)``: the ensemble's first."""
-    return sigmoid(np.column_stack([rows["score"], rows["links"]]))
+    """Probabilities as made, ``(n, 1 + members)``: the ensemble's first; ``nan`` of a cold score.
+
+    A cold score is nobody's: neither quality nor drift detectors judge it.
+    """
+    p = sigmoid(np.column_stack([rows["score"], rows["links"]]))
+    p[rows["cold"]] = np.nan
+    return p
 
 
 def _losses(p: F64, y: F64) -> F64:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import I64, U64, FeatureSchema, State, StateError
+from models.base import BOOL, I64, U64, FeatureSchema, State, StateError
 from models.carry import shared
 from stream.step.id_index import IdIndex
 from stream.step.segments import Segment, SegmentFile
@@ -25,6 +25,8 @@ SEGMENT_ROWS = 65_536
 I8 = NDArray[np.int8]
 WAITING = -1
 """The truth of a row without a label yet; with one it is 0 or 1."""
+_LEARNED = 2
+"""Added to the truth that is kept once the row was learned."""
 
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 
@@ -41,6 +43,7 @@ def row_dtype(schema: FeatureSchema, members: int, keys: int) -> np.dtype[Any]:
             ("dense", "<f4", (len(schema.dense),)),
             ("hashed", "<u4", (len(schema.hashed),)),
             ("alert", "?"),
+            ("cold", "?"),
         ]
     )
 
@@ -58,6 +61,17 @@ class Pending:
         Where segments live; ``None`` keeps them in memory (a run over a file needs no restart).
     limit : int
         Most rows kept; :meth:`overflow` says how many must go before ``n`` more come.
+
+    Attributes
+    ----------
+    head, tail : int
+        Numbers of the oldest row held and of the next one to come.
+    waiting : int
+        Rows held without a label.
+    told : int
+        Rows held with the label 0.
+    newest : int
+        Number of the newest row that ever got a label, or -1.
     """
 
     def __init__(
@@ -72,6 +86,8 @@ class Pending:
         self.head = 0
         self.tail = 0
         self.waiting = 0
+        self.told = 0
+        self.newest = -1
         self._index = IdIndex()
         self._head_times: tuple[int, I64] = (-1, np.empty(0, dtype=np.int64))
         self._gathered = 0
@@ -132,6 +148,9 @@ class Pending:
 
     def truth(self, rows: I64) -> I8:
         """The label of each row, :data:`WAITING` where there is none yet."""
+        return _label(self._kept(rows))
+
+    def _kept(self, rows: I64) -> I8:
         out = np.empty(len(rows), dtype=np.int8)
         for segment, where in _by_segment(rows):
             out[where] = self._truth[segment][rows[where] % SEGMENT_ROWS]
@@ -142,6 +161,26 @@ class Pending:
         for segment, where in _by_segment(rows):
             self._truth[segment][rows[where] % SEGMENT_ROWS] = y[where]
         self.waiting -= len(rows)
+        self.told += int((y == 0).sum())
+        self.newest = max(self.newest, int(rows.max(initial=-1)))
+
+    def learned(self, rows: I64) -> None:
+        """Note that these rows, which have a label, were learned."""
+        for segment, where in _by_segment(rows):
+            self._truth[segment][rows[where] % SEGMENT_ROWS] |= _LEARNED
+
+    def unlearned(self) -> I64:
+        """Numbers of the rows that have a label and were not learned, oldest first."""
+        kept = self._all_kept()
+        return np.flatnonzero((kept == 0) | (kept == 1)) + self.head
+
+    def _all_kept(self) -> I8:
+        """The truths of all rows held, as they are kept."""
+        first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
+        truth = np.concatenate(
+            [self._truth[s] for s in sorted(self._truth)] or [np.empty(0, dtype=np.int8)]
+        )
+        return truth[self.head - first : self.tail - first]
 
     def oldest_times(self, n: int) -> I64:
         """Event times of the ``n`` rows that leave next."""
@@ -167,30 +206,28 @@ class Pending:
                 at, step = stop, step * 2
         return count
 
-    def expire(self, n: int) -> tuple[NDArray[Any], I8]:
-        """Let the ``n`` oldest rows go; returns them and their labels."""
+    def expire(self, n: int) -> tuple[NDArray[Any], I8, BOOL]:
+        """Let the ``n`` oldest rows go; returns them, their labels, and which were learned."""
         numbers = np.arange(self.head, self.head + n, dtype=np.int64)
-        rows, truth = self.take(numbers), self.truth(numbers)
+        rows, kept = self.take(numbers), self._kept(numbers)
+        truth = _label(kept)
         self._index.remove(np.ascontiguousarray(rows["id"]), numbers)
         self.waiting -= int((truth == WAITING).sum())
+        self.told -= int((truth == 0).sum())
         self.head += n
         for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
             self._segments.pop(segment).drop()
             del self._truth[segment]
-        return rows, truth
+        return rows, truth, kept >= _LEARNED
 
     def state(self) -> State:
         """Numbers, labels and members; rows go along as :meth:`files`, or :meth:`rows`."""
-        first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
-        truth = np.concatenate(
-            [self._truth[s] for s in sorted(self._truth)] or [np.empty(0, dtype=np.int8)]
-        )
-        held = truth[self.head - first : self.tail - first].copy()
         return {
             "members": list(self._members),
             "head": self.head,
             "tail": self.tail,
-            "truth": held,
+            "newest": self.newest,
+            "truth": self._all_kept().copy(),
         }
 
     def digest_state(self) -> State:
@@ -234,6 +271,8 @@ class Pending:
         for segment, where in _by_segment(held):
             self._truth[segment][held[where] % SEGMENT_ROWS] = truth[where]
         self.waiting = int((truth == WAITING).sum())
+        self.told = int((_label(truth) == 0).sum())
+        self.newest = int(state["newest"])
         for start in range(0, len(held), SEGMENT_ROWS):
             part = held[start : start + SEGMENT_ROWS]
             self._index.insert(self._gather(part, "id"), part, len(self))
@@ -297,6 +336,11 @@ class Pending:
             self._gathered = 0
             for segment in self._segments.values():
                 segment.release()
+
+
+def _label(kept: I8) -> I8:
+    """Labels from what is kept of them: without the mark of the learned."""
+    return np.where(kept < 0, kept, kept % _LEARNED).astype(np.int8)
 
 
 def _by_segment(rows: I64) -> Iterator[tuple[int, Any]]:

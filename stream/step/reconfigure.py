@@ -141,7 +141,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     carried = state | {
         "ensemble": ensemble
         | {key: without(ensemble[key]) for key in ("members", "challengers")}
-        | {key: nameless(ensemble[key]) for key in ("names", "frozen", "quarantined")},
+        | {key: nameless(ensemble[key]) for key in ("names", "frozen", "quarantined", "taught")},
         "quality": state["quality"] | {"names": nameless(state["quality"]["names"])},
         "matured": state["matured"] | {"names": nameless(state["matured"]["names"])},
         "drift": drift | {"names": nameless(drift["names"])},
@@ -158,6 +158,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del carried["ensemble"]["combiner"]
     if not changes.same_columns:
         del carried["pending"], carried["drift"]["columns"]
+        carried["maturity"] = state["maturity"] | {"heard": 0}
     return carried
 
 

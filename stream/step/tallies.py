@@ -21,12 +21,13 @@ class Tallies:
         self.label_delay = Histogram(LABEL_DELAY_BOUNDS_S)
         self.expected = ExpectedAccuracy()
 
-    def scored(self, p: F64, alert: NDArray[np.bool_], latency_s: F64) -> None:
+    def scored(self, p: F64, alert: NDArray[np.bool_], latency_s: F64, cold: bool) -> None:
         """Take ``n`` scores as made and how long after their event time."""
         self.scores.observe_many(p)
         # An event may be up to limits.ahead younger than the clock.
         self.event_latency.observe_many(np.maximum(latency_s, 0.0))
-        self.expected.observe(p, alert)
+        if not cold:
+            self.expected.observe(p, alert)
 
     def labelled(self, p: F64, y: NDArray[np.int8], delay_s: F64) -> None:
         """Take ``n`` labels: scores as made, truths, and how long after their event time."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State, StateError
-from models.ensemble.combine import COMBINERS, combiner
+from models.ensemble.combine import COMBINERS, combiner, sigmoid
 from models.ensemble.ensemble import Ensemble, MemberError
 from stream.settings import schema
 
@@ -261,9 +261,56 @@ def test_extreme_logits_stay_finite(name: str) -> None:
         assert np.isfinite(c.weights()).all()
 
 
+def teach(e: Ensemble, y: float = 1.0) -> None:
+    """Let the members learn one row."""
+    e.learn(batch([0.0]), np.zeros((1, len(e.names))), np.array([y]), np.ones(1))
+
+
+def test_a_cold_ensemble_says_the_share_learned_so_far() -> None:
+    """While no member that counts has learned a row, the score is the prior, whatever they say."""
+    e = Ensemble({"a": Column(1.0), "b": Column(3.0)}, "mean_logit")
+    assert e.cold
+    assert e.score(batch([5.0]))[1].tolist() == [0.0]
+    for name in e.names:
+        e.freeze(name)
+    for y in (0.0, 0.0, 1.0):
+        teach(e, y)
+    assert e.cold
+    assert e.prior == 1.5 / 4
+    assert sigmoid(e.score(batch([5.0]))[1]) == pytest.approx([1.5 / 4])
+    e.release("a")
+    teach(e)
+    assert not e.cold
+    assert e.score(batch([1.0]))[1].tolist() == [2.0]
+    e.quarantine("a")
+    assert e.cold  # the other one has learned nothing
+
+
+def test_a_member_that_begins_anew_is_cold_again() -> None:
+    """Renewed, the only member leaves the ensemble cold; promoted, a challenger has learned."""
+    e = Ensemble({"a": Column()}, "mean_logit", prior=0.25)
+    e.fresh = lambda name, number: Column()
+    teach(e)
+    e.challenge("a", 1)
+    e.renew("a", 2)
+    assert e.cold
+    assert sigmoid(e.score(batch([9.0]))[1]) == pytest.approx([0.25])
+    e.promote("a")
+    assert not e.cold
+
+
+def test_cold_goes_with_the_state() -> None:
+    """A restored ensemble is as cold as the one that was saved, with the same prior."""
+    one, other = (Ensemble({"a": Column()}, "mean_logit") for _ in range(2))
+    teach(one)
+    other.restore(one.state())
+    assert (other.cold, other.prior) == (one.cold, one.prior) == (False, 0.75)
+
+
 def test_scores_are_columns_by_member() -> None:
     """``score`` gives each member's logits in the order of the names, and one combined logit."""
     e = Ensemble({"a": Column(1.0), "b": Column(3.0)}, "mean_logit")
+    teach(e)
     links, logit = e.score(batch([1.0, -2.0]))
     assert e.names == ("a", "b")
     assert links.tolist() == [[1.0, 3.0], [-2.0, -6.0]]
@@ -301,6 +348,7 @@ def test_a_member_that_raises_in_score_is_named_and_can_be_left_out() -> None:
     assert caught.value.member == "bad"
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     e.quarantine("bad")
+    teach(e)
     links, logit = e.score(batch([1.0]))
     assert links.tolist() == [[1.0, 2.0, 3.0]]
     assert logit.tolist() == [2.0]

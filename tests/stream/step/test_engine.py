@@ -199,7 +199,8 @@ def test_labelled_events_that_make_room_are_judged(tmp_path: Path) -> None:
         )
     assert len(engine.pending) == 100
     assert engine.counts["pending.evicted"] == 0
-    assert sum(engine.matured.snapshot().outcomes().values()) == 150
+    # Not the first 50: nothing had been learned when they were scored.
+    assert sum(engine.matured.snapshot().outcomes().values()) == 100
 
 
 def test_early_labels_are_bounded(tmp_path: Path) -> None:
@@ -315,3 +316,30 @@ def test_it_learns(engine: Engine) -> None:
     report = engine.quality.report()
     assert report["linear"]["sliding"]["roc_auc"] > 0.9
     assert np.isclose(report["prior"]["sliding"]["roc_auc"], 0.5)
+
+
+def test_a_cold_model_says_so_and_alerts_nobody(tmp_path: Path) -> None:
+    """Until a label is learned, scores are the prior, flagged, no alert, and nobody's quality."""
+    engine = build_engine(config(tmp_path), None)
+    feed = Feed()
+    first = engine.step(feed.batch(("events", [event(i) for i in range(3)])))
+    assert [(s["score"], s["alert"], s["cold"]) for s in decoded(first.scores)] == [
+        (0.5, False, True)
+    ] * 3
+    shown = readings(engine, {})
+    assert (shown.cold, shown.cold_scores, shown.alerts) == (True, 3, 0)
+    assert engine.tallies.expected.state()["seen"] == 0
+    engine.step(feed.batch(("labels", [label(i) for i in range(3)])))
+    assert sum(engine.quality.snapshot().outcomes().values()) == 0
+    assert not readings(engine, {}).cold
+    later = engine.step(feed.batch(("events", [event(3)]), ("labels", [label(3)])))
+    assert "cold" not in decoded(later.scores)[0]
+    assert sum(engine.quality.snapshot().outcomes().values()) == 1
+
+
+def test_a_configured_prior_is_said_and_may_alert(tmp_path: Path) -> None:
+    """`ensemble.prior` is the score of a cold model, and alerts at or above the threshold."""
+    engine = build_engine(config(tmp_path, ensemble={"prior": 0.3, "threshold": 0.3}), None)
+    out = engine.step(Feed().batch(("events", [event(0)])))
+    score = decoded(out.scores)[0]
+    assert (score["score"], score["alert"], score["cold"]) == (0.3, True, True)

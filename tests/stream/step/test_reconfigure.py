@@ -103,6 +103,7 @@ CHANGES: dict[str, Patch] = {
     "LabelSettings.inline": {"label.inline": True},
     "LabelSettings.horizon": {"label.horizon": "1d"},
     "LabelSettings.at_horizon": {"label.at_horizon": "drop"},
+    "LabelSettings.learning": {"label.learning": "arrival"},
     "NumberFeature.name": {"features.0.name": "money"},
     "NumberFeature.field": {
         "event.fields.other": {"kind": "number", "required": False},
@@ -137,6 +138,7 @@ CHANGES: dict[str, Patch] = {
     "MemberSettings.learn_every": {"members.2.learn_every": 3},
     "EnsembleSettings.combine": {"ensemble.combine": "weighted_vote"},
     "EnsembleSettings.threshold": {"ensemble.threshold": 0.2},
+    "EnsembleSettings.prior": {"ensemble.prior": 0.2},
     "DriftSettings.on_alarm": {"drift.on_alarm": "reset"},
     "DriftSettings.challenger_after": {"drift.challenger_after": 400},
     "DriftSettings.challenger_until": {"drift.challenger_until": 70},

@@ -33,7 +33,7 @@ def small() -> Iterator[Config]:
     with tempfile.TemporaryDirectory() as place:
         yield config(
             Path(place),
-            label={"field": "fraud", "time": "told", "horizon": "2d"},
+            label={"field": "fraud", "time": "told", "horizon": "2d", "learning": "arrival"},
             limits={"pending": 40, "batch": 40, "early_labels": 3, "record_bytes": 1024},
         )
 
@@ -85,7 +85,7 @@ def decided(
     return {
         "scored": scored,
         "letters": sorted(letters),
-        "counts": {k: v for k, v in engine.counts.items() if v and k != "alerts"},
+        "counts": {k: v for k, v in engine.counts.items() if v and k not in ("alerts", "cold")},
         "waiting": engine.pending.waiting,
         "early": len(engine.early),
         "watermark": engine.watermark_ms,

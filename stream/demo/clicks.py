@@ -1,0 +1,237 @@
+"""A stream of ad impressions, some of them clicked within minutes: same seed, same impressions.
+
+Nobody reports that an impression was not clicked, as ``examples/clicks.toml`` has it. Whether one
+is follows from user, item, campaign, device, position, price and hour, by a logistic model. Nothing
+here reads a clock or does I/O.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from models.base import F64, I64
+from models.ensemble.combine import logit, sigmoid
+from stream.contract.records import NewRecord
+from stream.demo.player import Writing, encode
+from stream.demo.simulator import (
+    DAY_MS,
+    NEVER,
+    START_MS,
+    Rows,
+    Simulation,
+    SimulatorError,
+    in_order,
+)
+
+IMPRESSION = np.dtype(
+    [
+        ("index", "i8"),
+        ("event_time_ms", "i8"),
+        ("user", "i4"),
+        ("item", "i4"),
+        ("campaign", "u1"),
+        ("device", "u1"),
+        ("position", "u1"),
+        ("price", "f8"),
+        ("p", "f8"),
+        ("reported_at_ms", "i8"),
+    ]
+)
+"""One impression: ``index`` from 0 on; ``position`` 1..10; ``price`` with 2 decimals or ``nan``;
+``p`` the probability of a click; ``reported_at_ms`` the time of the click, or ``NEVER``."""
+
+DEVICES = ("phone", "desktop", "tablet", "tv")
+CAMPAIGNS, POSITIONS = 40, 10
+USERS = 4000
+CLICK_SHARE = 0.05
+CLICK_MEAN_S = 180.0
+"""Delays are exponential, at least a second: 99 % of the clicks come within 14 minutes."""
+IMPRESSIONS_A_DAY = 5.0
+"""Of one user, in the mean."""
+
+
+class _Taste(NamedTuple):
+    """What holds before, or after, the drift: contributions to the logit of a click."""
+
+    campaign: F64
+    item: F64
+    intercept: float
+
+
+class ClickSimulator(Simulation):
+    """Users who are shown items of campaigns and click one impression in twenty.
+
+    Parameters
+    ----------
+    seed, events, start_ms
+        See :class:`~stream.demo.simulator.Simulation`.
+    users, items : int
+        Population sizes, 1 or more.
+    drift : bool
+        From ``drift_ms`` on campaigns and items appeal otherwise; the share of clicks stays.
+
+    Examples
+    --------
+    >>> chunk = next(ClickSimulator(seed=1, events=100).chunks(100))
+    >>> len(chunk.events), bool((np.diff(chunk.events["event_time_ms"]) >= 0).all())
+    (100, True)
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        users: int = USERS,
+        items: int = 500,
+        start_ms: int = START_MS,
+        drift: bool = True,
+        events: int = 100_000,
+    ) -> None:
+        super().__init__(seed, events, start_ms, IMPRESSION)
+        for name, value in (("users", users), ("items", items)):
+            if value < 1:
+                raise SimulatorError(f"{name}: expected 1 or more, got {value}")
+        rng = np.random.default_rng([seed, 0])
+        self._rate = IMPRESSIONS_A_DAY * rng.gamma(2.0, 0.5, users)
+        self._user = rng.normal(0, 0.7, users)
+        self._device_of = rng.choice(len(DEVICES), users, p=[0.6, 0.25, 0.1, 0.05])
+        self._popularity = rng.dirichlet(np.full(items, 0.5))
+        self._campaign_of = rng.integers(0, CAMPAIGNS, items)
+        self._price_of = np.round(rng.lognormal(3.0, 1.0, items), 2)
+        self.daily_rate = float(self._rate.sum())
+        self._drift_day = self._middle() if drift else None
+        self._tastes = [self._taste(rng, items) for _ in range(2)]
+
+    @property
+    def drift_ms(self) -> int | None:
+        """The midnight nearest the middle, from which other tastes hold; or ``None``."""
+        return None if self._drift_day is None else self._start_ms + self._drift_day * DAY_MS
+
+    def _taste(self, rng: np.random.Generator, items: int) -> _Taste:
+        """Appeals of campaigns and items, and the intercept that gives the share of clicks."""
+        taste = _Taste(rng.normal(0, 0.8, CAMPAIGNS), rng.normal(0, 0.5, items), 0.0)
+        z = self._logit(self._impressions(rng, 20_000), taste)
+        shift = float(logit(np.array([CLICK_SHARE]))[0])
+        for _ in range(30):
+            shift += (CLICK_SHARE - float(sigmoid(z + shift).mean())) / CLICK_SHARE
+        return taste._replace(intercept=shift)
+
+    def _impressions(self, rng: np.random.Generator, n: int) -> Rows:
+        """Who is shown what, when on the day and where on the page; unordered, unclicked."""
+        rows = np.empty(n, IMPRESSION)
+        rows["user"] = rng.choice(len(self._rate), n, p=self._rate / self._rate.sum())
+        rows["item"] = rng.choice(len(self._popularity), n, p=self._popularity)
+        rows["campaign"] = self._campaign_of[rows["item"]]
+        rows["device"] = self._device_of[rows["user"]]
+        rows["position"] = rng.integers(1, POSITIONS + 1, n)
+        price = self._price_of[rows["item"]]
+        rows["price"] = np.where(rng.random(n) < 0.1, np.nan, price)
+        # Most of the traffic in the evening.
+        rows["event_time_ms"] = rng.normal(18 * 3_600_000, 5 * 3_600_000, n).astype(np.int64)
+        rows["event_time_ms"] %= DAY_MS
+        return rows
+
+    def _logit(self, rows: Rows, taste: _Taste) -> F64:
+        """The logit of a click, without what is not shown: a missing price tells nothing."""
+        device = np.array([0.0, -0.3, 0.2, -1.0])[rows["device"]]
+        hours = rows["event_time_ms"] % DAY_MS / 3_600_000
+        z = self._user[rows["user"]] + taste.item[rows["item"]] + taste.campaign[rows["campaign"]]
+        z = z + device - 0.25 * rows["position"] - 0.3 * np.log1p(self._price_of[rows["item"]])
+        found: F64 = z + 0.4 * np.cos((hours - 21) / 24 * 2 * np.pi) + taste.intercept
+        return found
+
+    def _day(self, day: int) -> Rows:
+        rng = np.random.default_rng([self.seed, 1, day])
+        rows = self._impressions(rng, rng.poisson(self.daily_rate))
+        taste = self._tastes[self._drift_day is not None and day >= self._drift_day]
+        rows["p"] = sigmoid(self._logit(rows, taste))
+        rows["event_time_ms"] += self._start_ms + day * DAY_MS
+        clicked = rng.random(len(rows)) < rows["p"]
+        delay_ms = 1000 + (rng.exponential(CLICK_MEAN_S, len(rows)) * 1000).astype(np.int64)
+        rows["reported_at_ms"] = np.where(clicked, rows["event_time_ms"] + delay_ms, NEVER)
+        return rows[in_order(rows["event_time_ms"])]
+
+
+class Impression(msgspec.Struct, gc=False):
+    """One event as JSON; ``shown_at`` in RFC 3339."""
+
+    impression_id: str
+    shown_at: str
+    user: str
+    item: str
+    campaign: str
+    device: str
+    position: int
+    price: float | None
+
+
+class LabelledImpression(Impression, gc=False):
+    """A line of a file: the event, its truth, and when it was clicked (``None``: never)."""
+
+    clicked: bool
+    clicked_at: str | None
+
+
+class Click(msgspec.Struct, gc=False):
+    """A click as JSON."""
+
+    impression_id: str
+    clicked: bool
+    clicked_at: str
+
+
+def _ids(rows: Rows, seed: int) -> list[str]:
+    # The seed keeps the ids of two simulations on one topic apart.
+    return [f"i{seed}-{i}" for i in rows["index"].tolist()]
+
+
+def _text(times_ms: I64) -> list[str]:
+    """Times in RFC 3339, with milliseconds."""
+    text: list[str] = np.datetime_as_string(
+        times_ms.astype("datetime64[ms]"), unit="ms", timezone="UTC"
+    ).tolist()
+    return text
+
+
+def _fields(rows: Rows, seed: int) -> zip[tuple[str, str, str, str, str, str, int, float | None]]:
+    return zip(
+        _ids(rows, seed),
+        _text(rows["event_time_ms"]),
+        [f"u{i}" for i in rows["user"].tolist()],
+        [f"i{i}" for i in rows["item"].tolist()],
+        [f"c{i}" for i in rows["campaign"].tolist()],
+        [DEVICES[i] for i in rows["device"].tolist()],
+        rows["position"].tolist(),
+        [None if price != price else price for price in rows["price"].tolist()],
+        strict=True,
+    )
+
+
+def event_records(rows: Rows, seed: int) -> list[NewRecord]:
+    """The impressions as records of the events topic, keyed by user."""
+    return [NewRecord(f[2].encode(), encode(Impression(*f))) for f in _fields(rows, seed)]
+
+
+def label_records(rows: Rows, seed: int) -> list[NewRecord]:
+    """The clicks as records of the labels topic, keyed by impression."""
+    times = _text(rows["reported_at_ms"])
+    return [
+        NewRecord(i.encode(), encode(Click(i, True, at)))
+        for i, at in zip(_ids(rows, seed), times, strict=True)
+    ]
+
+
+def lines(rows: Rows, seed: int) -> list[bytes]:
+    """The impressions with their truth as JSON objects, one :class:`LabelledImpression` each."""
+    clicked = (rows["reported_at_ms"] != NEVER).tolist()
+    times = _text(rows["reported_at_ms"])
+    return [
+        encode(LabelledImpression(*f, y, at if y else None))
+        for f, y, at in zip(_fields(rows, seed), clicked, times, strict=True)
+    ]
+
+
+CLICKS = Writing(event_records, label_records, lines, ("position", "user", "campaign"))
+"""Impressions and clicks, as ``examples/clicks.toml`` takes them."""

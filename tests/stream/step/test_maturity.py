@@ -1,0 +1,211 @@
+"""When labels are learned: as they come, at the horizon, or at once with a weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.base import U64, FeatureSchema
+from models.ensemble.combine import sigmoid
+from stream.run.assemble import build_engine
+from stream.settings.schema import LabelSettings
+from stream.step.engine import Engine
+from stream.step.maturity import SILENT, Maturity
+from stream.step.pending import WAITING, Pending, row_dtype
+from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, decoded, event, label
+
+DTYPE = row_dtype(FeatureSchema(("a",)), members=1, keys=0)
+
+
+def store(n: int) -> Pending:
+    """A store that holds rows 0 to n - 1."""
+    pending = Pending(DTYPE, ["m"], None, 1000)
+    rows = np.zeros(n, DTYPE)
+    rows["id"] = np.arange(1, n + 1, dtype=np.uint64)
+    pending.hold(rows)
+    return pending
+
+
+def by_hand(labels: list[tuple[int, int]]) -> list[int]:
+    """The rows that ``auto`` learns, label by label, counted anew each time."""
+    truth: dict[int, int] = {}
+    learned: list[int] = []
+    at_once = False
+    for row, y in labels:
+        truth[row] = y
+        told = sum(v == 0 for v in truth.values())
+        silent = max(truth) + 1 - len(truth)
+        if at_once and silent > SILENT * told:
+            at_once = False
+        elif not at_once and told >= silent:
+            at_once = True
+            learned += sorted(set(truth) - set(learned) - {row} | {row})
+            continue
+        if at_once:
+            learned.append(row)
+    return learned
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_auto_decides_label_by_label(data: st.DataObject) -> None:
+    """However labels are cut, the rows learned are those that a count by hand learns, in order."""
+    rows = data.draw(st.lists(st.integers(0, 29), unique=True, max_size=30))
+    rate = data.draw(st.sampled_from([0.0, 0.3, 0.9]))
+    drawn = np.random.default_rng(data.draw(st.integers(0, 99))).random(len(rows)) < rate
+    labels = [(row, int(one)) for row, one in zip(rows, drawn, strict=True)]
+    for size in (1, data.draw(st.integers(2, 30))):
+        maturity = Maturity(LabelSettings(), store(30))
+        learned: list[int] = []
+        for start in range(0, len(labels), size):
+            some = np.array(labels[start : start + size])
+            for found in maturity.labelled(some[:, 0], some[:, 1].astype(np.int8)):
+                learned += found.tolist()
+        assert learned == by_hand(labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "at_once"),
+    [
+        ({}, False),
+        ({"at_horizon": "drop"}, True),
+        ({"inline": True}, True),
+        ({"learning": "arrival"}, True),
+        ({"learning": "mature", "at_horizon": "drop"}, False),
+        ({"learning": "corrected"}, False),
+    ],
+)
+def test_what_is_learned_at_once_from_the_start(changes: dict[str, Any], at_once: bool) -> None:
+    """Without silence to wait for there is nothing to wait for, unless it is configured."""
+    maturity = Maturity(LabelSettings(**changes), store(3))
+    found = list(maturity.joined(np.array([2]), np.array([1], np.int8)))
+    assert [rows.tolist() for rows in found] == ([[2]] if at_once else [])
+
+
+def engine_of(tmp_path: Path, **changes: Any) -> Engine:
+    return build_engine(config(tmp_path, label={"field": "fraud", "horizon": "1d"} | changes), None)
+
+
+def learned(engine: Engine) -> list[tuple[float, float, float]]:
+    """Hour of the event, truth and weight of each row that members learn from now on."""
+    found: list[tuple[float, float, float]] = []
+    teach = engine.learning.teach
+
+    def watch(rows: Any, y: Any, w: Any, watermark_ms: int) -> None:
+        hours = ((rows["event_time_ms"] - START_MS) / HOUR_MS).tolist()
+        found.extend(zip(hours, y.tolist(), w.tolist(), strict=True))
+        teach(rows, y, w, watermark_ms)
+
+    engine.learning.teach = watch  # type: ignore[method-assign]
+    return found
+
+
+def at(hours: int) -> dict[str, Any]:
+    return event(hours, at_ms=START_MS + hours * HOUR_MS)
+
+
+def test_where_silence_tells_negatives_events_are_learned_at_the_horizon(tmp_path: Path) -> None:
+    """Positives alone are told: members learn both classes in the order of the events."""
+    engine = engine_of(tmp_path)
+    found, feed = learned(engine), Feed()
+    engine.step(feed.batch(("events", [at(i) for i in range(6)])))
+    engine.step(feed.batch(("labels", [label(i, 1) for i in (4, 1)])))
+    assert (found, engine.counts["labels.joined"], engine.counts["learned"]) == ([], 2, 0)
+    assert engine.ensemble.cold
+    engine.step(feed.batch(("events", [at(30)])))
+    assert found == [(float(i), float(i in (1, 4)), 1.0) for i in range(6)]
+
+
+def test_where_negatives_are_told_labels_are_learned_as_they_come(tmp_path: Path) -> None:
+    """Both classes are told: nothing waits for the horizon."""
+    engine = engine_of(tmp_path)
+    found, feed = learned(engine), Feed()
+    engine.step(feed.batch(("events", [at(i) for i in range(6)])))
+    engine.step(feed.batch(("labels", [label(0, 0), label(1, 1), label(2, 0)])))
+    assert found == [(0.0, 0.0, 1.0), (1.0, 1.0, 1.0), (2.0, 0.0, 1.0)]
+    engine.step(feed.batch(("events", [at(30)])))
+    assert [hour for hour, _, _ in found] == [0, 1, 2, 3, 4, 5]  # silence, once
+
+
+def test_windows_of_risk_take_a_label_when_it_comes(tmp_path: Path) -> None:
+    """A positive that is not learned yet is known to the windows as if it were."""
+    ahead = {}
+    for way in ("mature", "arrival"):
+        engine, feed = engine_of(tmp_path, horizon="30d", learning=way), Feed()
+        engine.step(feed.batch(("events", [at(0)]), ("labels", [label(0, 1)])))
+        later = event(5, at_ms=START_MS + 2 * DAY_MS)
+        engine.step(feed.batch(("events", [later])))
+        ahead[way] = engine.features.digest()
+    assert ahead["mature"] == ahead["arrival"]
+
+
+def test_what_makes_room_before_its_horizon_teaches_nothing(tmp_path: Path) -> None:
+    """In a full store only who was told would be learned: such events count as evicted."""
+    label_ = {"field": "fraud", "horizon": "1d", "learning": "mature"}
+    limits = {"pending": 4, "batch": 4}
+    engine = build_engine(config(tmp_path, label=label_, limits=limits), None)
+    feed = Feed()
+    engine.step(feed.batch(("events", [event(i) for i in range(4)]), ("labels", [label(0, 1)])))
+    engine.step(feed.batch(("events", [event(i) for i in range(4, 6)])))
+    assert engine.counts["learned"] == 0
+    assert engine.counts["pending.evicted"] == 2
+
+
+def test_corrected_learns_every_event_as_0_and_positives_again(tmp_path: Path) -> None:
+    """The 0 weighs what the score as made leaves for it; the combiner waits for the horizon."""
+    engine = engine_of(tmp_path, learning="corrected")
+    found, feed = learned(engine), Feed()
+    out = engine.step(feed.batch(("events", [at(i) for i in range(3)])))
+    p = [s["score"] for s in decoded(out.scores)]
+    expected = [(float(i), 0.0, pytest.approx(1 - p[i])) for i in range(3)]
+    assert found == expected
+    engine.step(feed.batch(("labels", [label(1, 1), label(2, 0)])))
+    assert found == [*expected, (1.0, 1.0, 1.0)]
+    assert engine.ensemble.prior == 0.5
+    engine.step(feed.batch(("events", [at(30)])))
+    assert engine.ensemble.prior == 1.5 / 4  # the three events, one of them positive
+
+
+def test_corrected_is_right_in_expectation() -> None:
+    """Where the score is right, weighted 0s and 1s sum to the gradient of the truth: none."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(-1, 1, 400_000)
+    p = sigmoid(z)
+    y = rng.random(len(p)) < p
+    gradient = (p - 0) * (1 - p) + np.where(y, p - 1, 0)
+    assert abs(gradient.mean()) < 4 * gradient.std() / len(p) ** 0.5
+
+
+def ids(pending: Pending) -> U64:
+    rows: U64 = pending.take(np.arange(pending.head, pending.tail))["id"]
+    return rows
+
+
+@given(data=st.data())
+def test_the_store_counts_what_it_holds(data: st.DataObject) -> None:
+    """Told, newest, waiting and unlearned are what a count over the rows gives, also restored."""
+    pending = store(20)
+    truth: dict[int, int] = {}
+    for _ in range(data.draw(st.integers(0, 12))):
+        waiting = [i for i in range(pending.head, 20) if i not in truth]
+        if waiting and data.draw(st.booleans()):
+            row, y = data.draw(st.sampled_from(waiting)), data.draw(st.integers(0, 1))
+            pending.settle(np.array([row]), np.array([y], np.int8))
+            truth[row] = y
+        elif len(pending):
+            pending.expire(1)
+    held = {row: y for row, y in truth.items() if row >= pending.head}
+    assert pending.told == sum(y == 0 for y in held.values())
+    assert pending.newest == max(truth, default=-1)
+    assert pending.waiting == len(pending) - len(held)
+    assert pending.unlearned().tolist() == sorted(held)
+    pending.learned(np.array(sorted(held)[:1], dtype=np.int64))
+    assert pending.unlearned().tolist() == sorted(held)[1:]
+    numbers = np.arange(pending.head, 20)
+    assert pending.truth(numbers).tolist() == [held.get(i, WAITING) for i in numbers]
+    assert len(ids(pending)) == len(pending)

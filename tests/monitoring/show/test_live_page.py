@@ -283,8 +283,9 @@ def test_another_metric_can_be_chosen(page: Page) -> None:
     expect(page.locator("#metric")).to_have_value("brier")
     expect(page.locator("#quality .ytitle")).to_have_text("Brier score")
     assert page.locator("#quality").evaluate("c => c.data[0].name") == "ensemble"
-    page.locator("details").first.evaluate("d => d.open = false")
-    page.locator("summary").first.press("Enter")
+    details = page.locator("details:has(#quality-table)")
+    details.evaluate("d => d.open = false")
+    details.locator("summary").press("Enter")
     expect(page.locator("#quality-table")).to_be_visible()
 
 

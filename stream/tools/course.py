@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from models.base import I64
 
-FOLLOWERS = 64
-"""Later events that are asked whether the stream goes on from an event that leaps ahead."""
+NEAR, FOLLOWERS = 8, 64
+"""Later events that are asked whether the stream goes on from an event that leaps ahead: the next
+few tell one stray event even where the stream soon comes by, many tell a handful of them."""
 
 
 class Course:
@@ -57,7 +58,7 @@ class Course:
 
     def _believed(self, at: int, now: int, following: list[int]) -> bool:
         """Whether the stream goes on from a leap to ``at``: most that follow are no earlier."""
-        denied = sum(later < at - self._ahead_ms for later in following)
-        if 2 * denied > len(following):
+        earlier = [later < at - self._ahead_ms for later in following]
+        if any(2 * sum(asked) > len(asked) for asked in (earlier[:NEAR], earlier)):
             return False
         return len(following) == FOLLOWERS or now < 0 or at - now <= self._horizon_ms

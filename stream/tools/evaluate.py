@@ -239,8 +239,8 @@ def notes(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"nothing could be scored of {_many(summary['events'], 'row')}"
     if unlearned["scores"]:
         yield (
-            f"{unlearned['scores']:,} of {_many(scores, 'row')} were scored before anything was "
-            f"learned: {_many(unlearned['judged'], 'row')} of them judged apart, "
+            f"scored before anything was learned: {unlearned['scores']:,} of "
+            f"{_many(scores, 'row')}; {unlearned['judged']:,} of them judged apart, "
             f"{unlearned['positives']:,} positive"
         )
     if scores and not summary["labelled"]:

@@ -197,6 +197,14 @@ def test_a_few_rows_days_apart_are_believed(n: int) -> None:
     assert Course(HOUR_MS, 30 * DAY_MS).take(times, times[:0]) == times.tolist()
 
 
+def test_a_stray_event_that_the_stream_soon_reaches_is_not_believed() -> None:
+    """Four hours ahead of its neighbours, ten minutes apart: no label comes four hours early."""
+    times = START_MS + np.arange(200) * 10 * MINUTE_MS
+    times[50] += 4 * HOUR_MS
+    course = Course(HOUR_MS, 30 * DAY_MS).take(times, times[:0])
+    assert course[50] == times[49]
+
+
 def test_a_handful_of_rows_from_the_future_is_not_believed() -> None:
     """Fewer than half of those that are asked, within the stream and at its end."""
     times = START_MS + np.arange(500) * 1000

@@ -149,10 +149,9 @@ class WeightedVote(_Fixed):
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
         factors = self.beta ** (np.abs(sigmoid(links) - y[:, None]) * w[:, None])
+        some_silent = np.isnan(factors).any()
         for factor in factors:
-            if np.isnan(factor).any():
-                factor = self._silence(factor)
-            votes = self._votes * factor
+            votes = self._votes * (self._silence(factor) if some_silent else factor)
             votes /= votes.sum()
             self._votes = (1 - self.alpha) * votes + self.alpha / self._m
 

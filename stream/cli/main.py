@@ -77,7 +77,7 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
     Each member scores and learns a few made-up events of the schema. Exit status 2 if any problem.
     """
     from stream.settings.load import ConfigError
-    from stream.settings.upgrade import journaled
+    from stream.settings.upgrade import plain as as_plain
     from stream.tools.rehearse import rehearse
 
     try:
@@ -93,7 +93,7 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
                 err.print(f"  {plain(problem)}")
         raise typer.Exit(2) from error
     if as_json:
-        print_json({"ok": True, "config": journaled(loaded)})
+        print_json({"ok": True, "config": as_plain(loaded)})
         return
     out.print(f"[bold green]{config}[/] is valid: shard {loaded.name!r}, {loaded.log.type} log")
     out.print(f"  features: {', '.join(f.name for f in loaded.features)}")

@@ -30,11 +30,14 @@ class UnreadableConfig(MillraceError):
     """A configuration that some other version wrote means nothing to this one."""
 
 
+def plain(config: Config) -> Tree:
+    """The configuration without secrets, as a file could hold it."""
+    return config.model_dump(mode="json", exclude={"log": {"sasl_password"}, "audit": {"key"}})
+
+
 def journaled(config: Config) -> Tree:
-    """The configuration without secrets as plain data, with its format and who wrote it."""
-    secrets = {"log": {"sasl_password"}, "audit": {"key"}}
-    plain = config.model_dump(mode="json", exclude=secrets)
-    return {"format": FORMAT, "written_by": f"millrace {version('millrace')}"} | plain
+    """The configuration as plain data, with its format and who wrote it."""
+    return {"format": FORMAT, "written_by": f"millrace {version('millrace')}"} | plain(config)
 
 
 def recorded(tree: Mapping[str, Any], where: str) -> Config:

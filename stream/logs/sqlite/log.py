@@ -314,17 +314,19 @@ class SqliteLog:
         deadline = time.monotonic() + self._timeout_s / 2
         oldest_ms = self._clock_ms() - self._retention_ms
         topics = self._config.topics
+        # Also those that the configuration has renamed since.
+        inputs = {*self._inputs, *(topic for topic, _ in positions)}
 
         def keep(record: Record) -> bool:
             if record.timestamp_ms >= oldest_ms:
                 return True
             if record.topic == self._journal:
                 return _parse(record).seq > journal_seq
-            if record.topic in self._inputs:
+            if record.topic in inputs:
                 return record.offset >= positions.get((record.topic, record.partition), 0)
             return False
 
-        for topic in (*self._inputs, topics.scores, topics.dead_letters, self._journal):
+        for topic in (*sorted(inputs), topics.scores, topics.dead_letters, self._journal):
             more = True
             while more and time.monotonic() < deadline:
                 more = self._truncate_once(topic, keep)

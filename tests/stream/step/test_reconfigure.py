@@ -412,7 +412,7 @@ def test_a_switch_is_what_a_restart_makes_of_it(
     engine = switched(known(raw), patched(raw, CHANGES.get(change) or WHOLE[change]), journal)
     again = restored(engine, tmp_path)
     assert again.state_digest() == engine.state_digest()
-    for _ in range(10):
+    for _ in range(6):
         journal.append(stream.batch(engine.config))
         step_alike([engine, again], journal[-1])
     whole = replayed(known(raw), journal)
@@ -587,7 +587,7 @@ def other_parameters(params: type[BaseModel]) -> Iterator[tuple[str, Any]]:
             yield key, next(v for v in get_args(field.annotation) if v != default)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     steps=st.lists(
         st.tuples(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.base import MillraceError
-from stream.run import checkpointer, service
 from stream.run.service import ReconfigurationRefused
+from stream.settings import upgrade
 from stream.settings.schema import Config
-from stream.settings.upgrade import UnreadableConfig, journaled
+from stream.settings.upgrade import UnreadableConfig
 from stream.state.generations import list_generations
 from stream.step.reconfigure import Irreconcilable
 from stream.tools.operate import replay_to
@@ -155,7 +154,7 @@ def test_a_setting_that_is_gone_is_told_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
     """In the newest generation, or in the journal: what, where, who wrote it, and what to do."""
-    foreign(monkeypatch, lambda tree: tree["limits"].update(patience=3))
+    foreign(monkeypatch)
     c = config(tmp_path)
     append(c, *feed(50))
     with running(c) as s:
@@ -174,13 +173,13 @@ def test_a_setting_that_is_gone_is_told_by_name(
     assert list_generations(c.state_dir) == before
 
 
-def foreign(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
-    """Let another version write configurations."""
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another version write configurations, with a setting that this one does not know."""
+    real = upgrade.plain
 
-    def written(config: Config) -> dict[str, Any]:
-        tree = journaled(config) | {"written_by": "millrace 99.1"}
-        change(tree)
-        return tree
+    def plain(config: Config) -> dict[str, Any]:
+        tree = real(config)
+        return tree | {"limits": tree["limits"] | {"patience": 3}}
 
-    monkeypatch.setattr(service, "journaled", written)
-    monkeypatch.setattr(checkpointer, "journaled", written)
+    monkeypatch.setattr(upgrade, "plain", plain)
+    monkeypatch.setattr(upgrade, "version", lambda _: "99.1")

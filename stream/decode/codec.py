@@ -19,8 +19,11 @@ from stream.contract.commands import COMMAND, Command
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import UNREADABLE, Record, Slice
-from stream.decode.times import TIME_RULES, BadTime
-from stream.settings.schema import Config
+from stream.decode.coerce import BadValue, coercion, json_text
+from stream.decode.payload import Value, decoder
+from stream.decode.times import BadTime, event_times, label_times
+from stream.settings.paths import place, pointed
+from stream.settings.schema import Config, FieldSettings
 
 T = TypeVar("T")
 ID_BYTES = 256
@@ -94,21 +97,26 @@ class Codec:
     def __init__(self, config: Config) -> None:
         self._decoders = {config.topics.events: self.events, config.topics.labels: self.labels}
         self._limit = config.limits.record_bytes
-        time = TIME_RULES[config.event.time_format]
+        time = event_times(config)
         # The structs' fields follow from the configuration: no type checker can know them.
-        self._event: Any = msgspec.json.Decoder(_event_struct(config, time.kind))
-        label_time = TIME_RULES[config.label_time_format]
-        self._label: Any = msgspec.json.Decoder(_label_struct(config, label_time.kind))
+        self._event = _event_decoder(config, time.kind)
+        label_time = label_times(config)
+        self._label = _label_decoder(config, label_time.kind)
         self._command = msgspec.json.Decoder(COMMAND)
         self._members = tuple(member.name for member in config.members)
         self._values = config.label.values
         self._inline = config.label.inline
-        self._event_time, self._label_time = config.event.time, config.label.time
+        self._event_time = pointed(place(config.event.time))
+        self._label_time = config.label.time and pointed(place(config.label.time))
         self._to_ms, self._label_to_ms = time.to_ms, label_time.to_ms
-        kinds = [(n, f"f{i}", f.kind) for i, (n, f) in enumerate(config.event.fields.items())]
-        self._numbers = [(n, a) for n, a, k in kinds if k in ("number", "boolean")]
-        self._categories = [(n, a) for n, a, k in kinds if k == "category"]
-        self._entities = [(n, a) for n, a, k in kinds if k == "entity"]
+        fields = [(n, f"f{i}", f) for i, (n, f) in enumerate(config.event.fields.items())]
+        self._numbers = [
+            (n, a, math.nan if f.default is None else float(f.default))
+            for n, a, f in fields
+            if f.kind in ("number", "boolean")
+        ]
+        self._categories = [(n, a, f.default) for n, a, f in fields if f.kind == "category"]
+        self._entities = [(n, a, f.default) for n, a, f in fields if f.kind == "entity"]
 
     def ahead(self, piece: Slice) -> Slice:
         """The slice with its records decoded, for a step to come; in any thread, never raising.
@@ -135,9 +143,11 @@ class Codec:
         good, rows, bad = self._each(records, self._read_event)
         columns = EventColumns(
             event_time_ms=np.array([r.time for r in rows], dtype=np.int64),
-            numbers={n: _numbers([getattr(r, a) for r in rows]) for n, a in self._numbers},
-            categories={n: _hashes([getattr(r, a) for r in rows]) for n, a in self._categories},
-            entities={n: _hashes([getattr(r, a) for r in rows]) for n, a in self._entities},
+            numbers={n: _numbers([getattr(r, a) for r in rows], d) for n, a, d in self._numbers},
+            categories={
+                n: _hashes([getattr(r, a) for r in rows], d) for n, a, d in self._categories
+            },
+            entities={n: _hashes([getattr(r, a) for r in rows], d) for n, a, d in self._entities},
         )
         ids = [r.id for r in rows]
         hashes = np.array([hash_text(i) for i in ids], dtype=np.uint64)
@@ -161,8 +171,9 @@ class Codec:
         order; under its id where it has none.
         """
         _, rows, bad = self._each(records, self._read_event)
-        field = self._entities[0][1] if self._entities else "id"
+        _, field, default = self._entities[0] if self._entities else ("", "id", None)
         keys = [getattr(r, field) for r in rows]
+        keys = [default if key is None else key for key in keys]
         return [
             Keyed(r.id, r.id if key is None else str(key))
             for r, key in zip(rows, keys, strict=True)
@@ -204,11 +215,11 @@ class Codec:
 
     def _read_event(self, payload: bytes) -> Any:
         """An event's struct: the id as text, the time in UTC ms, an inline label as 0 or 1."""
-        row = self._event.decode(payload)
+        row = self._event(payload)
         try:
             row.time = self._to_ms(row.time)
         except BadTime as error:
-            raise _refused_time(error, self._event_time) from error
+            raise _refused_at(error, self._event_time) from error
         row.id = _identifier(row.id)
         if self._inline:
             row.label = self._value(row.label)
@@ -216,13 +227,13 @@ class Codec:
 
     def _read_label(self, payload: bytes) -> tuple[str, int, int]:
         """A label's event, the truth, and when it was labelled in UTC ms, -1 where not given."""
-        row = self._label.decode(payload)
+        row = self._label(payload)
         at = -1
         if self._label_time is not None and row.time is not None:
             try:
                 at = self._label_to_ms(row.time)
             except BadTime as error:
-                raise _refused_time(error, self._label_time) from error
+                raise _refused_at(error, self._label_time) from error
         return _identifier(row.id), self._value(row.label), at
 
     def _payload(self, record: Record) -> bytes:
@@ -245,7 +256,7 @@ class Codec:
         return value
 
     def _value(self, value: object) -> int:
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = json_text(value)
         if text not in self._values:
             known = ", ".join(self._values)
             raise _Refused("label_value", f"expected one of {known}; got {text[:80]!r}")
@@ -285,8 +296,8 @@ def _reason(error: Exception) -> Reason:
     return "schema" if isinstance(error, msgspec.ValidationError) else "malformed"
 
 
-def _refused_time(error: BadTime, name: str) -> _Refused:
-    return _Refused("schema", f"{error} - at `$.{name}`")
+def _refused_at(error: ValueError, where: str) -> _Refused:
+    return _Refused("schema", f"{error} - at `{where}`")
 
 
 def _identifier(value: str | int) -> str:
@@ -297,58 +308,74 @@ def _identifier(value: str | int) -> str:
     return text
 
 
-_KIND: dict[str, Any] = {
-    "number": float,
-    "boolean": bool,
-    "category": str | int,
-    "entity": str | int,
-    "text": msgspec.Raw,
-}
+def _kind(field: FieldSettings) -> Any:
+    """What the JSON value of a field must be."""
+    if field.kind == "text":
+        return msgspec.Raw
+    if field.kind == "number":
+        return float if field.decimal is None else float | str
+    if field.values is not None:
+        return bool | int | str
+    return bool if field.kind == "boolean" else str | int
 
 
-def _event_struct(config: Config, time: Any) -> type[msgspec.Struct]:
-    """A struct with ``id``, ``time``, ``label`` if inline, and ``f0``, ``f1``... for the fields."""
+def _event_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
+    """Reads rows with ``id``, ``time``, ``label`` if inline, and the fields as ``f0``, ``f1``..."""
     event = config.event
-    required: list[Any] = [("id", str | int), ("time", time)]
-    optional: list[Any] = []
-    rename = {"id": event.id, "time": event.time}
+    values = [Value("id", place(event.id), str | int), Value("time", place(event.time), time)]
     if config.label.inline:
-        required.append(("label", bool | int | str))
-        rename["label"] = config.label.field
-    for i, (name, field) in enumerate(event.fields.items()):
-        rename[f"f{i}"] = field.path or name
-        kind = _KIND[field.kind]
-        if field.kind == "text":
-            optional.append((f"f{i}", kind, msgspec.Raw(b"")))
-        elif field.required:
-            required.append((f"f{i}", kind))
-        else:
-            optional.append((f"f{i}", kind | None, None))
-    return msgspec.defstruct(
-        "Event",
-        [*required, *optional],
-        rename=rename,
-        forbid_unknown_fields=event.unknown_fields == "reject",
-        gc=False,
-    )
+        values.append(Value("label", place(config.label.field), bool | int | str))
+    values += [
+        Value(f"f{i}", event.place(name), _kind(field), field.needed)
+        for i, (name, field) in enumerate(event.fields.items())
+    ]
+    read = decoder("Event", values, strict=event.unknown_fields == "reject")
+    coercions = [
+        (f"f{i}", made, pointed(event.place(name)))
+        for i, (name, field) in enumerate(event.fields.items())
+        if (made := coercion(field)) is not None
+    ]
+    return _coerced(read, coercions) if coercions else read
 
 
-def _label_struct(config: Config, time: Any) -> type[msgspec.Struct]:
+def _coerced(
+    decode: Callable[[bytes], Any], coercions: list[tuple[str, Callable[[Any], Any], str]]
+) -> Callable[[bytes], Any]:
+    """Reads rows with these attributes as they are meant; those that need none pay nothing."""
+
+    def read(payload: bytes) -> Any:
+        row = decode(payload)
+        for name, meant, where in coercions:
+            value = getattr(row, name)
+            if value is not None:
+                try:
+                    setattr(row, name, meant(value))
+                except BadValue as error:
+                    raise _refused_at(error, where) from error
+        return row
+
+    return read
+
+
+def _label_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
+    """Reads rows with ``id``, ``label``, and ``time`` if the configuration names one."""
     label = config.label
-    fields: list[Any] = [("id", str | int), ("label", bool | int | str)]
-    rename = {"id": config.label_event_id, "label": label.field}
-    if label.time:
-        fields.append(("time", time | None, None))
-        rename["time"] = label.time
-    return msgspec.defstruct("Label", fields, rename=rename, gc=False)
+    values = [
+        Value("id", place(config.label_event_id), str | int),
+        Value("label", place(label.field), bool | int | str),
+    ]
+    if label.time is not None:
+        values.append(Value("time", place(label.time), time, required=False))
+    return decoder("Label", values)
 
 
-def _numbers(values: list[float | bool | None]) -> F64:
-    return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+def _numbers(values: list[float | bool | None], missing: float) -> F64:
+    return np.array([missing if v is None else v for v in values], dtype=np.float64)
 
 
-def _hashes(values: list[str | int | None]) -> U64:
+def _hashes(values: list[str | int | None], default: object) -> U64:
+    missing = 0 if default is None else hash_text(str(default))
     return np.array(
-        [0 if v is None else hash_text(v if isinstance(v, str) else str(v)) for v in values],
+        [missing if v is None else hash_text(v if isinstance(v, str) else str(v)) for v in values],
         dtype=np.uint64,
     )

@@ -1,7 +1,7 @@
 """Moments as events and labels write them: one rule for each ``event.time_format``.
 
-The codec reads with it, ``evaluate`` releases labels by it, the API's description shows it. Inside
-a moment is whole UTC milliseconds since 1970, the nearest; nothing here knows a clock.
+Whatever reads, writes or describes moments does it by these rules. Inside a moment is whole UTC
+milliseconds since 1970, the nearest; nothing here knows a clock.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from stream.settings.schema import TimeFormat
+from models.zones import zone
+from stream.settings.schema import Config, TimeFormat
 
 LATEST_MS = 253_402_300_799_999
 """The end of the year 9999: later moments RFC 3339 cannot write."""
@@ -39,7 +40,11 @@ class TimeRule:
     """
 
     def __init__(
-        self, kind: Any, to_ms: Callable[[Any], int], schema: dict[str, Any], example: object
+        self,
+        kind: Any,
+        to_ms: Callable[[Any], int],
+        schema: dict[str, Any],
+        example: object,
     ) -> None:
         self.kind = kind
         self.to_ms = to_ms
@@ -59,8 +64,16 @@ class TimeRule:
             raise BadTime(str(error)) from error
 
 
-def _from_s(value: float) -> int:
-    return round(value * 1000)
+def _from_s(value: float | str) -> int:
+    return round(float(value) * 1000)
+
+
+def _from_us(value: int | str) -> int:
+    return (int(value) + 500) // 1000
+
+
+def _from_ns(value: int | str) -> int:
+    return (int(value) + 500_000) // 1_000_000
 
 
 _MS = timedelta(milliseconds=1)
@@ -75,21 +88,39 @@ def _from_datetime(value: datetime) -> int:
     return ms
 
 
+def _epoch(
+    number: Any, schema: dict[str, Any], digits: str, to_ms: Callable[[Any], int], example: float
+) -> TimeRule:
+    """A count since 1970: a number, or its digits in text as far as fixed lengths reach."""
+    kind = number | Annotated[str, msgspec.Meta(pattern=rf"^(?:{digits})\Z")]
+    schema = schema | {"type": [schema["type"], "string"], "pattern": f"^(?:{digits})$"}
+    return TimeRule(kind, to_ms, schema, example)
+
+
+def _whole(most: int) -> tuple[Any, dict[str, Any]]:
+    number = Annotated[int, msgspec.Meta(ge=0, le=most)]
+    return number, {"type": "integer", "minimum": 0, "maximum": most}
+
+
 # The bounds of numbers are the decoder's. A double holds every whole number up to LATEST_MS, which
-# is far below 2^53.
-TIME_RULES: dict[TimeFormat, TimeRule] = {
-    "s": TimeRule(
+# is far below 2^53; what is finer is read as integers.
+TIME_RULES: dict[str, TimeRule] = {
+    "s": _epoch(
         Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS / 1000)],
-        _from_s,
         {"type": "number", "minimum": 0, "maximum": LATEST_MS / 1000},
+        r"[0-9]{1,11}(?:\.[0-9]{1,9})?",
+        _from_s,
         1767225600.25,
     ),
-    "ms": TimeRule(
+    "ms": _epoch(
         Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS, multiple_of=1)],
-        int,
         {"type": "integer", "minimum": 0, "maximum": LATEST_MS},
+        "[0-9]{1,14}",
+        int,
         1767225600250,
     ),
+    "us": _epoch(*_whole(LATEST_MS * 1000), "[0-9]{1,17}", _from_us, 1767225600250000),
+    "ns": _epoch(*_whole(2**63 - 1), "[0-9]{1,18}|[1-8][0-9]{18}", _from_ns, 1767225600250000000),
     "rfc3339": TimeRule(
         Annotated[datetime, msgspec.Meta(tz=True)],
         _from_datetime,
@@ -97,4 +128,70 @@ TIME_RULES: dict[TimeFormat, TimeRule] = {
         "2026-01-01T00:00:00.250Z",
     ),
 }
-"""Every format's rule."""
+"""The rules of the formats with a name."""
+
+
+def time_rule(time_format: TimeFormat, time_zone: str | None) -> TimeRule:
+    """The rule of a format; ``time_zone`` is that of a pattern without ``%z``, else ``None``.
+
+    An hour that comes twice counts as the first of the two, one that is skipped by the offset
+    before it (PEP 495, ``fold=0``).
+
+    >>> time_rule("%d.%m.%Y %H:%M", "Europe/Berlin").read(b'"01.01.1970 01:00"')
+    0
+    """
+    return TIME_RULES.get(time_format) or _pattern(time_format, time_zone)
+
+
+def in_pattern(ms: int, pattern: str, time_zone: str | None) -> str:
+    """A moment as a pattern writes it; what is finer is lost."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + ms * _MS
+    return moment.astimezone(UTC if time_zone is None else zone(time_zone)).strftime(pattern)
+
+
+def _pattern(pattern: str, time_zone: str | None) -> TimeRule:
+    tz = None if time_zone is None or "%z" in pattern else zone(time_zone)
+    example = in_pattern(1_767_225_600_250, pattern, time_zone)
+
+    def to_ms(text: str) -> int:
+        try:
+            moment = datetime.strptime(text, pattern)
+            return _from_datetime(moment if tz is None else moment.replace(tzinfo=tz))
+        except BadTime:
+            raise
+        except (ValueError, OverflowError) as error:
+            raise BadTime(f"expected a time such as {example!r}, got {text[:40]!r}") from error
+
+    where = "" if tz is None else f", the clock of {time_zone}"
+    schema = {"type": "string", "description": f"strptime {pattern}{where}"}
+    return TimeRule(str, to_ms, schema, example)
+
+
+def label_times(config: Config) -> TimeRule:
+    """How labels write theirs."""
+    return time_rule(config.label_time_format, config.event.time_zone)
+
+
+def event_times(config: Config) -> TimeRule:
+    """How events write their time."""
+    return time_rule(config.event.time_format, config.event.time_zone)
+
+
+def likely_format(value: bytes | msgspec.Raw) -> str | None:
+    """The named format in which a JSON value is a moment, if any.
+
+    A count since 1970 tells its unit by its digits: one of the years 1973 to 2286 by ten of seconds
+    at most, three more for each finer unit.
+
+    >>> likely_format(b"1767225600"), likely_format(b'"1767225600250"'), likely_format(b'"soon"')
+    ('s', 'ms', None)
+    """
+    digits = len(bytes(value).strip(b'"').partition(b".")[0])
+    unit = ("s", "ms", "us", "ns")[min(max(digits - 9, 0) // 3, 3)]
+    for name in (unit, "rfc3339"):
+        try:
+            TIME_RULES[name].read(value)
+        except BadTime:
+            continue
+        return name
+    return None

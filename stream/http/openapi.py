@@ -5,18 +5,23 @@ Served at ``/openapi.json`` and tested against the running API.
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from stream.contract.commands import COMMANDS, fields, names
 from stream.decode.codec import ID_BYTES
-from stream.decode.times import TIME_RULES
+from stream.decode.coerce import json_values, number_pattern
+from stream.decode.payload import Tree, encoded, tree
+from stream.decode.times import event_times, label_times
 from stream.http.body import JSON, NDJSON
 from stream.http.problem import KINDS, MEDIA_TYPE
 from stream.http.recent import KEPT
-from stream.settings.schema import Config
+from stream.settings.paths import place
+from stream.settings.schema import Config, FieldSettings
+from stream.settings.shape import Place
 
 Json = dict[str, Any]
 
@@ -162,57 +167,81 @@ def _health() -> Json:
 
 def _event(config: Config) -> Json:
     event = config.event
-    time = TIME_RULES[event.time_format]
-    properties: Json = {event.id: _ID, event.time: time.schema}
-    example: Json = {event.id: "e-1", event.time: time.example}
-    required = [event.id, event.time]
+    time = event_times(config)
+    parts = [
+        _Part(place(event.id), _ID, "e-1"),
+        _Part(place(event.time), time.schema, time.example),
+    ]
     if config.label.inline:
-        properties[config.label.field] = _truth(config)
-        example[config.label.field] = _truth(config)["enum"][0]
-        required.append(config.label.field)
+        truth = json_values(config.label.values)
+        parts.append(_Part(place(config.label.field), {"enum": truth}, truth[0]))
     for name, field in event.fields.items():
-        path = field.path or name
-        schema, value = _KIND[field.kind]
-        needed = field.required and field.kind != "text"
-        properties[path] = schema if needed or not schema else _nullable(schema)
-        example[path] = value
-        if needed:
-            required.append(path)
-    return {
-        "type": "object",
-        "required": required,
-        "properties": properties,
-        "additionalProperties": event.unknown_fields == "ignore",
-        "examples": [example],
-    }
+        schema, example = _field(field)
+        schema = schema if field.needed else _nullable(schema)
+        parts.append(_Part(event.place(name), schema, example, field.needed))
+    return _object(parts, event.unknown_fields == "ignore")
 
 
 def _label(config: Config) -> Json:
-    truth = _truth(config)
-    properties: Json = {config.label_event_id: _ID, config.label.field: truth}
-    example: Json = {config.label_event_id: "e-1", config.label.field: truth["enum"][0]}
-    if config.label.time:
-        time = TIME_RULES[config.label_time_format]
-        properties[config.label.time] = _nullable(time.schema)
-        example[config.label.time] = time.example
-    return {
-        "type": "object",
-        "required": [config.label_event_id, config.label.field],
-        "properties": properties,
-        "examples": [example],
+    label, truth = config.label, json_values(config.label.values)
+    parts = [
+        _Part(place(config.label_event_id), _ID, "e-1"),
+        _Part(place(label.field), {"enum": truth}, truth[0]),
+    ]
+    if label.time:
+        time = label_times(config)
+        parts.append(_Part(place(label.time), _nullable(time.schema), time.example, False))
+    return _object(parts)
+
+
+def _field(field: FieldSettings) -> tuple[Json, Any]:
+    """What a field takes, and an example."""
+    schema, example = _KIND[field.kind]
+    if field.decimal is not None:
+        pattern = f"^(?:{number_pattern(field.decimal, field.thousands)})$"
+        return {"type": ["number", "string"], "pattern": pattern}, example
+    if field.values is not None:
+        values = json_values(field.values)
+        if field.kind == "boolean":
+            return {"enum": values}, values[0]
+        return {**schema, "type": ["string", "integer", "boolean"]}, values[0]
+    return schema, example
+
+
+class _Part(NamedTuple):
+    place: Place
+    schema: Json
+    example: Any
+    needed: bool = True
+
+
+def _object(parts: list[_Part], more: bool = True) -> Json:
+    """The schema of an object with these parts, and an example of it."""
+    schema = _nested(tree((p.place, p) for p in parts), more)
+    example = json.loads(encoded((p.place, p.example) for p in parts))
+    return {**schema, "examples": [example]}
+
+
+def _nested(node: Tree, more: bool) -> Json:
+    children: dict[Any, Json] = {
+        part: child.schema if isinstance(child, _Part) else _around(child, more)
+        for part, child in node.items()
     }
+    needed: list[Any] = [part for part, child in node.items() if _needed(child)]
+    if any(isinstance(part, int) for part in node):
+        items = [children.get(i, {}) for i in range(1 + max(children))]
+        return {"type": "array", "prefixItems": items, "minItems": max(needed, default=-1) + 1}
+    closed = {} if more else {"additionalProperties": False}
+    return {"type": "object", "required": needed, "properties": children, **closed}
 
 
-def _truth(config: Config) -> Json:
-    """The JSON values whose text is one of ``label.values``."""
-    values: list[Any] = []
-    for text in config.label.values:
-        if text in ("true", "false"):
-            values.append(text == "true")
-        if text.removeprefix("-").isdecimal() and str(int(text)) == text:
-            values.append(int(text))
-        values.append(text)
-    return {"enum": values}
+def _around(node: Tree, more: bool) -> Json:
+    schema = _nested(node, more)
+    return schema if _needed(node) else _nullable(schema)
+
+
+def _needed(node: Any) -> bool:
+    return node.needed if isinstance(node, _Part) else any(map(_needed, node.values()))
 
 
 def _command(config: Config) -> Json:
@@ -284,6 +313,10 @@ _PROBLEM: Json = {
 
 
 def _nullable(schema: Json) -> Json:
+    if "enum" in schema:
+        return {"enum": [*schema["enum"], None]}
+    if not schema:
+        return schema
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     return {**schema, "type": [*kinds, "null"]}
 

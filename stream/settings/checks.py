@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from models.ensemble.combine import COMBINERS
 from models.members.catalogue import UnknownMember, member_class
 from models.settings import column_names, feature_fields
+from stream.settings.paths import place
 from stream.settings.problems import lines
-from stream.settings.schema import Config, KafkaLogSettings
-from stream.settings.shape import written
+from stream.settings.schema import TIME_FORMATS, Config, KafkaLogSettings
+from stream.settings.shape import Place, written
 
 
 def check(config: Config, whole: bool) -> Iterator[str]:
@@ -89,17 +90,54 @@ def members(config: Config) -> Iterator[str]:
 
 
 def _json_fields(config: Config) -> Iterator[str]:
-    """No two parts of an event's schema read the same JSON field, nor two of a label's."""
+    """No two parts of an event's schema read the same JSON value, nor two of a label's.
+
+    Nor does one read a value inside another's, nor one object as an array.
+    """
     event, label = config.event, config.label
-    of_event = [("event.id", event.id), ("event.time", event.time)]
+    of_event = [("event.id", place(event.id)), ("event.time", place(event.time))]
     if label.inline:
-        of_event.append(("label.field", label.field))
-    of_event += [(written(("event", "fields", n)), f.path or n) for n, f in event.fields.items()]
-    of_label = [("label.event_id", config.label_event_id), ("label.field", label.field)]
+        of_event.append(("label.field", place(label.field)))
+    of_event += [(written(("event", "fields", n)), event.place(n)) for n in event.fields]
+    of_label = [("label.event_id", place(config.label_event_id))]
+    of_label.append(("label.field", place(label.field)))
     if label.time is not None:
-        of_label.append(("label.time", label.time))
+        of_label.append(("label.time", place(label.time)))
     for fields in (of_event, of_label):
-        yield from _used_once(fields, "a JSON field of its own, got {!r}, which {} reads")
+        for i, (key, one) in enumerate(fields):
+            for other_key, other in fields[:i]:
+                if problem := _collision(one, other):
+                    got = written(one)
+                    yield f"{key}: expected a JSON {problem}, got {got!r}, which {other_key} reads"
+                    break
+
+
+def _collision(one: Place, other: Place) -> str | None:
+    """What is wrong with two places that are both read."""
+    if one == other:
+        return "field of its own"
+    n = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if n is None:
+        return "field outside of another's"
+    if isinstance(one[n], int) != isinstance(other[n], int):
+        return "object or an array, not both"
+    return None
+
+
+def _time_zones(config: Config) -> Iterator[str]:
+    """A time's pattern without `%z` has a `time_zone`; nothing else has one."""
+    event = config.event
+    needed = event.time_format not in TIME_FORMATS and "%z" not in event.time_format
+    if needed and event.time_zone is None:
+        yield (
+            f"event.time_zone: expected a time zone for {event.time_format!r}, got none; "
+            'where it writes UTC, "UTC"'
+        )
+    if not needed and event.time_zone is not None:
+        yield (
+            f"event.time_zone: expected none, got {event.time_zone!r}; "
+            f"{event.time_format!r} says itself which moment it means"
+        )
 
 
 def _topics(config: Config) -> Iterator[str]:
@@ -198,6 +236,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _feature_fields,
     members,
     _json_fields,
+    _time_zones,
     _topics,
     _listening,
     _limits,

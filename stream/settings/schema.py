@@ -7,13 +7,23 @@ beside their code.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
-from models.settings import Duration, Feature, Name, Settings, parse_duration
+from models.settings import Duration, Feature, Name, Settings, Zone, parse_duration, refused
 from monitoring.audit.budgets import AuditSettings
+from stream.settings.paths import FieldName, JsonPath, place
+from stream.settings.shape import Place
 
 
 class EmbeddedLogSettings(Settings):
@@ -79,6 +89,12 @@ class TopicsSettings(Settings):
     partitions: int = Field(1, ge=1, le=1024, description="of events, labels and scores it creates")
 
 
+def _text_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in value.items()}
+    return value
+
+
 FieldKind = Literal["number", "category", "entity", "boolean", "text"]
 
 
@@ -87,10 +103,85 @@ class FieldSettings(Settings):
 
     kind: FieldKind = Field(description="`text` is accepted and not used")
     required: bool = Field(True, description="`false`: may be missing or null")
-    path: str | None = Field(None, description="name in the JSON object, if another")
+    path: JsonPath | None = Field(
+        None,
+        description="where it stands, if not at the root under its own name: `customer.id`,"
+        " `items.0.price`, or a JSON pointer such as `/a~1b/c` for names with dots",
+    )
+    decimal: Literal[".", ","] | None = Field(
+        None, description="a number may also be written in text, with this decimal mark"
+    )
+    thousands: Literal[",", ".", " ", "'", "_"] | None = Field(
+        None, description="the mark that may stand between groups of three digits in such text"
+    )
+    values: Annotated[dict[str, bool | int | str], BeforeValidator(_text_keys)] | None = Field(
+        None,
+        min_length=1,
+        description="a JSON value, written as text, to what it stands for; of a boolean to `true`"
+        " and `false` or 1 and 0, any other is a dead letter; of a category or entity to its one"
+        " name, any other stays as it is",
+    )
+    default: bool | int | Annotated[float, Field(allow_inf_nan=False)] | str | None = Field(
+        None, description="what counts where it is missing or null, which it then may be"
+    )
+
+    @property
+    def needed(self) -> bool:
+        """Whether an event must have it."""
+        return self.required and self.default is None and self.kind != "text"
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        named = self.kind in ("category", "entity")
+        if self.decimal is not None and self.kind != "number":
+            raise refused(("decimal",), f"expected none for a {self.kind} field", self.decimal)
+        if self.thousands is not None and self.thousands == (self.decimal or self.thousands):
+            problem = "expected a decimal mark beside it, another one"
+            raise refused(("thousands",), problem, self.thousands)
+        if self.values is not None:
+            if not named and self.kind != "boolean":
+                raise refused(("values",), f"expected none for a {self.kind} field", self.values)
+            for text, value in self.values.items():
+                if (value not in (0, 1)) if self.kind == "boolean" else isinstance(value, bool):
+                    wanted = "true or false" if self.kind == "boolean" else "text or an integer"
+                    raise refused(("values", text), f"expected {wanted}", value)
+        if self.default is not None and not self._is_one(self.default):
+            raise refused(("default",), f"expected a value of a {self.kind} field", self.default)
+        return self
+
+    def _is_one(self, value: bool | float | str) -> bool:
+        if self.kind == "boolean":
+            return isinstance(value, bool)
+        if self.kind == "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        return self.kind != "text" and isinstance(value, str | int) and not isinstance(value, bool)
 
 
-TimeFormat = Literal["s", "ms", "rfc3339"]
+TIME_FORMATS = ("s", "ms", "us", "ns", "rfc3339")
+"""Formats of moments by name; any other is a pattern."""
+
+
+def _time_format(value: str) -> str:
+    if value in TIME_FORMATS:
+        return value
+    known = ", ".join(map(repr, TIME_FORMATS))
+    if "%" not in value:
+        raise ValueError(f"expected one of {known}, or a pattern such as '%d.%m.%Y %H:%M'")
+    sample = datetime(2031, 11, 23, 22, 58, 59, tzinfo=UTC)
+    try:
+        # %Z reads names of the machine's own zone.
+        read = None if "%Z" in value else datetime.strptime(sample.strftime(value), value)
+    except ValueError:
+        read = None
+    if read is None or read.date() != sample.date():
+        raise ValueError(
+            f"expected one of {known}, or a pattern of strptime's with day, month and year and "
+            "without %Z"
+        )
+    return value
+
+
+TimeFormat = Annotated[str, AfterValidator(_time_format)]
 
 
 def _event_field(value: object) -> object:
@@ -100,12 +191,18 @@ def _event_field(value: object) -> object:
 class EventSettings(Settings):
     """The schema of an event."""
 
-    id: str = Field("id", description="JSON field with the unique id: text or integer")
-    time: str = Field("time", description="JSON field with the event time")
+    id: JsonPath = Field("id", description="path of the unique id: text or integer")
+    time: JsonPath = Field("time", description="path of the event time")
     time_format: TimeFormat = Field(
-        "rfc3339", description="epoch seconds (fractions allowed), epoch milliseconds, RFC 3339"
+        "rfc3339",
+        description="`s` (fractions allowed), `ms`, `us` or `ns` since 1970, each a number or"
+        " digits in text; `rfc3339`; or a pattern of strptime's such as `%d.%m.%Y %H:%M`, with `%z`"
+        " or in `time_zone`",
     )
-    fields: dict[str, Annotated[FieldSettings, BeforeValidator(_event_field)]] = Field(
+    time_zone: Zone | None = Field(
+        None, description="where the clock stood that a pattern without `%z` writes"
+    )
+    fields: dict[FieldName, Annotated[FieldSettings, BeforeValidator(_event_field)]] = Field(
         min_length=1,
         description="name to kind: `number`, `category`, `entity`, `boolean`, `text` (ignored)",
     )
@@ -113,22 +210,21 @@ class EventSettings(Settings):
         "ignore", description="`reject`: an event with any other field is a dead letter"
     )
 
-
-def _text_keys(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in value.items()}
-    return value
+    def place(self, name: str) -> Place:
+        """Where in an event the field of that name stands."""
+        path = self.fields[name].path
+        return (name,) if path is None else place(path)
 
 
 class LabelSettings(Settings):
     """How the truth about an event arrives."""
 
-    event_id: str | None = Field(
-        None, description="JSON field of a label that names its event; default the event's id field"
+    event_id: JsonPath | None = Field(
+        None, description="path in a label of its event's id; default as in the event"
     )
-    field: str = Field("label", description="JSON field with the truth")
-    time: str | None = Field(
-        None, description="JSON field with the time the label was made, if it has one"
+    field: JsonPath = Field("label", description="path of the truth")
+    time: JsonPath | None = Field(
+        None, description="path of the time the label was made, if it has one"
     )
     time_format: TimeFormat | None = Field(
         None, description="how `label.time` is written; default `event.time_format`"

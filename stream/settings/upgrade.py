@@ -9,6 +9,7 @@ validates a tree that a person did not write.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from importlib.metadata import version
 from typing import Any
 
@@ -21,8 +22,24 @@ from stream.settings.schema import Config
 
 Tree = dict[str, Any]
 
-FORMAT = 1
-STEPS: Mapping[int, Callable[[Tree], Tree]] = {}
+FORMAT = 2
+
+
+def _names_to_paths(tree: Tree) -> Tree:
+    """Of format 1, where a dot in a name was one: it is a path now, so a pointer to the name."""
+    event, label = tree["event"], tree.get("label", {})
+    for table, key in [
+        *((event, key) for key in ("id", "time")),
+        *((label, key) for key in ("event_id", "field", "time")),
+        *((field, "path") for field in event["fields"].values() if isinstance(field, dict)),
+    ]:
+        name = table.get(key)
+        if name and ("." in name or name.startswith("/")):
+            table[key] = "/" + name.replace("~", "~0").replace("/", "~1")
+    return tree
+
+
+STEPS: Mapping[int, Callable[[Tree], Tree]] = {1: _names_to_paths}
 """From each older format to the next one, over the raw tree before it is validated."""
 
 
@@ -53,6 +70,7 @@ def recorded(tree: Mapping[str, Any], where: str) -> Config:
     found, writer = raw.pop("format"), raw.pop("written_by")
     if found > FORMAT:
         raise _unreadable(where, writer, [f"format: expected at most {FORMAT}, got {found}"])
+    raw = deepcopy(raw)
     for number in range(found, FORMAT):
         raw = STEPS[number](raw)
     try:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from models.base import I64, U64
 from stream.contract.records import Record
 from stream.decode.codec import Codec, Events
+from stream.decode.payload import Value, decoder, encoded
+from stream.settings.paths import place
 from stream.settings.schema import Config
 from stream.step.pending import I8, WAITING
-
-NULL = msgspec.Raw(b"null")
 
 
 class Due(NamedTuple):
@@ -100,16 +100,11 @@ class RowLabels:
         self._inline = label.inline
         self._topic = config.topics.labels
         # Values stay as they are written: a label repeats its event's id, whatever its size.
-        fields: list[Any] = [("id", msgspec.Raw), ("label", msgspec.Raw, NULL)]
-        names = {"label": label.field}
+        places = [("id", config.event.id), ("label", label.field)]
         if label.time is not None:
-            fields.append(("time", msgspec.Raw, NULL))
-            names["time"] = label.time
-        row = msgspec.defstruct("Row", fields, rename=names | {"id": config.event.id})
-        self._row = msgspec.json.Decoder(row)
-        self._label: Any = msgspec.defstruct(
-            "Label", fields, rename=names | {"id": config.label_event_id}
-        )
+            places.append(("time", label.time))
+        self._row = decoder("Row", [Value(n, place(p), msgspec.Raw, n == "id") for n, p in places])
+        self._places = [(n, place(p)) for n, p in (("id", config.label_event_id), *places[1:])]
 
     def first(self) -> Due:
         """See :class:`Source`."""
@@ -143,10 +138,11 @@ class RowLabels:
         """The rows' labels as a client would send them; ``offset`` is the place in ``events``."""
         found = []
         for i, record in enumerate(events.records):
-            row: Any = self._row.decode(record.value or b"")
-            if bytes(row.label) != b"null":
-                label = self._label(*(getattr(row, name) for name in row.__struct_fields__))
-                found.append(Record(self._topic, 0, i, None, msgspec.json.encode(label)))
+            row = self._row(record.value or b"")
+            if bytes(row.label) not in (b"null", b""):
+                parts = ((where, getattr(row, name)) for name, where in self._places)
+                label = encoded((where, value) for where, value in parts if bytes(value))
+                found.append(Record(self._topic, 0, i, None, label))
         return found
 
     def last(self) -> Due:

@@ -360,4 +360,11 @@ def delay_ms(label_delay: str | None) -> int | None:
 def rows_of(config: Config, path: Path) -> Iterator[list[bytes]]:
     """A file's rows as JSON, its times as the configuration reads them."""
     others = {config.label.time: config.label_time_format} if config.label.time else {}
-    return read_rows(path, time_format=config.event.time_format, time_formats=others)
+    event = config.event
+    return read_rows(
+        path,
+        time_format=event.time_format,
+        time_formats=others,
+        time_zone=event.time_zone,
+        text=[n for n, f in event.fields.items() if f.decimal is not None],
+    )

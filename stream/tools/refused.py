@@ -6,6 +6,8 @@ decides what becomes a dead letter.
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,8 +18,10 @@ from typing import IO, Any, Self
 import msgspec
 
 from stream.contract.letters import DeadLetter
-from stream.decode.times import TIME_RULES, BadTime
+from stream.decode.times import likely_format, time_rule
+from stream.settings.paths import place, pointed
 from stream.settings.schema import Config, TimeFormat
+from stream.settings.shape import Place
 from stream.tools.files import FileError
 
 TOLD = 5
@@ -89,8 +93,10 @@ class Refused:
 
 def explained(letter: DeadLetter, config: Config) -> dict[str, str]:
     """The field and the value that a record was refused for, where one was, and what to do."""
+    paths = _paths(config)
     field = _field(letter)
-    row = _row(letter)
+    field = next((p for p, where in paths.items() if pointed(where) == f"$.{field}"), field)
+    row = _row(letter, paths)
     found = {}
     if field is not None:
         found["field"] = field
@@ -102,13 +108,33 @@ def explained(letter: DeadLetter, config: Config) -> dict[str, str]:
 
 
 def _field(letter: DeadLetter) -> str | None:
-    named = re.search(r"field `(.+?)`|at `\$\.(.+?)`", letter.error)
-    return (named[1] or named[2]) if named else None
+    around = re.search(r" - at `\$\.(.+?)`", letter.error)
+    named = re.search(r"field `(.+?)`", letter.error)
+    return ".".join(found[1] for found in (around, named) if found) or None
 
 
-def _row(letter: DeadLetter) -> Mapping[str, msgspec.Raw]:
+def _paths(config: Config) -> dict[str, Place]:
+    """What the configuration reads, by its path or name as written there."""
+    event, label = config.event, config.label
+    written = [event.id, event.time, config.label_event_id, label.field, label.time]
+    paths = {path: place(path) for path in written if path is not None}
+    return paths | {f.path or name: event.place(name) for name, f in event.fields.items()}
+
+
+def _row(letter: DeadLetter, paths: Mapping[str, Place]) -> Mapping[str, msgspec.Raw]:
+    """The row's values by name, and those at paths that lead deeper by their path."""
+    raw = letter.record.value or b""
     try:
-        return msgspec.json.decode(letter.record.value or b"", type=dict[str, msgspec.Raw])
+        row = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        whole = msgspec.json.decode(raw)
+        for path, where in paths.items():
+            try:
+                value = functools.reduce(operator.getitem, where, whole)
+            except (LookupError, TypeError):
+                row.pop(path, None)
+            else:
+                row[path] = msgspec.Raw(msgspec.json.encode(value))
+        return row
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return {}
 
@@ -142,7 +168,7 @@ def _event_schema(
         if field == name and field not in row:
             return f'name the field: [event] {key} = "..."; {_has(row)}'
     if field == event.time:
-        return _time(row[field], "[event]", event.time_format)
+        return _time(row[field], "[event]", event.time_format, event.time_zone)
     for name, settings in event.fields.items():
         if field == (settings.path or name):
             if bytes(row.get(field, b"null")) == b"null":
@@ -166,27 +192,17 @@ def _label_schema(
         if field == name and field not in row:
             return f'name the field: [label] {key} = "..."; {_has(row)}'
     if field == label.time:
-        return _time(row[field], "[label]", config.label_time_format)
+        return _time(row[field], "[label]", config.label_time_format, config.event.time_zone)
     return "write true, false, a whole number or text" if field == label.field else ""
 
 
-def _time(value: msgspec.Raw, table: str, configured: TimeFormat) -> str:
+def _time(value: msgspec.Raw, table: str, configured: TimeFormat, zone: str | None) -> str:
     """The format that reads the value, else how the configured one writes."""
-    fits = [name for name, rule in TIME_RULES.items() if _reads(rule.read, value)]
-    if "s" in fits and "ms" in fits:  # seconds of this century have ten digits
-        fits.remove("s" if len(bytes(value).partition(b".")[0]) > 11 else "ms")
-    if fits:
-        return f'write time_format = "{fits[0]}" under {table}'
-    example = msgspec.json.encode(TIME_RULES[configured].example).decode()
+    likely = likely_format(value)
+    if likely is not None:
+        return f'write time_format = "{likely}" under {table}'
+    example = msgspec.json.encode(time_rule(configured, zone).example).decode()
     return f'write it as {example} (time_format = "{configured}")'
-
-
-def _reads(read: Any, value: msgspec.Raw) -> bool:
-    try:
-        read(value)
-    except BadTime:
-        return False
-    return True
 
 
 def _has(row: Mapping[str, msgspec.Raw]) -> str:

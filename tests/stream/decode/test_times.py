@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import jsonschema_rs
 import msgspec
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from stream.contract.records import Record
 from stream.decode.codec import Codec
-from stream.decode.times import LATEST_MS, TIME_RULES, BadTime
+from stream.decode.times import LATEST_MS, TIME_RULES, BadTime, time_rule
 from stream.run.assemble import build_engine
 from stream.settings.schema import TimeFormat
 from stream.tools.evaluate import Evaluation
@@ -50,6 +51,88 @@ def test_every_millisecond_can_be_written_in_numbers(ms: int) -> None:
     assert TIME_RULES["ms"].read(b"%d.0" % ms) == ms
     assert TIME_RULES["s"].read(b"%d.%03d" % divmod(ms, 1000)) == ms
     assert TIME_RULES["s"].read(json.dumps(ms / 1000).encode()) == ms
+
+
+@given(ns=st.integers(0, 2**63 - 1))
+def test_finer_units_go_to_the_nearest_millisecond(ns: int) -> None:
+    """Microseconds and nanoseconds, without a binary fraction on the way."""
+    assert TIME_RULES["ns"].read(b"%d" % ns) == nearest(Decimal(ns).scaleb(-9))
+    us = ns // 1000
+    assert TIME_RULES["us"].read(b"%d" % us) == nearest(Decimal(us).scaleb(-6))
+
+
+@given(ms=st.integers(0, 10**13))
+def test_digits_in_text_are_the_number(ms: int) -> None:
+    """Every unit may be written in text: writers whose numbers are doubles do."""
+    for unit, per_ms in (("ms", 1), ("us", 1000)):
+        text = b'"%d"' % (ms * per_ms)
+        assert TIME_RULES[unit].read(text) == ms
+    assert TIME_RULES["ns"].read(b'"%d"' % (ms // 2 * 1_000_000)) == ms // 2
+    assert TIME_RULES["s"].read(b'"%d.%03d"' % divmod(ms, 1000)) == ms
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize(
+    "text", ["-1", "+1", " 1", "1_0", "1e3", "1.", "0x1", "١", "9" * 20, "1\n"]
+)
+def test_other_text_is_no_number(unit: str, text: str) -> None:
+    """What Python's own int would take is refused all the same."""
+    with pytest.raises(BadTime):
+        TIME_RULES[unit].read(f'"{text}"'.encode())
+
+
+PATTERNS = ("%d.%m.%Y %H:%M:%S", "%Y%m%d%H%M%S", "%m/%d/%Y %I:%M:%S %p", "%d/%b/%Y:%H:%M:%S.%f")
+CLOCKS = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC")
+
+
+@given(
+    ms=st.integers(0, 253_370_764_800_000 // 1000).map(lambda s: s * 1000),
+    pattern=st.sampled_from(PATTERNS),
+    clock=st.sampled_from(CLOCKS),
+)
+def test_a_pattern_in_a_zone_is_read_as_datetime_reads_it(
+    ms: int, pattern: str, clock: str
+) -> None:
+    """What the zone's clock showed gives the moment back; of two with one reading the first."""
+    tz = ZoneInfo(clock)
+    local = (EPOCH + timedelta(milliseconds=ms)).astimezone(tz)
+    text = json.dumps(local.strftime(pattern)).encode()
+    first = (local.replace(fold=0).astimezone(UTC) - EPOCH) // timedelta(milliseconds=1)
+    assert time_rule(pattern, clock).read(text) == first
+    assert first in (ms, ms - 1_800_000, ms - 3_600_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("29.03.2026 01:59", "2026-03-29T00:59"),
+        ("29.03.2026 02:30", "2026-03-29T01:30"),
+        ("29.03.2026 03:00", "2026-03-29T01:00"),
+        ("25.10.2026 02:30", "2026-10-25T00:30"),
+        ("25.10.2026 03:00", "2026-10-25T02:00"),
+    ],
+)
+def test_hours_that_come_twice_or_never_follow_one_rule(text: str, utc: str) -> None:
+    """The first of two; a skipped one by the offset before it (PEP 495)."""
+    ms = time_rule("%d.%m.%Y %H:%M", "Europe/Berlin").read(json.dumps(text).encode())
+    assert EPOCH + timedelta(milliseconds=ms) == datetime.fromisoformat(utc + "+00:00")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "32.01.2026 00:00", "29.02.2026 00:00", "01.01.2026 24:00",
+             "01.01.1969 00:00", "01.01.0001 00:00", "01.01.2026 00:00 ", "1" * 100_000],
+)  # fmt: skip
+def test_what_does_not_fit_a_pattern_is_told_with_an_example(text: str) -> None:
+    """The message shows what a fitting value looks like, and not all of a long one."""
+    with pytest.raises(BadTime, match="expected a time") as told:
+        time_rule("%d.%m.%Y %H:%M", "Europe/Berlin").read(json.dumps(text).encode())
+    assert len(str(told.value)) < 150
+
+
+def test_a_pattern_may_bring_its_zone() -> None:
+    """With `%z` the text says which zone."""
+    rule = time_rule("%d/%b/%Y:%H:%M:%S %z", None)
+    assert rule.read(b'"01/Jan/2026:01:00:00 +0100"') == START_MS
 
 
 @given(value=st.floats(0, LATEST_MS / 1000))
@@ -139,6 +222,8 @@ def test_the_schema_takes_what_is_taken(time_format: TimeFormat) -> None:
     assert rule.read(msgspec.json.encode(rule.example)) == START_MS + 250
     if time_format in NUMBERS:
         unit = 1000 if time_format == "s" else 1
+        assert schema.is_valid("1767225600250"[: 13 if unit == 1 else 10])
+        assert not schema.is_valid("1e3")
         for value in (0, LATEST_MS / unit, -1, (LATEST_MS + 1) / unit, 1e308):
             text = json.dumps(value).encode()
             assert schema.is_valid(value) == (0 <= value * unit <= LATEST_MS)
@@ -157,6 +242,8 @@ def test_the_schema_takes_what_is_taken(time_format: TimeFormat) -> None:
         ("rfc3339", '"2026-01-01 00:00:00-00:00"'),
         ("s", "1767225600"),
         ("s", "1.7672256e9"),
+        ("us", "1767225600000000"),
+        ("ns", '"1767225600000000000"'),
         ("ms", "1767225600000.0"),
     ],
 )

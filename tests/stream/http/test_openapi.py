@@ -32,6 +32,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "nested": {
+        "event": {
+            "id": "meta.id",
+            "time": "meta.at",
+            "time_format": "%d.%m.%Y %H:%M",
+            "time_zone": "Europe/Berlin",
+            "unknown_fields": "reject",
+            "fields": {
+                "amount": {"kind": "number", "path": "items.1.price"},
+                "customer": {"kind": "entity", "path": "who.id", "required": False},
+            },
+        },
+        "label": {"event_id": "about.id", "field": "result.fraud", "time": "result.at"},
+    },
+    "coerced": {
+        "event": {
+            **RAW["event"],
+            "time_format": "ns",
+            "fields": {
+                "amount": {"kind": "number", "decimal": ",", "thousands": "."},
+                "customer": {"kind": "entity", "values": {"a": "b"}, "default": "none"},
+                "online": {"kind": "boolean", "values": {"Y": 1, "N": 0}, "default": False},
+            },
+        }
+    },
     "inline": {"label": {"field": "clicked", "inline": True, "values": {"yes": 1, "-1": 0}}},
 }
 

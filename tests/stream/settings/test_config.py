@@ -109,7 +109,7 @@ def test_checks_run_on_what_is_valid(
 
 NAMES = [
     *("embedded", "kafka", "number", "category", "calendar", "window", "risk", "boolean", "text"),
-    *("[key]", "fields", "function-before[_event_field()]", "0", "a b", 'quo"ted', "naïve"),
+    *("[key]", "fields", "function-before[_event_field()]", "0", "a b", "quo'ted", "naïve"),
 ]
 """Names that a message could take for something else."""
 
@@ -197,6 +197,12 @@ def test_places_are_written_as_toml_has_them(place: tuple[str | int, ...], text:
         ("features.2.stats", ["count", "count"], "features[2]: expected columns of its own, got"),
         ("event.time", "id", "event.time: expected a JSON field of its own, got 'id', which event"),
         ("event.fields.amount", {"kind": "number", "path": "id"}, "event.fields.amount: expected"),
+        ("event.time_format", "iso", "event.time_format: expected one of 's', 'ms'"),
+        ("event.time_format", "%H:%M", "event.time_format: expected one of 's', 'ms'"),
+        ("event.time_format", "%d.%m.%Y %Z", "event.time_format: expected one of 's', 'ms'"),
+        ("event.time_format", "%d.%m.%Y", "event.time_zone: expected a time zone for '%d.%m.%Y'"),
+        ("event.time_zone", "Europe/Berlin", "event.time_zone: expected none, got 'Europe/Berlin'"),
+        ("event.time_zone", "Europe/Pari", "event.time_zone: expected a time zone such as"),
         ("label.field", "id", "label.field: expected a JSON field of its own, got 'id', which lab"),
         ("label.values", {}, "label.values: expected to have at least 1 item, got {}"),
         ("label", 5, "label: expected a table, got 5"),

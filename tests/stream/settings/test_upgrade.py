@@ -44,12 +44,25 @@ def test_an_older_tree_takes_every_step_to_now(
 
     c = config(tmp_path, limits={"batch": 77})
     tree = journaled(c)
+    tree["format"] = 1
     tree["limits"]["most"] = tree["limits"].pop("batch")
     monkeypatch.setattr(upgrade, "FORMAT", 3)
     monkeypatch.setattr(upgrade, "STEPS", {1: rename, 2: move})
     assert recorded(tree, "here") == c
     assert journaled(c)["format"] == 3
     assert recorded(journaled(c), "here") == c
+
+
+def test_a_dot_in_a_name_of_the_first_format_stays_one(tmp_path: Path) -> None:
+    """It was no path then."""
+    fields = {"amount": {"kind": "number", "path": "/pay~0load"}, "customer": "entity"}
+    features = [{"name": "a", "type": "number", "field": "amount"}]
+    event = {"id": "meta.id", "time": "time", "fields": fields}
+    tree = journaled(config(tmp_path, event=event, features=features))
+    read = recorded(tree | {"format": 1}, "here")
+    assert (read.event.id, read.event.time) == ("/meta.id", "time")
+    assert read.event.place("amount") == ("/pay~0load",)
+    assert recorded(tree, "here").event.id == "meta.id"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +74,7 @@ def test_an_older_tree_takes_every_step_to_now(
             r"members\[0\].rate: unknown",
         ),
         ({"members": [{"name": "a", "type": "oracle"}]}, r"members\[0\].type: expected one of"),
-        ({"format": 9}, "format: expected at most 1, got 9"),
+        ({"format": 9}, "format: expected at most 2, got 9"),
     ],
 )
 def test_what_means_nothing_here_is_told(

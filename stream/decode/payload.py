@@ -1,0 +1,155 @@
+"""JSON objects to flat rows: values at their places, by typed structs made from the configuration.
+
+A flat object is decoded straight into its row. A nested one is decoded into structs inside one
+another, in one pass as well, then laid flat: what follows sees rows alone. Nothing is looked up by
+name once the structs are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stream.settings.shape import Place
+
+Tree = dict[str | int, Any]
+"""Values and further trees by name or index."""
+
+
+class Value(NamedTuple):
+    """One attribute of a row: its name there, its place in the object and what it must be.
+
+    Where it is not ``required`` it may be null or missing, or an object around it may.
+    """
+
+    name: str
+    place: Place
+    kind: Any
+    required: bool = True
+
+
+def tree(values: Iterable[tuple[Place, Any]]) -> Tree:
+    """What is given, each at its place; raises ``KeyError`` where one stands inside another."""
+    root: Tree = {}
+    for place, value in values:
+        node = root
+        for part in place[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise KeyError(place)
+        if place[-1] in node:
+            raise KeyError(place)
+        node[place[-1]] = value
+    return root
+
+
+def decoder(title: str, values: Iterable[Value], strict: bool = False) -> Callable[[bytes], Any]:
+    """What reads a row with the ``values`` as attributes from the bytes of an object.
+
+    ``strict`` refuses names that no place has. The reader raises ``msgspec.DecodeError``.
+    """
+    # Those that must be there first, as the struct needs it.
+    ordered = sorted(values, key=lambda v: not v.required)
+    fields = [(v.name, *_kind(v)) for v in ordered]
+    if all(len(v.place) == 1 for v in ordered):
+        rename = {v.name: str(v.place[0]) for v in ordered}
+        row = msgspec.defstruct(
+            title, fields, rename=rename, forbid_unknown_fields=strict, gc=False
+        )
+        return msgspec.json.Decoder(row).decode
+    row = msgspec.defstruct(title, fields, gc=False)
+    found: dict[str, str] = {}
+    root = _struct(title, tree((v.place, v) for v in ordered), strict, "", found)
+    nested = msgspec.json.Decoder(root).decode
+    paths = [found[v.name] for v in ordered]
+    return _laid_flat(
+        nested, row, paths, [None if v.kind is not msgspec.Raw else _RAW for v in ordered]
+    )
+
+
+_RAW = msgspec.Raw(b"")
+
+
+def _laid_flat(
+    nested: Callable[[bytes], Any], row: Callable[..., Any], paths: list[str], missing: list[Any]
+) -> Callable[[bytes], Any]:
+    fetch = attrgetter(*paths)
+    steps = [path.split(".") for path in paths]
+
+    def decode(payload: bytes) -> Any:
+        found = nested(payload)
+        try:
+            return row(*fetch(found))
+        except AttributeError:  # null in place of an object: what is inside counts as missing
+            return row(*(_reach(found, s, m) for s, m in zip(steps, missing, strict=True)))
+
+    return decode
+
+
+def _reach(found: Any, steps: list[str], missing: Any) -> Any:
+    for step in steps:
+        if found is None:
+            return missing
+        found = getattr(found, step)
+    return found
+
+
+def _kind(value: Value) -> tuple[Any, ...]:
+    """The annotation of a struct's field, and its default if it may be missing."""
+    if value.required:
+        return (value.kind,)
+    return (value.kind, _RAW) if value.kind is msgspec.Raw else (value.kind | None, None)
+
+
+def _struct(
+    title: str, children: Mapping[str | int, Any], strict: bool, above: str, found: dict[str, str]
+) -> Any:
+    """The struct of an object or array; notes in ``found`` which attributes lead to each value."""
+    fields: list[Any] = []
+    rename: dict[str, str] = {}
+    array = any(isinstance(part, int) for part in children)
+    # An array's items stand in a row: those that nothing reads are stepped over.
+    parts = range(1 + max(int(p) for p in children)) if array else children
+    for i, part in enumerate(parts):
+        name = f"x{i}"
+        rename[name] = str(part)
+        child = children.get(part)
+        if child is None:
+            fields.append((name, msgspec.Raw, _RAW))
+        elif isinstance(child, Value):
+            found[child.name] = above + name
+            fields.append((name, *_kind(child)))
+        else:
+            inner = _struct(title, child, strict, f"{above}{name}.", found)
+            fields.append((name, inner) if _needed(child) else (name, inner | None, inner()))
+    return msgspec.defstruct(
+        title,
+        fields,
+        rename=None if array else rename,
+        array_like=array,
+        forbid_unknown_fields=strict and not array,
+        kw_only=True,
+        frozen=True,
+        gc=False,
+    )
+
+
+def _needed(child: Any) -> bool:
+    """Whether something must be there."""
+    return child.required if isinstance(child, Value) else any(map(_needed, child.values()))
+
+
+def encoded(values: Iterable[tuple[Place, Any]]) -> bytes:
+    """The object that has each value at its place, as JSON; items of arrays between are null."""
+    return msgspec.json.encode(_plain(tree(values)))
+
+
+def _plain(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if any(isinstance(part, int) for part in node):
+        return [_plain(node.get(i)) for i in range(1 + max(int(p) for p in node))]
+    return {part: _plain(child) for part, child in node.items()}

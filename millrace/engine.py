@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -21,8 +20,10 @@ from models.base import MillraceError
 from models.settings import parse_duration
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, Range, Record, Slice
+from stream.decode.payload import encoded
 from stream.run.assemble import build_engine
 from stream.settings.load import load as read
+from stream.settings.paths import place
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
 from stream.state.generations import CheckpointError, StateDirectory, snapshot_of
@@ -113,10 +114,9 @@ class Engine:
             raise MillraceError(
                 f"learn: expected as many labels as ids, got {len(truths)} and {len(keys)}"
             )
-        names = (self._config.label_event_id, self._config.label.field)
+        places = (place(self._config.label_event_id), place(self._config.label.field))
         values = [
-            msgspec.json.encode(dict(zip(names, pair, strict=True)))
-            for pair in zip(keys, truths, strict=True)
+            encoded(zip(places, pair, strict=True)) for pair in zip(keys, truths, strict=True)
         ]
         counts, limit = self._engine.counts, self._batch_limit()
         before = counts["labels.joined"], counts["labels.early"]

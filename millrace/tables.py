@@ -49,7 +49,8 @@ def rows_of(data: pa.Table | list[Any], config: Config) -> Iterator[list[bytes]]
     if isinstance(data, pa.Table):
         label = config.label
         others = {label.time: config.label_time_format} if label.time else {}
-        yield from table_rows(data, BATCH_ROWS, config.event.time_format, others)
+        event = config.event
+        yield from table_rows(data, BATCH_ROWS, event.time_format, others, event.time_zone)
         return
     for first in range(0, len(data), BATCH_ROWS):
         yield [_encoded(row, first + i) for i, row in enumerate(data[first : first + BATCH_ROWS])]

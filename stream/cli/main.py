@@ -101,6 +101,27 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
 
 
 @app.command()
+def init(
+    data: Annotated[Path, typer.Option(help="JSON Lines, CSV or Parquet, events as they come.")],
+    to_file: Annotated[
+        Path | None, typer.Option("--out", help="Where to write it; default: print it.")
+    ] = None,
+) -> None:
+    """Draft a configuration from the first rows of a file, each guess with its reason."""
+    from stream.tools.draft.text import draft, write_draft
+
+    with reported():
+        made = draft(data) if to_file is None else write_draft(data, to_file)
+    if to_file is None:
+        print(made.text, end="")
+        return
+    out.print(f"[bold green]{plain(to_file)}[/] drafted from {made.rows:,} rows: read its comments")
+    if made.refused:
+        out.print(f"  {made.refused:,} of these rows would be dead letters")
+    out.print(f"  then: millrace evaluate {plain(to_file)} --data {plain(data)}")
+
+
+@app.command()
 def run(
     config: ConfigPath,
     accept_changes: Annotated[

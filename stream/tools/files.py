@@ -239,7 +239,9 @@ def table_rows(
     """The rows of an Arrow table as :func:`read_rows` gives those of a Parquet file."""
     try:
         for batch in table.to_batches(max_chunksize=batch_rows):
-            yield from _objects(_block(batch, time_format, time_formats or {}, time_zone), batch_rows)
+            yield from _objects(
+                _block(batch, time_format, time_formats or {}, time_zone), batch_rows
+            )
     except pa.ArrowException as error:
         raise FileError(str(error).splitlines()[0].rstrip(".")) from error
 
@@ -251,9 +253,7 @@ def _block(
     time_zone: str | None,
 ) -> Block:
     return {
-        field.name: _parquet_column(
-            field, column, (others.get(field.name, time_format), time_zone)
-        )
+        field.name: _parquet_column(field, column, (others.get(field.name, time_format), time_zone))
         for field, column in zip(batch.schema, batch.columns, strict=True)
     }
 

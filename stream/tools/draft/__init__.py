@@ -1,0 +1,1 @@
+"""`millrace init`: from the first rows of a file to a configuration."""

@@ -1,0 +1,302 @@
+"""`millrace init`: a commented configuration from the first rows of a file.
+
+Each guess stands in the text with its reason; what is missing is said in a sentence. The rows are
+read, never executed; names and values reach the text only as quoted strings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from models.base import MillraceError
+from models.settings import Feature, column_names
+from stream.contract.records import Record
+from stream.decode.codec import Codec
+from stream.settings.load import parse
+from stream.settings.shape import Place
+from stream.tools.draft.columns import Column, columns_of, moments, shown
+from stream.tools.files import read_rows
+
+SAMPLE = 10_000
+"""Rows that guesses are made of."""
+_TIME = re.compile(r"time|date|created|occurred|(^|[_.\- ])(ts|at)$", re.I)
+_LATER = re.compile(r"report|label|charge|updat|modif|settle|known", re.I)
+_LABEL = re.compile(r"label|fraud|target|^y$|^class$|click|convert|churn|outcome|chargeback", re.I)
+_AMOUNT = re.compile(r"amount|price|value|total|sum|cost|amt|quantity", re.I)
+_POSITIVE = re.compile(r"^(1|y|yes|t|true|fraud|bad|positive|pos|up|click(ed)?|churn(ed)?)$", re.I)
+
+
+_FEATURE: TypeAdapter[Any] = TypeAdapter(Feature)
+
+
+class Draft(NamedTuple):
+    """A configuration's text, how many rows it was made of, and of these the dead letters."""
+
+    text: str
+    rows: int
+    refused: int
+
+
+class _Parts(NamedTuple):
+    """What the columns are for."""
+
+    id: Column
+    time: Column
+    time_format: tuple[str, str | None]
+    label: Column | None
+    label_time: tuple[Column, str] | None
+    fields: list[Column]
+
+
+def draft(path: Path) -> Draft:
+    """The configuration that fits the first rows of a file.
+
+    Raises :class:`MillraceError` with what is missing where there can be none.
+    """
+    rows = list(islice((row for batch in read_rows(path) for row in batch), SAMPLE))
+    columns, odd = columns_of(rows)
+    parts = _parts(path, columns)
+    text = _written(path, parts, odd)
+    config = parse(tomllib.loads(text), str(path))
+    _, bad = Codec(config).events([Record("", 0, i, None, row) for i, row in enumerate(rows)])
+    return Draft(text, len(rows), len(bad))
+
+
+def _parts(path: Path, columns: list[Column]) -> _Parts:
+    if not columns:
+        raise MillraceError(f"{path}: expected rows of JSON objects with values, got none")
+    has = f"it has {', '.join(shown(c.name) for c in columns[:20])}"
+    timed = [(c, found) for c in columns if (found := moments(c)) is not None]
+    timed.sort(key=lambda t: (not _TIME.search(t[0].name), bool(_LATER.search(t[0].name))))
+    # Small whole numbers can be moments by chance: those need a name that says so.
+    timed = [t for t in timed if isinstance(t[0].values[0], str) or _TIME.search(t[0].name)]
+    whole = [t for t in timed if len(t[0].values) == t[0].rows]
+    if not whole:
+        raise MillraceError(
+            f"{path}: no column is a time in every row; an event needs one, such as epoch "
+            f"milliseconds or RFC 3339 under a name like 'time'; {has}"
+        )
+    time, time_format = whole[0]
+    ids = [c for c in columns if c.unique and c is not time]
+    ids.sort(key=lambda c: (c.name.lower() not in ("id", "event_id", "uuid"), c.kind == "number",
+                            not re.search("id$|key$", c.name, re.I)))  # fmt: skip
+    if not ids:
+        raise MillraceError(
+            f"{path}: no column has a text or whole number of its own in every row; an event needs "
+            f"a unique id; {has}"
+        )
+    rest = [c for c in columns if c is not time and c is not ids[0]]
+    labels = [c for c in rest if _LABEL.search(c.name) and len(set(c.texts)) == 2]
+    label = labels[0] if labels else None
+    later = [
+        t
+        for t in timed
+        if label and t[0] is not time and _LATER.search(t[0].name) and t[1][1] is None
+    ]
+    label_time = (later[0][0], later[0][1][0]) if later else None
+    fields = [c for c in rest if c is not label and not (label_time and c is label_time[0])]
+    for column in fields:
+        if any(column is c for c, _ in timed):
+            column.kind, column.settings, column.why = "text", {}, "a time that is not the event's"
+        elif label is not None and column.tells(label):
+            column.kind, column.settings = "text", {}
+            column.why = "its value alone says the label: not used, lest it is known only later"
+    if all(c.kind == "text" for c in fields):
+        raise MillraceError(
+            f"{path}: beside id, time and label no column is a number, a boolean, a category or a "
+            f"key: there is nothing to learn from; {has}"
+        )
+    return _Parts(ids[0], time, time_format, label, label_time, fields)
+
+
+def _written(path: Path, parts: _Parts, odd: list[str]) -> str:
+    name = "m-" + re.sub(r"[^a-zA-Z0-9_-]+", "-", path.name.split(".")[0])
+    name = (name[2:] if name[2:3].isascii() and name[2:3].isalpha() else name)[:63]
+    fields = {column.name: column for column in parts.fields}
+    lines = [
+        f"# Drafted by `millrace init` from {parts.id.rows:,} rows of {shown(path.name)}: read it, "
+        "correct it,",
+        "# then `millrace check` it. Every guess says why.",
+        f"name = {_quoted(name)}",
+        f"state_dir = {_quoted(f'state/{name}')}",
+        "",
+        "[log]",
+        'type = "embedded"',
+        f"path = {_quoted(f'state/{name}/log.db')}",
+        "",
+        "[event]",
+        "# a value of its own in every row",
+        f"id = {_quoted(_path(parts.id.place))}",
+        *_time(parts),
+        "",
+        "[event.fields]",
+        *(line for key, column in fields.items() for line in _field(key, column)),
+        *(f"# left out: {sentence}" for sentence in odd),
+        "",
+        *_label(parts),
+        *_features(fields),
+        *_MEMBERS,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_MEMBERS = (
+    "[[members]]",
+    'name = "logistic"',
+    'type = "logistic"',
+    "",
+    "[[members]]",
+    'name = "forest"',
+    'type = "forest"',
+    "",
+    "[ensemble]",
+    'combine = "stack"',
+)
+
+
+def _time(parts: _Parts) -> list[str]:
+    time_format, zone = parts.time_format
+    lines = [
+        f"# such as {shown(parts.time.values[0])}",
+        f"time = {_quoted(_path(parts.time.place))}",
+        f"time_format = {_quoted(time_format)}",
+    ]
+    if zone is not None:
+        if "%d/%m" in time_format or "%m/%d" in time_format:
+            lines.insert(0, "# day and month: a guess where both fit")
+        lines += ["# a guess: the zone whose clock wrote it", f"time_zone = {_quoted(zone)}"]
+    return lines
+
+
+def _field(key: str, column: Column) -> list[str]:
+    settings: dict[str, Any] = {"kind": column.kind} | column.settings
+    if len(column.place) > 1:
+        settings["path"] = _path(column.place)
+    short = _quoted(column.kind) if len(settings) == 1 else _toml(settings)
+    return [f"# {column.why}", f"{_key(key)} = {short}"]
+
+
+def _label(parts: _Parts) -> list[str]:
+    label = parts.label
+    if label is None:
+        return [
+            "[label]",
+            "# No column looks like the truth: two values and a name such as fraud or clicked.",
+            "# Send labels as records of their own, or name the column here.",
+            'field = "label"',
+            "",
+        ]
+    texts = sorted(set(label.texts))
+    positive = next((t for t in texts if _POSITIVE.match(t)), texts[1])
+    values = {t: int(t == positive) for t in texts}
+    lines = [
+        "[label]",
+        f"# two values and a name that says so; 1 is {shown(positive)}",
+        f"field = {_quoted(_path(label.place))}",
+        f"values = {_toml(values)}",
+    ]
+    if parts.label_time is not None:
+        column, time_format = parts.label_time
+        lines += [
+            "# a later time beside the label",
+            f"time = {_quoted(_path(column.place))}",
+            f"time_format = {_quoted(time_format)}",
+        ]
+    return [*lines, "# a guess: after so long an event without a label counts as 0",
+            'horizon = "30d"', ""]  # fmt: skip
+
+
+def _features(fields: dict[str, Column]) -> list[str]:
+    """Numbers and categories as they are, the calendar, and windows of keys over the amount."""
+    numbers = [k for k, c in fields.items() if c.kind in ("number", "boolean")]
+    amounts = [k for k in numbers if fields[k].kind == "number"]
+    amount = next((k for k in amounts if _AMOUNT.search(k)), amounts[0] if amounts else None)
+    made: list[dict[str, Any]] = [{"type": "number", "field": k} for k in numbers]
+    for feature in made:
+        if feature["field"] == amount and _heavy(fields[feature["field"]]):
+            feature["transform"] = "log1p"
+    made += [{"type": "category", "field": k} for k, c in fields.items() if c.kind == "category"]
+    for key in [k for k, c in fields.items() if c.kind == "entity"][:4]:
+        window = {"type": "window", "entity": key, "windows": ["1d", "7d"]}
+        stats = (
+            ["count", "since_last"] if amount is None else ["count", "mean", "ratio", "since_last"]
+        )
+        made.append(window | ({} if amount is None else {"value": amount}) | {"stats": stats})
+    made.append({"type": "calendar"})
+    names = _names(made)
+    lines = []
+    for name, feature in zip(names, made, strict=True):
+        if feature["type"] == "window":
+            over = "" if amount is None else f", over {shown(amount)}, the amount as it seems"
+            lines.append(f"# events of one key{over}")
+        lines += ["[[features]]", f"name = {_quoted(name)}"]
+        lines += [f"{key} = {_toml(value)}" for key, value in feature.items()] + [""]
+    return lines
+
+
+def _heavy(column: Column) -> bool:
+    values = sorted(v for v in column.values if isinstance(v, int | float))
+    return bool(values) and values[0] >= 0 and values[-1] > 10 * max(values[len(values) // 2], 1e-9)
+
+
+def _names(features: list[dict[str, Any]]) -> list[str]:
+    """A name for each feature whose columns no other has."""
+    taken: set[str] = set()
+    names: list[str] = []
+    for feature in features:
+        stem = str(feature.get("field") or feature.get("entity") or "calendar")
+        stem = re.sub(r"[^a-zA-Z0-9_-]+", "_", stem).strip("_-")
+        stem = (stem if stem[:1].isalpha() else f"f_{stem}")[:50]
+        n = 1
+        while True:
+            name = stem if n == 1 else f"{stem}_{n}"
+            columns = column_names(_FEATURE.validate_python(feature | {"name": name}))
+            if name not in names and taken.isdisjoint(columns):
+                break
+            n += 1
+        names.append(name)
+        taken.update(columns)
+    return names
+
+
+def _path(place: Place) -> str:
+    """A place as settings write it."""
+    if all(re.fullmatch(r"[A-Za-z_][\w -]*", str(part)) for part in place):
+        return ".".join(map(str, place))
+    return "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in place)
+
+
+def _quoted(text: str) -> str:
+    """A TOML string; what does not print is escaped."""
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
+    return f'"{"".join(plain)}"'
+
+
+def _key(text: str) -> str:
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _quoted(text)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def write_draft(data: Path, out: Path) -> Draft:
+    """The draft, written to ``out``; raises :class:`MillraceError`, also where that exists."""
+    made = draft(data)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(made.text)
+    except OSError as error:
+        raise MillraceError(f"--out {out}: cannot be written: {error.strerror}") from error
+    return made

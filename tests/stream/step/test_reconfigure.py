@@ -91,9 +91,19 @@ CHANGES: dict[str, Patch] = {
     "FieldSettings.kind": {"event.fields.amount": "boolean"},
     "FieldSettings.required": {"event.fields.amount": {"kind": "number", "required": False}},
     "FieldSettings.path": {"event.fields.amount": {"kind": "number", "path": "value"}},
+    "FieldSettings.decimal": {"event.fields.amount": {"kind": "number", "decimal": ","}},
+    "FieldSettings.thousands": {
+        "event.fields.amount": {"kind": "number", "decimal": ",", "thousands": "."}
+    },
+    "FieldSettings.values": {"event.fields.category": {"kind": "category", "values": {"k0": "k1"}}},
+    "FieldSettings.default": {"event.fields.amount": {"kind": "number", "default": 1.5}},
     "EventSettings.id": {"event.id": "key", "label.event_id": "id"},
     "EventSettings.time": {"event.time": "at"},
     "EventSettings.time_format": {"event.time_format": "s"},
+    "EventSettings.time_zone": {
+        "event.time_format": "%Y-%m-%d %H:%M",
+        "event.time_zone": "Europe/Berlin",
+    },
     "EventSettings.unknown_fields": {"event.unknown_fields": "reject"},
     "LabelSettings.event_id": {"label.event_id": "key"},
     "LabelSettings.field": {"label.field": "bad"},

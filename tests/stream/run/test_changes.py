@@ -14,6 +14,7 @@ from stream.settings.schema import Config
 from stream.settings.upgrade import UnreadableConfig
 from stream.state.generations import list_generations
 from stream.step.reconfigure import Irreconcilable
+from stream.tools.audit import verify_trail
 from stream.tools.operate import replay_to
 from tests.stream.run.test_service import feed, last_seq
 from tests.support.factory import config, event, label, raw_config
@@ -92,6 +93,8 @@ def test_a_new_member_costs_nobody_anything(tmp_path: Path) -> None:
         append(changed, *feed(100, first=300))
         caught_up(s, 800)
     replays(changed, last_seq(changed))
+    found = verify_trail(changed, None, None, None, checkpoints=True)
+    assert (found["outcome"], len(found["generations"])) == ("ok", 2)
 
 
 def test_input_goes_on_from_a_renamed_topic(tmp_path: Path) -> None:

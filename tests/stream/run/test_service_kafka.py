@@ -70,6 +70,24 @@ def consume(c: Config, topic: str) -> list[Any]:
     return found
 
 
+def test_input_goes_on_from_a_renamed_topic(kafka: Config, tmp_path: Path) -> None:
+    """The new topic is read from its beginning; the journal replays over the switch."""
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.events, [event(i) for i in range(60)])
+        caught_up(service, 60)
+    renamed = kafka.topics.model_copy(update={"events": f"{kafka.name}-payments"})
+    new = kafka.model_copy(update={"topics": renamed})
+    with running(new) as service:
+        produce(new, renamed.events, [event(i) for i in range(60, 100)])
+        produce(new, renamed.labels, [label(i) for i in range(100)])
+        caught_up(service, 140)
+        assert service.engine is not None
+        assert service.engine.counts["labels.joined"] == 100
+        seq, digest = service.engine.seq, service.engine.digest
+    found = replay_to(new, seq, None, from_start=True)
+    assert (found["digest"], found["journal_digest"]) == (digest, digest)
+
+
 def test_each_good_event_is_scored_once_and_each_bad_one_answered(kafka: Config) -> None:
     """Scores and dead letters, read committed, account for every event; labels are learned."""
     with running(kafka) as service:

@@ -288,7 +288,10 @@ class Stream:
         i, self._next = self._next, self._next + n
         round_, days = i // n, i // n // 7
         ids = range(i, i + n)
-        events = [event(j, at_ms=START_MS + j * 60_000 + days * DAY_MS) for j in ids]
+        events = [
+            event(j, START_MS + j * 60_000 + days * DAY_MS, customer=f"c{j % (9 + j // 20)}")
+            for j in ids
+        ]
         labels = [label(j) for j in range(max(0, i - 90), max(0, i + n - 90)) if j % 4]
         labels += [label(j) for j in range(i + 3 * n, i + 3 * n + 4)]  # before their events
         labels += [label(9_000 + 7 * round_ + j) for j in range(7)]  # of events that never come
@@ -428,6 +431,23 @@ def test_a_switch_is_what_a_restart_makes_of_it(
     whole = replayed(known(raw), journal)
     assert len({e.state_digest() for e in (engine, again, whole)}) == 1
     assert whole.digest == engine.digest
+
+
+@pytest.mark.parametrize("combine", ["bagging", "boosting"])
+def test_another_seed_draws_from_the_switch_on(tmp_path: Path, combine: str) -> None:
+    """Live and after a restart: what a combiner draws goes by the seed that is configured."""
+    raw, stream, journal = first(tmp_path), Stream(), []
+    raw |= {"ensemble": {"combine": combine}, "drift": {}}
+    old = alarmed(engine_of(raw))
+    for _ in range(4):
+        old.step(stream.batch(old.config))
+    new = switched(old, raw | {"seed": 77}, journal)
+    assert compare(old, new).lines() == compare(old, engine_of(raw)).lines()
+    stream.switched()
+    again = restored(new, tmp_path)
+    for _ in range(3):
+        step_alike([new, again], stream.batch(new.config))
+    assert new.state_digest() == again.state_digest()
 
 
 @pytest.mark.parametrize("change", sorted({*CHANGES, *WHOLE} - REFUSED))

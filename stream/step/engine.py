@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -38,7 +38,7 @@ from stream.step.reactions import Reactions
 from stream.step.scores import encode_scores
 from stream.step.tallies import Tallies
 
-Settle = Callable[[I64, I8], Iterator[I64]]
+Settle = Callable[[I64, I8], I64]
 """Settles rows with their labels in the pending store; gives those that are learned now."""
 GENESIS = "0" * 32
 """The digest before the first step."""
@@ -315,9 +315,10 @@ class Engine:
         numbers, rows, y, at_ms = found
         self.tallies.labelled(sigmoid(rows["score"]), y, (at_ms - rows["event_time_ms"]) / 1000)
         self.learning.told(rows, y)
-        for some in settle(numbers, y):
-            taken = rows if some is numbers else self.pending.take(some)
-            out.alarms += self.learning.learn(taken, self.pending.truth(some), self.watermark_ms)
+        ripe = settle(numbers, y)
+        if len(ripe):
+            taken = rows if np.array_equal(ripe, numbers) else self.pending.take(ripe)
+            out.alarms += self.learning.learn(taken, self.pending.truth(ripe), self.watermark_ms)
         positive = y == 1
         if self.maturity.corrected and positive.any():
             w = np.ones(int(positive.sum()))

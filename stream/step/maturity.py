@@ -8,8 +8,6 @@ for every label that joins its event. Decisions follow from the order of the rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from models.base import I64, State
@@ -51,34 +49,33 @@ class Maturity:
         self.at_once = settings.learning == "arrival" or (settings.learning == "auto" and told)
         self._heard = 0  # corrected: rows before this one have been learned as 0
 
-    def joined(self, rows: I64, y: I8) -> Iterator[I64]:
+    def joined(self, rows: I64, y: I8) -> I64:
         """Settle rows whose labels came with or before them; those to learn now, in order."""
         self._pending.settle(rows, y)
-        if self.at_once:
-            yield self._learned(rows)
+        return self._learned(rows if self.at_once else rows[:0])
 
-    def labelled(self, rows: I64, y: I8) -> Iterator[I64]:
+    def labelled(self, rows: I64, y: I8) -> I64:
         """Settle rows that get their labels in this order; those to learn now, in order."""
         if not self._auto:
-            yield from self.joined(rows, y)
-            return
+            return self.joined(rows, y)
         told, silent = self._told(rows, y)
         self._pending.settle(rows, y)
-        start = 0
+        start, parts = 0, [rows[:0]]
         while start < len(rows):
             turned = silent > SILENT * told if self.at_once else told >= silent
             turns = np.flatnonzero(turned[start:])
             at = start + int(turns[0]) if len(turns) else len(rows)
             if self.at_once and at > start:
-                yield self._learned(rows[start:at])
+                parts.append(self._learned(rows[start:at]))
             start = at
             if at < len(rows):
                 self.at_once = not self.at_once
                 if self.at_once:
                     # All that waited, with the label that decided it, in the order of scoring.
                     known = np.setdiff1d(self._pending.unlearned(), rows[at + 1 :])
-                    yield self._learned(known)
+                    parts.append(self._learned(known))
                     start = at + 1
+        return np.concatenate(parts)
 
     def _told(self, rows: I64, y: I8) -> tuple[I64, I64]:
         """Of the events held, after each label: negatives told, and silent ones.

@@ -314,15 +314,19 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
 
 
 def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
-    """I4: as many labels joined as were applied; each joined or timed-out event learned once."""
+    """I4: as many labels joined as were applied; each joined or timed-out event learned once.
+
+    Or it waits for its horizon, where silence tells negatives.
+    """
     joined = engine.counts["labels.joined"]
     learned = engine.counts["learned"]
     timed_out = engine.counts["labels.timed_out"]
-    verdict.learned_once = joined == applied and learned == joined + timed_out
+    waiting = len(engine.pending.unlearned())
+    verdict.learned_once = joined == applied and learned + waiting == joined + timed_out
     if not verdict.learned_once:
         verdict.found(
             f"labels: {applied} applied by their fates, {joined} joined, {timed_out} timed out,"
-            f" {learned} learned"
+            f" {learned} learned, {waiting} known and not learned yet"
         )
 
 

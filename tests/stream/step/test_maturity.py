@@ -64,8 +64,7 @@ def test_auto_decides_label_by_label(data: st.DataObject) -> None:
         learned: list[int] = []
         for start in range(0, len(labels), size):
             some = np.array(labels[start : start + size])
-            for found in maturity.labelled(some[:, 0], some[:, 1].astype(np.int8)):
-                learned += found.tolist()
+            learned += maturity.labelled(some[:, 0], some[:, 1].astype(np.int8)).tolist()
         assert learned == by_hand(labels)
 
 
@@ -83,8 +82,8 @@ def test_auto_decides_label_by_label(data: st.DataObject) -> None:
 def test_what_is_learned_at_once_from_the_start(changes: dict[str, Any], at_once: bool) -> None:
     """Without silence to wait for there is nothing to wait for, unless it is configured."""
     maturity = Maturity(LabelSettings(**changes), store(3))
-    found = list(maturity.joined(np.array([2]), np.array([1], np.int8)))
-    assert [rows.tolist() for rows in found] == ([[2]] if at_once else [])
+    found = maturity.joined(np.array([2]), np.array([1], np.int8))
+    assert found.tolist() == ([2] if at_once else [])
 
 
 def engine_of(tmp_path: Path, **changes: Any) -> Engine:

@@ -24,8 +24,8 @@ class Maturity:
 
     ``arrival``: each as its label comes. ``mature``: each at its horizon, in the order of scoring.
     ``auto``: as its label comes while negatives are told, at its horizon while silence tells them.
-    Told they are once the negatives told are at least as many as the events without a label, up to
-    the newest event with one; no longer where those are :data:`SILENT` times as many. ``corrected``
+    Told they are once there are any, and at least as many as events without a label, up to the
+    newest event with one; no longer where those are :data:`SILENT` times as many. ``corrected``
     learns by :meth:`unheard`, and the ensemble's combiner at the horizon.
 
     Parameters
@@ -62,7 +62,9 @@ class Maturity:
         self._pending.settle(rows, y)
         start, parts = 0, [rows[:0]]
         while start < len(rows):
-            turned = silent > SILENT * told if self.at_once else told >= silent
+            # One negative at least: the first event may be positive, with none before it.
+            begins = told >= np.maximum(silent, 1)
+            turned = silent > SILENT * told if self.at_once else begins
             turns = np.flatnonzero(turned[start:])
             at = start + int(turns[0]) if len(turns) else len(rows)
             if self.at_once and at > start:

@@ -97,9 +97,9 @@ def test_repeated_labels_are_told_apart(engine: Engine) -> None:
     """A second label is a duplicate if it agrees and a conflict if not; neither is learned."""
     feed = Feed()
     engine.step(feed.batch(("events", [event(0), event(1)])))
-    out = engine.step(feed.batch(("labels", [label(0, 1), label(0, 1), label(0, 0)])))
+    out = engine.step(feed.batch(("labels", [label(0, 0), label(0, 0), label(0, 1)])))
     assert reasons(out.dead_letters) == ["label_duplicate", "label_conflict"]
-    out = engine.step(feed.batch(("labels", [label(0, 0), label(9, 1), label(9, 0), label(9, 1)])))
+    out = engine.step(feed.batch(("labels", [label(0, 1), label(9, 1), label(9, 0), label(9, 1)])))
     assert reasons(out.dead_letters) == ["label_conflict", "label_conflict", "label_duplicate"]
     assert engine.counts["learned"] == 1
 
@@ -260,7 +260,7 @@ def test_a_failing_member_is_quarantined_and_the_rest_go_on(engine: Engine, acti
     """The stream never stops for a member; the trail says which one left and why."""
     engine.ensemble.members["prior"] = _Breaks(action)
     feed = Feed()
-    out = engine.step(feed.batch(("events", [event(0), event(1)]), ("labels", [label(0, 1)])))
+    out = engine.step(feed.batch(("events", [event(0), event(1)]), ("labels", [label(0, 0)])))
     assert len(out.scores) == 2
     quarantined = [a for a in decoded(out.audit) if a["event"] == "quarantined"]
     assert [a["model"] for a in quarantined] == ["prior"]

@@ -42,7 +42,7 @@ def by_hand(labels: list[tuple[int, int]]) -> list[int]:
         silent = max(truth) + 1 - len(truth)
         if at_once and silent > SILENT * told:
             at_once = False
-        elif not at_once and told >= silent:
+        elif not at_once and told >= max(silent, 1):
             at_once = True
             learned += sorted(set(truth) - set(learned) - {row} | {row})
             continue
@@ -129,6 +129,15 @@ def test_where_negatives_are_told_labels_are_learned_as_they_come(tmp_path: Path
     assert found == [(0.0, 0.0, 1.0), (1.0, 1.0, 1.0), (2.0, 0.0, 1.0)]
     engine.step(feed.batch(("events", [at(30)])))
     assert [hour for hour, _, _ in found] == [0, 1, 2, 3, 4, 5]  # silence, once
+
+
+def test_a_positive_first_event_does_not_warm_the_model_alone(tmp_path: Path) -> None:
+    """With no event before it and no negative told, it waits as any other positive does."""
+    engine = engine_of(tmp_path)
+    feed = Feed()
+    engine.step(feed.batch(("events", [at(0), at(1)]), ("labels", [label(0, 1)])))
+    assert engine.counts["learned"] == 0
+    assert engine.ensemble.cold
 
 
 def test_windows_of_risk_take_a_label_when_it_comes(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.prometheus
 
-EVENTS = 8_400
+EVENTS = 12_600
 RENAMED = "millrace_score_ratio_bucket"
 """What the job `renamed` exposes under another name."""
 WITHOUT_NUMBERS = {

@@ -22,7 +22,7 @@ from stream.settings.load import parse
 from tests.support.runner import append, caught_up, contents, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
-EVENTS = 6_000
+EVENTS = 8_000
 MEMBERS = ("logistic", "bayes")
 
 

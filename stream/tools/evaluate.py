@@ -245,11 +245,12 @@ def notes(summary: Mapping[str, Any]) -> Iterator[str]:
         )
     if scores and not summary["labelled"]:
         yield "no row has a label: there is nothing to judge"
-    elif scores and not judged:
+    positives, labelled = summary["positives"] + unlearned["positives"], summary["labelled"]
+    if labelled > 1 and positives in (0, labelled):
+        only = "positive" if positives else "negative"
+        yield f"all {labelled:,} judged rows are {only}: with one class no model can be told apart"
+    elif labelled and not judged:
         yield "every judged row was scored before anything was learned: the file is too short"
-    elif scores and summary["positives"] in (0, judged):
-        only = "negative" if not summary["positives"] else "positive"
-        yield f"all {judged:,} judged rows are {only}: with one class no model can be told apart"
     waited = summary["labels_waited"]
     if waited["late"]:
         yield (

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -21,15 +22,16 @@ FLAGS = [
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 
 
+def lacking(what: str) -> NoReturn:
+    """The machine lacks something: the test is skipped, or fails where ``CI`` is true."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI skips nothing: {what}")
+    pytest.skip(what)
+
+
 def program(name: str, package: str) -> str:
-    """The path of a program; without it the test is skipped, or fails where ``CI`` is true."""
-    found = shutil.which(name)
-    if found is None:
-        message = f"{name} is not installed (Debian: {package})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
+    """The path of a program, or :func:`lacking`."""
+    return shutil.which(name) or lacking(f"{name} is not installed (Debian: {package})")
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from tests.support.log_harness import (
     texts,
     values,
 )
+from tests.support.tools import lacking
 from tests.support.waiting import DEADLINE_S
 
 Make = Callable[..., Store]
@@ -425,7 +426,7 @@ def own_broker() -> Iterator[Broker]:
         with Broker() as broker:
             yield broker
     except BrokerUnavailable as error:
-        pytest.skip(f"no Kafka broker of its own: {error}")
+        lacking(f"no Kafka broker of its own: {error}")
 
 
 @pytest.mark.kafka

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,28 +19,6 @@ from tests.support.waiting import DEADLINE_S, wait_until
 
 NDJSON = {"content-type": "application/x-ndjson"}
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Running]:
-    """One server for tests that leave nothing behind that others would see."""
-    with running(config(max_body_bytes=4096)) as it:
-        yield it
-
-
-@pytest.fixture(scope="module")
-def patient() -> Iterator[Running]:
-    """One server for all tests: starting one for each takes 0.3 s."""
-    with running(config()) as it:
-        yield it
-
-
-@pytest.fixture
-def fresh(patient: Running) -> Running:
-    """A server with nothing in its log and nothing observed."""
-    patient.backend.reset()
-    patient.observed.clear()
-    return patient
 
 
 class TestEvents:

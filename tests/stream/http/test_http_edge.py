@@ -27,28 +27,6 @@ TOKENS = [_token("scorer", "score"), _token("labeller", "label"), _token("root",
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Running]:
-    """One server for tests that leave nothing behind that others would see."""
-    with running(config(max_body_bytes=4096)) as it:
-        yield it
-
-
-@pytest.fixture(scope="module")
-def patient() -> Iterator[Running]:
-    """One server for all tests: starting one for each takes 0.3 s."""
-    with running(config()) as it:
-        yield it
-
-
-@pytest.fixture
-def fresh(patient: Running) -> Running:
-    """A server with nothing in its log and nothing observed."""
-    patient.backend.reset()
-    patient.observed.clear()
-    return patient
-
-
-@pytest.fixture(scope="module")
 def guarded() -> Iterator[Running]:
     """A server that asks for tokens."""
     with running(config(tokens=TOKENS)) as it:

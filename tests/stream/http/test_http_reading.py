@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -17,28 +16,6 @@ from stream.http.api import Api
 from stream.http.score import ScoreWaiters
 from tests.support.http_fake import FakeBackend, Running, config, problem, running, take
 from tests.support.waiting import DEADLINE_S, wait_until
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Running]:
-    """One server for tests that leave nothing behind that others would see."""
-    with running(config(max_body_bytes=4096)) as it:
-        yield it
-
-
-@pytest.fixture(scope="module")
-def patient() -> Iterator[Running]:
-    """One server for all tests: starting one for each takes 0.3 s."""
-    with running(config()) as it:
-        yield it
-
-
-@pytest.fixture
-def fresh(patient: Running) -> Running:
-    """A server with nothing in its log and nothing observed."""
-    patient.backend.reset()
-    patient.observed.clear()
-    return patient
 
 
 def ask(page: Path, *paths: str) -> list[httpx.Response]:

@@ -308,6 +308,17 @@ def test_a_phone_needs_no_sideways_scrolling(page: Page, size: Any) -> None:
     assert page.locator(".scroll").first.evaluate(cue)
 
 
+def test_an_announcement_is_for_screen_readers_only(page: Page) -> None:
+    """However long its text, nothing of it covers what is seen."""
+    said = page.locator("#announce")
+    text = said.text_content()
+    said.evaluate("e => { e.textContent = 'Drift alarm: page_hinkley on forest, '.repeat(40) }")
+    box = said.bounding_box()
+    said.evaluate("(e, text) => { e.textContent = text }", text)
+    assert box is not None
+    assert (box["width"], box["height"]) == (1, 1)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_colour_schemes_are_readable(page: Page, scheme: Any) -> None:
     """The system's scheme holds until the button is pressed; texts have a contrast of 4.5."""

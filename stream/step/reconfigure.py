@@ -8,16 +8,16 @@ take over by ``restore(old.state())`` what does not change, as from a checkpoint
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from models.base import MillraceError, State
 from models.members import catalogue
-from models.settings import Feature
+from models.settings import Feature, feature_fields
 from stream.contract.outputs import Outputs
-from stream.settings.schema import Config, MemberSettings
+from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.step.engine import Engine
 
 BOUNDS = frozenset({"max_entities"})
@@ -34,7 +34,8 @@ class Changes(NamedTuple):
     """What one configuration makes of the parts of another.
 
     ``kept``, ``fresh`` and ``lost`` name, for people, parts that keep their state, start new, or
-    are gone with their state. ``differences`` holds for each member in both the keys that differ.
+    are gone with their state. ``differences`` holds for each member in both the keys that differ;
+    ``misread`` names the old features of which a field is read as something else now.
     """
 
     kept: list[str]
@@ -44,6 +45,7 @@ class Changes(NamedTuple):
     same_combiner: bool
     staying: list[str]
     differences: dict[str, list[str]]
+    misread: frozenset[str]
 
     def lines(self) -> list[str]:
         """One line for each part."""
@@ -58,14 +60,15 @@ def compare(old: Engine, new: Engine) -> Changes:
     """What becomes of each part of ``old`` in ``new``, a fresh engine; changes neither.
 
     A member stays while its definition and all columns mean what they meant; a combiner while it is
-    of the same kind and any member stays; a feature's memory while there is one of the same kind;
-    pending events while the columns mean the same. The ensemble's quality and drift, counts, clocks
-    and the trail always go on.
+    of the same kind and any member stays; a feature's memory while there is one of the same kind
+    and its fields are read as before; pending events while the columns mean the same. The
+    ensemble's quality and drift, counts, clocks and the trail always go on.
 
     Raises :class:`Irreconcilable` for a change that no acceptance makes possible.
     """
     _refuse(old.config, new.config)
-    same_columns = _meaning(old.config) == _meaning(new.config)
+    misread = _misread(old.config, new.config)
+    same_columns = _meaning(old.config) == _meaning(new.config) and not misread
     before = {m.name: m for m in old.config.members}
     after = {m.name: m for m in new.config.members}
     differences = {
@@ -87,15 +90,16 @@ def compare(old: Engine, new: Engine) -> Changes:
     if learned and not same_combiner and old.ensemble.combiner.parameters():
         lost.append(f"combiner {kind}")
     theirs, ours = old.features.memories(), new.features.memories()
+    held = {memory for name, memory in theirs.items() if name not in misread}
     for name, memory in ours.items():
-        (kept if memory in theirs.values() else fresh).append(f"feature {name}")
-    lost += [f"feature {n}" for n, memory in theirs.items() if memory not in ours.values()]
+        (kept if memory in held else fresh).append(f"feature {name}")
+    lost += [f"feature {n}" for n, m in theirs.items() if n in misread or m not in ours.values()]
     if same_columns:
         kept.append(f"{len(old.pending)} pending events")
     elif old.pending.waiting:
         lost.append(f"{old.pending.waiting} pending events (the columns changed)")
     fresh += _renamed(old.config, new.config)
-    return Changes(kept, fresh, lost, same_columns, same_combiner, staying, differences)
+    return Changes(kept, fresh, lost, same_columns, same_combiner, staying, differences, misread)
 
 
 def reconfigure(old: Engine, new: Engine, tree: dict[str, Any]) -> Outputs:
@@ -139,6 +143,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
 
     ensemble, drift = state["ensemble"], state["drift"]
     carried = state | {
+        "features": _remembered(state["features"], old.features, changes.misread),
         "ensemble": ensemble
         | {key: without(ensemble[key]) for key in ("members", "challengers")}
         | {key: nameless(ensemble[key]) for key in ("names", "frozen", "quarantined", "taught")},
@@ -160,6 +165,16 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del carried["pending"], carried["drift"]["columns"]
         carried["maturity"] = state["maturity"] | {"heard": 0}
     return carried
+
+
+def _remembered(state: State, features: Sequence[Feature], misread: Collection[str]) -> State:
+    """The features' state without the memory of those that are misread: it loses its kind."""
+    numbers = [f.name for f in features if f.type == "number"]
+    kinds = zip(numbers, state["number_kinds"], strict=True)
+    return state | {
+        "number_kinds": ["" if name in misread else kind for name, kind in kinds],
+        "table_kinds": {n: kind for n, kind in state["table_kinds"].items() if n not in misread},
+    }
 
 
 def _refuse(old: Config, new: Config) -> None:
@@ -194,6 +209,32 @@ def _meaning(config: Config) -> list[dict[str, Any]]:
     """What the columns mean, feature by feature."""
     features: tuple[Feature, ...] = config.features
     return [feature.model_dump(mode="json", exclude=set(BOUNDS)) for feature in features]
+
+
+def _misread(old: Config, new: Config) -> frozenset[str]:
+    """Features of ``old`` with a field that the new event schema reads as something else."""
+    before, after = old.event, new.event
+    other = {
+        name
+        for name, field in before.fields.items()
+        if name in after.fields
+        and not (
+            before.place(name) == after.place(name) and _reads_alike(field, after.fields[name])
+        )
+    }
+    return frozenset(
+        f.name for f in old.features if any(field in other for field, _ in feature_fields(f))
+    )
+
+
+def _reads_alike(one: FieldSettings, other: FieldSettings) -> bool:
+    """Whether a value that one of them took, the other takes for the same if it takes it.
+
+    Marks in text differ only from other marks: without any, text was refused.
+    """
+    marks = {(field.decimal, field.thousands) for field in (one, other) if field.decimal}
+    same = (one.kind, one.values, one.default) == (other.kind, other.values, other.default)
+    return same and len(marks) < 2
 
 
 def differing_keys(one: MemberSettings, other: MemberSettings) -> list[str]:

@@ -572,6 +572,68 @@ def test_what_is_lost_is_named(tmp_path: Path, known: Callable[[Raw], Engine]) -
     ]
 
 
+def amount(**settings: Any) -> Patch:
+    return {"event.fields.amount": {"kind": "number"} | settings}
+
+
+@pytest.mark.parametrize(
+    ("patch", "forgotten"),
+    [
+        (amount(path="value"), ["amount", "customer"]),
+        (amount(default=1.5), ["amount", "customer"]),
+        ({"event.fields.amount": "boolean"}, ["amount", "customer"]),
+        (CHANGES["FieldSettings.values"], []),
+        ({"event.fields.terminal": {"kind": "entity", "values": {"t0": "t1"}}}, ["terminal"]),
+    ],
+)
+def test_a_field_that_means_something_else_changes_what_is_made_of_it(
+    tmp_path: Path, known: Callable[[Raw], Engine], patch: Patch, forgotten: list[str]
+) -> None:
+    """Its features' memories begin anew, so do members and pending events; all of it is told."""
+    raw, journal = first(tmp_path), []
+    old, stream = known(raw), Stream(STEPS)
+    new = engine_of(patched(raw, patch))
+    changes = compare(old, new)
+    memories = [name for name in old.features.memories() if name not in forgotten]
+    assert [f"feature {name}" for name in memories] == [
+        line for line in changes.kept if line.startswith("feature")
+    ]
+    assert changes.lost == [
+        *("member linear as it was", "member prior as it was", "member forest as it was"),
+        *("combiner stack", *(f"feature {name}" for name in forgotten)),
+        f"{old.pending.waiting} pending events (the columns changed)",
+    ]
+    new = switched(old, patched(raw, patch), journal)
+    kept = new.features.state()
+    for name, state in old.features.state()["tables"].items():
+        same = state_digest(kept["tables"][name]) == state_digest(state)
+        assert same == (name not in forgotten)
+    assert (kept["numbers"].any()) == ("amount" not in forgotten)
+    assert new.ensemble.cold
+    again = restored(new, tmp_path)
+    step_alike([new, again], stream.batch(new.config))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ({}, {"required": False}, True),
+        ({}, {"path": "/amount"}, True),
+        ({}, {"decimal": ","}, True),
+        ({"decimal": ","}, {}, True),
+        ({"decimal": ","}, {"decimal": "."}, False),
+        ({"decimal": "."}, {"decimal": ".", "thousands": ","}, False),
+    ],
+)
+def test_a_field_that_takes_more_or_less_means_the_same(
+    tmp_path: Path, before: Raw, after: Raw, same: bool
+) -> None:
+    """What was taken before meant the same: only other marks read the same text otherwise."""
+    raw = first(tmp_path)
+    old, new = (engine_of(patched(raw, amount(**settings))) for settings in (before, after))
+    assert compare(old, new).same_columns == same
+
+
 @pytest.mark.parametrize("change", ["a written default", "WindowFeature.max_entities"])
 def test_what_means_the_same_is_no_change(
     tmp_path: Path, known: Callable[[Raw], Engine], change: str

@@ -10,12 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from models.base import MillraceError
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, encode_journal
 
 Positions = Mapping[tuple[str, int], int]
 """``(topic, partition) -> next_offset``."""
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic as it is now.
+
+    ``id`` tells it from one that was made anew under its name; empty where the log has none.
+    ``retention_ms``: how long its records stay; -1: for ever, or nobody may know.
+    """
+
+    id: str
+    partitions: int
+    retention_ms: int = -1
 
 
 class LogError(MillraceError):

@@ -86,7 +86,13 @@ class TopicsSettings(Settings):
     create: bool = Field(
         True, description="make missing topics; `false`: a missing one is an error"
     )
-    partitions: int = Field(1, ge=1, le=1024, description="of events, labels and scores it creates")
+    partitions: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="of events, labels and scores it creates; of scores on Kafka as many as events"
+        " have that are there",
+    )
 
 
 def _text_keys(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Kafka clients and topics: what the Kafka log's parts share.
+"""Kafka clients: what the Kafka log's parts share.
 
 Every function here may block: they are
 called through a :class:`stream.logs.kafka.calls.Worker` or ``Seat``.
@@ -6,14 +6,11 @@ called through a :class:`stream.logs.kafka.calls.Worker` or ``Seat``.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 
-from stream.contract.log import LogError
 from stream.logs.kafka import codec as kafka_codec
 from stream.settings import schema as settings
 
@@ -124,58 +121,3 @@ def leave_producer(producer: Any) -> None:
         # close() flushes first and gives up when that fails, before it ends its thread.
         producer._sender.force_close()
         producer._closed = True
-
-
-class NewTopic(NamedTuple):
-    """A topic this shard needs, and how to make it."""
-
-    partitions: int
-    configs: Mapping[str, str]
-
-
-def find_topics(clients: Clients, names: Iterable[str]) -> dict[str, int]:
-    """Partitions of each of the topics that exists. Blocks: call it through a worker."""
-    admin = clients.admin()
-    try:
-        return _partitions(admin, names)
-    finally:
-        admin.close()
-
-
-def make_topics(
-    clients: Clients, wanted: Mapping[str, NewTopic], create: bool, replication: int
-) -> dict[str, int]:
-    """Partitions of each wanted topic; makes those that are missing, if it may.
-
-    Raises :class:`LogError` that names the missing ones. Blocks: call it through a worker.
-    """
-    admin = clients.admin()
-    try:
-        found = _partitions(admin, wanted)
-        missing = sorted(set(wanted) - set(found))
-        if missing and not create:
-            raise LogError(
-                f"Kafka: topics {', '.join(missing)} do not exist and topics.create is false"
-            )
-        if missing:
-            options = {
-                name: {
-                    "num_partitions": wanted[name].partitions,
-                    "replication_factor": replication,
-                    "configs": dict(wanted[name].configs),
-                }
-                for name in missing
-            }
-            with contextlib.suppress(errors.TopicAlreadyExistsError):  # another process was faster
-                admin.create_topics(options)
-            admin.wait_for_topics(missing, timeout_ms=clients.timeout_s * 1000)
-            found = _partitions(admin, wanted)
-        return found
-    finally:
-        admin.close()
-
-
-def _partitions(admin: Any, names: Iterable[str]) -> dict[str, int]:
-    there = sorted(set(names) & set(admin.list_topics()))
-    described = admin.describe_topics(topics=there) if there else []
-    return {topic["name"]: len(topic["partitions"]) for topic in described}

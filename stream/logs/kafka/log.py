@@ -16,19 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
-from stream.logs.kafka.calls import Seat, Worker, translated
-from stream.logs.kafka.io import (
-    Clients,
-    NewTopic,
-    find_topics,
-    leave_producer,
-    make_topics,
-)
+from stream.logs.kafka.calls import Seat, translated
+from stream.logs.kafka.io import Clients, leave_producer
 from stream.logs.kafka.reader import Key, Poller, Reader, check_read, newest
+from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, place, wait_for
 from stream.settings import schema as settings
 
-_FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 _CHUNK = 4_096
 
 
@@ -59,17 +53,17 @@ class KafkaLog:
         self._writer = (Writer if exactly else AtLeastOnceWriter)(
             config, self._clients, self._reader
         )
-        many, one, kept = NewTopic(names.partitions, {}), NewTopic(1, {}), NewTopic(1, _FOREVER)
+        self._cluster = Cluster(self._clients)
+        many, one, kept = NewTopic(names.partitions), NewTopic(1), NewTopic(1, FOREVER)
         self._wanted = {
             names.control: one,
             names.events: many,
             names.labels: many,
-            names.scores: many,
+            names.scores: NewTopic(names.partitions, like=names.events, whole=False),
             names.dead_letters: one,
             names.audit: kept,
             config.journal_topic: kept,
         }
-        self._side = Worker("millrace-kafka-side")
         self._lock = threading.Lock()
         self._appender = Seat(
             "millrace-kafka-append",
@@ -93,31 +87,26 @@ class KafkaLog:
         with self._lock:
             if self._partitions is None:
                 create, replication = self._config.topics.create, self._log.replication_factor
-                found = self._ask(
-                    lambda: make_topics(self._clients, self._wanted, create, replication)
-                )
+                found = self._cluster.make(self._wanted, create, replication)
                 journal = self._config.journal_topic
-                if found[journal] != 1:
+                if found[journal].partitions != 1:
                     raise LogError(
-                        f"Kafka: topic {journal}: expected 1 partition, got {found[journal]};"
-                        " the journal is one sequence"
+                        f"Kafka: topic {journal}: expected 1 partition, got"
+                        f" {found[journal].partitions}; the journal is one sequence"
                     )
-                self._partitions = found
+                self._partitions = {name: topic.partitions for name, topic in found.items()}
             return self._partitions
 
     def _found_topics(self) -> dict[str, int]:
         """Partitions of those topics of the configuration that exist; makes none."""
         with self._lock:
             if self._partitions is None:
-                found = self._ask(lambda: find_topics(self._clients, self._wanted))
+                found = self._cluster.find(self._wanted)
+                partitions = {name: topic.partitions for name, topic in found.items()}
                 if len(found) < len(self._wanted):
-                    return found
-                self._partitions = found
+                    return partitions
+                self._partitions = partitions
             return self._partitions
-
-    def _ask(self, work: Callable[[], dict[str, int]]) -> dict[str, int]:
-        with translated("topics"):
-            return self._side.call("topics", self._clients.timeout_s, work)
 
     def _input_keys(self) -> list[Key]:
         topics = self._found_topics()
@@ -273,7 +262,7 @@ class KafkaLog:
         self._writer.close()
         self._poller.close()
         self._appender.close(lambda producer: producer.close(timeout=1.0))
-        self._side.stop()
+        self._cluster.close()
         self._reader.close()
 
 

@@ -1,0 +1,164 @@
+"""Asks the cluster about topics: which there are, their ids, partitions and settings; makes them.
+
+On kafka-python's administrative client, whichever client reads and writes. Reads no records.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+from kafka import errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream.contract.log import LogError, Topic
+from stream.logs.kafka.calls import Seat
+from stream.logs.kafka.io import Clients
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+"""Settings of a topic whose records are all kept."""
+
+
+class NewTopic(NamedTuple):
+    """A topic this shard needs, and how to make it.
+
+    ``like``: where that topic is there, it gets as many partitions as that one has.
+    ``whole``: its records must all stay, each at its offset: it may not be compacted.
+    """
+
+    partitions: int
+    configs: Mapping[str, str] = {}
+    like: str = ""
+    whole: bool = True
+
+
+class Cluster:
+    """One administrative client, kept: a look at the topics costs two requests."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._timeout_s = clients.timeout_s
+        self._seat = Seat("millrace-kafka-topics", clients.admin, _leave)
+        self._untold: set[str] = set()
+
+    def ask(self, what: str, work: Callable[[Any], T]) -> T:
+        """``work(admin)`` within the deadline; raises the log's errors."""
+        return self._seat.call(what, self._timeout_s + 0.5, work)
+
+    def find(self, wanted: Mapping[str, NewTopic]) -> dict[str, Topic]:
+        """Those of the topics that exist.
+
+        Raises :class:`LogError` for one whose settings let go of records that are needed.
+        """
+        return self.ask("topics", lambda admin: self._find(admin, wanted))
+
+    def make(
+        self, wanted: Mapping[str, NewTopic], create: bool, replication: int
+    ) -> dict[str, Topic]:
+        """Every wanted topic; makes those that are missing, if it may.
+
+        Raises :class:`LogError` that names the missing ones, and as :meth:`find`.
+        """
+
+        def work(admin: Any) -> dict[str, Topic]:
+            found = self._find(admin, wanted)
+            missing = sorted(set(wanted) - set(found))
+            if missing and not create:
+                raise LogError(
+                    f"Kafka: topics {', '.join(missing)} do not exist and topics.create is false"
+                )
+            if missing:
+                options = {name: _options(wanted[name], found, replication) for name in missing}
+                with contextlib.suppress(errors.TopicAlreadyExistsError):  # another was faster
+                    admin.create_topics(options)
+                admin.wait_for_topics(missing, timeout_ms=self._timeout_s * 1000)
+                found = self._find(admin, wanted)
+            return found
+
+        return self.ask("topics", work)
+
+    def _find(self, admin: Any, wanted: Mapping[str, NewTopic]) -> dict[str, Topic]:
+        described = [t for t in admin.describe_topics(topics=sorted(wanted)) if _exists(t)]
+        configs = self._configs(admin, [t["name"] for t in described])
+        found = {}
+        for topic in described:
+            name = topic["name"]
+            own = configs.get(name, {})
+            if wanted[name].whole and "compact" in own.get("cleanup.policy", ""):
+                raise LogError(_compacted(name, own["cleanup.policy"]))
+            found[name] = Topic(
+                _id(topic["topic_id"]), len(topic["partitions"]), int(own.get("retention.ms", -1))
+            )
+        return found
+
+    def _configs(self, admin: Any, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What each topic's settings are; told once of those that may not be asked for."""
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, name, ["cleanup.policy", "retention.ms"])
+            for name in names
+        ]
+        if not resources:
+            return {}
+        asked = admin.describe_configs(resources, config_filter="all").get("topic", {})
+        found = {n: {k: v["value"] for k, v in own.items()} for n, own in asked.items() if own}
+        for name in {r.name for r in resources} - set(found) - self._untold:
+            self._untold.add(name)
+            logger.warning(
+                "topic_settings_unknown",
+                topic=name,
+                reason="this user may not ask for them (DescribeConfigs): whether the topic is"
+                " compacted, and what its retention is, stays unchecked",
+            )
+        return found
+
+    def close(self) -> None:
+        """Close the client and end the thread."""
+        self._seat.close(lambda admin: admin.close())
+
+
+def _options(new: NewTopic, found: Mapping[str, Topic], replication: int) -> dict[str, Any]:
+    partitions = found[new.like].partitions if new.like in found else new.partitions
+    return {
+        "num_partitions": partitions,
+        "replication_factor": replication,
+        "configs": dict(new.configs),
+    }
+
+
+def _leave(admin: Any) -> None:
+    threading.Thread(target=admin.close, daemon=True).start()
+
+
+def _exists(described: Mapping[str, Any]) -> bool:
+    """Whether a topic is there; raises what the cluster says of it otherwise."""
+    code = described["error_code"]
+    if code == errors.UnknownTopicOrPartitionError.errno:
+        return False
+    if code:
+        raise errors.for_code(code)(f"topic {described['name']}")
+    return True
+
+
+def _id(topic_id: str | None) -> str:
+    """As Kafka's own tools print it; empty where the cluster has none (before Kafka 2.8)."""
+    if topic_id is None:
+        return ""
+    return base64.urlsafe_b64encode(uuid.UUID(topic_id).bytes).rstrip(b"=").decode()
+
+
+def _compacted(name: str, policy: str) -> str:
+    return (
+        f"Kafka: topic {name}: expected cleanup.policy delete, got {policy}; compaction removes"
+        " records that a restart must read again. Take it away:\n"
+        f"  kafka-configs.sh --alter --entity-type topics --entity-name {name}"
+        " --add-config cleanup.policy=delete\n"
+        "or name another topic in [topics], to which the records are copied"
+    )

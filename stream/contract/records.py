@@ -13,12 +13,12 @@ import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
 
-UNREADABLE = "millrace-unreadable"
-"""Header of a null record that stands for one which the log could not read; its value says why."""
-
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One record of a topic, as read. ``offset`` is its own; ``value`` may be ``None`` (a null)."""
+    """One record of a topic, as read. ``offset`` is its own; ``value`` may be ``None`` (a null).
+
+    ``unreadable`` is not empty where the log could not read the record: why. Its value is ``None``.
+    """
 
     topic: str
     partition: int
@@ -27,15 +27,20 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     timestamp_ms: int = 0
     headers: Headers = ()
+    unreadable: str = ""
 
 
 class NewRecord(msgspec.Struct, frozen=True, gc=False):
-    """One record to append. ``partition`` ``None``: by the key's murmur2, 0 without a key."""
+    """One record to append. ``partition`` ``None``: by the key's murmur2, 0 without a key.
+
+    ``timestamp_ms`` ``None``: the clock of the step, or of the append.
+    """
 
     key: bytes | None
     value: bytes | None
     partition: int | None = None
     headers: Headers = ()
+    timestamp_ms: int | None = None
 
 
 class Range(msgspec.Struct, frozen=True, array_like=True):

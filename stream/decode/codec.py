@@ -18,7 +18,7 @@ from models.base import F64, I64, U64, EventColumns
 from stream.contract.commands import COMMAND, Command
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
-from stream.contract.records import UNREADABLE, Record, Slice
+from stream.contract.records import Record, Slice
 from stream.decode.coerce import BadValue, coercion, json_text
 from stream.decode.payload import Value, decoder
 from stream.decode.times import BadTime, event_times, label_times
@@ -238,9 +238,8 @@ class Codec:
 
     def _payload(self, record: Record) -> bytes:
         if record.value is None:
-            for name, reason in record.headers:
-                if name == UNREADABLE:
-                    raise _Refused("malformed", f"the log could not read it: {reason.decode()}")
+            if record.unreadable:
+                raise _Refused("malformed", f"the log could not read it: {record.unreadable}")
             raise _Refused("null", "expected a JSON object, got a null value")
         if len(record.value) > self._limit:
             size = len(record.value)

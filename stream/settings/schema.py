@@ -255,6 +255,28 @@ class LabelSettings(Settings):
     )
 
 
+def _header_name(name: str) -> str:
+    if not name or name.startswith("millrace-"):
+        raise ValueError("expected the name of a header that does not begin with `millrace-`")
+    return name
+
+
+class ScoresSettings(Settings):
+    """What score records carry beside the score."""
+
+    headers: tuple[Annotated[str, AfterValidator(_header_name)], ...] = Field(
+        (),
+        max_length=32,
+        description="headers of the event that its score carries on, such as `traceparent`; of each"
+        " event's the first 4 KiB",
+    )
+    timestamp: Literal["step", "event"] = Field(
+        "step",
+        description="the record's timestamp: the clock of the step, or the event's time if that is"
+        " not later; a topic's retention goes by it",
+    )
+
+
 class MemberSettings(BaseModel):
     """One learner: a name, a type, and the type's own parameters beside them."""
 
@@ -396,6 +418,7 @@ class Config(Settings):
     topics: TopicsSettings = TopicsSettings()
     event: EventSettings
     label: LabelSettings = LabelSettings()
+    scores: ScoresSettings = ScoresSettings()
     features: tuple[Feature, ...] = Field(min_length=1)
     members: tuple[MemberSettings, ...] = Field(min_length=1, max_length=64)
     ensemble: EnsembleSettings = EnsembleSettings()

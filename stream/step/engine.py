@@ -35,7 +35,7 @@ from stream.step.learn import Learning, probabilities
 from stream.step.maturity import Maturity
 from stream.step.pending import I8, WAITING, Pending
 from stream.step.reactions import Reactions
-from stream.step.scores import encode_scores
+from stream.step.scores import carrying, encode_scores
 from stream.step.tallies import Tallies
 
 Settle = Callable[[I64, I8], I64]
@@ -278,7 +278,8 @@ class Engine:
         scored = Scored(events.records, events.ids, times, p, members, alert, cold, left_out)
         tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
         tail += ',"cold":true' if cold else ""
-        out.scores += encode_scores(scored, self.ensemble.names, tail)
+        made = encode_scores(scored, self.ensemble.names, tail)
+        out.scores += carrying(made, scored, self.config.scores, self.clock_ms)
         out.scored.append(scored)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())

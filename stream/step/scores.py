@@ -10,9 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from stream.contract.outputs import Scored
-from stream.contract.records import NewRecord
+from stream.contract.records import Headers, NewRecord
+from stream.settings.schema import ScoresSettings
+
+HEADER_BYTES = 4096
+"""Bytes of an event's headers that its score carries on, at most: an event may be as large as its
+topic allows, its score must fit into another one."""
 
 
 class _Score(msgspec.Struct, gc=False):
@@ -61,3 +67,31 @@ def encode_scores(scored: Scored, names: Sequence[str], tail: str) -> list[NewRe
         whole = _Score(identifier, at, score, alert, members(*each), place, record.offset)
         out.append(NewRecord(identifier.encode(), _encode(whole)[:-1] + end, place))
     return out
+
+
+def carrying(
+    made: list[NewRecord], scored: Scored, settings: ScoresSettings, clock_ms: int
+) -> list[NewRecord]:
+    """The score records with what they carry of their events: chosen headers, and the time."""
+    if not settings.headers and settings.timestamp == "step":
+        return made
+    chosen = frozenset(settings.headers)
+    times: list[int] | list[None] = [None] * len(made)
+    if settings.timestamp == "event":
+        # Brokers refuse records from the future.
+        times = np.minimum(scored.event_time_ms, clock_ms).tolist()
+    return [
+        NewRecord(r.key, r.value, r.partition, _picked(record.headers, chosen), at)
+        for r, record, at in zip(made, scored.records, times, strict=True)
+    ]
+
+
+def _picked(headers: Headers, chosen: frozenset[str]) -> Headers:
+    room = HEADER_BYTES
+    picked = []
+    for name, value in headers:
+        size = len(name) + len(value)
+        if name in chosen and size <= room:
+            room -= size
+            picked.append((name, value))
+    return tuple(picked)

@@ -3,8 +3,8 @@
 kafka-python 3.0.12 unpacks a batch without any bound (a 1 MB zstd batch can hold gigabytes), and
 whatever goes wrong is raised once, after which ``poll()`` spins for ever. Here a batch unpacks to
 at most :data:`MAX_BATCH_BYTES`; one that does not, or that cannot be read, becomes one record with
-a null value for each of its offsets, with the reason in the header :data:`UNREADABLE`: a dead
-letter each, and the partition goes on. A CRC mismatch still raises: it may heal when the batch is
+a null value for each of its offsets, with the reason as an :class:`Unreadable`: a dead letter each,
+and the partition goes on. A CRC mismatch still raises: it may heal when the batch is
 fetched again.
 
 kafka-python makes its batches in one place, ``MemoryRecords.next_batch``, by a name of its own
@@ -28,7 +28,6 @@ from kafka.errors import KafkaError, UnsupportedForMessageFormatError
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
-from stream.contract.records import UNREADABLE
 from stream.logs.kafka.scan import scan
 
 MAX_BATCH_BYTES = 64 << 20
@@ -36,6 +35,13 @@ MAX_BATCH_BYTES = 64 << 20
 
 _XERIAL = b"\x82SNAPPY\x00"
 _CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+
+
+class Unreadable(str):
+    """Why a record could not be read, in the place of a header's name.
+
+    Told by its class: no record of a topic can forge it.
+    """
 
 
 class _TooLarge(ValueError):
@@ -190,7 +196,7 @@ class BoundedBatch(DefaultRecordBatch):
         if isinstance(error, _TooLarge):
             reason = f"it unpacks to more than {MAX_BATCH_BYTES} bytes"
         text = f"batch at offset {self.base_offset} ({codec}) cannot be unpacked: {reason}"
-        headers = [(UNREADABLE, text[:500].encode())]
+        headers = [(Unreadable(text[:500]), b"")]
         # The broker checks both counts when it takes a batch: they cannot run away.
         for offset in range(self.base_offset, self.last_offset + 1):
             yield DefaultRecord(0, offset, self.first_timestamp, 0, None, None, headers)

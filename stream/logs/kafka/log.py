@@ -215,7 +215,10 @@ class KafkaLog:
         try:
             with translated(f"append to {topic}"):
                 futures = [
-                    producer.send(topic, r.value, r.key, list(r.headers), where, at)
+                    producer.send(
+                        *(topic, r.value, r.key, list(r.headers), where),
+                        at if r.timestamp_ms is None else r.timestamp_ms,
+                    )
                     for r, where in [(r, place(topic, r, count)) for r in records]
                 ]
                 done = wait_for(futures, limit_s)

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from kafka import TopicPartition
 
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention
-from stream.contract.records import Range, Record, Slice
+from stream.contract.records import Headers, Range, Record, Slice
 from stream.contract.routing import shares
 from stream.logs.kafka.calls import Seat
+from stream.logs.kafka.codec import Unreadable
 from stream.logs.kafka.io import Clients, leave_consumer
 
 T = TypeVar("T")
@@ -42,10 +43,18 @@ def _records(raws: Iterable[Any]) -> list[Record]:
             raw.key,
             raw.value,
             raw.timestamp,
-            tuple((k, v or b"") for k, v in raw.headers) if raw.headers else (),
+            *(_headers(raw.headers) if raw.headers else ()),
         )
         for raw in raws
     ]
+
+
+def _headers(pairs: Sequence[tuple[str, bytes | None]]) -> tuple[Headers, str]:
+    """A record's headers, and why it could not be read if it could not."""
+    name = pairs[0][0]
+    if isinstance(name, Unreadable):
+        return (), str(name)
+    return tuple((k, v or b"") for k, v in pairs), ""
 
 
 class Reader:

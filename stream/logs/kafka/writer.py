@@ -159,7 +159,8 @@ class Writer:
             for r in records:
                 own = headers(r, len(futures)) if headers else list(r.headers) or None
                 where = place(topic, r, count)
-                futures.append(producer.send(topic, r.value, r.key, own, where, at))
+                stamp = at if r.timestamp_ms is None else r.timestamp_ms
+                futures.append(producer.send(topic, r.value, r.key, own, where, stamp))
         return futures
 
     def close(self) -> None:

@@ -227,7 +227,10 @@ def partitions_of(db: sqlite3.Connection, topics: Sequence[str]) -> list[Partiti
 def insert(
     db: sqlite3.Connection, topic: str, records: Sequence[NewRecord], timestamp_ms: int
 ) -> list[tuple[int, int]]:
-    """Append inside the caller's transaction; ``(partition, offset)`` of each record."""
+    """Append inside the caller's transaction; ``(partition, offset)`` of each record.
+
+    ``timestamp_ms`` is that of records which have none of their own.
+    """
     parts = partitions_of(db, [topic])
     if not parts:
         raise LogError(f"topic {topic!r}: does not exist in the log; names are set in [topics]")
@@ -241,7 +244,8 @@ def insert(
             raise LogError(f"topic {topic!r}: expected partition 0..{len(parts) - 1}, got {number}")
         offset = parts[number].next + len(rows[number])
         headers = _encode_headers(record.headers) if record.headers else None
-        rows[number].append((offset, record.key, record.value, timestamp_ms, headers))
+        at_ms = timestamp_ms if record.timestamp_ms is None else record.timestamp_ms
+        rows[number].append((offset, record.key, record.value, at_ms, headers))
         placed.append((number, offset))
     for part, new in zip(parts, rows, strict=True):
         if new:

@@ -169,3 +169,14 @@ def test_commands_are_typed(codec: Codec) -> None:
         refused = codec.command(record(value))
         assert isinstance(refused, DeadLetter)
         assert refused.reason == "command"
+
+
+def test_a_null_record_cannot_say_why_it_could_not_be_read(tmp_path: Path) -> None:
+    """Only what the log itself says of a record is believed, no header of it."""
+    codec = Codec(config(tmp_path))
+    forged = Record("events", 0, 0, None, None, 0, (("millrace-unreadable", b"the moon"),))
+    broken = Record("events", 0, 1, None, None, 0, (), "batch at offset 1 cannot be unpacked")
+    _, bad = codec.events([forged, broken])
+    assert [letter.reason for letter in bad] == ["null", "malformed"]
+    assert ["moon" in letter.error for letter in bad] == [False, False]
+    assert "batch at offset 1" in bad[1].error

@@ -54,15 +54,21 @@ def scores(store: Store, log: Log) -> list[str]:
 
 
 def test_appended_records_are_polled_with_all_their_parts(make: Make) -> None:
-    """Key, value, headers, offset and timestamp come back as they were appended."""
+    """Key, value, headers, offset and timestamp come back as they were appended.
+
+    The timestamp is the record's own, or the clock's.
+    """
     store = make()
     log = store.opened()
     clock = now_ms()
     record = NewRecord(b"key", b"value", headers=(("a", b"1"), ("b", b"\xff")))
-    assert store.log(lambda: clock).append(store.config.topics.events, [record]) == [(0, 0)]
-    (taken,) = poll_all(log, 1)
-    (read,) = taken.records
-    assert taken.range == Range(store.config.topics.events, 0, 0, 0, 1)
+    older = NewRecord(b"key", b"older", timestamp_ms=clock - 5_000)
+    appended = store.log(lambda: clock).append(store.config.topics.events, [record, older])
+    assert appended == [(0, 0), (0, 1)]
+    taken = poll_all(log, 2)
+    read, other = [r for piece in taken for r in piece.records]
+    assert (taken[0].range.topic, taken[0].range.first) == (store.config.topics.events, 0)
+    assert (other.value, other.timestamp_ms) == (b"older", clock - 5_000)
     assert (read.key, read.value, read.headers) == (b"key", b"value", record.headers)
     assert (read.offset, read.timestamp_ms) == (0, clock)
 
@@ -159,8 +165,11 @@ def test_a_commit_shows_scores_and_journal(make: Make) -> None:
     taken = poll_all(log, 1)
     journal = JournalRecord(1, now_ms(), DIGEST, (taken[0].range,))
     letter = DeadLetter(taken[0].records[0], "schema", "why")
-    log.commit(Outputs(values("s"), [letter], values("a"), journal))
+    traced = NewRecord(b"k", b"s", 0, (("traceparent", b"1"),), now_ms() - 5_000)
+    log.commit(Outputs([traced], [letter], values("a"), journal))
     eventually([b"s"], lambda: raw(log.tail(topics.scores, 5)))
+    (score,) = log.tail(topics.scores, 5)
+    assert (score.headers, score.timestamp_ms) == (traced.headers, traced.timestamp_ms)
     eventually([b"event"], lambda: raw(log.tail(topics.dead_letters, 5)))
     eventually([b"a"], lambda: raw(log.tail(topics.audit, 5)))
     eventually([journal], lambda: list(log.journal()))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.contract.outputs import Scored
+from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.decode.codec import Codec
-from stream.step.scores import encode_scores
-from tests.support.factory import config, event, records
+from stream.run.assemble import build_engine
+from stream.settings.load import ConfigError
+from stream.step.scores import HEADER_BYTES, encode_scores
+from tests.support.factory import START_MS, config, event, records, to_json
 
 PROBABILITY = st.floats(0, 1, allow_subnormal=True)
 
@@ -44,3 +49,41 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
         }
         for i, row in enumerate(rows)
     ]
+
+
+def scores_of(directory: Path, settings: dict[str, Any], headers: Any) -> list[NewRecord]:
+    """Scores of two events with these headers; the second is of one minute after the step."""
+    engine = build_engine(config(directory, scores=settings), None)
+    made = [
+        Record("events", 0, i, b"key", to_json(event(i)), START_MS - 7, headers) for i in range(2)
+    ]
+    piece = Slice(Range("events", 0, 0, 1, 2), made)
+    return list(engine.step(Batch(1, START_MS, [piece])).scores)
+
+
+def test_scores_carry_the_chosen_headers_of_their_event(tmp_path: Path) -> None:
+    """In the event's order, repeated ones too; none unless they are named."""
+    headers = (("a", b"1"), ("traceparent", b"00-x"), ("b", b""), ("a", b"2"))
+    made = scores_of(tmp_path, {"headers": ["traceparent", "a"]}, headers)
+    assert made[0].headers == (("a", b"1"), ("traceparent", b"00-x"), ("a", b"2"))
+    assert scores_of(tmp_path, {}, headers)[0].headers == ()
+
+
+def test_headers_of_a_score_are_bounded(tmp_path: Path) -> None:
+    """What is too long for a score's room is left out, what follows it is not."""
+    headers = (("a", b"x" * HEADER_BYTES), ("a", b"fits"))
+    assert scores_of(tmp_path, {"headers": ["a"]}, headers)[0].headers == (("a", b"fits"),)
+
+
+def test_a_score_has_the_timestamp_that_the_setting_says(tmp_path: Path) -> None:
+    """The step's clock is the log's to set; an event's time counts up to it."""
+    assert [r.timestamp_ms for r in scores_of(tmp_path, {}, ())] == [None, None]
+    made = scores_of(tmp_path, {"timestamp": "event"}, ())
+    assert [r.timestamp_ms for r in made] == [START_MS, START_MS]
+    assert [json.loads(r.value or b"")["event_time"] for r in made] == [START_MS, START_MS + 60_000]
+
+
+def test_the_names_of_our_own_headers_cannot_be_carried(tmp_path: Path) -> None:
+    """An event could forge them."""
+    with pytest.raises(ConfigError, match=r"scores\.headers\[0\]: expected the name of a header"):
+        config(tmp_path, scores={"headers": ["millrace-position"]})

@@ -28,7 +28,7 @@ from models.base import (
 )
 from models.members.river.object_digest import count_numbers, object_digest
 from models.members.river.spec import RiverParams, build_estimator, last_step, own_modules
-from models.members.river.unpickle import dumps, loads
+from models.members.river.unpickle import dumps, functions_in, loads
 
 MIN_P = 1e-6
 """Probabilities are clipped to ``MIN_P .. 1 - MIN_P``: logits to -13.8 .. 13.8."""
@@ -85,7 +85,8 @@ class RiverModel(Model):
                 " of it a `seed`"
             )
         try:
-            loads(dumps(twin), self._modules)
+            self._functions = functions_in(twin, self._modules)
+            loads(dumps(twin), self._modules, self._functions)
         except StateError as error:
             raise RiverError(f"{self._params.model} cannot be a member: {error}") from error
         hashed = np.zeros((1, len(schema.hashed)), np.uint32)
@@ -212,7 +213,7 @@ class RiverModel(Model):
                 f"{self._params.model}: saved by river {theirs}, this is {ours}; install"
                 f" river {theirs}, or start the member new"
             )
-        estimator = loads(state["pickle"], self._modules)
+        estimator = loads(state["pickle"], self._modules, self._functions)
         if type(estimator) is not type(self._estimator):
             raise StateError(
                 f"expected a saved {type(self._estimator).__name__}, got {type(estimator).__name__}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import functools
+import importlib
 import os
 import pickle
 import random
@@ -21,7 +23,15 @@ from river import linear_model, naive_bayes, stats, tree
 
 from models.base import StateError
 from models.members.river.object_digest import count_numbers, object_digest
-from models.members.river.unpickle import dumps, loads
+from models.members.river.unpickle import (
+    _FUNCTIONS,
+    _LISTED,
+    _STAND_INS,
+    _Reader,
+    dumps,
+    functions_in,
+    loads,
+)
 
 
 class Calls:
@@ -34,12 +44,30 @@ class Calls:
         return self.function, self.args
 
 
-def stack_global(module: str, name: str, then: bytes = b"") -> bytes:
-    """A pickle that resolves ``module.name``, dots and all, and goes on with ``then``."""
+def named(module: str, name: str) -> bytes:
+    """Opcodes that push what is called ``module.name``, dots and all."""
     parts = [b"\x8c" + struct.pack("B", len(t)) + t.encode() for t in (module, name)]
-    return b"\x80\x04" + b"".join(parts) + b"\x93" + then + b"."
+    return b"".join(parts) + b"\x93"
 
 
+def stack_global(module: str, name: str, then: bytes = b"") -> bytes:
+    """A pickle that names ``module.name`` and goes on with ``then``."""
+    return b"\x80\x04" + named(module, name) + then + b"."
+
+
+def method_of(module: str, name: str, method: str, then: bytes = b"") -> bytes:
+    """A pickle that binds a method of a new instance."""
+    instance = named(module, name) + b")\x81"
+    text = b"\x8c" + struct.pack("B", len(method)) + method.encode()
+    return stack_global("builtins", "getattr", instance + text + b"\x86R" + then)
+
+
+def text(value: str) -> bytes:
+    """Opcodes that push a short text."""
+    return b"\x8c" + struct.pack("B", len(value)) + value.encode()
+
+
+MEAN = named("river.stats.mean", "Mean")
 MARK = Path(os.devnull)
 
 MALICIOUS = {
@@ -52,43 +80,84 @@ MALICIOUS = {
     "numpy.memmap": stack_global("numpy", "memmap"),
     "numpy.ctypeslib.load_library": stack_global("numpy.ctypeslib", "load_library"),
     "numpy.f2py": stack_global("numpy.f2py", "compile"),
+    "numpy's own import of os": stack_global("numpy.lib._npyio_impl", "os.popen"),
     "operator.attrgetter": stack_global("operator", "attrgetter"),
     "functools.reduce": pickle.dumps(Calls(functools.reduce, eval, ["1", "2"]), 4),
     "partial of eval": pickle.dumps(functools.partial(eval, "1"), 4),
     "a river module's import": stack_global("river.base", "sys"),
     "dotted through a river module": stack_global("river.base.base", "inspect.os.system"),
-    "dotted through a river class": stack_global(
-        "river.base.base", "Base.clone.__globals__", b"\x8c\x03abc\x85R"
+    "dotted through numpy in a river module": stack_global(
+        "river.utils.math", "np.lib._npyio_impl.os.popen", text("true") + b"\x85R"
     ),
+    "dotted through a class": stack_global(
+        "river.base.base", "Base.clone.__globals__", text("abc") + b"\x85R"
+    ),
+    "a function of an allowed module": stack_global("river.utils.math", "softmax"),
     "a river function": stack_global("river.utils.pretty", "print_table"),
     "river's readers of files": stack_global("river.stream.cache", "Cache"),
     "river's data sets": stack_global("river.datasets.phishing", "Phishing"),
+    "river's data sets of drift": stack_global("river.drift.datasets.apple", "Apple"),
+    "river's metaclass": stack_global("river.base.estimator", "EstimatorMeta"),
     "river's wrappers of other libraries": stack_global(
         "river.compat.sklearn_to_river", "SKL2RiverClassifier"
     ),
     "a class of another package": stack_global("subprocess", "Popen"),
     "this program's own classes": stack_global("models.members.river.model", "RiverModel"),
     "getattr of a dunder": pickle.dumps(Calls(getattr, random.Random(1), "__init__"), 4),
-    "getattr of a module": b"\x80\x04cbuiltins\ngetattr\ncos\nenviron\n\x8c\x03get\x86R.",
-    "getattr of a list": pickle.dumps(Calls(getattr, [1], "append"), 4),
-    "a call of a river class": b"\x80\x04criver.stats.mean\nMean\n)R.",
-    "a call of a bound method": (
-        b"\x80\x04cbuiltins\ngetattr\n(criver.stats.mean\nMean\n)\x81\x8c\x03gettR)R."
+    "getattr of a module": stack_global(
+        "builtins", "getattr", named("os", "environ") + text("get") + b"\x86R"
     ),
-    "a call of a value": b"\x80\x04ccopy\ndeepcopy\n(K\x01tR.",
-    "change of a class": b"\x80\x04criver.stats.mean\nMean\n}\x8c\x03getK\x01sb.",
+    "getattr of a list": pickle.dumps(Calls(getattr, [1], "append"), 4),
+    "a method that no estimator holds": method_of("river.stats.mean", "Mean", "clone"),
+    "a call of a river class": b"\x80\x04" + MEAN + b")R.",
+    "a call of a bound method": method_of("random", "Random", "random", b")R"),
+    "a call of a value": stack_global("copy", "deepcopy", b"(K\x01tR"),
+    "a call with arguments of other types": stack_global(
+        "collections", "Counter", named("builtins", "range") + b"K\x63\x85R\x85R"
+    ),
+    "arguments for a class in Python": b"\x80\x04" + MEAN + b"K\x01\x85\x81.",
+    "more memory than there is": stack_global(
+        "river._river_rust.stats",
+        "RsRollingQuantile",
+        b"G" + bytes(8) + b"J\xff\xff\xff\x7f\x86\x81",
+    ),
+    "damaged state of a Rust object": stack_global(
+        "river._river_rust.stats", "RsQuantile", b")\x81C\x01\x01b"
+    ),
+    "change of a class": b"\x80\x04" + MEAN + b"}" + text("get") + b"K\x01sb.",
+    "a method replaced": b"\x80\x04" + MEAN + b")\x81}" + text("get") + b"K\x01sb.",
+    "another class": b"\x80\x04" + MEAN + b")\x81}" + text("__class__") + b"K\x01sb.",
+    "a copy of its own": b"\x80\x04" + MEAN + b")\x81}" + text("__deepcopy__") + b"K\x01sb.",
+    "no such slot": b"\x80\x04" + MEAN + b")\x81N}" + text("get") + b"K\x01s\x86b.",
     "bit generator from any class": pickle.dumps(
         Calls(np.random._pickle.__bit_generator_ctor, collections.Counter), 4
     ),
-    "random state with another maker": (
-        b"\x80\x04cnumpy.random._pickle\n__randomstate_ctor\n(\x8c\x01acbuiltins\nlist\ntR."
+    "random state with another maker": stack_global(
+        "numpy.random._pickle",
+        "__randomstate_ctor",
+        text("a") + named("builtins", "list") + b"\x86R",
     ),
+    "a random generator that points outside": stack_global(
+        "numpy.random._pickle",
+        "__bit_generator_ctor",
+        named("numpy.random._mt19937", "MT19937")
+        + b"\x85R}"
+        + text("state")
+        + b"}"
+        + text("pos")
+        + b"M\xff\xffssb",
+    ),
+    "a structured type": pickle.dumps(np.dtype([("a", "f8")]), 4),
+    "an array of another size": pickle.dumps(np.zeros(3), 4).replace(b"K\x03\x85", b"K\x63\x85"),
+    "an array of pointers": pickle.dumps(np.zeros(3), 4).replace(b"f8", b"O8"),
     "persistent id": b"\x80\x04\x8c\x01aQ.",
     "extension": b"\x80\x04\x82\x01.",
+    "global": b"\x80\x04cbuiltins\nlist\n.",
     "inst": b"(S'true'\nios\nsystem\n.",
-    "obj": b"\x80\x04(cos\nsystem\n\x8c\x04trueo.",
-    "metaclass": b"\x80\x04cbuiltins\ntype\n.",
-    "append to a class of ours": b"\x80\x04criver.stats.mean\nMean\n)\x81K\x01a.",
+    "obj": b"\x80\x04(" + named("os", "system") + text("true") + b"o.",
+    "new object with keywords": b"\x80\x04" + MEAN + b")}\x92.",
+    "metaclass": stack_global("builtins", "type"),
+    "append to a class of ours": b"\x80\x04" + MEAN + b")\x81K\x01a.",
     "truncated": pickle.dumps([1, 2, 3], 4)[:-3],
     "empty": b"",
     "garbage": b"not a pickle",
@@ -260,10 +329,55 @@ def test_a_users_module_is_allowed_by_name_only() -> None:
         loads(raw)
 
 
+def test_of_a_users_functions_only_those_that_it_was_built_with() -> None:
+    """An estimator may hold a function of its module; the bytes cannot name another one."""
+    built = Pair(named, 2)
+    held = functions_in(built, [__name__])
+    assert held == {(__name__, "named")}
+    assert loads(dumps(built), [__name__], held).left is named
+    with pytest.raises(StateError, match="stack_global is not on the allow-list"):
+        loads(dumps(Pair(stack_global, 2)), [__name__], held)
+
+
+def everything_reachable() -> set[tuple[str, str]]:
+    """Names of modules and what they hold, two dots deep, imports of theirs included."""
+    found = set()
+    roots = ("river", "numpy", "functools", "collections", "operator", "builtins", "copy", "random")
+    for module, loaded in list(sys.modules.items()):
+        if loaded is not None and module.split(".")[0] in roots:
+            for name, value in list(vars(loaded).items()):
+                found.add((module, name))
+                found |= {(module, f"{name}.{inner}") for inner in getattr(value, "__dict__", ())}
+    return found
+
+
+def test_of_all_that_can_be_named_only_the_listed_is_found() -> None:
+    """Whatever River, numpy and the standard library make reachable: a class that River defines, a
+    container, or one of the few functions by name."""
+    for package in ("compose", "ensemble", "forest", "multiclass", "preprocessing"):
+        importlib.import_module(f"river.{package}")
+    reader = _Reader(b"", frozenset(), frozenset())
+    found = {}
+    names = everything_reachable()
+    for module, name in names:
+        with contextlib.suppress(pickle.UnpicklingError):
+            found[module, name] = reader.find_class(module, name)
+    listed = _LISTED | _STAND_INS
+    for (module, name), value in found.items():
+        if (module, name) not in listed and (module, name) not in _FUNCTIONS:
+            assert isinstance(value, type)
+            assert not issubclass(value, type)
+            assert (value.__module__, value.__qualname__) == (module, name)
+            assert module.startswith("river.")
+            assert "datasets" not in module
+    assert len(names) > 50_000
+    assert len(found) > 300
+
+
 class Pair:
     """A user's class."""
 
-    def __init__(self, left: int, right: int) -> None:
+    def __init__(self, left: Any, right: Any) -> None:
         self.left, self.right = left, right
 
 

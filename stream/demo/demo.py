@@ -159,7 +159,7 @@ def _run(service: Service, failure: list[BaseException]) -> None:
 def _feed(
     service: Service, player: Player, stop: threading.Event, failure: list[BaseException]
 ) -> None:
-    while not service.ready()[0] and not stop.is_set() and not failure:
+    while not service.health.ready()[0] and not stop.is_set() and not failure:
         time.sleep(0.01)
     try:
         player.run(stop)

@@ -185,13 +185,17 @@ class Checkpointer:
                 return
             try:
                 self._write(snapshot)
+                written = True
             except (OSError, MillraceError) as error:
                 # Scoring goes on: the journal still holds everything since the last generation.
+                written = False
                 self.failures_total += 1
                 logger.error("checkpoint_failed", seq=snapshot.seq, error=str(error))
             with self._condition:
                 self._work = None
                 self._condition.notify_all()
+            if written:  # nobody waits for this, least of all a stop without a broker
+                self._let_go()
 
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()
@@ -204,7 +208,6 @@ class Checkpointer:
         size_bytes, now_ms = read_manifest(path).total_bytes, time.time_ns() // 1_000_000
         self._on_written(Written(now_ms, size_bytes, self._snapshot_s, self._write_s))
         logger.debug("checkpoint", seq=snapshot.seq, seconds=round(self._write_s, 3))
-        self._let_go()
 
     def _let_go(self) -> None:
         """Input and journal before the oldest generation are not needed by anybody here."""

@@ -11,6 +11,7 @@ import structlog
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, LogUnavailable
 from stream.contract.outputs import Outputs
+from stream.run.health import Health
 from stream.run.threads import Threads
 
 logger = structlog.get_logger()
@@ -25,6 +26,8 @@ class Committer:
     Parameters
     ----------
     log : Log
+    health : Health
+        Told of the commit under way.
     on_committed : callable
         Called in the commit thread after each commit, with the outputs and the seconds that it
         took, retries included.
@@ -33,19 +36,19 @@ class Committer:
     ----------
     committed_seq : int
         The newest step that is visible.
-    trouble : str
-        Why the log cannot be reached just now; empty when it can.
     """
 
-    def __init__(self, log: Log, on_committed: Callable[[Outputs, float], None]) -> None:
+    def __init__(
+        self, log: Log, health: Health, on_committed: Callable[[Outputs, float], None]
+    ) -> None:
         self._log = log
+        self._health = health
         self._on_committed = on_committed
         self._condition = threading.Condition()
         self._work: Outputs | None = None
         self._error: BaseException | None = None
         self._closing = False
         self.committed_seq = 0
-        self.trouble = ""
         self._thread: threading.Thread | None = None
 
     def start(self, threads: Threads) -> None:
@@ -68,18 +71,19 @@ class Committer:
             self._work = outputs
             self._condition.notify_all()
 
-    def wait(self, beat: Callable[[], None], deadline_s: float | None = None) -> bool:
-        """Wait until nothing is under way; ``False`` when ``deadline_s`` passed first."""
-        end = None if deadline_s is None else time.monotonic() + deadline_s
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._work is not None
+
+    def wait(self, beat: Callable[[], None]) -> None:
+        """Wait until nothing is under way; what ``beat`` raises ends the wait."""
         with self._condition:
             while self._work is not None and self._error is None:
                 beat()
-                if end is not None and time.monotonic() >= end:
-                    return False
                 self._condition.wait(0.5)
             if self._error is not None:
                 raise self._error
-        return True
 
     def wait_for(self, seq: int) -> bool:
         """Wait until step ``seq`` is visible; ``False`` when it never will be (any thread)."""
@@ -124,13 +128,12 @@ class Committer:
         while True:
             try:
                 failpoint("commit.before")
-                self._log.commit(outputs)
+                with self._health.calling("commit"):
+                    self._log.commit(outputs)
                 failpoint("commit.after")
-                self.trouble = ""
                 return time.monotonic() - started
             except LogUnavailable as error:
                 # The same outputs again: the model never rolls back for a broker.
-                self.trouble = str(error)
                 logger.warning("commit_retry", seq=outputs.journal.seq, error=str(error))
                 with self._condition:
                     if self._condition.wait_for(lambda: self._closing, backoff):

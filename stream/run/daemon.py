@@ -6,14 +6,16 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
 import structlog
 
 from stream.run.front import Front
-from stream.run.service import STALL_S, Service
+from stream.run.health import Health
+from stream.run.service import Service
+from stream.run.threads import Threads
 from stream.settings.schema import Config
 
 logger = structlog.get_logger()
@@ -57,8 +59,8 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     service = Service(config, accept_changes)
     front = Front(service)
 
-    service.threads.start("watchdog", lambda: watch(service))
-    obey_signals(service.stop)
+    service.threads.start("watchdog", lambda: watch(service.health))
+    obey_signals(service.stop, service.threads)
     front.start()
     try:
         service.run()
@@ -67,16 +69,15 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     logger.info("stopped", seq=service.engine.seq if service.engine else 0)
 
 
-def watch(service: Service, leave: Callable[[int], object] = os._exit) -> None:
-    """End the process (status 75) when the loop stands still for :data:`STALL_S`."""
-    while not service.stopping.wait(1.0):
-        if (age_s := service.silent_s()) > STALL_S:
-            logger.critical("stalled", seconds=round(age_s, 1), state=service.state)
-            leave(75)
-            return
+def watch(health: Health) -> None:
+    """End the process once nothing else will (:meth:`Health.overdue`)."""
+    while (status := health.overdue()) is None:
+        time.sleep(1.0)
+    logger.critical("stalled", detail=health.alive()[1], waiting_for=health.ready()[1])
+    os._exit(status)
 
 
-def obey_signals(stop: Callable[[], None]) -> None:
+def obey_signals(stop: Callable[[], None], threads: Threads) -> None:
     """Call ``stop`` at the first SIGTERM or SIGINT; end the process at the second (status 130).
 
     A thread does both. A Python handler would run in the main thread between two of its bytecodes,
@@ -95,7 +96,7 @@ def obey_signals(stop: Callable[[], None]) -> None:
         os.read(signals, 1)
         os._exit(130)
 
-    threading.Thread(target=obey, name="signals", daemon=True).start()
+    threads.start("signals", obey)
 
 
 def _left_to_the_thread(number: int, frame: FrameType | None) -> None:

@@ -134,7 +134,7 @@ class Front(Listener):
 
     def _add_points(self) -> None:
         while not self._stop.wait(POINT_S):
-            if self._service.state == "running":
+            if self._service.health.state == "running":
                 self._page.add_point(self._latest)
 
     # ------------------------------------------------------------------ for the HTTP server
@@ -145,16 +145,16 @@ class Front(Listener):
 
     def alive(self) -> tuple[bool, str]:
         """See :class:`stream.http.api.Backend`."""
-        return self._service.alive()
+        return self._service.health.alive()
 
     def ready(self) -> tuple[bool, str]:
         """See :class:`stream.http.api.Backend`."""
-        return self._service.ready()
+        return self._service.health.ready()
 
     def _read(self) -> Readings:
         """The newest readings, with the process's own numbers brought up to date."""
         service, telemetry = self._service, self.telemetry
-        telemetry.heartbeat_ms = int((time.time() - service.silent_s()) * 1000)
+        telemetry.heartbeat_ms = int((time.time() - service.health.silent_s()) * 1000)
         telemetry.checkpoint_failures = service.checkpointer.failures_total
         if service.recovered is not None:
             telemetry.divergences = service.recovered.divergences
@@ -200,12 +200,12 @@ class Front(Listener):
     def snapshot(self) -> dict[str, Any]:
         """What the live page shows: the engine's numbers and the process's."""
         service = self._service
-        ready, detail = service.ready()
+        ready, detail = service.health.ready()
         lag: dict[str, int] = {}
         for (topic, _), records in service.lag.copy().items():
             lag[topic] = lag.get(topic, 0) + records
         return {
-            "state": service.state,
+            "state": service.health.state,
             "ready": ready,
             "detail": detail,
             "version": self.telemetry.versions["version"],

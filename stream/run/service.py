@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 
 import msgspec
@@ -26,6 +26,7 @@ from stream.logs.ahead import Ahead
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.run.checkpointer import Checkpointer, Written
 from stream.run.committer import Committer
+from stream.run.health import Health
 from stream.run.isolation import Breaker, Isolation
 from stream.run.threads import Threads
 from stream.settings.schema import Config, KafkaLogSettings
@@ -40,11 +41,13 @@ from stream.step.reconfigure import compare, reconfigure
 
 logger = structlog.get_logger()
 
-STALL_S = 120.0
-"""Without a heartbeat for this long the loop stands still; half as long, and it is not alive."""
 IDLE_POLL_S = 0.5
 LAG_S = 2.0
 """How often the distance to the log's end is asked for."""
+
+
+class _GivenUp(Exception):
+    """The service was asked to stop, and what it waits for does not come back."""
 
 
 class ReconfigurationRefused(MillraceError):
@@ -83,8 +86,8 @@ class Service:
 
     Attributes
     ----------
-    state : str
-        ``starting``, ``connecting``, ``restoring``, ``running``, ``stopping``, ``stopped``.
+    health : Health
+        What it says of itself (any thread).
     engine : Engine or None
         Only the loop may touch it; None until it is restored.
     recovered : Follower or None
@@ -110,15 +113,16 @@ class Service:
         self._clock_ms = clock_ms
         self._key = load_private_key(config.audit.key) if config.audit.key else None
         self.directory = StateDirectory(config.state_dir)
+        log = config.log
+        self.health = Health(log.bootstrap if isinstance(log, KafkaLogSettings) else str(log.path))
         self.threads = Threads(self.stop)
         self.listeners: list[Listener] = []
         self.log = open_log(config, clock_ms)
         self._ahead = Ahead(self.log)
         self.stopping = threading.Event()
-        self.state = "starting"
         self.engine: Engine | None = None
         self.recovered: Follower | None = None
-        self.committer = Committer(self.log, self._committed)
+        self.committer = Committer(self.log, self.health, self._committed)
         self.checkpointer = Checkpointer(
             config, self.directory, self.committer, self.log, clock_ms, self._checkpointed
         )
@@ -127,42 +131,18 @@ class Service:
         self.lag: dict[tuple[str, int], int] = {}
         self.busy = False
         self._lag_s = 0.0
-        self.heartbeat_s = time.monotonic()
         self._body: dict[str, object] = {
             "fingerprint": fingerprint(),
             "version": version("millrace"),
         }
         self._breaker = Breaker(config.limits.dead_letter_share)
-        self._trouble = ""
-        log_settings = config.log
-        self._where = (
-            log_settings.bootstrap
-            if isinstance(log_settings, KafkaLogSettings)
-            else str(log_settings.path)
-        )
-
-    # ------------------------------------------------------------------ for probes
-
-    def alive(self) -> tuple[bool, str]:
-        """Whether the loop moves."""
-        age_s = self.silent_s()
-        return age_s < STALL_S / 2, f"{self.state}; last heartbeat {age_s:.1f} s ago"
-
-    def silent_s(self) -> float:
-        """Seconds since the last heartbeat."""
-        return time.monotonic() - self.heartbeat_s
-
-    def ready(self) -> tuple[bool, str]:
-        """Whether events are being scored now."""
-        trouble = self._trouble or self.committer.trouble
-        if self.state != "running":
-            return False, self.state + (f": {trouble}" if trouble else "")
-        return not trouble, trouble or "running"
 
     def beat(self) -> None:
-        """The loop is alive; raises what a thread beside it failed of."""
-        self.heartbeat_s = time.monotonic()
+        """The loop is alive; raises what a thread beside it failed of, or to end a vain wait."""
+        self.health.beat()
         self.threads.check()
+        if self.health.given_up():
+            raise _GivenUp
 
     # ------------------------------------------------------------------ the run
 
@@ -180,18 +160,22 @@ class Service:
             ending.callback(self.log.close)
             ending.callback(self._ahead.close)
             ending.callback(self.anchors.close)
-            ending.callback(self.committer.close)
             ending.callback(self.checkpointer.close)
+            ending.callback(self.committer.close)  # first: a checkpoint waits for its commit
             ending.callback(self._stopped)
-            if self._start():
-                self.state = "running"
-                self._loop()
-                self.threads.check()
-                self._drain()
+            try:
+                if self._start():
+                    self.health.state = "running"
+                    self._loop()
+                    self.threads.check()
+                    self._drain()
+            except _GivenUp:
+                logger.warning("stopped_early", waiting_for=self.health.ready()[1])
             self.threads.check()
+            self.isolation.stopped()
 
     def _stopped(self) -> None:
-        self.state = "stopped"
+        self.health.state = "stopped"
         self.stopping.set()
 
     def _let_go(self) -> None:
@@ -200,6 +184,7 @@ class Service:
 
     def stop(self) -> None:
         """Ask the loop to finish its step, commit, checkpoint and end (any thread)."""
+        self.health.asked()
         self.stopping.set()
         self.log.wake()
 
@@ -208,27 +193,26 @@ class Service:
 
         ``False`` when stopped meanwhile.
         """
-        self.state = "connecting"
+        self.health.state = "connecting"
         self.directory.open()
         self.anchors.open()
         self.committer.start(self.threads)
         self.checkpointer.start(self.threads)
-        if not self._patiently(self.log.open):
+        if not self._patiently("open", self.log.open):
             return False
-        self.state = "restoring"
-        return self._patiently(self._restore)
+        self.health.state = "restoring"
+        return self._patiently("restore", self._restore)
 
-    def _patiently(self, operation: Callable[[], object]) -> bool:
+    def _patiently(self, what: str, operation: Callable[[], object]) -> bool:
         """Retry while the log is away; ``False`` when asked to stop meanwhile."""
         backoff = 0.2
         while not self.stopping.is_set():
             try:
-                operation()
-                self._trouble = ""
+                with self.health.calling(what):
+                    operation()
                 return True
             except LogUnavailable as error:
-                self._trouble = f"{self._where}: {error}"
-                logger.warning("log_unavailable", error=self._trouble, retry_s=backoff)
+                logger.warning("log_unavailable", error=str(error), retry_s=backoff)
                 self.stopping.wait(backoff)
                 backoff = min(backoff * 2, 5.0)
                 self.beat()
@@ -312,7 +296,7 @@ class Service:
             self._measure_lag()
 
     def _idle(self) -> None:
-        self.busy = not self.committer.wait(self.beat, 0.0)
+        self.busy = self.committer.busy
         for listener in self.listeners:
             listener.idle(self._engine())
         if self.checkpointer.due(self._engine(), 0):
@@ -322,10 +306,8 @@ class Service:
         now = time.monotonic()
         if now - self._lag_s >= LAG_S:
             self._lag_s = now
-            try:
+            with suppress(LogUnavailable), self.health.calling("lag"):
                 self.lag = self.log.lag()
-            except LogUnavailable as error:
-                self._trouble = str(error)
 
     def _poll(self) -> list[Slice]:
         if (again := self.isolation.next()) is not None:
@@ -333,14 +315,12 @@ class Service:
         try:
             limit = self.checkpointer.most_records(self.config.limits.batch)
             limit = 1 if self.isolation.careful else limit
-            slices = self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)
+            with self.health.calling("poll"):
+                return self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)
         except LogUnavailable as error:
-            self._trouble = str(error)
             logger.warning("poll_failed", error=str(error))
             self.stopping.wait(0.5)
             return []
-        self._trouble = ""
-        return slices
 
     def _take(self, slices: list[Slice], checkpoint: bool = False) -> None:
         """One step: compute, hand over to the commit thread, snapshot when due."""
@@ -392,16 +372,15 @@ class Service:
             listener.checkpointed(written)
 
     def _drain(self) -> None:
-        """Finish what is under way, save the state, close. A log that is away is not waited for."""
-        self.state = "stopping"
+        """Finish what is under way, save the state."""
+        self.health.state = "stopping"
         failpoint("stop.before")
-        if self.committer.wait(self.beat, 10.0):
+        self.committer.wait(self.beat)
+        self.checkpointer.wait()
+        if self.checkpointer.behind(self._engine()):
+            self._take([], checkpoint=True)
+            self.committer.wait(self.beat)
             self.checkpointer.wait()
-            if self.checkpointer.behind(self._engine()):
-                self._take([], checkpoint=True)
-            if self.committer.wait(self.beat, 10.0):
-                self.checkpointer.wait()
-        self.isolation.stopped()
         failpoint("stop.after")
 
     # ------------------------------------------------------------------ what goes wrong

@@ -187,6 +187,16 @@ def _sasl(config: Config) -> Iterator[str]:
                 yield f"log.{key}: expected a value, got none; {log.security_protocol} needs it"
 
 
+def _deadlines(config: Config) -> Iterator[str]:
+    """No operation on Kafka outlives a transaction: `timeout` is at most `transaction_timeout`."""
+    log = config.log
+    if isinstance(log, KafkaLogSettings) and log.timeout > log.transaction_timeout:
+        yield (
+            f"log.timeout: expected at most log.transaction_timeout = {log.transaction_timeout} ms,"
+            f" got {log.timeout} ms; the broker would abort what is still being tried"
+        )
+
+
 def _budgets(config: Config) -> Iterator[str]:
     """A member in `audit.member` exists."""
     names = [m.name for m in config.members]
@@ -241,6 +251,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _listening,
     _limits,
     _sasl,
+    _deadlines,
     _budgets,
     _drift,
     _corrected,

@@ -52,7 +52,7 @@ class KafkaLogSettings(Settings):
     )
     transactional_id: str | None = Field(None, description="default `millrace-NAME`")
     transaction_timeout: Duration = Field(
-        parse_duration("60s"), description="the broker aborts after this"
+        parse_duration("60s"), description="the broker aborts after this; at least `timeout`"
     )
     timeout: Duration = Field(parse_duration("30s"), description="deadline of one operation")
     replication_factor: int = Field(1, ge=1, le=32767, description="of topics it creates")

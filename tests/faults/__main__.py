@@ -240,7 +240,7 @@ def zombie(
     """Freeze a process past its transaction's time-out, replace it, thaw it: it must end."""
     with working(directory) as place, log_table(log) as table:
         if table is not None:
-            table["transaction_timeout"] = "5s"
+            table |= {"timeout": "5s", "transaction_timeout": "5s"}
         frozen_s = 1.0 if table is None else 7.0
 
         def work() -> dict[str, Any]:

@@ -41,7 +41,9 @@ def running(config: Config, **options: Any) -> Iterator[Service]:
     thread = threading.Thread(target=target, name="service under test", daemon=True)
     thread.start()
     try:
-        wait_until(lambda: service.ready()[0] or failure or not thread.is_alive(), "readiness")
+        wait_until(
+            lambda: service.health.ready()[0] or failure or not thread.is_alive(), "readiness"
+        )
         if not failure:
             yield service
     finally:
@@ -49,14 +51,16 @@ def running(config: Config, **options: Any) -> Iterator[Service]:
         thread.join(DEADLINE_S)
         if failure:
             raise failure[0]
-    assert not thread.is_alive(), f"{service.state} {DEADLINE_S:g} s after it was asked to stop"
+    assert not thread.is_alive(), (
+        f"{service.health.state} {DEADLINE_S:g} s after it was asked to stop"
+    )
 
 
 def caught_up(service: Service, records: int) -> None:
     """Wait until so many input records are committed."""
 
     def done() -> bool:
-        if service.state == "stopped":
+        if service.health.state == "stopped":
             return True
         engine = service.engine
         topics = service.config.topics

@@ -30,8 +30,9 @@ _STALE_S = 1.0
 """A partition that gave nothing for so long reserves no share: its rest may never come."""
 _BUFFER = 20_000
 """Records held back at most, beyond one fetch, while another partition's share is under way."""
-_PROBE_S = 5.0
-"""How often an idle poll asks whether the broker is still there; kafka-python does not say."""
+_PROBE_S = 2.0
+"""How often an idle poll asks whether the broker is still there; kafka-python does not say. With
+the two seconds that an answer may take before the service is not ready, that is told within 5 s."""
 
 
 def _records(raws: Iterable[Any]) -> list[Record]:

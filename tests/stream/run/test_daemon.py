@@ -1,28 +1,9 @@
-"""How the process of a service ends: by a signal, or by its watchdog."""
+"""How the process of a service ends by a signal."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
-
-from stream.run.daemon import watch
-from stream.run.service import Service
-from tests.support.factory import config
-
-
-def test_a_loop_that_stands_still_ends_the_process(tmp_path: Path) -> None:
-    """Without a heartbeat for two minutes the watchdog leaves with status 75; a stop ends it."""
-    service = Service(config(tmp_path))
-    left: list[int] = []
-    assert service.alive()[0]
-    service.heartbeat_s = float("-inf")
-    assert service.alive() == (False, "starting; last heartbeat inf s ago")
-    watch(service, left.append)
-    assert left == [75]
-    service.stop()
-    watch(service, left.append)
-    assert left == [75]
 
 
 def test_a_signal_never_waits_for_a_lock_that_the_main_thread_holds() -> None:
@@ -33,11 +14,12 @@ def test_a_signal_never_waits_for_a_lock_that_the_main_thread_holds() -> None:
     program = """
 import signal, threading
 from stream.run.daemon import obey_signals
+from stream.run.threads import Threads
 lock, stopped = threading.Lock(), threading.Event()
 def stop():
     with lock:
         stopped.set()
-obey_signals(stop)
+obey_signals(stop, Threads(stop))
 with lock:
     signal.raise_signal(signal.SIGTERM)
 stopped.wait()

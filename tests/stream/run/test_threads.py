@@ -64,5 +64,5 @@ def test_what_a_thread_fails_of_ends_the_service(
             service.run()
     finally:
         front.stop()
-    assert service.state == "stopped"
+    assert service.health.state == "stopped"
     StateDirectory(c.state_dir).open().close()

@@ -279,6 +279,14 @@ def test_sasl_needs_its_settings(tmp_path: Path) -> None:
     assert len(problems(raw)) == 3
 
 
+def test_no_operation_outlives_its_transaction(tmp_path: Path) -> None:
+    """The broker would abort a step that the service still tries to commit."""
+    raw = raw_config(tmp_path)
+    raw["log"] = {"type": "kafka", "bootstrap": "h:1", "transaction_timeout": "20s"}
+    (problem,) = problems(raw)
+    assert problem.startswith("log.timeout: expected at most log.transaction_timeout = 20000 ms")
+
+
 @pytest.mark.parametrize("password", ["12345", "true", "1e5", "[a]", '"quoted"', ""])
 def test_a_password_may_look_like_anything(tmp_path: Path, password: str) -> None:
     """What the environment holds is the password, also where it would be TOML."""

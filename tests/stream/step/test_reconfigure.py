@@ -69,7 +69,7 @@ CHANGES: dict[str, Patch] = {
     "KafkaLogSettings.bootstrap": {"log": KAFKA},
     "KafkaLogSettings.delivery": {"log": KAFKA | {"delivery": "at_least_once"}},
     "KafkaLogSettings.transactional_id": {"log": KAFKA | {"transactional_id": "t"}},
-    "KafkaLogSettings.transaction_timeout": {"log": KAFKA | {"transaction_timeout": "9s"}},
+    "KafkaLogSettings.transaction_timeout": {"log": KAFKA | {"transaction_timeout": "90s"}},
     "KafkaLogSettings.timeout": {"log": KAFKA | {"timeout": "9s"}},
     "KafkaLogSettings.replication_factor": {"log": KAFKA | {"replication_factor": 3}},
     "KafkaLogSettings.security_protocol": {"log": KAFKA | {"security_protocol": "SSL"}},

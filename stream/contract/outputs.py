@@ -47,6 +47,10 @@ class Outputs(msgspec.Struct, frozen=True):
     alarms: Sequence[Alarm] = ()
     head: Head | None = None
 
+    def ids(self) -> list[str]:
+        """The event id of each score."""
+        return [identifier for scored in self.scored for identifier in scored.ids]
+
     def letters(self) -> list[NewRecord]:
         """The dead letters as records."""
         return [letter.encoded() for letter in self.dead_letters]

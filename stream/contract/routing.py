@@ -7,46 +7,90 @@ on either. Nothing here does I/O.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import unpack_from
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import I64
+from models.kernels.entry import entry
+from stream.contract.log import LogError
+from stream.contract.records import NewRecord
 
 K = TypeVar("K")
 
-_MASK = 0xFFFFFFFF
-_M = 0x5BD1E995
-_SEED = 0x9747B28C
+_M = np.uint32(0x5BD1E995)
+_SEED = np.uint32(0x9747B28C)
 
 
-def murmur2(data: bytes) -> int:
-    """MurmurHash2, 32 bits, with the seed Kafka's default partitioner uses.
+@entry("void(u1[::1], i8[::1], u4[::1])")
+def _murmur2(data: NDArray[Any], ends: I64, found: NDArray[Any]) -> None:
+    """Of each key in ``data``; key ``i`` begins where the one before it ends."""
+    start = 0
+    for i in range(len(ends)):
+        end = ends[i]
+        h = _SEED ^ np.uint32(end - start)
+        at = start
+        while at + 4 <= end:
+            k = np.uint32(data[at]) | np.uint32(data[at + 1]) << np.uint32(8)
+            k |= np.uint32(data[at + 2]) << np.uint32(16) | np.uint32(data[at + 3]) << np.uint32(24)
+            k = np.uint32(k * _M)
+            h = np.uint32(h * _M) ^ np.uint32((k ^ k >> np.uint32(24)) * _M)
+            at += 4
+        if at < end:
+            for j in range(end - at):
+                h ^= np.uint32(data[at + j]) << np.uint32(8 * j)
+            h = np.uint32(h * _M)
+        h = np.uint32((h ^ h >> np.uint32(13)) * _M)
+        found[i] = h ^ h >> np.uint32(15)
+        start = end
+
+
+def murmur2(keys: Sequence[bytes]) -> NDArray[Any]:
+    """MurmurHash2 of each key, with the seed Kafka's default partitioner uses: uint32 ``(n,)``.
 
     Source: Austin Appleby's MurmurHash2 (public domain); seed and tail as in
-    ``org.apache.kafka.common.utils.Utils.murmur2``.
+    ``org.apache.kafka.common.utils.Utils.murmur2``. Compiled: a key of 20 bytes takes 5 us in
+    Python.
 
-    >>> murmur2(b"21") == -973932308 & 0xFFFFFFFF
+    >>> murmur2([b"21"]).tolist() == [-973932308 & 0xFFFFFFFF]
     True
     """
-    words = len(data) // 4
-    h = _SEED ^ len(data)
-    for k in unpack_from(f"<{words}I", data):
-        k = k * _M & _MASK
-        h = (h * _M & _MASK) ^ ((k ^ k >> 24) * _M & _MASK)
-    tail = data[words * 4 :]
-    if tail:
-        h = (h ^ int.from_bytes(tail, "little")) * _M & _MASK
-    h = (h ^ h >> 13) * _M & _MASK
-    return h ^ h >> 15
+    ends = np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys)))
+    found = np.empty(len(keys), np.uint32)
+    _murmur2(np.frombuffer(bytearray(b"".join(keys)), np.uint8), ends, found)
+    return found
 
 
-def partition_of(key: bytes | None, partitions: int) -> int:
-    """The partition of ``key`` among ``partitions``, as Kafka's default partitioner has it.
+def partitions_for(keys: Sequence[bytes | None], partitions: int) -> list[int]:
+    """The partition of each key among ``partitions``, as Kafka's default partitioner has it.
 
     Without a key it is partition 0: an unkeyed record has no order to keep, and a random choice
     would make two runs differ.
     """
-    if key is None or partitions == 1:
-        return 0
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    if partitions == 1:
+        return [0] * len(keys)
+    hashed = murmur2([key or b"" for key in keys]) & np.uint32(0x7FFFFFFF)
+    found: list[int] = (hashed % np.uint32(partitions)).tolist()
+    if None in keys:
+        return [0 if key is None else at for key, at in zip(keys, found, strict=True)]
+    return found
+
+
+def places(topic: str, records: Sequence[NewRecord], partitions: int) -> list[int]:
+    """The partition of each record: its own, else that of its key.
+
+    Raises :class:`LogError` for one that does not exist.
+    """
+    found = partitions_for([r.key for r in records], partitions)
+    for i, r in enumerate(records):
+        if r.partition is not None:
+            if not 0 <= r.partition < partitions:
+                raise LogError(
+                    f"topic {topic!r}: expected partition 0..{partitions - 1}, got {r.partition}"
+                )
+            found[i] = r.partition
+    return found
 
 
 def shares(

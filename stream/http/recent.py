@@ -21,6 +21,7 @@ KEPT = 10_000
 
 class _Step(NamedTuple):
     records: list[NewRecord]
+    ids: list[str]
     p: list[F64]
 
 
@@ -39,7 +40,9 @@ class RecentScores:
         """Keep a step's scores, and let the oldest step go when the others are enough."""
         if not outputs.scores:
             return
-        self._steps.append(_Step(list(outputs.scores), [s.p for s in outputs.scored]))
+        self._steps.append(
+            _Step(list(outputs.scores), outputs.ids(), [s.p for s in outputs.scored])
+        )
         self._held += len(outputs.scores)
         while self._held - len(self._steps[0].records) >= KEPT:
             self._held -= len(self._steps.popleft().records)
@@ -62,6 +65,7 @@ class RecentScores:
 
     def find(self, event_id: str) -> bytes | None:
         """The record of an event, or ``None`` where it is not among those kept."""
-        key = event_id.encode("utf-8", "surrogatepass")
-        newest = chain.from_iterable(step.records for step in reversed(self._steps.copy()))
-        return next((r.value for r in newest if r.key == key), None)
+        for step in reversed(self._steps.copy()):
+            if event_id in step.ids:
+                return step.records[step.ids.index(event_id)].value
+        return None

@@ -98,7 +98,7 @@ class Front(Listener):
         """See :class:`Listener`."""
         if self.waiters.waiting:
             self.waiters.publish(
-                [(r.key or b"").decode() for r in outputs.scores],
+                outputs.ids(),
                 [r.value or b"" for r in outputs.scores],
                 outputs.dead_letters,
             )

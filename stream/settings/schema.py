@@ -264,6 +264,11 @@ def _header_name(name: str) -> str:
 class ScoresSettings(Settings):
     """What score records carry beside the score."""
 
+    key: Literal["id", "input"] = Field(
+        "id",
+        description="of a score record: the event's id, or the event's own key (its id where it has"
+        " none). Its hash chooses the partition, as Kafka's default partitioner does",
+    )
     headers: tuple[Annotated[str, AfterValidator(_header_name)], ...] = Field(
         (),
         max_length=32,

@@ -45,7 +45,7 @@ def _members_struct(names: tuple[str, ...]) -> type[msgspec.Struct]:
 
 
 def encode_scores(scored: Scored, names: Sequence[str], tail: str) -> list[NewRecord]:
-    """The score records of ``n`` events, keyed by event id, on the event's own partition.
+    """The score records of ``n`` events, keyed by event id.
 
     ``names`` are the members'; ``tail`` are JSON members that all records share, beginning with a
     comma.
@@ -63,25 +63,29 @@ def encode_scores(scored: Scored, names: Sequence[str], tail: str) -> list[NewRe
         zip(*(column.tolist() for column in scored.members.T), strict=True),
         strict=True,
     ):
-        place = record.partition
-        whole = _Score(identifier, at, score, alert, members(*each), place, record.offset)
-        out.append(NewRecord(identifier.encode(), _encode(whole)[:-1] + end, place))
+        of_event = record.partition, record.offset
+        whole = _Score(identifier, at, score, alert, members(*each), *of_event)
+        out.append(NewRecord(identifier.encode(), _encode(whole)[:-1] + end))
     return out
 
 
 def carrying(
     made: list[NewRecord], scored: Scored, settings: ScoresSettings, clock_ms: int
 ) -> list[NewRecord]:
-    """The score records with what they carry of their events: chosen headers, and the time."""
-    if not settings.headers and settings.timestamp == "step":
+    """The score records with what they carry of their events: key, chosen headers, and the time."""
+    if not settings.headers and settings.timestamp == "step" and settings.key == "id":
         return made
     chosen = frozenset(settings.headers)
     times: list[int] | list[None] = [None] * len(made)
     if settings.timestamp == "event":
         # Brokers refuse records from the future.
         times = np.minimum(scored.event_time_ms, clock_ms).tolist()
+    theirs = settings.key == "input"
     return [
-        NewRecord(r.key, r.value, r.partition, _picked(record.headers, chosen), at)
+        NewRecord(
+            record.key if theirs and record.key is not None else r.key,
+            *(r.value, r.partition, _picked(record.headers, chosen), at),
+        )
         for r, record, at in zip(made, scored.records, times, strict=True)
     ]
 

@@ -26,7 +26,7 @@ from stream.contract.records import (
     Slice,
     decode_journal,
 )
-from stream.contract.routing import partition_of
+from stream.contract.routing import places
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
@@ -245,9 +245,7 @@ def reference(
             ("dead_letters", out.letters()),
             ("audit", out.audit),
         ):
-            for row in rows:
-                count = partitions[name]
-                at = partition_of(row.key, count) if row.partition is None else row.partition
+            for row, at in zip(rows, places(name, rows, partitions[name]), strict=True):
                 made[name][at].append(row)
     return follower.engine, made
 

@@ -19,7 +19,7 @@ import msgspec
 
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
-from stream.contract.routing import partition_of
+from stream.contract.routing import places
 from stream.decode.codec import Codec
 from stream.http.problem import KINDS
 from stream.http.score import ScoreWaiters
@@ -102,8 +102,7 @@ class FakeBackend:
         taken = []
         with self._lock:
             self.appends.append((topic, len(records)))
-            for record in records:
-                p = partition_of(record.key, self._partitions)
+            for record, p in zip(records, places(topic, records, self._partitions), strict=True):
                 offset = len(self.topics[topic][p])
                 self.topics[topic][p].append(record)
                 positions.append((p, offset))

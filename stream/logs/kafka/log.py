@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
+from stream.contract.routing import places
 from stream.logs.kafka.calls import Seat, translated
 from stream.logs.kafka.io import Clients, leave_producer
 from stream.logs.kafka.reader import Key, Poller, Reader, check_read, newest
 from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
-from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, place, wait_for
+from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, wait_for
 from stream.settings import schema as settings
 
 _CHUNK = 4_096
@@ -219,7 +220,7 @@ class KafkaLog:
                         *(topic, r.value, r.key, list(r.headers), where),
                         at if r.timestamp_ms is None else r.timestamp_ms,
                     )
-                    for r, where in [(r, place(topic, r, count)) for r in records]
+                    for r, where in zip(records, places(topic, records, count), strict=True)
                 ]
                 done = wait_for(futures, limit_s)
         except LogUnavailable:

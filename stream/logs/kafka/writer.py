@@ -18,7 +18,7 @@ from stream.contract.failpoint import failpoint
 from stream.contract.log import Fenced, LogError, LogUnavailable, check_succession
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, decode_journal, encode_journal
-from stream.contract.routing import partition_of
+from stream.contract.routing import places
 from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.io import Clients, leave_producer
 from stream.logs.kafka.reader import Reader, newest
@@ -156,9 +156,8 @@ class Writer:
             (topics.audit, outputs.audit),
         ):
             count = self._partitions[topic]
-            for r in records:
+            for r, where in zip(records, places(topic, records, count), strict=True):
                 own = headers(r, len(futures)) if headers else list(r.headers) or None
-                where = place(topic, r, count)
                 stamp = at if r.timestamp_ms is None else r.timestamp_ms
                 futures.append(producer.send(topic, r.value, r.key, own, where, stamp))
         return futures
@@ -195,17 +194,6 @@ class AtLeastOnceWriter(Writer):
         offsets = _offsets(outputs.journal)
         if offsets:
             self._reader.commit(offsets)
-
-
-def place(topic: str, record: NewRecord, partitions: int) -> int:
-    """The partition a record goes to; raises :class:`LogError` for one that does not exist."""
-    if record.partition is None:
-        return partition_of(record.key, partitions)
-    if not 0 <= record.partition < partitions:
-        raise LogError(
-            f"topic {topic!r}: expected partition 0..{partitions - 1}, got {record.partition}"
-        )
-    return record.partition
 
 
 def send_journal(producer: Any, topic: str, journal: JournalRecord) -> Any:

@@ -24,7 +24,7 @@ import msgspec
 
 from stream.contract.log import DiskFull, LogError, LogUnavailable
 from stream.contract.records import Headers, NewRecord, Record
-from stream.contract.routing import partition_of
+from stream.contract.routing import places
 
 SCHEMA_VERSION = 1
 _LOCK_LOOK_S = 0.0005
@@ -236,12 +236,7 @@ def insert(
         raise LogError(f"topic {topic!r}: does not exist in the log; names are set in [topics]")
     rows: list[list[tuple[Any, ...]]] = [[] for _ in parts]
     placed: list[tuple[int, int]] = []
-    for record in records:
-        number = record.partition
-        if number is None:
-            number = partition_of(record.key, len(parts))
-        elif not 0 <= number < len(parts):
-            raise LogError(f"topic {topic!r}: expected partition 0..{len(parts) - 1}, got {number}")
+    for record, number in zip(records, places(topic, records, len(parts)), strict=True):
         offset = parts[number].next + len(rows[number])
         headers = _encode_headers(record.headers) if record.headers else None
         at_ms = timestamp_ms if record.timestamp_ms is None else record.timestamp_ms

@@ -6,22 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as kafka_murmur2
 
-from stream.contract.routing import murmur2, partition_of, shares
+from stream.contract.routing import murmur2, partitions_for, shares
 
 counts = st.lists(st.integers(0, 10_000), max_size=8)
 
 
-@given(st.binary(max_size=64))
-def test_murmur2_is_that_of_kafka(data: bytes) -> None:
-    """The hash is kafka-python's, bit for bit."""
-    assert murmur2(data) == kafka_murmur2(data)
+keys = st.lists(st.binary(max_size=64), max_size=8)
 
 
-@given(st.binary(max_size=32), st.integers(1, 1024))
-def test_a_partition_exists(key: bytes, partitions: int) -> None:
-    """Every key has a partition within the topic; no key means partition 0."""
-    assert 0 <= partition_of(key, partitions) < partitions
-    assert partition_of(None, partitions) == 0
+@given(keys)
+def test_murmur2_is_that_of_kafka(data: list[bytes]) -> None:
+    """The hash of each key is kafka-python's, bit for bit."""
+    assert murmur2(data).tolist() == [kafka_murmur2(key) for key in data]
+
+
+@given(keys, st.integers(1, 1024))
+def test_a_partition_exists(data: list[bytes], partitions: int) -> None:
+    """Each key has the partition that Kafka's own producers give it; no key means partition 0."""
+    expected = [(kafka_murmur2(key) & 0x7FFFFFFF) % partitions for key in data]
+    assert partitions_for(data, partitions) == expected
+    assert partitions_for([*data, None], partitions) == [*expected, 0]
 
 
 @given(counts, counts, st.integers(1, 10_000))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kafka.partitioner.default import murmur2 as kafka_murmur2
 
 from stream.contract.letters import DeadLetter
 from stream.contract.log import Fenced, Log, LogError
@@ -432,3 +433,15 @@ def test_the_journal_holds_the_record_byte_for_byte(make: Make) -> None:
     eventually(
         [encode_journal(outputs.journal)], lambda: raw(log.tail(store.config.journal_topic, 1))
     )
+
+
+def test_scores_stand_where_kafkas_own_producers_put_their_key(make: Make) -> None:
+    """Whatever partition the event came from: input and output may differ in their number."""
+    store = make(partitions=3)
+    log = store.opened()
+    names = [f"{i}" for i in range(30)]
+    log.commit(step(1, [], values(*names)))
+    eventually(30, lambda: len(log.tail(store.config.topics.scores, 100)))
+    found = log.tail(store.config.topics.scores, 100)
+    expected = {name: (kafka_murmur2(name.encode()) & 0x7FFFFFFF) % 3 for name in names}
+    assert {(r.key or b"").decode(): r.partition for r in found} == expected

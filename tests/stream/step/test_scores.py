@@ -33,7 +33,7 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
     made = encode_scores(scored, ("a-b", "c_d"), ',"scored_at":7,"model":"m","seq":3')
     assert bad == []
     assert [r.key for r in made] == [i.encode() for i in events.ids]
-    assert [r.partition for r in made] == [0] * len(rows)
+    assert [r.partition for r in made] == [None] * len(rows)
     assert [json.loads(r.value or b"") for r in made] == [
         {
             "id": f'é"{i}',
@@ -87,3 +87,12 @@ def test_the_names_of_our_own_headers_cannot_be_carried(tmp_path: Path) -> None:
     """An event could forge them."""
     with pytest.raises(ConfigError, match=r"scores\.headers\[0\]: expected the name of a header"):
         config(tmp_path, scores={"headers": ["millrace-position"]})
+
+
+def test_scores_are_keyed_as_the_setting_says(tmp_path: Path) -> None:
+    """By the event's id, or by the event's own key; the id stands in where an event has none."""
+    assert [r.key for r in scores_of(tmp_path, {}, ())] == [b"e0", b"e1"]
+    assert [r.key for r in scores_of(tmp_path, {"key": "input"}, ())] == [b"key", b"key"]
+    engine = build_engine(config(tmp_path, scores={"key": "input"}), None)
+    piece = Slice(Range("events", 0, 0, 0, 1), [Record("events", 0, 0, None, to_json(event(0)))])
+    assert [r.key for r in engine.step(Batch(1, START_MS, [piece])).scores] == [b"e0"]

@@ -32,11 +32,18 @@ class Health:
     ----------
     where : str
         The log, as people know it.
+
+    Attributes
+    ----------
+    state : str
+    unscored : str
+        Why nothing is scored although events come in; empty where events are.
     """
 
     def __init__(self, where: str) -> None:
         self._where = where
         self.state: State = "starting"
+        self.unscored = ""
         self._beat_s = time.monotonic()
         self._asked_s: float | None = None
         self._since: dict[str, float] = {}
@@ -92,11 +99,14 @@ class Health:
         return age_s < STALL_S / 2, f"{self.state}; last heartbeat {age_s:.1f} s ago"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether events are being scored now."""
+        """Whether events that come in now are taken, and what there is to say.
+
+        Ready also where none of them can be scored: over HTTP better ones could not come in else.
+        """
         trouble = "; ".join(self._trouble.copy().values()) or self._slow()
         if self.state != "running":
             return False, self.state + (f": {trouble}" if trouble else "")
-        return not trouble, trouble or "running"
+        return not trouble, trouble or "; ".join(filter(None, ("running", self.unscored)))
 
     def _slow(self) -> str:
         now = time.monotonic()

@@ -1,7 +1,7 @@
-"""Bad records that would stop a stream: isolated one by one, or stopped at before they drain it.
+"""Bad records that would stop a stream, isolated one by one.
 
 :class:`Isolation` finds the record that a step fails of by :func:`halve`, and the one that the
-process dies of by :class:`Attempts`; :class:`Breaker` opens when most of what comes in is unusable.
+process dies of by :class:`Attempts`.
 """
 
 from __future__ import annotations
@@ -14,65 +14,18 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from models.base import MillraceError
-from stream.contract.letters import Reason
 from stream.contract.log import Positions
-from stream.contract.outputs import Outputs
 from stream.contract.records import Range, Slice
 
 logger = structlog.get_logger()
 
-BREAKER_RECORDS = 1_000
-"""The breaker looks at the latest records, at least so many."""
 CAREFUL_AFTER = 3
 """Starts at the same step after which records are taken one by one."""
 ALONE_TWICE = 2
 """A record that was taken alone so often when the process died is not taken again."""
 
-_UNUSABLE: frozenset[Reason] = frozenset(
-    {"null", "oversized", "malformed", "schema", "label_value"}
-)
-
 Position = tuple[str, int, int]
 """Topic, partition, offset."""
-
-
-class BreakerOpen(MillraceError):
-    """Too large a share of the latest records is unusable: somebody changed the schema."""
-
-
-class Breaker:
-    """Counts unusable records among the latest ones; opens above ``limit``, a share in 0..1."""
-
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._recent: deque[tuple[int, int]] = deque()
-
-    def check(self, outputs: Outputs, records: int) -> None:
-        """Take a step of so many records; called BEFORE its commit, so that nothing is drained.
-
-        Raises :class:`BreakerOpen` with the last reason.
-        """
-        bad = sum(1 for letter in outputs.dead_letters if letter.reason in _UNUSABLE)
-        self._recent.append((records, bad))
-        total = sum(n for n, _ in self._recent)
-        while total - self._recent[0][0] >= BREAKER_RECORDS:
-            total -= self._recent.popleft()[0]
-        share = sum(b for _, b in self._recent) / max(total, 1)
-        if total >= BREAKER_RECORDS and share > self._limit:
-            raise BreakerOpen(
-                f"limits.dead_letter_share: expected at most {self._limit:g} of the last {total} "
-                f"records to be unusable, got {share:.3f}; the last one: {_reason(outputs)}. This "
-                "step was not committed. Mend the producer or the schema, or raise the limit; "
-                "then start"
-            )
-
-
-def _reason(outputs: Outputs) -> str:
-    if not outputs.dead_letters:
-        return "none in this step"
-    last = outputs.dead_letters[-1]
-    return f"{last.reason}: {last.error}"
 
 
 class _Noted(msgspec.Struct):

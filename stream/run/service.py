@@ -27,7 +27,8 @@ from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.run.checkpointer import Checkpointer, Written
 from stream.run.committer import Committer
 from stream.run.health import Health
-from stream.run.isolation import Breaker, Isolation
+from stream.run.isolation import Isolation
+from stream.run.letters import Letters
 from stream.run.threads import Threads
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
@@ -135,7 +136,7 @@ class Service:
             "fingerprint": fingerprint(),
             "version": version("millrace"),
         }
-        self._breaker = Breaker(config.limits.dead_letter_share)
+        self._letters = Letters(config)
 
     def beat(self) -> None:
         """The loop is alive; raises what a thread beside it failed of, or to end a vain wait."""
@@ -293,6 +294,7 @@ class Service:
                 self._take(slices)
             else:
                 self._idle()
+            self._letters.tell()
             self._measure_lag()
 
     def _idle(self) -> None:
@@ -340,7 +342,7 @@ class Service:
             self._isolate(slices, error)
             return
         seconds = time.monotonic() - started
-        self._breaker.check(outputs, records)
+        self.health.unscored = self._letters.taken(outputs)
         self._commit(outputs)
         for r in outputs.journal.ranges:
             self.positions[(r.topic, r.partition)] = r.next_offset

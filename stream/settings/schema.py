@@ -409,7 +409,11 @@ class LimitsSettings(Settings):
         description="an event time further ahead of the clock is a dead letter",
     )
     dead_letter_share: float = Field(
-        0.5, gt=0, le=1, description="above this share of the last 1,000 records the service stops"
+        0.5,
+        gt=0,
+        le=1,
+        description="with more than this share of the last 1,000 records of a topic unusable the"
+        " service stops",
     )
 
 

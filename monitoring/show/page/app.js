@@ -185,7 +185,7 @@ function snapshot(s) {
   const first = latest === null;
   latest = s;
   heardAt = Date.now();
-  banner(s.ready ? "" : `Not ready: ${s.detail}`);
+  banner(s.ready ? s.unscored : `Not ready: ${s.detail}`);
   byId("ask").hidden = true;
   byId("model").textContent = s.model;
   document.title = `${s.model} – Millrace`;

@@ -63,7 +63,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         append(c, ("events", first), ("labels", [label(i) for i in range(half)]))
         wait_until(lambda: told(front)["millrace_labels_total", "joined"] == half, "first half")
         wait_until(lambda: front.history()["points"], "a point")
-        rest = [event(i) for i in range(half, EVENTS)] + [b"{"] * BAD
+        rest = [b"{"] * BAD + [event(i) for i in range(half, EVENTS)]
         wrong = [label(i, not truth(i)) for i in range(half, labelled)]
         append(c, ("events", rest), ("labels", wrong))
         caught_up(service, EVENTS + BAD + labelled)

@@ -1,0 +1,152 @@
+"""What the dead letters of a running service say: told in the log, and when most of a topic is bad.
+
+Reads the outputs of each step before its commit (loop thread), never a payload into the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+
+import structlog
+
+from models.base import MillraceError
+from stream.contract.letters import DeadLetter, Reason
+from stream.contract.outputs import Outputs
+from stream.settings.schema import Config
+
+logger = structlog.get_logger()
+
+BREAKER_RECORDS = 1_000
+"""The breaker looks at the latest records of a topic, at least so many."""
+SUMMARY_S = 60.0
+"""How often the log tells of dead letters; the first of each kind it tells at once."""
+
+_READ: frozenset[Reason] = frozenset(
+    {"duplicate_event", "label_duplicate", "label_conflict", "label_orphan"}
+)
+"""Reasons of records that were understood: they say nothing against the schema or a clock."""
+
+
+class BreakerOpen(MillraceError):
+    """Too large a share of the latest records is unusable: somebody changed what they mean."""
+
+
+class Letters:
+    """The dead letters of one service."""
+
+    def __init__(self, config: Config) -> None:
+        self._notices = _Notices()
+        self._breaker = Breaker(config.limits.dead_letter_share)
+        self._unscored = Unscored(config.topics.events)
+
+    def taken(self, outputs: Outputs) -> str:
+        """A step was done, not yet committed; why nothing is scored, where that is so.
+
+        Raises :class:`BreakerOpen`.
+        """
+        self._notices.taken(outputs)
+        self._breaker.check(outputs)
+        return self._unscored.taken(outputs)
+
+    def tell(self) -> None:
+        """Log what came since the last time, each :data:`SUMMARY_S`."""
+        self._notices.tell()
+
+
+class Breaker:
+    """Counts unusable records among the latest of each topic; opens above ``limit``, in 0..1."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._recent: dict[str, deque[tuple[int, int]]] = {}
+
+    def check(self, outputs: Outputs) -> None:
+        """Take a step; called BEFORE its commit, so that nothing is drained.
+
+        Raises :class:`BreakerOpen` with the topic and the last reason.
+        """
+        taken = Counter[str]()
+        for r in outputs.journal.ranges:
+            taken[r.topic] += r.count
+        bad: dict[str, list[DeadLetter]] = {}
+        for letter in outputs.dead_letters:
+            if letter.reason not in _READ:
+                bad.setdefault(letter.record.topic, []).append(letter)
+            elif letter.reason == "duplicate_event":  # a repeat is neither good nor bad
+                taken[letter.record.topic] -= 1
+        for topic, records in taken.items():
+            self._count(topic, records, bad.get(topic, []))
+
+    def _count(self, topic: str, records: int, bad: list[DeadLetter]) -> None:
+        recent = self._recent.setdefault(topic, deque())
+        recent.append((records, len(bad)))
+        total = sum(n for n, _ in recent)
+        while total - recent[0][0] >= BREAKER_RECORDS:
+            total -= recent.popleft()[0]
+        share = sum(b for _, b in recent) / max(total, 1)
+        if total >= BREAKER_RECORDS and share > self._limit:
+            last = f"{bad[-1].reason}: {bad[-1].error}" if bad else "none in this step"
+            raise BreakerOpen(
+                f"limits.dead_letter_share: expected at most {self._limit:g} of the last {total} "
+                f"records of topic {topic!r} to be unusable, got {share:.3f}; the last one: {last}."
+                " This step was not committed. Mend the producer or the schema, or raise the "
+                "limit; then start"
+            )
+
+
+class Unscored:
+    """Events that came since the last one that was scored, by what became of them."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._events = 0
+        self._reasons = Counter[Reason]()
+
+    def taken(self, outputs: Outputs) -> str:
+        """A step was taken; what there is to say, empty where events are scored."""
+        if outputs.scores:
+            self._events = 0
+            self._reasons.clear()
+        else:
+            self._events += sum(r.count for r in outputs.journal.ranges if r.topic == self._topic)
+            self._reasons.update(
+                letter.reason
+                for letter in outputs.dead_letters
+                if letter.record.topic == self._topic
+            )
+        if not self._events:
+            return ""
+        why = ", ".join(f"{reason} {n:,}" for reason, n in self._reasons.most_common())
+        return f"no event was scored of the last {self._events:,}: {why}"
+
+
+class _Notices:
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, Reason], int] = {}
+        self._last: dict[tuple[str, Reason], DeadLetter] = {}
+        self._told_s = time.monotonic()
+
+    def taken(self, outputs: Outputs) -> None:
+        for letter in outputs.dead_letters:
+            kind = (letter.record.topic, letter.reason)
+            if kind not in self._counts:
+                self._counts[kind] = 0
+                _log("dead_letter", letter)
+            else:
+                self._counts[kind] += 1
+                self._last[kind] = letter
+
+    def tell(self) -> None:
+        if self._last and time.monotonic() - self._told_s >= SUMMARY_S:
+            for kind, letter in self._last.items():
+                _log("dead_letters", letter, count=self._counts[kind])
+                self._counts[kind] = 0
+            self._last.clear()
+            self._told_s = time.monotonic()
+
+
+def _log(event: str, letter: DeadLetter, **more: int) -> None:
+    told = letter.told()
+    del told["error"]  # it may quote the record
+    logger.warning(event, **more, **told)

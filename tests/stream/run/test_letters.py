@@ -1,0 +1,113 @@
+"""What dead letters say: the breaker, topic by topic, the log, and what probes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from stream.contract.letters import REASONS, DeadLetter, Reason
+from stream.contract.outputs import Outputs
+from stream.contract.records import JournalRecord, NewRecord, Range, Record
+from stream.run import letters as module
+from stream.run.letters import Breaker, BreakerOpen, Letters
+from stream.run.service import Service
+from tests.support.factory import DAY_MS, config, event, label
+from tests.support.runner import append, caught_up, contents, running
+
+READ = ("duplicate_event", "label_duplicate", "label_conflict", "label_orphan")
+
+
+def step(taken: dict[str, int], bad: list[tuple[str, Reason]], scores: int = 0) -> Outputs:
+    """A step that took so many records of each topic; these became dead letters."""
+    ranges = tuple(Range(topic, 0, 0, n - 1, n) for topic, n in taken.items())
+    letters = [
+        DeadLetter(Record(topic, 0, at, None, b"secret"), reason, "an error that quotes secret")
+        for at, (topic, reason) in enumerate(bad)
+    ]
+    made = [NewRecord(None, b"")] * scores
+    return Outputs(made, letters, [], JournalRecord(1, 0, "", ranges))
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_that_makes_a_record_unusable_opens_the_breaker(reason: Reason) -> None:
+    """All but those of records that were understood: repeats, and labels without an event."""
+    bad = step({"events": 1000}, [("events", reason)] * 600)
+    if reason in READ:
+        Breaker(0.5).check(bad)
+    else:
+        with pytest.raises(BreakerOpen, match=rf"topic 'events' .* got 0\.600; .*{reason}: an err"):
+            Breaker(0.5).check(bad)
+
+
+def test_a_topic_is_not_hidden_by_another() -> None:
+    """600 bad events of 1,000 open it, however many good labels came beside them."""
+    with pytest.raises(BreakerOpen, match="topic 'events'"):
+        Breaker(0.5).check(step({"events": 1000, "labels": 9000}, [("events", "schema")] * 600))
+
+
+def test_repeats_hide_nothing() -> None:
+    """Of 2,000 records 900 are repeats: 600 bad ones are more than half of what is new."""
+    bad: list[tuple[str, Reason]] = [("events", "duplicate_event")] * 900
+    with pytest.raises(BreakerOpen, match=r"of the last 1100 records"):
+        Breaker(0.5).check(step({"events": 2000}, [*bad, *[("events", "schema")] * 600]))  # type: ignore[list-item]
+
+
+def test_a_producer_whose_clock_is_off_is_stopped(tmp_path: Path) -> None:
+    """Events in a wrong unit become no dead letters by the thousand."""
+    c = config(tmp_path)
+    now = event(0)["time"]
+    append(c, ("events", [event(i, at_ms=now + 10_000 * DAY_MS) for i in range(1500)]))
+    append(c, ("labels", [label(i) for i in range(1500)]))
+    with (
+        pytest.raises(BreakerOpen, match=r"topic 'events' .* event_time_ahead"),
+        running(c) as service,
+    ):
+        caught_up(service, 10_000)
+    assert len(contents(c, "dead-letters")) < 1000
+
+
+def test_the_log_tells_the_first_of_a_kind_and_then_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With reason and position, bounded by the number of kinds; what a record holds is not told."""
+    letters = Letters(config(tmp_path))
+    bad: list[tuple[str, Reason]] = [("events", "schema"), ("events", "null"), ("events", "schema")]
+    with capture_logs() as told:
+        for _ in range(5):
+            letters.taken(step({"events": 3}, bad))
+            letters.tell()
+    assert [(t["event"], t["reason"], t["offset"]) for t in told] == [
+        ("dead_letter", "schema", "0"),
+        ("dead_letter", "null", "1"),
+    ]
+    monkeypatch.setattr(module, "SUMMARY_S", 0.0)
+    with capture_logs() as told:
+        letters.tell()
+        letters.tell()
+    assert [(t["event"], t["reason"], t["count"], t["topic"]) for t in told] == [
+        ("dead_letters", "schema", 9, "events"),
+        ("dead_letters", "null", 4, "events"),
+    ]
+    assert "secret" not in str(told)
+
+
+def test_probes_are_told_when_nothing_is_scored(tmp_path: Path) -> None:
+    """Ready, so that better events can come in, and the reason beside it until one is scored."""
+    c = config(tmp_path)
+    with running(c) as service:
+        append(c, ("events", [b"garbage"] * 3 + [event(0, amount="much")]))
+        caught_up(service, 4)
+        ready, detail = service.health.ready()
+        assert ready
+        assert detail == "running; no event was scored of the last 4: malformed 3, schema 1"
+        append(c, ("events", [event(1), b"garbage"]))
+        caught_up(service, 6)
+        assert service.health.ready() == (True, "running")
+
+
+def test_labels_alone_are_no_events(tmp_path: Path) -> None:
+    """A step that took labels says nothing of events."""
+    service = Service(config(tmp_path))
+    assert service._letters.taken(step({"labels": 5}, [("labels", "schema")] * 5)) == ""

@@ -1,18 +1,14 @@
-"""Counts what exists: a torch module, a River estimator, a member of the ensemble.
+"""Counts what exists: a torch module, an estimator, a booster, tensors, a member of the ensemble.
 
-Counting changes nothing: no forward pass, no random number, no hook, no write. torch is not
-imported here: an object of it can only come from who did.
+Counting changes nothing: no forward pass, no random number, no hook, no write.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from models.base import Model
 from monitoring.parameters.counted import Counted, ParameterError
-from monitoring.parameters.members import count_member
-from monitoring.parameters.river.estimators import count_estimator
+from monitoring.parameters.walk import Walk, is_module
 
 
 def count(model: Any, optimizer: Any = None, target: str = "") -> Counted:
@@ -20,12 +16,20 @@ def count(model: Any, optimizer: Any = None, target: str = "") -> Counted:
 
     Parameters
     ----------
-    model : torch.nn.Module, River estimator, models.base.Model, or any other object
-        An object of no known kind is walked generically and marked ``exact: false``.
+    model : object
+        A torch module or tensor; an estimator of River or scikit-learn; a booster of XGBoost or
+        LightGBM; a member of the ensemble; an array; a list or mapping of any of these. An object
+        of no known kind is walked by its attributes and marked ``exact: false``.
     optimizer : torch.optim.Optimizer, optional
         Its state is counted beside the parameters it belongs to (torch modules only).
     target : str
         What the report calls the model; the class name if empty.
+
+    Raises
+    ------
+    ParameterError
+        Nothing that can be counted was found, or it cannot be counted; never a count of zero for
+        what was not looked at.
 
     Examples
     --------
@@ -34,16 +38,13 @@ def count(model: Any, optimizer: Any = None, target: str = "") -> Counted:
     32896
     """
     name = target or type(model).__name__
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
-        from monitoring.parameters.torch.modules import count_module
-
-        return count_module(model, name, optimizer)
-    if optimizer is not None:
+    if optimizer is not None and not is_module(model):
         raise ParameterError(
             f"optimizer: only a torch module's can be counted beside it, got {type(model).__name__}"
         )
-    if isinstance(model, Model):
-        counted = model.counted()
-        return count_member(model, name, None if counted is model else count(counted))
-    return count_estimator(model, name)
+    try:
+        return Walk(optimizer).report(model, name)
+    except RecursionError:
+        raise ParameterError(
+            f"{name}: expected layers nested less deeply than Python's stack, which ended"
+        ) from None

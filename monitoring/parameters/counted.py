@@ -20,7 +20,9 @@ Verdict = Literal["match", "mismatch", "no_formula", "undetermined", "stale_attr
 for the tensors' shapes, but the layer's own attributes (``out_features``) say another size.
 """
 
-Kind = Literal["torch", "river", "member", "estimate", "object"]
+Kind = Literal[
+    "torch", "river", "sklearn", "xgboost", "lightgbm", "onnx", "member", "estimate", "object"
+]
 
 _WORST_FIRST: tuple[Verdict, ...] = (
     "mismatch",

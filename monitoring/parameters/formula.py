@@ -59,6 +59,10 @@ class Formula:
         joined = text if self.text == "0" else f"{self.text} + {text}"
         return Formula(joined, {**self.sizes, **sizes})
 
+    def minus(self, text: str, **sizes: Size) -> Formula:
+        """This formula without one term; its names must be new."""
+        return Formula(f"{self.text} - {text}", {**self.sizes, **sizes})
+
 
 def formula(text: str, **sizes: Size) -> Formula:
     """A :class:`Formula` of these sizes.

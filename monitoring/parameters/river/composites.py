@@ -10,7 +10,7 @@ from typing import Any
 
 from monitoring.parameters.counted import Row
 from monitoring.parameters.formula import formula
-from monitoring.parameters.river.tables import Adapter, Part, scalars, table
+from monitoring.parameters.tables import Adapter, Part, scalars, table
 
 
 def _pipeline(m: Any) -> Iterator[Row | Part]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from monitoring.parameters.counted import Row
 from monitoring.parameters.formula import formula
-from monitoring.parameters.river.tables import Adapter, Part, scalars, table
+from monitoring.parameters.tables import Adapter, Part, scalars, table
 
 _RULES = frozenset({"lr", "n_iterations", "optimizer", "_idx"})
 

@@ -13,7 +13,7 @@ from typing import Any
 from monitoring.parameters.counted import Row
 from monitoring.parameters.formula import formula
 from monitoring.parameters.river.composites import detector_row
-from monitoring.parameters.river.tables import Adapter, Part, scalars, table
+from monitoring.parameters.tables import Adapter, Part, scalars, table
 
 _LEAF_WEIGHTS = ("_mc_correct_weight", "_nb_correct_weight", "_fmse_mean", "_fmse_model")
 

@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from monitoring.parameters.counted import Counted, Row, Verdict
+from models.base import Role
+from monitoring.parameters.counted import ParameterError, Row, Verdict
 from monitoring.parameters.families import Count
 from monitoring.parameters.formula import NOTHING, Formula
 from monitoring.parameters.torch.dropout import expected_active, rates
@@ -21,9 +22,13 @@ from monitoring.parameters.torch.tensors import (
     ABSORBED,
     Held,
     Own,
+    index_bytes,
     is_lazy,
+    is_sparse,
     named_tensors,
     own_tensors,
+    shape_of,
+    stored,
 )
 from monitoring.parameters.torch.unregistered import candidates
 
@@ -33,18 +38,6 @@ _WRAPPERS = {
     "DistributedDataParallel": "module",
 }
 """Wrappers that only prefix the names of what they wrap."""
-
-
-def count_module(module: Any, target: str, optimizer: Any = None) -> Counted:
-    """Count ``module`` and, where given, what ``optimizer`` keeps for its parameters.
-
-    The rows come in the order of the module tree; a transformer layer's check over its parts comes
-    before them as a subtotal.
-    """
-    walk = _Walk(optimizer)
-    walk.visit(module, "")
-    walk.count_unregistered()
-    return Counted(target, "torch", walk.rows, walk.aliases, notes=tuple(walk.notes()))
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,8 +55,9 @@ class _Sums:
 
     def add(self, held: Held, fresh: int) -> None:
         """Add a tensor of which ``fresh`` elements were not counted before."""
-        numel = held.tensor.numel()
+        numel = stored(held.tensor).numel()
         self.bytes += fresh * held.tensor.element_size()
+        self.bytes += index_bytes(held.tensor) if fresh else 0
         if held.role == "buffer":
             self.buffers += numel
             self.aliased_buffers += numel - fresh
@@ -76,10 +70,16 @@ class _Sums:
             self.aliased_trainable += numel - fresh
 
 
-class _Walk:
-    def __init__(self, optimizer: Any) -> None:
-        self.rows: list[Row] = []
-        self.aliases: dict[str, str] = {}
+class ModuleWalk:
+    """Adds the rows of modules and of bare tensors to ``rows``, each element of memory once.
+
+    The rows come in the order of the module tree; a transformer layer's check over its parts comes
+    before them as a subtotal. ``optimizer``'s state is counted beside the parameters it is for.
+    """
+
+    def __init__(self, rows: list[Row], aliases: dict[str, str], optimizer: Any = None) -> None:
+        self.rows = rows
+        self.aliases = aliases
         self._ledger = Ledger()
         self._seen: dict[int, str] = {}
         self._shapes: list[tuple[str, tuple[int, ...]]] = []
@@ -95,6 +95,11 @@ class _Walk:
             self._wrapped.append(kind)
             self.visit(module._modules[_WRAPPERS[kind]], path)
             return
+        if "_parameters" not in vars(module):
+            raise ParameterError(
+                f"{path or kind}: {kind} has no parameters, not even an empty list of them; "
+                "call super().__init__() first in its __init__"
+            )
         if id(module) in self._seen:
             self.rows.append(self._repeated(module, path))
             return
@@ -113,13 +118,27 @@ class _Walk:
         if found is not None and whole:
             self.rows.insert(at, self._subtotal(module, path, found, at, shapes_at))
 
+    def tensor(self, tensor: Any, path: str, buffer: bool = False, role: Role = "learned") -> None:
+        """Add the row of a tensor that no module holds: no layer says how large it should be."""
+        kind = type(tensor).__name__
+        if is_lazy(tensor):
+            self.rows.append(Row(path, kind, verdict="undetermined", note="waits for its size"))
+            return
+        own = Own([Held("", "", "buffer" if buffer else "parameter", tensor)])
+        row = self._held(path, kind, own)
+        note = f"sparse: {row.held:,} stored of {tensor.numel():,}" if is_sparse(tensor) else ""
+        sizes = "x".join(map(str, shape_of(tensor)))
+        self.rows.append(
+            dataclasses.replace(row, config=sizes, verdict="no_formula", note=note, role=role)
+        )
+
     def count_unregistered(self) -> None:
         """Add a row per tensor or module that only a plain attribute, list or dict reaches."""
         for path, thing in self._loose:
             if hasattr(thing, "_modules"):
                 self._loose_module(thing, path)
             elif not is_lazy(thing):
-                fresh = self._ledger.claim(thing, path).fresh
+                fresh = self._ledger.claim(stored(thing), path).fresh
                 if fresh:
                     self.rows.append(self._loose_row(path, type(thing).__name__, fresh, thing))
 
@@ -161,8 +180,8 @@ class _Walk:
         for held in own.tensors:
             if is_lazy(held.tensor):
                 continue
-            full = f"{path}.{held.name}" if path else held.name
-            fresh, owner = self._ledger.claim(held.tensor, full)
+            full = ".".join(filter(None, (path, held.name)))
+            fresh, owner = self._ledger.claim(stored(held.tensor), full)
             if owner is not None:
                 owners[owner] = None
                 self.aliases[full] = owner
@@ -213,7 +232,7 @@ class _Walk:
         held = trainable = buffers = 0
         for name, tensor, is_buffer in named_tensors(module):
             self.aliases[f"{path}.{name}"] = f"{first}.{name}" if first else name
-            numel = 0 if is_lazy(tensor) else tensor.numel()
+            numel = 0 if is_lazy(tensor) else stored(tensor).numel()
             buffers += numel if is_buffer else 0
             held += 0 if is_buffer else numel
             trainable += numel if tensor.requires_grad and not is_buffer else 0
@@ -237,7 +256,8 @@ class _Walk:
             return
         self._seen[id(module)] = path
         tensors = [*module.parameters(), *module.buffers()]
-        fresh = sum(self._ledger.claim(t, path).fresh for t in tensors if not is_lazy(t))
+        known = [stored(t) for t in tensors if not is_lazy(t)]
+        fresh = sum(self._ledger.claim(t, path).fresh for t in known)
         if fresh:
             self.rows.append(self._loose_row(path, type(module).__name__, fresh, tensors[0]))
 

@@ -36,12 +36,14 @@ class Own:
     parameter_terms: list[tuple[str, Size]] = field(default_factory=list)
     buffer_terms: list[tuple[str, Size]] = field(default_factory=list)
     absorbed: tuple[str, ...] = ()
+    zeros: int = 0
+    """Elements of its sparse parameters that are not stored."""
     custom: bool = False
     note: str = ""
 
     def shapes(self) -> Mapping[str, Shape]:
         """Shapes by logical name, as the layer would have them without any parametrisation."""
-        return {held.logical: tuple(held.tensor.shape) for held in self.tensors}
+        return {held.logical: shape_of(held.tensor) for held in self.tensors}
 
     def adjusted(self, parameters: Formula, buffers: Formula) -> tuple[Formula, Formula]:
         """The family's formulas with what weight norm, spectral norm and pruning add."""
@@ -49,6 +51,8 @@ class Own:
             parameters = parameters.plus(f"{name}{i or ''}", **{f"{name}{i or ''}": size})
         for i, (name, size) in enumerate(self.buffer_terms):
             buffers = buffers.plus(f"{name}{i or ''}", **{f"{name}{i or ''}": size})
+        if self.zeros:
+            parameters = parameters.minus("zeros", zeros=self.zeros)
         return parameters, buffers
 
 
@@ -60,7 +64,44 @@ def own_tensors(module: Any) -> Own:
         # The attention's formula covers its output projection: one row for both.
         _gather(module._modules["out_proj"], "out_proj.", own)
         own.absorbed = ("out_proj",)
+    for held in own.tensors:
+        if is_sparse(held.tensor) and held.role != "buffer":
+            dense, kept = held.tensor.numel(), stored(held.tensor).numel()
+            own.zeros += dense - kept
+            own.note = f"sparse: {kept:,} stored of {dense:,} in {held.logical}"
     return own
+
+
+def is_sparse(tensor: Any) -> bool:
+    """Whether a tensor leaves zeros out: COO, CSR and their kin."""
+    return str(tensor.layout).startswith("torch.sparse_")
+
+
+def stored(tensor: Any) -> Any:
+    """The tensor of the numbers that are in memory: a sparse or a nested one keeps it inside."""
+    if str(tensor.layout) == "torch.sparse_coo":
+        return tensor._values()
+    if is_sparse(tensor) or tensor.is_nested:
+        return tensor.values()
+    return tensor
+
+
+def index_bytes(tensor: Any) -> int:
+    """Bytes that say where the numbers of a sparse tensor stand."""
+    if not is_sparse(tensor):
+        return 0
+    if str(tensor.layout) == "torch.sparse_coo":
+        parts = [tensor._indices()]
+    elif str(tensor.layout) in ("torch.sparse_csr", "torch.sparse_bsr"):
+        parts = [tensor.crow_indices(), tensor.col_indices()]
+    else:
+        parts = [tensor.ccol_indices(), tensor.row_indices()]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+def shape_of(tensor: Any) -> Shape:
+    """Its shape; of a nested tensor, which has several, that of its numbers in memory."""
+    return tuple((stored(tensor) if tensor.is_nested else tensor).shape)
 
 
 def named_tensors(

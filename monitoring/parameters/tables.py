@@ -1,7 +1,9 @@
-"""What River adapters are made of: rows with a formula, parts to descend into, counts."""
+"""What adapters of estimators are made of: rows with a formula, parts to descend into, counts."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -64,6 +66,34 @@ def table(
         dtype="float64",
         note=note,
     )
+
+
+def stored(value: Any) -> int:
+    """Numbers that an array keeps: of a sparse one those that are not left out."""
+    return int(value.nnz) if hasattr(value, "nnz") else int(np.size(value))
+
+
+def array(
+    path: str,
+    value: Any,
+    expected: Formula,
+    role: Role = "learned",
+    unit: str = "scalar",
+    note: str = "",
+) -> Row:
+    """A row of one array, dense or of scipy's sparse ones, with its own bytes and dtype.
+
+    A sparse array holds what it stores; its formula is that of the dense one without the zeros
+    that are left out.
+    """
+    shape, held = np.shape(value), stored(value)
+    if hasattr(value, "nnz"):
+        dense = math.prod(shape)
+        expected = expected.minus("zeros", zeros=dense - held)
+        note = f"sparse: {held:,} stored of {dense:,}"
+    dtype = getattr(value, "dtype", np.dtype(type(value)))
+    row = table(path, held, expected, role, unit, note, config="x".join(map(str, shape)))
+    return dataclasses.replace(row, bytes=held * dtype.itemsize, dtype=dtype.name)
 
 
 def scalars(value: Any, follow: bool = False, _seen: set[int] | None = None) -> int:

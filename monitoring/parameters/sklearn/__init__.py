@@ -1,0 +1,1 @@
+"""Counting scikit-learn estimators, and the boosters of XGBoost and LightGBM."""

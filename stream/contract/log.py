@@ -14,7 +14,15 @@ import msgspec
 
 from models.base import MillraceError
 from stream.contract.outputs import Outputs
-from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, encode_journal
+from stream.contract.records import (
+    JournalRecord,
+    NewRecord,
+    Range,
+    Record,
+    Slice,
+    checksum,
+    encode_journal,
+)
 
 Positions = Mapping[tuple[str, int], int]
 """``(topic, partition) -> next_offset``."""
@@ -50,8 +58,28 @@ class OutOfRetention(LogError):
     """Records this shard still needs were deleted by the log's retention."""
 
 
+class OtherRecords(LogError):
+    """The log holds other records than those that a step took."""
+
+
 class DiskFull(LogUnavailable):
     """The log's disk has no room; nothing was written."""
+
+
+def same_records(wanted: Range, found: Sequence[Record]) -> Slice:
+    """The slice, if these are the very records that a step took.
+
+    Raises :class:`OtherRecords`, as far as the journal says which they were.
+    """
+    if wanted.checksum and (got := checksum(found)) != wanted.checksum:
+        raise OtherRecords(
+            f"{wanted.topic}/{wanted.partition} offsets {wanted.first}..{wanted.last}: expected the"
+            f" records that the journal says were taken (checksum {wanted.checksum}), got others"
+            f" ({got}); the topic was made anew, or its records were replaced. No member is at"
+            " fault. Put the old records back, or begin a new shard with a name and a state_dir of"
+            " its own"
+        )
+    return Slice(wanted, found)
 
 
 def check_succession(entry: JournalRecord, tail: JournalRecord | None) -> bool:
@@ -131,7 +159,7 @@ class Log(Protocol):
         """The very records that the ranges name, for replay.
 
         Raises :class:`OutOfRetention` when they are gone, :class:`LogError` when their number
-        differs from ``count``.
+        differs from ``count``, :class:`OtherRecords` when others stand there.
         """
 
     def commit(self, outputs: Outputs) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from stream.contract.log import Positions
-from stream.contract.records import Range, Slice
+from stream.contract.records import Slice, range_of
 
 logger = structlog.get_logger()
 
@@ -178,7 +178,5 @@ def halve(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
         half -= cut
         for part, target in ((piece.records[:cut], first), (piece.records[cut:], second)):
             if part:
-                r = piece.range
-                ends = Range(r.topic, r.partition, part[0].offset, part[-1].offset, len(part))
-                target.append(Slice(ends, part))
+                target.append(Slice(range_of(part), part))
     return first, second

@@ -18,7 +18,7 @@ from models.base import MillraceError
 from monitoring.audit.trail import load_private_key
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
-from stream.contract.records import Batch, NewRecord
+from stream.contract.records import Batch, NewRecord, Slice, range_of
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
@@ -124,7 +124,8 @@ class _Journaling:
                     f"offset {placed[0]} where {r.first} was next: stop its producers, begin anew"
                 )
             self.positions[(r.topic, r.partition)] = r.next_offset
-        outputs = self._engine.step(batch)
+        told = [Slice(range_of(s.records), s.records, s.ahead) for s in batch.slices]
+        outputs = self._engine.step(msgspec.structs.replace(batch, slices=told))
         journal = outputs.journal
         if self._body:
             journal = msgspec.structs.replace(journal, body=journal.body | self._body)

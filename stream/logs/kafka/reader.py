@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from kafka import TopicPartition
 
-from stream.contract.log import LogError, LogUnavailable, OutOfRetention
-from stream.contract.records import Headers, Range, Record, Slice
+from stream.contract.log import LogError, LogUnavailable, OutOfRetention, same_records
+from stream.contract.records import Headers, Range, Record, Slice, range_of
 from stream.contract.routing import shares
 from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.codec import Unreadable
@@ -260,7 +260,7 @@ class Poller:
             if taken:
                 del self._buffers[key][:count]
                 records = _records(taken)
-                span = Range(*key, records[0].offset, records[-1].offset, len(records))
+                span = range_of(records)
                 self._next[key] = span.next_offset
                 slices.append(Slice(span, records))
         return slices
@@ -303,4 +303,4 @@ def check_read(wanted: Range, found: Sequence[Record]) -> Slice:
             f"Kafka: {where}: expected {wanted.count} records, got {len(found)}; the topic was"
             " compacted, or is not the one the journal was written beside"
         )
-    return Slice(wanted, found)
+    return same_records(wanted, found)

@@ -14,7 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from stream.contract.failpoint import failpoint
-from stream.contract.log import Fenced, LogError, OutOfRetention, Positions, check_succession
+from stream.contract.log import (
+    Fenced,
+    LogError,
+    OutOfRetention,
+    Positions,
+    check_succession,
+    same_records,
+)
 from stream.contract.outputs import Outputs
 from stream.contract.records import (
     JournalRecord,
@@ -24,6 +31,7 @@ from stream.contract.records import (
     Slice,
     decode_journal,
     encode_journal,
+    range_of,
 )
 from stream.contract.routing import shares
 from stream.logs.sqlite.io import (
@@ -192,7 +200,8 @@ class SqliteLog:
             for part, count in self._plan(waiting, max_records).items():
                 position = positions[part.topic, part.partition]
                 _check_retained(part, position)
-                slices.append(_slice(select(db, part, position, count)))
+                records = select(db, part, position, count)
+                slices.append(Slice(range_of(records), records))
         for taken in slices:
             positions[taken.range.topic, taken.range.partition] = taken.range.next_offset
         return version, slices
@@ -355,12 +364,6 @@ class SqliteLog:
         self._writer.close()
 
 
-def _slice(records: list[Record]) -> Slice:
-    first, last = records[0], records[-1]
-    span = Range(first.topic, first.partition, first.offset, last.offset, len(records))
-    return Slice(span, records)
-
-
 def _read_range(db: sqlite3.Connection, part: Partition | None, wanted: Range) -> Slice:
     where = f"{wanted.topic}/{wanted.partition}"
     if part is None:
@@ -372,7 +375,7 @@ def _read_range(db: sqlite3.Connection, part: Partition | None, wanted: Range) -
             f"{where} offsets {wanted.first}..{wanted.last}: expected {wanted.count} records, got"
             f" {len(records)}; the log is not the one the journal was written beside"
         )
-    return Slice(wanted, records)
+    return same_records(wanted, records)
 
 
 def _check_retained(part: Partition, position: int) -> None:

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from kafka.partitioner.default import murmur2 as kafka_murmur2
 
 from stream.contract.letters import DeadLetter
-from stream.contract.log import Fenced, Log, LogError
+from stream.contract.log import Fenced, Log, LogError, OtherRecords
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, encode_journal
 from tests.support import log_harness
@@ -315,6 +316,19 @@ def test_ranges_are_read_back(make: Make) -> None:
     taken = poll_all(log, 30, max_records=8)
     wanted = [s.range for s in reversed(taken)]
     assert log.read(wanted) == list(reversed(taken))
+
+
+def test_a_range_of_other_records_is_refused(make: Make) -> None:
+    """By its checksum; a journal from before there were any has none, and is believed."""
+    store = make()
+    log = store.opened()
+    log.append(store.config.topics.events, values("a"))
+    [taken] = poll_all(log, 1)
+    other = msgspec.structs.replace(taken.range, checksum="0" * 16)
+    with pytest.raises(OtherRecords, match=r"offsets 0\.\.0: expected the records that"):
+        log.read([other])
+    unknown = msgspec.structs.replace(taken.range, checksum="")
+    assert log.read([unknown])[0].records == taken.records
 
 
 def test_a_range_with_another_number_of_records_is_refused(make: Make) -> None:

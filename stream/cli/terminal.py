@@ -56,8 +56,14 @@ def plain(error: object) -> str:
 
 def load(path: Path) -> Any:
     """The configuration in a file, with the environment laid over it."""
+    from stream.settings.load import foreign
     from stream.settings.load import load as read
 
+    if names := foreign(os.environ):
+        err.print(
+            f"[yellow]warning[/] environment: {', '.join(names)}: no part of the configuration is "
+            "called so; not used"
+        )
     return read(path, os.environ)
 
 

@@ -18,9 +18,12 @@ from models.base import MillraceError
 from stream.settings.checks import check
 from stream.settings.problems import lines
 from stream.settings.schema import Config
-from stream.settings.shape import partly
+from stream.settings.shape import partly, secrets
 
 ENV_PREFIX = "MILLRACE_"
+_NO_SETTINGS = frozenset({"MILLRACE_FAILPOINT", "MILLRACE_CACHE", "MILLRACE_TOKEN_SHA256"})
+"""Variables of the project's own that are no settings: of the fault tests, and of Compose."""
+_SECRETS = secrets(Config)
 
 
 class ConfigError(MillraceError):
@@ -67,18 +70,18 @@ def parse(raw: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Con
 def overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """``raw`` with ``MILLRACE_A__B=value`` laid over ``a.b``; values are TOML, else text.
 
-    A password is text whatever it looks like. Items of lists go by index:
+    A secret is text whatever it looks like. Items of lists go by index:
     ``MILLRACE_MEMBERS__0__TYPE``.
     """
     tree: dict[str, Any] = _copy(raw)
     for key in sorted(environ):
-        if not key.startswith(ENV_PREFIX) or "FAILPOINT" in key:
+        if not _is_setting(key):
             continue
-        *parents, last = key[len(ENV_PREFIX) :].lower().split("__")
+        *parents, last = _parts(key)
         node: Any = tree
         for parent in parents:
             node = _descend(node, parent)
-        value = environ[key] if last == "sasl_password" else _scalar(environ[key])
+        value = environ[key] if last in _SECRETS else _scalar(environ[key])
         if isinstance(node, list) and last.isdigit() and int(last) < len(node):
             node[int(last)] = value
         elif isinstance(node, dict):
@@ -88,6 +91,26 @@ def overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
                 f"environment variable {key}", ["names no place in the configuration"]
             )
     return tree
+
+
+def foreign(environ: Mapping[str, str]) -> list[str]:
+    """Variables that begin like ours and name no part of the configuration.
+
+    Kubernetes injects some for a service of our name, such as ``MILLRACE_PORT=tcp://...``.
+    """
+    return sorted(
+        key
+        for key in environ
+        if key.startswith(ENV_PREFIX) and key not in _NO_SETTINGS and not _is_setting(key)
+    )
+
+
+def _parts(key: str) -> list[str]:
+    return key[len(ENV_PREFIX) :].lower().split("__")
+
+
+def _is_setting(key: str) -> bool:
+    return key.startswith(ENV_PREFIX) and _parts(key)[0] in Config.model_fields
 
 
 def _copy(value: Any) -> Any:

@@ -6,9 +6,9 @@ import difflib
 import re
 from typing import Any
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from stream.settings.shape import Place, locate, models, tag, written
+from stream.settings.shape import Place, locate, models, secrets, tag, written
 
 SHOWN = 60
 """Characters of a wrong value that a line shows."""
@@ -51,11 +51,9 @@ def _line(error: Any, root: Any, above: Place) -> str:
         message = re.sub(r"^[A-Z]\w+ should ", "expected to ", message)
         message = re.sub(r" after validation, not \d+$", "", message)
         message = message[0].lower() + message[1:]
-    return (
-        f"{path}: {message}"
-        if node is SecretStr
-        else f"{path}: {message}, got {_got(error['input'])}"
-    )
+    if secrets(root) & {*loc, *secrets(node)}:
+        return f"{path}: {message}"  # somebody may have put a secret there
+    return f"{path}: {message}, got {_got(error['input'])}"
 
 
 def _got(value: object) -> str:

@@ -23,7 +23,7 @@ from pydantic import (
 from models.settings import Duration, Feature, Name, Settings, Zone, parse_duration, refused
 from monitoring.audit.budgets import AuditSettings
 from stream.settings.paths import FieldName, JsonPath, place
-from stream.settings.shape import Place
+from stream.settings.shape import HIDDEN, Place
 
 
 class EmbeddedLogSettings(Settings):
@@ -375,7 +375,9 @@ class TokenSettings(Settings):
     """A bearer token, by the SHA-256 of its text (``millrace token`` makes one)."""
 
     name: Name
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits", json_schema_extra=HIDDEN
+    )
     scopes: tuple[Literal["score", "label", "admin"], ...] = Field(
         min_length=1, description="what it may do; `admin` may do everything"
     )

@@ -12,10 +12,12 @@ import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, JsonValue, SecretStr, TypeAdapter, ValidationError
 
 Place = tuple[str | int, ...]
 """Keys and indices from the root of a file to a value."""
+HIDDEN: dict[str, JsonValue] = {"writeOnly": True}
+"""``json_schema_extra`` of text in whose place somebody may put a secret by mistake."""
 
 
 def models(annotation: Any) -> list[type[BaseModel]]:
@@ -23,6 +25,17 @@ def models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [c for a in get_args(annotation) for c in models(a)]
+
+
+def secrets(annotation: Any) -> frozenset[str]:
+    """Keys whose values nobody may see: those of ``SecretStr`` and of :data:`HIDDEN`."""
+    found: set[str] = set()
+    for cls in models(annotation):
+        for key, field in cls.model_fields.items():
+            if _bare(field.annotation) is SecretStr or field.json_schema_extra == HIDDEN:
+                found.add(key)
+            found |= secrets(field.annotation)
+    return frozenset(found)
 
 
 def tag(cls: type[BaseModel]) -> str | None:

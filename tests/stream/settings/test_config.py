@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.settings.load import ConfigError, load, overlay, parse
+from stream.settings.load import ConfigError, foreign, load, overlay, parse
 from stream.settings.shape import written
 from stream.settings.upgrade import journaled, recorded
 from tests.support.factory import raw_config
@@ -251,6 +251,51 @@ def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
     file.write_text('[log]\ntype = "embedded"\n')
     with pytest.raises(ConfigError, match="MILLRACE_MEMBERS__3__NAME"):
         load(file, {"MILLRACE_MEMBERS__3__NAME": "x"})
+
+
+def test_foreign_variables_are_told_and_not_used(tmp_path: Path) -> None:
+    """What Kubernetes injects for a service of our name harms nothing; nor does what is our own."""
+    links = {
+        "MILLRACE_PORT": "tcp://10.0.0.1:8080",
+        "MILLRACE_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "MILLRACE_SERVICE_HOST": "10.0.0.1",
+        "MILLRACE_LOG_SERVICE_PORT": "8080",
+        "MILLRACE_A__B_PORT": "1",
+    }
+    own = {"MILLRACE_CACHE": "/cache", "MILLRACE_TOKEN_SHA256": "ab", "MILLRACE_SEED": "7"}
+    assert foreign(links | own | {"OTHER": "x"}) == sorted(links)
+    raw = raw_config(tmp_path)
+    assert overlay(raw, links | own) == raw | {"seed": 7}
+
+
+def test_a_misspelt_setting_is_an_error(tmp_path: Path) -> None:
+    """A variable that names a part of the configuration is never taken for somebody else's."""
+    raw = overlay(raw_config(tmp_path), {"MILLRACE_LOG__PTH": "x"})
+    assert problems(raw) == ["log.pth: unknown key; did you mean 'path'?"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MILLRACE_HTTP__TOKENS__0__SHA256", "271828182845"),
+        ("MILLRACE_HTTP__TOKENS__0__SHA256", "the token itself 271828"),
+        ("MILLRACE_HTTP__TOKENS__0", "271828182845"),
+        ("MILLRACE_HTTP__TOKENS", "271828182845"),
+        ("MILLRACE_HTTP__TOKENS", '[["271828"]]'),
+        ("MILLRACE_LOG__SASL_PASSWORD__X", "271828182845"),
+        ("MILLRACE_LOG", "271828182845"),
+        ("MILLRACE_LOG", '{type = "kfka", sasl_password = 271828}'),
+        ("MILLRACE_LOG", '{sasl_password = "271828"}'),
+        ("MILLRACE_LOG", '{type = "kafka", bootstrap = "x", sasl_password = 271828}'),
+    ],
+)
+def test_what_may_be_a_secret_is_never_shown(tmp_path: Path, key: str, value: str) -> None:
+    """Wherever a password, a token or its hash was put by mistake, no message quotes it."""
+    token = {"name": "a", "sha256": "0" * 64, "scopes": ["score"]}
+    raw = raw_config(tmp_path) | {"http": {"tokens": [token]}}
+    found = problems(overlay(raw, {key: value}))
+    assert "271828" not in str(found)
+    assert found
 
 
 def test_passwords_come_from_the_environment_only(tmp_path: Path) -> None:

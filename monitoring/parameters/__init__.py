@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from monitoring.parameters.count import count
 from monitoring.parameters.counted import Counted, ParameterError, Row, Totals, Verdict
+from monitoring.parameters.describe.estimate import estimate
 from monitoring.parameters.digests import (
     content_digests,
     content_root,
     signature,
     structure_digest,
 )
-from monitoring.parameters.estimate import estimate
 from monitoring.parameters.render import render
 from monitoring.parameters.resolve import resolve
 

@@ -13,8 +13,10 @@ from monitoring.parameters.resolve import resolve
 OK, DIFFERS, BAD_TARGET = 0, 1, 2
 
 
-def params_command(target: str | Counted, as_json: bool, console: Console) -> int:
+def params_command(target: str | Counted, as_json: bool, console: Console, errors: Console) -> int:
     """Count ``target``, unless it is a report already, and print; gives the exit code.
+
+    Errors go to a console of their own, so that what is printed as JSON is JSON or nothing.
 
     Returns
     -------
@@ -28,7 +30,7 @@ def params_command(target: str | Counted, as_json: bool, console: Console) -> in
         found = resolve(target) if isinstance(target, str) else target
         report = found if isinstance(found, Counted) else count(found, target=str(target))
     except ParameterError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         return BAD_TARGET
     if as_json:
         console.print_json(json.dumps(report.to_dict()))

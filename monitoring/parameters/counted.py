@@ -228,7 +228,7 @@ def _sum_up(rows: Sequence[Row], exact: bool) -> Totals:
         if known
         else None,
         expected_active=_expected_active(counted),
-        keras=_keras(layers),
+        keras=_keras(counted),
     )
 
 

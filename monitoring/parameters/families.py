@@ -1,9 +1,10 @@
 """One formula per layer family: sizes in, parameters, buffers and Keras' convention out.
 
 The counter of torch modules (``monitoring/parameters/torch/layers.py``) reads the sizes off a
-module, the estimator (``estimate.py``) off a description; both end here. The argument names are the
-option names of a description. Nothing here imports torch. Source of every formula: the shapes that
-the constructors in ``torch.nn`` allocate (PyTorch 2.x documentation, "Variables" of each class).
+module, the estimator (``monitoring/parameters/describe/estimate.py``) off a description; both end
+here. The argument names are the option names of a description. Nothing here imports torch. Source
+of every formula: the shapes that the constructors in ``torch.nn`` allocate (PyTorch 2.x
+documentation, "Variables" of each class).
 
 Height, width, stride, padding and dilation enter no count, nor does dropout.
 """

@@ -1,19 +1,23 @@
 """From what somebody typed to something that can be counted.
 
-Loads code only when the target names code, through ``models/loading.py``.
+Runs code only when the target names code, through ``models/loading.py``.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 import tomllib
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models.base import Model
 from models.loading import LoadError, load_attribute
 from monitoring.parameters.counted import Counted, ParameterError
-from monitoring.parameters.estimate import estimate_layers, is_description
+from monitoring.parameters.describe.estimate import estimate_layers, is_description
+from monitoring.parameters.files.read import READERS, read_weights
 
 
 def resolve(target: str) -> Any:
@@ -22,9 +26,10 @@ def resolve(target: str) -> Any:
     Parameters
     ----------
     target : str
-        A description (``linear:256x128``), a TOML file of layers (``net.toml``), or code:
-        ``path/to/file.py:attr`` or ``package.module:attr``, where ``attr`` is a model, or a class
-        or function that makes one when called without arguments.
+        A description (``linear:256x128``), a TOML file of layers (``net.toml``), a file of weights
+        (``net.safetensors``), or code: ``path/to/file.py:attr`` or ``package.module:attr``, where
+        ``attr`` is a model, or a class or function that makes one when called without arguments.
+        What such code prints goes to standard error.
 
     Raises
     ------
@@ -35,16 +40,23 @@ def resolve(target: str) -> Any:
         return estimate_layers(target, target)
     if target.endswith(".toml"):
         return _read_toml(Path(target))
+    if Path(target).suffix in READERS:
+        return read_weights(target)
     if ":" not in target:
         raise ParameterError(
-            "target: expected a description such as linear:256x128, a TOML file of layers, "
-            f"path/to/file.py:attr or package.module:attr; got {target!r}"
+            "target: expected a description such as linear:256x128, a TOML file of layers, a file "
+            f"of weights ({', '.join(READERS)}), path/to/file.py:attr or package.module:attr; "
+            f"got {target!r}"
         )
     try:
-        found = load_attribute(target)
+        with redirect_stdout(sys.stderr):
+            return _make(load_attribute(target), target)
     except LoadError as error:
         raise ParameterError(f"target {target!r}: {error}") from error
-    return _make(found, target)
+    except SystemExit as error:
+        raise ParameterError(
+            f"target {target!r}: expected a model, but its code ended the program ({error.code!r})"
+        ) from error
 
 
 def _read_toml(path: Path) -> Counted:
@@ -62,7 +74,7 @@ def _read_toml(path: Path) -> Counted:
 
 def _make(found: Any, target: str) -> Any:
     """``found``, or what it makes; a torch module is callable but no factory."""
-    if not (inspect.isclass(found) or inspect.isroutine(found)):
+    if not (inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, partial)):
         return found
     if inspect.isclass(found) and issubclass(found, Model):
         raise ParameterError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
@@ -29,6 +30,9 @@ STATISTICS: dict[str, int] = {
     "Cov": 4,
 }
 """Scalars that River's running statistics keep: a mean its count and value, a variance also S."""
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""How torch names a normalisation's buffers."""
 
 
 class Part(NamedTuple):
@@ -94,6 +98,35 @@ def array(
     dtype = getattr(value, "dtype", np.dtype(type(value)))
     row = table(path, held, expected, role, unit, note, config="x".join(map(str, shape)))
     return dataclasses.replace(row, bytes=held * dtype.itemsize, dtype=dtype.name)
+
+
+def loose(
+    path: str,
+    kind: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    role: Role = "learned",
+    buffer: bool = False,
+) -> Row:
+    """The row of an array that no layer holds: nothing says its size, or whether it trains.
+
+    Named as torch names a buffer, it is one: in a mapping or a file nothing else tells.
+    """
+    size = math.prod(shape)
+    bits = re.search(r"\d+", dtype)
+    buffer = buffer or path.endswith(BUFFERS)
+    held = 0 if buffer else size
+    return Row(
+        path,
+        kind,
+        config="x".join(map(str, shape)),
+        held=held,
+        verdict="no_formula",
+        role=role,
+        buffers=size - held,
+        bytes=-(-size * (int(bits[0]) if bits else 8) // 8),
+        dtype=dtype,
+    )
 
 
 def scalars(value: Any, follow: bool = False, _seen: set[int] | None = None) -> int:

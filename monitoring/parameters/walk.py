@@ -23,24 +23,24 @@ import numpy as np
 
 from models.base import Model, Role
 from monitoring.parameters.counted import COUNTED_ROLES, Counted, Kind, ParameterError, Row
+from monitoring.parameters.files.onnx import ONNX
 from monitoring.parameters.formula import NOTHING
 from monitoring.parameters.members import count_member
 from monitoring.parameters.river.composites import COMPOSITES
 from monitoring.parameters.river.models import MODELS
 from monitoring.parameters.river.trees import TREES
 from monitoring.parameters.sklearn import boosters, composites, models, trees
-from monitoring.parameters.tables import Adapter, Part, scalars
+from monitoring.parameters.tables import BUFFERS, Adapter, Part, loose, scalars
 
 _ADAPTERS: dict[Kind, Mapping[str, Adapter]] = {
     "river": {**MODELS, **TREES, **COMPOSITES},
     "sklearn": {**models.MODELS, **trees.TREES, **composites.COMPOSITES},
     "xgboost": boosters.XGBOOST,
     "lightgbm": boosters.LIGHTGBM,
+    "onnx": ONNX,
 }
 """Adapters by library and by the name of a class or of one of its bases."""
 _CONTAINERS = (Mapping, list, tuple, deque)
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""How torch names buffers: in a mapping of tensors nothing else tells them from parameters."""
 _OPTIMIZER_STATE = {"state", "param_groups"}
 
 
@@ -92,7 +92,7 @@ class Walk:
                 self._rows.append(Row(path, kind, formula=NOTHING, note="holds no tensor"))
             return
         if is_tensor(model):
-            buffer = path.endswith(_BUFFERS)
+            buffer = path.endswith(BUFFERS)
             self._modules.tensor(model, path, buffer, role or "learned")
             return
         first = self._seen.get(id(model))
@@ -104,7 +104,8 @@ class Walk:
             return
         self._seen[id(model)] = path or "the model itself"
         if isinstance(model, np.ndarray) and model.dtype != object:
-            self._rows.append(_array(path, model, role or "learned"))
+            kind = type(model).__name__
+            self._rows.append(loose(path, kind, model.shape, model.dtype.name, role or "learned"))
         elif isinstance(model, Model):
             self._member(part)
         elif isinstance(model, _CONTAINERS):
@@ -240,21 +241,6 @@ def _why_not(model: Any) -> str:
     if isinstance(model, type) or inspect.isroutine(model):
         return f"expected a model, got {model!r:.60}; call it and count what it makes"
     return ""
-
-
-def _array(path: str, value: np.ndarray[Any, Any], role: Role) -> Row:
-    """The row of an array that no model holds: nothing says how large it should be."""
-    return Row(
-        path,
-        type(value).__name__,
-        config="x".join(map(str, value.shape)),
-        held=value.size,
-        verdict="no_formula",
-        role=role,
-        frozen=value.size if role in COUNTED_ROLES else 0,
-        bytes=value.nbytes,
-        dtype=value.dtype.name,
-    )
 
 
 def _generic(model: Any) -> Iterator[Row | Part]:

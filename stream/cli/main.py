@@ -379,8 +379,9 @@ def params(
     target: Annotated[
         str,
         typer.Argument(
-            help="`linear:256x128`, `net.toml`, `file.py:attr`, `package.module:attr`, or a member"
-            " as `CONFIG.toml#MEMBER`: from the newest checkpoint if there is one."
+            help="`linear:256x128`, `net.toml`, `net.safetensors`, `file.py:attr`,"
+            " `package.module:attr`, or a member as `CONFIG.toml#MEMBER`: from"
+            " the newest checkpoint if there is one."
         ),
     ],
     as_json: Json = False,
@@ -395,7 +396,7 @@ def params(
     config, _, member = target.partition("#")
     with reported():
         found = count_saved(load(Path(config)), member) if member else target
-        raise typer.Exit(params_command(found, as_json, out))
+        raise typer.Exit(params_command(found, as_json, out, err))
 
 
 @app.command()

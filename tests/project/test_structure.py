@@ -47,8 +47,10 @@ IMPORTERS = {
 }
 """Library to the files that may import it at module level."""
 LAZY_IMPORTERS = {
-    "torch": ("monitoring/parameters/*.py", "monitoring/parameters/torch/*.py"),
-    "river": ("monitoring/parameters/river/*.py",),
+    "torch": (
+        *("monitoring/parameters/*.py", "monitoring/parameters/torch/*.py"),
+        "monitoring/parameters/files/*.py",
+    ),
 }
 """Library to the files that may import it inside a function, beside those above."""
 

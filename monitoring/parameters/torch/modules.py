@@ -128,9 +128,9 @@ class ModuleWalk:
         row = self._held(path, kind, own)
         note = f"sparse: {row.held:,} stored of {tensor.numel():,}" if is_sparse(tensor) else ""
         sizes = "x".join(map(str, shape_of(tensor)))
-        self.rows.append(
-            dataclasses.replace(row, config=sizes, verdict="no_formula", note=note, role=role)
-        )
+        row = dataclasses.replace(row, config=sizes, verdict="no_formula", note=note, role=role)
+        # A plain tensor, as in a state dict, does not say whether it was trained.
+        self.rows.append(row if kind == "Parameter" else dataclasses.replace(row, frozen=0))
 
     def count_unregistered(self) -> None:
         """Add a row per tensor or module that only a plain attribute, list or dict reaches."""

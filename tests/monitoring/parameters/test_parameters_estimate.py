@@ -151,7 +151,8 @@ def test_formulas_are_exact_whole_numbers() -> None:
 def run(target: str, as_json: bool = False) -> tuple[int, str]:
     """Exit code and output of ``millrace params``."""
     out = io.StringIO()
-    code = params_command(target, as_json, Console(file=out, width=160))
+    console = Console(file=out, width=160)
+    code = params_command(target, as_json, console, console)
     return code, out.getvalue()
 
 

@@ -1,6 +1,6 @@
 """The layer families that a description may name, and how each is written.
 
-The counts themselves are in ``families.py``. Imports no torch.
+The counts themselves are in ``monitoring/parameters/families.py``. Imports no torch.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from typing import Any
 
 import monitoring.parameters.families as families
 from monitoring.parameters.counted import Counted, ParameterError, Row
+from monitoring.parameters.describe.kinds import KEEPS_UNITS, KINDS, NO_PARAMETERS
 from monitoring.parameters.families import Count
 from monitoring.parameters.formula import formula
-from monitoring.parameters.kinds import KEEPS_UNITS, KINDS, NO_PARAMETERS
 from monitoring.parameters.torch.dropout import expected_active
 
 Layer = str | Mapping[str, Any]

@@ -1,0 +1,1 @@
+"""Counting layers that nobody has built, from a description."""

@@ -1,0 +1,1 @@
+"""Counting the weights in files, without running anything that stands in them."""

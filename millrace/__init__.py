@@ -7,7 +7,7 @@ Examples
 >>> scores = engine.score(payments)  # doctest: +SKIP
 >>> engine.learn(known["id"], known["fraud"])  # doctest: +SKIP
 >>> engine.save("saved")  # doctest: +SKIP
->>> engine = millrace.open("saved")  # doctest: +SKIP
+>>> engine = millrace.open("saved", "payments.toml")  # doctest: +SKIP
 """
 
 # isort: off

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from millrace.tables import column, rows_of, taken
 from models.base import MillraceError
+from models.members.catalogue import names_code
 from models.settings import parse_duration
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, Range, Record, Slice
@@ -25,8 +26,8 @@ from stream.run.assemble import build_engine
 from stream.settings.load import load as read
 from stream.settings.paths import place
 from stream.settings.schema import Config
-from stream.settings.upgrade import recorded
-from stream.state.generations import CheckpointError, StateDirectory, snapshot_of
+from stream.settings.upgrade import is_given, recorded, settings
+from stream.state.generations import CheckpointError, StateDirectory, revive, snapshot_of
 from stream.step import engine as step
 from stream.tools.course import Course
 from stream.tools.evaluate import Evaluation
@@ -242,22 +243,52 @@ def load(config: str | os.PathLike[str]) -> Engine:
     return Engine(settings, build_engine(settings, None))
 
 
-def open(directory: str | os.PathLike[str]) -> Engine:
+def open(directory: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> Engine:
     """The engine that was saved last in a directory; it goes on bit for bit.
 
-    Only from a directory that you trust: the saved configuration may name code to be loaded.
-    Raises :class:`~stream.state.generations.CheckpointError` when nothing there can be used.
+    Parameters
+    ----------
+    directory : path
+        That :meth:`Engine.save` wrote.
+    config : path, optional
+        The TOML configuration that the engine was made of. Needed where a member names code (a
+        River estimator, a module or a type of your own): what runs is what you say, not what
+        stands in the directory.
+
+    Raises
+    ------
+    CheckpointError
+        Nothing there can be used, or only under the configuration.
     """
+    given = None if config is None else read(Path(config), os.environ)
     path = Path(directory)
     if not path.is_dir():
         raise CheckpointError(f"{path}: expected a directory that Engine.save wrote, got none")
     place = StateDirectory(path).open()
     try:
         for loaded in place.usable(lambda manifest: None):
-            config = recorded(loaded.manifest.config, str(loaded.path))
-            engine = build_engine(config, None)
-            engine.restore(loaded.state, loaded.segments)
-            return Engine(config, engine)
+            saved = _vouched(loaded.manifest.config, str(loaded.path), given)
+            engine = build_engine(saved, None)
+            try:
+                revive(engine, loaded)
+                return Engine(saved, engine)
+            except CheckpointError as error:
+                place.set_aside(loaded.path, str(error))
     finally:
         place.close()
     raise CheckpointError(f"{path}: expected a saved state that can be used, got none")
+
+
+def _vouched(tree: dict[str, Any], where: str, given: Config | None) -> Config:
+    """The saved configuration, if it runs no code but what the given one names."""
+    if given is not None and not is_given(tree, where, given):
+        raise CheckpointError(
+            f"{where}: expected the given configuration, it was saved under another"
+        )
+    for member in settings(tree, where).members if given is None else ():
+        if names_code(member.type, member.params):
+            raise CheckpointError(
+                f"{where}: member {member.name!r} names code to run; give the configuration too: "
+                "millrace.open(directory, config)"
+            )
+    return recorded(tree, where)

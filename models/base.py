@@ -52,6 +52,10 @@ class StateError(MillraceError):
     """A state does not fit the part that should restore it (other shape, version or type)."""
 
 
+class OtherVersion(StateError):
+    """A state is whole, but of another version of a library: that version can restore it."""
+
+
 class HashedColumn(NamedTuple):
     """A categorical column: values are ``0 <= code < buckets``."""
 

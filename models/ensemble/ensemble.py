@@ -296,7 +296,7 @@ class Ensemble:
                 try:
                     models[name].restore(states[name])
                 except StateError as error:
-                    raise StateError(f"member {name!r}: {error}") from error
+                    raise type(error)(f"member {name!r}: {error}") from error
         if "combiner" in state:
             self.combiner.restore(state["combiner"], shared(self.names, state["names"]))
         self._frozen = set(state["frozen"]).intersection(self.names)

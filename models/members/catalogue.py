@@ -7,6 +7,7 @@ member. Other packages add types through the entry-point group ``millrace.member
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -60,6 +61,11 @@ def member_class(type_name: str) -> MemberClass:
         if entry.name == type_name:
             return entry.load()
     raise UnknownMember(f"expected one of {', '.join(member_types())}; got {type_name!r}")
+
+
+def names_code(type_name: str, params: Mapping[str, Any]) -> bool:
+    """Whether building such a member runs code that its definition names."""
+    return type_name not in MEMBERS or not params.keys().isdisjoint(("model", "module"))
 
 
 def build(type_name: str, params: dict[str, Any], schema: FeatureSchema, seed: int) -> Model:

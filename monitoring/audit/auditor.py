@@ -148,11 +148,14 @@ class Auditor:
         self.written[event] += 1
         self._records.append(raw)
 
-    def checkpointed(self) -> None:
-        """Put digest and size of every member on record: what a checkpoint of this step holds."""
+    def checkpointed(self, config: str) -> None:
+        """Put digest and size of every member on record: what a checkpoint of this step holds.
+
+        ``config`` is the digest of the configuration.
+        """
         members = self._ensemble.members
         held = {name: size_up(member, name).totals.held for name, member in members.items()}
-        detail = {"roots": self._ensemble.roots(), "held": held}
+        detail = {"config": config, "roots": self._ensemble.roots(), "held": held}
         self.record("checkpointed", "checkpoint", "service", detail)
 
     # ------------------------------------------------------------------ around an update

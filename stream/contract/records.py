@@ -120,6 +120,10 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     has the table. Text of any kind is read, so that a record of a later version can be named.
     ``checkpoint``: see :class:`Batch`.
 
+    ``config`` is the SHA-256 of the configuration that the engine ran under, where a checkpoint was
+    taken; ``head`` number and hash of the trail's newest record, where the step wrote any: what is
+    read from a checkpoint and of the trail is compared with them.
+
     ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
     another one has diverged.
     """
@@ -132,6 +136,8 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: tuple[tuple[str, int, int], ...] = ()
     body: dict[str, Any] = {}
     checkpoint: bool = False
+    config: str = ""
+    head: tuple[int, str] | None = None
 
 
 _journal_encoder = msgspec.json.Encoder()

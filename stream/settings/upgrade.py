@@ -8,11 +8,13 @@ validates a tree that a person did not write.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from models.base import MillraceError
@@ -57,16 +59,39 @@ def journaled(config: Config) -> Tree:
     return {"format": FORMAT, "written_by": f"millrace {version('millrace')}"} | plain(config)
 
 
+def encoded(tree: Mapping[str, Any]) -> bytes:
+    """The bytes of a configuration as plain data: equal for equal ones."""
+    return msgspec.json.encode(tree, order="sorted")
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """SHA-256 of :func:`encoded`: what the trail and the journal say of a configuration."""
+    return hashlib.sha256(encoded(tree)).hexdigest()
+
+
 def recorded(tree: Mapping[str, Any], where: str) -> Config:
     """The configuration that ``tree`` records; ``where`` it stands is for the error.
 
+    As :func:`settings`, and each member's parameters are validated by its type. That loads what
+    they name, and so runs it: only for a tree that the journal or the trail vouches for, or one
+    that :func:`is_given`. Whoever can write a checkpoint could run anything else.
+    """
+    config = settings(tree, where)
+    if problems := list(members(config)):
+        raise _unreadable(where, tree.get("written_by", _UNKNOWN), problems)
+    return config
+
+
+def settings(tree: Mapping[str, Any], where: str) -> Config:
+    """The settings that ``tree`` records, members' parameters unread: nothing named is loaded.
+
     1. A tree without a format is of format 1.
     2. Each step from its format to :data:`FORMAT`.
-    3. Validation: of the settings, and of each member's parameters by its type.
+    3. Validation.
 
     Raises :class:`UnreadableConfig`, which says what, where, who wrote it and what to do.
     """
-    raw: Tree = {"format": 1, "written_by": "an older millrace", **tree}
+    raw: Tree = {"format": 1, "written_by": _UNKNOWN, **tree}
     found, writer = raw.pop("format"), raw.pop("written_by")
     if found > FORMAT:
         raise _unreadable(where, writer, [f"format: expected at most {FORMAT}, got {found}"])
@@ -74,12 +99,17 @@ def recorded(tree: Mapping[str, Any], where: str) -> Config:
     for number in range(found, FORMAT):
         raw = STEPS[number](raw)
     try:
-        config = Config.model_validate(raw)
+        return Config.model_validate(raw)
     except ValidationError as error:
         raise _unreadable(where, writer, lines(error, Config)) from None
-    if problems := list(members(config)):
-        raise _unreadable(where, writer, problems)
-    return config
+
+
+def is_given(tree: Mapping[str, Any], where: str, given: Config) -> bool:
+    """Whether ``tree`` records the very settings that a person has given; loads nothing."""
+    return plain(settings(tree, where)) == plain(given)
+
+
+_UNKNOWN = "an older millrace"
 
 
 def _unreadable(where: str, writer: str, problems: list[str]) -> UnreadableConfig:

@@ -31,6 +31,16 @@ Build = Callable[[Config], Engine]
 """A new engine of a configuration."""
 
 
+def built(build: Build, tree: dict[str, Any], where: str) -> Engine:
+    """A new engine of a configuration as it is on record: a journal's, or a vouched checkpoint's.
+
+    Raises :class:`~stream.settings.upgrade.UnreadableConfig`.
+    """
+    engine = build(recorded(tree, where))
+    engine.tree = tree
+    return engine
+
+
 class Diverged(MillraceError):
     """A replayed step gave other bits than the journal holds."""
 
@@ -66,7 +76,7 @@ class Reconfigured(msgspec.Struct, frozen=True):
         self, engine: Engine, record: JournalRecord, slices: Sequence[Slice], build: Build
     ) -> tuple[Engine, Outputs]:
         """See :meth:`Step.replay`; ``build`` makes the engine that takes over."""
-        new = build(recorded(self.config, f"{engine.config.journal_topic}: step {record.seq}"))
+        new = built(build, self.config, f"{engine.config.journal_topic}: step {record.seq}")
         outputs = reconfigure(engine, new, self.config)
         engine.pending.close()
         return new, outputs

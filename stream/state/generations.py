@@ -4,8 +4,9 @@
 segments as hard links, and ``manifest.json``, written last. A generation is written to a temporary
 directory, synced, and renamed into place only after the commit of its step; a crash at any point
 leaves either the old generations or the new one. Loading goes from the newest to the oldest; what
-fails its checksums is moved to ``quarantine/``, never deleted and never loaded. No pickle is read
-here.
+fails its checksums, or cannot be restored, is moved to ``quarantine/``, never deleted and never
+loaded. Checksums show damage, not malice: what is read may be crafted, so sizes are bounded and
+every failure is one of the generation. No pickle is read here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,9 +28,8 @@ import structlog
 import zstandard
 from numpy.typing import NDArray
 
-from models.base import MillraceError, State, StateError
+from models.base import MillraceError, OtherVersion, State, StateError
 from stream.contract.failpoint import failpoint
-from stream.settings.upgrade import journaled
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.step.segments import SegmentFile
@@ -38,6 +39,8 @@ logger = structlog.get_logger()
 FORMAT = 3
 """1: arrays that were not compressed. 2: labels of pending rows as another code."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
+_FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|pending-[0-9]{{1,12}}\.seg")
+_WRITING = ".writing-"
 
 
 class CheckpointError(MillraceError):
@@ -49,10 +52,14 @@ class Locked(MillraceError):
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """A file of a generation: the first ``bytes`` bytes have this SHA-256."""
+    """A file of a generation: the first ``bytes`` bytes have this SHA-256.
+
+    ``unpacked`` is how long they are decompressed; 0 where they are not compressed.
+    """
 
     bytes: int
     sha256: str
+    unpacked: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -98,7 +105,7 @@ def snapshot_of(
         engine.digest,
         written_ms,
         dict(positions),
-        journaled(engine.config),
+        engine.tree,
         fingerprint(),
         engine.state(),
         engine.pending.files(),
@@ -147,7 +154,7 @@ class StateDirectory:
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         self.generations.mkdir(exist_ok=True, mode=0o700)
-        for left in self.generations.glob(".writing-*"):
+        for left in self.generations.glob(f"{_WRITING}*"):
             shutil.rmtree(left)
         self.pending.mkdir(exist_ok=True, mode=0o700)
         for working in self.pending.glob("*.seg"):
@@ -170,22 +177,25 @@ class StateDirectory:
         """Verified generations up to ``until_seq``, newest first.
 
         ``accept`` says why a manifest may not be used, or ``None``. What it refuses and what fails
-        verification is moved to ``quarantine/``: left in place, a refused one that is numbered
-        higher than what this shard writes next would outlive it when old generations are removed.
+        verification is :meth:`set_aside`, as the caller does with one that it cannot restore: left
+        in place, a refused one that is numbered higher than what this shard writes next would
+        outlive it when old generations are removed.
         """
         for path in self.listed():
             try:
                 manifest = read_manifest(path)
                 if until_seq is not None and manifest.seq > until_seq:
                     continue
-                if accept(manifest) is None:
+                if (refusal := accept(manifest)) is None:
                     yield load(path, manifest)
                     continue
-            except (CheckpointError, StateError) as error:
-                logger.error("checkpoint_unusable", path=str(path), error=str(error))
-            self._set_aside(path)
+            except CheckpointError as error:
+                refusal = str(error)
+            self.set_aside(path, refusal)
 
-    def _set_aside(self, path: Path) -> None:
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Move a generation to ``quarantine/``."""
+        logger.error("checkpoint_unusable", path=str(path), error=reason)
         self.quarantine.mkdir(exist_ok=True, mode=0o700)
         n = 0
         while (target := self.quarantine / f"{path.name}-{n}").exists():
@@ -198,7 +208,7 @@ class StateDirectory:
         1. arrays and the rest of the state, 2. pending segments as links, 3. the manifest,
         4. the directory itself. Raises ``OSError`` (disk full) and leaves nothing behind.
         """
-        temporary = self.generations / f".writing-{snapshot.seq:012d}"
+        temporary = self.generations / f"{_WRITING}{snapshot.seq:012d}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o700)
         try:
@@ -233,7 +243,7 @@ class StateDirectory:
     def publish(self, written: Path, keep: int) -> Path:
         """Make a written generation visible, then remove all but the newest ``keep``."""
         failpoint("checkpoint.before_publish")
-        final = self.generations / written.name.removeprefix(".writing-")
+        final = self.generations / written.name.removeprefix(_WRITING)
         if final.exists():
             shutil.rmtree(final)  # the same step written again after a restart
         written.rename(final)
@@ -247,7 +257,7 @@ class StateDirectory:
 
 def list_generations(state_dir: Path) -> list[Path]:
     """Every generation of a state directory, newest first, unverified."""
-    found = (state_dir / "generations").glob("[0-9]*")
+    found = [p for p in (state_dir / "generations").glob("[0-9]*") if p.name.isdecimal()]
     return sorted(found, key=lambda p: p.name, reverse=True)
 
 
@@ -260,16 +270,20 @@ def read_manifest(path: Path) -> Manifest:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except OSError as error:
         raise CheckpointError(f"{path / 'manifest.json'}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise CheckpointError(f"{path / 'manifest.json'}: {error}") from error
     if manifest.format != FORMAT:
         raise CheckpointError(f"{path}: expected format {FORMAT}, got {manifest.format}")
+    if manifest.seq != int(path.name.removeprefix(_WRITING)):
+        raise CheckpointError(f"{path}: its manifest is of step {manifest.seq}")
     return manifest
 
 
 def verify(path: Path, manifest: Manifest) -> None:
     """Check each file's length and SHA-256; :class:`CheckpointError` names the first bad one."""
     for name, entry in manifest.files.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise CheckpointError(f"{path}: expected names of a generation's files, got {name!r}")
         try:
             got = sha256_of(path / name, entry.bytes)
         except OSError as error:
@@ -282,21 +296,32 @@ def load(path: Path, manifest: Manifest) -> Loaded:
     """Verify and read a generation; raises :class:`CheckpointError`."""
     verify(path, manifest)
     try:
-        state = _read_state(path)
-    except (
-        OSError,
-        msgspec.MsgspecError,
-        safetensors.SafetensorError,
-        zstandard.ZstdError,
-        KeyError,
-    ) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        state = _read_state(path, manifest.files[_ARRAYS].unpacked)
+    except Exception as error:  # crafted bytes may raise anything, MemoryError among it
+        raise CheckpointError(f"{path}: {error or type(error).__name__}") from error
     segments = {
         int(name.removeprefix("pending-").removesuffix(".seg")): path / name
         for name in manifest.files
         if name.startswith("pending-")
     }
     return Loaded(path, manifest, state, segments)
+
+
+def revive(engine: Engine, loaded: Loaded) -> None:
+    """Let a new engine take a generation's state over.
+
+    Raises :class:`CheckpointError` whatever it fails of, but
+    :class:`~models.base.OtherVersion`, which another generation would raise too.
+    """
+    try:
+        engine.restore(loaded.state, loaded.segments)
+        if (engine.seq, engine.digest) != (loaded.manifest.seq, loaded.manifest.digest):
+            raise StateError(f"its state is of step {engine.seq}, digest {engine.digest}")
+    except OtherVersion:
+        raise
+    except Exception as error:  # a crafted state may raise anything
+        engine.pending.close()
+        raise CheckpointError(f"{loaded.path}: {error or type(error).__name__}") from error
 
 
 def sha256_of(path: Path, length: int) -> str:
@@ -322,20 +347,32 @@ def _write_state(directory: Path, state: State) -> dict[str, FileEntry]:
     arrays: dict[str, NDArray[Any]] = {}
     rest = _split(state, "", arrays)
     # Trees' histograms are mostly zeros: compressing 46 MB to 7 takes 50 ms, writing the rest 120.
-    packed = zstandard.ZstdCompressor(level=1).compress(safetensors.numpy.save(arrays))
-    files = {_ARRAYS: packed, _REST: msgspec.msgpack.encode(rest)}
+    unpacked = safetensors.numpy.save(arrays)
+    packed = zstandard.ZstdCompressor(level=1).compress(unpacked)
+    files = {_ARRAYS: (packed, len(unpacked)), _REST: (msgspec.msgpack.encode(rest), 0)}
     entries = {}
-    for name, raw in files.items():
+    for name, (raw, length) in files.items():
         _write_durably(directory / name, raw)
-        entries[name] = FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
+        entries[name] = FileEntry(len(raw), hashlib.sha256(raw).hexdigest(), length)
     return entries
 
 
-def _read_state(directory: Path) -> State:
+def _read_state(directory: Path, unpacked: int) -> State:
     packed = (directory / _ARRAYS).read_bytes()
+    declared = zstandard.get_frame_parameters(packed).content_size
+    if declared > _memory_bytes() or declared != (unpacked or declared):
+        raise CheckpointError(
+            f"{_ARRAYS}: expected {unpacked or 'as many bytes as this machine holds'} unpacked, its"
+            f" frame declares {declared}"
+        )
     arrays = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(packed))
     rest = msgspec.msgpack.decode((directory / _REST).read_bytes())
     return _join(rest, arrays)
+
+
+def _memory_bytes() -> int:
+    """This machine's memory: what does not fit was not held here."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 _ARRAY = "\0array"

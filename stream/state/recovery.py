@@ -16,15 +16,19 @@ from stream.contract.log import Log, OutOfRetention
 from stream.contract.records import JournalRecord, Slice
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
-from stream.settings.upgrade import recorded
-from stream.state.follow import Build, Follower, body_of
-from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory
+from stream.settings.upgrade import UnreadableConfig, digest, is_given, settings
+from stream.state.follow import Build, Follower, body_of, built
+from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
 
 logger = structlog.get_logger()
 
 
 class ForeignState(MillraceError):
     """The state directory belongs to another shard."""
+
+
+class Unvouched(MillraceError):
+    """A checkpoint from before configurations were on record holds another one than is given."""
 
 
 def recover(
@@ -74,44 +78,61 @@ def load(
                 f"journal: expected steps from {loaded.manifest.seq + 1}, the oldest retained is "
                 f"{head.seq}; no checkpoint reaches it"
             )
-        return _restored(loaded, build, on_divergence)
+        try:
+            return _restored(loaded, build, on_divergence)
+        except CheckpointError as error:
+            directory.set_aside(loaded.path, str(error))
     if head is not None and head.seq > 1:
         raise CheckpointError(
             f"{directory.generations}: no usable checkpoint, and the journal starts at step "
             f"{head.seq}, not 1; put a good generation back from {directory.quarantine} or a backup"
         )
     first = body_of(head).config if head is not None else None
-    if first is not None:
-        config = recorded(first, f"{config.journal_topic}: step 1")
-    return Follower(build(config), {}, build, on_divergence)
+    if first is None:
+        return Follower(build(config), {}, build, on_divergence)
+    engine = built(build, first, f"{config.journal_topic}: step 1")
+    return Follower(engine, {}, build, on_divergence)
 
 
 def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
-    """Why a generation is not of this journal, or ``None``."""
+    """Why a generation is not of this journal, or ``None``. Nothing that it names is loaded."""
     if manifest.shard != config.name:
         raise ForeignState(
             f"{config.state_dir}: expected the state of shard {config.name!r}, got that of "
             f"{manifest.shard!r}; give each shard a state_dir of its own"
         )
-    theirs = recorded(manifest.config, f"{config.state_dir}: generation {manifest.seq}")
+    where = f"{config.state_dir}: generation {manifest.seq}"
+    record = next(iter(log.journal(manifest.seq - 1)), None)
+    on_record, reason = "", None
+    if record is None or (record.seq, record.digest) != (manifest.seq, manifest.digest):
+        reason = "the journal does not hold this step with this digest"
+    elif (on_record := record.config) not in ("", digest(manifest.config)):
+        reason = "its configuration is not the one that the journal vouches for"
+    try:
+        theirs = settings(manifest.config, where)
+    except UnreadableConfig:
+        if reason is None:
+            raise
+        return reason
     if theirs.journal_topic != config.journal_topic:
         raise ForeignState(
             f"topics.journal: expected {theirs.journal_topic!r}, in which the state in "
             f"{config.state_dir} is journaled, got {config.journal_topic!r}; put it back, or begin "
             "a new shard with a name and a state_dir of its own"
         )
-    record = next(iter(log.journal(manifest.seq - 1)), None)
-    if record is not None and record.seq == manifest.seq and record.digest == manifest.digest:
-        return None
-    reason = "the journal does not hold this step with this digest"
-    logger.error("checkpoint_refused", seq=manifest.seq, reason=reason)
+    if reason is None and not on_record and not is_given(manifest.config, where, config):
+        raise Unvouched(
+            f"{where}: the journal was written before it vouched for configurations, and this one "
+            "is not the given one: start once with the file that the shard ran under, then change "
+            "it"
+        )
     return reason
 
 
 def _restored(loaded: Loaded, build: Build, on_divergence: str) -> Follower:
     manifest = loaded.manifest
-    engine = build(recorded(manifest.config, str(loaded.path)))
-    engine.restore(loaded.state, loaded.segments)
+    engine = built(build, manifest.config, str(loaded.path))
+    revive(engine, loaded)
     positions = {(t, p): o for t, p, o in manifest.positions}
     return Follower(engine, positions, build, on_divergence, manifest)
 

@@ -29,6 +29,7 @@ from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
 from stream.decode.codec import Codec, Events
 from stream.settings.schema import Config
+from stream.settings.upgrade import digest, journaled
 from stream.step.early import EarlyLabels
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning, probabilities
@@ -71,6 +72,8 @@ class Engine:
 
     Attributes
     ----------
+    tree : dict
+        The configuration as the journal holds it, in whatever version's form.
     seq : int
         The last step done; 0 at the start.
     digest : str
@@ -93,6 +96,7 @@ class Engine:
         trail: Trail,
     ) -> None:
         self.config = config
+        self.tree = journaled(config)
         self.codec = Codec(config)
         self.features = features
         self.ensemble = ensemble
@@ -165,7 +169,7 @@ class Engine:
             self.auditor.taking(r.topic, r.partition, r.first, r.last)
             self._handlers[r.topic](self._admit(piece, batch, out), out)
         if batch.checkpoint:
-            self.auditor.checkpointed()
+            self.auditor.checkpointed(digest(self.tree))
         journal = JournalRecord(
             seq=batch.seq,
             clock_ms=batch.clock_ms,
@@ -173,6 +177,7 @@ class Engine:
             ranges=tuple(piece.range for piece in batch.slices),
             skipped=tuple(sorted(batch.skipped)),
             checkpoint=batch.checkpoint,
+            config=digest(self.tree) if batch.checkpoint else "",
         )
         outputs = self._finish(journal, out)
         # Last of all: another thread that reads these finds the step done.
@@ -217,8 +222,10 @@ class Engine:
         # Of the audit records their hash: it covers everything in them but the signatures.
         h.update(bytes.fromhex(head.hash) + cause)
         self.digest = h.hexdigest()
-        journal = msgspec.structs.replace(journal, digest=self.digest)
         audit = self.audit_records()
+        journal = msgspec.structs.replace(
+            journal, digest=self.digest, head=tuple(head) if audit else None
+        )
         return Outputs(out.scores, out.letters, audit, journal, out.scored, out.alarms, head)
 
     def audit_records(self) -> list[NewRecord]:

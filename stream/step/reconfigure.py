@@ -7,17 +7,15 @@ take over by ``restore(old.state())`` what does not change, as from a checkpoint
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import msgspec
 
 from models.base import MillraceError, State
 from models.members import catalogue
 from models.settings import Feature, feature_fields
 from stream.contract.outputs import Outputs
 from stream.settings.schema import Config, FieldSettings, MemberSettings
+from stream.settings.upgrade import digest, encoded
 from stream.step.engine import Engine
 
 BOUNDS = frozenset({"max_entities"})
@@ -115,17 +113,17 @@ def reconfigure(old: Engine, new: Engine, tree: dict[str, Any]) -> Outputs:
     """
     changes = compare(old, new)
     new.restore(_carried(old.state(), changes, old.config, new.config), old.pending.rows())
-    encoded = msgspec.json.encode(tree, order="sorted")
     new.auditor.begin(old.seq + 1, new.clock_ms)
     new.auditor.reconfigured(
-        hashlib.sha256(encoded).hexdigest(),
+        digest(tree),
         [name for name in new.ensemble.names if name not in old.ensemble.names],
         [name for name in old.ensemble.names if name not in new.ensemble.names],
         {name: keys for name, keys in changes.differences.items() if keys},
     )
     new.reactions.reconfigured(combiner_is_new=not changes.same_combiner)
     new.join.reconfigured()
-    return new.switched(tree, encoded)
+    new.tree = tree
+    return new.switched(tree, encoded(tree))
 
 
 def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:

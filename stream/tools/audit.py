@@ -30,9 +30,16 @@ from monitoring.parameters.count import count
 from monitoring.parameters.counted import Counted
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
-from stream.settings.upgrade import recorded
+from stream.settings.upgrade import digest, is_given, recorded
 from stream.state.anchors import FILE as ANCHORS
-from stream.state.generations import CheckpointError, list_generations, load, read_manifest
+from stream.state.generations import (
+    CheckpointError,
+    Manifest,
+    list_generations,
+    load,
+    read_manifest,
+    revive,
+)
 
 ALL = 1 << 40
 """More records than a trail has."""
@@ -165,28 +172,41 @@ def check_generations(config: Config, lines: Iterable[bytes]) -> list[dict[str, 
     a generation that the trail does not vouch for, or that holds one other bit in a member or in
     the combiner, does not match; whoever altered it can write its checksums anew but not the trail.
     Windows, pending events and counters are not in these digests: ``millrace replay`` covers them.
+    What a generation's configuration names is loaded only once that is vouched for.
     """
-    records = [record for line in lines if (record := _record(line)) is not None]
-    vouched = {r["step"]: r for r in records if r["event"] == "checkpointed"}
+    vouched = _checkpoints(lines)
     rows = []
     for path in list_generations(config.state_dir):
         try:
-            verdict = _compare(path, vouched)
+            verdict = _compare(path, vouched, config)
         except (MillraceError, KeyError) as error:
             verdict = f"cannot be used: {error}"
         rows.append({"seq": int(path.name), "verdict": verdict})
     return rows
 
 
-def _compare(path: Path, vouched: Mapping[int, Mapping[str, Any]]) -> str:
+def _checkpoints(lines: Iterable[bytes]) -> dict[int, dict[str, Any]]:
+    """What the trail says of each checkpoint, by its step."""
+    records = [record for line in lines if (record := _record(line)) is not None]
+    return {r["step"]: r for r in records if r["event"] == "checkpointed"}
+
+
+def _verified(config: Config) -> list[bytes]:
+    """The trail, once its chain and signatures hold; raises :class:`MillraceError`."""
+    lines = read_trail(config)
+    verdict = verify(lines, _public_key(config, None))
+    if verdict.outcome is not Exit.OK:
+        raise MillraceError(f"audit trail: {verdict.where}: got {verdict.got}; see audit verify")
+    return lines
+
+
+def _compare(path: Path, vouched: Mapping[int, Mapping[str, Any]], config: Config) -> str:
     """``match``, or what differs first."""
     manifest = read_manifest(path)
-    if manifest.seq != int(path.name):
-        raise CheckpointError(f"its manifest is of step {manifest.seq}")
     record = vouched.get(manifest.seq)
     if record is None:
         return "the trail has no record of this checkpoint"
-    ensemble = _ensemble(path)
+    ensemble = _ensemble(path, manifest, record, config)
     vouched_roots, roots = record["roots"], ensemble.roots()
     for name in [*roots, *vouched_roots]:
         if vouched_roots.get(name) != roots.get(name):
@@ -198,18 +218,39 @@ def _compare(path: Path, vouched: Mapping[int, Mapping[str, Any]]) -> str:
     return "match"
 
 
-def _ensemble(path: Path) -> Ensemble:
-    """The members in a generation."""
-    loaded = load(path, read_manifest(path))
-    ensemble = build_engine(recorded(loaded.manifest.config, str(path)), None).ensemble
-    ensemble.restore(loaded.state["ensemble"])
-    return ensemble
+def _ensemble(
+    path: Path, manifest: Manifest, record: Mapping[str, Any], config: Config
+) -> Ensemble:
+    """The members in a generation, whose configuration the trail's record or the given one is.
+
+    Raises :class:`CheckpointError`; nothing is loaded then.
+    """
+    where = str(path)
+    if record.get("config") != digest(manifest.config) and not is_given(
+        manifest.config, where, config
+    ):
+        raise CheckpointError(
+            "its configuration is neither the one on record in the trail nor the given one; nothing"
+            " that it names was loaded"
+        )
+    engine = build_engine(recorded(manifest.config, where), None)
+    revive(engine, load(path, manifest))
+    return engine.ensemble
 
 
 def count_saved(config: Config, member: str) -> Counted:
-    """The parameters of a member as the newest checkpoint holds it; as configured without one."""
+    """The parameters of a member as the newest checkpoint holds it; as configured without one.
+
+    A checkpoint under another configuration than the given one must be on record in the trail.
+    """
     saved = next(iter(list_generations(config.state_dir)), None)
-    ensemble = build_engine(config, None).ensemble if saved is None else _ensemble(saved)
+    if saved is None:
+        ensemble = build_engine(config, None).ensemble
+    else:
+        manifest = read_manifest(saved)
+        known = is_given(manifest.config, str(saved), config)
+        record = {} if known else _checkpoints(_verified(config)).get(manifest.seq, {})
+        ensemble = _ensemble(saved, manifest, record, config)
     if member not in ensemble.members:
         raise MillraceError(f"member: expected one of {', '.join(ensemble.names)}; got {member!r}")
     return count(ensemble.members[member], target=member)

@@ -16,7 +16,8 @@ import pytest
 
 import millrace
 from stream.run.assemble import build_engine
-from stream.state.generations import CheckpointError
+from stream.state.generations import CheckpointError, list_generations
+from tests.support.crafted import change_rest, evil_member
 from tests.support.factory import START_MS, Feed, config, event, label, raw_config, truth
 
 ROWS = [event(i) for i in range(60)]
@@ -121,6 +122,39 @@ def test_a_saved_engine_goes_on_bit_for_bit(engine: millrace.Engine, tmp_path: P
     more = [event(i) for i in range(100, 140)]
     assert again.score(more) == engine.score(more)
     assert again.learn(["e2"], [True]) == engine.learn(["e2"], [True]) == (1, 0, [])
+
+
+def test_what_a_saved_state_names_runs_only_under_the_given_configuration(
+    tmp_path: Path,
+) -> None:
+    """A crafted directory runs nothing; a River member needs the file that it was made of."""
+    members = [{"name": "bayes", "type": "river", "model": "river.naive_bayes.GaussianNB"}]
+    (tmp_path / "c.toml").write_text(_toml(raw_config(tmp_path, members=members)))
+    engine = millrace.load(tmp_path / "c.toml")
+    engine.score(ROWS)
+    engine.save(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match=r"'bayes' names code to run; give the config"):
+        millrace.open(tmp_path / "saved")
+    again = millrace.open(tmp_path / "saved", tmp_path / "c.toml")
+    assert again.score([event(500)]) == engine.score([event(500)])
+    mark = evil_member(list_generations(tmp_path / "saved")[0], tmp_path)
+    for given in (None, tmp_path / "c.toml"):
+        with pytest.raises(CheckpointError):
+            millrace.open(tmp_path / "saved", given)
+    assert not mark.exists()
+
+
+def test_a_saved_state_that_cannot_be_restored_is_set_aside(
+    engine: millrace.Engine, tmp_path: Path
+) -> None:
+    """The one before is opened."""
+    engine.score(ROWS)
+    engine.save(tmp_path / "saved")
+    engine.score([event(500)])
+    engine.save(tmp_path / "saved")
+    change_rest(list_generations(tmp_path / "saved")[0], lambda rest: rest.update(counts=7))
+    again = millrace.open(tmp_path / "saved")
+    assert again.score([event(500)])[0]["error"] is None
 
 
 def test_nothing_saved_is_told(tmp_path: Path) -> None:

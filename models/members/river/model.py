@@ -21,6 +21,7 @@ from models.base import (
     FeatureSchema,
     MillraceError,
     Model,
+    OtherVersion,
     Parameter,
     State,
     StateError,
@@ -209,7 +210,7 @@ class RiverModel(Model):
             )
         ours, theirs = version("river"), str(state.get("river"))
         if ours.split(".")[:2] != theirs.split(".")[:2]:
-            raise StateError(
+            raise OtherVersion(
                 f"{self._params.model}: saved by river {theirs}, this is {ours}; install"
                 f" river {theirs}, or start the member new"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sqlite3
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.numpy
-import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -32,6 +29,7 @@ from stream.state.generations import list_generations, read_manifest
 from stream.tools.audit import read_trail
 from stream.tools.operate import replay_to
 from tests.stream.cli.test_cli import toml
+from tests.support.crafted import change_arrays, evil_member
 from tests.support.factory import config, event, label, raw_config
 from tests.support.runner import append, caught_up, running
 
@@ -220,31 +218,14 @@ def test_usage_errors_are_no_verdict(ran: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- checkpoints
 
 
-def reseal(generation: Path) -> None:
-    """What an attacker with write access does: new checksums, a new seal."""
-    raw = (generation / "manifest.json").read_bytes().partition(b"\n")[2]
-    manifest = json.loads(raw)
-    for name, entry in manifest["files"].items():
-        content = (generation / name).read_bytes()
-        if name.endswith(".seg"):  # has room for rows to come
-            content = content[: entry["bytes"]]
-        entry["bytes"] = len(content)
-        entry["sha256"] = hashlib.sha256(content).hexdigest()
-    raw = json.dumps(manifest).encode()
-    sealed = hashlib.sha256(raw).hexdigest().encode() + b"\n" + raw
-    (generation / "manifest.json").write_bytes(sealed)
-
-
 def alter(generation: Path, array: str) -> None:
     """Change one weight by one bit, and make the generation look whole."""
-    path = generation / "arrays.safetensors.zst"
-    arrays = safetensors.numpy.load(zstandard.decompress(path.read_bytes()))
-    [name] = [n for n in arrays if n.endswith(array)]
-    flat = arrays[name].reshape(-1).view("u1")
-    flat[0] ^= 1
-    path.unlink()  # the file may be shared with a copy
-    path.write_bytes(zstandard.compress(safetensors.numpy.save(arrays)))
-    reseal(generation)
+
+    def flip(arrays: dict[str, Any]) -> None:
+        [name] = [n for n in arrays if n.endswith(array)]
+        arrays[name].reshape(-1).view("u1")[0] ^= 1
+
+    change_arrays(generation, flip)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +266,26 @@ def test_a_damaged_generation_is_a_mismatch(shard: Path) -> None:
     """What fails its own checksums cannot be compared and is reported as such."""
     (list_generations(shard / "state")[0] / "state.msgpack").write_bytes(b"")
     assert "cannot be used" in str(verify(shard, "--checkpoint", status=13)["generations"])
+
+
+def test_code_that_a_crafted_generation_names_is_not_run(shard: Path, tmp_path: Path) -> None:
+    """Neither the verifier nor the counter builds what no trail and no file vouches for."""
+    newest = list_generations(shard / "state")[0]
+    mark = evil_member(newest, tmp_path)
+    found = verify(shard, "--checkpoint", status=13)
+    assert "neither the one on record in the trail nor the given one" in str(found["generations"])
+    text = millrace("params", f"{shard / 'c.toml'}#mlp", status=4)
+    assert "nothing that it names was loaded" in text
+    replay_to(settings(shard), 3, None, from_start=False)
+    assert not mark.exists()
+
+
+def test_a_member_is_counted_under_the_configuration_on_record(shard: Path) -> None:
+    """The file was changed since; the trail vouches for what the checkpoint was taken under."""
+    before = millrace("params", f"{shard / 'c.toml'}#mlp", "--json")
+    text = (shard / "c.toml").read_text()
+    (shard / "c.toml").write_text(text.replace("[4]", "[8]"))
+    assert millrace("params", f"{shard / 'c.toml'}#mlp", "--json") == before
 
 
 # ---------------------------------------------------------------------- reading

@@ -153,6 +153,7 @@ class PageView:
             "labels": dict(latest.labels),
             "dead_letters": {k: v for k, v in latest.dead_letters.items() if v},
             "pending": latest.pending,
+            "let_go": latest.pending_evicted,
             "watermark_ms": latest.watermark_ms,
             "label_coverage": finite(latest.label_coverage),
             "judged": outcomes(latest.arrival),

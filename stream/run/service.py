@@ -28,7 +28,7 @@ from stream.run.checkpointer import Checkpointer, Written
 from stream.run.committer import Committer
 from stream.run.health import Health
 from stream.run.isolation import Isolation
-from stream.run.letters import Letters
+from stream.run.losses import Losses
 from stream.run.threads import Threads
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
@@ -136,7 +136,7 @@ class Service:
             "fingerprint": fingerprint(),
             "version": version("millrace"),
         }
-        self._letters = Letters(config)
+        self._losses = Losses(config)
 
     def beat(self) -> None:
         """The loop is alive; raises what a thread beside it failed of, or to end a vain wait."""
@@ -294,7 +294,7 @@ class Service:
                 self._take(slices)
             else:
                 self._idle()
-            self._letters.tell()
+            self._losses.tell()
             self._measure_lag()
 
     def _idle(self) -> None:
@@ -342,7 +342,7 @@ class Service:
             self._isolate(slices, error)
             return
         seconds = time.monotonic() - started
-        self.health.unscored = self._letters.taken(outputs)
+        self.health.unscored = self._losses.taken(outputs, engine.counts["pending.evicted"])
         self._commit(outputs)
         for r in outputs.journal.ranges:
             self.positions[(r.topic, r.partition)] = r.next_offset

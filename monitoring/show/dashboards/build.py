@@ -19,7 +19,7 @@ ROWS: dict[str, Rows] = {
             [p.F1, p.ALERTED, p.COUNTING],
             [p.SLIDING["pr_auc"], p.LOG_LOSS_FADING],
         ],
-        "Labels": [[p.LABELS, p.DELAY, p.COVERAGE, p.WAITING]],
+        "Labels": [[p.LABELS, p.DELAY], [p.COVERAGE, p.EVICTED, p.WAITING]],
         "Scores and drift": [[p.SCORES, p.SHIFT, p.ALARMS]],
         "Members": [[p.WEIGHTS, p.UP, p.LEARNED]],
         "Learning": [[p.UPDATES, p.PARAMETERS, p.BUDGETS]],

@@ -64,7 +64,8 @@ function tiles(s) {
   put("labels_per_s", rate(s.labels_per_s, "labels"));
   put("pending", count(s.pending));
   const bound = s.limits.find((l) => l.name === "pending");
-  put("pending_share", bound ? `${percent(s.pending, bound.limit)} of the limit` : "");
+  const share = bound ? `${percent(s.pending, bound.limit)} of the limit` : "";
+  put("pending_share", s.let_go ? `${share}, ${count(s.let_go)} let go unlearned` : share);
   put("lag", count(sum(s.lag)));
   put("lag_topics", Object.entries(s.lag).filter(([, v]) => v).map(([k, v]) => `${k} ${count(v)}`).join(", "));
   put("dead", count(dead));

@@ -9,7 +9,7 @@ import pytest
 
 from stream.decode import codec
 from stream.run import service as module
-from stream.run.letters import BreakerOpen
+from stream.run.losses import BreakerOpen
 from stream.run.service import Service
 from stream.state.generations import Locked, list_generations
 from stream.state.recovery import ForeignState

@@ -1,6 +1,7 @@
-"""What the dead letters of a running service say: told in the log, and when most of a topic is bad.
+"""What a service loses of its input, told in the log; and the stop when that is most of a topic.
 
-Reads the outputs of each step before its commit (loop thread), never a payload into the log.
+Dead letters, and events that are let go before their horizon. Reads each step before its commit
+(loop thread), never a payload into the log.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ logger = structlog.get_logger()
 BREAKER_RECORDS = 1_000
 """The breaker looks at the latest records of a topic, at least so many."""
 SUMMARY_S = 60.0
-"""How often the log tells of dead letters; the first of each kind it tells at once."""
+"""How often the log tells of losses; the first of each kind it tells at once."""
 
 _READ: frozenset[Reason] = frozenset(
     {"duplicate_event", "label_duplicate", "label_conflict", "label_orphan"}
@@ -32,19 +33,21 @@ class BreakerOpen(MillraceError):
     """Too large a share of the latest records is unusable: somebody changed what they mean."""
 
 
-class Letters:
-    """The dead letters of one service."""
+class Losses:
+    """Those of one service."""
 
     def __init__(self, config: Config) -> None:
         self._notices = _Notices()
+        self._let_go = _LetGo(config.limits.pending)
         self._breaker = Breaker(config.limits.dead_letter_share)
         self._unscored = Unscored(config.topics.events)
 
-    def taken(self, outputs: Outputs) -> str:
+    def taken(self, outputs: Outputs, let_go: int) -> str:
         """A step was done, not yet committed; why nothing is scored, where that is so.
 
-        Raises :class:`BreakerOpen`.
+        ``let_go`` events in all have left unlearned for lack of room. Raises :class:`BreakerOpen`.
         """
+        self._let_go.taken(let_go)
         self._notices.taken(outputs)
         self._breaker.check(outputs)
         return self._unscored.taken(outputs)
@@ -52,6 +55,7 @@ class Letters:
     def tell(self) -> None:
         """Log what came since the last time, each :data:`SUMMARY_S`."""
         self._notices.tell()
+        self._let_go.tell()
 
 
 class Breaker:
@@ -144,6 +148,32 @@ class _Notices:
                 self._counts[kind] = 0
             self._last.clear()
             self._told_s = time.monotonic()
+
+
+class _LetGo:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._told: int | None = None  # before the first step: what a restart has told already
+        self._total = 0
+        self._told_s = float("-inf")
+
+    def taken(self, total: int) -> None:
+        self._total = total
+        if self._told is None:
+            self._told = total
+        self.tell()
+
+    def tell(self) -> None:
+        now = time.monotonic()
+        if self._told is not None and self._total > self._told and now - self._told_s >= SUMMARY_S:
+            logger.warning(
+                "events_let_go",
+                count=self._total - self._told,
+                limit=self._limit,
+                next_step="raise limits.pending, or lower label.horizon: what is let go is not"
+                " learned, and its label becomes an orphan",
+            )
+            self._told, self._told_s = self._total, now
 
 
 def _log(event: str, letter: DeadLetter, **more: int) -> None:

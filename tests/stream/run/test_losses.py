@@ -1,4 +1,4 @@
-"""What dead letters say: the breaker, topic by topic, the log, and what probes are told."""
+"""What is lost of the input: the breaker, topic by topic, the log, and what probes are told."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from stream.contract.letters import REASONS, DeadLetter, Reason
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record
-from stream.run import letters as module
-from stream.run.letters import Breaker, BreakerOpen, Letters
+from stream.run import losses as module
+from stream.run.losses import Breaker, BreakerOpen, Losses
 from stream.run.service import Service
 from tests.support.factory import DAY_MS, config, event, label
 from tests.support.runner import append, caught_up, contents, running
@@ -72,20 +72,20 @@ def test_the_log_tells_the_first_of_a_kind_and_then_how_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With reason and position, bounded by the number of kinds; what a record holds is not told."""
-    letters = Letters(config(tmp_path))
+    losses = Losses(config(tmp_path))
     bad: list[tuple[str, Reason]] = [("events", "schema"), ("events", "null"), ("events", "schema")]
     with capture_logs() as told:
         for _ in range(5):
-            letters.taken(step({"events": 3}, bad))
-            letters.tell()
+            losses.taken(step({"events": 3}, bad), 0)
+            losses.tell()
     assert [(t["event"], t["reason"], t["offset"]) for t in told] == [
         ("dead_letter", "schema", "0"),
         ("dead_letter", "null", "1"),
     ]
     monkeypatch.setattr(module, "SUMMARY_S", 0.0)
     with capture_logs() as told:
-        letters.tell()
-        letters.tell()
+        losses.tell()
+        losses.tell()
     assert [(t["event"], t["reason"], t["count"], t["topic"]) for t in told] == [
         ("dead_letters", "schema", 9, "events"),
         ("dead_letters", "null", 4, "events"),
@@ -110,4 +110,17 @@ def test_probes_are_told_when_nothing_is_scored(tmp_path: Path) -> None:
 def test_labels_alone_are_no_events(tmp_path: Path) -> None:
     """A step that took labels says nothing of events."""
     service = Service(config(tmp_path))
-    assert service._letters.taken(step({"labels": 5}, [("labels", "schema")] * 5)) == ""
+    assert service._losses.taken(step({"labels": 5}, [("labels", "schema")] * 5), 0) == ""
+
+
+def test_events_that_are_let_go_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, then now and then; not those from before this start."""
+    losses = Losses(config(tmp_path))
+    with capture_logs() as told:
+        for total in (100, 100, 107, 108):
+            losses.taken(step({}, []), total)
+        monkeypatch.setattr(module, "SUMMARY_S", 0.0)
+        losses.tell()
+        losses.tell()
+    assert [(t["event"], t["count"]) for t in told] == [("events_let_go", 7), ("events_let_go", 1)]
+    assert told[0]["limit"] == 1_000_000

@@ -351,18 +351,26 @@ class Auditor:
         added: Sequence[str],
         removed: Sequence[str],
         changed: Mapping[str, Sequence[str]],
+        taught: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Record a new configuration (its ``digest``) and each member that it changed.
 
-        ``changed``: member to the names of the parameters that are others now.
+        ``changed``: member to the names of the parameters that are others now. ``taught``: members
+        that learned from the past before they came, and what is to be said of that.
         """
+        taught = taught or {}
         self.record("reconfigured", "configuration", "service", {"config": digest})
         for name in removed:
             self.record("member_removed", "configuration", name, {})
-        for name, keys in changed.items():
-            self._tell(name, "hyper_changed", "configuration", {"changed": list(keys)})
-        for name in added:
-            self._tell(name, "member_added", "configuration")
+        told: list[tuple[str, AuditEvent, dict[str, Any]]] = [
+            *((name, "hyper_changed", {"changed": list(keys)}) for name, keys in changed.items()),
+            *((name, "member_added", {}) for name in added),
+        ]
+        for name, event, detail in told:
+            if name in taught:
+                self.renewed(name, event, "backfill", detail | dict(taught[name]))
+            else:
+                self._tell(name, event, "configuration", detail)
 
     # ------------------------------------------------------------------ state
 

@@ -292,11 +292,49 @@ def warm(
     It learns what `evaluate` would have learned; every step is journaled and audited. Exit status
     as that of `evaluate`.
     """
-    from stream.tools.warm import warm as play
+    from stream.tools.past.warm import warm as play
 
     with reported():
         summary = play(load(config), data, labels, label_delay, batch, err)
     _tell_played(summary, as_json)
+
+
+@app.command()
+def backfill(
+    config: ConfigPath,
+    reach: Annotated[
+        str | None,
+        typer.Option(
+            help="How far back the log must reach, by event time; default: `label.horizon`."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Teach what CONFIG adds to a running shard from the log's past; its next start takes it over.
+
+    Features and members that the shard does not have learn beside the service from every step that
+    the log still holds. What is learned is kept: run it again to catch up. Exit status 3: the log
+    does not reach back far enough; 4: a member failed.
+    """
+    from stream.tools.past.backfill import backfill as catch_up
+
+    with reported():
+        found = catch_up(load(config), reach, err)
+    if as_json:
+        print_json(found)
+    else:
+        for part in found["parts"]:
+            out.print(plain(f"has learned from the past: {part}"))
+        out.print(
+            f"{found['records']:,} records of steps {found['from_step']:,} to "
+            f"{found['to_step']:,} at {found['records_per_s']:,} records/s; "
+            f"{found['learned']:,} labels learned in all"
+        )
+        for name in found["failed_members"]:
+            out.print(plain(f"member {name} failed and would enter in quarantine"))
+        out.print(plain(f"now stop the service and start it with this configuration: {config}"))
+    if found["failed_members"]:
+        raise typer.Exit(4)
 
 
 def print_quality(console: Console, summary: dict[str, Any]) -> None:

@@ -29,6 +29,11 @@ FAILPOINTS = (
     "restore.loaded",
     "restore.replay",
     "restore.done",
+    "backfill.step",
+    "backfill.caught_up",
+    "backfill.kept",
+    "backfill.committed",
+    "backfill.left",
     "stop.before",
     "stop.after",
 )

@@ -33,6 +33,7 @@ from stream.run.threads import Threads
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
+from stream.state.backfill import arriving, keep, leave
 from stream.state.follow import Follower
 from stream.state.generations import StateDirectory
 from stream.state.platform import fingerprint
@@ -224,13 +225,7 @@ class Service:
         if self.engine is not None:
             self.engine.pending.close()
             self.engine = None
-        recovered = recover(
-            self.log,
-            self.directory,
-            self.config,
-            lambda config: build_engine(config, self.directory.pending, self._key),
-            self.beat,
-        )
+        recovered = recover(self.log, self.directory, self.config, self._build, self.beat)
         self.engine = recovered.engine
         self.recovered = recovered
         self.positions = recovered.positions
@@ -261,20 +256,31 @@ class Service:
         if engine.seq == 0 or journaled(engine.config) == journaled(self.config):
             engine.config = self.config
             return
-        fresh = build_engine(self.config, self.directory.pending, self._key)
-        changes = compare(engine, fresh)
+        fresh = self._build(self.config)
+        past = arriving(self.log, self.directory, self._build, engine, self.config, self.beat)
+        changes = compare(engine, fresh, past.engine if past else None)
         if changes.lost and not self._accept_changes:
             raise ReconfigurationRefused(
                 "the configuration changed and state would be lost:\n"
                 + "\n".join(f"  {line}" for line in changes.lines())
                 + "\nstart again with --accept-changes, or with the old configuration"
             )
-        outputs = reconfigure(engine, fresh, journaled(self.config))
+        if past is not None:
+            keep(past, self.directory, self._clock_ms())
+        outputs = reconfigure(engine, fresh, journaled(self.config), past)
         engine.pending.close()
         self.engine = fresh
         for line in changes.lines():
             logger.info("reconfigured", part=line)
         self._commit(outputs)
+        if past is not None:
+            past.engine.pending.close()
+            self.committer.wait(self.beat)
+            leave(self.directory)
+            fresh.checkpoint_wanted = True  # a start need not learn the past again
+
+    def _build(self, config: Config) -> Engine:
+        return build_engine(config, self.directory.pending, self._key)
 
     def _engine(self) -> Engine:
         if self.engine is None:

@@ -7,7 +7,7 @@ kind: :data:`KINDS` is the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,12 +16,15 @@ import structlog
 
 from models.base import MillraceError
 from stream.contract.failpoint import failpoint
+from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, JournalRecord, Slice
+from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
 from stream.state.generations import CheckpointError, Manifest
 from stream.state.platform import fingerprint
+from stream.step.backfill import Backfill
 from stream.step.engine import Engine
 from stream.step.reconfigure import reconfigure
 
@@ -29,6 +32,8 @@ logger = structlog.get_logger()
 
 Build = Callable[[Config], Engine]
 """A new engine of a configuration."""
+Past = Callable[[Config, int, int], Backfill]
+"""An engine of a configuration that took the steps after one up to another one."""
 
 
 def built(build: Build, tree: dict[str, Any], where: str) -> Engine:
@@ -57,12 +62,27 @@ class Step(msgspec.Struct, frozen=True):
     config: dict[str, Any] | None = None
 
     def replay(
-        self, engine: Engine, record: JournalRecord, slices: Sequence[Slice], build: Build
+        self,
+        engine: Engine,
+        record: JournalRecord,
+        slices: Sequence[Slice],
+        build: Build,
+        past: Past,
     ) -> tuple[Engine, Outputs]:
         """The engine after the record, and what came out."""
         skipped = frozenset(record.skipped)
         batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint)
         return engine, engine.step(batch)
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What a switch took parts over from: an engine that took the steps after ``after``.
+
+    ``digest``: of its state at the switch.
+    """
+
+    after: int
+    digest: str
 
 
 class Reconfigured(msgspec.Struct, frozen=True):
@@ -71,14 +91,24 @@ class Reconfigured(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     fingerprint: dict[str, str] = {}
     version: str = ""
+    backfill: Taken | None = None
 
     def replay(
-        self, engine: Engine, record: JournalRecord, slices: Sequence[Slice], build: Build
+        self,
+        engine: Engine,
+        record: JournalRecord,
+        slices: Sequence[Slice],
+        build: Build,
+        past: Past,
     ) -> tuple[Engine, Outputs]:
-        """See :meth:`Step.replay`; ``build`` makes the engine that takes over."""
+        """See :meth:`Step.replay`; ``build`` makes the engine that takes over, ``past`` the one
+        that taught its new parts."""
         new = built(build, self.config, f"{engine.config.journal_topic}: step {record.seq}")
-        outputs = reconfigure(engine, new, self.config)
-        engine.pending.close()
+        taken = self.backfill
+        taught = None if taken is None else past(new.config, taken.after, engine.seq)
+        outputs = reconfigure(engine, new, self.config, taught)
+        for left in (engine, *(() if taught is None else (taught.engine,))):
+            left.pending.close()
         return new, outputs
 
 
@@ -114,6 +144,7 @@ class Follower:
     positions : dict
         Where to resume each input partition.
     build : callable
+    past : callable
     on_divergence : str
         ``checkpoints.on_divergence``: the operator's word of today, not that of the steps.
     loaded : Manifest, optional
@@ -136,6 +167,7 @@ class Follower:
         engine: Engine,
         positions: dict[tuple[str, int], int],
         build: Build,
+        past: Past,
         on_divergence: str,
         loaded: Manifest | None = None,
     ) -> None:
@@ -146,7 +178,7 @@ class Follower:
         self.replayed_steps = self.replayed_records = self.divergences = 0
         self.elsewhere: set[str] = set()
         self.seconds = 0.0
-        self._build = build
+        self._build, self._past = build, past
         self._on_divergence = on_divergence
         self._made = loaded.fingerprint if loaded else {}
         self._version = ""
@@ -165,7 +197,7 @@ class Follower:
         self._version = body.version or self._version
         self._made = body.fingerprint or self._made
         self.elsewhere |= _differing(self._made)
-        self.engine, outputs = body.replay(self.engine, record, slices, self._build)
+        self.engine, outputs = body.replay(self.engine, record, slices, self._build, self._past)
         for r in record.ranges:
             self.positions[(r.topic, r.partition)] = r.next_offset
         self.replayed_steps += 1
@@ -196,6 +228,17 @@ class Follower:
         self.divergences += 1
         # The chain goes on from the journal: each step is compared alone.
         self.engine.digest = record.digest
+
+
+def steps(
+    log: Log, after: int, until: int | None, codec: Callable[[], Codec]
+) -> Iterator[tuple[JournalRecord, list[Slice]]]:
+    """The journaled steps after one up to another, and the records that each took, decoded."""
+    for record in log.journal(after):
+        if until is not None and record.seq > until:
+            return
+        read = codec()
+        yield record, [read.ahead(piece) for piece in log.read(record.ranges)]
 
 
 def _differing(made: dict[str, str]) -> set[str]:

@@ -63,7 +63,10 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a generation is. ``digest`` is the journal's at ``seq``."""
+    """What a generation is. ``digest`` is the journal's at ``seq``.
+
+    ``after``: the step that its engine began after, where that is not the first one.
+    """
 
     format: int
     shard: str
@@ -74,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     fingerprint: dict[str, str]
     files: dict[str, FileEntry]
+    after: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -93,12 +97,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     fingerprint: dict[str, str]
     state: State
     segments: list[SegmentFile]
+    after: int = 0
 
 
 def snapshot_of(
-    engine: Engine, positions: Mapping[tuple[str, int], int], written_ms: int
+    engine: Engine, positions: Mapping[tuple[str, int], int], written_ms: int, after: int = 0
 ) -> Snapshot:
-    """The engine's state now; ``positions`` are where its inputs go on."""
+    """The engine's state now; ``positions`` are where its inputs go on.
+
+    ``after``: see :class:`Manifest`.
+    """
     return Snapshot(
         engine.config.name,
         engine.seq,
@@ -109,6 +117,7 @@ def snapshot_of(
         fingerprint(),
         engine.state(),
         engine.pending.files(),
+        after,
     )
 
 
@@ -131,6 +140,7 @@ class StateDirectory:
         self.path = path
         self.generations = path / "generations"
         self.quarantine = path / "quarantine"
+        self.entered = path / "entered"
         self.pending = path / "pending"
         self._lock: int | None = None
 
@@ -231,6 +241,7 @@ class StateDirectory:
                 snapshot.config,
                 snapshot.fingerprint,
                 files,
+                snapshot.after,
             )
             failpoint("checkpoint.manifest")
             _write_durably(temporary / "manifest.json", _sealed(manifest))
@@ -252,6 +263,21 @@ class StateDirectory:
         for old in self.listed()[keep:]:
             shutil.rmtree(old)
             failpoint("checkpoint.prune")
+        oldest = self.listed()[-1].name
+        for taken in self.entered.glob("[0-9]*"):
+            if taken.name < oldest:  # no start replays its switch any more
+                shutil.rmtree(taken)
+        return final
+
+    def enter(self, written: Path) -> Path:
+        """Keep a written generation for the switch after it, which takes parts over from it."""
+        self.entered.mkdir(exist_ok=True, mode=0o700)
+        final = self.entered / written.name.removeprefix(_WRITING)
+        if final.exists():
+            shutil.rmtree(final)  # of a start that ended before its switch was committed
+        written.rename(final)
+        _sync_directory(self.entered)
+        _sync_directory(self.path)
         return final
 
 

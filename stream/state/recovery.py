@@ -6,18 +6,19 @@ Nothing is committed here: outputs of replayed steps are thrown away.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from models.base import MillraceError
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, OutOfRetention
-from stream.contract.records import JournalRecord, Slice
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
 from stream.settings.upgrade import UnreadableConfig, digest, is_given, settings
-from stream.state.follow import Build, Follower, body_of, built
+from stream.state.backfill import entered
+from stream.state.follow import Build, Follower, Past, body_of, built, steps
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
 
 logger = structlog.get_logger()
@@ -47,9 +48,10 @@ def recover(
     """
     failpoint("restore.start")
     started = time.monotonic()
-    follower = load(log, directory, config, build, until_seq)
+    follower = load(log, directory, config, build, beat, until_seq)
     failpoint("restore.loaded")
-    for record, slices in one_ahead(_steps(follower, log, until_seq)):
+    journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec)
+    for record, slices in one_ahead(journaled):
         follower.apply(record, slices)
         beat()
     if until_seq is not None and follower.engine.seq != until_seq:
@@ -63,7 +65,12 @@ def recover(
 
 
 def load(
-    log: Log, directory: StateDirectory, config: Config, build: Build, until_seq: int | None = None
+    log: Log,
+    directory: StateDirectory,
+    config: Config,
+    build: Build,
+    beat: Callable[[], None],
+    until_seq: int | None = None,
 ) -> Follower:
     """The newest generation that verifies and that the journal knows, ready to follow the journal.
 
@@ -71,6 +78,7 @@ def load(
     :func:`recover`.
     """
     on_divergence = config.checkpoints.on_divergence
+    past = partial(entered, log, directory, build, beat)
     head = log.journal_head()
     for loaded in directory.usable(lambda m: _refusal(m, log, config), until_seq):
         if head is not None and head.seq > loaded.manifest.seq + 1:
@@ -79,7 +87,7 @@ def load(
                 f"{head.seq}; no checkpoint reaches it"
             )
         try:
-            return _restored(loaded, build, on_divergence)
+            return _restored(loaded, build, past, on_divergence)
         except CheckpointError as error:
             directory.set_aside(loaded.path, str(error))
     if head is not None and head.seq > 1:
@@ -89,9 +97,9 @@ def load(
         )
     first = body_of(head).config if head is not None else None
     if first is None:
-        return Follower(build(config), {}, build, on_divergence)
+        return Follower(build(config), {}, build, past, on_divergence)
     engine = built(build, first, f"{config.journal_topic}: step 1")
-    return Follower(engine, {}, build, on_divergence)
+    return Follower(engine, {}, build, past, on_divergence)
 
 
 def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
@@ -129,20 +137,9 @@ def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
     return reason
 
 
-def _restored(loaded: Loaded, build: Build, on_divergence: str) -> Follower:
+def _restored(loaded: Loaded, build: Build, past: Past, on_divergence: str) -> Follower:
     manifest = loaded.manifest
     engine = built(build, manifest.config, str(loaded.path))
     revive(engine, loaded)
     positions = {(t, p): o for t, p, o in manifest.positions}
-    return Follower(engine, positions, build, on_divergence, manifest)
-
-
-def _steps(
-    follower: Follower, log: Log, until_seq: int | None
-) -> Iterator[tuple[JournalRecord, list[Slice]]]:
-    """The journaled steps to do again, and the records that each took."""
-    for record in log.journal(follower.from_seq):
-        if until_seq is not None and record.seq > until_seq:
-            return
-        codec = follower.engine.codec
-        yield record, [codec.ahead(piece) for piece in log.read(record.ranges)]
+    return Follower(engine, positions, build, past, on_divergence, manifest)

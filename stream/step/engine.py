@@ -185,17 +185,15 @@ class Engine:
             self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
         return outputs
 
-    def switched(self, tree: dict[str, Any], encoded: bytes) -> Outputs:
+    def switched(self, body: dict[str, Any], cause: bytes) -> Outputs:
         """This engine has taken another one's state over: the switch is a step of its own.
 
-        ``tree`` is the configuration as the journal holds it, ``encoded`` the bytes of it that the
-        digest covers.
+        ``body`` is what the journal says of it, ``cause`` the bytes that the digest covers.
         """
         out = _Step()
         out.letters += self.join.take_letters()
-        body = {"config": tree}
         journal = JournalRecord(self.seq + 1, self.clock_ms, "", kind="reconfigured", body=body)
-        return self._finish(journal, out, encoded)
+        return self._finish(journal, out, cause)
 
     def _admit(self, piece: Slice, batch: Batch, out: _Step) -> Slice:
         """The slice without those records that crashed the step before."""

@@ -16,6 +16,7 @@ from models.settings import Feature, feature_fields
 from stream.contract.outputs import Outputs
 from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.upgrade import digest, encoded
+from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
 
 BOUNDS = frozenset({"max_entities"})
@@ -31,17 +32,22 @@ class Irreconcilable(MillraceError):
 class Changes(NamedTuple):
     """What one configuration makes of the parts of another.
 
-    ``kept``, ``fresh`` and ``lost`` name, for people, parts that keep their state, start new, or
-    are gone with their state. ``differences`` holds for each member in both the keys that differ;
-    ``misread`` names the old features of which a field is read as something else now.
+    ``kept``, ``taught``, ``fresh`` and ``lost`` name, for people, parts that keep their state, come
+    from a backfill, start new, or are gone with their state; ``moved`` inputs with another topic.
+    ``staying`` are the members, ``unchanged`` the features that mean what they meant;
+    ``differences`` holds for each member in both the keys that differ; ``misread`` names the old
+    features of which a field is read as something else now.
     """
 
     kept: list[str]
+    taught: list[str]
     fresh: list[str]
     lost: list[str]
+    moved: list[str]
     same_columns: bool
     same_combiner: bool
     staying: list[str]
+    unchanged: list[str]
     differences: dict[str, list[str]]
     misread: frozenset[str]
 
@@ -49,81 +55,140 @@ class Changes(NamedTuple):
         """One line for each part."""
         return (
             [f"keeps its state: {name}" for name in self.kept]
-            + [f"starts new: {name}" for name in self.fresh]
+            + [f"has learned from the past: {name}" for name in self.taught]
+            + [f"starts new: {name}" for name in self.fresh + self.moved]
             + [f"its state is lost: {name}" for name in self.lost]
         )
 
 
-def compare(old: Engine, new: Engine) -> Changes:
+def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
     """What becomes of each part of ``old`` in ``new``, a fresh engine; changes neither.
 
     A member stays while its definition and all columns mean what they meant; a combiner while it is
     of the same kind and any member stays; a feature's memory while there is one of the same kind
     and its fields are read as before; pending events while the columns mean the same. The
-    ensemble's quality and drift, counts, clocks and the trail always go on.
+    ensemble's quality and drift, counts, clocks and the trail always go on. With a ``past``, an
+    engine like ``new`` that was taught, nothing starts new, and a part that it replaces is not
+    lost.
 
     Raises :class:`Irreconcilable` for a change that no acceptance makes possible.
     """
     _refuse(old.config, new.config)
     misread = _misread(old.config, new.config)
-    same_columns = _meaning(old.config) == _meaning(new.config) and not misread
+    meant, means = _meaning(old.config, misread), _meaning(new.config)
+    same_columns = meant == means
     before = {m.name: m for m in old.config.members}
-    after = {m.name: m for m in new.config.members}
     differences = {
-        name: ([] if same_columns else ["columns"]) + differing_keys(before[name], member)
-        for name, member in after.items()
-        if name in before
+        member.name: ([] if same_columns else ["columns"])
+        + differing_keys(before[member.name], member)
+        for member in new.config.members
+        if member.name in before
     }
     staying = [name for name, keys in differences.items() if PACE.issuperset(keys)]
     kept = [f"member {name}" for name in staying]
-    fresh = [f"member {name}" for name in after if name not in staying]
-    lost: list[str] = []
-    learned = old.counts["learned"] > 0
-    if learned:
-        lost += [f"member {n} as it was" for n in after if n in before and n not in staying]
-        lost += [f"member {name}" for name in before if name not in after]
-    kind = old.config.ensemble.combine
-    same_combiner = kind == new.config.ensemble.combine and bool(staying)
+    fresh = [f"member {name}" for name in new.ensemble.names if name not in staying]
+    kind = new.config.ensemble.combine
+    same_combiner = old.config.ensemble.combine == kind and bool(staying)
     (kept if same_combiner else fresh).append("combiner")
-    if learned and not same_combiner and old.ensemble.combiner.parameters():
-        lost.append(f"combiner {kind}")
     theirs, ours = old.features.memories(), new.features.memories()
     held = {memory for name, memory in theirs.items() if name not in misread}
     for name, memory in ours.items():
         (kept if memory in held else fresh).append(f"feature {name}")
-    lost += [f"feature {n}" for n, m in theirs.items() if n in misread or m not in ours.values()]
+    held_rows, lost_rows = _pending(old, past, same_columns)
+    return Changes(
+        kept=kept + held_rows,
+        taught=fresh if past else [],
+        fresh=[] if past else fresh,
+        lost=_lost(old, new, past, staying, same_combiner)
+        + [f"feature {n}" for n, m in theirs.items() if n in misread or m not in ours.values()]
+        + lost_rows,
+        moved=_renamed(old.config, new.config),
+        same_columns=same_columns,
+        same_combiner=same_combiner,
+        staying=staying,
+        unchanged=[f["name"] for f in means if f in meant],
+        differences=differences,
+        misread=misread,
+    )
+
+
+def _lost(
+    old: Engine, new: Engine, past: Engine | None, staying: Collection[str], same_combiner: bool
+) -> list[str]:
+    """Members and the combiner that have learned, and go with nothing in their place."""
+    if old.counts["learned"] == 0:
+        return []
+    names, before = new.ensemble.names, old.ensemble.names
+    lost = [f"member {n} as it was" for n in names if n in before and n not in staying]
+    gone = [f"member {name}" for name in before if name not in names]
+    if past is not None:
+        return gone
+    begins_anew = not same_combiner and old.ensemble.combiner.parameters()
+    return lost + gone + ([f"combiner {old.config.ensemble.combine}"] if begins_anew else [])
+
+
+def _pending(old: Engine, past: Engine | None, same_columns: bool) -> tuple[list[str], list[str]]:
+    """Of the events that wait for a label, those that stay and those that are lost."""
     if same_columns:
-        kept.append(f"{len(old.pending)} pending events")
-    elif old.pending.waiting:
-        lost.append(f"{old.pending.waiting} pending events (the columns changed)")
-    fresh += _renamed(old.config, new.config)
-    return Changes(kept, fresh, lost, same_columns, same_combiner, staying, differences, misread)
+        return [f"{len(old.pending)} pending events"], []
+    if past is None:
+        kept, lost, why = 0, old.pending.waiting, "the columns changed"
+    else:
+        kept, lost = covered(old, past)
+        why = "the columns changed, and they are from before the past that was learned"
+    return (
+        [f"{kept} pending events"] if kept else [],
+        [f"{lost} pending events ({why})"] if lost else [],
+    )
 
 
-def reconfigure(old: Engine, new: Engine, tree: dict[str, Any]) -> Outputs:
+def reconfigure(
+    old: Engine, new: Engine, tree: dict[str, Any], past: Backfill | None = None
+) -> Outputs:
     """Let ``new``, a fresh engine, go on from ``old``; returns what the switch makes visible.
 
-    1. ``new`` restores the state of what stays.
+    1. ``new`` restores the state of what stays, and what ``past`` teaches it.
     2. What its settings no longer allow leaves: early labels, challengers.
     3. The trail tells what the new configuration did to which member.
-    4. The switch takes the next ``seq`` and is chained into the digest.
+    4. The switch takes the next ``seq`` and is chained into the digest, with that of ``past``.
 
     ``tree`` is the new configuration as the journal holds it: its bytes are hashed, and no later
-    version writes the same. ``old`` is not changed, and its pending events are still its own.
+    version writes the same. Neither ``old`` nor ``past`` is changed; their pending events are still
+    their own.
     """
-    changes = compare(old, new)
-    new.restore(_carried(old.state(), changes, old.config, new.config), old.pending.rows())
+    changes = compare(old, new, past.engine if past else None)
+    state, rows = _carried(old.state(), changes, old.config, new.config), old.pending.rows()
+    body: dict[str, Any] = {"config": tree}
+    cause = encoded(tree)
+    if past is not None:
+        state, rows = completed(state, old, past.engine, changes.staying, changes.unchanged)
+        body["backfill"] = {"after": past.after, "digest": past.engine.state_digest()}
+        cause += encoded(body["backfill"])
+    new.restore(state, rows)
     new.auditor.begin(old.seq + 1, new.clock_ms)
     new.auditor.reconfigured(
         digest(tree),
         [name for name in new.ensemble.names if name not in old.ensemble.names],
         [name for name in old.ensemble.names if name not in new.ensemble.names],
         {name: keys for name, keys in changes.differences.items() if keys},
+        past and _taught(past, changes.staying, body["backfill"]),
     )
     new.reactions.reconfigured(combiner_is_new=not changes.same_combiner)
     new.join.reconfigured()
     new.tree = tree
-    return new.switched(tree, encoded(tree))
+    return new.switched(body, cause)
+
+
+def _taught(
+    past: Backfill, staying: Collection[str], named: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What the trail says of each member that comes from the past."""
+    counts, names = past.engine.counts, past.engine.ensemble.names
+    return {
+        name: {"backfill": {**named, "updates": counts[f"updates.{name}"]}}
+        for name in names
+        if name not in staying
+    }
 
 
 def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
@@ -203,10 +268,14 @@ def _renamed(old: Config, new: Config) -> list[str]:
     ]
 
 
-def _meaning(config: Config) -> list[dict[str, Any]]:
-    """What the columns mean, feature by feature."""
+def _meaning(config: Config, misread: Collection[str] = ()) -> list[dict[str, Any]]:
+    """What the columns mean, feature by feature; those that are ``misread`` mean what none does."""
     features: tuple[Feature, ...] = config.features
-    return [feature.model_dump(mode="json", exclude=set(BOUNDS)) for feature in features]
+    return [
+        feature.model_dump(mode="json", exclude=set(BOUNDS))
+        | ({"misread": True} if feature.name in misread else {})
+        for feature in features
+    ]
 
 
 def _misread(old: Config, new: Config) -> frozenset[str]:

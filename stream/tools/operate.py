@@ -160,6 +160,7 @@ def _publish(snapshot: Snapshot, target: Path) -> Path:
 
 def _borrow(config: Config, directory: StateDirectory) -> None:
     """Link the service's generations into a directory of our own: its lock stays its own."""
+    directory.entered.symlink_to((config.state_dir / directory.entered.name).resolve())
     for path in list_generations(config.state_dir):
         target = directory.generations / path.name
         if not target.exists():

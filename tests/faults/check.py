@@ -14,6 +14,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from stream.contract.routing import places
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
+from stream.state.backfill import entered
 from stream.state.follow import Follower
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
@@ -229,7 +231,10 @@ def reference(
 
     # Where it gives other bits than the journal, outputs and state are compared all the same.
     engine = build(recorded(first, "the journal") if first else shard.config)
-    follower = Follower(engine, {}, build, "warn")
+    past = partial(
+        entered, shard.log, StateDirectory(shard.directory / "nothing"), build, lambda: None
+    )
+    follower = Follower(engine, {}, build, past, "warn")
     partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
     made: dict[str, list[list[NewRecord]]] = {
         name: [[] for _ in range(count)] for name, count in partitions.items()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.members.constant import ConstantModel
+from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord
 from stream.run import service
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state import follow, generations
-from stream.state.follow import Diverged, Follower
-from stream.state.generations import CheckpointError, list_generations
+from stream.state.backfill import entered
+from stream.state.follow import Build, Diverged, Follower, Past
+from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.tools.operate import replay_to
@@ -120,14 +123,23 @@ def test_steps_made_here_may_differ_after_steps_made_elsewhere(c: Config, upgrad
     assert found.elsewhere == {"kernels"}
 
 
+def from_nothing(log: Log, c: Config) -> tuple[Build, Past]:
+    """What a follower builds in memory, and where it finds the past of new parts."""
+
+    def build(config: Config) -> Engine:
+        return build_engine(config, None)
+
+    return build, partial(entered, log, StateDirectory(c.state_dir), build, lambda: None)
+
+
 def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> None:
     """An empty engine that follows the journal gives the scores in the log, and the same state."""
     c = config(tmp_path, limits={"batch": 50})
     run(c, 0)
     changed = config(tmp_path, limits={"batch": 50}, ensemble={"threshold": 0.3})
     run(changed, 1)
-    follower = Follower(build_engine(c, None), {}, lambda c: build_engine(c, None), "stop")
     log = open_log(c, wall_clock_ms)
+    follower = Follower(build_engine(c, None), {}, *from_nothing(log, c), "stop")
     scores = [
         score.value
         for record in log.journal()

@@ -15,7 +15,7 @@ from stream.settings.schema import Config
 from stream.state.generations import StateDirectory
 from stream.state.recovery import recover
 from stream.tools.evaluate import evaluate_file
-from stream.tools.warm import NotNew, warm
+from stream.tools.past.warm import NotNew, warm
 from tests.support.factory import config, event, label, truth
 from tests.support.runner import append, caught_up, contents, running
 

@@ -29,11 +29,12 @@ from monitoring.parameters.members import count_member
 from monitoring.parameters.river.composites import COMPOSITES
 from monitoring.parameters.river.models import MODELS
 from monitoring.parameters.river.trees import TREES
+from monitoring.parameters.river.wrappers import WRAPPERS
 from monitoring.parameters.sklearn import boosters, composites, models, trees
 from monitoring.parameters.tables import BUFFERS, Adapter, Part, loose, scalars
 
 _ADAPTERS: dict[Kind, Mapping[str, Adapter]] = {
-    "river": {**MODELS, **TREES, **COMPOSITES},
+    "river": {**MODELS, **TREES, **COMPOSITES, **WRAPPERS},
     "sklearn": {**models.MODELS, **trees.TREES, **composites.COMPOSITES},
     "xgboost": boosters.XGBOOST,
     "lightgbm": boosters.LIGHTGBM,
@@ -108,7 +109,7 @@ class Walk:
             self._rows.append(loose(path, kind, model.shape, model.dtype.name, role or "learned"))
         elif isinstance(model, Model):
             self._member(part)
-        elif isinstance(model, _CONTAINERS):
+        elif kind_of(model) == "object" and isinstance(model, _CONTAINERS):
             self._container(part)
         else:
             self._estimator(part)
@@ -157,7 +158,13 @@ class Walk:
             if why:
                 raise ParameterError(f"{part.path or 'target'}: {why}")
             self._unknown.append(name)
-        for item in self._items(part, adapter or _generic):
+        items = self._items(part, adapter or _generic)
+        if not items and adapter is not None:
+            items = [Row("", "", formula=NOTHING, note="holds nothing yet")]
+        elif not items and kind_of(part.model) != "object":
+            note = "nothing found by walking attributes"
+            items = [Row("", "", verdict="no_formula", note=note)]
+        for item in items:
             path = _join(part.path, item.path)
             if isinstance(item, Part):
                 self.visit(Part(path, item.model, part.role or item.role))

@@ -85,7 +85,11 @@ def _onnx(path: Path) -> Any:
     """The model's own message; weights in files beside it are counted by their shapes."""
     import onnx
 
-    return onnx.load(str(path), load_external_data=False)
+    model = onnx.load(str(path), load_external_data=False)
+    # Every byte string that happens to parse is a message, the empty one too.
+    if not model.HasField("graph"):
+        raise ParameterError(f"{path}: expected a model with a graph, got a message without one")
+    return model
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import river
 from river import (
+    active,
     anomaly,
+    base,
+    compat,
+    conf,
+    drift,
     dummy,
     ensemble,
     facto,
     forest,
+    imblearn,
     linear_model,
     multiclass,
+    multioutput,
     naive_bayes,
     neighbors,
     optim,
     preprocessing,
     reco,
+    time_series,
     tree,
 )
+from sklearn import linear_model as sklearn_linear
 
 from monitoring.parameters import count
 
@@ -114,6 +127,159 @@ BY_HAND: dict[str, tuple[Callable[[], Any], int]] = {
     "BiasedMF": (lambda: rated(reco.BiasedMF(n_factors=4, seed=1)), 5 * 4 + 5 + 2),
     "nearest neighbours": (lambda: fit(neighbors.KNNClassifier()), 0),
 }
+
+
+# Two weights and the intercept.
+LOGISTIC, LINEAR = linear_model.LogisticRegression, linear_model.LinearRegression
+THREE = 2 + 1
+
+
+def taught(model: Any, label: Callable[[int], Any] = lambda i: i % 3) -> Any:
+    """The model after thirty events of two features and labels of three classes."""
+    for i in range(30):
+        model.learn_one({"a": float(i % 7), "b": float(i % 5)}, label(i))
+    return model
+
+
+def forecaster() -> Any:
+    """Two lags and one error, of differences of first order."""
+    model = time_series.SNARIMAX(p=2, d=1, q=1, regressor=LINEAR())
+    for i in range(30):
+        model.learn_one(float(i % 7))
+    return model
+
+
+def real(i: int) -> float:
+    """A number to regress."""
+    return float(i % 4)
+
+
+def pair(i: int) -> dict[str, float]:
+    """Two numbers to regress."""
+    return {"u": real(i), "v": -real(i)}
+
+
+def both(i: int) -> dict[str, bool]:
+    """Two labels at once."""
+    return {"u": i % 2 == 0, "v": i % 3 == 0}
+
+
+def filtered() -> Any:
+    """An anomaly detector of two trees of height 2 behind a filter."""
+    model = anomaly.QuantileFilter(
+        anomaly.HalfSpaceTrees(n_trees=2, height=2, seed=1), q=0.95, protect_anomaly_detector=False
+    )
+    for i in range(30):
+        model.learn_one({"a": i % 7 / 7})
+    return model
+
+
+def from_sklearn() -> Any:
+    """A perceptron of scikit-learn that River teaches."""
+    inner = sklearn_linear.SGDClassifier(random_state=1)
+    return taught(compat.SKL2RiverClassifier(inner, classes=[0, 1, 2]))
+
+
+WRAPPED: dict[str, tuple[Callable[[], Any], int]] = {
+    "EntropySampler": (lambda: taught(active.EntropySampler(LOGISTIC()), lambda i: i % 2), THREE),
+    "HardSampling": (
+        lambda: taught(
+            imblearn.HardSamplingClassifier(LOGISTIC(), size=5, p=0.5, seed=1), lambda i: i % 2 == 0
+        ),
+        THREE,
+    ),
+    "RandomOverSampler": (
+        lambda: taught(
+            imblearn.RandomOverSampler(LOGISTIC(), {False: 0.5, True: 0.5}, seed=1),
+            lambda i: i % 2 == 0,
+        ),
+        THREE,
+    ),
+    "ChebyshevUnderSampler": (
+        lambda: taught(imblearn.ChebyshevUnderSampler(LINEAR()), real),
+        THREE,
+    ),
+    "ChebyshevOverSampler": (lambda: taught(imblearn.ChebyshevOverSampler(LINEAR()), real), THREE),
+    "DriftRetraining": (
+        lambda: taught(
+            drift.DriftRetrainingClassifier(LOGISTIC(), drift_detector=drift.binary.DDM()),
+            lambda i: i % 2 == 0,
+        ),
+        THREE,
+    ),
+    # A classifier for each pair of three classes, or for each of four bits.
+    "OneVsOne": (lambda: taught(multiclass.OneVsOneClassifier(LOGISTIC())), 3 * THREE),
+    "OutputCode": (
+        lambda: taught(
+            multiclass.OutputCodeClassifier(LOGISTIC(), code_size=4, coding_method="random", seed=1)
+        ),
+        4 * THREE,
+    ),
+    # The second of a chain also takes what the first said.
+    "ClassifierChain": (
+        lambda: taught(multioutput.ClassifierChain(LOGISTIC()), both),
+        2 * THREE + 1,
+    ),
+    "RegressorChain": (lambda: taught(multioutput.RegressorChain(LINEAR()), pair), 2 * THREE + 1),
+    "PerOutput": (lambda: taught(multioutput.PerOutputRegressor(LINEAR()), pair), 2 * THREE),
+    "MultiClassEncoder": (
+        # Four combinations of two labels: naive Bayes counts, and the combinations themselves.
+        lambda: taught(multioutput.MultiClassEncoder(naive_bayes.GaussianNB()), both),
+        4 * 2 * 3 + 4 + 4,
+    ),
+    "PredClipper": (lambda: taught(preprocessing.PredClipper(LINEAR(), 0, 1), real), THREE),
+    "RegressionJackknife": (lambda: taught(conf.RegressionJackknife(LINEAR()), real), THREE),
+    # Two lags, one error and the intercept; what they are made of: two differences and an error.
+    "SNARIMAX": (forecaster, 4 + 3),
+    # Two masses in each of seven nodes of two trees.
+    "AnomalyFilter": (filtered, 2 * 2 * 7),
+    "River2SKL": (
+        lambda: compat.convert_river_to_sklearn(LOGISTIC()).fit(
+            [[0.0, 1.0], [1.0, 0.0]], [False, True]
+        ),
+        THREE,
+    ),
+    # Three classes of two features.
+    "SKL2River": (from_sklearn, 3 * THREE),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_trains_others_counts_what_they_learned(name: str) -> None:
+    """By their own formulas, and exactly."""
+    build, expected = WRAPPED[name]
+    model = build()
+    totals = count(model).totals
+    assert (totals.held, totals.formula, totals.verdict) == (expected, expected, "match")
+    assert totals.exact
+
+
+def test_an_estimator_that_holds_nothing_yet_says_so() -> None:
+    """A row of nothing, of known families and of others: a new member is no error."""
+    for model in (multiclass.OneVsRestClassifier(LOGISTIC()), dummy.NoChangeClassifier()):
+        report = count(model)
+        assert [row.held for row in report.rows] == [0]
+        assert report.rows[0].note
+
+
+def wrappers() -> list[type[Any]]:
+    """Every class of River that trains another, whatever it is called."""
+    found = set()
+    for module in pkgutil.iter_modules(river.__path__, "river."):
+        names = vars(importlib.import_module(module.name)).values()
+        found |= {c for c in names if inspect.isclass(c) and issubclass(c, base.Wrapper)}
+    return sorted((c for c in found if not inspect.isabstract(c)), key=lambda c: c.__name__)
+
+
+def test_every_wrapper_of_river_has_an_adapter() -> None:
+    """None is walked by its attributes, so that none calls what it trained a hyper-parameter."""
+    notes = {}
+    for cls in wrappers():
+        # River gives no arguments for its samplers and those for scikit-learn.
+        for parameters in filter(None, getattr(cls, "_unit_test_params", lambda: [])()):
+            notes[cls.__name__] = count(cls(**parameters)).notes
+    assert len(notes) > 20
+    assert {n for n, said in notes.items() if f"walked generically: {n}" in said} == set()
 
 
 @pytest.mark.parametrize("name", BY_HAND)

@@ -239,7 +239,7 @@ def load(config: str | os.PathLike[str]) -> Engine:
 
     Raises :class:`~stream.settings.problems.ConfigError` that lists every mistake.
     """
-    settings = read(Path(config), os.environ)
+    settings = read(Path(config), os.environ).in_json()
     return Engine(settings, build_engine(settings, None))
 
 
@@ -260,7 +260,7 @@ def open(directory: str | os.PathLike[str], config: str | os.PathLike[str] | Non
     CheckpointError
         Nothing there can be used, or only under the configuration.
     """
-    given = None if config is None else read(Path(config), os.environ)
+    given = None if config is None else read(Path(config), os.environ).in_json()
     path = Path(directory)
     if not path.is_dir():
         raise CheckpointError(f"{path}: expected a directory that Engine.save wrote, got none")

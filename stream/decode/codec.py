@@ -7,8 +7,9 @@ becomes a :class:`DeadLetter`, never an exception, and never stops its batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,17 +21,19 @@ from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record, Slice
 from stream.decode.coerce import BadValue, coercion, json_text
-from stream.decode.payload import Value, decoder
+from stream.decode.formats import Schemas, Unpack, number_of, unpacker
+from stream.decode.payload import DEPTH, Misfit, Value, decoder, shallow
 from stream.decode.times import BadTime, event_times, label_times
 from stream.settings.paths import place, pointed
-from stream.settings.schema import Config, FieldSettings
+from stream.settings.schema import SCHEMA_TYPES, Config, FieldSettings
 
 T = TypeVar("T")
+Contents = Callable[[Record], Any]
+"""What a record holds: JSON, or plain values."""
 ID_BYTES = 256
 """Longest event id, in UTF-8 bytes."""
-DEPTH = 64
-"""Deepest nesting of a record. A fixed number: the decoder's own limit depends on how much stack is
-left, so that a step and its replay could decide differently."""
+FINITE: Any = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""A number that JSON can write: other formats have infinite ones too."""
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -97,6 +100,14 @@ class Codec:
     def __init__(self, config: Config) -> None:
         self._decoders = {config.topics.events: self.events, config.topics.labels: self.labels}
         self._limit = config.limits.record_bytes
+        self.schemas = Schemas()
+        self._event_contents = self._contents(unpacker(config.event.format, self.schemas))
+        self._label_contents = self._contents(unpacker(config.label.format, self.schemas))
+        formats = {
+            config.topics.events: config.event.format,
+            config.topics.labels: config.label.format,
+        }
+        self._by_schema = {topic for topic, kind in formats.items() if kind in SCHEMA_TYPES}
         time = event_times(config)
         # The structs' fields follow from the configuration: no type checker can know them.
         self._event = _event_decoder(config, time.kind)
@@ -124,12 +135,28 @@ class Codec:
         Where decoding fails the slice stays as it is: the step meets the same failure, or none.
         """
         decode = self._decoders.get(piece.range.topic)
-        if decode is None:
+        if decode is None or self.unknown([piece]):
             return piece
         try:
-            return Slice(piece.range, piece.records, (self, decode(piece.records)))
+            made = decode(piece.records)
         except Exception:  # noqa: BLE001 - whatever it is, the step is the one that may fail of it
             return piece
+        # Again: the step under way may have let go of a schema meanwhile.
+        return piece if self.unknown([piece]) else Slice(piece.range, piece.records, (self, made))
+
+    def unknown(self, slices: Iterable[Slice]) -> list[int]:
+        """Numbers of schemas that records name and that are not here, in order.
+
+        Those that the registry has must be adopted before the step of these records.
+        """
+        found = {
+            number_of(record.value)
+            for piece in slices
+            if piece.range.topic in self._by_schema
+            for record in piece.records
+            if record.value
+        }
+        return sorted(n for n in found if n >= 0 and n not in self.schemas)
 
     def decoded(self, piece: Slice, decode: Callable[[Sequence[Record]], T]) -> T:
         """What :meth:`ahead` of this very codec made of the slice, else what ``decode`` makes."""
@@ -140,7 +167,7 @@ class Codec:
 
     def events(self, records: Sequence[Record]) -> tuple[Events, list[DeadLetter]]:
         """Columns of the good events and the bad records, each in input order."""
-        good, rows, bad = self._each(records, self._read_event)
+        good, rows, bad = self._each(records, self._event_contents, self._read_event)
         columns = EventColumns(
             event_time_ms=np.array([r.time for r in rows], dtype=np.int64),
             numbers={n: _numbers([getattr(r, a) for r in rows], d) for n, a, d in self._numbers},
@@ -156,7 +183,7 @@ class Codec:
 
     def labels(self, records: Sequence[Record]) -> tuple[Labels, list[DeadLetter]]:
         """Columns of the good labels and the bad records, each in input order."""
-        good, rows, bad = self._each(records, self._read_label)
+        good, rows, bad = self._each(records, self._label_contents, self._read_label)
         return Labels(
             good,
             np.array([hash_text(r[0]) for r in rows], dtype=np.uint64),
@@ -170,7 +197,7 @@ class Codec:
         An event is filed under its first entity field, so that what belongs together stays in
         order; under its id where it has none.
         """
-        _, rows, bad = self._each(records, self._read_event)
+        _, rows, bad = self._each(records, self._event_contents, self._read_event)
         _, field, default = self._entities[0] if self._entities else ("", "id", None)
         keys = [getattr(r, field) for r in rows]
         keys = [default if key is None else key for key in keys]
@@ -181,13 +208,13 @@ class Codec:
 
     def label_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good labels, their event's id, and the bad records."""
-        _, rows, bad = self._each(records, self._read_label)
+        _, rows, bad = self._each(records, self._label_contents, self._read_label)
         return [Keyed(r[0], r[0]) for r in rows], bad
 
     def command(self, record: Record) -> Command | DeadLetter:
         """The operator's command in a control record; it names only what exists."""
         try:
-            command: Command = self._command.decode(self._payload(record))
+            command: Command = self._command.decode(self._json(record))
             command.check(self._members)
             return command
         except _Refused as refusal:
@@ -196,15 +223,15 @@ class Codec:
             return DeadLetter(record, "command", str(error))
 
     def _each(
-        self, records: Sequence[Record], read: Callable[[bytes], Any]
+        self, records: Sequence[Record], contents: Contents, read: Callable[[Any], Any]
     ) -> tuple[list[Record], list[Any], list[DeadLetter]]:
-        """The good records, what ``read`` made of each, and the bad records."""
+        """The good records, what ``read`` made of the contents of each, and the bad records."""
         good: list[Record] = []
         rows: list[Any] = []
         bad: list[DeadLetter] = []
         for record in records:
             try:
-                rows.append(read(self._payload(record)))
+                rows.append(read(contents(record)))
             except _Refused as refusal:
                 bad.append(DeadLetter(record, refusal.reason, refusal.error))
             except (msgspec.MsgspecError, ValueError) as error:
@@ -213,7 +240,7 @@ class Codec:
                 good.append(record)
         return good, rows, bad
 
-    def _read_event(self, payload: bytes) -> Any:
+    def _read_event(self, payload: Any) -> Any:
         """An event's struct: the id as text, the time in UTC ms, an inline label as 0 or 1."""
         row = self._event(payload)
         try:
@@ -225,7 +252,7 @@ class Codec:
             row.label = self._value(row.label)
         return row
 
-    def _read_label(self, payload: bytes) -> tuple[str, int, int]:
+    def _read_label(self, payload: Any) -> tuple[str, int, int]:
         """A label's event, the truth, and when it was labelled in UTC ms, -1 where not given."""
         row = self._label(payload)
         at = -1
@@ -236,23 +263,30 @@ class Codec:
                 raise _refused_at(error, self._label_time) from error
         return _identifier(row.id), self._value(row.label), at
 
-    def _payload(self, record: Record) -> bytes:
-        if record.value is None:
-            if record.unreadable:
-                raise _Refused("malformed", f"the log could not read it: {record.unreadable}")
-            raise _Refused("null", "expected a JSON object, got a null value")
-        if len(record.value) > self._limit:
-            size = len(record.value)
-            raise _Refused(
-                "oversized",
-                f"expected at most limits.record_bytes = {self._limit}, got {size} bytes",
-            )
+    def _contents(self, unpack: Unpack | None) -> Contents:
+        """What gives a record's JSON, or what ``unpack`` makes of its bytes."""
+        return self._json if unpack is None else lambda r: unpack(r, self._payload(r))
+
+    def _json(self, record: Record) -> bytes:
         value = record.value
-        if len(value) > 2 * DEPTH:  # a shorter one has no room for more, each with its end
-            brackets = value.count(b"[") + value.count(b"{")
-            if brackets > DEPTH and _depth(value) > DEPTH:
-                raise _Refused("malformed", f"expected at most {DEPTH} nested levels")
-        return value
+        if value is None or len(value) > self._limit:
+            raise self._unusable(record)
+        # A shorter one has no room for more levels, each with its end.
+        return value if len(value) <= 2 * DEPTH else shallow(value)
+
+    def _payload(self, record: Record) -> bytes:
+        if record.value is None or len(record.value) > self._limit:
+            raise self._unusable(record)
+        return record.value
+
+    def _unusable(self, record: Record) -> _Refused:
+        if record.value is not None:
+            size = len(record.value)
+            error = f"expected at most limits.record_bytes = {self._limit}, got {size} bytes"
+            return _Refused("oversized", error)
+        if record.unreadable:
+            return _Refused("malformed", f"the log could not read it: {record.unreadable}")
+        return _Refused("null", "expected an object, got a null value")
 
     def _value(self, value: object) -> int:
         text = json_text(value)
@@ -269,30 +303,8 @@ class _Refused(Exception):
         self.error = error
 
 
-def _depth(value: bytes) -> int:
-    """How deep the brackets outside of text nest, at most; any bytes, not only JSON."""
-    depth = deepest = 0
-    in_text = escaped = False
-    for byte in value:
-        if in_text:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_text = False
-        elif byte == 0x22:
-            in_text = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
-
-
 def _reason(error: Exception) -> Reason:
-    return "schema" if isinstance(error, msgspec.ValidationError) else "malformed"
+    return "schema" if isinstance(error, msgspec.ValidationError | Misfit) else "malformed"
 
 
 def _refused_at(error: ValueError, where: str) -> _Refused:
@@ -312,13 +324,13 @@ def _kind(field: FieldSettings) -> Any:
     if field.kind == "text":
         return msgspec.Raw
     if field.kind == "number":
-        return float if field.decimal is None else float | str
+        return FINITE if field.decimal is None else FINITE | str
     if field.values is not None:
         return bool | int | str
     return bool if field.kind == "boolean" else str | int
 
 
-def _event_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
+def _event_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     """Reads rows with ``id``, ``time``, ``label`` if inline, and the fields as ``f0``, ``f1``..."""
     event = config.event
     values = [Value("id", place(event.id), str | int), Value("time", place(event.time), time)]
@@ -328,7 +340,8 @@ def _event_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
         Value(f"f{i}", event.place(name), _kind(field), field.needed)
         for i, (name, field) in enumerate(event.fields.items())
     ]
-    read = decoder("Event", values, strict=event.unknown_fields == "reject")
+    strict, plain = event.unknown_fields == "reject", event.format != "json"
+    read = decoder("Event", values, strict, plain)
     coercions = [
         (f"f{i}", made, pointed(event.place(name)))
         for i, (name, field) in enumerate(event.fields.items())
@@ -338,11 +351,11 @@ def _event_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
 
 
 def _coerced(
-    decode: Callable[[bytes], Any], coercions: list[tuple[str, Callable[[Any], Any], str]]
-) -> Callable[[bytes], Any]:
+    decode: Callable[[Any], Any], coercions: list[tuple[str, Callable[[Any], Any], str]]
+) -> Callable[[Any], Any]:
     """Reads rows with these attributes as they are meant; those that need none pay nothing."""
 
-    def read(payload: bytes) -> Any:
+    def read(payload: Any) -> Any:
         row = decode(payload)
         for name, meant, where in coercions:
             value = getattr(row, name)
@@ -356,7 +369,7 @@ def _coerced(
     return read
 
 
-def _label_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
+def _label_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     """Reads rows with ``id``, ``label``, and ``time`` if the configuration names one."""
     label = config.label
     values = [
@@ -365,7 +378,7 @@ def _label_decoder(config: Config, time: Any) -> Callable[[bytes], Any]:
     ]
     if label.time is not None:
         values.append(Value("time", place(label.time), time, required=False))
-    return decoder("Label", values)
+    return decoder("Label", values, plain=label.format != "json")
 
 
 def _numbers(values: list[float | bool | None], missing: float) -> F64:

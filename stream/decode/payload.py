@@ -1,13 +1,14 @@
-"""JSON objects to flat rows: values at their places, by typed structs made from the configuration.
+"""Objects to flat rows: values at their places, by typed structs made from the configuration.
 
-A flat object is decoded straight into its row. A nested one is decoded into structs inside one
-another, in one pass as well, then laid flat: what follows sees rows alone. Nothing is looked up by
-name once the structs are made.
+A flat object in JSON is decoded straight into its row. A nested one is decoded into structs inside
+one another, in one pass as well, then laid flat: what follows sees rows alone. Nothing is looked up
+by name once the structs are made. Plain values of other formats are converted by the same structs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -17,6 +18,44 @@ from stream.settings.shape import Place
 
 Tree = dict[str | int, Any]
 """Values and further trees by name or index."""
+DEPTH = 64
+"""Deepest nesting of a record. A fixed number: the decoder's own limit depends on how much stack is
+left, so that a step and its replay could decide differently."""
+
+
+class Misfit(ValueError):
+    """A record that can be read, and is not what was declared."""
+
+
+def shallow(value: bytes) -> bytes:
+    """The same JSON, if it nests at most :data:`DEPTH` levels; any bytes are looked at."""
+    if len(value) > 2 * DEPTH:  # a shorter one has no room for more, each with its end
+        brackets = value.count(b"[") + value.count(b"{")
+        if brackets > DEPTH and _depth(value) > DEPTH:
+            raise ValueError(f"expected at most {DEPTH} nested levels")
+    return value
+
+
+def _depth(value: bytes) -> int:
+    """How deep the brackets outside of text nest, at most."""
+    depth = deepest = 0
+    in_text = escaped = False
+    for byte in value:
+        if in_text:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_text = False
+        elif byte == 0x22:
+            in_text = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
 
 
 class Value(NamedTuple):
@@ -46,11 +85,17 @@ def tree(values: Iterable[tuple[Place, Any]]) -> Tree:
     return root
 
 
-def decoder(title: str, values: Iterable[Value], strict: bool = False) -> Callable[[bytes], Any]:
+def decoder(
+    title: str, values: Iterable[Value], strict: bool = False, plain: bool = False
+) -> Callable[[Any], Any]:
     """What reads a row with the ``values`` as attributes from the bytes of an object.
 
-    ``strict`` refuses names that no place has. The reader raises ``msgspec.DecodeError``.
+    ``strict`` refuses names that no place has. With ``plain`` it reads from plain values, such as
+    dicts, not from JSON. The reader raises ``msgspec.DecodeError``, of plain values that do not fit
+    ``msgspec.ValidationError``.
     """
+    if plain:
+        values = [v._replace(kind=Any) if v.kind is msgspec.Raw else v for v in values]
     # Those that must be there first, as the struct needs it.
     ordered = sorted(values, key=lambda v: not v.required)
     fields = [(v.name, *_kind(v)) for v in ordered]
@@ -59,15 +104,20 @@ def decoder(title: str, values: Iterable[Value], strict: bool = False) -> Callab
         row = msgspec.defstruct(
             title, fields, rename=rename, forbid_unknown_fields=strict, gc=False
         )
-        return msgspec.json.Decoder(row).decode
+        return _read(row, plain)
     row = msgspec.defstruct(title, fields, gc=False)
     found: dict[str, str] = {}
-    root = _struct(title, tree((v.place, v) for v in ordered), strict, "", found)
-    nested = msgspec.json.Decoder(root).decode
+    passed = (Any, None) if plain else (msgspec.Raw, _RAW)
+    root = _struct(title, tree((v.place, v) for v in ordered), strict, "", found, passed)
+    nested = _read(root, plain)
     paths = [found[v.name] for v in ordered]
     return _laid_flat(
         nested, row, paths, [None if v.kind is not msgspec.Raw else _RAW for v in ordered]
     )
+
+
+def _read(kind: type[Any], plain: bool) -> Callable[[Any], Any]:
+    return partial(msgspec.convert, type=kind) if plain else msgspec.json.Decoder(kind).decode
 
 
 _RAW = msgspec.Raw(b"")
@@ -105,9 +155,17 @@ def _kind(value: Value) -> tuple[Any, ...]:
 
 
 def _struct(
-    title: str, children: Mapping[str | int, Any], strict: bool, above: str, found: dict[str, str]
+    title: str,
+    children: Mapping[str | int, Any],
+    strict: bool,
+    above: str,
+    found: dict[str, str],
+    passed: tuple[Any, Any],
 ) -> Any:
-    """The struct of an object or array; notes in ``found`` which attributes lead to each value."""
+    """The struct of an object or array; notes in ``found`` which attributes lead to each value.
+
+    ``passed`` is type and default of an item that nothing reads.
+    """
     fields: list[Any] = []
     rename: dict[str, str] = {}
     array = any(isinstance(part, int) for part in children)
@@ -118,12 +176,12 @@ def _struct(
         rename[name] = str(part)
         child = children.get(part)
         if child is None:
-            fields.append((name, msgspec.Raw, _RAW))
+            fields.append((name, *passed))
         elif isinstance(child, Value):
             found[child.name] = above + name
             fields.append((name, *_kind(child)))
         else:
-            inner = _struct(title, child, strict, f"{above}{name}.", found)
+            inner = _struct(title, child, strict, f"{above}{name}.", found, passed)
             fields.append((name, inner) if _needed(child) else (name, inner | None, inner()))
     return msgspec.defstruct(
         title,

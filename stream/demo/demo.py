@@ -284,6 +284,11 @@ def simulate_to_log(
     console: Console,
 ) -> dict[str, Any]:
     """Append a simulation to the configured log until done or Ctrl-C; says what it appended."""
+    if config != config.in_json():
+        raise MillraceError(
+            "simulate: expected event.format and label.format 'json', in which it writes, got "
+            f"{config.event.format!r} and {config.label.format!r}"
+        )
     log = open_log(config, wall_clock_ms)
     stop = threading.Event()
     planned = events or round((rate or UNPACED_PER_S) * ENDLESS_S)

@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 import monitoring.show
 from stream.contract.log import DiskFull, LogUnavailable
 from stream.contract.records import NewRecord, Record
+from stream.decode.cloudevents import STRUCTURED
 from stream.http.append import GroupAppender
 from stream.http.auth import Tokens, is_loopback
 from stream.http.body import JSON, NDJSON, Bodies
@@ -181,7 +182,7 @@ class Api:
     async def _append_many(
         self, request: Request, topic: str, parse: Callable[[bytes, str], Accepted]
     ) -> Response:
-        async with self._bodies.read(request, JSON, NDJSON) as (body, media):
+        async with self._bodies.read(request, JSON, NDJSON, STRUCTURED) as (body, media):
             if len(body) <= INLINE_BYTES:
                 accepted = parse(body, media)
             else:
@@ -203,7 +204,7 @@ class Api:
         3. Append. 4. Wait, until one deadline for 3 and 4.
         """
         self._tokens.caller(request, "score")
-        async with self._bodies.read(request, JSON) as (body, _):
+        async with self._bodies.read(request, JSON, STRUCTURED) as (body, _):
             event_id, record = self._ingest.event(body)
         where: dict[str, Any] = {"topic": self._topics.events}
         with self._waiters.expect(event_id, record.value or b"") as verdict:

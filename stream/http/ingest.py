@@ -14,10 +14,11 @@ import msgspec
 
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
+from stream.decode.cloudevents import CONTENT_TYPE, STRUCTURED
 from stream.decode.codec import Codec, Keyed
 from stream.http.body import NDJSON
 from stream.http.problem import Problem
-from stream.settings.schema import Config
+from stream.settings.schema import SCHEMA_TYPES, Config, InputFormat
 
 T = TypeVar("T")
 SHOWN = 20
@@ -34,10 +35,14 @@ class Accepted(NamedTuple):
 
 
 class Ingest:
-    """Splits and checks the bodies of one configuration."""
+    """Splits and checks the bodies of one configuration.
+
+    CloudEvents come in structured. Topics whose records name a schema are not written from here.
+    """
 
     def __init__(self, config: Config) -> None:
         self._codec = Codec(config)
+        self._event, self._label = config.event.format, config.label.format
 
     def events(self, body: bytes, media: str) -> Accepted:
         """The events of a JSON object, a JSON array or NDJSON lines.
@@ -47,17 +52,20 @@ class Ingest:
         Problem
             ``malformed``, ``too-large`` or ``invalid``, naming each refused record by its index;
             one bad record refuses the whole body, so that nothing is half appended.
+            ``media-type`` where the topic does not hold JSON.
         """
-        return _accept(self._codec.event_keys, *_split(body, media))
+        return _accept(self._event, self._codec.event_keys, *_split(body, media))
 
     def event(self, body: bytes) -> tuple[str, NewRecord]:
         """The one event of a JSON object; raises as :meth:`events`."""
-        (event_id,), (record,) = _accept(self._codec.event_keys, [body.strip()], batch=False)
+        (event_id,), (record,) = _accept(
+            self._event, self._codec.event_keys, [body.strip()], batch=False
+        )
         return event_id, record
 
     def labels(self, body: bytes, media: str) -> Accepted:
         """The labels of a JSON object, a JSON array or NDJSON lines; raises as :meth:`events`."""
-        return _accept(self._codec.label_keys, *_split(body, media))
+        return _accept(self._label, self._codec.label_keys, *_split(body, media))
 
     def command(self, body: bytes, actor: str) -> NewRecord:
         """The operator's command, with ``actor`` set to the caller whatever the body says."""
@@ -69,15 +77,26 @@ class Ingest:
 
 
 def _accept(
+    kind: InputFormat,
     check: Callable[[Sequence[Record]], tuple[list[Keyed], list[DeadLetter]]],
     values: Sequence[bytes],
     batch: bool,
 ) -> Accepted:
     """Checked once, by the codec that the engine decodes with; its keys are the records'."""
+    if kind in SCHEMA_TYPES:
+        raise Problem(
+            "media-type",
+            f"expected JSON on the topic, which holds {kind}: write there with a serializer of the "
+            "registry",
+        )
+    headers = ((CONTENT_TYPE, STRUCTURED.encode()),) if kind == "cloudevents" else ()
     keyed, bad = check([_read(value, i) for i, value in enumerate(values)])
     if bad:
         raise _refusal(bad, batch)
-    records = [NewRecord(one.key.encode(), value) for one, value in zip(keyed, values, strict=True)]
+    records = [
+        NewRecord(one.key.encode(), value, headers=headers)
+        for one, value in zip(keyed, values, strict=True)
+    ]
     return Accepted([one.id for one in keyed], records)
 
 

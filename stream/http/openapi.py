@@ -179,6 +179,15 @@ def _event(config: Config) -> Json:
         schema, example = _field(field)
         schema = schema if field.needed else _nullable(schema)
         parts.append(_Part(event.place(name), schema, example, field.needed))
+    if event.format == "cloudevents":
+        read = {part.place for part in parts}
+        attributes = {"id": "e-1", "source": "/shop", "type": "payment"}
+        parts.append(_Part(("specversion",), {"const": "1.0"}, "1.0"))
+        parts += [
+            _Part((name,), {"type": "string", "minLength": 1}, example)
+            for name, example in attributes.items()
+            if (name,) not in read
+        ]
     return _object(parts, event.unknown_fields == "ignore")
 
 

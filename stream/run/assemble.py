@@ -17,6 +17,7 @@ from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
 from monitoring.quality.quality import Quality
 from stream.contract.hashing import hash_text
 from stream.contract.log import Log
+from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.schema import Config, KafkaLogSettings
 from stream.step.engine import Engine
 from stream.step.pending import Pending, row_dtype
@@ -75,6 +76,15 @@ def open_log(config: Config, clock_ms: Callable[[], int]) -> Log:
     from stream.logs.sqlite.log import SqliteLog
 
     return SqliteLog(config, clock_ms)
+
+
+def open_registry(config: Config) -> Registry:
+    """The configured registry, not asked yet. Its client is imported only when it is used."""
+    if config.registry is None:
+        return NoRegistry()
+    from stream.run.registry import HttpRegistry
+
+    return HttpRegistry(config.registry)
 
 
 def wall_clock_ms() -> int:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from stream.contract.log import LogUnavailable
+from stream.contract.schemas import RegistryUnavailable
 
 State = Literal["starting", "connecting", "restoring", "running", "stopping", "stopped"]
 
@@ -59,12 +60,15 @@ class Health:
 
     @contextmanager
     def calling(self, what: str) -> Iterator[None]:
-        """A call to the log, from its first attempt until one succeeds or it is given up."""
+        """A call to log or registry, from its first attempt until one succeeds or is given up."""
         self._since.setdefault(what, time.monotonic())
         try:
             yield
         except LogUnavailable as error:
             self._trouble[what] = f"{self._where}: {error}"
+            raise
+        except RegistryUnavailable as error:
+            self._trouble[what] = str(error)
             raise
         self._since.pop(what, None)
         self._trouble.pop(what, None)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.metadata import version
 
 import msgspec
@@ -22,8 +23,9 @@ from stream.contract.failpoint import failpoint
 from stream.contract.log import LogUnavailable
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, Range, Slice
+from stream.contract.schemas import RegistryUnavailable, Schema
 from stream.logs.ahead import Ahead
-from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.run.assemble import build_engine, open_log, open_registry, wall_clock_ms
 from stream.run.checkpointer import Checkpointer, Written
 from stream.run.committer import Committer
 from stream.run.health import Health
@@ -120,6 +122,7 @@ class Service:
         self.threads = Threads(self.stop)
         self.listeners: list[Listener] = []
         self.log = open_log(config, clock_ms)
+        self.registry = open_registry(config)
         self._ahead = Ahead(self.log)
         self.stopping = threading.Event()
         self.engine: Engine | None = None
@@ -159,6 +162,7 @@ class Service:
         ):  # whatever ended it, and whatever fails at the end: last to first
             ending.callback(self.directory.close)
             ending.callback(self._let_go)
+            ending.callback(self.registry.close)
             ending.callback(self.log.close)
             ending.callback(self._ahead.close)
             ending.callback(self.anchors.close)
@@ -206,15 +210,16 @@ class Service:
         return self._patiently("restore", self._restore)
 
     def _patiently(self, what: str, operation: Callable[[], object]) -> bool:
-        """Retry while the log is away; ``False`` when asked to stop meanwhile."""
+        """Retry while log or registry is away; ``False`` when asked to stop meanwhile."""
         backoff = 0.2
         while not self.stopping.is_set():
             try:
                 with self.health.calling(what):
                     operation()
                 return True
-            except LogUnavailable as error:
-                logger.warning("log_unavailable", error=str(error), retry_s=backoff)
+            except (LogUnavailable, RegistryUnavailable) as error:
+                away = "log" if isinstance(error, LogUnavailable) else "registry"
+                logger.warning(f"{away}_unavailable", error=str(error), retry_s=backoff)
                 self.stopping.wait(backoff)
                 backoff = min(backoff * 2, 5.0)
                 self.beat()
@@ -297,7 +302,8 @@ class Service:
             slices = self._poll()
             if slices:
                 self.busy = True
-                self._take(slices)
+                if self._adopt(slices):
+                    self._take(slices)
             else:
                 self._idle()
             self._losses.tell()
@@ -329,6 +335,22 @@ class Service:
             logger.warning("poll_failed", error=str(error))
             self.stopping.wait(0.5)
             return []
+
+    def _adopt(self, slices: list[Slice]) -> bool:
+        """Take in the schemas that the records name, as far as the registry has them.
+
+        ``False`` when asked to stop meanwhile: the records must not be taken.
+        """
+        for number in self._engine().codec.unknown(slices):
+            found: dict[int, Schema | None] = {}
+            if not self._patiently(f"schema {number}", partial(self._ask, number, found)):
+                return False
+            if (schema := found[number]) is not None:
+                self._commit(self._engine().adopt(schema, self._clock_ms()))
+        return True
+
+    def _ask(self, number: int, found: dict[int, Schema | None]) -> None:
+        found[number] = self.registry.schema(number)
 
     def _take(self, slices: list[Slice], checkpoint: bool = False) -> None:
         """One step: compute, hand over to the commit thread, snapshot when due."""

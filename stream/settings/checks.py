@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 
 from pydantic import ValidationError
 
@@ -17,7 +18,7 @@ from models.members.catalogue import UnknownMember, member_class
 from models.settings import column_names, feature_fields
 from stream.settings.paths import place
 from stream.settings.problems import lines
-from stream.settings.schema import TIME_FORMATS, Config, KafkaLogSettings
+from stream.settings.schema import SCHEMA_TYPES, TIME_FORMATS, Config, KafkaLogSettings
 from stream.settings.shape import Place, written
 
 
@@ -122,6 +123,21 @@ def _collision(one: Place, other: Place) -> str | None:
     if isinstance(one[n], int) != isinstance(other[n], int):
         return "object or an array, not both"
     return None
+
+
+def _formats(config: Config) -> Iterator[str]:
+    """Formats with schemas need `[registry]` and the extra `millrace[formats]`.
+
+    A CloudEvent has attributes that no field reads: `unknown_fields = "reject"` would refuse all.
+    """
+    formats = {"event.format": config.event.format, "label.format": config.label.format}
+    for key, got in formats.items():
+        if got in SCHEMA_TYPES and config.registry is None:
+            yield f"{key}: expected the registry of its schemas in [registry], got none; {got!r}"
+        if got in SCHEMA_TYPES and find_spec("fastavro") is None:
+            yield f"{key}: {got!r} needs more packages: pip install 'millrace[formats]'"
+    if config.event.format == "cloudevents" and config.event.unknown_fields == "reject":
+        yield "event.unknown_fields: expected 'ignore', got 'reject'; event.format = 'cloudevents'"
 
 
 def _time_zones(config: Config) -> Iterator[str]:
@@ -246,6 +262,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _feature_fields,
     members,
     _json_fields,
+    _formats,
     _time_zones,
     _topics,
     _listening,

@@ -45,10 +45,6 @@ class KafkaLogSettings(Settings):
     bootstrap: str = Field(
         description="`host:port`, several with commas", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
     )
-    client: Literal["kafka-python", "confluent"] = Field(
-        "kafka-python",
-        description="`confluent`: librdkafka, faster; needs `pip install millrace[confluent]`",
-    )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
         description="`at_least_once`: no transactions, lower latency; outputs carry a header"
@@ -198,8 +194,20 @@ def _event_field(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
+InputFormat = Literal["json", "avro", "protobuf", "json-schema", "cloudevents"]
+"""How the records of an input are written."""
+SCHEMA_TYPES = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
+"""The formats whose records name a schema of the registry, and what it calls such a schema."""
+
+
 class EventSettings(Settings):
     """The schema of an event."""
+
+    format: InputFormat = Field(
+        "json",
+        description="how events are written on their topic; `avro`, `protobuf` and `json-schema`:"
+        " with the number of a schema in `[registry]`",
+    )
 
     id: JsonPath = Field("id", description="path of the unique id: text or integer")
     time: JsonPath = Field("time", description="path of the event time")
@@ -228,6 +236,8 @@ class EventSettings(Settings):
 
 class LabelSettings(Settings):
     """How the truth about an event arrives."""
+
+    format: InputFormat = Field("json", description="how labels are written, as `event.format`")
 
     event_id: JsonPath | None = Field(
         None, description="path in a label of its event's id; default as in the event"
@@ -284,6 +294,23 @@ class ScoresSettings(Settings):
         description="the record's timestamp: the clock of the step, or the event's time if that is"
         " not later; a topic's retention goes by it",
     )
+
+
+class RegistrySettings(Settings):
+    """The schema registry, by the REST paths of Confluent's. Secrets come from the environment."""
+
+    url: str = Field(
+        description="such as `https://registry:8081`", pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"
+    )
+    username: str | None = Field(None, description="for basic authentication")
+    password: SecretStr | None = Field(
+        None, description="only from the environment: `MILLRACE_REGISTRY__PASSWORD`"
+    )
+    token: SecretStr | None = Field(
+        None, description="bearer token, only from the environment: `MILLRACE_REGISTRY__TOKEN`"
+    )
+    ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
+    timeout: Duration = Field(parse_duration("5s"), description="deadline of one step of a request")
 
 
 class MemberSettings(BaseModel):
@@ -434,6 +461,7 @@ class Config(Settings):
     event: EventSettings
     label: LabelSettings = LabelSettings()
     scores: ScoresSettings = ScoresSettings()
+    registry: RegistrySettings | None = None
     features: tuple[Feature, ...] = Field(min_length=1)
     members: tuple[MemberSettings, ...] = Field(min_length=1, max_length=64)
     ensemble: EnsembleSettings = EnsembleSettings()
@@ -443,6 +471,14 @@ class Config(Settings):
     http: HttpSettings = HttpSettings()
     limits: LimitsSettings = LimitsSettings()
     audit: AuditSettings = AuditSettings()
+
+    def in_json(self) -> Config:
+        """The same with events and labels in JSON: what files and tables hold."""
+        plain = {
+            key: part.model_copy(update={"format": "json"})
+            for key, part in (("event", self.event), ("label", self.label))
+        }
+        return self.model_copy(update=plain)
 
     @property
     def journal_topic(self) -> str:

@@ -51,7 +51,8 @@ class UnreadableConfig(MillraceError):
 
 def plain(config: Config) -> Tree:
     """The configuration without secrets, as a file could hold it."""
-    return config.model_dump(mode="json", exclude={"log": {"sasl_password"}, "audit": {"key"}})
+    secrets = {"log": {"sasl_password"}, "registry": {"password", "token"}, "audit": {"key"}}
+    return config.model_dump(mode="json", exclude=secrets)
 
 
 def journaled(config: Config) -> Tree:

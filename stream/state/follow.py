@@ -19,6 +19,7 @@ from stream.contract.failpoint import failpoint
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, JournalRecord, Slice
+from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
@@ -112,11 +113,32 @@ class Reconfigured(msgspec.Struct, frozen=True):
         return new, outputs
 
 
-KINDS: dict[str, type[Step] | type[Reconfigured]] = {"step": Step, "reconfigured": Reconfigured}
+class Adopted(msgspec.Struct, frozen=True):
+    """Kind ``schema``: records may be written by the schema in the body from here on."""
+
+    schema: Schema
+    fingerprint: dict[str, str] = {}
+    version: str = ""
+    config: dict[str, Any] | None = None
+
+    def replay(
+        self,
+        engine: Engine,
+        record: JournalRecord,
+        slices: Sequence[Slice],
+        build: Build,
+        past: Past,
+    ) -> tuple[Engine, Outputs]:
+        """See :meth:`Step.replay`."""
+        return engine, engine.adopt(self.schema, record.clock_ms)
+
+
+Body = Step | Reconfigured | Adopted
+KINDS: dict[str, type[Body]] = {"step": Step, "reconfigured": Reconfigured, "schema": Adopted}
 """What the body of a journal record holds and how it is done again, by ``kind``."""
 
 
-def body_of(record: JournalRecord, writer: str = "") -> Step | Reconfigured:
+def body_of(record: JournalRecord, writer: str = "") -> Body:
     """The body of a journal record, which a Millrace of version ``writer`` wrote.
 
     Raises :class:`CheckpointError` for a kind, or a body, that this version does not know.

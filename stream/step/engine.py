@@ -27,6 +27,7 @@ from monitoring.quality.quality import Quality
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
+from stream.contract.schemas import Schema
 from stream.decode.codec import Codec, Events
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
@@ -179,6 +180,7 @@ class Engine:
             checkpoint=batch.checkpoint,
             config=digest(self.tree) if batch.checkpoint else "",
         )
+        self.codec.schemas.trim()
         outputs = self._finish(journal, out)
         # Last of all: another thread that reads these finds the step done.
         for piece in batch.slices:
@@ -194,6 +196,14 @@ class Engine:
         out.letters += self.join.take_letters()
         journal = JournalRecord(self.seq + 1, self.clock_ms, "", kind="reconfigured", body=body)
         return self._finish(journal, out, cause)
+
+    def adopt(self, schema: Schema, clock_ms: int) -> Outputs:
+        """Records may be written by the schema from here on: a step of its own."""
+        self.clock_ms = max(self.clock_ms, clock_ms)
+        self.codec.schemas.adopt(schema)
+        tree = msgspec.to_builtins(schema)
+        journal = JournalRecord(self.seq + 1, clock_ms, "", kind="schema", body={"schema": tree})
+        return self._finish(journal, _Step(), msgspec.json.encode(schema))
 
     def _admit(self, piece: Slice, batch: Batch, out: _Step) -> Slice:
         """The slice without those records that crashed the step before."""
@@ -398,6 +408,7 @@ class Engine:
             "threshold": self.threshold,
             "counts": dict(self.counts),
             "pending": self.pending.state(),
+            "schemas": self.codec.schemas.state(),
             **{name: part.state() for name, part in self._parts().items()},
         }
 
@@ -413,6 +424,7 @@ class Engine:
         self.threshold = float(state["threshold"])
         self.counts.clear()
         self.counts.update(state["counts"])
+        self.codec.schemas.restore(state.get("schemas", ()))
         if "pending" in state:
             self.pending.restore(state["pending"], segments or {})
         for name, part in self._parts().items():

@@ -326,7 +326,7 @@ def evaluate_file(
     ``dead_letters_out`` one for the dead letters. Raises :class:`~models.base.MillraceError` for a
     file or a delay that cannot be used.
     """
-    delay = delay_ms(label_delay)
+    config, delay = config.in_json(), delay_ms(label_delay)
     if report is not None and not report.parent.is_dir():
         raise MillraceError(f"--report: expected a directory, got {str(report.parent)!r}")
     engine = build_engine(config, None)

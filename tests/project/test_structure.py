@@ -35,8 +35,11 @@ FILES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.p
 MOST_LINES_OF_A_FUNCTION = 60
 
 IMPORTERS = {
-    "kafka": ("stream/logs/kafka/*.py", "stream/logs/kafka/clients/*.py"),
-    "confluent_kafka": ("stream/logs/kafka/clients/confluent.py",),
+    "kafka": ("stream/logs/kafka/*.py",),
+    "fastavro": ("stream/decode/avro.py",),
+    "google": ("stream/decode/protobuf.py",),
+    "jsonschema_rs": ("stream/decode/json_schema.py",),
+    "httpx": ("stream/run/registry.py",),
     "sqlite3": ("stream/logs/sqlite/*.py",),
     "prometheus_client": ("monitoring/show/metrics.py", "monitoring/show/series.py"),
     "starlette": ("stream/http/*.py",),

@@ -16,7 +16,7 @@ from rich.console import Console
 from models.settings import parse_duration
 from stream.contract.log import Log
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
-from stream.settings.schema import Config
+from stream.settings.schema import SCHEMA_TYPES, Config
 from stream.state.backfill import (
     PLACE,
     BackfillRefused,
@@ -54,6 +54,12 @@ def backfill(config: Config, at_least: str | None, console: Console) -> dict[str
     Raises :class:`~stream.state.backfill.BackfillRefused` with how far the log reaches back.
     """
     wanted_ms = _reach_ms(config, at_least)
+    if {config.event.format, config.label.format} & SCHEMA_TYPES.keys():
+        raise BackfillRefused(
+            "backfill: expected topics in JSON or CloudEvents, got event.format = "
+            f"{config.event.format!r}, label.format = {config.label.format!r}: schemas from before "
+            "the journal's oldest step may be gone. Start; new parts learn as the stream goes"
+        )
     log = open_log(config, wall_clock_ms)
     directory = StateDirectory(config.state_dir / PLACE)
 

@@ -53,7 +53,15 @@ def warm(
     ------
     NotNew
         Something is there already; nothing was written.
+    MillraceError
+        The topics are not in JSON, in which history would be written.
     """
+    if config != config.in_json():
+        raise MillraceError(
+            "warm: expected event.format and label.format 'json', in which it writes to topics, "
+            f"got {config.event.format!r} and {config.label.format!r}: write history there as the "
+            "producers do, and start"
+        )
     delay = delay_ms(label_delay)
     key = load_private_key(config.audit.key) if config.audit.key else None
     directory = StateDirectory(config.state_dir)

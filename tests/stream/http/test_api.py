@@ -10,15 +10,21 @@ import httpx
 import pytest
 
 from stream.contract.log import LogUnavailable
+from stream.decode.cloudevents import STRUCTURED
 from stream.http.append import GroupAppender
 from stream.http.ingest import Ingest
 from stream.http.problem import Problem
+from stream.settings.load import parse
 from stream.settings.schema import TimeFormat
-from tests.support.http_fake import Running, config, event, problem, running
+from tests.support.http_fake import RAW, Running, config, event, problem, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
 NDJSON = {"content-type": "application/x-ndjson"}
 JSON = {"content-type": "application/json"}
+CLOUDEVENTS = {
+    "format": "cloudevents",
+    "fields": {"amount": {"kind": "number", "path": "data.amount"}},
+}
 
 
 class TestEvents:
@@ -32,6 +38,23 @@ class TestEvents:
         (row,) = body["partitions"]
         record = fresh.backend.topics["events"][row["partition"]][row["first"]]
         assert (record.key, record.value) == (b"c9", raw)
+
+    def test_a_cloud_event_is_appended_in_structured_mode(self) -> None:
+        """As clients post it; the record says what it is."""
+        whole = {"specversion": "1.0", "id": "p1", "source": "/shop", "type": "payment"}
+        whole |= {"time": "2026-01-01T00:00:00Z", "data": {"amount": 1.0}}
+        raw = RAW | {"event": CLOUDEVENTS, "features": RAW["features"]}
+        ingest = Ingest(parse(raw, "test"))
+        (record,) = ingest.events(json.dumps(whole).encode(), STRUCTURED).records
+        assert record.headers == (("content-type", STRUCTURED.encode()),)
+        with pytest.raises(Problem, match="1 record"):
+            ingest.event(json.dumps(whole | {"source": 5}).encode())
+
+    def test_topics_with_schemas_are_not_written_by_http(self) -> None:
+        """Their consumers expect a serializer's bytes."""
+        raw = RAW | {"registry": {"url": "http://x"}, "event": RAW["event"] | {"format": "avro"}}
+        with pytest.raises(Problem, match="expected JSON on the topic, which holds avro"):
+            Ingest(parse(raw, "test")).event(json.dumps(event()).encode())
 
     @pytest.mark.parametrize("form", ["array", "lines"])
     def test_a_batch_is_appended_in_order(self, fresh: Running, form: str) -> None:

@@ -57,6 +57,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "cloudevents": {
+        "event": {
+            "format": "cloudevents",
+            "fields": {"amount": {"kind": "number", "path": "data.amount"}},
+        }
+    },
     "inline": {"label": {"field": "clicked", "inline": True, "values": {"yes": 1, "-1": 0}}},
 }
 

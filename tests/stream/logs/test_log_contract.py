@@ -31,13 +31,7 @@ from tests.support.waiting import DEADLINE_S
 Make = Callable[..., Store]
 
 
-LOGS = [
-    "embedded",
-    *(pytest.param(client, marks=pytest.mark.kafka) for client in ("kafka-python", "confluent")),
-]
-
-
-@pytest.fixture(params=LOGS)
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes stores; closes their logs at the end."""
     stores: list[Store] = []
@@ -47,7 +41,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
             store = log_harness.embedded(tmp_path, partitions)
         else:
             bootstrap = request.getfixturevalue("kafka_bootstrap")
-            store = log_harness.kafka(bootstrap, partitions, client=request.param)
+            store = log_harness.kafka(bootstrap, partitions)
         stores.append(store)
         return store
 

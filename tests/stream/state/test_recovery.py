@@ -157,7 +157,11 @@ def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("kind", "body", "words"),
     [
-        ("weighed", {"version": "9.0"}, "expected a kind of step, reconfigured; got 'weighed'"),
+        (
+            "weighed",
+            {"version": "9.0"},
+            "expected a kind of step, reconfigured, schema; got 'weighed'",
+        ),
         ("reconfigured", {"version": "9.0"}, "missing required field `config`"),
     ],
 )

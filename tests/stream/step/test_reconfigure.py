@@ -33,6 +33,7 @@ from stream.step.reconfigure import Irreconcilable, compare, differing_keys, rec
 from tests.support.factory import DAY_MS, START_MS, Feed, event, label, raw_config, reasons, truth
 
 Raw = dict[str, Any]
+REGISTRY = {"url": "http://127.0.0.1:1"}
 KAFKA: Raw = {"type": "kafka", "bootstrap": "127.0.0.1:9092"}
 LIMIT: Raw = {"limit": 5.0, "action": "reject"}
 FOREST: Raw = {"name": "forest", "type": "forest", "trees": 3, "max_leaves": 64, "grace": 20}
@@ -91,6 +92,12 @@ CHANGES: dict[str, Patch] = {
     "ScoresSettings.key": {"scores.key": "input"},
     "ScoresSettings.headers": {"scores.headers": ["traceparent"]},
     "ScoresSettings.timestamp": {"scores.timestamp": "event"},
+    "RegistrySettings.url": {"registry": REGISTRY},
+    "RegistrySettings.username": {"registry": REGISTRY | {"username": "me"}},
+    "RegistrySettings.password": {"registry": REGISTRY | {"password": "secret"}},
+    "RegistrySettings.token": {"registry": REGISTRY | {"token": "secret"}},
+    "RegistrySettings.ssl_cafile": {"registry": REGISTRY | {"ssl_cafile": "ca.pem"}},
+    "RegistrySettings.timeout": {"registry": REGISTRY | {"timeout": "1s"}},
     "FieldSettings.kind": {"event.fields.amount": "boolean"},
     "FieldSettings.required": {"event.fields.amount": {"kind": "number", "required": False}},
     "FieldSettings.path": {"event.fields.amount": {"kind": "number", "path": "value"}},
@@ -100,6 +107,7 @@ CHANGES: dict[str, Patch] = {
     },
     "FieldSettings.values": {"event.fields.category": {"kind": "category", "values": {"k0": "k1"}}},
     "FieldSettings.default": {"event.fields.amount": {"kind": "number", "default": 1.5}},
+    "EventSettings.format": {"event.format": "cloudevents"},
     "EventSettings.id": {"event.id": "key", "label.event_id": "id"},
     "EventSettings.time": {"event.time": "at"},
     "EventSettings.time_format": {"event.time_format": "s"},
@@ -108,6 +116,7 @@ CHANGES: dict[str, Patch] = {
         "event.time_zone": "Europe/Berlin",
     },
     "EventSettings.unknown_fields": {"event.unknown_fields": "reject"},
+    "LabelSettings.format": {"label.format": "avro", "registry": REGISTRY},
     "LabelSettings.event_id": {"label.event_id": "key"},
     "LabelSettings.field": {"label.field": "bad"},
     "LabelSettings.time": {"label.time": "at"},

@@ -1,0 +1,1 @@
+"""What stands beside topics whose records name a schema."""

@@ -50,6 +50,10 @@ class LogUnavailable(LogError):
     retriable = True
 
 
+class LogRefused(LogError):
+    """The log refuses these credentials or rights: for good, until somebody mends them."""
+
+
 class Fenced(LogError):
     """Another process took over this shard: end at once, write nothing."""
 

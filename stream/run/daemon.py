@@ -41,7 +41,8 @@ def configure_logging() -> None:
 
     # kafka-python reports every refused connection at ERROR; the service says it once, with what
     # follows from it.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    for client in ("kafka", "confluent_kafka"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
 SWITCH_S = 0.0005

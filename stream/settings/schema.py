@@ -45,6 +45,10 @@ class KafkaLogSettings(Settings):
     bootstrap: str = Field(
         description="`host:port`, several with commas", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
     )
+    client: Literal["kafka-python", "confluent"] = Field(
+        "kafka-python",
+        description="`confluent`: librdkafka, faster; needs `pip install millrace[confluent]`",
+    )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
         description="`at_least_once`: no transactions, lower latency; outputs carry a header"

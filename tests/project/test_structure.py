@@ -35,7 +35,8 @@ FILES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.p
 MOST_LINES_OF_A_FUNCTION = 60
 
 IMPORTERS = {
-    "kafka": ("stream/logs/kafka/*.py",),
+    "kafka": ("stream/logs/kafka/*.py", "stream/logs/kafka/clients/*.py"),
+    "confluent_kafka": ("stream/logs/kafka/clients/confluent.py",),
     "fastavro": ("stream/decode/avro.py",),
     "google": ("stream/decode/protobuf.py",),
     "jsonschema_rs": ("stream/decode/json_schema.py",),

@@ -1,4 +1,4 @@
-"""Calls into kafka-python with a deadline, and its errors as the log's.
+"""Calls into a Kafka client with a deadline.
 
 Knows nothing of topics or records.
 """
@@ -9,33 +9,15 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar
 
-from kafka import errors
-
-from stream.contract.log import Fenced, LogError, LogUnavailable, OutOfRetention
+from stream.contract.log import LogUnavailable
+from stream.logs.kafka.clients.base import Held
 
 T = TypeVar("T")
-
-_FENCED = (
-    errors.ProducerFencedError,
-    errors.InvalidProducerEpochError,
-    errors.FencedInstanceIdError,
-)
-_IN_DOUBT = (
-    errors.RetriableError,
-    errors.IllegalStateError,
-    errors.TransactionAbortedError,
-    errors.InvalidTxnStateError,
-    errors.InvalidProducerIdMappingError,
-    errors.OutOfOrderSequenceNumberError,
-    errors.UnknownProducerIdError,
-    errors.UnknownError,
-    errors.CorruptRecordError,  # bits that flipped on the way: right when sent or fetched again
-    OSError,
-)
-"""Errors after which a new client may succeed."""
+H = TypeVar("H", bound=Held)
 
 
 class Worker:
@@ -89,43 +71,7 @@ def _work(jobs: queue.SimpleQueue[tuple[Any, Any] | None]) -> None:
         del job, future, work  # an idle thread must not keep the last client alive
 
 
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raise kafka-python's errors as the log's."""
-    try:
-        yield
-    except (errors.KafkaError, OSError) as error:
-        chain = list(_chain(error))
-        cause = next((e for e in chain if isinstance(e, _FENCED)), error)
-        text = f"Kafka: {what}: {type(cause).__name__} {cause}"
-        if isinstance(cause, _FENCED):
-            raise Fenced(f"{text}; another process took over this shard, end this one") from error
-        if isinstance(error, errors.OffsetOutOfRangeError):
-            raise OutOfRetention(
-                f"{text}; the topic's retention deleted records this shard still needs: lengthen"
-                " retention.ms, or start anew with an empty state directory"
-            ) from error
-        if type(error) is errors.KafkaError or any(isinstance(e, _IN_DOUBT) for e in chain):
-            permanent = [e for e in chain if isinstance(e, errors.AuthorizationError)]
-            if not permanent:
-                raise LogUnavailable(text) from error
-        raise LogError(text) from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, those in its arguments (a producer keeps its first failure there), its causes."""
-    seen: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is not None and one not in seen:
-            seen.append(one)
-            waiting += [a for a in one.args if isinstance(a, BaseException)]
-            waiting += [one.__cause__, one.__context__]
-    yield from seen
-
-
-class Seat:
+class Seat(Generic[H]):
     """A client in a worker's thread: made on first use, let go of whole after any failure.
 
     Parameters
@@ -134,16 +80,21 @@ class Seat:
         Of the thread.
     make
         Makes the client; may block.
-    leave
-        Lets go of a client that failed or is stuck, without waiting.
+    translated
+        Raises the client's errors as the log's.
     """
 
-    def __init__(self, name: str, make: Callable[[], Any], leave: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], H],
+        translated: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         self._worker = Worker(name)
         self._make = make
-        self._leave = leave
+        self._translated = translated
         self._lock = threading.Lock()
-        self._client: Any = None
+        self._client: H | None = None
         self._turn = 0
 
     @property
@@ -151,16 +102,16 @@ class Seat:
         """Whether there is a client now."""
         return self._client is not None
 
-    def call(self, what: str, timeout_s: float, work: Callable[[Any], T]) -> T:
+    def call(self, what: str, timeout_s: float, work: Callable[[H], T]) -> T:
         """``work(client)`` in the thread; raises the log's errors, and lets go on any error."""
         try:
-            with translated(what):
+            with self._translated(what):
                 return self._worker.call(what, timeout_s, lambda: work(self._sit()))
         except BaseException:
             self.drop()
             raise
 
-    def _sit(self) -> Any:
+    def _sit(self) -> H:
         with self._lock:
             turn, client = self._turn, self._client
         if client is None:
@@ -170,7 +121,7 @@ class Seat:
                 if not late:
                     self._client = client
             if late:  # the caller has given up meanwhile, and may have another client already
-                self._leave(client)
+                client.leave()
                 raise LogUnavailable("Kafka: connected past the deadline")
         return client
 
@@ -180,13 +131,13 @@ class Seat:
             client, self._client = self._client, None
             self._turn += 1
         if client is not None:
-            self._leave(client)
+            client.leave()
 
-    def close(self, end: Callable[[Any], None]) -> None:
-        """``end(client)`` within two seconds, else let go of it; end the thread."""
+    def close(self) -> None:
+        """Close the client within two seconds, else let go of it; end the thread."""
         if self.taken:
             # Without a broker nobody is left to say good-bye to.
             with contextlib.suppress(LogUnavailable):
-                self.call("close", 2.0, end)
+                self.call("close", 2.0, lambda client: client.close())
         self.drop()
         self._worker.stop()

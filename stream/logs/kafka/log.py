@@ -1,11 +1,11 @@
 """The log on Apache Kafka: one transactional producer and a static set of partitions for a shard.
 
-The log of ``log.type = "kafka"``. The files of this folder are the only importers of ``kafka``.
-Never subscribes to a consumer group's rebalancing and never calls the engine.
+The log of ``log.type = "kafka"``. Never subscribes to a consumer group's rebalancing and never
+calls the engine.
 
-Why things are as they are: every trap of kafka-python 3.0.12 that was found by running it has its
-comment where it is avoided, in ``calls.py`` (deadlines, errors), ``io.py`` (clients), ``codec.py``
-(unpacking), ``reader.py`` (polling), ``writer.py`` (transactions).
+Why things are as they are: every trap of a client that was found by running it has its comment
+where it is avoided: in ``clients/`` those of each library, in ``calls.py`` (deadlines),
+``reader.py`` (polling) and ``writer.py`` (transactions) those of all.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
-from stream.contract.routing import places
-from stream.logs.kafka.calls import Seat, translated
-from stream.logs.kafka.io import Clients, leave_producer
-from stream.logs.kafka.reader import Key, Poller, Reader, check_read, newest
+from stream.logs.kafka.calls import Seat
+from stream.logs.kafka.clients.base import Client, Key
+from stream.logs.kafka.clients.kafka_python import KafkaPython
+from stream.logs.kafka.reader import Poller, Reader, check_read, newest
 from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
-from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, wait_for
+from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
 
 _CHUNK = 4_096
@@ -47,14 +47,17 @@ class KafkaLog:
         self._journal: Key = (config.journal_topic, 0)
         names = config.topics
         self._inputs = (names.control, names.events, names.labels)
-        self._clients = Clients(config.log, config.name)
-        self._reader = Reader(self._clients, config.name)
-        self._poller = Poller(self._clients, self._reader, names.control)
+        python = KafkaPython(config.log, config.name)
+        self._cluster = Cluster(python)
+        self._client: Client = python
+        if config.log.client == "confluent":
+            self._client = _confluent(config.log, config.name)
+        self._reader = Reader(self._client, config.name)
+        self._poller = Poller(self._client, self._reader, names.control)
         exactly = config.log.delivery == "exactly_once"
         self._writer = (Writer if exactly else AtLeastOnceWriter)(
-            config, self._clients, self._reader
+            config, self._client, self._reader
         )
-        self._cluster = Cluster(self._clients)
         many, one, kept = NewTopic(names.partitions), NewTopic(1), NewTopic(1, FOREVER)
         self._wanted = {
             names.control: one,
@@ -68,8 +71,8 @@ class KafkaLog:
         self._lock = threading.Lock()
         self._appender = Seat(
             "millrace-kafka-append",
-            lambda: self._clients.producer(transactional=False),
-            leave_producer,
+            lambda: self._client.producer(transactional=False),
+            self._client.translated,
         )
         self._partitions: dict[str, int] | None = None
 
@@ -210,23 +213,15 @@ class KafkaLog:
         if count is None:
             raise LogError(f"topic {topic!r}: is not in the configuration; names are in [topics]")
         at = self._clock_ms()
-        limit_s = self._clients.timeout_s
+        limit_s = self._client.timeout_s
         # Any number of threads share one producer: only making it takes turns.
         producer = self._appender.call("connect", limit_s + 0.5, lambda made: made)
         try:
-            with translated(f"append to {topic}"):
-                futures = [
-                    producer.send(
-                        *(topic, r.value, r.key, list(r.headers), where),
-                        at if r.timestamp_ms is None else r.timestamp_ms,
-                    )
-                    for r, where in zip(records, places(topic, records, count), strict=True)
-                ]
-                done = wait_for(futures, limit_s)
+            with self._client.translated(f"append to {topic}"):
+                return producer.append(topic, placed(topic, records, count), at, limit_s)
         except LogUnavailable:
             self._appender.drop()
             raise
-        return [(meta.partition, meta.offset) for meta in done]
 
     # -- for people and metrics -------------------------------------------------------------------
 
@@ -265,9 +260,20 @@ class KafkaLog:
         self.wake()
         self._writer.close()
         self._poller.close()
-        self._appender.close(lambda producer: producer.close(timeout=1.0))
+        self._appender.close()
         self._cluster.close()
         self._reader.close()
+
+
+def _confluent(log: settings.KafkaLogSettings, name: str) -> Client:
+    try:
+        from stream.logs.kafka.clients.confluent import Confluent
+    except ModuleNotFoundError as error:
+        raise LogError(
+            'log.client: "confluent" needs the package confluent-kafka, which is not installed;'
+            ' run: pip install "millrace[confluent]"'
+        ) from error
+    return Confluent(log, name)
 
 
 def _check_gapless(before: JournalRecord | None, record: JournalRecord) -> None:

@@ -10,19 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
-
-from kafka import TopicPartition
+from typing import TypeVar
 
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention, same_records
-from stream.contract.records import Headers, Range, Record, Slice, range_of
+from stream.contract.records import Range, Record, Slice, range_of
 from stream.contract.routing import shares
 from stream.logs.kafka.calls import Seat
-from stream.logs.kafka.codec import Unreadable
-from stream.logs.kafka.io import Clients, leave_consumer
+from stream.logs.kafka.clients.base import Client, Consumer, Key
 
 T = TypeVar("T")
-Key = tuple[str, int]
 
 _WAIT_S = 0.1
 """The longest single wait inside a poll: how long a wake may take."""
@@ -31,104 +27,64 @@ _STALE_S = 1.0
 _BUFFER = 20_000
 """Records held back at most, beyond one fetch, while another partition's share is under way."""
 _PROBE_S = 2.0
-"""How often an idle poll asks whether the broker is still there; kafka-python does not say. With
+"""How often an idle poll asks whether the broker is still there; no client says so by itself. With
 the two seconds that an answer may take before the service is not ready, that is told within 5 s."""
-
-
-def _records(raws: Iterable[Any]) -> list[Record]:
-    return [
-        Record(
-            raw.topic,
-            raw.partition,
-            raw.offset,
-            raw.key,
-            raw.value,
-            raw.timestamp,
-            *(_headers(raw.headers) if raw.headers else ()),
-        )
-        for raw in raws
-    ]
-
-
-def _headers(pairs: Sequence[tuple[str, bytes | None]]) -> tuple[Headers, str]:
-    """A record's headers, and why it could not be read if it could not."""
-    name = pairs[0][0]
-    if isinstance(name, Unreadable):
-        return (), str(name)
-    return tuple((k, v or b"") for k, v in pairs), ""
 
 
 class Reader:
     """A consumer for given offsets: replay, the journal, tails, first and last offsets."""
 
-    def __init__(self, clients: Clients, group: str) -> None:
-        self._clients = clients
-        self._seat = Seat("millrace-kafka-read", lambda: clients.consumer(group), leave_consumer)
+    def __init__(self, client: Client, group: str) -> None:
+        self._limit_s = client.timeout_s
+        self._seat = Seat("millrace-kafka-read", lambda: client.consumer(group), client.translated)
 
     def bounds(self, keys: Iterable[Key]) -> tuple[dict[Key, int], dict[Key, int]]:
         """The oldest retained and the next committed offset of each partition."""
-        tps = [TopicPartition(*key) for key in keys]
-
-        def ask(consumer: Any) -> tuple[dict[Key, int], dict[Key, int]]:
-            limit = self._clients.timeout_s * 1000
-            first = consumer.beginning_offsets(tps, timeout_ms=limit)
-            last = consumer.end_offsets(tps, timeout_ms=limit)
-            return ({(*tp,): first[tp] for tp in tps}, {(*tp,): last[tp] for tp in tps})
-
-        return self._call("offsets of partitions", ask)
+        return self._call("offsets of partitions", lambda c: c.bounds(keys, self._limit_s))
 
     def committed(self, keys: Iterable[Key]) -> dict[Key, int]:
         """The offsets that the shard's consumer group committed."""
+        return self._call("committed offsets", lambda c: c.committed(keys, self._limit_s))
 
-        def ask(consumer: Any) -> dict[Key, int]:
-            limit = self._clients.timeout_s * 1000
-            found = {k: consumer.committed(TopicPartition(*k), timeout_ms=limit) for k in keys}
-            return {k: v for k, v in found.items() if v is not None}
-
-        return self._call("committed offsets", ask)
-
-    def commit(self, offsets: Mapping[TopicPartition, Any]) -> None:
+    def commit(self, offsets: Mapping[Key, int]) -> None:
         """Commit the group's offsets outside a transaction."""
-        limit = self._clients.timeout_s * 1000
-        self._call("commit of offsets", lambda c: c.commit(dict(offsets), timeout_ms=limit))
+        self._call("commit of offsets", lambda c: c.commit(offsets, self._limit_s))
 
     def fetch(self, key: Key, first: int, end: int, limit: int | None = None) -> list[Record]:
         """Committed records with ``first <= offset < end``, at most ``limit`` of them."""
 
-        def work(consumer: Any) -> list[Record]:
-            tp = TopicPartition(*key)
-            deadline = time.monotonic() + self._clients.timeout_s
-            consumer.assign([tp])
-            consumer.seek(tp, first)
+        def work(consumer: Consumer) -> list[Record]:
+            deadline = time.monotonic() + self._limit_s
+            consumer.assign({key: first})
             found: list[Record] = []
             # Markers of transactions use offsets and give no record: the position tells the end.
-            while consumer.position(tp) < end and (limit is None or len(found) < limit):
+            while consumer.position(key) < end and (limit is None or len(found) < limit):
                 if time.monotonic() > deadline:
                     raise LogUnavailable(f"Kafka: {key[0]}/{key[1]}: no record at offset {first}")
-                raws = consumer.poll(timeout_ms=200, max_records=limit or 10_000).get(tp, ())
-                found += _records(raw for raw in raws if raw.offset < end)
+                records = consumer.poll(limit or 10_000, 0.2).get(key, ())
+                found += [r for r in records if r.offset < end]
             return found
 
         return self._call(f"read of {key[0]}/{key[1]} at offset {first}", work)
 
-    def _call(self, what: str, work: Callable[[Any], T]) -> T:
+    def _call(self, what: str, work: Callable[[Consumer], T]) -> T:
         # A little longer than the client's own timeouts, whose errors say more.
-        return self._seat.call(what, self._clients.timeout_s + 0.5, work)
+        return self._seat.call(what, self._limit_s + 0.5, work)
 
     def close(self) -> None:
         """Close the consumer and end the thread."""
-        self._seat.close(lambda consumer: consumer.close(timeout_ms=1000))
+        self._seat.close()
 
 
 class Poller:
     """The live input: buffers what the consumer fetched and hands it out in fair shares."""
 
-    def __init__(self, clients: Clients, reader: Reader, control: str) -> None:
-        self._clients = clients
+    def __init__(self, client: Client, reader: Reader, control: str) -> None:
+        self._client = client
         self._reader = reader
         self._control = control
-        self._seat = Seat("millrace-kafka-poll", self._start, leave_consumer)
-        self._buffers: dict[Key, list[Any]] = {}
+        self._seat = Seat("millrace-kafka-poll", self._start, client.translated)
+        self._buffers: dict[Key, list[Record]] = {}
         self._next: dict[Key, int] = {}
         self._fetched: dict[Key, int] = {}
         self._ends: dict[Key, int] = {}
@@ -180,18 +136,18 @@ class Poller:
         idle = not any(self._buffers.values())
         wait_s = max(0.0, min(_WAIT_S, deadline - time.monotonic())) if idle else 0.0
         while not self._satisfied(max_records) and not self._full():
-            limit_s = self._clients.timeout_s + 0.5
+            limit_s = self._client.timeout_s + 0.5
             try:
                 fetch = partial(self._fetch, max_records, wait_s)
                 got, ends, passed = self._seat.call("poll", limit_s, fetch)
             except LogError:
-                # After any exception kafka-python's consumer spins: only a new one is sound.
+                # After any exception the client may be in any state: only a new one is sound.
                 self._restart()
                 raise
             now = time.monotonic()
-            for key, raws in got.items():
-                self._buffers[key] += raws
-                self._fetched[key] = raws[-1].offset + 1
+            for key, records in got.items():
+                self._buffers[key] += records
+                self._fetched[key] = records[-1].offset + 1
                 self._seen[key] = self._alive = now
             self._fetched |= passed
             self._ends |= {k: max(end, self._fetched[k]) for k, end in ends.items()}
@@ -200,26 +156,22 @@ class Poller:
             wait_s = 0.0
 
     def _fetch(
-        self, max_records: int, wait_s: float, consumer: Any
-    ) -> tuple[dict[Key, list[Any]], dict[Key, int], dict[Key, int]]:
+        self, max_records: int, wait_s: float, consumer: Consumer
+    ) -> tuple[dict[Key, list[Record]], dict[Key, int], dict[Key, int]]:
         """Records, the ends of their partitions, and positions past markers.
 
         Changes nothing of ours: a call past its deadline may still return, to nobody.
         """
-        got = consumer.poll(timeout_ms=wait_s * 1000, max_records=max_records)
+        got = consumer.poll(max_records, wait_s)
         if got:
-            ends = {(*tp,): consumer.highwater(tp) or 0 for tp in got}
-            return {(*tp,): raws for tp, raws in got.items()}, ends, {}
+            return got, {key: consumer.end(key) for key in got}, {}
         # Markers and aborted records give no record to count by: the position has passed them.
         behind = [key for key, at in self._fetched.items() if at < self._ends[key]]
-        at = {key: consumer.position(TopicPartition(*key)) or 0 for key in behind}
-        return {}, {}, {key: max(self._fetched[key], offset) for key, offset in at.items()}
+        return {}, {}, {key: max(self._fetched[key], consumer.position(key)) for key in behind}
 
-    def _start(self) -> Any:
-        consumer = self._clients.consumer()
-        consumer.assign([TopicPartition(*key) for key in self._next])
-        for key, offset in self._next.items():
-            consumer.seek(TopicPartition(*key), offset)
+    def _start(self) -> Consumer:
+        consumer = self._client.consumer()
+        consumer.assign(self._next)
         return consumer
 
     def _restart(self) -> None:
@@ -256,17 +208,16 @@ class Poller:
             plan = shares([], [(k, len(b)) for k, b in self._buffers.items()], max_records)
         slices = []
         for key, count in plan.items():
-            taken = self._buffers[key][:count]
-            if taken:
+            records = self._buffers[key][:count]
+            if records:
                 del self._buffers[key][:count]
-                records = _records(taken)
                 span = range_of(records)
                 self._next[key] = span.next_offset
                 slices.append(Slice(span, records))
         return slices
 
     def _probe(self) -> None:
-        """Ask an idle broker for a sign of life: kafka-python does not say when there is none."""
+        """Ask an idle broker for a sign of life: no client says when there is none."""
         if time.monotonic() - self._alive < _PROBE_S or any(self._buffers.values()):
             return
         _, self._ends = self._reader.bounds(self._next)
@@ -274,7 +225,7 @@ class Poller:
 
     def close(self) -> None:
         """Close the consumer and end the thread."""
-        self._seat.close(lambda consumer: consumer.close(timeout_ms=1000))
+        self._seat.close()
 
 
 def newest(reader: Reader, key: Key, count: int) -> list[Record]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +17,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.contract.log import LogError, Topic
 from stream.logs.kafka.calls import Seat
-from stream.logs.kafka.io import Clients
+from stream.logs.kafka.clients.kafka_python import KafkaPython
 
 logger = structlog.get_logger()
 
@@ -44,14 +43,14 @@ class NewTopic(NamedTuple):
 class Cluster:
     """One administrative client, kept: a look at the topics costs two requests."""
 
-    def __init__(self, clients: Clients) -> None:
-        self._timeout_s = clients.timeout_s
-        self._seat = Seat("millrace-kafka-topics", clients.admin, _leave)
+    def __init__(self, client: KafkaPython) -> None:
+        self._timeout_s = client.timeout_s
+        self._seat = Seat("millrace-kafka-topics", client.admin, client.translated)
         self._untold: set[str] = set()
 
     def ask(self, what: str, work: Callable[[Any], T]) -> T:
         """``work(admin)`` within the deadline; raises the log's errors."""
-        return self._seat.call(what, self._timeout_s + 0.5, work)
+        return self._seat.call(what, self._timeout_s + 0.5, lambda admin: work(admin.raw))
 
     def find(self, wanted: Mapping[str, NewTopic]) -> dict[str, Topic]:
         """Those of the topics that exist.
@@ -121,7 +120,7 @@ class Cluster:
 
     def close(self) -> None:
         """Close the client and end the thread."""
-        self._seat.close(lambda admin: admin.close())
+        self._seat.close()
 
 
 def _options(new: NewTopic, found: Mapping[str, Topic], replication: int) -> dict[str, Any]:
@@ -131,10 +130,6 @@ def _options(new: NewTopic, found: Mapping[str, Topic], replication: int) -> dic
         "replication_factor": replication,
         "configs": dict(new.configs),
     }
-
-
-def _leave(admin: Any) -> None:
-    threading.Thread(target=admin.close, daemon=True).start()
 
 
 def _exists(described: Mapping[str, Any]) -> bool:

@@ -7,12 +7,11 @@ whose last call failed is never used again: a late answer to it could end a late
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from kafka import TopicPartition
-from kafka.structs import OffsetAndMetadata
+import msgspec
 
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Fenced, LogError, LogUnavailable, check_succession
@@ -20,7 +19,7 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, decode_journal, encode_journal
 from stream.contract.routing import places
 from stream.logs.kafka.calls import Seat
-from stream.logs.kafka.io import Clients, leave_producer
+from stream.logs.kafka.clients.base import Client, Key, Placed, Producer
 from stream.logs.kafka.reader import Reader, newest
 from stream.settings import schema as settings
 
@@ -39,11 +38,11 @@ class Writer:
         Partitions of each topic, known from :meth:`open` on.
     """
 
-    def __init__(self, config: settings.Config, clients: Clients, reader: Reader) -> None:
+    def __init__(self, config: settings.Config, client: Client, reader: Reader) -> None:
         self._config = config
-        self._clients = clients
+        self._client = client
         self._reader = reader
-        self._seat = Seat("millrace-kafka-commit", self._start, leave_producer)
+        self._seat = Seat("millrace-kafka-commit", self._start, client.translated)
         self._tail: JournalRecord | None = None
         self._opened = False
         self._fenced: Fenced | None = None
@@ -70,7 +69,7 @@ class Writer:
         """
         if not self._opened:
             raise LogError("Kafka: not open; call open() before commit()")
-        deadline = time.monotonic() + self._clients.timeout_s
+        deadline = time.monotonic() + self._client.timeout_s
         while True:
             if self._fenced is not None:
                 raise self._fenced
@@ -106,17 +105,10 @@ class Writer:
         self._tail = self.read_tail()
 
     def _connect(self) -> None:
-        self._seat.call("init_transactions", self._clients.timeout_s + 0.5, lambda producer: None)
+        self._seat.call("init_transactions", self._client.timeout_s + 0.5, lambda producer: None)
 
-    def _start(self) -> Any:
-        """A producer with the shard's transactional id; fences the one before it."""
-        producer = self._clients.producer(transactional=True)
-        try:
-            producer.init_transactions()
-        except BaseException:
-            leave_producer(producer)
-            raise
-        return producer
+    def _start(self) -> Producer:
+        return self._client.producer(transactional=True)
 
     def _attempt(self, outputs: Outputs, deadline: float) -> None:
         start = time.monotonic()
@@ -125,46 +117,35 @@ class Writer:
             # The client repeats a lost EndTxn by itself; a first copy may still be on its way.
             self._seat.drop()
 
-    def _transact(self, producer: Any, outputs: Outputs) -> None:
-        limit = self._clients.timeout_s
-        producer.begin_transaction()
-        futures = self._send(producer, outputs, headers=None)
-        futures.append(send_journal(producer, self._config.journal_topic, outputs.journal))
+    def _transact(self, producer: Producer, outputs: Outputs) -> None:
+        limit = self._client.timeout_s
+        producer.begin()
+        self._send(producer, outputs)
+        send_journal(producer, self._config.journal_topic, outputs.journal)
         offsets = _offsets(outputs.journal)
         if offsets:
-            producer.send_offsets_to_transaction(offsets, self._config.name)
-        # commit_transaction() alone is not to be believed: after a batch out of sequence
-        # kafka-python begins a new epoch, forgets the transaction, and reports it as committed.
-        producer.flush(limit)
-        wait_for(futures, limit)
+            producer.add_offsets(offsets, self._config.name, limit)
+        producer.settle(limit)
         failpoint("commit.middle")
-        producer.commit_transaction()
+        producer.commit(limit)
 
-    def _send(
-        self,
-        producer: Any,
-        outputs: Outputs,
-        headers: Callable[[NewRecord, int], list[tuple[str, bytes]]] | None,
-    ) -> list[Any]:
-        """Hand scores, dead letters and audit records to the producer; their futures."""
-        topics = self._config.topics
+    def _send(self, producer: Producer, outputs: Outputs) -> None:
+        """Hand scores, dead letters and audit records to the producer."""
         at = outputs.journal.clock_ms
-        futures: list[Any] = []
-        for topic, records in (
+        for topic, records in self._outputs(outputs):
+            producer.send(topic, placed(topic, records, self._partitions[topic]), at)
+
+    def _outputs(self, outputs: Outputs) -> list[tuple[str, Sequence[NewRecord]]]:
+        topics = self._config.topics
+        return [
             (topics.scores, outputs.scores),
             (topics.dead_letters, outputs.letters()),
             (topics.audit, outputs.audit),
-        ):
-            count = self._partitions[topic]
-            for r, where in zip(records, places(topic, records, count), strict=True):
-                own = headers(r, len(futures)) if headers else list(r.headers) or None
-                stamp = at if r.timestamp_ms is None else r.timestamp_ms
-                futures.append(producer.send(topic, r.value, r.key, own, where, stamp))
-        return futures
+        ]
 
     def close(self) -> None:
         """Close the producer and end the thread."""
-        self._seat.close(lambda producer: producer.close(timeout=1.0))
+        self._seat.close()
 
 
 class AtLeastOnceWriter(Writer):
@@ -175,41 +156,45 @@ class AtLeastOnceWriter(Writer):
     state directory does, and a foreign record in the journal is noticed after a failure.
     """
 
-    def _start(self) -> Any:
-        return self._clients.producer(transactional=False)
+    def _start(self) -> Producer:
+        return self._client.producer(transactional=False)
 
-    def _transact(self, producer: Any, outputs: Outputs) -> None:
-        limit = self._clients.timeout_s
-        stem = f"{self._config.name}/{outputs.journal.seq}/"
-
-        def headers(record: NewRecord, index: int) -> list[tuple[str, bytes]]:
-            return [*record.headers, (POSITION_HEADER, f"{stem}{index}".encode())]
-
-        futures = self._send(producer, outputs, headers)
-        producer.flush(limit)
-        wait_for(futures, limit)
+    def _transact(self, producer: Producer, outputs: Outputs) -> None:
+        limit = self._client.timeout_s
+        self._send(producer, outputs)
+        producer.settle(limit)
         failpoint("commit.middle")
-        entry = send_journal(producer, self._config.journal_topic, outputs.journal)
-        wait_for([entry], limit)
+        send_journal(producer, self._config.journal_topic, outputs.journal)
+        producer.settle(limit)
         offsets = _offsets(outputs.journal)
         if offsets:
             self._reader.commit(offsets)
 
-
-def send_journal(producer: Any, topic: str, journal: JournalRecord) -> Any:
-    """Hand the journal record to the producer; its future."""
-    value = encode_journal(journal)
-    return producer.send(topic, value, partition=0, timestamp_ms=journal.clock_ms)
-
-
-def wait_for(futures: Sequence[Any], timeout_s: float) -> list[Any]:
-    """What became of each record; raises the first failure. The deadline is for all of them."""
-    deadline = time.monotonic() + timeout_s
-    return [f.get(timeout=max(0.0, deadline - time.monotonic())) for f in futures]
+    def _outputs(self, outputs: Outputs) -> list[tuple[str, Sequence[NewRecord]]]:
+        """The same, each with its position."""
+        count = itertools.count()
+        stem = f"{self._config.name}/{outputs.journal.seq}/"
+        return [
+            (topic, [_marked(r, f"{stem}{next(count)}") for r in records])
+            for topic, records in super()._outputs(outputs)
+        ]
 
 
-def _offsets(journal: JournalRecord) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {
-        TopicPartition(r.topic, r.partition): OffsetAndMetadata(r.next_offset, "", -1)
-        for r in journal.ranges
-    }
+def _marked(record: NewRecord, position: str) -> NewRecord:
+    headers = (*record.headers, (POSITION_HEADER, position.encode()))
+    return msgspec.structs.replace(record, headers=headers)
+
+
+def placed(topic: str, records: Sequence[NewRecord], partitions: int) -> list[Placed]:
+    """Each record with its partition; raises :class:`LogError` for one that does not exist."""
+    return list(zip(places(topic, records, partitions), records, strict=True))
+
+
+def send_journal(producer: Producer, topic: str, journal: JournalRecord) -> None:
+    """Hand the journal record to the producer."""
+    entry = NewRecord(None, encode_journal(journal), 0)
+    producer.send(topic, [(0, entry)], journal.clock_ms)
+
+
+def _offsets(journal: JournalRecord) -> dict[Key, int]:
+    return {(r.topic, r.partition): r.next_offset for r in journal.ranges}

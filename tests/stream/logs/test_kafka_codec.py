@@ -15,8 +15,8 @@ from kafka.errors import KafkaError, UnsupportedForMessageFormatError
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
-from stream.logs.kafka import codec as kafka_codec
-from stream.logs.kafka.codec import MAX_BATCH_BYTES, BoundedBatch, Unreadable
+from stream.logs.kafka.clients import codec as kafka_codec
+from stream.logs.kafka.clients.codec import MAX_BATCH_BYTES, BoundedBatch, Unreadable
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 

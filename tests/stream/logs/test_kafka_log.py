@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.contract.log import Fenced, LogError, LogUnavailable, OutOfRetention
+from stream.contract.log import Fenced, LogError, LogRefused, LogUnavailable, OutOfRetention
 from stream.contract.records import JournalRecord, Range
-from stream.logs.kafka import codec as kafka_codec
 from stream.logs.kafka import writer as kafka_writer
-from stream.logs.kafka.calls import Worker, translated
-from stream.logs.kafka.io import Clients
+from stream.logs.kafka.calls import Worker
+from stream.logs.kafka.clients import codec as kafka_codec
+from stream.logs.kafka.clients import confluent, kafka_python
+from stream.logs.kafka.clients.faults import translated
+from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.log import KafkaLog
 from stream.logs.kafka.writer import POSITION_HEADER
 from stream.settings import schema as settings
@@ -39,13 +42,24 @@ from tests.support.waiting import DEADLINE_S
 Make = Callable[..., Store]
 
 
+CLIENTS = ("kafka-python", "confluent")
+ONLY_PYTHON = pytest.mark.parametrize("client", ["kafka-python"], indirect=True)
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    """``log.client``."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def make(kafka_bootstrap: str) -> Iterator[Make]:
+def make(kafka_bootstrap: str, client: str) -> Iterator[Make]:
     """Makes stores on the shared broker; closes their logs at the end."""
     stores: list[Store] = []
 
     def build(**options: Any) -> Store:
-        stores.append(log_harness.kafka(kafka_bootstrap, **options))
+        stores.append(log_harness.kafka(kafka_bootstrap, client=client, **options))
         return stores[-1]
 
     yield build
@@ -65,29 +79,32 @@ def scores(store: Store, log: Any) -> list[str]:
     return [(r.value or b"").decode() for r in log.tail(store.config.topics.scores, 100)]
 
 
-class Flaky:
-    """A producer whose ``commit_transaction`` fails once, before or after it took place."""
+class Spoiled:
+    """A producer one of whose calls fails, before or after it was done."""
 
-    def __init__(self, producer: Any, error: Exception, after: bool) -> None:
-        self._producer, self._error, self._after = producer, error, after
+    def __init__(self, producer: Any, call: str, after: bool) -> None:
+        self._producer, self._call, self._after = producer, call, after
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._producer, name)
+        return self._fail if name == self._call else getattr(self._producer, name)
 
-    def commit_transaction(self) -> None:
+    def _fail(self, *arguments: Any) -> None:
         if self._after:
-            self._producer.commit_transaction()
-        raise self._error
+            getattr(self._producer, self._call)(*arguments)
+        raise LogUnavailable(f"{self._call}: spoiled")
 
 
-class Frozen(Flaky):
-    """A producer that times out before anything is sent: doubt, and not a fencing error."""
+def spoil(log: KafkaLog, call: str, after: bool = False) -> None:
+    """Make this call of the committing producer fail: doubt, and not a fencing error."""
+    seat = log._writer._seat
+    seat._client = Spoiled(seat._client, call, after)
 
-    def __init__(self, producer: Any) -> None:
-        super().__init__(producer, errors.KafkaTimeoutError("frozen"), after=False)
 
-    def begin_transaction(self) -> None:
-        raise self._error
+def kafka_settings(**log: Any) -> tuple[settings.KafkaLogSettings, str]:
+    """The ``[log]`` table, checked, and the shard's name."""
+    config = parse({"type": "kafka", "bootstrap": "127.0.0.1:1"} | log)
+    assert isinstance(config.log, settings.KafkaLogSettings)
+    return config.log, config.name
 
 
 # -- without a broker -----------------------------------------------------------------------------
@@ -129,8 +146,9 @@ def test_a_worker_gives_back_what_was_raised() -> None:
         (ConnectionResetError(), LogUnavailable),
         (errors.OffsetOutOfRangeError({}), OutOfRetention),
         (errors.MessageSizeTooLargeError(), LogError),
-        (errors.TopicAuthorizationFailedError(), LogError),
-        (errors.KafkaError("earlier failed", errors.TopicAuthorizationFailedError()), LogError),
+        (errors.TopicAuthorizationFailedError(), LogRefused),
+        (errors.KafkaError("earlier failed", errors.TopicAuthorizationFailedError()), LogRefused),
+        (errors.SaslAuthenticationFailedError("wrong password"), LogRefused),
     ],
 )
 def test_errors_become_the_logs(error: Exception, expected: type[LogError]) -> None:
@@ -141,27 +159,25 @@ def test_errors_become_the_logs(error: Exception, expected: type[LogError]) -> N
     assert caught.value.__cause__ is error
 
 
-def test_credentials_reach_every_client(monkeypatch: pytest.MonkeyPatch) -> None:
+TLS_AND_SASL = {
+    "security_protocol": "SASL_SSL",
+    "ssl_cafile": "ca.pem",
+    "ssl_certfile": "cert.pem",
+    "ssl_keyfile": "key.pem",
+    "sasl_mechanism": "SCRAM-SHA-512",
+    "sasl_username": "user",
+    "sasl_password": "secret",
+}
+
+
+def test_credentials_reach_kafka_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """TLS and SASL settings of the configuration are those of consumer, producer and admin."""
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr("stream.logs.kafka.io._made", lambda kind, **options: made.append(options))
-    log = {
-        "type": "kafka",
-        "bootstrap": "a:1,b:2",
-        "security_protocol": "SASL_SSL",
-        "ssl_cafile": "ca.pem",
-        "ssl_certfile": "cert.pem",
-        "ssl_keyfile": "key.pem",
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_username": "user",
-        "sasl_password": "secret",
-    }
-    config = parse(log)
-    assert isinstance(config.log, settings.KafkaLogSettings)
-    clients = Clients(config.log, "shard")
-    clients.consumer()
-    clients.producer(transactional=True)
-    clients.admin()
+    monkeypatch.setattr(kafka_python, "_made", lambda kind, **options: made.append(options))
+    client = KafkaPython(*kafka_settings(bootstrap="a:1,b:2", **TLS_AND_SASL))
+    client.consumer()
+    client.producer(transactional=False)
+    client.admin()
     expected = {
         "bootstrap_servers": ["a:1", "b:2"],
         "security_protocol": "SASL_SSL",
@@ -177,12 +193,42 @@ def test_credentials_reach_every_client(monkeypatch: pytest.MonkeyPatch) -> None
         assert expected.items() <= options.items()
 
 
+def test_credentials_reach_confluent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS and SASL settings of the configuration are those of consumer and producer."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(confluent, "RawConsumer", made.append)
+    monkeypatch.setattr(confluent, "RawProducer", made.append)
+    client = confluent.Confluent(*kafka_settings(bootstrap="a:1,b:2", **TLS_AND_SASL))
+    client.consumer()
+    client.producer(transactional=False)
+    expected = {
+        "bootstrap.servers": "a:1,b:2",
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": "ca.pem",
+        "ssl.certificate.location": "cert.pem",
+        "ssl.key.location": "key.pem",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "user",
+        "sasl.password": "secret",
+    }
+    assert len(made) == 2
+    for options in made:
+        assert expected.items() <= options.items()
+
+
 def test_no_broker_is_unavailable() -> None:
     """An address where nobody listens raises LogUnavailable at the deadline."""
     log = KafkaLog(parse(kafka_table("127.0.0.1:1", timeout="1s")), log_harness.now_ms)
     with pytest.raises(LogUnavailable):
         log.open()
     log.close()
+
+
+def test_a_client_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``log.client = "confluent"`` without the package says what to run."""
+    monkeypatch.setitem(sys.modules, "stream.logs.kafka.clients.confluent", None)
+    with pytest.raises(LogError, match=r'run: pip install "millrace\[confluent\]"'):
+        KafkaLog(parse(kafka_table("127.0.0.1:1", client="confluent")), log_harness.now_ms)
 
 
 # -- doubt ----------------------------------------------------------------------------------------
@@ -196,8 +242,7 @@ def test_an_unknown_outcome_is_resolved(make: Make, after: bool) -> None:
     log = opened(store)
     log.append(store.config.topics.events, values("event"))
     taken = poll_all(log, 1)
-    producer = log._writer._seat._client
-    log._writer._seat._client = Flaky(producer, errors.KafkaTimeoutError(), after)
+    spoil(log, "commit", after)
     log.commit(step(1, taken, values("once")))
     log.commit(step(2, [], values("next")))
     eventually(["once", "next"], lambda: scores(store, log))
@@ -205,6 +250,7 @@ def test_an_unknown_outcome_is_resolved(make: Make, after: bool) -> None:
 
 
 @pytest.mark.kafka
+@ONLY_PYTHON
 def test_a_commit_whose_batch_the_broker_refused_is_made_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,11 +263,11 @@ def test_a_commit_whose_batch_the_broker_refused_is_made_again(
     send = kafka_writer.send_journal
     spoiled: list[TopicPartition] = []
 
-    def out_of_sequence(producer: Any, topic: str, journal: JournalRecord) -> Any:
+    def out_of_sequence(producer: Any, topic: str, journal: JournalRecord) -> None:
         if journal.seq == 2 and not spoiled:
             spoiled.append(TopicPartition(topic, 0))
-            producer._transaction_manager.set_sequence_number(spoiled[0], 7)
-        return send(producer, topic, journal)
+            producer._raw._transaction_manager.set_sequence_number(spoiled[0], 7)
+        send(producer, topic, journal)
 
     monkeypatch.setattr(kafka_writer, "send_journal", out_of_sequence)
     log = store.opened()
@@ -253,11 +299,10 @@ def test_a_process_in_doubt_yields_to_its_successor(make: Make) -> None:
     store = make()
     old = opened(store)
     old.commit(step(1))
-    producer = old._writer._seat._client
     new = opened(store)
     new.commit(step(2, [], values("owner")))
     eventually([1, 2], lambda: [r.seq for r in new.journal()])
-    old._writer._seat._client = Frozen(producer)
+    spoil(old, "begin")
     with pytest.raises(Fenced, match="another process wrote journal record 2"):
         old.commit(step(2, [], values("zombie")))
     new.commit(step(3))
@@ -349,6 +394,7 @@ def _setting(described: str, name: str) -> str:
 
 
 @pytest.mark.kafka
+@ONLY_PYTHON
 def test_a_batch_that_cannot_be_unpacked_is_passed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,18 +446,7 @@ def test_at_least_once_repeats_rather_than_loses(make: Make) -> None:
     store = make(delivery="at_least_once")
     log = opened(store)
 
-    class Lost:
-        def __init__(self, producer: Any) -> None:
-            self._producer = producer
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._producer, name)
-
-        def flush(self, timeout: float) -> None:
-            self._producer.flush(timeout)
-            raise errors.KafkaTimeoutError("lost")
-
-    log._writer._seat._client = Lost(log._writer._seat._client)
+    spoil(log, "settle", after=True)
     log.commit(step(1, [], values("a")))
     assert scores(store, log) == ["a", "a"]
     assert [r.seq for r in log.journal()] == [1]
@@ -431,9 +466,11 @@ def own_broker() -> Iterator[Broker]:
 
 
 @pytest.mark.kafka
-def test_a_frozen_broker_is_unavailable_and_nothing_is_lost(own_broker: Broker) -> None:
+def test_a_frozen_broker_is_unavailable_and_nothing_is_lost(
+    own_broker: Broker, client: str
+) -> None:
     """Every call comes back, none has an answer; afterwards the same step is committed once."""
-    store = log_harness.kafka(own_broker.bootstrap, timeout="1s")
+    store = log_harness.kafka(own_broker.bootstrap, client=client, timeout="1s")
     log = patiently(lambda: opened(store))
     patiently(lambda: log.append(store.config.topics.events, values("event")))
     outputs = step(1, patiently(lambda: poll_all(log, 1)), values("once"))
@@ -457,27 +494,32 @@ def test_a_frozen_broker_is_unavailable_and_nothing_is_lost(own_broker: Broker) 
 
 @pytest.mark.kafka
 def test_a_killed_broker_loses_nothing(own_broker: Broker) -> None:
-    """After kill -9 and a restart the shard goes on where it was, without a repeat."""
-    store = log_harness.kafka(own_broker.bootstrap)
-    log = opened(store)
-    log.append(store.config.topics.events, values("a", "b"))
-    log.commit(step(1, poll_all(log, 1, max_records=1), values("a")))
+    """After kill -9 and a restart each client goes on where it was, without a repeat."""
+    stores = [log_harness.kafka(own_broker.bootstrap, client=name) for name in CLIENTS]
+    logs = [opened(store) for store in stores]
+    for store, log in zip(stores, logs, strict=True):
+        log.append(store.config.topics.events, values("a", "b"))
+        log.commit(step(1, poll_all(log, 1, max_records=1), values("a")))
     own_broker.restart()
-    patiently(lambda: log.commit(step(2, [], values("b"))))
-    assert texts(patiently(lambda: poll_all(log, 1))) == ["b"]
-    eventually(["a", "b"], lambda: scores(store, log))
-    eventually([1, 2], lambda: [r.seq for r in log.journal()])
-    store.close()
+    for store, log in zip(stores, logs, strict=True):
+        patiently(lambda log=log: log.commit(step(2, [], values("b"))))
+        assert texts(patiently(lambda log=log: poll_all(log, 1))) == ["b"]
+        eventually(["a", "b"], lambda store=store, log=log: scores(store, log))
+        eventually([1, 2], lambda log=log: [r.seq for r in log.journal()])
+        store.close()
 
 
 @pytest.mark.kafka
 def test_close_without_a_broker_comes_back(own_broker: Broker) -> None:
     """With the broker dead, ``close`` still returns, and a second call too."""
-    store = log_harness.kafka(own_broker.bootstrap)
-    log = opened(store)
-    log.append(store.config.topics.events, values("a"))
-    poll_all(log, 1)
+    logs = []
+    for name in CLIENTS:
+        store = log_harness.kafka(own_broker.bootstrap, client=name)
+        logs.append(opened(store))
+        logs[-1].append(store.config.topics.events, values("a"))
+        poll_all(logs[-1], 1)
     own_broker.kill()
-    log.close()
-    log.close()
+    for log in logs:
+        log.close()
+        log.close()
     own_broker.start()

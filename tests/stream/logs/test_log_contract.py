@@ -31,7 +31,13 @@ from tests.support.waiting import DEADLINE_S
 Make = Callable[..., Store]
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+LOGS = [
+    "embedded",
+    *(pytest.param(client, marks=pytest.mark.kafka) for client in ("kafka-python", "confluent")),
+]
+
+
+@pytest.fixture(params=LOGS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes stores; closes their logs at the end."""
     stores: list[Store] = []
@@ -41,7 +47,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
             store = log_harness.embedded(tmp_path, partitions)
         else:
             bootstrap = request.getfixturevalue("kafka_bootstrap")
-            store = log_harness.kafka(bootstrap, partitions)
+            store = log_harness.kafka(bootstrap, partitions, client=request.param)
         stores.append(store)
         return store
 

@@ -28,7 +28,7 @@ from kafka.errors import KafkaError, UnsupportedForMessageFormatError
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 
-from stream.logs.kafka.scan import scan
+from stream.logs.kafka.clients.scan import scan
 
 MAX_BATCH_BYTES = 64 << 20
 """What one batch may unpack to. Brokers take batches of 1 MB unless told otherwise."""
@@ -175,7 +175,7 @@ class BoundedBatch(DefaultRecordBatch):
         value_bytes: int,
         with_headers: int,
     ) -> Any:
-        """The record whose parts :func:`~stream.logs.kafka.scan.scan` found there."""
+        """The record whose parts :func:`~stream.logs.kafka.clients.scan.scan` found there."""
         if with_headers >= 0:
             self._pos = with_headers
             return self._read_msg()

@@ -1,0 +1,1 @@
+"""The Kafka clients that the log may use, each behind the same few calls."""

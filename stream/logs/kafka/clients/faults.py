@@ -1,0 +1,80 @@
+"""What an error of Kafka means for the log: fenced, refused, away for now, or for good.
+
+kafka-python has a class for each error that a broker can give; the errors of other clients are
+turned into these first, so that the meaning of each is said once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from kafka import errors
+
+from stream.contract.log import Fenced, LogError, LogRefused, LogUnavailable, OutOfRetention
+
+_FENCED = (
+    errors.ProducerFencedError,
+    errors.InvalidProducerEpochError,
+    errors.FencedInstanceIdError,
+)
+_REFUSED = (errors.AuthorizationError, errors.SaslAuthenticationFailedError)
+_IN_DOUBT = (
+    errors.RetriableError,
+    errors.IllegalStateError,
+    errors.TransactionAbortedError,
+    errors.InvalidTxnStateError,
+    errors.InvalidProducerIdMappingError,
+    errors.OutOfOrderSequenceNumberError,
+    errors.UnknownProducerIdError,
+    errors.UnknownError,
+    errors.CorruptRecordError,  # bits that flipped on the way: right when sent or fetched again
+    OSError,
+)
+"""Errors after which a new client may succeed."""
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise kafka-python's errors as the log's."""
+    try:
+        yield
+    except (errors.KafkaError, OSError) as error:
+        raise _meaning(what, error) from error
+
+
+def _meaning(what: str, error: BaseException) -> LogError:
+    chain = list(_chain(error))
+
+    def first(*kinds: type[BaseException]) -> BaseException | None:
+        return next((e for e in chain if isinstance(e, kinds)), None)
+
+    text = f"Kafka: {what}: {type(error).__name__} {error}"
+    if (cause := first(*_FENCED)) is not None:
+        return Fenced(
+            f"Kafka: {what}: {type(cause).__name__} {cause}; another process took over this shard,"
+            " end this one"
+        )
+    if (cause := first(*_REFUSED)) is not None:
+        return LogRefused(f"Kafka: {what}: {type(cause).__name__} {cause}")
+    if isinstance(error, errors.OffsetOutOfRangeError):
+        return OutOfRetention(
+            f"{text}; the topic's retention deleted records this shard still needs: lengthen"
+            " retention.ms, or start anew with an empty state directory"
+        )
+    if type(error) is errors.KafkaError or first(*_IN_DOUBT) is not None:
+        return LogUnavailable(text)
+    return LogError(text)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, those in its arguments (a producer keeps its first failure there), its causes."""
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one not in seen:
+            seen.append(one)
+            waiting += [a for a in one.args if isinstance(a, BaseException)]
+            waiting += [one.__cause__, one.__context__]
+    yield from seen

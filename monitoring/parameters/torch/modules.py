@@ -95,11 +95,7 @@ class ModuleWalk:
             self._wrapped.append(kind)
             self.visit(module._modules[_WRAPPERS[kind]], path)
             return
-        if "_parameters" not in vars(module):
-            raise ParameterError(
-                f"{path or kind}: {kind} has no parameters, not even an empty list of them; "
-                "call super().__init__() first in its __init__"
-            )
+        _require_constructed(module, path)
         if id(module) in self._seen:
             self.rows.append(self._repeated(module, path))
             return
@@ -255,6 +251,7 @@ class ModuleWalk:
         if id(module) in self._seen:
             return
         self._seen[id(module)] = path
+        _require_constructed(module, path)
         tensors = [*module.parameters(), *module.buffers()]
         known = [stored(t) for t in tensors if not is_lazy(t)]
         fresh = sum(self._ledger.claim(t, path).fresh for t in known)
@@ -270,6 +267,15 @@ class ModuleWalk:
             dtype=str(example.dtype).removeprefix("torch."),
             verdict="no_formula",
             note="not registered: state_dict() and parameters() do not see it",
+        )
+
+
+def _require_constructed(module: Any, path: str) -> None:
+    if "_parameters" not in vars(module):
+        kind = type(module).__name__
+        raise ParameterError(
+            f"{path or kind}: {kind} has no parameters, not even an empty list of them; "
+            "call super().__init__() first in its __init__"
         )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import inspect
 import random
+import types
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -120,6 +124,48 @@ def test_tensors_outside_the_registry_are_reported_apart() -> None:
     assert report.totals.unregistered == 3 + 4 + 9
     paths = {r.path for r in report.rows if r.unregistered}
     assert paths == {"scales[0]", "scales[1]['deep']", "blocks['a'][0]"}
+
+
+class Box:
+    """An object that is no module, with slots."""
+
+    __slots__ = ("layer", "never_set")
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+
+def test_unregistered_layers_are_found_in_any_container() -> None:
+    """A deque, an object, one with slots, a partial, a closure, an array of objects."""
+    layers = [nn.Linear(1, n) for n in range(1, 8)]
+    namespace, array = types.SimpleNamespace(head=layers[1]), np.empty(1, dtype=object)
+    array[0] = layers[6]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return layers_of_closure(x)
+
+    layers_of_closure = layers[5]
+    model = nn.Module()
+    model.plain = {
+        "deque": collections.deque([layers[0]]),
+        "object": namespace,
+        "slots": Box(layers[2]),
+        "partial": functools.partial(print, layers[3], end=layers[4]),
+        "closure": forward,
+        "array": array,
+    }
+    model.optimizer = torch.optim.SGD(layers[0].parameters(), lr=0.1)
+    report = count(model)
+    assert report.totals.unregistered == sum(2 * n for n in range(1, 8))
+    assert {r.path for r in report.rows if r.unregistered} == {
+        "plain['deque'][0]",
+        "plain['object'].head",
+        "plain['slots'].layer",
+        "plain['partial'].args[0]",
+        "plain['partial'].keywords['end']",
+        "plain['closure'].layers_of_closure",
+        "plain['array'][0]",
+    }
 
 
 def test_lazy_layers_are_undetermined_until_they_know_their_input() -> None:

@@ -51,6 +51,8 @@ class Row:
         The layer's class, or the family of a description.
     config : str
         The sizes that enter the formula, as text.
+    output : str
+        The shape that leaves a described layer, batch left out, where it is known.
     held : int
         Scalars there, aliased ones included.
     formula : Formula, optional
@@ -86,6 +88,7 @@ class Row:
     path: str
     type: str
     config: str = ""
+    output: str = ""
     held: int = 0
     formula: Formula | None = None
     verdict: Verdict = "match"
@@ -134,7 +137,7 @@ class Row:
                 out[name] = formula.value
                 out[f"{name}_text"] = formula.text
                 out[f"{name}_numbers"] = formula.numbers
-        for name in ("aliased", "unregistered", "expected_active", "subtotal", "note"):
+        for name in ("aliased", "unregistered", "expected_active", "subtotal", "note", "output"):
             if getattr(self, name):
                 out[name] = getattr(self, name)
         if self.role != "learned":

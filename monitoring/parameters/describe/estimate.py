@@ -7,14 +7,15 @@ file. Imports no torch and allocates nothing, so a model of any size takes no ti
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import monitoring.parameters.families as families
 from monitoring.parameters.counted import Counted, ParameterError, Row
-from monitoring.parameters.describe.kinds import KEEPS_UNITS, KINDS, NO_PARAMETERS
+from monitoring.parameters.describe.kinds import ALIASES, ELEMENTWISE, KEEPS_UNITS, KINDS, OPTIONS
+from monitoring.parameters.describe.shapes import UNKNOWN, Shape
 from monitoring.parameters.families import Count
 from monitoring.parameters.formula import formula
 from monitoring.parameters.torch.dropout import expected_active
@@ -23,19 +24,22 @@ Layer = str | Mapping[str, Any]
 """A description, or a table with ``type``, the sizes by name and perhaps ``name``."""
 
 _FLAGS: dict[str, tuple[str, bool]] = {"nobias": ("bias", False), "noaffine": ("affine", False)}
+_DROPS_UNITS = ("dropout", "alphadropout")
+"""Dropouts of single units; those of whole channels leave a linear layer's alone."""
+_FRACTIONS = ("p", "dropout", "div")
+_MAY_BE_NOTHING = ("padding", "output_padding", "proj", "norm")
 
 
 def is_description(text: str) -> bool:
-    """Whether ``text`` starts like a description rather than like a module's name.
+    """Whether ``text`` is meant as a description: no name of an attribute begins with a digit.
 
-    >>> is_description("linear:256x128"), is_description("linear:Net")
-    (True, False)
+    >>> is_description("linear:256x128"), is_description("liner:256"), is_description("linear:Net")
+    (True, True, False)
     """
     kind, _, rest = re.split(r"[;\n]", text.strip(), maxsplit=1)[0].partition(":")
-    kind = kind.strip().lower()
-    if kind in NO_PARAMETERS:
+    if re.fullmatch(r"[\w -]+", kind) and rest.strip()[:1].isdigit():
         return True
-    return kind in KINDS and (not rest or rest.strip()[:1].isdigit())
+    return _kind(kind) in KINDS and (not rest or ";" in text or "=" in rest)
 
 
 def estimate_layers(layers: str | Iterable[Layer], target: str) -> Counted:
@@ -47,10 +51,12 @@ def estimate_layers(layers: str | Iterable[Layer], target: str) -> Counted:
         layers = [part for part in re.split(r"[;\n]", layers) if part.strip()]
     rows: list[Row] = []
     dropped: list[float] = []
+    shape = UNKNOWN
     for i, layer in enumerate(layers):
         kind, name, options = _read(layer, i)
-        rows.append(_row(kind, name, _count(kind, options, f"layer {name}")))
-        dropped.append(options.get("p", 0.5) if kind == "dropout" else 0.0)
+        count, shape = _count(kind, options, f"layer {name}", shape)
+        rows.append(_row(kind, name, count, shape))
+        dropped.append(options.get("p", 0.5) if kind in _DROPS_UNITS else 0.0)
     if not rows:
         raise ParameterError("no layers: expected a description such as linear:256x128")
     rows = [_with_dropout(i, rows, dropped) for i in range(len(rows))]
@@ -58,7 +64,7 @@ def estimate_layers(layers: str | Iterable[Layer], target: str) -> Counted:
     return Counted(target, "estimate", rows, notes=(note,))
 
 
-def _row(kind: str, name: str, count: Count) -> Row:
+def _row(kind: str, name: str, count: Count, shape: Shape) -> Row:
     held = count.parameters.value
     return Row(
         name,
@@ -71,42 +77,57 @@ def _row(kind: str, name: str, count: Count) -> Row:
         buffers_formula=count.buffers if count.buffers.value else None,
         bytes=4 * held,
         dtype="float32" if held else "",
+        output="" if shape.known is None else str(shape),
         keras=count.keras,
         note=count.keras_note,
     )
 
 
-def _count(kind: str, options: Mapping[str, Any], where: str) -> Count:
-    if kind in NO_PARAMETERS:
-        return families.none()
+def _count(kind: str, options: Mapping[str, Any], where: str, shape: Shape) -> tuple[Count, Shape]:
     if kind not in KINDS:
-        known = ", ".join(sorted([*KINDS, *NO_PARAMETERS]))
-        raise ParameterError(f"{where}: expected one of {known}; got {kind!r}")
-    usage = KINDS[kind].usage(kind)
+        close = difflib.get_close_matches(kind, [*KINDS, *ALIASES], n=1)
+        known = ", ".join(sorted(KINDS))
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {known}"
+        raise ParameterError(f"{where}: expected a layer, got {kind!r}{hint}")
+    known_options, usage = KINDS[kind].options(), KINDS[kind].usage(kind)
     for name, value in options.items():
-        if name not in KINDS[kind].options():
-            raise ParameterError(f"{where}: expected {usage}; got the option {name!r}")
-        if not _is_size(value):
-            raise ParameterError(f"{where}.{name}: expected sizes of at least 1, got {value!r}")
+        if name not in known_options:
+            close = difflib.get_close_matches(name, [*known_options, *OPTIONS], n=1)
+            hint = f"; did you mean {OPTIONS.get(close[0], close[0])!r}?" if close else ""
+            raise ParameterError(f"{where}: expected {usage}; got the option {name!r}{hint}")
+        expected = _misfit(known_options[name], value)
+        if expected:
+            raise ParameterError(f"{where}.{name}: expected {expected}, got {value!r}")
     try:
-        inspect.signature(KINDS[kind].count).bind(**options)
-        count = KINDS[kind].count(**options)
-        # Evaluated here, so that groups that do not divide the channels are this layer's error.
+        inspect.signature(KINDS[kind].layer).bind(shape, **options)
+        count, leaving = KINDS[kind].layer(shape, **options)
         _ = count.parameters.value
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise ParameterError(f"{where}: expected {usage}; {error}") from error
-    return count
+    return count, leaving
 
 
-def _is_size(value: Any) -> bool:
-    if isinstance(value, bool | float):
-        return value >= 0
+def _misfit(option: inspect.Parameter, value: Any) -> str:
+    """What a value should have been; empty if it is of the right sort."""
+    if isinstance(option.default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if option.name in _FRACTIONS:
+        right = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        return "" if right else "a number of at least 0"
+    if option.name == "padding" and value in ("same", "valid"):
+        return ""
+    least = 0 if option.name in _MAY_BE_NOTHING else 1
     values = [value] if isinstance(value, int) else value
-    return (
-        isinstance(values, list | tuple)
-        and bool(values)
-        and all(type(v) is int and v > 0 for v in values)
-    )
+    right = isinstance(values, list | tuple) and bool(values)
+    if right and all(type(v) is int and v >= least for v in values):
+        return ""
+    return f"sizes of at least {least}"
+
+
+def _kind(text: str) -> str:
+    """The name of a layer: ``Leaky_ReLU`` is ``leakyrelu``, ``dense`` is ``linear``."""
+    name = re.sub(r"[\s_-]", "", text).lower()
+    return ALIASES.get(name, name)
 
 
 def _read(layer: Layer, i: int) -> tuple[str, str, dict[str, Any]]:
@@ -117,40 +138,56 @@ def _read(layer: Layer, i: int) -> tuple[str, str, dict[str, Any]]:
     kind, name = options.pop("type", None), str(options.pop("name", i))
     if not isinstance(kind, str):
         raise ParameterError(f'layer {name}: expected a key type, such as type = "linear"')
-    kind = kind.lower()
-    return kind, name, {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    kind = _kind(kind)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return kind, name, {_option(kind, k): v for k, v in values.items()}
+
+
+def _option(kind: str, name: str) -> str:
+    """The option that another name stands for, where this layer has it under no such name."""
+    own = KINDS[kind].options() if kind in KINDS else {}
+    if name in own:
+        return name
+    if name == "p" and "padding" in own:
+        return "padding"
+    # Keras' units are an LSTM's hidden ones and a linear layer's outputs.
+    if name == "units" and "hidden" in own:
+        return "hidden"
+    return OPTIONS.get(name, name)
 
 
 def _parse(text: str, i: int) -> tuple[str, str, dict[str, Any]]:
     kind, _, rest = text.strip().partition(":")
-    kind = kind.strip().lower()
-    if kind not in KINDS:
+    kind = _kind(kind)
+    if kind not in KINDS or kind in ELEMENTWISE:
         return kind, str(i), {}
-    sizes, *extras = [part.strip() for part in rest.split(",")]
-    options = _sizes(kind, sizes, f"layer {i} ({text.strip()})")
-    for extra in extras:
+    parts = [part.strip() for part in rest.split(",") if part.strip()]
+    options: dict[str, Any] = {}
+    if parts and not re.match(r"[A-Za-z_]\w*=|[A-Za-z_]+$|[ksp]\d", parts[0]):
+        options = _sizes(kind, parts.pop(0), f"layer {i} ({text.strip()})")
+    for extra in parts:
         key, equals, value = (part.strip() for part in extra.partition("="))
+        short = re.fullmatch(r"([kspd])(\d+(?:x\d+)*)", key)
         if equals:
-            options[key] = _value(value)
-        elif re.fullmatch(r"k\d+(x\d+)*", key):
-            options["k"] = _value(key[1:])
+            options[_option(kind, key)] = _value(value)
+        elif short:
+            options[_option(kind, short[1])] = _value(short[2])
         else:
             name, flag = _FLAGS.get(key, (key, True))
-            options[name] = flag
+            options[_option(kind, name)] = flag
     return kind, str(i), options
 
 
 def _sizes(kind: str, text: str, where: str) -> dict[str, Any]:
+    """Sizes before any option; where fewer are given, those that arrive were left out."""
     names = KINDS[kind].sizes
-    if not text:
-        return {}
-    if names == ("shape",):
-        return {"shape": _value(text)}
+    if len(names) == 1:
+        return {names[0]: _value(text)}
     values = [_value(part.strip()) for part in re.split(r"x|->|→", text)]
-    if len(values) != len(names) or not all(isinstance(v, int | float) for v in values):
+    if len(values) > len(names) or not all(isinstance(v, int | float) for v in values):
         usage = KINDS[kind].usage(kind)
         raise ParameterError(f"{where}: expected {usage}; got the sizes {text!r}")
-    return dict(zip(names, values, strict=True))
+    return dict(zip(names[len(names) - len(values) :], values, strict=True))
 
 
 def _value(text: str) -> Any:
@@ -180,9 +217,9 @@ def _with_dropout(i: int, rows: Sequence[Row], dropped: Sequence[float]) -> Row:
 def _rate(order: Iterable[int], rows: Sequence[Row], dropped: Sequence[float]) -> float:
     kept = 1.0
     for i in order:
-        if rows[i].type == "dropout":
+        if rows[i].type in _DROPS_UNITS:
             kept *= 1 - dropped[i]
-        elif rows[i].type not in KEEPS_UNITS:
+        elif rows[i].type not in KEEPS_UNITS and not rows[i].type.startswith("dropout"):
             break
     return 1 - kept
 
@@ -193,8 +230,9 @@ def estimate(layers: str | Iterable[Layer], target: str = "") -> Counted:
     Parameters
     ----------
     layers : str, or descriptions and tables in order
-        Text such as ``"conv2d:3->64,k3; relu; linear:1024x10"``, or what a TOML file's ``layers``
-        holds. ``docs/parameters.md`` lists the families.
+        Text such as ``"input:3x32x32; conv2d:64,k3; relu; flatten; linear:10"``, or what a TOML
+        file's ``layers`` holds; a shape that arrives gives the sizes that are left out.
+        ``docs/parameters.md`` lists the families.
     target : str
         What the report calls it; the text itself if empty.
 

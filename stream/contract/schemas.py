@@ -32,6 +32,10 @@ class RegistryUnavailable(MillraceError):
     retriable = True
 
 
+class SchemaRefused(MillraceError):
+    """The registry does not have the schema, or will not take it; the message says what to do."""
+
+
 class Registry(Protocol):
     """A schema registry as the service sees it; each call comes back within its deadline."""
 
@@ -39,6 +43,12 @@ class Registry(Protocol):
         """The schema of that number, ``None`` where there is none that can be used.
 
         Raises :class:`RegistryUnavailable` for every other answer.
+        """
+
+    def register(self, subject: str, kind: str, text: str) -> int:
+        """The number of a schema of type ``kind`` under a subject, which it is put under if it may.
+
+        Raises :class:`SchemaRefused`, or :class:`RegistryUnavailable` for every other answer.
         """
 
     def close(self) -> None:
@@ -51,6 +61,10 @@ class NoRegistry:
     def schema(self, number: int) -> Schema | None:
         """See :meth:`Registry.schema`."""
         return None
+
+    def register(self, subject: str, kind: str, text: str) -> int:
+        """See :meth:`Registry.register`; there is nothing to register where no format needs it."""
+        return 0
 
     def close(self) -> None:
         """See :meth:`Registry.close`."""

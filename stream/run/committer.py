@@ -28,6 +28,8 @@ class Committer:
     log : Log
     health : Health
         Told of the commit under way.
+    written : callable
+        The outputs as their topics hold them; what is committed.
     on_committed : callable
         Called in the commit thread after each commit, with the outputs and the seconds that it
         took, retries included.
@@ -39,10 +41,15 @@ class Committer:
     """
 
     def __init__(
-        self, log: Log, health: Health, on_committed: Callable[[Outputs, float], None]
+        self,
+        log: Log,
+        health: Health,
+        written: Callable[[Outputs], Outputs],
+        on_committed: Callable[[Outputs, float], None],
     ) -> None:
         self._log = log
         self._health = health
+        self._written = written
         self._on_committed = on_committed
         self._condition = threading.Condition()
         self._work: Outputs | None = None
@@ -109,7 +116,7 @@ class Committer:
             if outputs is None:
                 return
             try:
-                self._on_committed(outputs, self._commit(outputs))
+                self._on_committed(outputs, self._commit(self._written(outputs)))
                 error = None
             except Exception as failure:  # noqa: BLE001 - handed to the loop thread
                 error = failure

@@ -7,16 +7,17 @@ data, nothing of it is run.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
 import structlog
 
-from stream.contract.schemas import RegistryUnavailable, Schema
+from stream.contract.schemas import RegistryUnavailable, Schema, SchemaRefused
 from stream.settings.schema import RegistrySettings
 
+T = TypeVar("T")
 logger = structlog.get_logger()
 
 SCHEMA_BYTES = 512 << 10
@@ -38,6 +39,15 @@ class _Answer(msgspec.Struct, frozen=True):
     schema: str
     schemaType: str = "AVRO"
     references: list[_Reference] = []
+
+
+class _Registered(msgspec.Struct, frozen=True):
+    id: int
+
+
+class _Compatible(msgspec.Struct, frozen=True):
+    is_compatible: bool = True
+    messages: list[str] = []
 
 
 class _Unusable(Exception):
@@ -63,6 +73,7 @@ class HttpRegistry:
             # Proxies and a .netrc of the machine would see what was meant for the registry alone.
             trust_env=False,
         )
+        self._auto_register = settings.auto_register
         self._absent: dict[int, float] = {}
 
     def schema(self, number: int) -> Schema | None:
@@ -83,6 +94,41 @@ class HttpRegistry:
             return None
         return Schema(number, answer.schemaType, answer.schema, tuple(known.items()))
 
+    def register(self, subject: str, kind: str, text: str) -> int:
+        """See :meth:`stream.contract.schemas.Registry.register`.
+
+        1. Is it there? 2. May it follow the subject's newest? 3. Put it there, by the setting.
+        """
+        place = f"/subjects/{quote(subject, safe='')}"
+        body = {"schema": text, "schemaType": kind}
+        try:
+            return self._call("POST", place, _Registered, {}, body).id
+        except _Unusable:
+            pass
+        self._require_compatible(subject, body)
+        if not self._auto_register:
+            raise SchemaRefused(
+                f"registry {self._url}: expected this schema of type {kind} under {subject!r}, it "
+                f"is not there; register it, or set registry.auto_register:\n{text}"
+            )
+        try:
+            return self._call("POST", f"{place}/versions", _Registered, {}, body).id
+        except _Unusable as error:
+            raise SchemaRefused(f"{error}; the schema, of type {kind}:\n{text}") from error
+
+    def _require_compatible(self, subject: str, body: dict[str, str]) -> None:
+        place = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
+        try:
+            told = self._call("POST", place, _Compatible, {"verbose": "true"}, body)
+        except _Unusable:
+            return  # there is none before it
+        if not told.is_compatible:
+            raise SchemaRefused(
+                f"registry {self._url}: the schema of scores may not follow the newest under "
+                f"{subject!r}: {'; '.join(told.messages)[:500] or 'it does not say why'}. Write to "
+                f"another topic, or change the subject's compatibility:\n{body['schema']}"
+            )
+
     def _refer(self, answer: _Answer, known: dict[str, str]) -> None:
         """Add what an answer refers to, each after what it refers to itself."""
         for reference in answer.references:
@@ -96,39 +142,45 @@ class HttpRegistry:
 
     def _ask(self, path: str) -> _Answer:
         """A schema by its path; of a Protobuf schema its descriptor."""
-        answer = self._get(path, {})
+        answer = self._call("GET", path, _Answer)
         if answer.schemaType == "PROTOBUF":
-            return self._get(path, {"format": "serialized"})
+            return self._call("GET", path, _Answer, {"format": "serialized"})
         return answer
 
-    def _get(self, path: str, query: dict[str, str]) -> _Answer:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        query: dict[str, str] | None = None,
+        body: dict[str, str] | None = None,
+    ) -> T:
+        """The answer to a request; ``_Unusable`` where the registry refuses what it names."""
         where = f"registry {self._url}{path}"
-        body = b""
+        raw = b""
         try:
-            with self._client.stream("GET", self._url + path, params=query) as response:
+            with self._client.stream(
+                method, self._url + path, params=query or {}, json=body
+            ) as response:
                 for chunk in response.iter_bytes():
-                    body += chunk
-                    if len(body) > 2 * SCHEMA_BYTES:
+                    raw += chunk
+                    if len(raw) > 2 * SCHEMA_BYTES:
                         raise _Unusable(f"{where}: expected at most {2 * SCHEMA_BYTES} bytes")
         except httpx.HTTPError as error:
             raise RegistryUnavailable(f"{where}: {type(error).__name__}: {error}") from error
-        if response.status_code == 404:
-            raise _Unusable(f"{where}: 404")
+        answer = f"{where}: {response.status_code} {raw[:500].decode(errors='replace')}"
+        if response.status_code in (404, 409, 422):
+            raise _Unusable(answer)
+        if response.status_code != 200:
+            raise RegistryUnavailable(answer)
         try:
-            if response.status_code != 200:
-                raise RegistryUnavailable(f"{where}: {response.status_code} {_told(body)}")
-            return msgspec.json.decode(body, type=_Answer)
+            return msgspec.json.decode(raw, type=kind)
         except msgspec.MsgspecError as error:
             raise RegistryUnavailable(f"{where}: not a registry's answer: {error}") from error
 
     def close(self) -> None:
         """See :meth:`stream.contract.schemas.Registry.close`."""
         self._client.close()
-
-
-def _told(body: bytes) -> str:
-    """What an answer says of an error, shortened."""
-    return body[:300].decode(errors="replace")
 
 
 def _trusted(settings: RegistrySettings) -> Any:

@@ -24,6 +24,7 @@ from stream.contract.log import LogUnavailable
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, Range, Slice
 from stream.contract.schemas import RegistryUnavailable, Schema
+from stream.encode.scores import schema_text, writer
 from stream.logs.ahead import Ahead
 from stream.run.assemble import build_engine, open_log, open_registry, wall_clock_ms
 from stream.run.checkpointer import Checkpointer, Written
@@ -32,7 +33,7 @@ from stream.run.health import Health
 from stream.run.isolation import Isolation
 from stream.run.losses import Losses
 from stream.run.threads import Threads
-from stream.settings.schema import Config, KafkaLogSettings
+from stream.settings.schema import SCHEMA_TYPES, Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
 from stream.state.backfill import arriving, keep, leave
@@ -127,7 +128,7 @@ class Service:
         self.stopping = threading.Event()
         self.engine: Engine | None = None
         self.recovered: Follower | None = None
-        self.committer = Committer(self.log, self.health, self._committed)
+        self.committer = Committer(self.log, self.health, self._written, self._committed)
         self.checkpointer = Checkpointer(
             config, self.directory, self.committer, self.log, clock_ms, self._checkpointed
         )
@@ -205,6 +206,8 @@ class Service:
         self.committer.start(self.threads)
         self.checkpointer.start(self.threads)
         if not self._patiently("open", self.log.open):
+            return False
+        if not self._patiently("schema of scores", self._register):
             return False
         self.health.state = "restoring"
         return self._patiently("restore", self._restore)
@@ -390,6 +393,17 @@ class Service:
             outputs = msgspec.structs.replace(outputs, journal=journal)
             self._body = {}
         self.committer.submit(outputs, self.beat)
+
+    def _register(self) -> None:
+        """Scores are written from here on, by the schema that the registry has or takes."""
+        kind, number = self.config.scores.format, 0
+        if kind in SCHEMA_TYPES:
+            subject = f"{self.config.topics.scores}-value"
+            number = self.registry.register(subject, SCHEMA_TYPES[kind], schema_text(kind))
+        self._write = writer(self.config, number)
+
+    def _written(self, outputs: Outputs) -> Outputs:
+        return self._write(outputs)
 
     def _committed(self, outputs: Outputs, seconds: float) -> None:
         self.isolation.committed(outputs.journal.seq, self.config.limits.batch)

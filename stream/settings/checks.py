@@ -130,8 +130,8 @@ def _formats(config: Config) -> Iterator[str]:
 
     A CloudEvent has attributes that no field reads: `unknown_fields = "reject"` would refuse all.
     """
-    formats = {"event.format": config.event.format, "label.format": config.label.format}
-    for key, got in formats.items():
+    for key in ("event", "label", "scores"):
+        got, key = getattr(config, key).format, f"{key}.format"
         if got in SCHEMA_TYPES and config.registry is None:
             yield f"{key}: expected the registry of its schemas in [registry], got none; {got!r}"
         if got in SCHEMA_TYPES and find_spec("fastavro") is None:

@@ -200,6 +200,10 @@ def _event_field(value: object) -> object:
 
 InputFormat = Literal["json", "avro", "protobuf", "json-schema", "cloudevents"]
 """How the records of an input are written."""
+OutputFormat = Literal[
+    "json", "avro", "protobuf", "json-schema", "cloudevents", "cloudevents-binary"
+]
+"""How the records of an output are written."""
 SCHEMA_TYPES = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
 """The formats whose records name a schema of the registry, and what it calls such a schema."""
 
@@ -282,6 +286,11 @@ def _header_name(name: str) -> str:
 class ScoresSettings(Settings):
     """What score records carry beside the score."""
 
+    format: OutputFormat = Field(
+        "json",
+        description="how scores are written on their topic; `avro`, `protobuf` and `json-schema` by"
+        " a schema under the subject `TOPIC-value` of `[registry]`",
+    )
     key: Literal["id", "input"] = Field(
         "id",
         description="of a score record: the event's id, or the event's own key (its id where it has"
@@ -315,6 +324,9 @@ class RegistrySettings(Settings):
     )
     ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
     timeout: Duration = Field(parse_duration("5s"), description="deadline of one step of a request")
+    auto_register: bool = Field(
+        False, description="register the schema of scores where it is not; else a start is refused"
+    )
 
 
 class MemberSettings(BaseModel):

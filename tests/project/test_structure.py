@@ -21,7 +21,7 @@ ROOMS = {
     "models": ("kernels", "features", "members", "ensemble"),
     "monitoring": ("quality", "drift", "parameters", "audit", "show"),
     "stream": (
-        *("settings", "contract", "decode", "step", "logs", "state", "http", "run"),
+        *("settings", "contract", "decode", "encode", "step", "logs", "state", "http", "run"),
         *("tools", "demo", "cli"),
     ),
     "millrace": (),
@@ -37,8 +37,8 @@ MOST_LINES_OF_A_FUNCTION = 60
 IMPORTERS = {
     "kafka": ("stream/logs/kafka/*.py", "stream/logs/kafka/clients/*.py"),
     "confluent_kafka": ("stream/logs/kafka/clients/confluent.py",),
-    "fastavro": ("stream/decode/avro.py",),
-    "google": ("stream/decode/protobuf.py",),
+    "fastavro": ("stream/decode/avro.py", "stream/encode/avro.py"),
+    "google": ("stream/decode/protobuf.py", "stream/encode/protobuf.py"),
     "jsonschema_rs": ("stream/decode/json_schema.py",),
     "httpx": ("stream/run/registry.py",),
     "sqlite3": ("stream/logs/sqlite/*.py",),

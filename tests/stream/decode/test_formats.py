@@ -24,11 +24,10 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
-from google.protobuf import descriptor_pool, message_factory, timestamp_pb2
+from google.protobuf import timestamp_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FieldDescriptorProto,
-    FileDescriptorProto,
 )
 
 from stream.contract.letters import DeadLetter
@@ -39,6 +38,7 @@ from stream.run.registry import HttpRegistry
 from stream.settings.load import ConfigError
 from stream.settings.schema import Config, RegistrySettings
 from tests.support.factory import START_MS, config, event, raw_config, to_json
+from tests.support.schemas.protobuf import file_of, message, message_class
 from tests.support.schemas.registry import FakeRegistry, registry
 
 CONTEXT = SerializationContext("events", MessageField.VALUE)
@@ -64,32 +64,6 @@ JSON_SCHEMA = {
     "properties": {"id": {"type": "string"}, "amount": {"type": "number", "minimum": 0}},
     "required": ["id", "amount"],
 }
-_KINDS = {"string": FieldDescriptorProto.TYPE_STRING, "double": FieldDescriptorProto.TYPE_DOUBLE}
-_KINDS |= {"int64": FieldDescriptorProto.TYPE_INT64, "message": FieldDescriptorProto.TYPE_MESSAGE}
-
-
-def message(name: str, **fields: str) -> DescriptorProto:
-    """A message of these fields; those with a question mark tell whether they are there."""
-    made = DescriptorProto(name=name)
-    for number, (field, kind) in enumerate(fields.items(), 1):
-        plain = kind.rstrip("?")
-        one = made.field.add(name=field, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
-        one.type = _KINDS.get(plain, FieldDescriptorProto.TYPE_MESSAGE)
-        if plain not in _KINDS:
-            one.type_name = plain
-        if kind.endswith("?"):
-            one.proto3_optional = True
-            one.oneof_index = len(made.oneof_decl)
-            made.oneof_decl.add(name=f"_{field}")
-    return made
-
-
-def file_of(name: str, *messages: DescriptorProto, needs: tuple[str, ...] = ()) -> Any:
-    return FileDescriptorProto(
-        name=name, package="shop", syntax="proto3", message_type=messages, dependency=needs
-    )
-
-
 PAYMENT = message(
     "Payment",
     id="string",
@@ -99,15 +73,6 @@ PAYMENT = message(
     terminal="string?",
     category="string",
 )
-
-
-def message_class(file: Any, name: str, *others: Any) -> Any:
-    pool = descriptor_pool.DescriptorPool()
-    for each in (*others, file):
-        pool.AddSerializedFile(
-            each.serialized_pb if hasattr(each, "serialized_pb") else each.SerializeToString()
-        )
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"shop.{name}"))
 
 
 @pytest.fixture(scope="module")

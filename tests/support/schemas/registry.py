@@ -30,6 +30,8 @@ class FakeRegistry:
         Answer everything with a 503.
     incompatible : set of str
         Subjects that take no further schema.
+    descriptors : dict
+        What it would compile a Protobuf file to, by its text.
     """
 
     def __init__(self) -> None:
@@ -38,6 +40,7 @@ class FakeRegistry:
         self.authorizations: set[str] = set()
         self.away = False
         self.incompatible: set[str] = set()
+        self.descriptors: dict[str, str] = {}
         self.schemas: dict[int, dict[str, Any]] = {}
         self.subjects: dict[str, list[int]] = {}
 
@@ -63,7 +66,8 @@ class FakeRegistry:
                 found = self.schemas[int(number)]
                 if found["schemaType"] == "PROTOBUF" and "format=serialized" not in told.query:
                     return 200, found | {"schema": 'syntax = "proto3";'}
-                return 200, found
+                text = found["schema"]
+                return 200, found | {"schema": self.descriptors.get(text, text)}
             case ["subjects", subject, "versions", version] if subject in self.subjects:
                 return 200, self._version(subject, version)
             case ["subjects", subject, "versions"] if method == "POST":

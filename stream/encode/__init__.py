@@ -1,0 +1,1 @@
+"""Score records to the bytes of their topic's format."""

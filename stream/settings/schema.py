@@ -74,6 +74,10 @@ class KafkaLogSettings(Settings):
         None, description="only from the environment: `MILLRACE_LOG__SASL_PASSWORD`"
     )
 
+    def transactions_of(self, shard: str) -> str:
+        """The transactional id of a shard."""
+        return self.transactional_id or f"millrace-{shard}"
+
 
 class TopicsSettings(Settings):
     """Names of the topics, and how missing ones are made."""

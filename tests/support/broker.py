@@ -76,12 +76,18 @@ class Broker:
     advertised
         Port of a proxy. The broker then listens on ``behind_proxy`` too, and tells the clients that
         come in there to find it at the proxy's port.
+    beside
+        Further listeners: a security protocol to the ``host:port`` it listens on.
 
     A context manager that starts it, and stops it and deletes its data at the end.
     """
 
     def __init__(
-        self, port: int = 0, properties: Mapping[str, str] | None = None, advertised: int = 0
+        self,
+        port: int = 0,
+        properties: Mapping[str, str] | None = None,
+        advertised: int = 0,
+        beside: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
@@ -94,6 +100,8 @@ class Broker:
         self.behind_proxy = free_port() if advertised else 0
         if advertised:
             lines |= _second_listener(lines, self.behind_proxy, advertised)
+        for protocol, address in (beside or {}).items():
+            lines |= _listener_beside(lines, protocol, address)
         lines |= dict(properties or {})
         self._config.write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
 
@@ -220,6 +228,18 @@ def _second_listener(lines: Mapping[str, str], port: int, advertised: int) -> di
         "listener.security.protocol.map": f"{protocols},PROXIED:PLAINTEXT",
         "inter.broker.listener.name": "PLAINTEXT",
     }
+
+
+def _listener_beside(lines: Mapping[str, str], protocol: str, address: str) -> dict[str, str]:
+    """Lines for a listener of this security protocol."""
+    return {
+        key: f"{lines[key]},{added}"
+        for key, added in (
+            ("listeners", f"{protocol}://{address}"),
+            ("advertised.listeners", f"{protocol}://{address}"),
+            ("listener.security.protocol.map", f"{protocol}:{protocol}"),
+        )
+    } | {"inter.broker.listener.name": "PLAINTEXT"}
 
 
 @contextlib.contextmanager

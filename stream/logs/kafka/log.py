@@ -20,6 +20,7 @@ from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.clients.base import Client, Key
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.reader import Poller, Reader, check_read, newest
+from stream.logs.kafka.rights import check_rights, check_sizes
 from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
@@ -47,6 +48,7 @@ class KafkaLog:
         self._journal: Key = (config.journal_topic, 0)
         names = config.topics
         self._inputs = (names.control, names.events, names.labels)
+        self._outputs = (names.scores, names.dead_letters, names.audit)
         python = KafkaPython(config.log, config.name)
         self._cluster = Cluster(python)
         self._client: Client = python
@@ -56,7 +58,7 @@ class KafkaLog:
         self._poller = Poller(self._client, self._reader, names.control)
         exactly = config.log.delivery == "exactly_once"
         self._writer = (Writer if exactly else AtLeastOnceWriter)(
-            config, self._client, self._reader
+            config, config.log, self._client, self._reader
         )
         many, one, kept = NewTopic(names.partitions), NewTopic(1), NewTopic(1, FOREVER)
         self._wanted = {
@@ -79,8 +81,18 @@ class KafkaLog:
     # -- start ------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """See :meth:`stream.contract.log.Log.open`."""
-        self._writer.open(self._all_topics())
+        """See :meth:`stream.contract.log.Log.open`.
+
+        What the service may not do, or a topic will not take, is told here, not at the first event.
+        """
+        config = self._config
+        rights = {topic: ["Read"] for topic in self._inputs}
+        rights |= {topic: ["Write"] for topic in self._outputs}
+        rights[config.journal_topic] = ["Read", "Write"]
+        self._cluster.ask("rights", lambda admin: check_rights(admin, rights, config.name))
+        partitions = self._all_topics()
+        self._cluster.ask("sizes", lambda admin: check_sizes(admin, config))
+        self._writer.open(partitions)
 
     def create_topics(self) -> None:
         """See :meth:`stream.contract.log.Log.create_topics`."""

@@ -6,7 +6,6 @@ On kafka-python's administrative client, whichever client reads and writes. Read
 from __future__ import annotations
 
 import base64
-import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,7 @@ import structlog
 from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.contract.log import LogError, Topic
+from stream.contract.log import LogError, LogRefused, Topic
 from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 
@@ -76,8 +75,15 @@ class Cluster:
                 )
             if missing:
                 options = {name: _options(wanted[name], found, replication) for name in missing}
-                with contextlib.suppress(errors.TopicAlreadyExistsError):  # another was faster
+                try:
                     admin.create_topics(options)
+                except errors.TopicAlreadyExistsError:
+                    pass  # another was faster
+                except errors.AuthorizationError as error:
+                    raise LogRefused(
+                        f"Kafka: topics {', '.join(missing)} do not exist and this user may not"
+                        " Create them: run `millrace topics create` as one who may"
+                    ) from error
                 admin.wait_for_topics(missing, timeout_ms=self._timeout_s * 1000)
                 found = self._find(admin, wanted)
             return found

@@ -38,11 +38,18 @@ class Writer:
         Partitions of each topic, known from :meth:`open` on.
     """
 
-    def __init__(self, config: settings.Config, client: Client, reader: Reader) -> None:
+    def __init__(
+        self,
+        config: settings.Config,
+        log: settings.KafkaLogSettings,
+        client: Client,
+        reader: Reader,
+    ) -> None:
         self._config = config
         self._client = client
         self._reader = reader
         self._seat = Seat("millrace-kafka-commit", self._start, client.translated)
+        self._claim = f"transactional id {log.transactions_of(config.name)}"
         self._tail: JournalRecord | None = None
         self._opened = False
         self._fenced: Fenced | None = None
@@ -105,7 +112,7 @@ class Writer:
         self._tail = self.read_tail()
 
     def _connect(self) -> None:
-        self._seat.call("init_transactions", self._client.timeout_s + 0.5, lambda producer: None)
+        self._seat.call(self._claim, self._client.timeout_s + 0.5, lambda producer: None)
 
     def _start(self) -> Producer:
         return self._client.producer(transactional=True)

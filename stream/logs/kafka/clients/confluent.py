@@ -79,7 +79,7 @@ class Confluent:
         limit_ms = max(self._log.timeout, 1000)
         options: dict[str, Any] = {"message.timeout.ms": limit_ms}
         if transactional:
-            options["transactional.id"] = self._log.transactional_id or f"millrace-{self._name}"
+            options["transactional.id"] = self._log.transactions_of(self._name)
             options["transaction.timeout.ms"] = self._log.transaction_timeout
             # The library refuses longer ones.
             options["message.timeout.ms"] = min(limit_ms, self._log.transaction_timeout)

@@ -7,6 +7,7 @@ turned into these first, so that the meaning of each is said once.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from kafka import errors
@@ -32,6 +33,23 @@ _IN_DOUBT = (
     OSError,
 )
 """Errors after which a new client may succeed."""
+_FOR_GOOD: dict[type[BaseException], str] = {
+    errors.MessageSizeTooLargeError: (
+        "a record is larger than the max.message.bytes of the topic it goes to (scores, dead"
+        " letters, audit or journal): raise that, or lower limits.record_bytes"
+    ),
+    errors.RecordListTooLargeError: (
+        "the records of a step are larger than segment.bytes of their topic: raise that, or lower"
+        " limits.batch"
+    ),
+    errors.InvalidTransactionTimeoutError: (
+        "log.transaction_timeout is above the brokers' transaction.max.timeout.ms: lower it"
+    ),
+    errors.AuthorizationError: "docs/security.md lists the rights that the service needs",
+}
+"""What to do about errors that stay until somebody does it."""
+_NUMBER = re.compile(r"\[Error (-?\d+)\]")
+"""Some errors reach us in the words of another only."""
 
 
 @contextlib.contextmanager
@@ -56,7 +74,9 @@ def _meaning(what: str, error: BaseException) -> LogError:
             " end this one"
         )
     if (cause := first(*_REFUSED)) is not None:
-        return LogRefused(f"Kafka: {what}: {type(cause).__name__} {cause}")
+        return LogRefused(f"Kafka: {what}: {type(cause).__name__} {cause}{_hint(cause)}")
+    if (cause := first(*_FOR_GOOD)) is not None:
+        return LogError(f"Kafka: {what}: {type(cause).__name__}{_hint(cause)}")
     if isinstance(error, errors.OffsetOutOfRangeError):
         return OutOfRetention(
             f"{text}; the topic's retention deleted records this shard still needs: lengthen"
@@ -65,6 +85,10 @@ def _meaning(what: str, error: BaseException) -> LogError:
     if type(error) is errors.KafkaError or first(*_IN_DOUBT) is not None:
         return LogUnavailable(text)
     return LogError(text)
+
+
+def _hint(cause: BaseException) -> str:
+    return next((f"; {hint}" for kind, hint in _FOR_GOOD.items() if isinstance(cause, kind)), "")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -77,4 +101,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
             seen.append(one)
             waiting += [a for a in one.args if isinstance(a, BaseException)]
             waiting += [one.__cause__, one.__context__]
+            if type(one) is errors.KafkaError and (number := _NUMBER.search(str(one))):
+                waiting.append(errors.for_code(int(number[1]))())
     yield from seen

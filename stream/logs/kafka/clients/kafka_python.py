@@ -19,6 +19,7 @@ from kafka.structs import OffsetAndMetadata
 from stream.contract.records import Headers, Record
 from stream.logs.kafka.clients import codec, credentials
 from stream.logs.kafka.clients.base import Consumer, Key, Placed, Producer
+from stream.logs.kafka.clients.doorstep import knock
 from stream.logs.kafka.clients.faults import translated
 from stream.settings import schema as settings
 
@@ -67,7 +68,7 @@ class KafkaPython:
         """See :meth:`stream.logs.kafka.clients.base.Client.producer`."""
         options: dict[str, Any] = {}
         if transactional:
-            options["transactional_id"] = self._log.transactional_id or f"millrace-{self._name}"
+            options["transactional_id"] = self._log.transactions_of(self._name)
             options["transaction_timeout_ms"] = self._log.transaction_timeout
         made = _Producer(
             _made(
@@ -93,6 +94,7 @@ class KafkaPython:
     def admin(self) -> Admin:
         """An administrative client."""
         options = {k: v for k, v in self._common.items() if k != "retry_backoff_ms"}
+        knock(options)  # at the start by this client, whichever reads and writes
         return Admin(_made(KafkaAdminClient, **options))
 
     def translated(self, what: str) -> AbstractContextManager[None]:
@@ -112,6 +114,7 @@ def _made(kind: Any, **options: Any) -> Any:
         network = getattr(client, "_client", None)
         if network is not None:
             network.close()
+        knock(options)  # there may be a reason that no repetition mends
         raise
     return client
 

@@ -195,12 +195,22 @@ def _limits(config: Config) -> Iterator[str]:
 
 
 def _sasl(config: Config) -> Iterator[str]:
-    """SASL needs its mechanism, user name and password."""
+    """SASL needs its mechanism, and what that asks for: user name and password, or a token."""
     log = config.log
-    if isinstance(log, KafkaLogSettings) and log.security_protocol.startswith("SASL"):
-        for key in ("sasl_mechanism", "sasl_username", "sasl_password"):
-            if not getattr(log, key):
-                yield f"log.{key}: expected a value, got none; {log.security_protocol} needs it"
+    if not isinstance(log, KafkaLogSettings) or not log.security_protocol.startswith("SASL"):
+        return
+    needed = ["sasl_mechanism"]
+    if log.sasl_mechanism != "OAUTHBEARER" or log.sasl_oauth_url:
+        needed += ["sasl_username", "sasl_password"]
+    for key in needed:
+        if not getattr(log, key):
+            yield f"log.{key}: expected a value, got none; {log.security_protocol} needs it"
+    sources = bool(log.sasl_oauth_command) + bool(log.sasl_oauth_url)
+    if log.sasl_mechanism == "OAUTHBEARER" and sources != 1:
+        yield (
+            "log.sasl_mechanism: OAUTHBEARER expects one of sasl_oauth_command and sasl_oauth_url,"
+            f" got {'both' if sources else 'none'}"
+        )
 
 
 def _deadlines(config: Config) -> Iterator[str]:

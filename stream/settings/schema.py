@@ -66,13 +66,31 @@ class KafkaLogSettings(Settings):
     ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
     ssl_certfile: Path | None = Field(None, description="client certificate, PEM")
     ssl_keyfile: Path | None = Field(None, description="client key, PEM")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        None, description="needed with SASL"
+    ssl_check_hostname: bool = Field(
+        True,
+        description="`false`: any certificate of `ssl_cafile` will do, whatever host it names; a"
+        " warning at every start",
     )
-    sasl_username: str | None = Field(None, description="needed with SASL")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = (
+        Field(None, description="needed with SASL")
+    )
+    sasl_username: str | None = Field(
+        None, description="needed with PLAIN and SCRAM; with `sasl_oauth_url` the client's id"
+    )
     sasl_password: SecretStr | None = Field(
         None, description="only from the environment: `MILLRACE_LOG__SASL_PASSWORD`"
     )
+    sasl_oauth_command: tuple[str, ...] = Field(
+        (),
+        description="for OAUTHBEARER: a program and its arguments, run without a shell, that prints"
+        " a token or an answer as that of `sasl_oauth_url`",
+    )
+    sasl_oauth_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="for OAUTHBEARER: where an OpenID provider gives tokens for client credentials",
+    )
+    sasl_oauth_scope: str | None = Field(None, description="asked for at `sasl_oauth_url`")
 
     def transactions_of(self, shard: str) -> str:
         """The transactional id of a shard."""

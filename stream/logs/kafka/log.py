@@ -13,6 +13,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+import structlog
+
 from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
@@ -24,6 +26,8 @@ from stream.logs.kafka.rights import check_rights, check_sizes
 from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
+
+logger = structlog.get_logger()
 
 _CHUNK = 4_096
 
@@ -85,6 +89,12 @@ class KafkaLog:
 
         What the service may not do, or a topic will not take, is told here, not at the first event.
         """
+        if self._log.security_protocol.endswith("SSL") and not self._log.ssl_check_hostname:
+            logger.warning(
+                "host_name_unchecked",
+                reason="log.ssl_check_hostname is false: whoever holds a certificate of"
+                " log.ssl_cafile can pass for a broker",
+            )
         config = self._config
         rights = {topic: ["Read"] for topic in self._inputs}
         rights |= {topic: ["Write"] for topic in self._outputs}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 from kafka.admin import ConfigResource, ConfigResourceType
+from structlog.testing import capture_logs
 
 from stream.contract.log import Fenced, LogError, LogRefused, LogUnavailable, OutOfRetention
 from stream.contract.records import JournalRecord, Range
@@ -18,6 +19,7 @@ from stream.logs.kafka import writer as kafka_writer
 from stream.logs.kafka.calls import Worker
 from stream.logs.kafka.clients import codec as kafka_codec
 from stream.logs.kafka.clients import confluent, kafka_python
+from stream.logs.kafka.clients.credentials import for_confluent, for_kafka_python
 from stream.logs.kafka.clients.faults import translated
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.log import KafkaLog
@@ -214,6 +216,19 @@ def test_credentials_reach_confluent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 2
     for options in made:
         assert expected.items() <= options.items()
+
+
+def test_an_unchecked_host_name_is_warned_of() -> None:
+    """At every start, before anything is sent."""
+    insecure = {"security_protocol": "SSL", "ssl_check_hostname": False}
+    log = KafkaLog(parse(kafka_table("127.0.0.1:1", timeout="1s", **insecure)), log_harness.now_ms)
+    with capture_logs() as said, pytest.raises(LogUnavailable):
+        log.open()
+    log.close()
+    assert [line["event"] for line in said] == ["host_name_unchecked"]
+    python, librdkafka = (options(log._log) for options in (for_kafka_python, for_confluent))
+    assert python["ssl_check_hostname"] is False
+    assert librdkafka["ssl.endpoint.identification.algorithm"] == "none"
 
 
 def test_no_broker_is_unavailable() -> None:

@@ -324,6 +324,23 @@ def test_sasl_needs_its_settings(tmp_path: Path) -> None:
     assert len(problems(raw)) == 3
 
 
+def test_oauth_needs_one_source_of_tokens(tmp_path: Path) -> None:
+    """A command needs nothing more, a provider's address who asks; both or none are refused."""
+    raw = raw_config(tmp_path)
+    sasl = {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}
+    raw["log"] = {"type": "kafka", "bootstrap": "h:1"} | sasl
+    command, url = {"sasl_oauth_command": ["token"]}, {"sasl_oauth_url": "https://id/token"}
+    (problem,) = problems(raw)
+    assert "expects one of sasl_oauth_command and sasl_oauth_url, got none" in problem
+    log = raw["log"]
+    parse(raw | {"log": log | command}, "test")
+    raw["log"] = log | url
+    assert [p.split(":")[0] for p in problems(raw)] == ["log.sasl_username", "log.sasl_password"]
+    raw["log"] = log | url | command | {"sasl_username": "me", "sasl_password": "secret"}
+    (problem,) = problems(raw)
+    assert problem.endswith("got both")
+
+
 def test_no_operation_outlives_its_transaction(tmp_path: Path) -> None:
     """The broker would abort a step that the service still tries to commit."""
     raw = raw_config(tmp_path)

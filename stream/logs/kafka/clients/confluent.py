@@ -53,6 +53,7 @@ class Confluent:
 
     def consumer(self, group: str | None = None) -> Consumer:
         """See :meth:`stream.logs.kafka.clients.base.Client.consumer`."""
+        self._fetch_token()
         return _Consumer(
             RawConsumer(
                 {
@@ -76,6 +77,7 @@ class Confluent:
 
     def producer(self, transactional: bool) -> Producer:
         """See :meth:`stream.logs.kafka.clients.base.Client.producer`."""
+        self._fetch_token()
         limit_ms = max(self._log.timeout, 1000)
         options: dict[str, Any] = {"message.timeout.ms": limit_ms}
         if transactional:
@@ -108,6 +110,11 @@ class Confluent:
                 made.leave()
                 raise
         return made
+
+    def _fetch_token(self) -> None:
+        """Raise here what is wrong with it: the library waits for a token, and says no reason."""
+        if "oauth_cb" in self._common:
+            self._common["oauth_cb"]()
 
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:

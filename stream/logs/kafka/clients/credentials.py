@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from stream.logs.kafka.clients.tokens import Tokens
 from stream.settings import schema as settings
 
 _NAMES = {
@@ -22,12 +23,22 @@ _NAMES = {
 
 def for_kafka_python(log: settings.KafkaLogSettings) -> dict[str, Any]:
     """Options of kafka-python's clients."""
-    return {_NAMES[name][0]: value for name, value in _given(log).items()}
+    found: dict[str, Any] = {_NAMES[name][0]: value for name, value in _given(log).items()}
+    if not log.ssl_check_hostname:
+        found["ssl_check_hostname"] = False
+    if log.sasl_mechanism == "OAUTHBEARER":
+        found["sasl_oauth_token_provider"] = Tokens(log)
+    return found
 
 
 def for_confluent(log: settings.KafkaLogSettings) -> dict[str, Any]:
     """Options of librdkafka."""
-    return {_NAMES[name][1]: value for name, value in _given(log).items()}
+    found: dict[str, Any] = {_NAMES[name][1]: value for name, value in _given(log).items()}
+    if not log.ssl_check_hostname:
+        found["ssl.endpoint.identification.algorithm"] = "none"
+    if log.sasl_mechanism == "OAUTHBEARER":
+        found["oauth_cb"] = Tokens(log).dated
+    return found
 
 
 def _given(log: settings.KafkaLogSettings) -> dict[str, str]:

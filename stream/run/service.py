@@ -345,6 +345,7 @@ class Service:
         ``False`` when asked to stop meanwhile: the records must not be taken.
         """
         for number in self._engine().codec.unknown(slices):
+            self.beat()
             found: dict[int, Schema | None] = {}
             if not self._patiently(f"schema {number}", partial(self._ask, number, found)):
                 return False

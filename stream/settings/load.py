@@ -24,6 +24,8 @@ ENV_PREFIX = "MILLRACE_"
 _NO_SETTINGS = frozenset({"MILLRACE_FAILPOINT", "MILLRACE_CACHE", "MILLRACE_TOKEN_SHA256"})
 """Variables of the project's own that are no settings: of the fault tests, and of Compose."""
 _SECRETS = secrets(Config)
+_ENVIRONMENT_ONLY = (("log", "sasl_password"), ("registry", "password"), ("registry", "token"))
+"""Secrets that no file may hold."""
 
 
 class ConfigError(MillraceError):
@@ -44,12 +46,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
-    secrets = [
-        "log.sasl_password: comes from the environment only; set MILLRACE_LOG__SASL_PASSWORD"
-        for log in [raw.get("log")]
-        if isinstance(log, dict) and "sasl_password" in log
+    written = [
+        f"{part}.{key}: comes from the environment only; set "
+        f"{ENV_PREFIX}{part.upper()}__{key.upper()}"
+        for part, key in _ENVIRONMENT_ONLY
+        if isinstance(raw.get(part), dict) and key in raw[part]
     ]
-    return parse(overlay(raw, environ), str(path), secrets)
+    return parse(overlay(raw, environ), str(path), written)
 
 
 def parse(raw: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Config:

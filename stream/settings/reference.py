@@ -47,8 +47,9 @@ errors.
 - **Names** are a letter, then up to 62 letters, digits, `_` or `-`.
 - **Environment:** `MILLRACE_A__B=value` is laid over key `a.b`, items of lists by index:
   `MILLRACE_HTTP__PORT=9000`, `MILLRACE_MEMBERS__0__LEARN_EVERY=10`. Values are read as TOML, and as
-  text where that fails; a secret is text always. `log.sasl_password` comes from the environment
-  only. Other variables that begin with `MILLRACE_` are told and not used.
+  text where that fails; a secret is text always. `log.sasl_password`, `registry.password` and
+  `registry.token` come from the environment only. Other variables that begin with `MILLRACE_` are
+  told and not used.
 - **Relative paths** start at the directory in which `millrace` runs.
 
 A key without a default is **required**. Whole files to start from: `examples/fraud.toml`,

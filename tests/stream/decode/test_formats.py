@@ -9,6 +9,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FieldDescriptorProto,
 )
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Record
@@ -40,6 +44,14 @@ from stream.settings.schema import Config, RegistrySettings
 from tests.support.factory import START_MS, config, event, raw_config, to_json
 from tests.support.schemas.protobuf import file_of, message, message_class
 from tests.support.schemas.registry import FakeRegistry, registry
+
+WORDS = ["type", "record", "fields", "name", "a", "array", "items", "int", "null", "string", "$ref"]
+"""What schemas are made of."""
+
+
+def nested(inner: Any) -> Any:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)
+
 
 CONTEXT = SerializationContext("events", MessageField.VALUE)
 FIELDS = {"amount": "number", "customer": "entity", "terminal": "entity", "category": "category"}
@@ -313,8 +325,6 @@ def test_a_number_that_json_could_not_write_is_refused(amount: float) -> None:
 
 def test_decimals_are_numbers_and_other_logical_types_what_is_under_them() -> None:
     """A date is its days; bytes with a scale are the number they stand for."""
-    from decimal import Decimal
-
     decimal = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
     schema = avro_with(amount=decimal, customer={"type": "int", "logicalType": "date"})
     row = event(1) | {"amount": Decimal("12.34"), "customer": 20_000}
@@ -325,6 +335,21 @@ def test_decimals_are_numbers_and_other_logical_types_what_is_under_them() -> No
         taken([to_json(row | {"amount": 12.34, "customer": 20000})])
     )
     same(events, plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "reason"),
+    [
+        ({}, b"\x7f" * 65, "malformed"),
+        ({"scale": 301}, b"\x7f", "schema"),
+        ({"scale": -1}, b"\x7f", "schema"),
+    ],
+)
+def test_decimals_have_a_bound(changes: dict[str, Any], row: bytes, reason: str) -> None:
+    """One of 256 KiB took 25 s."""
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2} | changes
+    value = avro_bytes(avro_with(amount="bytes"), event(1) | {"amount": row})
+    assert refused(reading(avro_with(amount=decimal)), wire(value)).reason == reason
 
 
 def test_nested_avro_is_read_by_paths() -> None:
@@ -451,6 +476,22 @@ def test_references_come_with_a_schema(fake: FakeRegistry) -> None:
     assert (events.columns.numbers["amount"].tolist(), bad) == ([2.5], [])
 
 
+def test_a_json_schema_refers_to_another_subject(fake: FakeRegistry) -> None:
+    """By a name that its own place is not part of."""
+    registered = client(fake)
+    money = TheirSchema(json.dumps({"type": "number", "maximum": 50}), "JSON")
+    registered.register_schema("money-json", money)
+    schema = JSON_SCHEMA | {"properties": {"amount": {"$ref": "money.json"}}}
+    refers = [SchemaReference("money.json", "money-json", 1)]
+    number = registered.register_schema(
+        "refers-json", TheirSchema(json.dumps(schema), "JSON", refers)
+    )
+    rows = [event(1), event(1) | {"amount": 51.0}]
+    records = taken([wire(to_json(row), number) for row in rows])
+    events, bad = adopting(Codec(settings("json-schema")), fake, records).events(records)
+    assert (events.ids, [b.error.endswith("at `$.amount`") for b in bad]) == (["e1"], [True])
+
+
 def test_protobuf_reads_nested_messages_imports_and_common_types(fake: FakeRegistry) -> None:
     """A message inside another, a timestamp as RFC 3339, an import of another subject."""
     money = file_of("money.proto", message("Money", units="double"))
@@ -541,3 +582,24 @@ def test_formats_with_schemas_need_a_registry(tmp_path: Path) -> None:
         "label.format",
         "event.unknown_fields",
     ]
+
+
+@hypothesis_settings(max_examples=300)
+@given(data=st.binary(max_size=80), cut=st.integers(0, 60))
+def test_no_bytes_make_a_reader_fail(data: bytes, cut: int) -> None:
+    """Whatever follows the number of a schema is an event or a dead letter."""
+    whole = avro_bytes(AVRO, event(1))
+    texts = {"avro": json.dumps(AVRO), "json-schema": json.dumps(JSON_SCHEMA)}
+    texts["protobuf"] = descriptor(PAYMENT)
+    for kind, text in texts.items():
+        for value in (data, whole[:cut] + data):
+            good, bad = reading(text, kind).events(taken([wire(value)]))
+            assert len(good.ids) + len(bad) == 1
+
+
+@given(text=st.recursive(st.none() | st.integers() | st.sampled_from(WORDS), nested, max_leaves=12))
+def test_no_schema_makes_a_reader_fail(text: Any) -> None:
+    """Whatever JSON the registry gives for a schema: records by it are read or refused."""
+    for kind in ("avro", "json-schema"):
+        good, bad = reading(text, kind).events(taken([wire(b"\2\0\2a{}")]))
+        assert len(good.ids) + len(bad) == 1

@@ -317,6 +317,26 @@ def test_passwords_come_from_the_environment_only(tmp_path: Path) -> None:
     assert "hunter2" not in str(journaled(config))
 
 
+@pytest.mark.parametrize("key", ["password", "token"])
+def test_secrets_of_the_registry_come_from_the_environment_only(tmp_path: Path, key: str) -> None:
+    """Refused in a file, whole in the environment, nowhere in what is journaled."""
+    file = tmp_path / "c.toml"
+    whole = (
+        '[log]\ntype = "embedded"\n[event.fields]\namount = "number"\n'
+        '[[features]]\nname = "amount"\ntype = "number"\nfield = "amount"\n'
+        '[[members]]\nname = "m"\ntype = "constant"\n[registry]\nurl = "http://h:1"\n'
+    )
+    file.write_text(whole)
+    config = load(file, {f"MILLRACE_REGISTRY__{key.upper()}": "12345"})
+    secret = getattr(config.registry, key)
+    assert secret.get_secret_value() == "12345"
+    assert "12345" not in repr(config) + str(journaled(config))
+    file.write_text(f'{whole}{key} = "hunter2"\n')
+    with pytest.raises(ConfigError, match=f"MILLRACE_REGISTRY__{key.upper()}") as caught:
+        load(file, {})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_sasl_needs_its_settings(tmp_path: Path) -> None:
     """SASL without mechanism, user or password is three problems."""
     raw = raw_config(tmp_path)

@@ -189,7 +189,10 @@ class Log(Protocol):
         """
 
     def wake(self) -> None:
-        """End a waiting ``poll`` now (any thread)."""
+        """The shard stops: end a waiting ``poll`` now (any thread).
+
+        Nothing but a ``commit`` is waited for long from here on.
+        """
 
     def close(self) -> None:
         """Release everything; the log is not used afterwards. Returns within the deadline."""

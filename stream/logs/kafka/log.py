@@ -275,6 +275,8 @@ class KafkaLog:
 
     def wake(self) -> None:
         """See :meth:`stream.contract.log.Log.wake`."""
+        for part in (self._cluster, self._reader, self._writer):
+            part.hurry()
         self._poller.wake()
 
     def close(self) -> None:

@@ -71,6 +71,10 @@ class Reader:
         # A little longer than the client's own timeouts, whose errors say more.
         return self._seat.call(what, self._limit_s + 0.5, work)
 
+    def hurry(self) -> None:
+        """Wait for no answer long any more."""
+        self._seat.hurry()
+
     def close(self) -> None:
         """Close the consumer and end the thread."""
         self._seat.close()
@@ -111,8 +115,9 @@ class Poller:
         }
 
     def wake(self) -> None:
-        """End a waiting poll."""
+        """End a waiting poll; what is asked now or later is not waited for long."""
         self._woken.set()
+        self._seat.hurry()
 
     def poll(self, max_records: int, timeout_s: float) -> list[Slice]:
         """See :meth:`stream.contract.log.Log.poll`."""

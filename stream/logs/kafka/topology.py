@@ -124,6 +124,10 @@ class Cluster:
             )
         return found
 
+    def hurry(self) -> None:
+        """Wait for no answer long any more."""
+        self._seat.hurry()
+
     def close(self) -> None:
         """Close the client and end the thread."""
         self._seat.close()

@@ -150,6 +150,11 @@ class Writer:
             (topics.audit, outputs.audit),
         ]
 
+    def hurry(self) -> None:
+        """Wait no longer for what :meth:`open` waits for; a commit has its time."""
+        if not self._opened:
+            self._seat.hurry()
+
     def close(self) -> None:
         """Close the producer and end the thread."""
         self._seat.close()

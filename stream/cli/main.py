@@ -330,6 +330,9 @@ def backfill(
             f"{found['to_step']:,} at {found['records_per_s']:,} records/s; "
             f"{found['learned']:,} labels learned in all"
         )
+        if found["dead_letters"]:
+            told = ", ".join(f"{name} {n:,}" for name, n in found["dead_letters"].items())
+            out.print(f"not taken in under this configuration: {told}")
         for name in found["failed_members"]:
             out.print(plain(f"member {name} failed and would enter in quarantine"))
         out.print(plain(f"now stop the service and start it with this configuration: {config}"))

@@ -12,13 +12,15 @@ from models.base import FeatureSchema, Model
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.members import catalogue
+from models.members.narrow import Narrow
+from models.settings import column_names
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
 from monitoring.quality.quality import Quality
 from stream.contract.hashing import hash_text
 from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
-from stream.settings.schema import Config, KafkaLogSettings
+from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
 from stream.step.engine import Engine
 from stream.step.pending import Pending, row_dtype
 
@@ -62,9 +64,20 @@ def member_maker(config: Config, schema: FeatureSchema) -> Callable[[str, int], 
         # A seed of its own for each, the same in every process.
         text = name if number == 0 else f"{name}/{number}"
         seed = (config.seed ^ hash_text(text)) & 0x7FFF_FFFF
-        return catalogue.build(member.type, member.params, schema, seed)
+        own = _seen(config, member, schema)
+        model = catalogue.build(member.type, member.params, own, seed)
+        return model if own == schema else Narrow(model, own, schema)
 
     return make
+
+
+def _seen(config: Config, member: MemberSettings, schema: FeatureSchema) -> FeatureSchema:
+    """The columns of the features that a member sees."""
+    names = {name for f in config.features if member.sees(f.name) for name in column_names(f)}
+    return FeatureSchema(
+        tuple(name for name in schema.dense if name in names),
+        tuple(column for column in schema.hashed if column.name in names),
+    )
 
 
 def open_log(config: Config, clock_ms: Callable[[], int]) -> Log:

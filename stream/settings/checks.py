@@ -60,6 +60,16 @@ def _member_names(config: Config) -> Iterator[str]:
             yield f"members[{i}].name: expected another name, got 'ensemble', which all of them are"
 
 
+def _member_features(config: Config) -> Iterator[str]:
+    """What a member sees are features."""
+    names = [feature.name for feature in config.features]
+    for i, member in enumerate(config.members):
+        for name in member.features or ():
+            if name not in names:
+                known = ", ".join(names)
+                yield f"members[{i}].features: expected names of features ({known}), got {name!r}"
+
+
 def _feature_fields(config: Config) -> Iterator[str]:
     """A feature's `field`, `entity` and `value` are fields of `event.fields` and of the right kind.
 
@@ -269,6 +279,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _feature_names,
     _column_names,
     _member_names,
+    _member_features,
     _feature_fields,
     members,
     _json_fields,

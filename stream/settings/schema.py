@@ -362,6 +362,15 @@ class MemberSettings(BaseModel):
         " an installed plug-in's name"
     )
     learn_every: int = Field(1, ge=1, description="learns only each n-th labelled row")
+    features: tuple[Name, ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the features that it sees; default all, those that come later too",
+    )
+
+    def sees(self, feature: str) -> bool:
+        """Whether the feature of that name is one of its own."""
+        return self.features is None or feature in self.features
 
     @property
     def params(self) -> dict[str, Any]:

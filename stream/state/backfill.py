@@ -22,7 +22,7 @@ from stream.decode.codec import Codec
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
 from stream.settings.upgrade import Tree, digest, plain, recorded, settings
-from stream.state.follow import Build, Step, body_of, steps
+from stream.state.follow import Adopted, Build, body_of, steps
 from stream.state.generations import (
     CheckpointError,
     Loaded,
@@ -69,7 +69,9 @@ def reach(log: Log, config: Config) -> Reach:
     after = head.seq - 1 if head is not None else 0
     counts = dict.fromkeys((topics.control, topics.events, topics.labels), 0)
     ends: list[Range] = []
+    codec = Codec(config)
     for record in log.journal():
+        adopt(codec, record)
         if any(
             r.topic not in counts or r.first < earliest.get((r.topic, r.partition), 0)
             for r in record.ranges
@@ -80,7 +82,7 @@ def reach(log: Log, config: Config) -> Reach:
             counts[r.topic] += r.count
         ends += [r for r in record.ranges if r.topic == topics.events]
         del ends[1:-1]
-    codec, times = Codec(config), []
+    times: list[int] = []
     for piece in log.read(ends):
         times += codec.events(piece.records)[0].columns.event_time_ms.tolist()
     first_ms, last_ms = (min(times), max(times)) if times else (0, 0)
@@ -131,10 +133,23 @@ def made_for(loaded: Loaded, config: Config) -> bool:
     return all(a[key] == b[key] for key in a.keys() - APART)
 
 
-def beginning(build: Build, config: Config, after: int) -> Backfill:
-    """An engine that knows nothing and takes the steps after ``after`` next."""
+def adopt(codec: Codec, record: JournalRecord) -> None:
+    """Let a codec read by the schema of a journal record, if it holds one."""
+    if record.kind == "schema" and isinstance(body := body_of(record), Adopted):
+        codec.schemas.adopt(body.schema)
+
+
+def beginning(log: Log, build: Build, config: Config, after: int) -> Backfill:
+    """An engine that takes the steps after ``after`` next, and knows but the schemas from before.
+
+    Those of a registry, as far as the journal holds them: records go by their numbers.
+    """
     engine = build(config)
     engine.seq = after
+    for record in log.journal() if after else ():
+        if record.seq > after:
+            break
+        adopt(engine.codec, record)
     return Backfill(engine, after)
 
 
@@ -147,7 +162,8 @@ def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) 
     engine = past.engine
     for record, slices in one_ahead(steps(log, engine.seq, until, lambda: engine.codec)):
         failpoint("backfill.step")
-        if isinstance(body_of(record), Step):
+        adopt(engine.codec, record)
+        if record.kind == "step":
             engine.step(Batch(record.seq, record.clock_ms, slices, frozenset(record.skipped)))
         engine.seq = record.seq
         # As a generation says it: the journal's at this step, by which the journal knows it.
@@ -261,7 +277,7 @@ def entered(
             return restored(load(path, manifest), build, config)
     except CheckpointError as error:
         logger.warning("backfill_again", from_seq=after, to_seq=until, reason=str(error))
-    past = beginning(build, config, after)
+    past = beginning(log, build, config, after)
     try:
         head = log.journal_head()
         if head is None or head.seq > after + 1:

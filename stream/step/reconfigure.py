@@ -64,9 +64,9 @@ class Changes(NamedTuple):
 def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
     """What becomes of each part of ``old`` in ``new``, a fresh engine; changes neither.
 
-    A member stays while its definition and all columns mean what they meant; a combiner while it is
-    of the same kind and any member stays; a feature's memory while there is one of the same kind
-    and its fields are read as before; pending events while the columns mean the same. The
+    A member stays while its definition and the columns it sees mean what they meant; a combiner
+    while it is of the same kind and any member stays; a feature's memory while there is one of the
+    same kind and its fields are read as before; pending events while all columns mean the same. The
     ensemble's quality and drift, counts, clocks and the trail always go on. With a ``past``, an
     engine like ``new`` that was taught, nothing starts new, and a part that it replaces is not
     lost.
@@ -79,7 +79,9 @@ def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
     same_columns = meant == means
     before = {m.name: m for m in old.config.members}
     differences = {
-        member.name: ([] if same_columns else ["columns"])
+        member.name: (
+            [] if _seen(before[member.name], meant) == _seen(member, means) else ["columns"]
+        )
         + differing_keys(before[member.name], member)
         for member in new.config.members
         if member.name in before
@@ -276,6 +278,11 @@ def _meaning(config: Config, misread: Collection[str] = ()) -> list[dict[str, An
         | ({"misread": True} if feature.name in misread else {})
         for feature in features
     ]
+
+
+def _seen(member: MemberSettings, meaning: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of what the columns mean, what the member sees."""
+    return [feature for feature in meaning if member.sees(feature["name"])]
 
 
 def _misread(old: Config, new: Config) -> frozenset[str]:

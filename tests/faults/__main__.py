@@ -25,6 +25,8 @@ from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults import disk as disks
 from tests.faults import diverge as divergence
+from tests.faults.backfill import PLACES
+from tests.faults.backfill import backfill as gain
 from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.proxied import proxied
 from tests.faults.reconfigure import reconfigure as change
@@ -140,6 +142,28 @@ def reconfigure(
             shard.renew_log()
             head = {"log": log, "kills": kills, "seed": seed}
             return head | switches.as_dict() | tally.as_dict() | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def backfill(
+    log: Log = "embedded",
+    seed: Seed = 1,
+    only: Annotated[list[str] | None, typer.Option(help="Only these places.")] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Gain members and features, and SIGKILL the backfill and each place of the switch."""
+    with working(directory) as place, log_table(log) as table, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            shard = Shard(place / "shard", table)
+            verdict, tally, switches = gain(shard, only or list(PLACES), seed, show)
+            shard.renew_log()
+            head = {"log": log, "seed": seed, "switches": switches}
+            return head | tally.as_dict() | verdict.as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

@@ -54,12 +54,6 @@ def backfill(config: Config, at_least: str | None, console: Console) -> dict[str
     Raises :class:`~stream.state.backfill.BackfillRefused` with how far the log reaches back.
     """
     wanted_ms = _reach_ms(config, at_least)
-    if {config.event.format, config.label.format} & SCHEMA_TYPES.keys():
-        raise BackfillRefused(
-            "backfill: expected topics in JSON or CloudEvents, got event.format = "
-            f"{config.event.format!r}, label.format = {config.label.format!r}: schemas from before "
-            "the journal's oldest step may be gone. Start; new parts learn as the stream goes"
-        )
     log = open_log(config, wall_clock_ms)
     directory = StateDirectory(config.state_dir / PLACE)
 
@@ -71,11 +65,13 @@ def backfill(config: Config, at_least: str | None, console: Console) -> dict[str
         directory.open()
         past = _begun(log, directory, config, build)
         if past is None:
+            _require_schemas(log, config)
             found = reach(log, config)
             _require(found, wanted_ms, config)
-            past = beginning(build, config, found.after)
+            past = beginning(log, build, config, found.after)
         figures = _catch_up(past, log, directory, console)
         past.engine.pending.close()
+        _require_scored(figures, directory)
         return {"parts": parts, "from_step": past.after + 1} | figures
     finally:
         directory.close()
@@ -115,6 +111,17 @@ def _begun(log: Log, directory: StateDirectory, config: Config, build: Build) ->
     return None
 
 
+def _require_schemas(log: Log, config: Config) -> None:
+    """Refuse topics whose records name schemas, if the journal may not hold all of those."""
+    formats, head = {config.event.format, config.label.format}, log.journal_head()
+    if formats & SCHEMA_TYPES.keys() and head is not None and head.seq > 1:
+        raise BackfillRefused(
+            "backfill: expected a journal from step 1 on, for records that name schemas (formats "
+            f"{', '.join(sorted(formats))}), got one from step {head.seq} on: schemas adopted "
+            "before may be gone. Start; new parts learn as the stream goes"
+        )
+
+
 def _require(found: Reach, wanted_ms: int, config: Config) -> None:
     """Refuse a past that is too short, unless it is all there ever was."""
     reached_ms = found.last_ms - found.first_ms
@@ -128,6 +135,19 @@ def _require(found: Reach, wanted_ms: int, config: Config) -> None:
         f"{_days(reached_ms)}{since}, {found.events:,} events and {found.labels:,} labels. "
         f"Lengthen {kept} and wait, or take less with --reach, or let what is new begin empty: "
         "`millrace run` without a backfill"
+    )
+
+
+def _require_scored(figures: dict[str, Any], directory: StateDirectory) -> None:
+    """Refuse, and keep nothing, where the new configuration reads no event of the past."""
+    if figures["scored"]:
+        return
+    for path in directory.listed():
+        shutil.rmtree(path)
+    told = ", ".join(f"{n:,} {reason}" for reason, n in figures["dead_letters"].items())
+    raise BackfillRefused(
+        f"backfill: expected past events that this configuration reads, got none; dead letters: "
+        f"{told}. A field that events did not have before needs `required = false` or a `default`"
     )
 
 
@@ -170,5 +190,10 @@ def _catch_up(
         "scored": engine.counts["scored"],
         "labels_joined": engine.counts["labels.joined"],
         "learned": engine.counts["learned"],
+        "dead_letters": {
+            key.removeprefix("dead."): n
+            for key, n in sorted(engine.counts.items())
+            if key.startswith("dead.")
+        },
         "failed_members": sorted(engine.ensemble.quarantined),
     }

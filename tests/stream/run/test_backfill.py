@@ -141,6 +141,26 @@ def test_a_new_feature_comes_with_members_that_know_it(tmp_path: Path) -> None:
     replays(new, last_seq(new))
 
 
+def test_members_that_name_their_features_go_on_when_another_comes(tmp_path: Path) -> None:
+    """A member and a feature at once: the three of before are as if neither had come, with what
+    waits and what is learned of it, and the new one sees the new feature."""
+    old = begun(tmp_path)
+    names = [f.name for f in old.features]
+    three = [member | {"features": names} for member in THREE["members"]]
+    new = config(tmp_path, **THREE | {"members": [*three, CROSSED]}, **wider(tmp_path))
+    assert backfill(new, None, QUIET)["parts"] == ["member crossed", "feature plain"]
+    engine = go_on(new, 440, 500)
+    unchanged, taught = past_of(old), past_of(new)
+    members = engine.ensemble.members
+    for name, member in unchanged.ensemble.members.items():
+        assert members[name].digest() == member.digest()
+        judged = [e.quality.report()[name]["sliding"] for e in (engine, unchanged)]
+        assert str(judged[0]) == str(judged[1])
+    assert members["crossed"].digest() == taught.ensemble.members["crossed"].digest()
+    assert engine.counts["labels.joined"] == 500
+    replays(new, last_seq(new))
+
+
 def journal(c: Config) -> list[JournalRecord]:
     log = open_log(c, wall_clock_ms)
     try:
@@ -231,6 +251,20 @@ def test_nothing_new_is_refused(tmp_path: Path) -> None:
         backfill(new, None, QUIET)
     with pytest.raises(BackfillRefused, match=r"--reach: .*got 'soon'"):
         backfill(config(tmp_path, **FOUR), "soon", QUIET)
+
+
+def test_a_field_that_no_past_event_has_is_refused(tmp_path: Path) -> None:
+    """Nothing of the past can be read: what was got is said, and nothing is kept."""
+    begun(tmp_path, 60)
+    raw = raw_config(tmp_path)
+    raw["event"]["fields"]["age"] = "number"
+    age = {"name": "age", "type": "number", "field": "age"}
+    new = config(tmp_path, **THREE, event=raw["event"], features=[*raw["features"], age])
+    with pytest.raises(BackfillRefused, match=r"got none; dead letters: .*100 schema\. A field"):
+        backfill(new, None, QUIET)
+    raw["event"]["fields"]["age"] = {"kind": "number", "default": 30}
+    new = config(tmp_path, **THREE, event=raw["event"], features=[*raw["features"], age])
+    assert backfill(new, None, QUIET)["scored"] == 100
 
 
 class Died(BaseException):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,8 +196,39 @@ def test_files_are_json_whatever_the_topics_hold(tmp_path: Path, fake: FakeRegis
     assert (summary["scores"], summary["dead_letters"]) == (30, 0)
     with pytest.raises(MillraceError, match="warm: expected event"):
         warm(c, data, None, None, 10, Console(quiet=True))
-    with pytest.raises(MillraceError, match="backfill: expected topics in JSON or CloudEvents"):
-        backfill(c, None, Console(quiet=True))
+
+
+def test_a_new_member_learns_from_records_that_name_schemas(
+    tmp_path: Path, fake: FakeRegistry
+) -> None:
+    """By the schemas in the journal, nobody is asked; where it may lack some, it is refused."""
+    c = in_avro(fake, tmp_path)
+    append(c, ("events", avro(fake, 60) + avro(fake, 40, 60, "Other")), labels(50))
+    with running(c) as s:
+        caught_up(s, 150)
+    more = [*raw_config(tmp_path)["members"], {"name": "crossed", "type": "crossed"}]
+    new = in_avro(fake, tmp_path, members=more)
+    fake.asked.clear()
+    found = backfill(new, None, Console(quiet=True))
+    assert (found["scored"], found["labels_joined"]) == (100, 50)
+    with running(new) as s:
+        assert s.engine is not None
+        assert s.engine.ensemble.members["crossed"].parameters()
+        seq = s.engine.seq
+    assert fake.asked == []
+    replayed = replay_to(new, seq, None, from_start=True)
+    assert replayed["digest"] == replayed["journal_digest"]
+    with sqlite3.connect(c.log.path) as db:  # as retention does
+        [part] = db.execute(
+            f"SELECT id FROM partitions WHERE topic = '{c.journal_topic}'"
+        ).fetchone()
+        db.execute(f"DELETE FROM records_{part} WHERE offset < 1")
+        db.execute("UPDATE partitions SET first_offset = 1 WHERE id = ?", (part,))
+    db.close()
+    third = in_avro(fake, tmp_path, members=[*more, {"name": "low", "type": "constant"}])
+    expected = r"expected a journal from step 1 on.*got one from step 2"
+    with pytest.raises(MillraceError, match=expected):
+        backfill(third, None, Console(quiet=True))
 
 
 def asking(fake: FakeRegistry, **settings: Any) -> HttpRegistry:

@@ -164,6 +164,7 @@ CHANGES: dict[str, Patch] = {
     "RiskFeature.max_entities": {"features.3.max_entities": 2},
     "MemberSettings.name": {"members.0.name": "line"},
     "MemberSettings.type": {"members.0.type": "boosting"},
+    "MemberSettings.features": {"members.0.features": ["amount", "customer"]},
     "MemberSettings.learn_every": {"members.2.learn_every": 3},
     "EnsembleSettings.combine": {"ensemble.combine": "weighted_vote"},
     "EnsembleSettings.threshold": {"ensemble.threshold": 0.2},

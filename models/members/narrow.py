@@ -1,0 +1,76 @@
+"""A member that sees some of the columns: whatever is added beside them, it goes on as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State
+
+
+class Narrow(Model):
+    """``model`` over the columns of its own schema, taken out of those of a wider one.
+
+    Its state, parameters and digest are the model's.
+
+    Parameters
+    ----------
+    model : Model
+    own, whole : FeatureSchema
+        Every column of ``own`` is one of ``whole``.
+    """
+
+    def __init__(self, model: Model, own: FeatureSchema, whole: FeatureSchema) -> None:
+        self._model = model
+        self._own = own
+        self._dense = np.array([whole.dense.index(name) for name in own.dense], np.intp)
+        self._hashed = np.array([whole.hashed.index(column) for column in own.hashed], np.intp)
+
+    def _seen(self, x: FeatureBatch) -> FeatureBatch:
+        # Not x.dense[:, columns], which numpy lays out by columns: kernels walk rows.
+        dense, hashed = x.dense.take(self._dense, axis=1), x.hashed.take(self._hashed, axis=1)
+        return FeatureBatch(self._own, dense, hashed)
+
+    @property
+    def skipped(self) -> int:  # type: ignore[override]
+        """See :class:`Model`."""
+        return self._model.skipped
+
+    def score(self, x: FeatureBatch) -> F64:
+        """See :meth:`Model.score`."""
+        return self._model.score(self._seen(x))
+
+    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        """See :meth:`Model.learn`."""
+        self._model.learn(self._seen(x), y, w)
+
+    def parameters(self) -> Sequence[Parameter]:
+        """See :meth:`Model.parameters`."""
+        return self._model.parameters()
+
+    def state(self) -> State:
+        """See :meth:`Model.state`."""
+        return self._model.state()
+
+    def restore(self, state: State) -> None:
+        """See :meth:`Model.restore`."""
+        self._model.restore(state)
+
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """See :meth:`Model.tensors`."""
+        return self._model.tensors()
+
+    def replaced(self) -> int:
+        """See :meth:`Model.replaced`."""
+        return self._model.replaced()
+
+    def counted(self) -> Any:
+        """See :meth:`Model.counted`."""
+        return self._model.counted()
+
+    def digest(self) -> str:
+        """See :meth:`Model.digest`."""
+        return self._model.digest()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.base import State
@@ -120,6 +120,11 @@ class Auditor:
         self._cause = [[topic, partition, first, last]]
         self._seen.setdefault(f"{topic}/{partition}", [first, last])[1] = last
 
+    def positions(self) -> list[tuple[str, int, int]]:
+        """Topic, partition and next offset of everything taken so far, sorted."""
+        keys = [(*key.rpartition("/")[::2], last) for key, (_, last) in self._seen.items()]
+        return sorted((topic, int(partition), last + 1) for topic, partition, last in keys)
+
     def take(self) -> list[bytes]:
         """The records since the last call, in order."""
         records, self._records = self._records, []
@@ -134,6 +139,17 @@ class Auditor:
         actor: str = "engine",
     ) -> None:
         """Append one record; a member's also says which version of it is meant."""
+        self._append(event, cause, target, detail, actor)
+        self.written[event] += 1
+
+    def _append(
+        self,
+        event: AuditEvent,
+        cause: str,
+        target: str,
+        detail: Mapping[str, Any],
+        actor: str = "engine",
+    ) -> None:
         watched = self._watched.get(target)
         raw = self.trail.record(
             event,
@@ -145,18 +161,18 @@ class Auditor:
             | ({} if watched is None else {"version_to": watched.version})
             | dict(detail),
         )
-        self.written[event] += 1
         self._records.append(raw)
 
-    def checkpointed(self, config: str) -> None:
-        """Put digest and size of every member on record: what a checkpoint of this step holds.
+    def checkpointed(self, contents: Callable[[], Mapping[str, Any]]) -> None:
+        """Put on record what a checkpoint of this step holds, this record counted."""
+        self.written["checkpointed"] += 1
+        self._append("checkpointed", "checkpoint", "service", contents())
 
-        ``config`` is the digest of the configuration.
-        """
+    def members(self) -> dict[str, Any]:
+        """Digest and size of every member."""
         members = self._ensemble.members
         held = {name: size_up(member, name).totals.held for name, member in members.items()}
-        detail = {"config": config, "roots": self._ensemble.roots(), "held": held}
-        self.record("checkpointed", "checkpoint", "service", detail)
+        return {"roots": self._ensemble.roots(), "held": held}
 
     # ------------------------------------------------------------------ around an update
 

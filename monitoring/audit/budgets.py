@@ -128,6 +128,11 @@ class AuditSettings(Settings):
     anchor_every: int = Field(
         1000, ge=1, description="records between two signed heads in `audit-anchors.jsonl`"
     )
+    witness: Path | None = Field(
+        None,
+        description="a second file for the signed heads, where the service's machine alone cannot"
+        " rewrite it",
+    )
 
     def rules_of(self, member: str) -> dict[Rule, Budget]:
         """The member's budgets by rule."""

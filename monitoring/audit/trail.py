@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -39,6 +39,10 @@ class TrailError(MillraceError):
     """A record, a key or an anchor cannot be used."""
 
 
+class BadSignature(TrailError):
+    """An anchor is not signed by the given key."""
+
+
 class Head(NamedTuple):
     """The newest record: its number (0 before the first) and its hash."""
 
@@ -54,6 +58,7 @@ class Exit(IntEnum):
     TRUNCATED = 11
     BAD_SIGNATURE = 12
     MODEL_MISMATCH = 13
+    MISSING = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,8 @@ class _Flaw(Exception):
 def verify(
     lines: Iterable[bytes],
     public_key: Ed25519PublicKey | None = None,
-    anchor: Head | tuple[int, str] | None = None,
+    anchors: Sequence[Head | tuple[int, str]] = (),
+    name: str | None = None,
 ) -> Verdict:
     """Check a whole trail, from its first record; stops at the first flaw.
 
@@ -176,22 +182,25 @@ def verify(
         The records in order, with or without a line end.
     public_key : Ed25519PublicKey, optional
         Every record must carry a good signature of this key; without it none is checked.
-    anchor : (seq, hash), optional
-        A head seen earlier, which the trail must still contain. Without it a cut tail looks whole.
+    anchors : sequence of (seq, hash)
+        Heads seen earlier, which the trail must still contain. Without any a cut tail looks whole.
+    name : str, optional
+        The trail's name; by default what the first record says.
 
     Returns
     -------
     Verdict
-        Broken: a record was changed, removed, added or reordered. Truncated: it ends before the
-        anchor. Bad signature: the chain holds, but a record is not signed by this key.
+        Broken: a record was changed, removed, added or reordered, or is of another trail.
+        Truncated: it ends before an anchor. Bad signature: the chain holds, but a record is not
+        signed by this key. Missing: there is no record at all.
     """
-    head, signed, trail = Head(0, GENESIS), 0, None
+    head, signed, trail = Head(0, GENESIS), 0, name
     for place, line in enumerate(lines, 1):
         try:
             record = _parse(line.removesuffix(b"\n"))
             trail = record.get("trail") if trail is None else trail
             digest = _check_chain(record, head, trail)
-            _check_anchor(anchor, Head(head.seq + 1, digest))
+            _check_anchors(anchors, Head(head.seq + 1, digest))
             if public_key is not None:
                 _check_signature(public_key, digest, record.get("sig"))
                 signed += 1
@@ -199,10 +208,11 @@ def verify(
             where = f"record {place}: {flaw.what}"
             return Verdict(flaw.outcome, head, signed, where, flaw.expected, flaw.got)
         head = Head(head.seq + 1, digest)
-    if anchor is not None and head.seq < anchor[0]:
-        return Verdict(
-            Exit.TRUNCATED, head, signed, "end", f"record {anchor[0]}", f"record {head.seq}"
-        )
+    last = max((seq for seq, _ in anchors), default=0)
+    if head.seq < last:
+        return Verdict(Exit.TRUNCATED, head, signed, "end", f"record {last}", f"record {head.seq}")
+    if head.seq == 0:
+        return Verdict(Exit.MISSING, head, signed, "trail", "records", "none")
     return Verdict(Exit.OK, head, signed)
 
 
@@ -212,17 +222,29 @@ def make_anchor(name: str, head: Head, key: Ed25519PrivateKey | None = None) -> 
     return canonical(body | _signed(key, _hash(body)))
 
 
-def read_anchor(raw: bytes, public_key: Ed25519PublicKey | None = None) -> Head:
-    """The head in an anchor; raises :class:`TrailError` when it is malformed or badly signed."""
+def read_anchor(
+    raw: bytes, public_key: Ed25519PublicKey | None = None, name: str | None = None
+) -> Head:
+    """The head in an anchor, of the trail ``name`` if that is given.
+
+    Raises :class:`TrailError` when it is malformed, :class:`BadSignature` when it is badly signed.
+    """
     try:
         record = _parse(raw.removesuffix(b"\n"))
-        head = Head(record["anchor"], record["head"])
-        if public_key is not None:
-            body = {k: v for k, v in record.items() if k != "sig"}
-            _check_signature(public_key, _hash(body), record.get("sig"))
-    except (_Flaw, KeyError) as error:
+    except _Flaw as error:
         raise TrailError(f"audit anchor: {error}") from error
-    return head
+    seq, digest = record.get("anchor"), record.get("head")
+    if not isinstance(seq, int) or not isinstance(digest, str):
+        raise TrailError(f"audit anchor: expected a number and a hash, got {seq!r} and {digest!r}")
+    if name is not None and record.get("trail") != name:
+        raise TrailError(f"audit anchor: expected one of {name!r}, got {record.get('trail')!r}")
+    if public_key is not None:
+        body = {k: v for k, v in record.items() if k != "sig"}
+        try:
+            _check_signature(public_key, _hash(body), record.get("sig"))
+        except _Flaw as error:
+            raise BadSignature(f"audit anchor: {error}") from error
+    return Head(seq, digest)
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:
@@ -279,9 +301,10 @@ def _check_chain(record: Mapping[str, Any], head: Head, trail: object) -> str:
     return digest
 
 
-def _check_anchor(anchor: Head | tuple[int, str] | None, head: Head) -> None:
-    if anchor is not None and anchor[0] == head.seq and anchor[1] != head.hash:
-        raise _Flaw(Exit.BROKEN, "anchor", anchor[1], head.hash)
+def _check_anchors(anchors: Sequence[Head | tuple[int, str]], head: Head) -> None:
+    for seq, digest in anchors:
+        if seq == head.seq and digest != head.hash:
+            raise _Flaw(Exit.BROKEN, "anchor", digest, head.hash)
 
 
 def _check_signature(key: Ed25519PublicKey, digest: str, sig: object) -> None:

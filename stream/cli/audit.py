@@ -33,8 +33,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """List the newest records; `--json` prints them whole."""
-    from stream.tools.audit import brief
-    from stream.tools.audit import show as records
+    from stream.tools.audit.read import brief
+    from stream.tools.audit.read import show as records
 
     with reported():
         found = records(load(config), limit, member)
@@ -66,10 +66,11 @@ def verify(
 ) -> None:
     """Verify the chain, the signatures, the newest anchor, and with `--checkpoint` what is saved.
 
-    Exit status: 0 whole, 10 a record was changed, removed or reordered, 11 the tail was cut, 12 a
-    signature is missing or of another key, 13 a saved model is not the one on record.
+    What could not be compared is told. Exit status: 0 whole, 10 a record was changed, removed,
+    reordered or of another trail, 11 the tail was cut, 12 a signature is missing or of another key,
+    13 a checkpoint is not the one on record, 14 something that must vouch for it is missing.
     """
-    from stream.tools.audit import verify_trail
+    from stream.tools.audit.verify import verify_trail
 
     with reported():
         loaded = None if config is None else load(config)
@@ -85,6 +86,8 @@ def verify(
             err.print(f"  expected {plain(found['expected'] or 'what the trail says')}")
         for row in found.get("generations", ()):
             out.print(f"  generation {row['seq']}: {plain(row['verdict'])}")
+        for text in found["not_checked"]:
+            out.print(f"  [yellow]not checked[/] {plain(text)}")
     raise typer.Exit(found["exit"])
 
 
@@ -96,7 +99,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What changed between two records of one member."""
-    from stream.tools.audit import diff as differences
+    from stream.tools.audit.read import diff as differences
 
     with reported():
         rows = differences(load(config), first, last)
@@ -110,7 +113,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the trail to a file, byte for byte."""
-    from stream.tools.audit import export as write
+    from stream.tools.audit.read import export as write
 
     with reported():
         found = write(load(config), target)

@@ -432,7 +432,7 @@ def params(
     Exit status 1: some layer holds another number than its formula says.
     """
     from monitoring.parameters.command import params_command
-    from stream.tools.audit import count_saved
+    from stream.tools.audit.verify import count_saved
 
     config, _, member = target.partition("#")
     with reported():

@@ -1,11 +1,14 @@
-"""Signed heads of the audit trail, in a file beside the state: what shows that a tail was cut.
+"""Signed heads of the audit trail, kept where others can see them: what shows that a tail was cut.
 
 The service calls :meth:`Anchors.committed` after each commit, in the commit thread, never the step:
-an anchor is no part of the state. A copy of the file, or of its last line, kept on another machine
-is what the anchors are for; ``millrace audit verify --anchor`` reads it.
+an anchor is no part of the state. One witness is a file beside the state, a second one that of
+``audit.witness``; ``millrace audit verify`` reads both, or a copy kept elsewhere.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,34 +23,24 @@ logger = structlog.get_logger()
 FILE = "audit-anchors.jsonl"
 
 
-class Anchors:
-    """Appends an anchor whenever ``audit.anchor_every`` records were committed, and at the end."""
+class Witness(Protocol):
+    """A place that keeps anchors: another file, a topic, a time-stamping service."""
 
-    def __init__(self, config: Config, key: Ed25519PrivateKey | None) -> None:
-        self._path = config.state_dir / FILE
-        self._name = config.name
-        self._every = config.audit.anchor_every
-        self._key = key
-        self._head = self._written = Head(0, "")
+    def last(self) -> Head:
+        """The newest head that it kept; ``Head(0, "")`` before the first."""
 
-    def open(self) -> None:
-        """Go on after what the file holds; once the directory is ours."""
-        self._head = self._written = self._last()
+    def keep(self, anchor: bytes) -> None:
+        """Keep one more line. Raises ``OSError``: it is tried again at the next commit."""
 
-    def committed(self, outputs: Outputs) -> None:
-        """A step with these outputs is visible."""
-        if outputs.head is None:
-            return
-        self._head = outputs.head
-        if self._head.seq - self._written.seq >= self._every:
-            self._write()
 
-    def close(self) -> None:
-        """Anchor what was committed since."""
-        if self._head.seq > self._written.seq:
-            self._write()
+class FileWitness:
+    """Keeps anchors as lines of a file, appended only."""
 
-    def _last(self) -> Head:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def last(self) -> Head:
+        """See :meth:`Witness.last`."""
         lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         for line in reversed(lines):
             try:
@@ -57,13 +50,53 @@ class Anchors:
                 logger.warning("anchor_unreadable", path=str(self._path))
         return Head(0, "")
 
-    def _write(self) -> None:
-        try:
-            with self._path.open("ab") as file:
-                torn = file.tell() > 0 and self._path.read_bytes()[-1:] != b"\n"
-                file.write(b"\n" * torn + make_anchor(self._name, self._head, self._key) + b"\n")
-        except OSError as error:
-            # Scoring goes on: the next commit tries again.
-            logger.error("anchor_failed", path=str(self._path), error=str(error))
-            return
-        self._written = self._head
+    def keep(self, anchor: bytes) -> None:
+        """See :meth:`Witness.keep`."""
+        with self._path.open("ab") as file:
+            torn = file.tell() > 0 and self._path.read_bytes()[-1:] != b"\n"
+            file.write(b"\n" * torn + anchor + b"\n")
+
+
+class Anchors:
+    """Tells each witness whenever ``audit.anchor_every`` records were committed, and at the end."""
+
+    def __init__(self, config: Config, key: Ed25519PrivateKey | None) -> None:
+        paths = [config.state_dir / FILE, config.audit.witness]
+        self._witnesses: list[Witness] = [FileWitness(path) for path in paths if path is not None]
+        self._name = config.name
+        self._every = config.audit.anchor_every
+        self._key = key
+        self._head = Head(0, "")
+        self._kept = [0] * len(self._witnesses)
+        self._deaf: set[int] = set()
+
+    def open(self) -> None:
+        """Go on after what the witnesses hold; once the directory is ours."""
+        heads = [witness.last() for witness in self._witnesses]
+        self._kept = [head.seq for head in heads]
+        self._head = max(heads)
+
+    def committed(self, outputs: Outputs) -> None:
+        """A step with these outputs is visible."""
+        if outputs.head is not None:
+            self._head = outputs.head
+            self._tell(self._every)
+
+    def close(self) -> None:
+        """Anchor what was committed since."""
+        self._tell(1)
+
+    def _tell(self, records: int) -> None:
+        """Let each witness know that has not heard of so many records."""
+        for i, witness in enumerate(self._witnesses):
+            if self._head.seq - self._kept[i] < records:
+                continue
+            try:
+                witness.keep(make_anchor(self._name, self._head, self._key))
+                self._kept[i] = self._head.seq
+                self._deaf.discard(i)
+            except OSError as error:
+                # Scoring goes on: the next commit tries again.
+                if i not in self._deaf:
+                    logger.error("anchor_failed", error=str(error))
+                self._deaf.add(i)

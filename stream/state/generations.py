@@ -228,9 +228,7 @@ class StateDirectory:
             for segment in snapshot.segments:
                 name = f"pending-{segment.number:08d}.seg"
                 length = segment.place(temporary / name)
-                sha256 = segment.sealed_sha256 or sha256_of(temporary / name, length)
-                segment.sealed_sha256 = sha256  # full segments never change: hashed once
-                files[name] = FileEntry(length, sha256)
+                files[name] = FileEntry(length, segment.sha256())
             manifest = Manifest(
                 FORMAT,
                 snapshot.shard,

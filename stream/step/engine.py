@@ -45,6 +45,9 @@ Settle = Callable[[I64, I8], I64]
 GENESIS = "0" * 32
 """The digest before the first step."""
 
+_ON_RECORD = ("ensemble", "trail")
+"""Parts that the record of a checkpoint holds otherwise: member by member, and by its place."""
+
 EARLY_BYTES_EACH = 512
 """Raw bytes allowed for waiting labels, for each of ``limits.early_labels``."""
 
@@ -154,7 +157,7 @@ class Engine:
         """Take one batch in.
 
         1. Slices in their journaled order, each by its topic: commands, events, labels.
-        2. Where a checkpoint will be taken of this step, the members' digests go on record.
+        2. Where a checkpoint will be taken of this step, what it will hold goes on record.
         3. The outputs are chained into the digest.
 
         Raises :class:`StepError` if ``batch.seq`` is not the next one. Any other exception leaves
@@ -169,8 +172,13 @@ class Engine:
             r = piece.range
             self.auditor.taking(r.topic, r.partition, r.first, r.last)
             self._handlers[r.topic](self._admit(piece, batch, out), out)
+        self.codec.schemas.trim()
+        taken = Counter[str]()
+        for piece in batch.slices:
+            taken[f"consumed.{piece.range.topic}"] += len(piece.records)
+        taken.update(f"dead.{letter.reason}" for letter in out.letters)
         if batch.checkpoint:
-            self.auditor.checkpointed(digest(self.tree))
+            self.auditor.checkpointed(lambda: self._contents(self.counts + taken))
         journal = JournalRecord(
             seq=batch.seq,
             clock_ms=batch.clock_ms,
@@ -180,11 +188,9 @@ class Engine:
             checkpoint=batch.checkpoint,
             config=digest(self.tree) if batch.checkpoint else "",
         )
-        self.codec.schemas.trim()
         outputs = self._finish(journal, out)
         # Last of all: another thread that reads these finds the step done.
-        for piece in batch.slices:
-            self.counts[f"consumed.{piece.range.topic}"] += len(piece.records)
+        self.counts.update(taken)
         return outputs
 
     def switched(self, body: dict[str, Any], cause: bytes) -> Outputs:
@@ -194,6 +200,7 @@ class Engine:
         """
         out = _Step()
         out.letters += self.join.take_letters()
+        self.counts.update(f"dead.{letter.reason}" for letter in out.letters)
         journal = JournalRecord(self.seq + 1, self.clock_ms, "", kind="reconfigured", body=body)
         return self._finish(journal, out, cause)
 
@@ -221,8 +228,6 @@ class Engine:
     def _finish(self, journal: JournalRecord, out: _Step, cause: bytes = b"") -> Outputs:
         """Chain what the step made, and a cause that no records are, into the digest."""
         self.seq = journal.seq
-        for letter in out.letters:
-            self.counts[f"dead.{letter.reason}"] += 1
         head = self.trail.head()
         h = hashlib.blake2b(bytes.fromhex(self.digest), digest_size=16)
         for values in ((r.value for r in out.scores), (d.value for d in out.letters)):
@@ -436,6 +441,30 @@ class Engine:
         state["ensemble"] = self.ensemble.digest()  # members may hold what only they can digest
         state["pending"] = self.pending.digest_state()
         return state_digest(state)
+
+    def contents(self) -> dict[str, Any]:
+        """What a checkpoint of this state holds, as the trail's record of it has it.
+
+        ``config``, ``roots`` and ``held`` (digest and size of each member), ``parts`` (the digest
+        of everything else), and over them all one ``root``. The trail's own head is the record
+        itself; step and digest are the journal's.
+        """
+        return self._contents(self.counts)
+
+    def _contents(self, counts: Counter[str]) -> dict[str, Any]:
+        scalars = [self.clock_ms, self.watermark_ms, self.threshold]
+        own = {
+            "clock": scalars,
+            "counts": dict(+counts),
+            "pending": self.pending.sealed(),
+            "schemas": self.codec.schemas.state(),
+        }
+        states = {
+            name: part.state() for name, part in self._parts().items() if name not in _ON_RECORD
+        }
+        parts = {name: state_digest(state) for name, state in (own | states).items()}
+        found = {"config": digest(self.tree), "parts": parts, **self.auditor.members()}
+        return found | {"root": state_digest(found)}
 
 
 def _chain(h: Any, values: Iterable[bytes | None]) -> None:

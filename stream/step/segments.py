@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import threading
@@ -40,7 +41,7 @@ class Segment:
         size = dtype.itemsize * capacity
         file = source if isinstance(source, Path) else None
         self.path = path
-        self.sha256: str | None = None
+        self._hashed, self._hash = 0, hashlib.sha256()
         self.lock = threading.Lock()
         if path is not None:
             try:
@@ -61,6 +62,15 @@ class Segment:
         """Let the kernel take the mapped pages back; anonymous memory stays."""
         if self.path is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
+
+    def sha256(self, used: int) -> str:
+        """The SHA-256 of the first ``used`` rows; each is hashed once in the segment's life."""
+        with self.lock:
+            if used < self._hashed:
+                return hashlib.sha256(self.rows[:used].view(np.uint8).data).hexdigest()
+            self._hash.update(self.rows[self._hashed : used].view(np.uint8).data)
+            self._hashed = used
+            return self._hash.hexdigest()
 
     def drop(self) -> None:
         """Remove the working file; links in checkpoints keep the rows."""
@@ -92,16 +102,9 @@ class SegmentFile:
             os.fsync(file.fileno())
         return length
 
-    @property
-    def sealed_sha256(self) -> str | None:
-        """The SHA-256 of a full segment's rows, once somebody has computed it."""
-        return self._segment.sha256 if self.used == len(self._segment.rows) else None
-
-    @sealed_sha256.setter
-    def sealed_sha256(self, sha256: str) -> None:
-        # Of fewer rows it would stand for the full segment later.
-        if self.used == len(self._segment.rows):
-            self._segment.sha256 = sha256
+    def sha256(self) -> str:
+        """The SHA-256 of the rows."""
+        return self._segment.sha256(self.used)
 
 
 def _link(path: Path, target: Path) -> bool:

@@ -156,10 +156,10 @@ def test_whole_trail_is_ok_with_key_and_anchor() -> None:
     """An untouched trail verifies, with or without key and anchor, as lines or as values."""
     trail = Trail("fraud", KEY)
     lines = write(trail, 5)
-    verdict = verify([line + b"\n" for line in lines], KEY.public_key(), trail.head())
+    verdict = verify([line + b"\n" for line in lines], KEY.public_key(), [trail.head()])
     assert (verdict.outcome, verdict.head, verdict.signed) == (Exit.OK, trail.head(), 5)
     assert verify(lines).outcome == Exit.OK
-    assert verify([]).outcome == Exit.OK
+    assert verify([]).outcome == Exit.MISSING
 
 
 @settings(max_examples=200)
@@ -209,7 +209,7 @@ def test_cut_tail_needs_the_anchor() -> None:
     trail = Trail("fraud", KEY)
     lines = write(trail, 5)[:3]
     assert verify(lines, KEY.public_key()).outcome == Exit.OK
-    verdict = verify(lines, KEY.public_key(), trail.head())
+    verdict = verify(lines, KEY.public_key(), [trail.head()])
     assert (verdict.outcome, verdict.where) == (Exit.TRUNCATED, "end")
     assert (verdict.expected, verdict.got) == ("record 5", "record 3")
 
@@ -223,7 +223,7 @@ def test_rewritten_trail_is_broken_at_the_anchor() -> None:
     ]
     assert verify(rewritten).outcome == Exit.OK
     first = Head(1, json.loads(write(Trail("fraud"), 1)[0])["hash"])
-    verdict = verify(rewritten, anchor=first)
+    verdict = verify(rewritten, anchors=[first])
     assert (verdict.outcome, verdict.where) == (Exit.BROKEN, "record 1: anchor")
 
 

@@ -27,7 +27,7 @@ from stream.state.generations import Snapshot, StateDirectory, list_generations
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.step.reconfigure import reconfigure
-from stream.tools.audit import check_generations
+from stream.tools.audit.verify import check_generations
 from tests.support.factory import Feed, config, decoded, event, label, truth
 
 LINEAR = {"name": "linear", "type": "logistic"}
@@ -369,17 +369,20 @@ def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) ->
     lines = [r.value or b"" for r in engine.step(batch).audit]
     assert "challenger of linear" in engine.ensemble.roots()
     state = StateDirectory(engine.config.state_dir).open()
-    parts = ("test", 1, engine.digest, 0, {}, journaled(engine.config), fingerprint())
+    at = {(topic, partition): offset for topic, partition, offset in engine.auditor.positions()}
+    parts = ("test", 1, engine.digest, 0, at, journaled(engine.config), fingerprint())
     state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
     state.close()
-    assert check_generations(engine.config, lines) == [{"seq": 1, "verdict": "match"}]
+    assert check_generations(engine.config, lines, lambda seq: engine.digest) == [
+        {"seq": 1, "verdict": "match"}
+    ]
     path = next(iter(list_generations(engine.config.state_dir)))
     shutil.rmtree(path)
     engine.ensemble.challengers.clear()
     state = StateDirectory(engine.config.state_dir).open()
     state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
     state.close()
-    [row] = check_generations(engine.config, lines)
+    [row] = check_generations(engine.config, lines, lambda seq: engine.digest)
     assert row["verdict"].startswith("challenger of linear: expected digest")
 
 

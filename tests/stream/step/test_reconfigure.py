@@ -210,6 +210,7 @@ CHANGES: dict[str, Patch] = {
     "AuditSettings.expected_events": {"audit.expected_events": ["created"]},
     "AuditSettings.key": {"audit.key": "key.pem"},
     "AuditSettings.anchor_every": {"audit.anchor_every": 10},
+    "AuditSettings.witness": {"audit.witness": "witness.jsonl"},
 }
 """A change of each setting, by its class and name."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from typer.testing import CliRunner
 
-from monitoring.audit.trail import Trail, read_anchor
+from monitoring.audit.trail import Trail, make_anchor, read_anchor
 from stream.cli.main import app
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord
@@ -26,10 +27,11 @@ from stream.settings.load import load
 from stream.settings.schema import Config
 from stream.state.anchors import FILE, Anchors
 from stream.state.generations import list_generations, read_manifest
-from stream.tools.audit import read_trail
+from stream.tools.audit.read import read_trail
 from stream.tools.operate import replay_to
 from tests.stream.cli.test_cli import toml
-from tests.support.crafted import change_arrays, evil_member
+from tests.support import crafted
+from tests.support.crafted import change_arrays, change_rest, evil_member
 from tests.support.factory import config, event, label, raw_config
 from tests.support.runner import append, caught_up, running
 
@@ -208,6 +210,113 @@ def test_an_anchor_kept_elsewhere_shows_a_cut_tail(shard: Path, tmp_path: Path) 
     verify(shard, "--file", rewrite(shard, lines), "--anchor", kept, status=11)
 
 
+def in_topic(shard: Path, topic: str, statement: str) -> None:
+    """Run a statement on a topic's table in the embedded log."""
+    with sqlite3.connect(shard / "log.db") as db:
+        [table] = db.execute("SELECT id FROM partitions WHERE topic = ?", (topic,)).fetchone()
+        db.execute(statement.format(table=f"records_{table}"))
+    db.close()
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_a_cut_tail_shows_against_the_journal(shard: Path, kept: int) -> None:
+    """Whoever cuts the topic, down to nothing, and deletes the anchors has not cut the journal."""
+    in_topic(shard, "audit", f"DELETE FROM {{table}} WHERE offset >= {kept}")
+    (shard / "state" / FILE).unlink()
+    found = verify(shard, status=11)
+    assert found["got"] == f"record {kept}"
+
+
+def test_a_journal_that_is_gone_vouches_for_nothing(shard: Path) -> None:
+    """Records without the steps that wrote them."""
+    journal = settings(shard).journal_topic
+    in_topic(shard, journal, "DELETE FROM {table}")
+    with sqlite3.connect(shard / "log.db") as db:
+        db.execute("UPDATE partitions SET first_offset = next_offset WHERE topic = ?", (journal,))
+    db.close()
+    assert verify(shard, status=14)["where"] == journal
+
+
+def test_nothing_is_not_whole(shard: Path, tmp_path: Path) -> None:
+    """An empty trail, an empty anchor file, no anchors after so many records: missing, not ok."""
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    (shard / "state" / FILE).rename(tmp_path / "kept.jsonl")
+    assert verify(shard, "--file", empty, status=14)["where"] == "trail"
+    assert verify(shard, status=14)["where"].endswith(FILE)
+    assert verify(shard, "--anchor", empty, status=14)["where"] == str(empty)
+    verify(shard, "--anchor", tmp_path / "kept.jsonl")
+    millrace("audit", "verify", "--file", empty, status=14)
+
+
+def test_a_key_that_should_be_there_is_missing(shard: Path, tmp_path: Path) -> None:
+    """Signatures that nobody can check do not pass for checked."""
+    target = tmp_path / "t.jsonl"
+    millrace("audit", "export", shard / "c.toml", "--out", target)
+    text = millrace("audit", "verify", "--file", target, status=14)
+    assert "expected --public-key" in text
+    (shard / "key.pem").unlink()
+    assert verify(shard, status=14)["where"] == "audit.key"
+    verify(shard, "--public-key", shard / "public.pem")
+
+
+def test_another_shards_trail_is_another_trail(shard: Path) -> None:
+    """Whole, anchored and signed by the same key: still not this shard's."""
+    trail = Trail("other", KEY)
+    lines = [trail.record("created", at_ms=0, cause="x", actor="x", model="x") for _ in range(20)]
+    found = verify(shard, "--file", rewrite(shard, lines), status=10)
+    assert (found["where"], found["expected"], found["got"]) == ("record 1: trail", "test", "other")
+    anchor = shard / "other.jsonl"
+    anchor.write_bytes(make_anchor("other", trail.head(), KEY) + b"\n")
+    assert verify(shard, "--anchor", anchor, status=10)["where"] == str(anchor)
+
+
+def test_half_a_line_at_the_end_of_the_anchors_is_told(shard: Path) -> None:
+    """A killed process leaves it; the anchor before it is whole."""
+    path = shard / "state" / FILE
+    path.write_bytes(path.read_bytes() + b'{"anchor":')
+    found = verify(shard)
+    assert "was cut while it was written" in str(found["not_checked"])
+    path.write_bytes(path.read_bytes() + b"\n")
+    verify(shard, status=10)
+
+
+def test_what_was_not_checked_is_told(shard: Path, tmp_path: Path) -> None:
+    """Each kind of absence that is no fault stands in the verdict."""
+    target = tmp_path / "t.jsonl"
+    millrace("audit", "export", shard / "c.toml", "--out", target)
+    told = str(verify(shard)["not_checked"])
+    assert "an anchor kept elsewhere" in told
+    assert "with --checkpoint only" in told
+    args = ("--file", target, "--public-key", shard / "public.pem")
+    text = millrace("audit", "verify", *args)
+    assert "not checked its end: no anchor was given" in text
+    assert "not checked the journal" in text
+
+
+def test_a_witness_elsewhere_hears_every_anchor(shard: Path, tmp_path: Path) -> None:
+    """Who rewrites all that this machine holds is found out; one that is gone is missing."""
+    witness = tmp_path / "witness.jsonl"
+    text = (
+        (shard / "c.toml")
+        .read_text()
+        .replace("anchor_every", f'witness = "{witness}"\nanchor_every')
+    )
+    (shard / "c.toml").write_text(text)
+    assert verify(shard, status=14)["where"] == str(witness)
+    with running(settings(shard)) as service:
+        caught_up(service, 800)
+    assert (
+        witness.read_bytes().splitlines()[-1:]
+        == ((shard / "state" / FILE).read_bytes().splitlines()[-1:])
+    )
+    told = verify(shard, "--checkpoint")["not_checked"]
+    assert told == []
+    (shard / "state" / FILE).write_bytes(b"")
+    lines = read_trail(settings(shard))[:-1]
+    verify(shard, "--file", rewrite(shard, lines), status=11)
+
+
 def test_usage_errors_are_no_verdict(ran: Path, tmp_path: Path) -> None:
     """A missing file or key ends with the status of a failure, not with a verdict's."""
     millrace("audit", "verify", "--file", tmp_path / "none", status=3)
@@ -266,6 +375,76 @@ def test_a_damaged_generation_is_a_mismatch(shard: Path) -> None:
     """What fails its own checksums cannot be compared and is reported as such."""
     (list_generations(shard / "state")[0] / "state.msgpack").write_bytes(b"")
     assert "cannot be used" in str(verify(shard, "--checkpoint", status=13)["generations"])
+
+
+def other_positions(manifest: dict[str, Any]) -> None:
+    manifest["positions"][0][2] += 1
+
+
+def other_seed(manifest: dict[str, Any]) -> None:
+    manifest["config"]["seed"] = 7
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "clock": lambda rest: rest.update(threshold=0.25),
+    "counts": lambda rest: rest["counts"].update(alerts=10_000),
+    "pending": lambda rest: rest["pending"].update(newest=3),
+    "auditor": lambda rest: rest["auditor"].update(learned=1),
+    "trail": lambda rest: rest["trail"].update(hash="0" * 64),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_altered_value_of_any_part_is_a_mismatch(shard: Path, part: str) -> None:
+    """Threshold, counters, labels that wait, the trail's head: all of a checkpoint is on record."""
+    change_rest(list_generations(shard / "state")[0], PARTS[part])
+    found = verify(shard, "--checkpoint", status=13)
+    assert found["got"].startswith(f"{part}: expected")
+
+
+@pytest.mark.parametrize(
+    ("part", "array"),
+    [
+        ("features", "features/numbers"),
+        ("quality", "quality/p"),
+        ("drift", "drift/adwin_totals"),
+        ("pending", "pending/truth"),
+        ("tallies", "tallies/scores/counts"),
+    ],
+)
+def test_one_altered_bit_of_any_array_is_a_mismatch(shard: Path, part: str, array: str) -> None:
+    """Windows, quality, drift and truths that wait."""
+
+    def flip(arrays: dict[str, Any]) -> None:
+        arrays[f"/{array}"].reshape(-1).view("u1")[0] ^= 1
+
+    change_arrays(list_generations(shard / "state")[0], flip)
+    assert verify(shard, "--checkpoint", status=13)["got"].startswith(f"{part}: expected")
+
+
+def test_one_altered_bit_of_a_waiting_row_is_a_mismatch(shard: Path) -> None:
+    """What an event was scored on is what its label will teach."""
+    newest = list_generations(shard / "state")[0]
+    [segment] = newest.glob("*.seg")
+    raw = bytearray(segment.read_bytes())
+    raw[40] ^= 1
+    crafted.rewrite(newest, segment.name, bytes(raw))
+    assert verify(shard, "--checkpoint", status=13)["got"].startswith("pending: expected")
+
+
+@pytest.mark.parametrize("change", [other_positions, other_seed])
+def test_an_altered_manifest_is_a_mismatch(
+    shard: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Where inputs go on, and under which configuration."""
+    crafted.reseal(list_generations(shard / "state")[0], change)
+    verify(shard, "--checkpoint", status=13)
+
+
+def test_checkpoints_that_are_gone_are_missing(shard: Path) -> None:
+    """The trail tells of them."""
+    shutil.rmtree(shard / "state" / "generations")
+    assert verify(shard, "--checkpoint", status=14)["got"] == "none"
 
 
 def test_code_that_a_crafted_generation_names_is_not_run(shard: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The audit trail for operators: read it, verify it against whatever vouches for it."""

@@ -10,14 +10,19 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from stream.settings.schema import Config
+from stream.settings.schema import Config, RegistrySettings, ScoresSettings
 from stream.tools.operate import replay_to
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.support.factory import config, event, label, raw_config
 from tests.support.log_harness import kafka_table
 from tests.support.runner import caught_up, running
+from tests.support.schemas.registry import registry
 from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.kafka
@@ -143,3 +148,39 @@ def test_an_unreachable_broker_is_waited_for(tmp_path: Path) -> None:
         daemon.terminate()
         daemon.communicate(timeout=DEADLINE_S)
     assert daemon.returncode == 0
+
+
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_others_write_avro_with_headers_and_read_scores_so(kafka: Config, client: str) -> None:
+    """Confluent's client and serializers at both ends; the trace id and the event's time pass."""
+    with registry() as fake:
+        asking = SchemaRegistryClient({"url": fake.url})
+        settings = {"url": fake.url, "auto_register": True}
+        c = kafka.model_copy(
+            update={
+                "log": kafka.log.model_copy(update={"client": client}),
+                "event": kafka.event.model_copy(update={"format": "avro"}),
+                "scores": ScoresSettings(
+                    format="avro", headers=("traceparent",), timestamp="event", key="input"
+                ),
+                "registry": RegistrySettings.model_validate(settings),
+            }
+        )
+        kinds = dict.fromkeys(event(0), "string") | {"time": "long", "amount": "double"}
+        fields = [{"name": n, "type": kind} for n, kind in kinds.items()]
+        schema = json.dumps({"type": "record", "name": "Payment", "fields": fields})
+        write = AvroSerializer(asking, schema)
+        producer = Producer({"bootstrap.servers": c.log.bootstrap})  # type: ignore[union-attr]
+        context = SerializationContext(c.topics.events, MessageField.VALUE)
+        with running(c) as service:
+            for i in range(40):
+                headers = [("traceparent", b"00-%d" % i), ("other", b"x")]
+                raw = write(event(i), context)
+                producer.produce(c.topics.events, raw, b"k%d" % i, headers=headers)
+            producer.flush(DEADLINE_S)
+            caught_up(service, 40)
+        read = AvroDeserializer(asking)
+        found = consume(c, c.topics.scores)
+        scores = {r.key: (read(r.value, context)["id"], dict(r.headers)) for r in found}
+    assert scores == {b"k%d" % i: (f"e{i}", {"traceparent": b"00-%d" % i}) for i in range(40)}
+    assert {r.timestamp for r in found} == {event(i)["time"] for i in range(40)}

@@ -28,6 +28,7 @@ from stream.settings.paths import place
 from stream.settings.schema import Config
 from stream.settings.upgrade import is_given, recorded, settings
 from stream.state.generations import CheckpointError, StateDirectory, revive, snapshot_of
+from stream.state.topics import Standing
 from stream.step import engine as step
 from stream.tools.course import Course
 from stream.tools.evaluate import Evaluation
@@ -173,7 +174,7 @@ class Engine:
         engine = self._engine
         place = StateDirectory(Path(directory)).open()
         try:
-            written = place.write(snapshot_of(engine, {}, time.time_ns() // 1_000_000))
+            written = place.write(snapshot_of(engine, Standing(), time.time_ns() // 1_000_000))
             place.publish(written, KEEP)
         except OSError as error:
             raise MillraceError(f"{directory}: cannot be written: {error}") from error

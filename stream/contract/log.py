@@ -130,6 +130,13 @@ class Log(Protocol):
     def open(self) -> None:
         """Connect, fence older owners of this shard, check or create topics."""
 
+    def topics(self) -> dict[str, Topic]:
+        """Each topic of the configuration that is there now, as the log itself says at this moment.
+
+        Raises :class:`LogError` where one cannot serve: its settings let go of what is needed, or
+        the log under it is another one.
+        """
+
     def create_topics(self) -> None:
         """Make missing topics, without taking the shard over.
 

@@ -29,6 +29,7 @@ from stream.state.generations import (
     read_manifest,
     snapshot_of,
 )
+from stream.state.topics import Standing
 from stream.step.engine import Engine
 
 logger = structlog.get_logger()
@@ -153,10 +154,10 @@ class Checkpointer:
         with self._condition:
             self._condition.wait_for(lambda: self._work is None or self._closing)
 
-    def snapshot(self, engine: Engine, positions: dict[tuple[str, int], int]) -> None:
+    def snapshot(self, engine: Engine, standing: Standing) -> None:
         """Hand the state over to the writer; only after :meth:`due` or :meth:`wait`."""
         started = time.monotonic()
-        snapshot = snapshot_of(engine, positions, self._clock_ms())
+        snapshot = snapshot_of(engine, standing, self._clock_ms())
         failpoint("checkpoint.snapshot")
         engine.checkpoint_wanted = False
         self._snapshot_s = time.monotonic() - started
@@ -212,7 +213,7 @@ class Checkpointer:
     def _let_go(self) -> None:
         """Input and journal before the oldest generation are not needed by anybody here."""
         oldest = read_manifest(list_generations(self._directory.path)[-1])
-        positions = {(t, p): o for t, p, o in oldest.positions}
+        positions = oldest.standing.positions
         try:
             self._log.truncate(positions, oldest.seq - 1)
             for (topic, partition), earliest in self._log.earliest().items():

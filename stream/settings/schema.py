@@ -119,6 +119,11 @@ class TopicsSettings(Settings):
         description="of events, labels and scores it creates; of scores on Kafka as many as events"
         " have that are there",
     )
+    metadata_age: Duration = Field(
+        parse_duration("30s"),
+        description="how often the topics are looked at: partitions that were added join the input,"
+        " a topic that was deleted or made anew ends the service",
+    )
 
 
 def _text_keys(value: object) -> object:

@@ -35,6 +35,7 @@ from stream.state.generations import (
     revive,
     snapshot_of,
 )
+from stream.state.topics import Standing, ids_of
 from stream.step.backfill import Backfill
 from stream.step.engine import Engine
 
@@ -66,14 +67,19 @@ class Reach(NamedTuple):
 def reach(log: Log, config: Config) -> Reach:
     """The steps whose records the log still holds, in the topics that ``config`` reads."""
     topics, earliest, head = config.topics, log.earliest(), log.journal_head()
+    standing, now = Standing(), ids_of(log.topics())
     after = head.seq - 1 if head is not None else 0
     counts = dict.fromkeys((topics.control, topics.events, topics.labels), 0)
     ends: list[Range] = []
     codec = Codec(config)
     for record in log.journal():
         adopt(codec, record)
+        standing.told(record.body.get("topics", {}), ())
+        anew = standing.anew(now)
         if any(
-            r.topic not in counts or r.first < earliest.get((r.topic, r.partition), 0)
+            r.topic not in counts
+            or r.topic in anew
+            or r.first < earliest.get((r.topic, r.partition), 0)
             for r in record.ranges
         ):
             after, counts, ends = record.seq, dict.fromkeys(counts, 0), []
@@ -160,7 +166,7 @@ def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) 
     Labels of events from before the first step find none, and end as orphans.
     """
     engine = past.engine
-    for record, slices in one_ahead(steps(log, engine.seq, until, lambda: engine.codec)):
+    for record, slices in one_ahead(steps(log, engine.seq, until, lambda: engine.codec, {})):
         failpoint("backfill.step")
         adopt(engine.codec, record)
         if record.kind == "step":
@@ -173,7 +179,7 @@ def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) 
 
 def save(past: Backfill, directory: StateDirectory, written_ms: int) -> None:
     """Publish a generation from which to go on."""
-    snapshot = snapshot_of(past.engine, {}, written_ms, past.after)
+    snapshot = snapshot_of(past.engine, Standing(), written_ms, past.after)
     directory.publish(directory.write(snapshot), keep=1)
 
 
@@ -245,7 +251,7 @@ def arriving(
 
 def keep(past: Backfill, directory: StateDirectory, written_ms: int) -> None:
     """Put by what the coming switch takes over from, for replays of it: before its commit."""
-    snapshot = snapshot_of(past.engine, {}, written_ms, past.after)
+    snapshot = snapshot_of(past.engine, Standing(), written_ms, past.after)
     directory.enter(directory.write(snapshot))
     failpoint("backfill.kept")
 

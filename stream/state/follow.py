@@ -7,7 +7,7 @@ kind: :data:`KINDS` is the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,7 @@ from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
 from stream.state.generations import CheckpointError, Manifest
 from stream.state.platform import fingerprint
+from stream.state.topics import Standing, TopicsChanged, ids_of
 from stream.step.backfill import Backfill
 from stream.step.engine import Engine
 from stream.step.reconfigure import reconfigure
@@ -51,15 +52,23 @@ class Diverged(MillraceError):
     """A replayed step gave other bits than the journal holds."""
 
 
-class Step(msgspec.Struct, frozen=True):
-    """Kind ``step``: the engine took a batch. Its body is empty but for what every kind may hold.
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What the body of every kind may hold; it holds for the records after it, too.
 
-    The first record of a process holds the ``version`` of Millrace and the ``fingerprint`` of where
-    it ran; both hold for the records after it. The journal's first holds the ``config``.
+    A process's first record has the ``version`` of Millrace, the ``fingerprint`` of where it ran,
+    and the ids of the ``topics``. ``joined``: partitions that are read from an offset on, as
+    ``(topic, partition, offset)``.
     """
 
     fingerprint: dict[str, str] = {}
     version: str = ""
+    topics: dict[str, str] = {}
+    joined: tuple[tuple[str, int, int], ...] = ()
+
+
+class Step(Told, frozen=True, kw_only=True):
+    """Kind ``step``: the engine took a batch. The journal's first record holds the ``config``."""
+
     config: dict[str, Any] | None = None
 
     def replay(
@@ -86,12 +95,10 @@ class Taken(msgspec.Struct, frozen=True):
     digest: str
 
 
-class Reconfigured(msgspec.Struct, frozen=True):
+class Reconfigured(Told, frozen=True, kw_only=True):
     """Kind ``reconfigured``: the configuration in the body holds from here on."""
 
     config: dict[str, Any]
-    fingerprint: dict[str, str] = {}
-    version: str = ""
     backfill: Taken | None = None
 
     def replay(
@@ -113,12 +120,10 @@ class Reconfigured(msgspec.Struct, frozen=True):
         return new, outputs
 
 
-class Adopted(msgspec.Struct, frozen=True):
+class Adopted(Told, frozen=True, kw_only=True):
     """Kind ``schema``: records may be written by the schema in the body from here on."""
 
     schema: Schema
-    fingerprint: dict[str, str] = {}
-    version: str = ""
     config: dict[str, Any] | None = None
 
     def replay(
@@ -163,8 +168,8 @@ class Follower:
     Parameters
     ----------
     engine : Engine
-    positions : dict
-        Where to resume each input partition.
+    standing : Standing
+        Where to resume each input partition, and of which topics.
     build : callable
     past : callable
     on_divergence : str
@@ -187,14 +192,14 @@ class Follower:
     def __init__(
         self,
         engine: Engine,
-        positions: dict[tuple[str, int], int],
+        standing: Standing,
         build: Build,
         past: Past,
         on_divergence: str,
         loaded: Manifest | None = None,
     ) -> None:
         self.engine = engine
-        self.positions = positions
+        self.standing = standing
         self.loaded = loaded
         self.from_seq = engine.seq
         self.replayed_steps = self.replayed_records = self.divergences = 0
@@ -208,7 +213,8 @@ class Follower:
     def apply(self, record: JournalRecord, slices: Sequence[Slice]) -> Outputs:
         """Do the next journaled step again, on the very records it took.
 
-        1. Its body, by its kind. 2. The engine. 3. Where to resume. 4. The digests compared.
+        1. Its body, by its kind. 2. The engine. 3. Topics, and where to resume. 4. The digests
+        compared.
 
         Raises :class:`Diverged`, or :class:`CheckpointError` for a record that cannot follow.
         """
@@ -220,8 +226,9 @@ class Follower:
         self._made = body.fingerprint or self._made
         self.elsewhere |= _differing(self._made)
         self.engine, outputs = body.replay(self.engine, record, slices, self._build, self._past)
+        self.standing.told(body.topics, body.joined)
         for r in record.ranges:
-            self.positions[(r.topic, r.partition)] = r.next_offset
+            self.standing.positions[(r.topic, r.partition)] = r.next_offset
         self.replayed_steps += 1
         self.replayed_records += sum(r.count for r in record.ranges)
         if self.engine.digest != record.digest:
@@ -253,14 +260,34 @@ class Follower:
 
 
 def steps(
-    log: Log, after: int, until: int | None, codec: Callable[[], Codec]
+    log: Log, after: int, until: int | None, codec: Callable[[], Codec], ids: Mapping[str, str]
 ) -> Iterator[tuple[JournalRecord, list[Slice]]]:
-    """The journaled steps after one up to another, and the records that each took, decoded."""
+    """The journaled steps after one up to another, and the records that each took, decoded.
+
+    ``ids`` are those of the topics then. Raises :class:`TopicsChanged` where a step took records of
+    a topic that was made anew since.
+    """
+    standing, now = Standing(ids), ids_of(log.topics())
     for record in log.journal(after):
         if until is not None and record.seq > until:
             return
+        standing.told(record.body.get("topics", {}), ())
+        _refuse_others(record, standing, now)
         read = codec()
         yield record, [read.ahead(piece) for piece in log.read(record.ranges)]
+
+
+def _refuse_others(record: JournalRecord, standing: Standing, now: Mapping[str, str]) -> None:
+    anew = standing.anew(now)
+    for r in record.ranges:
+        if r.topic in anew:
+            raise TopicsChanged(
+                f"journal: step {record.seq} took {r.topic}/{r.partition} offsets"
+                f" {r.first}..{r.last}, of a topic that was deleted and made anew since (id"
+                f" {standing.ids[r.topic]}, now {now[r.topic]}): it cannot be done again. Put the"
+                " old topic back (log.bootstrap), or begin a new shard with a name and a state_dir"
+                " of its own"
+            )
 
 
 def _differing(made: dict[str, str]) -> set[str]:

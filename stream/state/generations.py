@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from models.base import MillraceError, OtherVersion, State, StateError
 from stream.contract.failpoint import failpoint
 from stream.state.platform import fingerprint
+from stream.state.topics import Standing
 from stream.step.engine import Engine
 from stream.step.segments import SegmentFile
 
@@ -63,7 +64,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a generation is. ``digest`` is the journal's at ``seq``.
+    """What a generation is. ``digest`` is the journal's at ``seq``, ``topics`` are their ids.
 
     ``after``: the step that its engine began after, where that is not the first one.
     """
@@ -78,6 +79,12 @@ class Manifest(msgspec.Struct, frozen=True):
     fingerprint: dict[str, str]
     files: dict[str, FileEntry]
     after: int = 0
+    topics: dict[str, str] = {}
+
+    @property
+    def standing(self) -> Standing:
+        """Where its inputs go on, and in which topics."""
+        return Standing(self.topics, {(t, p): offset for t, p, offset in self.positions})
 
     @property
     def total_bytes(self) -> int:
@@ -98,12 +105,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     state: State
     segments: list[SegmentFile]
     after: int = 0
+    topics: dict[str, str] = {}
 
 
-def snapshot_of(
-    engine: Engine, positions: Mapping[tuple[str, int], int], written_ms: int, after: int = 0
-) -> Snapshot:
-    """The engine's state now; ``positions`` are where its inputs go on.
+def snapshot_of(engine: Engine, standing: Standing, written_ms: int, after: int = 0) -> Snapshot:
+    """The engine's state now; ``standing`` is where its inputs go on.
 
     ``after``: see :class:`Manifest`.
     """
@@ -112,12 +118,13 @@ def snapshot_of(
         engine.seq,
         engine.digest,
         written_ms,
-        dict(positions),
+        dict(standing.positions),
         engine.tree,
         fingerprint(),
         engine.state(),
         engine.pending.files(),
         after,
+        dict(standing.ids),
     )
 
 
@@ -240,6 +247,7 @@ class StateDirectory:
                 snapshot.fingerprint,
                 files,
                 snapshot.after,
+                snapshot.topics,
             )
             failpoint("checkpoint.manifest")
             _write_durably(temporary / "manifest.json", _sealed(manifest))

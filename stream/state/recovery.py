@@ -20,6 +20,7 @@ from stream.settings.upgrade import UnreadableConfig, digest, is_given, settings
 from stream.state.backfill import entered
 from stream.state.follow import Build, Follower, Past, body_of, built, steps
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
+from stream.state.topics import Lost, Standing, TopicsChanged, explained, lost
 
 logger = structlog.get_logger()
 
@@ -50,7 +51,8 @@ def recover(
     started = time.monotonic()
     follower = load(log, directory, config, build, beat, until_seq)
     failpoint("restore.loaded")
-    journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec)
+    ids = dict(follower.standing.ids)
+    journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec, ids)
     for record, slices in one_ahead(journaled):
         follower.apply(record, slices)
         beat()
@@ -97,9 +99,9 @@ def load(
         )
     first = body_of(head).config if head is not None else None
     if first is None:
-        return Follower(build(config), {}, build, past, on_divergence)
+        return Follower(build(config), Standing(), build, past, on_divergence)
     engine = built(build, first, f"{config.journal_topic}: step 1")
-    return Follower(engine, {}, build, past, on_divergence)
+    return Follower(engine, Standing(), build, past, on_divergence)
 
 
 def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
@@ -128,6 +130,7 @@ def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
             f"{config.state_dir} is journaled, got {config.journal_topic!r}; put it back, or begin "
             "a new shard with a name and a state_dir of its own"
         )
+    _refuse_other_journal(manifest, log, config)
     if reason is None and not on_record and not is_given(manifest.config, where, config):
         raise Unvouched(
             f"{where}: the journal was written before it vouched for configurations, and this one "
@@ -137,9 +140,22 @@ def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
     return reason
 
 
+def _refuse_other_journal(manifest: Manifest, log: Log, config: Config) -> None:
+    """Raise where the journal beside a generation is not the one that it was made with."""
+    name, topics = config.journal_topic, log.topics()
+    found = lost(manifest.standing, topics, config)
+    if name in found.anew:
+        raise TopicsChanged(explained(Lost([], [name]), manifest.standing, topics, config))
+    if log.journal_head() is None:
+        raise ForeignState(
+            f"{name}: expected the journal of the state in {config.state_dir}, which stands at step"
+            f" {manifest.seq}, got an empty one; put the old topic back (log.bootstrap, log.path),"
+            " or begin a new shard with a name and a state_dir of its own"
+        )
+
+
 def _restored(loaded: Loaded, build: Build, past: Past, on_divergence: str) -> Follower:
     manifest = loaded.manifest
     engine = built(build, manifest.config, str(loaded.path))
     revive(engine, loaded)
-    positions = {(t, p): o for t, p, o in manifest.positions}
-    return Follower(engine, positions, build, past, on_divergence, manifest)
+    return Follower(engine, manifest.standing, build, past, on_divergence, manifest)

@@ -141,7 +141,7 @@ def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -
                 "seconds": round(recovered.seconds, 3),
             }
             if target is not None:
-                snapshot = snapshot_of(engine, recovered.positions, wall_clock_ms())
+                snapshot = snapshot_of(engine, recovered.standing, wall_clock_ms())
                 found["generation"] = str(_publish(snapshot, target))
             engine.pending.close()
             return found

@@ -35,6 +35,7 @@ from stream.state.backfill import entered
 from stream.state.follow import Follower
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
+from stream.state.topics import Standing
 from stream.step.engine import Engine
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
@@ -234,7 +235,7 @@ def reference(
     past = partial(
         entered, shard.log, StateDirectory(shard.directory / "nothing"), build, lambda: None
     )
-    follower = Follower(engine, {}, build, past, "warn")
+    follower = Follower(engine, Standing(), build, past, "warn")
     partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
     made: dict[str, list[list[NewRecord]]] = {
         name: [[] for _ in range(count)] for name, count in partitions.items()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
-from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions
+from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positions, Topic
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
 from stream.logs.kafka.calls import Seat
@@ -107,6 +107,14 @@ class KafkaLog:
     def create_topics(self) -> None:
         """See :meth:`stream.contract.log.Log.create_topics`."""
         self._all_topics()
+
+    def topics(self) -> dict[str, Topic]:
+        """See :meth:`stream.contract.log.Log.topics`."""
+        found = self._cluster.find(self._wanted)
+        with self._lock:
+            if self._partitions is not None:
+                self._partitions |= {name: topic.partitions for name, topic in found.items()}
+        return found
 
     def _all_topics(self) -> dict[str, int]:
         """Partitions of each topic of the configuration; makes missing ones, if it may."""

@@ -30,6 +30,8 @@ _PROBE_S = 2.0
 """How often an idle poll asks whether the broker is still there; no client says so by itself. With
 the two seconds that an answer may take before the service is not ready, that is told within 5 s."""
 
+_PROBE_LIMIT_S = 5.0
+
 
 class Reader:
     """A consumer for given offsets: replay, the journal, tails, first and last offsets."""
@@ -38,9 +40,14 @@ class Reader:
         self._limit_s = client.timeout_s
         self._seat = Seat("millrace-kafka-read", lambda: client.consumer(group), client.translated)
 
-    def bounds(self, keys: Iterable[Key]) -> tuple[dict[Key, int], dict[Key, int]]:
+    def bounds(
+        self, keys: Iterable[Key], limit_s: float | None = None
+    ) -> tuple[dict[Key, int], dict[Key, int]]:
         """The oldest retained and the next committed offset of each partition."""
-        return self._call("offsets of partitions", lambda c: c.bounds(keys, self._limit_s))
+        limit = self._limit_s if limit_s is None else min(limit_s, self._limit_s)
+        return self._seat.call(
+            "offsets of partitions", limit + 0.5, lambda c: c.bounds(keys, limit)
+        )
 
     def committed(self, keys: Iterable[Key]) -> dict[Key, int]:
         """The offsets that the shard's consumer group committed."""
@@ -226,7 +233,8 @@ class Poller:
         """Ask an idle broker for a sign of life: no client says when there is none."""
         if time.monotonic() - self._alive < _PROBE_S or any(self._buffers.values()):
             return
-        _, self._ends = self._reader.bounds(self._next)
+        # Of a topic that was deleted nobody ever knows: a probe must not wait for log.timeout.
+        _, self._ends = self._reader.bounds(self._next, _PROBE_LIMIT_S)
         if self._fetched != self._told:
             # For tools that show the group's lag. Steps commit the offset after their last record:
             # not past the markers behind it, and nothing of partitions that have none.

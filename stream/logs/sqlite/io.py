@@ -12,6 +12,7 @@ and so that offsets go on after everything was deleted.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 import time
@@ -84,6 +85,25 @@ class Connection:
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._closed = False
+        self._place: tuple[int, int] | None = None
+
+    def check_place(self) -> None:
+        """Raise :class:`LogError` if the file is no longer where it was opened."""
+        with self.use():
+            if (there := self._looked_up()) != self._place:
+                what = "was deleted" if there is None else "is another file now"
+                raise LogError(
+                    f"embedded log {self._path}: {what} than the one this process has open; what"
+                    " others append there is not read. Put the old file back, then start again"
+                )
+
+    def _looked_up(self) -> tuple[int, int] | None:
+        """What the path leads to: device and inode."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
@@ -94,6 +114,7 @@ class Connection:
                 raise LogError(f"embedded log {self._path}: is closed")
             if self._db is None:
                 self._db = _connect(self._path, self._timeout_ms)
+                self._place = self._looked_up()
             left = self._timeout_ms - int((time.monotonic() - start) * 1000)
             self._db.execute(f"PRAGMA busy_timeout = {max(1, left)}")
             yield self._db
@@ -158,6 +179,7 @@ def _connect(path: Path, timeout_ms: int) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         _make_tables(db, path)
+        _identify(db)
     except BaseException:
         db.close()
         raise
@@ -197,6 +219,19 @@ def _make_tables(db: sqlite3.Connection, path: Path) -> None:
             f"embedded log {path}: expected version {SCHEMA_VERSION} of its tables, got {version};"
             " it was written by another release"
         )
+
+
+def _identify(db: sqlite3.Connection) -> None:
+    """Give a file an id of its own, by which it is told from another in its place."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'identity'").fetchone():
+        return
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL)")
+    db.execute(
+        "INSERT INTO identity SELECT ? WHERE NOT EXISTS (SELECT 1 FROM identity)",
+        (secrets.token_hex(8),),
+    )
+    db.execute("COMMIT")
 
 
 def add_topic(db: sqlite3.Connection, topic: str, partitions: int) -> None:

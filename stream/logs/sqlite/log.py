@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from stream.contract.failpoint import failpoint
@@ -19,6 +20,7 @@ from stream.contract.log import (
     LogError,
     OutOfRetention,
     Positions,
+    Topic,
     check_succession,
     same_records,
 )
@@ -101,6 +103,15 @@ class SqliteLog:
                 (self._config.name,),
             ).fetchone()
         self._epoch = row[0]
+
+    def topics(self) -> dict[str, Topic]:
+        """See :meth:`stream.contract.log.Log.topics`; all have the id of the file."""
+        self._reader.check_place()
+        with self._reader.snapshot() as db:
+            (identity,) = db.execute("SELECT id FROM identity").fetchone()
+            parts = partitions_of(db, list(self._topics))
+        found = Counter(part.topic for part in parts)
+        return {topic: Topic(identity, count) for topic, count in found.items()}
 
     def create_topics(self) -> None:
         """See :meth:`stream.contract.log.Log.create_topics`."""

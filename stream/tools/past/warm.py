@@ -25,6 +25,7 @@ from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
 from stream.state.generations import StateDirectory, snapshot_of
 from stream.state.platform import fingerprint
+from stream.state.topics import Standing, ids_of
 from stream.step.engine import Engine
 from stream.tools.evaluate import Evaluation, delay_ms, rows_of
 from stream.tools.files import count_rows
@@ -79,7 +80,7 @@ def warm(
             summary = run.run(rows_of(config, data), done, None, refused)
         writing.step(Batch(engine.seq + 1, engine.clock_ms, [], checkpoint=True))
         writing.anchors.close()
-        written = directory.write(snapshot_of(engine, writing.positions, wall_clock_ms()))
+        written = directory.write(snapshot_of(engine, writing.standing, wall_clock_ms()))
         directory.publish(written, config.checkpoints.keep)
         engine.pending.close()
     finally:
@@ -111,13 +112,18 @@ class _Journaling:
 
     def __init__(self, config: Config, engine: Engine, log: Log, anchors: Anchors) -> None:
         self.anchors = anchors
-        self.positions: dict[tuple[str, int], int] = {}
+        topics = ids_of(log.topics())
+        joined = [(*key, offset) for key, offset in log.earliest().items()]
+        self.standing = Standing()
+        self.standing.told(topics, joined)
         self._engine = engine
         self._log = log
         self._body: dict[str, Any] = {
             "fingerprint": fingerprint(),
             "version": version("millrace"),
             "config": journaled(config),
+            "topics": topics,
+            "joined": joined,
         }
 
     def step(self, batch: Batch) -> Outputs:
@@ -131,7 +137,7 @@ class _Journaling:
                     f"warm: expected {r.topic}/{r.partition} to be this command's alone, got "
                     f"offset {placed[0]} where {r.first} was next: stop its producers, begin anew"
                 )
-            self.positions[(r.topic, r.partition)] = r.next_offset
+            self.standing.positions[(r.topic, r.partition)] = r.next_offset
         told = [Slice(range_of(s.records), s.records, s.ahead) for s in batch.slices]
         outputs = self._engine.step(msgspec.structs.replace(batch, slices=told))
         journal = outputs.journal

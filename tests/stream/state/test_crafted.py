@@ -32,6 +32,7 @@ from stream.state.generations import (
     snapshot_of,
 )
 from stream.state.recovery import Unvouched
+from stream.state.topics import Standing
 from tests.support.crafted import (
     ARRAYS,
     REST,
@@ -209,7 +210,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parts in traffic(200):
         engine.step(feed.batch(*parts))
     place = StateDirectory(directory / "state").open()
-    written = place.publish(place.write(snapshot_of(engine, {}, 0)), keep=1)
+    written = place.publish(place.write(snapshot_of(engine, Standing(), 0)), keep=1)
     place.close()
     return written
 

@@ -21,6 +21,7 @@ from stream.state.backfill import entered
 from stream.state.follow import Build, Diverged, Follower, Past
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.platform import fingerprint
+from stream.state.topics import Standing
 from stream.step.engine import Engine
 from stream.tools.operate import replay_to
 from tests.support.factory import config, event, label
@@ -139,7 +140,7 @@ def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> 
     changed = config(tmp_path, limits={"batch": 50}, ensemble={"threshold": 0.3})
     run(changed, 1)
     log = open_log(c, wall_clock_ms)
-    follower = Follower(build_engine(c, None), {}, *from_nothing(log, c), "stop")
+    follower = Follower(build_engine(c, None), Standing(), *from_nothing(log, c), "stop")
     scores = [
         score.value
         for record in log.journal()
@@ -148,7 +149,8 @@ def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> 
     log.close()
     assert scores == contents(c, c.topics.scores)
     assert follower.replayed_records == 400
-    assert follower.positions == {("events", 0): 200, ("labels", 0): 200}
+    read = {("control", 0): 0, ("events", 0): 200, ("labels", 0): 200}
+    assert follower.standing.positions == read
     found = replay_to(changed, follower.engine.seq, None, from_start=False)
     assert found["replayed_steps"] == 0
     assert follower.engine.state_digest() == found["state_digest"]

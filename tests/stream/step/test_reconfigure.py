@@ -95,6 +95,7 @@ CHANGES: dict[str, Patch] = {
     "TopicsSettings.create": {"topics.create": False},
     "TopicsSettings.partitions": {"topics.partitions": 3},
     "ScoresSettings.format": {"scores.format": "cloudevents"},
+    "TopicsSettings.metadata_age": {"topics.metadata_age": "5m"},
     "ScoresSettings.key": {"scores.key": "input"},
     "ScoresSettings.headers": {"scores.headers": ["traceparent"]},
     "ScoresSettings.timestamp": {"scores.timestamp": "event"},

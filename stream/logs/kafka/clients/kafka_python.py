@@ -16,6 +16,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.structs import OffsetAndMetadata
 
+from stream.contract.log import LogUnavailable
 from stream.contract.records import Headers, Record
 from stream.logs.kafka.clients import codec, credentials
 from stream.logs.kafka.clients.base import Consumer, Key, Placed, Producer
@@ -158,8 +159,12 @@ class _Consumer:
         self, keys: Iterable[Key], timeout_s: float
     ) -> tuple[dict[Key, int], dict[Key, int]]:
         tps = [TopicPartition(*key) for key in keys]
-        firsts = self._raw.beginning_offsets(tps, timeout_ms=timeout_s * 1000)
-        ends = self._raw.end_offsets(tps, timeout_ms=timeout_s * 1000)
+        try:
+            firsts = self._raw.beginning_offsets(tps, timeout_ms=timeout_s * 1000)
+            ends = self._raw.end_offsets(tps, timeout_ms=timeout_s * 1000)
+        except KeyError as error:
+            # A partition that was added, or deleted: only a new client asks the cluster again.
+            raise LogUnavailable(f"Kafka: {error}: the client knows no such partition") from error
         return {(*tp,): firsts[tp] for tp in tps}, {(*tp,): ends[tp] for tp in tps}
 
     def committed(self, keys: Iterable[Key], timeout_s: float) -> dict[Key, int]:

@@ -1,0 +1,140 @@
+"""Looks at the topics: at the start, and every ``topics.metadata_age`` while the service runs.
+
+Partitions that were added join the input; a topic that was deleted or made anew ends the service.
+The thread only looks: what follows from it the loop does, at the boundary of a step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from stream.contract.log import Log, LogError, LogUnavailable, Topic
+from stream.run.threads import Threads
+from stream.settings.schema import Config
+from stream.state.topics import Lost, Standing, TopicsChanged, explained, ids_of, inputs, lost
+
+logger = structlog.get_logger()
+
+CONFIRM_S = 1.0
+"""What would end the service is looked at again: a broker that has just come up may tell of old."""
+
+
+class Topics:
+    """What the journal says of the topics, held against what is there.
+
+    Parameters
+    ----------
+    config : Config
+    log : Log
+    accept : bool
+        Go on where topics were lost, and say so in the journal.
+    stopping : threading.Event
+        Ends the looking.
+
+    Attributes
+    ----------
+    standing : Standing
+        As of the last step that was taken; the loop's.
+    """
+
+    def __init__(self, config: Config, log: Log, accept: bool, stopping: threading.Event) -> None:
+        self._config = config
+        self._log = log
+        self._accept = accept
+        self._stopping = stopping
+        self._seen: Mapping[str, Topic] | None = None
+        self._wrong: LogError | None = None
+        self.standing = Standing()
+
+    def restored(self, standing: Standing) -> dict[str, Any]:
+        """Go on from here; gives what the next journal record must say of the topics.
+
+        Raises :class:`TopicsChanged` where something is lost that nobody accepted.
+        """
+        self.standing = standing
+        topics = self._log.topics()
+        found = lost(standing, topics, self._config)
+        if found:
+            error = TopicsChanged(explained(found, standing, topics, self._config))
+            if not self._accept or self._config.journal_topic in (*found.gone, *found.anew):
+                raise error
+            logger.warning("topics_changed", accepted=str(error))
+        for name in standing.anew(ids_of(topics)):
+            if name not in found.anew:
+                logger.warning("topic_made_anew", topic=name, id=topics[name].id)
+        return self._tell(topics)
+
+    def start(self, threads: Threads) -> None:
+        """Begin to look."""
+        threads.start("topics", self._look)
+
+    def check(self) -> None:
+        """Raise what is wrong with the topics, if anything is (any thread)."""
+        if self._wrong is not None:
+            raise self._wrong
+
+    def news(self) -> dict[str, Any]:
+        """Partitions that were added since the last look, for the next journal record."""
+        topics, self._seen = self._seen, None
+        if topics is None or not self._joining(topics):
+            return {}
+        try:
+            return self._tell(topics)
+        except LogUnavailable:  # a partition has no leader yet, or the client does not know it
+            self._seen = topics
+            return {}
+
+    def cause_of(self, error: LogError) -> LogError | None:
+        """What is wrong with the topics, if that is what the log failed of."""
+        if isinstance(error, TopicsChanged) or error is self._wrong:
+            return error
+        try:
+            topics = self._log.topics()
+        except LogUnavailable:
+            return None
+        except LogError as wrong:
+            return wrong
+        found = lost(self.standing, topics, self._config)
+        return self._changed(found, topics) if found else None
+
+    def _tell(self, topics: Mapping[str, Topic]) -> dict[str, Any]:
+        ids = ids_of(topics)
+        left = Standing(self.standing.ids, self.standing.positions)
+        left.told(ids, ())
+        earliest = self._log.earliest()
+        joined = [(*key, at) for key, at in earliest.items() if key not in left.positions]
+        for topic, partition, offset in joined if self.standing.ids else ():
+            logger.info("partition_joins", topic=topic, partition=partition, offset=offset)
+        self.standing.told(ids, joined)
+        return {"topics": ids, "joined": joined} if joined else {"topics": ids}
+
+    def _joining(self, topics: Mapping[str, Topic]) -> bool:
+        return any(
+            (name, number) not in self.standing.positions
+            for name in inputs(self._config)
+            for number in range(topics[name].partitions)
+        )
+
+    def _changed(self, found: Lost, topics: Mapping[str, Topic]) -> TopicsChanged:
+        return TopicsChanged(explained(found, self.standing, topics, self._config))
+
+    def _look(self) -> None:
+        while not self._stopping.wait(self._config.topics.metadata_age / 1000):
+            try:
+                topics = self._log.topics()
+                if lost(self.standing, topics, self._config):
+                    self._stopping.wait(CONFIRM_S)
+                    topics = self._log.topics()
+            except LogUnavailable:
+                continue  # whoever reads or writes says so
+            except LogError as error:
+                self._wrong = error
+                return
+            if found := lost(self.standing, topics, self._config):
+                self._wrong = self._changed(found, topics)
+                return
+            self._seen = topics

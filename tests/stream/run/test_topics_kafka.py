@@ -1,0 +1,189 @@
+"""Topics that change under a service: grown, deleted, made anew, on a real broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+
+from stream.run.service import Service
+from stream.settings.schema import Config
+from stream.state.generations import list_generations
+from stream.state.topics import TopicsChanged
+from stream.tools.operate import replay_to
+from tests.stream.run.test_service_kafka import consume, kafka, produce
+from tests.support.factory import event, label
+from tests.support.runner import caught_up, running
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.kafka
+__all__ = ["kafka"]
+
+
+@pytest.fixture
+def admin(kafka_bootstrap: str) -> Iterator[Any]:
+    """An administrative client, as an operator has one."""
+    client = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def watched(kafka: Config) -> Config:
+    """A configuration of a service that looks at its topics all the time."""
+    topics = kafka.topics.model_copy(update={"metadata_age": 50})
+    return kafka.model_copy(update={"topics": topics})
+
+
+def delete(admin: Any, topic: str) -> None:
+    admin.delete_topics([topic])
+    gone = lambda: topic not in admin.list_topics()  # noqa: E731
+    wait_until(gone, f"{topic} to be gone")
+
+
+def make(admin: Any, topic: str, partitions: int) -> None:
+    admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}})
+    admin.wait_for_topics([topic])
+
+
+def ended(c: Config, act: Callable[[], None]) -> tuple[Service, TopicsChanged]:
+    """A service that took 20 events and was ended by what was done to its topics, and why."""
+    taken: list[Service] = []
+    try:
+        with running(c) as service:
+            taken.append(service)
+            produce(c, c.topics.events, [event(i) for i in range(20)])
+            caught_up(service, 20)
+            act()
+            wait_until(lambda: service.health.state == "stopped", "the end of the service")
+    except TopicsChanged as error:
+        return taken[0], error
+    raise AssertionError("the service went on")
+
+
+def scored(c: Config) -> list[str]:
+    """The ids of all events that were scored, sorted."""
+    return sorted((r.key or b"").decode() for r in consume(c, c.topics.scores))
+
+
+def ids(*numbers: int) -> list[str]:
+    return sorted(f"e{i}" for i in numbers)
+
+
+def test_an_input_made_anew_while_the_service_was_down_is_not_taken_for_the_old(
+    kafka: Config, admin: Any
+) -> None:
+    """It says what happened, what is lost, and how to go on; accepted, all of the new is read."""
+    topic = kafka.topics.events
+    with running(kafka) as service:
+        produce(kafka, topic, [event(i) for i in range(20)])
+        caught_up(service, 20)
+    delete(admin, topic)
+    make(admin, topic, 1)
+    produce(kafka, topic, [event(i) for i in range(100, 160)])
+    with pytest.raises(TopicsChanged) as refused, running(kafka):
+        pass
+    assert f"{topic}: was deleted and made anew" in str(refused.value)
+    assert "it was read up to offset" in str(refused.value)
+    assert "--accept-changes" in str(refused.value)
+    with running(kafka, accept_changes=True) as service:
+        caught_up(service, 80)
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.labels, [label(i) for i in (1, 101)])
+        caught_up(service, 82)
+        assert service.engine is not None
+        assert service.engine.counts["labels.joined"] == 2
+        seq, digest = service.engine.seq, service.engine.digest
+    assert scored(kafka) == ids(*range(20), *range(100, 160))
+    assert replay_to(kafka, seq, None, from_start=False)["digest"] == digest
+    with pytest.raises(TopicsChanged, match=f"step 1 took {topic}/. offsets 0"):
+        replay_to(kafka, seq, None, from_start=True)
+
+
+def test_partitions_that_are_added_join_the_input(watched: Config, admin: Any) -> None:
+    """While the service runs and while it is down: journaled, scored, with a lag of their own."""
+    topic = watched.topics.events
+    with running(watched) as service:
+        produce(watched, topic, [event(i) for i in range(20)])
+        caught_up(service, 20)
+        admin.create_partitions({topic: 6})
+        wait_until(lambda: (topic, 5) in service.topics.standing.positions, "the partitions")
+        produce(watched, topic, [event(i) for i in range(20, 80)])
+        caught_up(service, 80)
+        wait_until(lambda: (topic, 5) in service.lag, "the lag of partition 5")
+    admin.create_partitions({topic: 8})
+    produce(watched, topic, [event(i) for i in range(80, 120)])
+    with running(watched) as service:
+        caught_up(service, 120)
+        assert service.engine is not None
+        seq, digest = service.engine.seq, service.engine.digest
+    assert scored(watched) == ids(*range(120))
+    assert len(service.topics.standing.positions) == 8 + 2 + 1
+    assert replay_to(watched, seq, None, from_start=True)["digest"] == digest
+
+
+@pytest.mark.parametrize("role", ["events", "scores", "journal"])
+def test_a_topic_that_is_deleted_ends_the_service_in_order(
+    watched: Config, admin: Any, role: str
+) -> None:
+    """With a sentence, and with the state saved wherever it still can be."""
+    topic = watched.journal_topic if role == "journal" else getattr(watched.topics, role)
+    service, error = ended(watched, lambda: delete(admin, topic))
+    assert f"{topic}: was deleted" in str(error)
+    if role == "events":
+        assert service.engine is not None
+        newest = list_generations(watched.state_dir)[0]
+        assert int(newest.name) == service.engine.seq
+    if role == "scores":  # nobody's state: it is made anew
+        with running(watched) as service:
+            produce(watched, watched.topics.events, [event(i) for i in range(20, 30)])
+            caught_up(service, 30)
+        assert scored(watched) == ids(*range(20, 30))
+
+
+def test_an_input_made_anew_ends_a_running_service(watched: Config, admin: Any) -> None:
+    """It neither waits for the old one nor reads the new one as if it went on."""
+    topic = watched.topics.events
+
+    def anew() -> None:
+        delete(admin, topic)
+        make(admin, topic, 2)
+
+    _, error = ended(watched, anew)
+    assert f"{topic}: was deleted" in str(error)
+    produce(watched, topic, [event(i) for i in range(100, 130)])
+    with running(watched, accept_changes=True) as service:
+        caught_up(service, 50)
+    assert scored(watched) == ids(*range(20), *range(100, 130))
+
+
+def test_a_state_without_its_journal_is_refused(kafka: Config, admin: Any) -> None:
+    """Nothing is begun anew, scored again or set aside; accepting changes does not help."""
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.events, [event(i) for i in range(20)])
+        caught_up(service, 20)
+    before = list_generations(kafka.state_dir)
+    delete(admin, kafka.journal_topic)
+    for accept in (False, True):
+        with (
+            pytest.raises(TopicsChanged, match="journal of this state is gone"),
+            running(kafka, accept_changes=accept),
+        ):
+            pass
+    assert list_generations(kafka.state_dir) == before
+    assert scored(kafka) == ids(*range(20))
+
+
+def test_scores_may_have_fewer_partitions_than_events(
+    kafka: Config, admin: Any, tmp_path: Path
+) -> None:
+    """Each event is scored, whatever partition it stands in."""
+    make(admin, kafka.topics.events, 12)
+    make(admin, kafka.topics.scores, 4)
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.events, [event(i) for i in range(60)])
+        caught_up(service, 60)
+    assert scored(kafka) == ids(*range(60))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from monitoring.parameters.counted import Counted, Row, Totals
 from monitoring.parameters.formula import Formula
 from monitoring.table import show, table
 
-_COLUMNS = ("layer", "type", "sizes", "formula", "parameters", "buffers", "verdict", "note")
+_COLUMNS = (
+    *("layer", "type", "sizes", "output", "formula", "parameters", "buffers", "verdict", "note"),
+)
+_DETAILS = ("type", "sizes", "output", "formula", "note")
+_FOLDS = ("sizes", "formula", "note")
+_READABLE = 24
+"""Characters below which a formula or a note is folded too often to be read."""
+_LABEL = 12
+_GAP = 2
+"""Characters between two columns; one stands behind the last."""
 _STYLE = {
     "match": "green",
     "mismatch": "bold red",
@@ -21,34 +32,74 @@ _STYLE = {
 
 
 def render(report: Counted, console: Console) -> None:
-    """Print one line per row, then the totals and the notes; subtotals are in italics.
+    """Print the rows, then the totals and the notes; subtotals are in italics.
 
-    Columns that no row fills are left out.
+    Columns that no row fills are left out. Where a line per row does not fit the console, type,
+    sizes, formula and note follow the row's name; names stay whole at any width.
     """
-    rows = [_cells(row, report.kind != "estimate") for row in report.rows]
-    filled = {name for cells in rows for name, text in cells.items() if text}
-    columns = [name for name in _COLUMNS if name in filled]
-    made = table(columns, ("sizes", "formula", "note"), right=("parameters", "buffers"))
+    judged = report.kind != "estimate"
+    rows = [_cells(row, judged) for row in report.rows]
+    columns = [name for name in _COLUMNS if any(cells[name] for cells in rows)]
+    width = sum(_GAP + max(len(name), *(_least(name, cells) for cells in rows)) for name in columns)
+    if width > console.width + 1:
+        columns = [name for name in columns if name not in _DETAILS]
+        _join_details(rows, columns, console.width)
+    made = table(columns, (*_FOLDS, "layer"), right=("parameters", "buffers"))
+    made.columns[0].min_width = max(_longest_line(cells["layer"]) for cells in rows)
     for row, cells in zip(report.rows, rows, strict=True):
         style = "italic" if row.subtotal else "" if _says_anything(row) else "dim"
-        made.add_row(*(cells[name] for name in columns), style=style)
+        texts = [
+            Text(cells[name], _STYLE[row.verdict] if name == "verdict" else "") for name in columns
+        ]
+        made.add_row(*texts, style=style)
     console.print(Text(report.target, style="bold"))
     show(made, console)
     for line in _summary(report):
-        console.print(line, highlight=False, markup=False)
+        indented = textwrap.fill(line, console.width, subsequent_indent=" " * _LABEL)
+        console.print(indented, highlight=False, markup=False)
+
+
+def _least(name: str, cells: Mapping[str, str]) -> int:
+    """How narrow a cell of a line per row may become."""
+    return min(len(cells[name]), _READABLE) if name in _FOLDS else len(cells[name])
+
+
+def _join_details(rows: Sequence[dict[str, str]], columns: Sequence[str], width: int) -> None:
+    """Write what a row says beside its numbers after its name, folded to what they leave."""
+    numbers = sum(
+        _GAP + max(len(name), *(len(cells[name]) for cells in rows)) for name in columns[1:]
+    )
+    room = max(width - numbers - 1, *(len(cells["layer"]) for cells in rows))
+    for cells in rows:
+        leaving = f"to {cells['output']}" if cells["output"] else ""
+        kind = " ".join(filter(None, (cells["type"], cells["sizes"], leaving)))
+        formula = "" if cells["formula"] in ("-", "0") else cells["formula"]
+        detail = "; ".join(filter(None, (kind, formula, cells["note"])))
+        lines = textwrap.wrap(
+            f"{cells['layer']}  {detail}",
+            room,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        cells["layer"] = "\n".join(lines)
+
+
+def _longest_line(text: str) -> int:
+    return max(map(len, text.splitlines()))
 
 
 def _cells(row: Row, judged: bool) -> dict[str, str]:
-    verdict = f"[{_STYLE[row.verdict]}]{row.verdict}[/]"
     return {
-        "layer": escape(row.path) or ".",
-        "type": escape(row.type),
-        "sizes": escape(row.config),
+        "layer": row.path or ".",
+        "type": row.type,
+        "sizes": row.config,
+        "output": row.output,
         "formula": _formula(row.formula),
         "parameters": f"{row.held:,}" + ("" if row.unit == "scalar" else f" {row.unit}"),
         "buffers": f"{row.buffers:,}" if row.buffers else "",
-        "verdict": verdict if judged else "",
-        "note": escape(_note(row)),
+        "verdict": row.verdict if judged else "",
+        "note": _note(row),
     }
 
 

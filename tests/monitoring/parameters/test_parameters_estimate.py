@@ -18,7 +18,7 @@ from river import linear_model
 from torch import nn
 
 from models.base import F64, FeatureBatch, Model, Parameter, State
-from monitoring.parameters import ParameterError, count, estimate, resolve
+from monitoring.parameters import ParameterError, count, estimate, render, resolve
 from monitoring.parameters.command import params_command
 from monitoring.parameters.formula import formula
 
@@ -165,6 +165,21 @@ def test_the_command_prints_a_table_and_json() -> None:
     code, text = run("conv2d:3->64,k3", as_json=True)
     document = json.loads(text)
     assert (document["kind"], document["totals"]["held"]) == ("estimate", 1792)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_table_fits_its_width_with_whole_names(width: int) -> None:
+    """Every name and formula is there, and no line is longer than the console."""
+    model = nn.Transformer(64, 4, 1, 1, 100, batch_first=True)
+    out = io.StringIO()
+    render(count(model), Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    names = {name for name, part in model.named_modules() if not list(part.children())}
+    # The attention's row holds its output projection too.
+    assert {name for name in names if not name.endswith("out_proj")} <= words
+    assert {"TransformerEncoderLayer", "MultiheadAttention", "4*E*E", "4*64*64"} <= words
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stream.state.generations import list_generations
+from tests.faults.backfill import backfill
 from tests.faults.check import check
 from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
@@ -35,6 +36,14 @@ def test_changes_between_kills_leave_no_trace(tmp_path: Path) -> None:
     assert verdict.problems == []
     assert tally.hits == 5
     assert switches.journaled > 0
+
+
+def test_a_stream_gains_a_member_between_kills(tmp_path: Path) -> None:
+    """The backfill beside it dies, and the start that takes it over, amid the commit."""
+    shard = Shard(tmp_path / "shard")
+    verdict, tally, switches = backfill(shard, ["commit.middle"], 19, quiet)
+    assert verdict.problems == []
+    assert (tally.hits, switches) == (1, 1)
 
 
 def test_an_orderly_stop_right_after_a_restart_saves_the_replayed_state(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from stream.state import backfill as preparing
 from stream.state.backfill import BackfillRefused
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.step.engine import Engine
-from stream.tools.audit import verify_trail
+from stream.tools.audit.verify import verify_trail
 from stream.tools.past.backfill import backfill
 from tests.stream.run.test_changes import replays
 from tests.stream.run.test_service import feed, last_seq
@@ -105,7 +105,8 @@ def test_a_new_member_comes_with_what_the_past_taught_it(tmp_path: Path) -> None
     assert members["crossed"].digest() == taught.ensemble.members["crossed"].digest()
     assert not (new.state_dir / "backfill").exists()
     replays(new, last_seq(new))
-    assert verify_trail(new, None, None, None, checkpoints=True)["outcome"] == "ok"
+    found = verify_trail(new, None, None, None, checkpoints=True)
+    assert found["outcome"] == "ok"
     trail = [json.loads(raw or b"") for raw in contents(new, "audit")]
     [told] = [r for r in trail if r["event"] == "member_added"]
     [switch] = [r for r in journal(new) if r.kind == "reconfigured"]

@@ -15,9 +15,11 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from rich.console import Console
 
-from stream.settings.schema import Config, RegistrySettings, ScoresSettings
+from stream.settings.schema import Config, MemberSettings, RegistrySettings, ScoresSettings
 from stream.tools.operate import replay_to
+from stream.tools.past.backfill import backfill
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.support.factory import config, event, label, raw_config
 from tests.support.log_harness import kafka_table
@@ -73,6 +75,28 @@ def consume(c: Config, topic: str) -> list[Any]:
     wait_until(ended, f"the end of {topic}")
     consumer.close()
     return found
+
+
+def test_a_new_member_learns_from_what_the_topics_hold(kafka: Config, tmp_path: Path) -> None:
+    """Beside the running service, from the first step on; the journal replays over the switch."""
+    crossed = MemberSettings(name="crossed", type="crossed")
+    new = kafka.model_copy(update={"members": (*kafka.members, crossed)})
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.events, [event(i) for i in range(120)])
+        produce(kafka, kafka.topics.labels, [label(i) for i in range(100)])
+        caught_up(service, 220)
+        found = backfill(new, None, Console(quiet=True))
+    assert (found["from_step"], found["records"], found["scored"]) == (1, 220, 120)
+    with running(new) as service:
+        engine = service.engine
+        assert engine is not None
+        assert engine.counts["updates.crossed"] == 0
+        produce(new, new.topics.labels, [label(i) for i in range(100, 120)])
+        caught_up(service, 240)
+        assert engine.counts["updates.crossed"] == 20
+        seq = engine.seq
+    replayed = replay_to(new, seq, None, from_start=True)
+    assert replayed["digest"] == replayed["journal_digest"]
 
 
 def test_input_goes_on_from_a_renamed_topic(kafka: Config, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,11 @@ from stream.logs.kafka.log import KafkaLog
 from stream.settings.schema import Config
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.stream.logs.secured import USERS, Secured
-from tests.support.broker import BrokerUnavailable
 from tests.support.factory import raw_config
 from tests.support.log_harness import Store, kafka_table, now_ms, parse, step, values
-from tests.support.tools import lacking
 from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Secured]:
-    """A broker that asks who comes."""
-    try:
-        with Secured() as made:
-            yield made
-    except BrokerUnavailable as error:
-        lacking(f"no Kafka broker: {error}")
 
 
 CLIENTS = pytest.mark.parametrize("client", ["kafka-python", "confluent"])

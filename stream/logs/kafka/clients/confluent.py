@@ -18,9 +18,11 @@ from confluent_kafka import Consumer as RawConsumer
 from confluent_kafka import Producer as RawProducer
 from kafka import errors
 
+from stream.contract.log import LogUnavailable
 from stream.contract.records import Record
 from stream.logs.kafka.clients import credentials
 from stream.logs.kafka.clients.base import Consumer, Key, Placed, Producer
+from stream.logs.kafka.clients.doorstep import knock
 from stream.logs.kafka.clients.faults import translated
 from stream.settings import schema as settings
 
@@ -51,9 +53,15 @@ class Confluent:
             "logger": logging.getLogger("confluent_kafka"),
         }
 
+        self._door = {
+            "bootstrap_servers": log.bootstrap.split(","),
+            **credentials.for_kafka_python(log),
+        }
+        self._in_doubt = False
+
     def consumer(self, group: str | None = None) -> Consumer:
         """See :meth:`stream.logs.kafka.clients.base.Client.consumer`."""
-        self._fetch_token()
+        self._come_in()
         return _Consumer(
             RawConsumer(
                 {
@@ -77,7 +85,7 @@ class Confluent:
 
     def producer(self, transactional: bool) -> Producer:
         """See :meth:`stream.logs.kafka.clients.base.Client.producer`."""
-        self._fetch_token()
+        self._come_in()
         limit_ms = max(self._log.timeout, 1000)
         options: dict[str, Any] = {"message.timeout.ms": limit_ms}
         if transactional:
@@ -111,22 +119,35 @@ class Confluent:
                 raise
         return made
 
-    def _fetch_token(self) -> None:
-        """Raise here what is wrong with it: the library waits for a token, and says no reason."""
+    def _come_in(self) -> None:
+        """Raise here why no broker lets us in: the library waits, and its calls only time out."""
+        if self._in_doubt:
+            knock(self._door)
+            self._in_doubt = False
         if "oauth_cb" in self._common:
             self._common["oauth_cb"]()
 
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:
         """See :meth:`stream.logs.kafka.clients.base.Client.translated`."""
-        with translated(what):
-            try:
+        try:
+            with translated(what), _renamed():
                 yield
-            except KafkaException as raised:
-                error = raised.args[0]
-                code = error.code()
-                kind = errors.for_code(code) if code > 0 else _LOCAL.get(code, errors.KafkaError)
-                raise kind(f"{error.name()}: {error.str()}") from raised
+        except LogUnavailable:
+            self._in_doubt = True
+            raise
+
+
+@contextlib.contextmanager
+def _renamed() -> Iterator[None]:
+    """Raise the library's errors as kafka-python's."""
+    try:
+        yield
+    except KafkaException as raised:
+        error = raised.args[0]
+        code = error.code()
+        kind = errors.for_code(code) if code > 0 else _LOCAL.get(code, errors.KafkaError)
+        raise kind(f"{error.name()}: {error.str()}") from raised
 
 
 class _Consumer:

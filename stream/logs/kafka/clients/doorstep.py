@@ -7,6 +7,7 @@ TLS, the first request, SASL. Nothing is asked or changed.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -73,11 +74,14 @@ def _enter(address: str, options: Mapping[str, Any]) -> None:
     """
     host, _, port = address.rpartition(":")
     protocol = options["security_protocol"]
-    with socket.create_connection((host.strip("[]"), int(port)), WAIT_S) as plain:
+    with contextlib.ExitStack() as opened:
+        plain = opened.enter_context(
+            socket.create_connection((host.strip("[]"), int(port)), WAIT_S)
+        )
         plain.settimeout(WAIT_S)
         door = _Door(address, protocol, plain)
         if protocol.endswith("SSL"):
-            door.socket = _encrypted(door, plain, host, options)
+            door.socket = opened.enter_context(_encrypted(door, plain, host, options))
         door.ask(ApiVersionsRequest[0](), ApiVersionsResponse[0])
         if protocol.startswith("SASL"):
             _authenticate(door, host, options)

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
 from stream.contract.log import LogUnavailable
@@ -108,16 +109,19 @@ def _made(kind: Any, **options: Any) -> Any:
 
     kafka-python starts a thread before it connects; each attempt without a broker would leave one.
     """
-    client = kind.__new__(kind)
+    networks: list[Any] = []
+
+    def network(**more: Any) -> Any:
+        networks.append(KafkaNetClient(**more))
+        return networks[-1]
+
     try:
-        client.__init__(**options)
+        return kind(**options, kafka_client=network)
     except BaseException:
-        network = getattr(client, "_client", None)
-        if network is not None:
-            network.close()
+        for one in networks:
+            one.close()
         knock(options)  # there may be a reason that no repetition mends
         raise
-    return client
 
 
 class Admin:

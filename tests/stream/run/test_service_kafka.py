@@ -194,7 +194,7 @@ def test_others_write_avro_with_headers_and_read_scores_so(kafka: Config, client
         fields = [{"name": n, "type": kind} for n, kind in kinds.items()]
         schema = json.dumps({"type": "record", "name": "Payment", "fields": fields})
         write = AvroSerializer(asking, schema)
-        producer = Producer({"bootstrap.servers": c.log.bootstrap})  # type: ignore[union-attr]
+        producer = Producer({"bootstrap.servers": c.log.bootstrap, "log_level": 0})  # type: ignore[union-attr]
         context = SerializationContext(c.topics.events, MessageField.VALUE)
         with running(c) as service:
             for i in range(40):

@@ -141,6 +141,10 @@ class Trail:
         """The newest record's number and hash."""
         return self._head
 
+    def go_on(self, head: Head) -> None:
+        """The next record follows this one, which is newer than what this state knows of."""
+        self._head = head
+
     def state(self) -> State:
         """See :meth:`models.base.Model.state`; holds no key."""
         return {
@@ -220,6 +224,15 @@ def make_anchor(name: str, head: Head, key: Ed25519PrivateKey | None = None) -> 
     """The head of the trail ``name`` as canonical JSON, signed; to be kept away from the trail."""
     body = {"v": VERSION, "trail": name, "anchor": head.seq, "head": head.hash}
     return canonical(body | _signed(key, _hash(body)))
+
+
+def head_after(line: bytes) -> Head:
+    """The head of a trail that ends with this record; raises :class:`TrailError` for another."""
+    try:
+        record = _parse(line)
+        return Head(int(record["seq"]), str(record["hash"]))
+    except (_Flaw, KeyError, ValueError) as error:
+        raise TrailError(f"audit record: {error}") from error
 
 
 def read_anchor(

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from models.base import MillraceError
-from monitoring.audit.trail import load_private_key
+from monitoring.audit.trail import head_after, load_private_key
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogError, LogUnavailable
 from stream.contract.outputs import Outputs
@@ -250,10 +250,15 @@ class Service:
         if self.engine is not None:
             self.engine.pending.close()
             self.engine = None
-        recovered = recover(self.log, self.directory, self.config, self._build, self.beat)
+        recovered = recover(
+            *(self.log, self.directory, self.config, self._build, self.beat),
+            accept=self._accept_changes,
+        )
         self.engine = recovered.engine
         self.recovered = recovered
         self._body |= self.topics.restored(recovered.standing)
+        if recovered.skipped_steps:
+            self._body |= self._without(recovered.skipped_steps)
         self._seek(self.topics.standing.positions)
         self.committer.restored(self.engine.seq)
         self.checkpointer.restored(recovered)
@@ -270,6 +275,17 @@ class Service:
         self._reconfigure_if_changed()
         if "joined" in self._body and self._engine().seq > 0:
             self._take([])  # on record before anything of them is read
+
+    def _without(self, steps: int) -> dict[str, object]:
+        """Go on without steps whose records are gone; what the journal must say of it."""
+        engine = self._engine()
+        own = engine.config.name.encode()
+        newest = self.log.tail(self.config.topics.audit, 1000)
+        heads = [head_after(r.value or b"") for r in newest if r.key == own]
+        head = max(heads, key=lambda h: h.seq, default=engine.trail.head())
+        engine.trail.go_on(head)
+        logger.warning("steps_left_out", first=engine.seq - steps + 1, last=engine.seq)
+        return {"resumed": head}
 
     def _seek(self, positions: dict[tuple[str, int], int]) -> None:
         """Go on at these positions; those of topics that were renamed are only remembered."""

@@ -103,6 +103,7 @@ class Topics:
 
     def _tell(self, topics: Mapping[str, Topic]) -> dict[str, Any]:
         ids = ids_of(topics)
+        anew = self.standing.anew(ids)
         left = Standing(self.standing.ids, self.standing.positions)
         left.told(ids, ())
         earliest = self._log.earliest()
@@ -110,7 +111,7 @@ class Topics:
         for topic, partition, offset in joined if self.standing.ids else ():
             logger.info("partition_joins", topic=topic, partition=partition, offset=offset)
         self.standing.told(ids, joined)
-        return {"topics": ids, "joined": joined} if joined else {"topics": ids}
+        return {"topics": ids, "joined": joined} if joined or anew else {"topics": ids}
 
     def _joining(self, topics: Mapping[str, Topic]) -> bool:
         return any(

@@ -7,6 +7,7 @@ kind: :data:`KINDS` is the whole table.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -15,10 +16,11 @@ import msgspec
 import structlog
 
 from models.base import MillraceError
+from monitoring.audit.trail import Head
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
-from stream.contract.records import Batch, JournalRecord, Slice
+from stream.contract.records import Batch, JournalRecord, Range, Slice
 from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
@@ -57,13 +59,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     A process's first record has the ``version`` of Millrace, the ``fingerprint`` of where it ran,
     and the ids of the ``topics``. ``joined``: partitions that are read from an offset on, as
-    ``(topic, partition, offset)``.
+    ``(topic, partition, offset)``. ``resumed``: the steps before this one, from the first whose
+    records are gone, are no part of the state; the audit trail goes on from this head.
     """
 
     fingerprint: dict[str, str] = {}
     version: str = ""
     topics: dict[str, str] = {}
     joined: tuple[tuple[str, int, int], ...] = ()
+    resumed: tuple[int, str] | None = None
 
 
 class Step(Told, frozen=True, kw_only=True):
@@ -182,6 +186,8 @@ class Follower:
     from_seq : int
         The step it began after.
     replayed_steps, replayed_records, divergences : int
+    skipped_steps : int
+        Steps whose records are gone, which are no part of the state.
     elsewhere : set of str
         What differs between here and where replayed steps were made: parts of
         :func:`~stream.state.platform.fingerprint`.
@@ -202,13 +208,28 @@ class Follower:
         self.standing = standing
         self.loaded = loaded
         self.from_seq = engine.seq
-        self.replayed_steps = self.replayed_records = self.divergences = 0
+        self.replayed_steps = self.replayed_records = self.skipped_steps = self.divergences = 0
         self.elsewhere: set[str] = set()
         self.seconds = 0.0
         self._build, self._past = build, past
         self._on_divergence = on_divergence
         self._made = loaded.fingerprint if loaded else {}
         self._version = ""
+
+    def skip(self, record: JournalRecord) -> None:
+        """Pass over a step whose records are gone: it is no part of the state.
+
+        Raises :class:`CheckpointError` for one that did more than take records.
+        """
+        if not isinstance(body := body_of(record, self._version), Step):
+            raise CheckpointError(
+                f"journal: step {record.seq} ({record.kind}) comes after steps whose input is gone:"
+                " the state cannot go on without it. Begin a new shard with a name and a state_dir"
+                " of its own"
+            )
+        self.engine.seq, self.engine.digest = record.seq, record.digest
+        self._take(record, body)
+        self.skipped_steps += 1
 
     def apply(self, record: JournalRecord, slices: Sequence[Slice]) -> Outputs:
         """Do the next journaled step again, on the very records it took.
@@ -225,15 +246,21 @@ class Follower:
         self._version = body.version or self._version
         self._made = body.fingerprint or self._made
         self.elsewhere |= _differing(self._made)
+        if body.resumed is not None:
+            self.engine.trail.go_on(Head(*body.resumed))
         self.engine, outputs = body.replay(self.engine, record, slices, self._build, self._past)
-        self.standing.told(body.topics, body.joined)
-        for r in record.ranges:
-            self.standing.positions[(r.topic, r.partition)] = r.next_offset
+        self._take(record, body)
         self.replayed_steps += 1
         self.replayed_records += sum(r.count for r in record.ranges)
         if self.engine.digest != record.digest:
             self._diverged(record)
         return outputs
+
+    def _take(self, record: JournalRecord, body: Told) -> None:
+        """Topics, and where to resume."""
+        self.standing.told(body.topics, body.joined)
+        for r in record.ranges:
+            self.standing.positions[(r.topic, r.partition)] = r.next_offset
 
     def _diverged(self, record: JournalRecord) -> None:
         """Stop, unless bits may differ.
@@ -260,34 +287,58 @@ class Follower:
 
 
 def steps(
-    log: Log, after: int, until: int | None, codec: Callable[[], Codec], ids: Mapping[str, str]
-) -> Iterator[tuple[JournalRecord, list[Slice]]]:
+    log: Log,
+    after: int,
+    until: int | None,
+    codec: Callable[[], Codec],
+    ids: Mapping[str, str],
+    accept: bool = False,
+) -> Iterator[tuple[JournalRecord, list[Slice] | None]]:
     """The journaled steps after one up to another, and the records that each took, decoded.
 
-    ``ids`` are those of the topics then. Raises :class:`TopicsChanged` where a step took records of
-    a topic that was made anew since.
+    ``None`` in the place of records says that they are gone, and that the step is no part of the
+    state: so it stands in the journal, or so it will with ``accept``. ``ids`` are those of the
+    topics when the first step was taken.
+
+    Raises :class:`TopicsChanged` where a step took records of a topic that was made anew since.
     """
-    standing, now = Standing(ids), ids_of(log.topics())
+    standing, now, resumed = Standing(ids), ids_of(log.topics()), 0
     for record in log.journal(after):
         if until is not None and record.seq > until:
             return
         standing.told(record.body.get("topics", {}), ())
-        _refuse_others(record, standing, now)
+        if record.seq >= resumed and (gone := _gone(record, standing.anew(now))) is not None:
+            resumed = _resumed(log, record)
+            if not resumed and not accept:
+                raise TopicsChanged(_unrepeatable(record, gone, standing.ids, now))
+            resumed = resumed or sys.maxsize
         read = codec()
-        yield record, [read.ahead(piece) for piece in log.read(record.ranges)]
+        taken = None if record.seq < resumed else log.read(record.ranges)
+        yield record, None if taken is None else [read.ahead(piece) for piece in taken]
 
 
-def _refuse_others(record: JournalRecord, standing: Standing, now: Mapping[str, str]) -> None:
-    anew = standing.anew(now)
-    for r in record.ranges:
-        if r.topic in anew:
-            raise TopicsChanged(
-                f"journal: step {record.seq} took {r.topic}/{r.partition} offsets"
-                f" {r.first}..{r.last}, of a topic that was deleted and made anew since (id"
-                f" {standing.ids[r.topic]}, now {now[r.topic]}): it cannot be done again. Put the"
-                " old topic back (log.bootstrap), or begin a new shard with a name and a state_dir"
-                " of its own"
-            )
+def _gone(record: JournalRecord, anew: Sequence[str]) -> Range | None:
+    """Records that a step took of a topic which was made anew since."""
+    return next((r for r in record.ranges if r.topic in anew), None)
+
+
+def _resumed(log: Log, record: JournalRecord) -> int:
+    """The step from which the state goes on without this one and those after it; 0: none."""
+    found = (r.seq for r in log.journal(record.seq) if "resumed" in r.body)
+    return next(found, 0)
+
+
+def _unrepeatable(
+    record: JournalRecord, gone: Range, then: Mapping[str, str], now: Mapping[str, str]
+) -> str:
+    return (
+        f"journal: step {record.seq} took {gone.topic}/{gone.partition} offsets {gone.first}.."
+        f"{gone.last}, of a topic that was deleted and made anew since (id {then[gone.topic]}, now"
+        f" {now[gone.topic]}): it cannot be done again, nor can those after it. Put the old topic"
+        f" back (log.bootstrap), or start with --accept-changes: the state of step"
+        f" {record.seq - 1} goes on without what the steps from {record.seq} on taught; their"
+        " scores stand"
+    )
 
 
 def _differing(made: dict[str, str]) -> set[str]:

@@ -40,8 +40,11 @@ def recover(
     build: Build,
     beat: Callable[[], None],
     until_seq: int | None = None,
+    accept: bool = False,
 ) -> Follower:
     """The engine as of the journal's end (or of step ``until_seq``): :func:`load`, then follow.
+
+    ``accept``: steps whose records are gone are left out (:func:`~stream.state.follow.steps`).
 
     Raises :class:`~stream.state.follow.Diverged`, :class:`~stream.contract.log.OutOfRetention` when
     the journal does not reach back far enough, :class:`CheckpointError` when generations exist but
@@ -52,9 +55,12 @@ def recover(
     follower = load(log, directory, config, build, beat, until_seq)
     failpoint("restore.loaded")
     ids = dict(follower.standing.ids)
-    journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec, ids)
+    journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec, ids, accept)
     for record, slices in one_ahead(journaled):
-        follower.apply(record, slices)
+        if slices is None:
+            follower.skip(record)
+        else:
+            follower.apply(record, slices)
         beat()
     if until_seq is not None and follower.engine.seq != until_seq:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 
+from monitoring.audit.trail import Exit, verify
 from stream.run.service import Service
 from stream.settings.schema import Config
 from stream.state.generations import list_generations
@@ -101,6 +103,42 @@ def test_an_input_made_anew_while_the_service_was_down_is_not_taken_for_the_old(
     assert replay_to(kafka, seq, None, from_start=False)["digest"] == digest
     with pytest.raises(TopicsChanged, match=f"step 1 took {topic}/. offsets 0"):
         replay_to(kafka, seq, None, from_start=True)
+
+
+def test_steps_whose_input_is_gone_are_left_out_when_that_is_accepted(
+    kafka: Config, admin: Any
+) -> None:
+    """A crash leaves steps that only their input could do again: without it the state before them
+    goes on, for good and in every replay; what others taught stays."""
+    topic, joined = kafka.topics.events, "labels.joined"
+    for first in (0, 20):
+        with running(kafka) as service:
+            produce(kafka, topic, [event(i) for i in range(first, first + 20)])
+            caught_up(service, first + 20)
+    last = service.committer.committed_seq
+    for newest in list_generations(kafka.state_dir)[:-1]:  # as if it had crashed before that
+        shutil.rmtree(newest)
+    [oldest] = list_generations(kafka.state_dir)
+    delete(admin, topic)
+    with pytest.raises(TopicsChanged, match="it cannot be done again") as refused, running(kafka):
+        pass
+    assert f"the state of step {int(oldest.name)} goes on" in str(refused.value)
+    with running(kafka, accept_changes=True) as service:
+        assert service.recovered is not None
+        assert service.recovered.skipped_steps == last - int(oldest.name)
+        produce(kafka, kafka.topics.labels, [label(i) for i in (1, 25)])
+        wait_until(lambda: service.engine and service.engine.counts[joined] == 1, "the label")
+        produce(kafka, topic, [event(i) for i in range(100, 110)])
+        wait_until(lambda: service.engine and service.engine.counts["scored"] == 30, "scores")
+    assert service.engine is not None
+    seq, digest = service.engine.seq, service.engine.digest
+    assert scored(kafka) == ids(*range(40), *range(100, 110))
+    for newest in list_generations(kafka.state_dir)[:-1]:
+        shutil.rmtree(newest)
+    found = replay_to(kafka, seq, None, from_start=False)
+    assert (found["from_checkpoint"], found["digest"]) == (int(oldest.name), digest)
+    trail = [r.value for r in consume(kafka, kafka.topics.audit)]
+    assert verify(trail).outcome == Exit.OK
 
 
 def test_partitions_that_are_added_join_the_input(watched: Config, admin: Any) -> None:

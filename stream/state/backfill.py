@@ -43,7 +43,7 @@ logger = structlog.get_logger()
 
 PLACE = "backfill"
 """Where under ``state_dir`` an engine waits to be taken over: a state directory of its own."""
-APART = {"state_dir", "log", "http", "checkpoints", "quality"}
+APART = {"state_dir", "log", "registry", "scores", "http", "checkpoints", "quality"}
 """Sections of a configuration that no engine is made of."""
 
 
@@ -164,9 +164,15 @@ def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) 
 
     Changes of the configuration between them are passed over: it is the new one from the start.
     Labels of events from before the first step find none, and end as orphans.
+
+    Raises :class:`~stream.contract.log.OutOfRetention` where a step is gone.
     """
     engine = past.engine
     for record, slices in one_ahead(steps(log, engine.seq, until, lambda: engine.codec, {})):
+        if record.seq != engine.seq + 1:
+            raise OutOfRetention(
+                f"journal: expected step {engine.seq + 1}, the oldest retained is {record.seq}"
+            )
         failpoint("backfill.step")
         adopt(engine.codec, record)
         if record.kind == "step" and slices is not None:
@@ -245,7 +251,14 @@ def arriving(
     finally:
         place.close()
     logger.info("backfill_catching_up", from_seq=past.engine.seq, to_seq=now.seq)
-    follow(past, log, now.seq, lambda _: beat())
+    try:
+        follow(past, log, now.seq, lambda _: beat())
+    except OutOfRetention as error:
+        raise BackfillRefused(
+            f"{place.path}: what was prepared ends before what the log still holds ({error}). "
+            "Start with the old configuration and run `millrace backfill` again, or delete the "
+            "directory to let what is new begin empty"
+        ) from error
     failpoint("backfill.caught_up")
     return past
 
@@ -286,9 +299,6 @@ def entered(
         logger.warning("backfill_again", from_seq=after, to_seq=until, reason=str(error))
     past = beginning(log, build, config, after)
     try:
-        head = log.journal_head()
-        if head is None or head.seq > after + 1:
-            raise OutOfRetention(f"the journal begins at step {head.seq if head else 'none'}")
         follow(past, log, until, lambda _: beat())
     except OutOfRetention as error:
         raise CheckpointError(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from models.settings import parse_duration
-from stream.contract.log import Log
+from stream.contract.log import Log, OutOfRetention
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import SCHEMA_TYPES, Config
 from stream.state.backfill import (
@@ -70,9 +70,17 @@ def backfill(config: Config, at_least: str | None, console: Console) -> dict[str
             _require(found, wanted_ms, config)
             past = beginning(log, build, config, found.after)
         figures = _catch_up(past, log, directory, console)
+        if not figures["scored"]:
+            raise _unread(figures)
+        save(past, directory, wall_clock_ms())
         past.engine.pending.close()
-        _require_scored(figures, directory)
         return {"parts": parts, "from_step": past.after + 1} | figures
+    except OutOfRetention as error:
+        _forget(directory)
+        raise BackfillRefused(
+            f"backfill: the log let go of steps that were to be learned ({error}). Run it again: "
+            "it begins anew with the oldest that are left"
+        ) from error
     finally:
         directory.close()
         log.close()
@@ -107,7 +115,7 @@ def _begun(log: Log, directory: StateDirectory, config: Config, build: Build) ->
         except CheckpointError as error:
             directory.set_aside(loaded.path, str(error))
             return None
-    shutil.rmtree(loaded.path)
+    _forget(directory)
     return None
 
 
@@ -138,17 +146,19 @@ def _require(found: Reach, wanted_ms: int, config: Config) -> None:
     )
 
 
-def _require_scored(figures: dict[str, Any], directory: StateDirectory) -> None:
-    """Refuse, and keep nothing, where the new configuration reads no event of the past."""
-    if figures["scored"]:
-        return
-    for path in directory.listed():
-        shutil.rmtree(path)
+def _unread(figures: dict[str, Any]) -> BackfillRefused:
+    """The new configuration reads no event of the past."""
     told = ", ".join(f"{n:,} {reason}" for reason, n in figures["dead_letters"].items())
-    raise BackfillRefused(
+    return BackfillRefused(
         f"backfill: expected past events that this configuration reads, got none; dead letters: "
         f"{told}. A field that events did not have before needs `required = false` or a `default`"
     )
+
+
+def _forget(directory: StateDirectory) -> None:
+    """What was learned so far goes."""
+    for path in directory.listed():
+        shutil.rmtree(path)
 
 
 def _days(ms: int) -> str:
@@ -169,7 +179,7 @@ def _catch_up(
             nonlocal taken, saved_s
             taken += records
             advance(records)
-            if time.monotonic() - saved_s >= SAVE_S:
+            if time.monotonic() - saved_s >= SAVE_S and engine.counts["scored"]:
                 save(past, directory, wall_clock_ms())
                 saved_s = time.monotonic()
 
@@ -179,8 +189,6 @@ def _catch_up(
             follow(past, log, tail.seq, told)
             near = time.monotonic() - began < NEAR_S
     seconds = time.monotonic() - started
-    if engine.seq > first:
-        save(past, directory, wall_clock_ms())
     return {
         "to_step": engine.seq,
         "steps": engine.seq - first,

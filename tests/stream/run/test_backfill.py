@@ -242,6 +242,24 @@ def test_a_start_takes_only_what_was_prepared_for_it(tmp_path: Path) -> None:
         )
 
 
+def test_steps_that_go_before_they_are_learned_are_told(tmp_path: Path) -> None:
+    """A start says that what was prepared no longer reaches on; the next backfill begins anew."""
+    old, new = begun(tmp_path), config(tmp_path, **FOUR)
+    prepared = backfill(new, None, QUIET)["to_step"]
+    go_on(old, 440, 640)
+    after = forget(old, 500)
+    assert after > prepared
+    with pytest.raises(BackfillRefused, match=r"ends before what the log .*deleted"), running(new):
+        pass
+    with pytest.raises(BackfillRefused, match=r"let go of steps .*Run it again"):
+        backfill(new, None, QUIET)
+    assert backfill(new, "1m", QUIET)["from_step"] == after + 1
+    with running(new) as s:
+        assert s.engine is not None
+        crossed = s.engine.ensemble.members["crossed"]
+        assert crossed.digest() == past_of(new, after).ensemble.members["crossed"].digest()
+
+
 def test_nothing_new_is_refused(tmp_path: Path) -> None:
     """A configuration that lets every part go on needs no past; neither does a stream without."""
     new = config(tmp_path, **THREE, seed=3)

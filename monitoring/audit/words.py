@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEX_FLOAT = re.compile(r"-?0x[01](\.[0-9a-f]+)?p[+-]\d+")
 
 
@@ -45,3 +46,15 @@ def number(value: Any) -> Any:
     """
     is_float = isinstance(value, str) and _HEX_FLOAT.fullmatch(value)
     return float.fromhex(value) if is_float else value
+
+
+def short(value: Any) -> str:
+    """A value in a table: numbers to six digits, a digest by its beginning.
+
+    >>> short(2 / 3), short("ab" * 32)
+    ('0.666667', 'abababababab...')
+    """
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    is_digest = isinstance(value, str) and _DIGEST.fullmatch(value)
+    return f"{value[:12]}..." if is_digest else str(value)

@@ -109,6 +109,8 @@ class Walk:
             self._rows.append(loose(path, kind, model.shape, model.dtype.name, role or "learned"))
         elif isinstance(model, Model):
             self._member(part)
+        elif _is_optimizer(model):
+            self._container(Part(path, list(model.state.values()), "optimizer"))
         elif kind_of(model) == "object" and isinstance(model, _CONTAINERS):
             self._container(part)
         else:
@@ -129,7 +131,7 @@ class Walk:
         """What stands in a list or a mapping; plain numbers there are counted and not judged."""
         path, model, role = part
         if isinstance(model, Mapping):
-            items = [(k if isinstance(k, str) else f"[{k!r}]", v) for k, v in model.items()]
+            items = [(_key(k, i), item) for i, (k, item) in enumerate(model.items())]
             if set(model) == _OPTIMIZER_STATE:
                 role = "optimizer"
         else:
@@ -203,6 +205,11 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def _is_optimizer(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.optim.Optimizer)
+
+
 def kind_of(model: Any) -> Kind:
     """What a report calls a model: the library that its class or the nearest base comes from."""
     if is_module(model):
@@ -216,6 +223,13 @@ def kind_of(model: Any) -> Kind:
 def _library(cls: type) -> Kind | None:
     root = cls.__module__.partition(".")[0]
     return next((library for library in _ADAPTERS if library == root), None)
+
+
+def _key(key: Any, i: int) -> str:
+    """How a path names an entry: by its key, or its place where the key is an object."""
+    if isinstance(key, str):
+        return key
+    return f"[{key!r}]" if isinstance(key, int | float | tuple | bytes) else f"[{i}]"
 
 
 def _join(path: str, name: str) -> str:
@@ -276,7 +290,7 @@ def _holds_models(value: Any, seen: set[int]) -> bool:
     if isinstance(value, bool | int | float | str | bytes | np.ndarray | type) or id(value) in seen:
         return False
     seen.add(id(value))
-    if is_module(value) or is_tensor(value) or isinstance(value, Model):
+    if is_module(value) or is_tensor(value) or _is_optimizer(value) or isinstance(value, Model):
         return True
     if kind_of(value) != "object":
         return any(hasattr(value, name) for name in ("learn_one", "fit", "save_raw", "dump_model"))

@@ -98,12 +98,17 @@ def diff(
     last: Annotated[int, typer.Option("--to", help="`seq` of another record of it.")],
     as_json: Json = False,
 ) -> None:
-    """What changed between two records of one member."""
+    """What changed between two records of one member: words first, then what moved most."""
+    from monitoring.audit.words import short
     from stream.tools.audit.read import diff as differences
 
     with reported():
         rows = differences(load(config), first, last)
-    print_rows(rows, as_json, ("what", "from", "to"), "no difference")
+    if not as_json:
+        for row in rows:
+            change = "" if row["change"] is None else f"{row['change']:+.2%}"
+            row |= {"from": short(row["from"]), "to": short(row["to"]), "change": change}
+    print_rows(rows, as_json, ("from", "to"), "no difference")
 
 
 @audit_app.command()

@@ -271,7 +271,7 @@ class ModuleWalk:
 
 
 def _require_constructed(module: Any, path: str) -> None:
-    if "_parameters" not in vars(module):
+    if not hasattr(module, "_parameters"):
         kind = type(module).__name__
         raise ParameterError(
             f"{path or kind}: {kind} has no parameters, not even an empty list of them; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def brief(record: Mapping[str, Any]) -> str:
 
 
 def diff(config: Config, first: int, last: int) -> list[dict[str, Any]]:
-    """What two records of one member say differently, a row for each difference."""
+    """What two records of one member say differently: words first, then what moved most.
+
+    ``change`` is relative to the number before; ``None`` for words, and for what was 0 or missing.
+    """
     records = {r["seq"]: r for line in read_trail(config) if (r := as_record(line)) is not None}
     for seq in (first, last):
         if seq not in records:
@@ -76,9 +80,20 @@ def diff(config: Config, first: int, last: int) -> list[dict[str, Any]]:
     a, b = dict(_flat(one, "")), dict(_flat(other, ""))
     ignored = {"seq", "prev", "hash", "sig"}
     keys = [key for key in {**a, **b} if key not in ignored and a.get(key) != b.get(key)]
-    return [
-        {"what": key, "from": number(a.get(key, "")), "to": number(b.get(key, ""))} for key in keys
-    ]
+    rows = []
+    for key in keys:
+        before, after = number(a.get(key, "")), number(b.get(key, ""))
+        change = _relative(before, after)
+        rows.append({"what": key, "from": before, "to": after, "change": change})
+    return sorted(rows, key=lambda row: -abs(row["change"]) if row["change"] is not None else -inf)
+
+
+def _relative(before: Any, after: Any) -> float | None:
+    """How much a number changed, relative to what it was; ``None`` where that says nothing."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (before, after))
+    if not numbers or not before or not isfinite(before) or not isfinite(after):
+        return None
+    return (after - before) / abs(before)
 
 
 def _flat(value: Any, path: str) -> Iterable[tuple[str, Any]]:

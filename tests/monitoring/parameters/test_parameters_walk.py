@@ -81,6 +81,17 @@ def test_a_training_checkpoint_keeps_the_optimizer_apart() -> None:
     assert totals.roles["opaque"] > 1
 
 
+def test_an_optimizer_alone_holds_no_parameter() -> None:
+    """Momentum of eight weights, under a role of its own; the weights are the model's."""
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    for held_by in (optimizer, [model, optimizer]):
+        totals = count(held_by).totals
+        assert (totals.held, totals.optimizer) == (8 if held_by is not optimizer else 0, 8)
+
+
 def test_modules_inside_a_plain_object_are_counted_by_their_formulas() -> None:
     """The object is walked and marked, the modules inside keep their verdicts."""
 

@@ -483,11 +483,17 @@ def test_show_lists_the_newest_records(ran: Path) -> None:
 
 
 def test_diff_names_what_changed(ran: Path) -> None:
-    """Two records of a member: weights moved, the structure did not."""
+    """Two records of a member: weights moved, the structure did not; what moved most is first."""
     records = json.loads(millrace("audit", "show", ran / "c.toml", "--member", "linear", "--json"))
     first, last = [r["seq"] for r in records if "tensors" in r][-2:]
     args = ("audit", "diff", ran / "c.toml", "--from", first, "--to", last)
-    rows = {r["what"]: r for r in json.loads(millrace(*args, "--json"))}
+    listed = json.loads(millrace(*args, "--json"))
+    moved = [row["change"] for row in listed if row["change"] is not None]
+    assert [row["change"] for row in listed[-len(moved) :]] == moved
+    assert [abs(c) for c in moved] == sorted((abs(c) for c in moved), reverse=True)
+    rows = {r["what"]: r for r in listed}
+    versions = rows["version_to"]
+    assert versions["change"] == (versions["to"] - versions["from"]) / versions["from"]
     assert rows["version_to"]["to"] > rows["version_to"]["from"]
     assert isinstance(rows["tensors[weight].norm"]["to"], float)
     assert not {"structure", "held", "model"} & rows.keys()

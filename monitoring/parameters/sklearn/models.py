@@ -72,6 +72,27 @@ def _linear(m: Any) -> Iterator[Row | Part]:
         yield table("t_", 1, formula("1"), role="optimizer")
 
 
+def _bayesian(m: Any) -> Iterator[Row | Part]:
+    """And what the deviation of a prediction is made of: the weights' covariance, the noise."""
+    yield from _linear(m)
+    # Automatic relevance drops features, and keeps a covariance of the others.
+    kept = m.lambda_ < m.threshold_lambda if hasattr(m, "threshold_lambda") else m.coef_
+    n = int(np.sum(kept)) if kept is not m.coef_ else m.n_features_in_
+    yield array("sigma_", m.sigma_, formula("n*n", n=n), "statistic")
+    yield array("alpha_", m.alpha_, formula("1"), "statistic")
+
+
+def _bisecting(m: Any) -> Iterator[Row | Part]:
+    """A prediction goes down a tree of centres: two below each of k - 1 splits."""
+    held, stack = 0, [m._bisecting_tree]
+    while stack:
+        below = [node for node in (stack.pop(),) if node.left is not None]
+        children = [child for node in below for child in (node.left, node.right)]
+        held += sum(np.size(child.center) for child in children)
+        stack += children
+    yield table("centers", held, formula("(2*k - 2)*d", k=m.n_clusters, d=m.n_features_in_))
+
+
 def _perceptron(m: Any) -> Iterator[Row | Part]:
     hidden = np.atleast_1d(m.hidden_layer_sizes).tolist()
     widths = [m.n_features_in_, *hidden, m.n_outputs_]
@@ -201,6 +222,7 @@ STATELESS = (
 MODELS: dict[str, Adapter] = {
     **dict.fromkeys(("LinearClassifierMixin", "LinearModel", "BaseSGD"), _linear),
     **dict.fromkeys(("_GeneralizedLinearRegressor", "QuantileRegressor"), _linear),
+    **dict.fromkeys(("BayesianRidge", "ARDRegression"), _bayesian),
     "BaseMultilayerPerceptron": _perceptron,
     "GaussianNB": _arrays(
         ("theta_", "c*d", "statistic"),
@@ -214,7 +236,8 @@ MODELS: dict[str, Adapter] = {
     "NeighborsBase": _neighbours,
     "LocalOutlierFactor": _outlier_factor,
     "NearestCentroid": _arrays(("centroids_", "c*d", "statistic")),
-    **dict.fromkeys(("_BaseKMeans",), _arrays(("cluster_centers_", "k*d", "learned"))),
+    "BisectingKMeans": _bisecting,
+    "_BaseKMeans": _arrays(("cluster_centers_", "k*d", "learned")),
     "GaussianMixture": _mixture,
     "_BasePCA": _pca,
     "TruncatedSVD": _arrays(("components_", "k*d", "learned")),

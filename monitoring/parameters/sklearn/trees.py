@@ -91,6 +91,13 @@ def _forest(m: Any) -> Iterator[Row | Part]:
     yield from members(m.estimators_)
 
 
+def _embedding(m: Any) -> Iterator[Row | Part]:
+    """Random trees that code an event by its leaves; no leaf value is read."""
+    nodes, thresholds, _ = tree_rows([_tree(member) for member in m.estimators_])
+    yield from (nodes, thresholds)
+    yield Part("one_hot_encoder_", m.one_hot_encoder_)
+
+
 def _isolation(m: Any) -> Iterator[Row | Part]:
     """An isolation forest reads how deep and how crowded a leaf is, and no leaf value."""
     trees = [_tree(member) for member in m.estimators_]
@@ -147,6 +154,7 @@ def _ada_boost(m: Any) -> Iterator[Row | Part]:
 
 TREES: dict[str, Adapter] = {
     "BaseDecisionTree": _decision_tree,
+    "RandomTreesEmbedding": _embedding,
     "BaseForest": _forest,
     "IsolationForest": _isolation,
     "BaseGradientBoosting": _gradient_boosting,

@@ -195,6 +195,15 @@ BY_HAND: dict[str, tuple[Callable[[], Any], int]] = {
         ),
         FIVE + 2,
     ),
+    # Weights, their covariance and the noise.
+    "bayesian ridge": (lambda: fit(linear_model.BayesianRidge(), REAL), FIVE + 4 * 4 + 1),
+    # Two centres below each of two splits.
+    "bisecting k-means": (lambda: fit(cluster.BisectingKMeans(3)), 4 * 4),
+    # Two trees of one threshold, and four leaves as categories.
+    "random trees embedding": (
+        lambda: fit(ensemble.RandomTreesEmbedding(2, max_depth=1, random_state=1)),
+        2 + 4,
+    ),
     "k-means": (lambda: fit(cluster.KMeans(3, n_init=1)), 3 * 4),
     # Weight, mean and Cholesky factor of each component.
     "gaussian mixture": (lambda: fit(mixture.GaussianMixture(2)), 2 + 2 * 4 + 2 * 4 * 4),

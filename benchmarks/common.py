@@ -84,33 +84,43 @@ Side = Callable[[], dict[str, Any]]
 """Runs one side once, from a fresh start; what :func:`timed` or :func:`rates` gave."""
 
 
-def compare(ours: Side, theirs: Side, rounds: int) -> dict[str, Any]:
-    """Run both sides in turn, A B A B, and compare neighbours: the ratio of events a second."""
-    a: list[dict[str, Any]] = []
-    b: list[dict[str, Any]] = []
+def in_turn(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run all sides in turn, A B C A B C: neighbours saw the same machine."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(rounds):
-        a.append(ours())
-        b.append(theirs())
+        for name, side in sides.items():
+            found[name].append(side())
+    return found
+
+
+def beside(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The ratios of events a second, each run beside its neighbour."""
+    pairs = list(zip(ours, theirs, strict=True))
     return {
-        "ours": _middle(a),
-        "theirs": _middle(b),
-        "ratio": spread([_per(x, y, "events_per_s") for x, y in zip(a, b, strict=True)]),
-        "ratio_by_cpu": spread([_per(x, y, "events_per_cpu_s") for x, y in zip(a, b, strict=True)]),
+        "ratio": spread([_per(x, y, "events_per_s") for x, y in pairs]),
+        "ratio_by_cpu": spread([_per(x, y, "events_per_cpu_s") for x, y in pairs]),
     }
+
+
+def compare(ours: Side, theirs: Side, rounds: int) -> dict[str, Any]:
+    """Run both sides in turn and compare neighbours."""
+    runs = in_turn({"ours": ours, "theirs": theirs}, rounds)
+    return {name: middle(found) for name, found in runs.items()} | beside(*runs.values())
 
 
 def repeat(side: Side, rounds: int) -> dict[str, Any]:
     """One side several times: the median run, with the least and greatest events a second."""
-    runs = [side() for _ in range(rounds)]
-    return _middle(runs) | {"range": spread([float(r["events_per_s"]) for r in runs])}
+    return middle([side() for _ in range(rounds)])
 
 
 def _per(x: Mapping[str, Any], y: Mapping[str, Any], key: str) -> float:
     return float(x[key] / y[key])
 
 
-def _middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return sorted(runs, key=lambda r: r["events_per_s"])[len(runs) // 2]
+def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median run, with the least and greatest events a second."""
+    median = sorted(runs, key=lambda r: r["events_per_s"])[len(runs) // 2]
+    return median | {"range": spread([float(r["events_per_s"]) for r in runs])}
 
 
 def spread(values: list[float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The engine: in process, beside a loop with River, on the embedded log, on Kafka, and at start.
+"""The engine: in process, beside a loop with River, on the embedded log, and at start.
 
 Run ``python -m benchmarks.engine [--json] [--quick]``. The configuration is ``examples/fraud.toml``
 with its three compiled members (logistic, crossed, forest) under the stack: windows of two
@@ -21,8 +21,6 @@ from benchmarks.service.drain import drain
 from benchmarks.windows import measure as measure_windows
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
-from stream.settings.schema import Config
-from tests.support.broker import bootstrap, unique
 
 BATCH = 4096
 
@@ -55,27 +53,6 @@ def on_embedded_log(events: int) -> dict[str, Any]:
         return drain(config, records, events)
 
 
-def kafka_config(directory: Path, server: str) -> Config:
-    """Exactly once, with topics of its own."""
-    topics = {t: unique(t) for t in
-              ("events", "labels", "control", "scores", "dead_letters", "audit")}  # fmt: skip
-    log = {"type": "kafka", "bootstrap": server}
-    return traffic.config(directory, name=unique("bench"), log=log, topics=topics)
-
-
-def on_kafka(events: int, rounds: int) -> dict[str, Any]:
-    """The service over a backlog on a broker of this machine, each step one transaction."""
-
-    def once() -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as directory:
-            config = kafka_config(Path(directory), server)
-            records = traffic.append(config, traffic.pieces(traffic.simulator(events), BATCH))
-            return drain(config, records, events)
-
-    with bootstrap() as server:
-        return repeat(once, rounds)
-
-
 def first_score(runs: int) -> dict[str, Any]:
     """Seconds from the start of ``millrace run`` to the first score that stands in its log."""
     seconds = []
@@ -102,7 +79,6 @@ def main() -> None:
     in_process(made[:3])  # compiles, or loads what was compiled
     found: dict[str, Any] = {"beside_river": beside_river(made, few, rounds)}
     found["embedded_log"] = repeat(lambda: on_embedded_log(events), rounds)
-    found["kafka_exactly_once"] = on_kafka(events, rounds)
     entities = 10_000 if options.quick else 1_000_000
     found["windows"] = measure_windows(entities, 4 * entities, 30, False, 0, 0.0)
     found["first_score_s"] = first_score(rounds)
@@ -110,7 +86,6 @@ def main() -> None:
         "in_process": target(found["beside_river"]["engine"]["events_per_s"], 40_000, True),
         "beside_river": target(found["beside_river"]["ratio"]["median"], 40, True),
         "embedded_log": target(found["embedded_log"]["events_per_s"], 30_000, True),
-        "kafka": target(found["kafka_exactly_once"]["events_per_s"], 15_000, True),
         "windows_gib": target(found["windows"]["bytes_allocated"] / 2**30, 1.5, False),
         "first_score_s": target(found["first_score_s"]["median"], 3.0, False),
     }

@@ -1,28 +1,23 @@
-"""What exactly-once on Kafka costs: the service beside a bare consume-score-produce loop.
+"""Exactly once on Kafka, from a backlog: the service beside a bare loop, with each client.
 
-Run ``python -m benchmarks.service.kafka_path [--json] [--quick]``. Both sides drain the same
-backlog from the same broker on this machine, with the same client library, one transaction a batch
-of the same size. The bare loop polls, decodes, produces a constant score for each event, sends its
-offsets and commits; nothing else. The service does all it does, with one number as feature and a
-constant member. Producing the backlog, connecting and closing are not timed.
+Run ``python -m benchmarks.service.kafka_path [--json] [--quick]``. All sides drain the same backlog
+from the same broker on this machine, in turn, one transaction a batch of the same size. Twice: the
+whole ensemble of ``benchmarks.engine`` over events and their labels; and a constant member over
+events alone, whose service does little but read and write. The bare loop of each client is that of
+``benchmarks/service/bare.py``. Producing the backlog, connecting and closing are not timed.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
-
-import msgspec
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.record import memory_records
-from kafka.record.default_records import DefaultRecordBatch
-from kafka.structs import OffsetAndMetadata
+from typing import Any, NamedTuple
 
 from benchmarks import traffic
-from benchmarks.common import arguments, compare, rates, show, target
+from benchmarks.common import Side, arguments, beside, in_turn, middle, rates, show, target
+from benchmarks.service.bare import LOOPS, drained
 from benchmarks.service.drain import drain
 from models.base import MillraceError
 from stream.settings.schema import Config
@@ -32,122 +27,97 @@ BATCHES = (2_000, 4_096)
 """The batch of the project's first measurements, and the service's default."""
 
 
-class Amount(msgspec.Struct):
-    """What the bare loop decodes of an event."""
+class Backlog(NamedTuple):
+    """What all sides read."""
 
-    payment_id: str
-    amount: float
+    server: str
+    topics: Mapping[str, str]
+    records: int
+    events: int
+    ensemble: bool
+
+    def config(self, directory: Path, client: str, batch: int) -> Config:
+        """A new shard on these topics, with output topics of its own."""
+        others = {t: unique(t) for t in ("control", "scores", "dead_letters", "audit")}
+        if not self.ensemble:
+            others["labels"] = unique("labels")
+        more: dict[str, Any] = {
+            "name": unique("bench"),
+            "log": {"type": "kafka", "bootstrap": self.server, "client": client},
+            "topics": others | dict(self.topics),
+            "limits": {"batch": batch},
+        }
+        if self.ensemble:
+            return traffic.config(directory, **more)
+        return traffic.minimal(directory, [traffic.CONSTANT], **more)
+
+    def service(self, client: str, batch: int) -> dict[str, Any]:
+        """The service over the whole backlog."""
+        with tempfile.TemporaryDirectory() as directory:
+            config = self.config(Path(directory), client, batch)
+            return drain(config, self.records, self.events)
+
+    def bare(self, client: str, batch: int, scores: str) -> dict[str, Any]:
+        """The bare loop over the whole backlog."""
+        loop = LOOPS[client](self.server, list(self.topics.values()), scores)
+        return rates(self.events, *drained(loop, self.records, batch))
+
+    def sides(self, batch: int, scores: str) -> dict[str, Side]:
+        """Service and bare loop with each client."""
+        found: dict[str, Side] = {}
+        for client in LOOPS:
+            found[f"{client} service"] = partial(self.service, client, batch)
+            found[f"{client} bare"] = partial(self.bare, client, batch, scores)
+        return found
 
 
-def kafka_config(directory: Path, server: str, events: str, batch: int) -> Config:
-    """A new shard on the given topic of events, with output topics of its own."""
-    others = ("labels", "control", "scores", "dead_letters", "audit")
-    return traffic.minimal(
-        directory,
-        [traffic.CONSTANT],
-        name=unique("bench"),
-        log={"type": "kafka", "bootstrap": server},
-        topics={t: unique(t) for t in others} | {"events": events},
-        limits={"batch": batch},
-    )
-
-
-def service(server: str, topic: str, events: int, batch: int) -> dict[str, Any]:
-    """The service over the whole backlog."""
+def fill(server: str, events: int, ensemble: bool) -> tuple[Backlog, str]:
+    """A backlog on new topics, and a topic for the bare loops' scores."""
+    names = ("events", "labels") if ensemble else ("events",)
+    topics = {name: unique(name) for name in names}
+    empty = Backlog(server, topics, 0, events, ensemble)
     with tempfile.TemporaryDirectory() as directory:
-        return drain(kafka_config(Path(directory), server, topic, batch), events, events)
+        config = empty.config(Path(directory), "confluent", 4096)
+        pieces = traffic.pieces(traffic.simulator(events), 4096, labels=ensemble)
+        made = traffic.append(config, pieces)
+    if made != events * len(names):
+        raise MillraceError(f"benchmark: expected {events * len(names)} records, got {made}")
+    return empty._replace(records=made), config.topics.scores
 
 
-def bare(server: str, topic: str, scores: str, events: int, batch: int) -> dict[str, Any]:
-    """The loop that anybody would write with kafka-python, over the whole backlog."""
-    group = unique("bare")
-    consumer = KafkaConsumer(
-        bootstrap_servers=server,
-        group_id=group,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=1 << 20,
-        fetch_max_bytes=16 << 20,
-    )
-    producer = KafkaProducer(
-        bootstrap_servers=server,
-        transactional_id=group,
-        batch_size=256 << 10,
-        retry_backoff_ms=5,
-    )
-    partition = TopicPartition(topic, 0)
-    consumer.assign([partition])
-    producer.init_transactions()
-    try:
-        started, cpu = time.perf_counter(), time.process_time()
-        # The service puts its own batches into this process; whoever has no service has not.
-        with patch.object(memory_records, "DefaultRecordBatch", DefaultRecordBatch):
-            _bare_loop(consumer, producer, partition, (group, scores), events, batch)
-        return rates(events, time.perf_counter() - started, time.process_time() - cpu)
-    finally:
-        consumer.close()
-        producer.close()
-
-
-def _bare_loop(
-    consumer: Any,
-    producer: Any,
-    tp: TopicPartition,
-    names: tuple[str, str],
-    events: int,
-    batch: int,
-) -> None:
-    group, scores = names
-    decode = msgspec.json.Decoder(Amount).decode
-    encode = msgspec.json.encode
-    done = 0
-    held: list[Any] = []
-    while done < events:
-        held += consumer.poll(timeout_ms=1000, max_records=batch - len(held)).get(tp, [])
-        if len(held) < min(batch, events - done):
-            continue
-        producer.begin_transaction()
-        for record in held:
-            event = decode(record.value)
-            score = {"id": event.payment_id, "score": 0.01}
-            producer.send(scores, encode(score), event.payment_id.encode(), partition=0)
-        offsets = {tp: OffsetAndMetadata(held[-1].offset + 1, "", -1)}
-        producer.send_offsets_to_transaction(offsets, group)
-        producer.commit_transaction()
-        done += len(held)
-        held = []
-
-
-def fill(directory: Path, server: str, events: int) -> tuple[str, str]:
-    """A backlog on a new topic, and a topic for the bare loop's scores."""
-    config = kafka_config(directory, server, unique("backlog"), 4096)
-    made = traffic.append(config, traffic.pieces(traffic.simulator(events), 4096, labels=False))
-    if made != events:
-        raise MillraceError(f"benchmark: expected a backlog of {events} events, got {made}")
-    return config.topics.events, config.topics.scores
+def measure(server: str, events: int, batch: int, ensemble: bool, rounds: int) -> dict[str, Any]:
+    """All four sides in turn; each client's service beside its loop, and the two services."""
+    backlog, scores = fill(server, events, ensemble)
+    backlog.service("confluent", batch)  # compiles, and warms the broker
+    runs = in_turn(backlog.sides(batch, scores), rounds)
+    found: dict[str, Any] = {}
+    for client in LOOPS:
+        ours, theirs = runs[f"{client} service"], runs[f"{client} bare"]
+        found[client] = {"service": middle(ours), "bare_loop": middle(theirs)} | beside(
+            ours, theirs
+        )
+    services = [runs[f"{client} service"] for client in ("confluent", "kafka-python")]
+    return found | {"confluent_beside_kafka_python": beside(*services)}
 
 
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__)
     rounds = 1 if options.quick else 3
-    events = 20_000 if options.quick else 200_000
-    found: dict[str, Any] = {}
-    with bootstrap() as server, tempfile.TemporaryDirectory() as directory:
-        topic, scores = fill(Path(directory), server, events)
-        service(server, topic, min(events, 4096), 4096)  # compiles
+    events = 20_480 if options.quick else 204_800
+    with bootstrap() as server:
+        found: dict[str, Any] = {"ensemble": measure(server, events, 4096, True, rounds)}
         for batch in BATCHES:
-            result = compare(
-                lambda: service(server, topic, events, batch),  # noqa: B023
-                lambda: bare(server, topic, scores, events, batch),  # noqa: B023
-                rounds,
-            )
-            found[f"batch_{batch}"] = {
-                "service": result.pop("ours"), "bare_loop": result.pop("theirs")
-            } | result  # fmt: skip
+            found[f"batch_{batch}"] = measure(server, events, batch, False, rounds)
+    ensemble = found["ensemble"]
+    clients = ensemble["confluent_beside_kafka_python"]["ratio"]["median"]
     found["targets"] = {
-        f"batch_{b}": target(found[f"batch_{b}"]["ratio"]["median"], 0.75, True) for b in BATCHES
+        "kafka": target(ensemble["kafka-python"]["service"]["events_per_s"], 15_000, True),
+        "kafka_confluent": target(ensemble["confluent"]["service"]["events_per_s"], 25_000, True),
+        "confluent": target(clients, 1.8, True),
+    } | {
+        f"batch_{b}": target(found[f"batch_{b}"]["kafka-python"]["ratio"]["median"], 0.75, True)
+        for b in BATCHES
     }
     show("kafka_path", found, options.json)
 

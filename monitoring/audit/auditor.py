@@ -120,6 +120,10 @@ class Auditor:
         self._cause = [[topic, partition, first, last]]
         self._seen.setdefault(f"{topic}/{partition}", [first, last])[1] = last
 
+    def forget(self, topic: str) -> None:
+        """The topic was made anew: what was taken of the old one is no position in the new one."""
+        self._seen = {k: v for k, v in self._seen.items() if k.rpartition("/")[0] != topic}
+
     def positions(self) -> list[tuple[str, int, int]]:
         """Topic, partition and next offset of everything taken so far, sorted."""
         keys = [(*key.rpartition("/")[::2], last) for key, (_, last) in self._seen.items()]

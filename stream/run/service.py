@@ -257,6 +257,8 @@ class Service:
         self.engine = recovered.engine
         self.recovered = recovered
         self._body |= self.topics.restored(recovered.standing)
+        for topic in self.topics.anew:
+            self.engine.auditor.forget(topic)
         if recovered.skipped_steps:
             self._body |= self._without(recovered.skipped_steps)
         self._seek(self.topics.standing.positions)

@@ -228,14 +228,17 @@ class Follower:
                 " of its own"
             )
         self.engine.seq, self.engine.digest = record.seq, record.digest
-        self._take(record, body)
+        self._tell(body)
+        for r in record.ranges:
+            self.engine.auditor.taking(r.topic, r.partition, r.first, r.last)
+        self._take(record)
         self.skipped_steps += 1
 
     def apply(self, record: JournalRecord, slices: Sequence[Slice]) -> Outputs:
         """Do the next journaled step again, on the very records it took.
 
-        1. Its body, by its kind. 2. The engine. 3. Topics, and where to resume. 4. The digests
-        compared.
+        1. Its body, by its kind. 2. What it says of topics. 3. The engine. 4. Where to resume.
+        5. The digests compared.
 
         Raises :class:`Diverged`, or :class:`CheckpointError` for a record that cannot follow.
         """
@@ -246,19 +249,22 @@ class Follower:
         self._version = body.version or self._version
         self._made = body.fingerprint or self._made
         self.elsewhere |= _differing(self._made)
+        self._tell(body)
         if body.resumed is not None:
             self.engine.trail.go_on(Head(*body.resumed))
         self.engine, outputs = body.replay(self.engine, record, slices, self._build, self._past)
-        self._take(record, body)
+        self._take(record)
         self.replayed_steps += 1
         self.replayed_records += sum(r.count for r in record.ranges)
         if self.engine.digest != record.digest:
             self._diverged(record)
         return outputs
 
-    def _take(self, record: JournalRecord, body: Told) -> None:
-        """Topics, and where to resume."""
-        self.standing.told(body.topics, body.joined)
+    def _tell(self, body: Told) -> None:
+        for topic in self.standing.told(body.topics, body.joined):
+            self.engine.auditor.forget(topic)
+
+    def _take(self, record: JournalRecord) -> None:
         for r in record.ranges:
             self.standing.positions[(r.topic, r.partition)] = r.next_offset
 

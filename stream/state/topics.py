@@ -38,16 +38,18 @@ class Standing:
         self.ids = dict(ids or {})
         self.positions = dict(positions or {})
 
-    def told(self, ids: Mapping[str, str], joined: Sequence[tuple[str, int, int]]) -> None:
+    def told(self, ids: Mapping[str, str], joined: Sequence[tuple[str, int, int]]) -> list[str]:
         """A journal record names topics, and partitions that are read from an offset on.
 
-        Of a topic that was made anew, what was read before counts no longer.
+        Of a topic that was made anew, what was read before counts no longer; gives their names.
         """
-        for topic in self.anew(ids):
+        anew = self.anew(ids)
+        for topic in anew:
             for key in [key for key in self.positions if key[0] == topic]:
                 del self.positions[key]
         self.ids |= ids
         self.positions |= {(topic, partition): offset for topic, partition, offset in joined}
+        return anew
 
     def anew(self, ids: Mapping[str, str]) -> list[str]:
         """Topics that have another id than they had."""

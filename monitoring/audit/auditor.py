@@ -371,15 +371,16 @@ class Auditor:
         added: Sequence[str],
         removed: Sequence[str],
         changed: Mapping[str, Sequence[str]],
-        taught: Mapping[str, Mapping[str, Any]] | None = None,
+        backfill: Mapping[str, Any] | None = None,
+        taught: Mapping[str, int] | None = None,
     ) -> None:
         """Record a new configuration (its ``digest``) and each member that it changed.
 
-        ``changed``: member to the names of the parameters that are others now. ``taught``: members
-        that learned from the past before they came, and what is to be said of that.
+        ``changed``: member to the names of the parameters that are others now. ``taught``: labels
+        that a member had learned from the past before it came, by ``backfill``.
         """
-        taught = taught or {}
-        self.record("reconfigured", "configuration", "service", {"config": digest})
+        source = {} if backfill is None else {"backfill": dict(backfill)}
+        self.record("reconfigured", "configuration", "service", {"config": digest} | source)
         for name in removed:
             self.record("member_removed", "configuration", name, {})
         told: list[tuple[str, AuditEvent, dict[str, Any]]] = [
@@ -387,8 +388,9 @@ class Auditor:
             *((name, "member_added", {}) for name in added),
         ]
         for name, event, detail in told:
-            if name in taught:
-                self.renewed(name, event, "backfill", detail | dict(taught[name]))
+            if taught and name in taught:
+                told_of = source["backfill"] | {"updates": taught[name]}
+                self.renewed(name, event, "backfill", detail | {"backfill": told_of})
             else:
                 self._tell(name, event, "configuration", detail)
 

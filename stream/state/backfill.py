@@ -176,7 +176,6 @@ def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) 
         failpoint("backfill.step")
         adopt(engine.codec, record)
         if record.kind == "step" and slices is not None:
-            engine.seq = record.seq - 1
             engine.step(Batch(record.seq, record.clock_ms, slices, frozenset(record.skipped)))
         engine.seq = record.seq
         # As a generation says it: the journal's at this step, by which the journal knows it.

@@ -173,7 +173,8 @@ def reconfigure(
         [name for name in new.ensemble.names if name not in old.ensemble.names],
         [name for name in old.ensemble.names if name not in new.ensemble.names],
         {name: keys for name, keys in changes.differences.items() if keys},
-        past and _taught(past, changes.staying, body["backfill"]),
+        body.get("backfill"),
+        past and _taught(past.engine, changes.staying),
     )
     new.reactions.reconfigured(combiner_is_new=not changes.same_combiner)
     new.join.reconfigured()
@@ -181,16 +182,9 @@ def reconfigure(
     return new.switched(body, cause)
 
 
-def _taught(
-    past: Backfill, staying: Collection[str], named: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """What the trail says of each member that comes from the past."""
-    counts, names = past.engine.counts, past.engine.ensemble.names
-    return {
-        name: {"backfill": {**named, "updates": counts[f"updates.{name}"]}}
-        for name in names
-        if name not in staying
-    }
+def _taught(past: Engine, staying: Collection[str]) -> dict[str, int]:
+    """Labels that each member which comes from the past has learned there."""
+    return {n: past.counts[f"updates.{n}"] for n in past.ensemble.names if n not in staying}
 
 
 def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:

@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stream.contract.failpoint import FAILPOINTS
 from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults import disk as disks
@@ -178,7 +177,7 @@ def failpoints(
     as_json: Json = False,
 ) -> None:
     """SIGKILL at every named place of the code: at its first, second and a later pass."""
-    names = only or list(FAILPOINTS)
+    names = only or list(crashes.PASSED)
     with working(directory) as place, log_table(log) as table, progress(as_json) as show:
         found = timed(
             lambda: {

@@ -205,6 +205,8 @@ def drain(shard: Shard, worker: Worker) -> None:
         time.sleep(0.05)
 
 
+PASSED = tuple(n for n in FAILPOINTS if not n.startswith("backfill."))
+"""Places that a life passes where no part is gained."""
 ONCE = tuple(n for n in FAILPOINTS if n.startswith(("stop.", "restore.")) and n != "restore.replay")
 """Places that a life passes once."""
 

@@ -112,6 +112,8 @@ def test_a_new_member_comes_with_what_the_past_taught_it(tmp_path: Path) -> None
     [switch] = [r for r in journal(new) if r.kind == "reconfigured"]
     assert (told["model"], told["cause"]) == ("crossed", "backfill")
     assert told["backfill"] == switch.body["backfill"] | {"updates": 400}
+    [told] = [r for r in trail if r["event"] == "reconfigured"]
+    assert told["backfill"] == switch.body["backfill"]
 
 
 def test_a_new_feature_comes_with_members_that_know_it(tmp_path: Path) -> None:

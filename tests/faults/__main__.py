@@ -38,7 +38,12 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 
-Log = Annotated[Literal["embedded", "kafka"], typer.Option(help="The log under the service.")]
+Client = Literal["kafka-python", "confluent"]
+Log = Annotated[
+    Literal["embedded", "kafka", "confluent"],
+    typer.Option(help="The log under the service; confluent: Kafka through that client."),
+]
+By = Annotated[Client, typer.Option(help="The service's client of Kafka.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same input and same plan of faults.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Directory = Annotated[
@@ -60,13 +65,15 @@ def working(directory: Path | None) -> Iterator[Path]:
 @contextmanager
 def log_table(kind: str) -> Iterator[dict[str, Any] | None]:
     """The ``[log]`` table: of the embedded log, or of a broker that runs meanwhile."""
+    client = "confluent" if kind == "confluent" else "kafka-python"
+    table = {"type": "kafka", "client": client, "timeout": "10s"}
     if kind == "embedded":
         yield None
     elif "KAFKA_BOOTSTRAP" in os.environ:
-        yield {"type": "kafka", "bootstrap": os.environ["KAFKA_BOOTSTRAP"], "timeout": "10s"}
+        yield table | {"bootstrap": os.environ["KAFKA_BOOTSTRAP"]}
     else:
         with Broker() as broker:
-            yield {"type": "kafka", "bootstrap": broker.bootstrap, "timeout": "10s"}
+            yield table | {"bootstrap": broker.bootstrap}
 
 
 @contextmanager
@@ -209,6 +216,7 @@ def brokers(
     seed: Seed = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Outages; each run of six has each kind.")] = 6,
     down: Annotated[float, typer.Option(help="Seconds that an outage lasts at most.")] = 12.0,
+    client: By = "kafka-python",
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -216,8 +224,8 @@ def brokers(
     with working(directory) as place, progress(as_json) as show:
 
         def work() -> dict[str, Any]:
-            verdict, figures = break_brokers(place / "shard", seed, rounds, down, show)
-            return {"seed": seed, "down_s": down} | figures | verdict.as_dict()
+            verdict, figures = break_brokers(place / "shard", client, seed, rounds, down, show)
+            return {"client": client, "seed": seed, "down_s": down} | figures | verdict.as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)
@@ -227,6 +235,7 @@ def brokers(
 def proxy(
     seed: Seed = 1,
     gap: Annotated[float, typer.Option(help="Seconds between two faults, at least.")] = 1.0,
+    client: By = "kafka-python",
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -234,7 +243,7 @@ def proxy(
     with working(directory) as place, progress(as_json) as show:
 
         def work() -> dict[str, Any]:
-            verdict, figures = proxied(place / "shard", seed, gap, show)
+            verdict, figures = proxied(place / "shard", client, seed, gap, show)
             return {"seed": seed} | figures | verdict.as_dict()
 
         found = timed(work)

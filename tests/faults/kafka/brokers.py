@@ -71,7 +71,7 @@ class Probe:
 
 
 def brokers(
-    directory: Path, seed: int, rounds: int, down_s: float, progress: Progress
+    directory: Path, client: str, seed: int, rounds: int, down_s: float, progress: Progress
 ) -> tuple[Verdict, dict[str, Any]]:
     """Each kind of outage in seeded order, under load; then drain, stop, check.
 
@@ -86,6 +86,7 @@ def brokers(
     with Broker() as broker:
         log = {
             "type": "kafka",
+            "client": client,
             "bootstrap": broker.bootstrap,
             "timeout": f"{_TIMEOUT_S:g}s",
             "transaction_timeout": "10s",

@@ -21,7 +21,7 @@ _PATIENCE_S = 6.0
 
 
 def proxied(
-    directory: Path, seed: int, gap_s: float, progress: Progress
+    directory: Path, client: str, seed: int, gap_s: float, progress: Progress
 ) -> tuple[Verdict, dict[str, Any]]:
     """Every fault of the plan once, under load, then a drain through the quiet proxy, and checks.
 
@@ -36,6 +36,7 @@ def proxied(
         proxy.target = broker.behind_proxy
         log = {
             "type": "kafka",
+            "client": client,
             "bootstrap": f"127.0.0.1:{proxy.port}",
             "timeout": "4s",
             "transaction_timeout": "10s",

@@ -22,8 +22,8 @@ from stream.contract.log import LogUnavailable
 from stream.contract.records import Record
 from stream.logs.kafka.clients import credentials
 from stream.logs.kafka.clients.base import Consumer, Key, Placed, Producer
-from stream.logs.kafka.clients.doorstep import knock
 from stream.logs.kafka.clients.faults import translated
+from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.settings import schema as settings
 
 _LOCAL = {
@@ -52,11 +52,7 @@ class Confluent:
             **credentials.for_confluent(log),
             "logger": logging.getLogger("confluent_kafka"),
         }
-
-        self._door = {
-            "bootstrap_servers": log.bootstrap.split(","),
-            **credentials.for_kafka_python(log),
-        }
+        self._python = KafkaPython(log, name)
         self._in_doubt = False
 
     def consumer(self, group: str | None = None) -> Consumer:
@@ -80,7 +76,8 @@ class Confluent:
                     # What it reads ahead, of all partitions.
                     "queued.max.messages.kbytes": 32 << 10,
                 }
-            )
+            ),
+            self._python,
         )
 
     def producer(self, transactional: bool) -> Producer:
@@ -122,7 +119,7 @@ class Confluent:
     def _come_in(self) -> None:
         """Raise here why no broker lets us in: the library waits, and its calls only time out."""
         if self._in_doubt:
-            knock(self._door)
+            self._python.knock()
             self._in_doubt = False
         if "oauth_cb" in self._common:
             self._common["oauth_cb"]()
@@ -150,9 +147,14 @@ def _renamed() -> Iterator[None]:
         raise kind(f"{error.name()}: {error.str()}") from raised
 
 
+_NOT_UNPACKED = {KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED}
+"""The library tells of such a batch again and again, and never passes it."""
+
+
 class _Consumer:
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, other: KafkaPython) -> None:
         self._raw = raw
+        self._other = other
         self._at: dict[Key, int] = {}
 
     def assign(self, positions: Mapping[Key, int]) -> None:
@@ -167,6 +169,7 @@ class _Consumer:
             if messages and limit > 1:
                 messages += self._raw.consume(limit - 1, 0)
         got: dict[Key, list[Record]] = {}
+        stuck: set[Key] = set()
         for message in messages:
             key = message.topic(), message.partition()
             error = message.error()
@@ -176,9 +179,28 @@ class _Consumer:
                 self._at[key] = record.offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at[key] = message.offset()
+            elif error.code() in _NOT_UNPACKED:
+                stuck.add(key)
             else:
                 raise KafkaException(error)
+        for key in stuck:
+            got.setdefault(key, []).extend(self._pass(key, limit))
         return got
+
+    def _pass(self, key: Key, limit: int) -> list[Record]:
+        """The next records as kafka-python has them: null, with what is wrong with their batch."""
+        deadline = time.monotonic() + self._other.timeout_s
+        other = self._other.consumer()
+        try:
+            other.assign({key: self._at[key]})
+            while not (records := other.poll(limit, 1.0).get(key)):
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"Kafka: {key[0]}/{key[1]}: no batch at {self._at[key]}")
+        finally:
+            other.close()
+        self._at[key] = records[-1].offset + 1
+        self._raw.seek(TopicPartition(*key, self._at[key]))
+        return records
 
     def position(self, key: Key) -> int:
         # The library's own position does not pass markers; the end of a partition is told.
@@ -191,11 +213,10 @@ class _Consumer:
     def bounds(
         self, keys: Iterable[Key], timeout_s: float
     ) -> tuple[dict[Key, int], dict[Key, int]]:
-        return self._ends(keys, OFFSET_BEGINNING, timeout_s), self._ends(
-            keys, OFFSET_END, timeout_s
-        )
+        firsts = self._offsets(keys, OFFSET_BEGINNING, timeout_s)
+        return firsts, self._offsets(keys, OFFSET_END, timeout_s)
 
-    def _ends(self, keys: Iterable[Key], which: int, timeout_s: float) -> dict[Key, int]:
+    def _offsets(self, keys: Iterable[Key], which: int, timeout_s: float) -> dict[Key, int]:
         tps = [TopicPartition(*key, which) for key in keys]
         deadline = time.monotonic() + timeout_s
         while tps:

@@ -99,6 +99,10 @@ class KafkaPython:
         knock(options)  # at the start by this client, whichever reads and writes
         return Admin(_made(KafkaAdminClient, **options))
 
+    def knock(self) -> None:
+        """Raise why no broker lets us in, if one says so."""
+        knock(self._common)
+
     def translated(self, what: str) -> AbstractContextManager[None]:
         """See :meth:`stream.logs.kafka.clients.base.Client.translated`."""
         return translated(what)

@@ -21,6 +21,7 @@ from models.ensemble.combine import sigmoid
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from monitoring.audit.auditor import Auditor
+from monitoring.audit.contents import contents_of
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.quality import Quality
@@ -44,9 +45,6 @@ Settle = Callable[[I64, I8], I64]
 """Settles rows with their labels in the pending store; gives those that are learned now."""
 GENESIS = "0" * 32
 """The digest before the first step."""
-
-_ON_RECORD = ("ensemble", "trail")
-"""Parts that the record of a checkpoint holds otherwise: member by member, and by its place."""
 
 EARLY_BYTES_EACH = 512
 """Raw bytes allowed for waiting labels, for each of ``limits.early_labels``."""
@@ -178,7 +176,7 @@ class Engine:
             taken[f"consumed.{piece.range.topic}"] += len(piece.records)
         taken.update(f"dead.{letter.reason}" for letter in out.letters)
         if batch.checkpoint:
-            self.auditor.checkpointed(lambda: self._contents(self.counts + taken))
+            self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
         journal = JournalRecord(
             seq=batch.seq,
             clock_ms=batch.clock_ms,
@@ -405,6 +403,9 @@ class Engine:
 
     def state(self) -> State:
         """Everything but the pending rows themselves, which are taken along as files."""
+        return self._beside_members() | {"ensemble": self.ensemble.state()}
+
+    def _beside_members(self) -> State:
         return {
             "seq": self.seq,
             "digest": self.digest,
@@ -414,7 +415,7 @@ class Engine:
             "counts": dict(self.counts),
             "pending": self.pending.state(),
             "schemas": self.codec.schemas.state(),
-            **{name: part.state() for name, part in self._parts().items()},
+            **{name: part.state() for name, part in self._parts().items() if name != "ensemble"},
         }
 
     def restore(self, state: State, segments: Any = None) -> None:
@@ -442,29 +443,11 @@ class Engine:
         state["pending"] = self.pending.digest_state()
         return state_digest(state)
 
-    def contents(self) -> dict[str, Any]:
-        """What a checkpoint of this state holds, as the trail's record of it has it.
-
-        ``config``, ``roots`` and ``held`` (digest and size of each member), ``parts`` (the digest
-        of everything else), and over them all one ``root``. The trail's own head is the record
-        itself; step and digest are the journal's.
-        """
-        return self._contents(self.counts)
-
-    def _contents(self, counts: Counter[str]) -> dict[str, Any]:
-        scalars = [self.clock_ms, self.watermark_ms, self.threshold]
-        own = {
-            "clock": scalars,
-            "counts": dict(+counts),
-            "pending": self.pending.sealed(),
-            "schemas": self.codec.schemas.state(),
-        }
-        states = {
-            name: part.state() for name, part in self._parts().items() if name not in _ON_RECORD
-        }
-        parts = {name: state_digest(state) for name, state in (own | states).items()}
-        found = {"config": digest(self.tree), "parts": parts, **self.auditor.members()}
-        return found | {"root": state_digest(found)}
+    def contents(self, counts: Counter[str]) -> dict[str, Any]:
+        """What a checkpoint of this state holds once it has these ``counts``."""
+        rows = [file.sha256() for file in self.pending.files()]
+        state = self._beside_members() | {"counts": dict(counts)}
+        return contents_of(digest(self.tree), state, rows, self.auditor.members())
 
 
 def _chain(h: Any, values: Iterable[bytes | None]) -> None:

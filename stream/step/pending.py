@@ -234,10 +234,6 @@ class Pending:
         """:meth:`state` with the rows themselves, for a digest."""
         return self.state() | {"rows": self.take(np.arange(self.head, self.tail)).view(np.uint8)}
 
-    def sealed(self) -> State:
-        """:meth:`state` with digests of the rows, for the record of a checkpoint."""
-        return self.state() | {"rows": [file.sha256() for file in self.files()]}
-
     def files(self) -> list[SegmentFile]:
         """Every live segment as it stands now; the rows they name never change."""
         return [

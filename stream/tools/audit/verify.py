@@ -13,7 +13,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from models.base import MillraceError
+from models.base import MillraceError, State
+from monitoring.audit.contents import contents_of
 from monitoring.audit.trail import (
     BadSignature,
     Exit,
@@ -311,8 +312,10 @@ def _compare(
         return "the trail has no record of this checkpoint"
     if journaled(manifest.seq) != manifest.digest:
         return "the journal does not hold this step with this digest"
-    engine = _engine(path, manifest, record, config)
-    contents = engine.contents()
+    engine, state = _restored(path, manifest, record, config)
+    names = sorted(name for name in manifest.files if name.startswith("pending-"))
+    rows = [manifest.files[name].sha256 for name in names]
+    contents = contents_of(digest(manifest.config), state, rows, engine.auditor.members())
     whole = "parts" in record
     for kind in ("roots", "held", "parts") if whole else ("roots", "held"):
         for name in [*contents[kind], *record[kind]]:
@@ -334,10 +337,13 @@ def _compare(
 _WHAT = {"roots": "digest", "held": "parameters", "parts": "digest"}
 
 
-def _engine(path: Path, manifest: Manifest, record: Mapping[str, Any], config: Config) -> Engine:
-    """The engine in a generation, whose configuration the trail's record or the given one is.
+def _restored(
+    path: Path, manifest: Manifest, record: Mapping[str, Any], config: Config
+) -> tuple[Engine, State]:
+    """The engine in a generation, and the state as it is saved.
 
-    Raises :class:`CheckpointError`; nothing is loaded then.
+    Raises :class:`CheckpointError`, with nothing loaded, where its configuration is neither the one
+    on the trail's record nor the given one.
     """
     where, tree = str(path), manifest.config
     if record.get("config") != digest(tree) and not is_given(tree, where, config):
@@ -346,8 +352,9 @@ def _engine(path: Path, manifest: Manifest, record: Mapping[str, Any], config: C
             " that it names was loaded"
         )
     engine = built(lambda saved: build_engine(saved, None), tree, where)
-    revive(engine, load(path, manifest))
-    return engine
+    loaded = load(path, manifest)
+    revive(engine, loaded)
+    return engine, loaded.state
 
 
 def count_saved(config: Config, member: str) -> Counted:
@@ -362,7 +369,7 @@ def count_saved(config: Config, member: str) -> Counted:
         manifest = read_manifest(saved)
         known = is_given(manifest.config, str(saved), config)
         record = {} if known else _checkpoints(_verified(config)).get(manifest.seq, {})
-        ensemble = _engine(saved, manifest, record, config).ensemble
+        ensemble = _restored(saved, manifest, record, config)[0].ensemble
     if member not in ensemble.members:
         raise MillraceError(f"member: expected one of {', '.join(ensemble.names)}; got {member!r}")
     return count(ensemble.members[member], target=member)

@@ -378,7 +378,7 @@ def test_a_damaged_generation_is_a_mismatch(shard: Path) -> None:
 
 
 def other_positions(manifest: dict[str, Any]) -> None:
-    manifest["positions"][0][2] += 1
+    manifest["positions"][-1][2] += 1
 
 
 def other_seed(manifest: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from stream.logs.kafka.log import KafkaLog
 from stream.logs.kafka.writer import POSITION_HEADER
 from stream.settings import schema as settings
 from tests.support import log_harness
-from tests.support.broker import Broker, BrokerUnavailable
+from tests.support.broker import Broker, BrokerUnavailable, unique
 from tests.support.log_harness import (
     Store,
     eventually,
@@ -428,6 +428,37 @@ def test_a_batch_that_cannot_be_unpacked_is_passed(make: Make) -> None:
     assert ["cannot be unpacked" in r.unreadable for r in records] == [True, False]
     assert [r.headers for r in records] == [()] * 2
     assert log.read([range_of(records)])[0].records == records
+
+
+@pytest.mark.kafka
+def test_the_group_has_no_lag_once_all_is_read(make: Make) -> None:
+    """Behind the last record's marker, behind an aborted transaction, and where nothing came."""
+    store = make(partitions=3)
+    log = opened(store)
+    topics = store.config.topics
+    producer = KafkaProducer(
+        bootstrap_servers=store.config.log.bootstrap,  # type: ignore[union-attr]
+        transactional_id=unique("producer"),
+    )
+    producer.init_transactions()
+    for partition, end in ((0, producer.commit_transaction), (1, producer.abort_transaction)):
+        producer.begin_transaction()
+        producer.send(topics.events, b"event", partition=partition)
+        producer.flush(timeout=DEADLINE_S)
+        end()
+    producer.close(timeout=DEADLINE_S)
+    log.commit(step(1, poll_all(log, 1)))
+    asked = [TopicPartition(topics.events, i) for i in range(3)]
+    asked += [TopicPartition(topics.control, 0), TopicPartition(topics.labels, 2)]
+    admin = KafkaAdminClient(bootstrap_servers=store.config.log.bootstrap)  # type: ignore[union-attr]
+
+    def shown() -> dict[TopicPartition, int]:
+        assert log.poll(10, 0.1) == []
+        found = admin.list_group_offsets({store.config.name: asked})[store.config.name]
+        return {tp: found[tp].offset for tp in asked}
+
+    eventually(dict(zip(asked, (2, 2, 0, 0, 0), strict=True)), shown)
+    admin.close()
 
 
 # -- at least once --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from monitoring.parameters.formula import Formula, Size
@@ -72,30 +73,36 @@ def own_tensors(module: Any) -> Own:
     return own
 
 
+@cache
+def _layout(layout: Any) -> str:
+    """``strided``, ``sparse_coo``, ``sparse_csr``, ...; spelled once, not once a tensor."""
+    return str(layout).removeprefix("torch.")
+
+
 def is_sparse(tensor: Any) -> bool:
     """Whether a tensor leaves zeros out: COO, CSR and their kin."""
-    return str(tensor.layout).startswith("torch.sparse_")
+    return _layout(tensor.layout).startswith("sparse_")
 
 
 def stored(tensor: Any) -> Any:
     """The tensor of the numbers that are in memory: a sparse or a nested one keeps it inside."""
-    if str(tensor.layout) == "torch.sparse_coo":
+    layout = _layout(tensor.layout)
+    if layout == "sparse_coo":
         return tensor._values()
-    if is_sparse(tensor) or tensor.is_nested:
-        return tensor.values()
-    return tensor
+    return tensor.values() if layout.startswith("sparse_") or tensor.is_nested else tensor
 
 
 def index_bytes(tensor: Any) -> int:
     """Bytes that say where the numbers of a sparse tensor stand."""
-    if not is_sparse(tensor):
-        return 0
-    if str(tensor.layout) == "torch.sparse_coo":
+    layout = _layout(tensor.layout)
+    if layout == "sparse_coo":
         parts = [tensor._indices()]
-    elif str(tensor.layout) in ("torch.sparse_csr", "torch.sparse_bsr"):
+    elif layout in ("sparse_csr", "sparse_bsr"):
         parts = [tensor.crow_indices(), tensor.col_indices()]
-    else:
+    elif layout in ("sparse_csc", "sparse_bsc"):
         parts = [tensor.ccol_indices(), tensor.row_indices()]
+    else:
+        return 0
     return sum(part.numel() * part.element_size() for part in parts)
 
 

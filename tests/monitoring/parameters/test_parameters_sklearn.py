@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 import pytest
 import xgboost
+from rich.console import Console
 from sklearn import (
     calibration,
     cluster,
@@ -37,6 +41,7 @@ from sklearn import (
 from sklearn.base import BaseEstimator
 
 from monitoring.parameters import ParameterError, count
+from monitoring.parameters.command import params_command
 
 GENERATOR = np.random.default_rng(7)
 X = GENERATOR.normal(size=(120, 4))
@@ -221,6 +226,54 @@ def test_a_family_counts_as_by_hand(name: str) -> None:
     assert totals.exact
 
 
+FILE = """
+import numpy as np
+from lightgbm import LGBMClassifier
+from sklearn.ensemble import *
+from sklearn.linear_model import *
+from sklearn.naive_bayes import *
+from sklearn.neighbors import *
+from sklearn.neural_network import *
+from sklearn.svm import *
+from sklearn.tree import *
+from xgboost import XGBClassifier
+
+X = np.random.default_rng(7).normal(size=(120, 4))
+Y = (X.sum(axis=1) > 0).astype(int)
+
+"""
+DOCUMENTED: dict[str, int] = {
+    "LogisticRegression()": 5,
+    "LinearRegression()": 5,
+    "MLPClassifier((10,), max_iter=500)": 61,
+    "GaussianNB()": 18,
+    "BernoulliNB()": 10,
+    "DecisionTreeClassifier(max_depth=1)": 5,
+    "RandomForestClassifier(5, max_depth=1)": 25,
+    "GradientBoostingClassifier(n_estimators=4, max_depth=1)": 14,
+    "HistGradientBoostingClassifier(max_iter=4, max_leaf_nodes=2)": 13,
+    "AdaBoostClassifier(n_estimators=3)": 18,
+    "KNeighborsClassifier()": 0,
+    "XGBClassifier(n_estimators=2, max_depth=1)": 7,
+    "LGBMClassifier(n_estimators=2, num_leaves=2, verbose=-1)": 6,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_says_what_the_documentation_says(tmp_path: Path) -> None:
+    """Every row of the table in docs/parameters.md, through a file that fits the models."""
+    path = tmp_path / f"families_{tmp_path.name.replace('-', '_')}.py"
+    path.write_text(FILE + "".join(f"m{i} = {m}.fit(X, Y)\n" for i, m in enumerate(DOCUMENTED)))
+    found = {}
+    for i, model in enumerate(DOCUMENTED):
+        out, err = io.StringIO(), io.StringIO()
+        code = params_command(f"{path}:m{i}", True, Console(file=out), Console(file=err))
+        totals = json.loads(out.getvalue())["totals"]
+        assert (code, totals["verdict"], totals["exact"]) == (0, "match", True), model
+        found[model] = totals["held"]
+    assert found == DOCUMENTED
+
+
 def test_a_support_vector_is_a_stored_event_and_its_weight_is_learned() -> None:
     """Three classes: two weights a support vector and three intercepts."""
     model = fit(svm.SVC(), THREE)
@@ -331,8 +384,6 @@ def leaves_of(dump: dict[str, Any]) -> int:
 @pytest.mark.parametrize("booster", ["gbtree", "dart"])
 def test_xgboost_by_its_nodes_and_leaves(booster: str) -> None:
     """A threshold per split, a value per leaf, the base score; of dart also a weight per tree."""
-    import json
-
     model = fit(
         xgboost.XGBClassifier(n_estimators=4, max_depth=3, booster=booster, n_jobs=1), THREE
     )

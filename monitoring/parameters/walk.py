@@ -56,7 +56,8 @@ class Walk:
         self._aliases: dict[str, str] = {}
         self._unknown: list[str] = []
         self._notes: list[str] = []
-        self._seen: dict[int, str] = {}
+        # With each path the object itself: an id may be given again once its object is gone.
+        self._seen: dict[int, tuple[str, Any]] = {}
         self._optimizer = optimizer
 
     def report(self, model: Any, target: str) -> Counted:
@@ -98,12 +99,12 @@ class Walk:
             return
         first = self._seen.get(id(model))
         if first is not None:
-            self._aliases[path] = first
+            self._aliases[path] = first[0]
             name = type(model).__name__
-            row = Row(path, name, formula=NOTHING, alias_of=(first,), note="counted there")
+            row = Row(path, name, formula=NOTHING, alias_of=first[:1], note="counted there")
             self._rows.append(row)
             return
-        self._seen[id(model)] = path or "the model itself"
+        self._seen[id(model)] = (path or "the model itself", model)
         if isinstance(model, np.ndarray) and model.dtype != object:
             kind = type(model).__name__
             self._rows.append(loose(path, kind, model.shape, model.dtype.name, role or "learned"))

@@ -29,8 +29,7 @@ def _attributes(*names: str) -> Adapter:
 
     def adapter(m: Any) -> Iterator[Row | Part]:
         for name in names:
-            if getattr(m, name, None) is not None:
-                yield Part(name, getattr(m, name))
+            yield Part(name, getattr(m, name))
 
     return adapter
 
@@ -89,6 +88,7 @@ COMPOSITES: dict[str, Adapter] = {
     "_BaseChain": _members,
     "CalibratedClassifierCV": _calibrated,
     "_SigmoidCalibration": _sigmoid,
+    "_TemperatureScaling": lambda m: iter([table("beta_", np.size(m.beta_), formula("1"))]),
     "TunedThresholdClassifierCV": _threshold,
     "TransformedTargetRegressor": _attributes("regressor_", "transformer_"),
     "RANSACRegressor": _attributes("estimator_"),

@@ -186,6 +186,10 @@ BY_HAND: dict[str, tuple[Callable[[], Any], int]] = {
         lambda: fit(calibration.CalibratedClassifierCV(LOGISTIC, cv=2)),
         2 * (FIVE + 2),
     ),
+    "calibrated by temperature": (
+        lambda: fit(calibration.CalibratedClassifierCV(LOGISTIC, method="temperature", cv=2)),
+        2 * (FIVE + 1),
+    ),
     "grid search": (
         lambda: fit(model_selection.GridSearchCV(LOGISTIC, {"C": [0.1, 1]}, cv=2)),
         FIVE,
@@ -349,6 +353,7 @@ def test_an_estimator_that_was_never_fitted_is_undetermined() -> None:
         xgboost.XGBClassifier(),
         lightgbm.LGBMRegressor(),
         neighbors.KernelDensity(),
+        model_selection.GridSearchCV(LOGISTIC, {}),
     ):
         totals = count(model).totals
         assert (totals.held, totals.verdict) == (0, "undetermined"), model

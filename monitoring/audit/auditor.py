@@ -120,12 +120,19 @@ class Auditor:
         self._cause = [[topic, partition, first, last]]
         self._seen.setdefault(f"{topic}/{partition}", [first, last])[1] = last
 
+    def joined(self, topic: str, partition: int, offset: int) -> None:
+        """The partition is read from this offset on, whatever was taken of an older one."""
+        key = f"{topic}/{partition}"
+        self._seen[key] = [offset, offset - 1]
+        for watched in self._watched.values():
+            watched.told.pop(key, None)
+
     def forget(self, topic: str) -> None:
         """The topic was made anew: what was taken of the old one is no position in the new one."""
         self._seen = {k: v for k, v in self._seen.items() if k.rpartition("/")[0] != topic}
 
     def positions(self) -> list[tuple[str, int, int]]:
-        """Topic, partition and next offset of everything taken so far, sorted."""
+        """Topic, partition and next offset of everything that is taken, sorted."""
         keys = [(*key.rpartition("/")[::2], last) for key, (_, last) in self._seen.items()]
         return sorted((topic, int(partition), last + 1) for topic, partition, last in keys)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import msgspec
 import structlog
@@ -38,7 +39,7 @@ from stream.settings.schema import SCHEMA_TYPES, Config, KafkaLogSettings
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
 from stream.state.backfill import arriving, keep, leave
-from stream.state.follow import Follower
+from stream.state.follow import Follower, tell
 from stream.state.generations import StateDirectory
 from stream.state.platform import fingerprint
 from stream.state.recovery import recover
@@ -256,9 +257,7 @@ class Service:
         )
         self.engine = recovered.engine
         self.recovered = recovered
-        self._body |= self.topics.restored(recovered.standing)
-        for topic in self.topics.anew:
-            self.engine.auditor.forget(topic)
+        self._tell(self.topics.restored(recovered.standing))
         if recovered.skipped_steps:
             self._body |= self._without(recovered.skipped_steps)
         self._seek(self.topics.standing.positions)
@@ -277,6 +276,11 @@ class Service:
         self._reconfigure_if_changed()
         if "joined" in self._body and self._engine().seq > 0:
             self._take([])  # on record before anything of them is read
+
+    def _tell(self, body: dict[str, Any]) -> None:
+        """Let the next journal record say this of the topics."""
+        tell(self._engine(), self.topics.standing, body["topics"], body.get("joined", ()))
+        self._body |= body
 
     def _without(self, steps: int) -> dict[str, object]:
         """Go on without steps whose records are gone; what the journal must say of it."""
@@ -353,7 +357,7 @@ class Service:
     def _join_partitions(self) -> None:
         """Read partitions that were added from here on."""
         if told := self.topics.news():
-            self._body |= told
+            self._tell(told)
             self._take([])  # on record before anything of them is read
             self._ahead.forget()
             behind = self.isolation.behind(self.topics.standing.positions)

@@ -39,8 +39,6 @@ class Topics:
     ----------
     standing : Standing
         As of the last step that was taken; the loop's.
-    anew : list of str
-        Topics that were found to be others when the service was restored.
     """
 
     def __init__(self, config: Config, log: Log, accept: bool, stopping: threading.Event) -> None:
@@ -51,10 +49,9 @@ class Topics:
         self._seen: Mapping[str, Topic] | None = None
         self._wrong: LogError | None = None
         self.standing = Standing()
-        self.anew: list[str] = []
 
     def restored(self, standing: Standing) -> dict[str, Any]:
-        """Go on from here; gives what the next journal record must say of the topics.
+        """Go on from here; gives what the next journal record says of the topics.
 
         Raises :class:`TopicsChanged` where something is lost that nobody accepted.
         """
@@ -113,7 +110,6 @@ class Topics:
         joined = [(*key, at) for key, at in earliest.items() if key not in left.positions]
         for topic, partition, offset in joined if self.standing.ids else ():
             logger.info("partition_joins", topic=topic, partition=partition, offset=offset)
-        self.anew = self.standing.told(ids, joined)
         return {"topics": ids, "joined": joined} if joined or anew else {"topics": ids}
 
     def _joining(self, topics: Mapping[str, Topic]) -> bool:

@@ -166,6 +166,19 @@ def body_of(record: JournalRecord, writer: str = "") -> Body:
     ) from cause
 
 
+def tell(
+    engine: Engine,
+    standing: Standing,
+    topics: Mapping[str, str],
+    joined: Sequence[tuple[str, int, int]],
+) -> None:
+    """What the next journal record says of topics: live, and when it is done again."""
+    for topic in standing.told(topics, joined):
+        engine.auditor.forget(topic)
+    for topic, partition, offset in joined:
+        engine.auditor.joined(topic, partition, offset)
+
+
 class Follower:
     """An engine, and how far it has followed the journal.
 
@@ -228,7 +241,7 @@ class Follower:
                 " of its own"
             )
         self.engine.seq, self.engine.digest = record.seq, record.digest
-        self._tell(body)
+        tell(self.engine, self.standing, body.topics, body.joined)
         for r in record.ranges:
             self.engine.auditor.taking(r.topic, r.partition, r.first, r.last)
         self._take(record)
@@ -249,7 +262,7 @@ class Follower:
         self._version = body.version or self._version
         self._made = body.fingerprint or self._made
         self.elsewhere |= _differing(self._made)
-        self._tell(body)
+        tell(self.engine, self.standing, body.topics, body.joined)
         if body.resumed is not None:
             self.engine.trail.go_on(Head(*body.resumed))
         self.engine, outputs = body.replay(self.engine, record, slices, self._build, self._past)
@@ -259,10 +272,6 @@ class Follower:
         if self.engine.digest != record.digest:
             self._diverged(record)
         return outputs
-
-    def _tell(self, body: Told) -> None:
-        for topic in self.standing.told(body.topics, body.joined):
-            self.engine.auditor.forget(topic)
 
     def _take(self, record: JournalRecord) -> None:
         for r in record.ranges:

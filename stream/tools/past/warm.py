@@ -23,6 +23,7 @@ from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
+from stream.state.follow import tell
 from stream.state.generations import StateDirectory, snapshot_of
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing, ids_of
@@ -115,7 +116,7 @@ class _Journaling:
         topics = ids_of(log.topics())
         joined = [(*key, offset) for key, offset in log.earliest().items()]
         self.standing = Standing()
-        self.standing.told(topics, joined)
+        tell(engine, self.standing, topics, joined)
         self._engine = engine
         self._log = log
         self._body: dict[str, Any] = {

@@ -326,9 +326,9 @@ def backfill(
         for part in found["parts"]:
             out.print(plain(f"has learned from the past: {part}"))
         out.print(
-            f"{found['records']:,} records of steps {found['from_step']:,} to "
-            f"{found['to_step']:,} at {found['records_per_s']:,} records/s; "
-            f"{found['learned']:,} labels learned in all"
+            f"caught up at step {found['to_step']:,}, from step {found['from_step']:,} on: "
+            f"{found['learned']:,} labels learned in all; {found['records']:,} records now, "
+            f"{found['records_per_s']:,} a second"
         )
         if found["dead_letters"]:
             told = ", ".join(f"{name} {n:,}" for name, n in found["dead_letters"].items())

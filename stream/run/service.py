@@ -308,10 +308,11 @@ class Service:
         past = arriving(self.log, self.directory, self._build, engine, self.config, self.beat)
         changes = compare(engine, fresh, past.engine if past else None)
         if changes.lost and not self._accept_changes:
+            first = " to teach what is new first (`millrace backfill`)" if changes.fresh else ""
             raise ReconfigurationRefused(
                 "the configuration changed and state would be lost:\n"
                 + "\n".join(f"  {line}" for line in changes.lines())
-                + "\nstart again with --accept-changes, or with the old configuration"
+                + f"\nstart again with --accept-changes, or with the old configuration{first}"
             )
         if past is not None:
             keep(past, self.directory, self._clock_ms())

@@ -65,7 +65,8 @@ def test_a_changed_feature_starts_the_members_new(tmp_path: Path) -> None:
     features = raw_config(tmp_path)["features"]
     features.append({"name": "plain", "type": "number", "field": "amount"})
     changed = config(tmp_path, features=features)
-    with pytest.raises(ReconfigurationRefused, match="member linear as it was"), running(changed):
+    expected = r"(?s)member linear as it was.*teach what is new first \(`millrace backfill`\)"
+    with pytest.raises(ReconfigurationRefused, match=expected), running(changed):
         pass
     append(changed, *feed(100, first=200))
     with running(changed, accept_changes=True) as service:

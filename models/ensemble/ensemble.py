@@ -94,8 +94,8 @@ class Ensemble:
         self._quarantined: set[str] = set()
         self._taught: set[str] = set()  # members that have learned a row since they began
         self._labelled = 0
-        self._weighed = 0
-        self._positives = 0
+        self._weighed = 0.0  # sums of the weights, of all and of the positives
+        self._positives = 0.0
         self._prior = prior
 
     @property
@@ -179,8 +179,8 @@ class Ensemble:
     def weigh(self, links: F64, y: F64, w: F64) -> None:
         """The combiner learns from predictions as they were made, the prior from the truths."""
         self.combiner.update(links, y, w)
-        self._weighed += len(y)
-        self._positives += int(np.count_nonzero(y))
+        self._weighed += float(w.sum())
+        self._positives += float((w * y).sum())
 
     def teach(self, x: FeatureBatch, y: F64, w: F64) -> list[MemberError]:
         """The members learn ``n`` rows; gives one error for each that failed.
@@ -303,8 +303,8 @@ class Ensemble:
         self._quarantined = set(state["quarantined"]).intersection(self.names)
         self._taught = set(state["taught"]).intersection(self.names)
         self._labelled = int(state["labelled"])
-        self._weighed = int(state["weighed"])
-        self._positives = int(state["positives"])
+        self._weighed = float(state["weighed"])
+        self._positives = float(state["positives"])
 
     def roots(self) -> dict[str, str]:
         """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""

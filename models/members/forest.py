@@ -148,10 +148,10 @@ def _replace(i: int, a: ForestArrays) -> None:
 
 
 @njit(**HELPER)
-def _watch(i: int, label: int, a: ForestArrays) -> None:
+def _watch(i: int, label: int, w: float, a: ForestArrays) -> None:
     """Show tree ``i``'s error to its detectors; on a warning start, on a drift put in, another."""
     t = len(a.node)
-    error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else 1.0
+    error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else min(w, 1.0)
     if adwin_update(2 * i, error, a.deltas[0], a.adwin) != 0:
         a.events[0] += 1
         if a.root[t + i] >= 0:
@@ -180,7 +180,7 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
     label = 1 if y > 0.5 else 0
     for i in range(t):
         weight = w * poisson(a.trees.rng, label, a.rate)
-        _watch(i, label, a)
+        _watch(i, label, w, a)
         if weight > 0.0:
             _learn_tree(i, a.node[i], label, weight, a)
             if a.root[t + i] >= 0:

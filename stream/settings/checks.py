@@ -259,20 +259,12 @@ def _drift(config: Config) -> Iterator[str]:
 
 
 def _corrected(config: Config) -> Iterator[str]:
-    """`label.learning = "corrected"` has silence to correct, and none that judges by it.
-
-    Its events are learned as 0 before they are known: `at_horizon = "drop"` has no such silence,
-    the `boosting` combiner hands on rows that it has judged, `swap` compares on what is learned.
-    """
-    if config.label.learning != "corrected":
-        return
-    for key, got, wrong in (
-        ("label.at_horizon", config.label.at_horizon, "drop"),
-        ("ensemble.combine", config.ensemble.combine, "boosting"),
-        ("drift.on_alarm", config.drift.on_alarm, "swap"),
-    ):
-        if got == wrong:
-            yield f"{key}: expected another value, got {got!r}; label.learning = 'corrected'"
+    """`label.learning = "corrected"` has silence to correct: `at_horizon` is `"negative"`."""
+    if config.label.learning == "corrected" and config.label.at_horizon == "drop":
+        yield (
+            "label.at_horizon: expected 'negative', got 'drop'; label.learning = 'corrected' learns"
+            " from silence"
+        )
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (

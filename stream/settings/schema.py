@@ -299,8 +299,8 @@ class LabelSettings(Settings):
     learning: Literal["auto", "mature", "corrected", "arrival"] = Field(
         "auto",
         description="`arrival`: labels are learned as they come; `mature`: each event at its"
-        " horizon; `auto`: as they come where most negatives are told, else at the horizon;"
-        " `corrected`: events at once as 0, weighted, and again as 1 when told",
+        " horizon; `corrected`: each in two weighted parts, at 0.4 of its horizon and at its end;"
+        " `auto`: `arrival` where most negatives are told, else `corrected`",
     )
 
 

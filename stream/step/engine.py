@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from models.base import F64, I64, FeatureBatch, MillraceError, State, state_digest
+from models.base import BOOL, F64, I64, FeatureBatch, MillraceError, State, state_digest
 from models.ensemble.combine import sigmoid
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
@@ -35,7 +36,7 @@ from stream.settings.upgrade import digest, journaled
 from stream.step.early import EarlyLabels
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning, probabilities
-from stream.step.maturity import Maturity
+from stream.step.maturity import Maturity, Part
 from stream.step.pending import I8, WAITING, Pending
 from stream.step.reactions import Reactions
 from stream.step.scores import carrying, encode_scores
@@ -115,9 +116,7 @@ class Engine:
         self.counts: Counter[str] = Counter()
         self.tallies = Tallies()
         self.maturity = Maturity(config.label, pending)
-        self.join = Join(
-            *(pending, self.early, config.label.horizon, self.maturity.corrected), self.counts
-        )
+        self.join = Join(pending, self.early, config.label.horizon, self.counts)
         self.learning = Learning(
             features, ensemble, quality, drift, self.auditor, self.reactions, self.counts
         )
@@ -255,15 +254,16 @@ class Engine:
         out.letters += bad
         events = self._not_ahead(events, out)
         while events.records:
-            run, events = events.split(self.join.run(events.columns.event_time_ms))
+            looking = self.maturity.looking
+            run, events = events.split(self.join.run(events.columns.event_time_ms, looking))
             run = self.join.unseen(run)
             out.letters += self.join.take_letters()
             if run.records:
                 before_ms = self.watermark_ms
                 self._score(run, out)
                 self._left(self.join.time_out(), out)
-                if self.maturity.corrected and self.join.ticked(before_ms):
-                    self._unheard()
+                if looking and self.join.ticked(before_ms):
+                    self._learn(self.maturity.look(self.watermark_ms, self.ensemble.prior))
                 out.letters += self.join.take_letters()
 
     def _not_ahead(self, events: Events, out: _Step) -> Events:
@@ -337,17 +337,16 @@ class Engine:
         ripe = settle(numbers, y)
         if len(ripe):
             taken = rows if np.array_equal(ripe, numbers) else self.pending.take(ripe)
-            out.alarms += self.learning.learn(taken, self.pending.truth(ripe), self.watermark_ms)
-        positive = y == 1
-        if self.maturity.corrected and positive.any():
-            w = np.ones(int(positive.sum()))
-            self.learning.teach(rows[positive], w, w, self.watermark_ms)
+            self._ripe(ripe, taken, self.pending.truth(ripe), self.pending.early(ripe), out)
 
-    def _unheard(self) -> None:
-        """Members learn what was scored since the last tick as 0, as far as it may be."""
-        rows = self.pending.take(self.maturity.unheard())
-        w = 1.0 - sigmoid(rows["score"])
-        self.learning.teach(rows, np.zeros(len(w)), w, self.watermark_ms)
+    def _ripe(self, numbers: I64, rows: NDArray[Any], y: I8, early: BOOL, out: _Step) -> None:
+        """Judge rows whose truth is settled, and learn what is left to learn of them."""
+        out.alarms += self.learning.judge(rows, y, self.watermark_ms)
+        self._learn(self.maturity.rest(numbers, rows, y, early, self.ensemble.prior))
+
+    def _learn(self, part: Part) -> None:
+        if len(part.rows):
+            self.learning.learn(*part, self.watermark_ms)
 
     def _left(self, left: Left | None, out: _Step) -> None:
         """Events left the pending store: judge cohorts, learn what has waited until now.
@@ -362,9 +361,11 @@ class Engine:
             y[y == WAITING] = 0
         final = y != WAITING
         ripe = final & ~left.learned & left.over
+        if left.over:
+            numbers = self.pending.head - len(y) + np.arange(len(y))
+            self.maturity.matured(numbers, y, left.early)
         if ripe.any():
-            learn = self.learning.judge if self.maturity.corrected else self.learning.learn
-            out.alarms += learn(left.rows[ripe], y[ripe], self.watermark_ms)
+            self._ripe(numbers[ripe], left.rows[ripe], y[ripe], left.early[ripe], out)
         if final.any():
             rows = left.rows[final]
             self.matured.update(probabilities(rows), y[final].astype(np.float64), rows["alert"])

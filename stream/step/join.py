@@ -38,13 +38,14 @@ class Labelled(NamedTuple):
 class Left(NamedTuple):
     """Rows that left the pending store; ``y`` is -1 where no label came.
 
-    ``learned``: which were learned before. ``over``: their horizon is over; else they made room
-    for others.
+    ``learned``: which were learned before; ``early``: which had a label at their look. ``over``:
+    their horizon is over; else they made room for others.
     """
 
     rows: NDArray[Any]
     y: I8
     learned: BOOL
+    early: BOOL
     over: bool
 
 
@@ -56,8 +57,6 @@ class Join:
     pending : Pending
     early : EarlyLabels
     horizon_ms : int
-    ticks : bool
-        Whether runs also end when the watermark passes a multiple of a horizon's 256th.
     counts : Counter
         The engine's; ``labels.*``, ``pending.evicted`` and ``horizon.passed`` are counted here.
 
@@ -74,7 +73,6 @@ class Join:
         pending: Pending,
         early: EarlyLabels,
         horizon_ms: int,
-        ticks: bool,
         counts: Counter[str],
     ) -> None:
         self.pending = pending
@@ -83,21 +81,21 @@ class Join:
         self.letters: list[DeadLetter] = []
         self._horizon_ms = horizon_ms
         self._slack_ms = max(1, horizon_ms // PARTS)
-        self._ticks = ticks
         self._counts = counts
 
     # ------------------------------------------------------------------ events
 
-    def run(self, times_ms: I64) -> int:
+    def run(self, times_ms: I64, ticks: bool) -> int:
         """How many of the coming events may be taken at once, at least 1.
 
         Up to the first one that lets time pass for a row or a label that is held, or will be by
-        then; ``times_ms`` int64 ``(n,)``, ``n`` at least 1.
+        then; with ``ticks`` also to one that moves the watermark past a multiple of a horizon's
+        256th. ``times_ms`` int64 ``(n,)``, ``n`` at least 1.
         """
         oldest = min(self._oldest_ms(len(times_ms)), int(times_ms[0]), self.early.oldest_ms)
         over = oldest + self._horizon_ms + self._slack_ms
         past = np.maximum(times_ms, self.watermark_ms) >= over
-        if self._ticks:
+        if ticks:
             past |= times_ms // self._slack_ms > self.watermark_ms // self._slack_ms
         return int(past.argmax()) + 1 if past.any() else len(times_ms)
 

@@ -44,23 +44,18 @@ class Learning:
         self._reactions = reactions
         self._counts = counts
 
-    def learn(self, rows: NDArray[Any], truth: I8, watermark_ms: int) -> list[Alarm]:
-        """Judge and learn ``n`` rows as they were scored; ``truth`` 0 or 1.
+    def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int) -> None:
+        """The combiner, then the members learn ``n`` rows as they were scored.
 
-        Returns the drift alarms. ``watermark_ms`` is the newest event time scored.
+        ``y`` truths 0 or 1, ``w`` weights above 0; ``watermark_ms`` the newest event time scored.
         """
-        alarms = self.judge(rows, truth, watermark_ms)
-        self.teach(rows, truth.astype(np.float64), np.ones(len(truth)), watermark_ms)
-        return alarms
-
-    def teach(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int) -> None:
-        """The members alone learn ``n`` rows as they were scored: truths 0 or 1, weights >= 0."""
+        self._ensemble.weigh(np.ascontiguousarray(rows["links"]), y, w)
         x = FeatureBatch(
             self._features.schema,
             np.ascontiguousarray(rows["dense"]),
             np.ascontiguousarray(rows["hashed"]),
         )
-        self._reactions.judge(x, y)
+        self._reactions.judge(x, y, w)
         self._auditor.before(len(y))
         errors = self._ensemble.teach(x, y, w)
         for error in errors:
@@ -68,7 +63,6 @@ class Learning:
         for name in self._auditor.after(len(y), errors):
             self._counts[f"updates.{name}"] += len(y)
         self._reactions.learned(x, y, w, watermark_ms)
-        self._counts["learned"] += len(y)
 
     def told(self, rows: NDArray[Any], truth: I8) -> None:
         """Labels came for ``n`` rows: windows of risk know the positives from now on."""
@@ -81,7 +75,10 @@ class Learning:
             )
 
     def judge(self, rows: NDArray[Any], truth: I8, watermark_ms: int) -> list[Alarm]:
-        """Quality, drift and the combiner take the scores as they were made; gives the alarms."""
+        """Quality and drift take the scores as they were made; gives the alarms.
+
+        Each row comes once, before what is left to learn of it is learned.
+        """
         y = truth.astype(np.float64)
         p = probabilities(rows)
         self._quality.update(p, y, rows["alert"])
@@ -90,7 +87,7 @@ class Learning:
         for alarm in alarms:
             self._auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
             self._reactions.alarm(alarm, int(at_ms[alarm.row]))
-        self._ensemble.weigh(np.ascontiguousarray(rows["links"]), y, np.ones(len(y)))
+        self._counts["learned"] += len(y)
         return alarms
 
 

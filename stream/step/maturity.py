@@ -8,25 +8,74 @@ for every label that joins its event. Decisions follow from the order of the rec
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any, NamedTuple
 
-from models.base import I64, State
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import BOOL, F64, I64, State
+from models.ensemble.combine import sigmoid
 from stream.settings.schema import LabelSettings
-from stream.step.pending import I8, Pending
+from stream.step.pending import I8, WAITING, Pending
 
 SILENT = 2
 """So many silent events for each negative told end learning as labels come. One would let it begin
 and end with every label where both are as many."""
 
+LOOK = 0.4
+"""An event is looked at once so much of its horizon is over. What is known early is worth the share
+that is told by then times the time gained: most at a half of the horizon where delays are even up
+to it, earlier where most are short; here it is within a tenth of the most for both."""
+
+KNOWN, MEMORY = 30, 1000
+"""The share of positives told by the look is known once so many matured, and is that of about the
+last so many."""
+
+CATCH_UP = 8
+"""So many looks at most are learned at a time: once the share is known, those of two thirds of a
+horizon have waited for it."""
+
+MOST = 10.0
+"""No part weighs more: one positive that came late where it was least expected must not rule."""
+
+_UNKNOWN, _NEVER = 0.0, -1.0
+"""In place of a share: rows that wait for it, and rows that were not looked at."""
+
+
+class Part(NamedTuple):
+    """Rows with what is learned of them: truths 0 or 1, weights above 0."""
+
+    rows: NDArray[Any]  # (n,) of the store's dtype, as they were scored
+    y: F64
+    w: F64
+
 
 class Maturity:
-    """Decides which of one engine's labelled events are learned now.
+    """Decides which of one engine's labelled events are learned now, and with which weight.
 
     ``arrival``: each as its label comes. ``mature``: each at its horizon, in the order of scoring.
-    ``auto``: as its label comes while negatives are told, at its horizon while silence tells them.
-    Told they are once there are any, and at least as many as events without a label, up to the
-    newest event with one; no longer where those are :data:`SILENT` times as many. ``corrected``
-    learns by :meth:`unheard`, and the ensemble's combiner at the horizon.
+    ``corrected``: each in two parts, at its look and at its horizon. ``auto``: as its label comes
+    while negatives are told, ``corrected`` while silence tells them. Told they are once there are
+    any, and at least as many as events without a label, up to the newest event with one; no longer
+    where those are :data:`SILENT` times as many.
+
+    An event of probability ``p``, whose label is told by the look with probability ``F`` if it is
+    positive, is silent then with probability ``1 - pF``. The two parts are the terms of the
+    likelihood of what is heard by the look, and after it given that [1]_: by the logit their
+    gradients are those of a row with a truth and a weight,
+
+    ================  ======================  ============================
+    what is heard     at the look             at the horizon
+    ================  ======================  ============================
+    told by the look  its label, 1            nothing
+    positive later    0, F(1 - p) / (1 - pF)  1, 1 / (1 - pF)
+    no positive       0, F(1 - p) / (1 - pF)  0, (1 - F) / (1 - pF)
+    ================  ======================  ============================
+
+    Both parts of an event sum to the gradient of its truth, whatever ``F`` is; with the right one
+    each is unbiased by itself. ``p`` is the score as made, or the prior where that was cold. ``F``
+    is counted on what has matured; until it is known, the parts of the look wait for it, as they
+    were then.
 
     Parameters
     ----------
@@ -35,19 +84,34 @@ class Maturity:
 
     Attributes
     ----------
-    corrected : bool
     at_once : bool
         Whether labels are learned as they come now.
+
+    References
+    ----------
+    .. [1] The delayed feedback model's likelihood, O. Chapelle, "Modeling delayed feedback in
+       display advertising", KDD 2014, cut at one elapsed time and with a counted share in place of
+       a second model.
     """
 
     def __init__(self, settings: LabelSettings, pending: Pending) -> None:
-        self.corrected = settings.learning == "corrected"
         self._pending = pending
         # Where silence tells nothing, or labels come in the events, there is nothing to wait for.
         told = settings.inline or settings.at_horizon == "drop"
         self._auto = settings.learning == "auto" and not told
         self.at_once = settings.learning == "arrival" or (settings.learning == "auto" and told)
-        self._heard = 0  # corrected: rows before this one have been learned as 0
+        self._looks = self._auto or settings.learning == "corrected"
+        self._age_ms = int(settings.horizon * LOOK)
+        self._share = 0.0
+        self._counted = 1  # with a late positive that never was: the share stays below 1
+        # Rows before ends[i], from ends[i - 1] on, were looked at while the share was shares[i].
+        self._ends = np.zeros(0, np.int64)
+        self._shares = np.zeros(0)
+
+    @property
+    def looking(self) -> bool:
+        """Whether events are looked at before their horizon, now."""
+        return self._looks and not self.at_once
 
     def joined(self, rows: I64, y: I8) -> I64:
         """Settle rows whose labels came with or before them; those to learn now, in order."""
@@ -76,7 +140,11 @@ class Maturity:
                     # All that waited, with the label that decided it, in the order of scoring.
                     known = np.setdiff1d(self._pending.unlearned(), rows[at + 1 :])
                     parts.append(self._learned(known))
+                    # What they were at their look is no part any more: they were learned whole.
+                    self._shares[self._shares == _UNKNOWN] = _NEVER
                     start = at + 1
+                else:
+                    self._looked(self._pending.tail, _NEVER)
         return np.concatenate(parts)
 
     def _told(self, rows: I64, y: I8) -> tuple[I64, I64]:
@@ -93,27 +161,88 @@ class Maturity:
         self._pending.learned(rows)
         return rows
 
-    def unheard(self) -> I64:
-        """The rows scored since the last call: ``corrected`` learns them before anybody is heard.
+    # ------------------------------------------------------------------ in two parts
 
-        Members learn each as 0, weighted by the probability that it is one by the score as made,
-        and as 1 once its label says so: the fake negative weighted loss, whose expectation is that
-        of the truth for a score that is right [1]_.
+    def look(self, watermark_ms: int, prior: float) -> Part:
+        """What is to be learned of the events that have come to their look, in order.
 
-        .. [1] S. Ktena et al., "Addressing delayed feedback for continuous training with neural
-           networks in CTR prediction", RecSys 2019, section 4.2.
+        ``prior``: the probability of a positive where the score as made was cold.
         """
-        rows = np.arange(max(self._heard, self._pending.head), self._pending.tail, dtype=np.int64)
-        self._heard = self._pending.tail
-        return rows
+        # 1. Note what is known of those that have come to it.
+        pending = self._pending
+        first = max(int(self._ends[-1]) if len(self._ends) else 0, pending.head)
+        rows = first + np.arange(pending.due(watermark_ms - self._age_ms, first), dtype=np.int64)
+        pending.looked(rows[pending.truth(rows) != WAITING])
+        self._looked(first + len(rows), _UNKNOWN)
+        # 2. Learn the oldest that have waited for the share; most often these rows alone.
+        waiting = np.flatnonzero(self._shares == _UNKNOWN)[:CATCH_UP]
+        rows = rows[:0]
+        if len(waiting) and self._counted > KNOWN and self._share > 0.0:
+            begin = self._ends[waiting[0] - 1] if waiting[0] else 0
+            rows = np.arange(max(begin, pending.head), self._ends[waiting[-1]], dtype=np.int64)
+            rows = rows[self._share_at(rows) == _UNKNOWN]
+            self._shares[waiting] = self._share
+        taken, early = pending.take(rows), pending.early(rows)
+        p, share = _probability(taken, prior), self._share
+        w = np.where(early, 1.0, share * (1.0 - p) / (1.0 - p * share))
+        return Part(taken, (early & (pending.truth(rows) == 1)).astype(np.float64), w)
+
+    def rest(self, numbers: I64, rows: NDArray[Any], y: I8, early: BOOL, prior: float) -> Part:
+        """What is left to learn of rows that have their labels, in order; ``early``: by the look.
+
+        All of it where they were not looked at. ``prior`` as in :meth:`look`.
+        """
+        truth = y.astype(np.float64)
+        share = np.maximum(self._share_at(numbers), 0.0)
+        if not share.any():
+            return Part(rows, truth, np.ones(len(rows)))
+        silent = 1.0 - _probability(rows, prior) * share
+        w = np.minimum(np.where(y == 1, 1.0, 1.0 - share) / silent, MOST)
+        left = ~(early & (share > 0.0))
+        return Part(rows[left], truth[left], w[left])
+
+    def matured(self, numbers: I64, y: I8, early: BOOL) -> None:
+        """Count which positives among these rows, past their horizon, were told by the look."""
+        counts = (y == 1) & (self._share_at(numbers) != _NEVER)
+        for hit in early[counts].tolist():
+            self._counted = min(self._counted + 1, MEMORY)
+            self._share += (hit - self._share) / self._counted
+
+    def _looked(self, end: int, share: float) -> None:
+        """Note the share for the rows up to ``end`` that have none; forget rows that are gone."""
+        if len(self._ends) and end <= self._ends[-1]:
+            return
+        held = self._ends > self._pending.head
+        self._ends = np.append(self._ends[held], end)
+        self._shares = np.append(self._shares[held], share)
+
+    def _share_at(self, numbers: I64) -> F64:
+        """The share when each row was looked at."""
+        at = np.searchsorted(self._ends, numbers, side="right")
+        return np.append(self._shares, _NEVER)[at]
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
-        heard = self._heard if self.corrected else self._pending.tail
-        return {"at_once": self.at_once, "heard": heard}
+        return {
+            "at_once": self.at_once,
+            "looking": self.looking,
+            "share": self._share,
+            "counted": self._counted,
+            "ends": self._ends.copy(),
+            "shares": self._shares.copy(),
+        }
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`; what is configured stays."""
         if self._auto:
             self.at_once = bool(state["at_once"])
-        self._heard = int(state["heard"])
+        self._share, self._counted = float(state["share"]), int(state["counted"])
+        self._ends = np.array(state["ends"], np.int64)
+        self._shares = np.array(state["shares"], np.float64)
+        if self.looking and not state["looking"]:
+            self._looked(self._pending.tail, _NEVER)
+
+
+def _probability(rows: NDArray[Any], prior: float) -> F64:
+    """The scores as made; what was cold knew nothing, and may have said 0.5."""
+    return np.where(rows["cold"], prior, sigmoid(rows["score"]))

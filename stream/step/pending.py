@@ -25,8 +25,8 @@ SEGMENT_ROWS = 65_536
 I8 = NDArray[np.int8]
 WAITING = -1
 """The truth of a row without a label yet; with one it is 0 or 1."""
-_LEARNED = 2
-"""Added to the truth that is kept once the row was learned."""
+_LEARNED, _EARLY = 2, 4
+"""Added to the truth that is kept once the row was learned, and where it was known at the look."""
 
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 
@@ -172,7 +172,16 @@ class Pending:
     def unlearned(self) -> I64:
         """Numbers of the rows that have a label and were not learned, oldest first."""
         kept = self._all_kept()
-        return np.flatnonzero((kept == 0) | (kept == 1)) + self.head
+        return np.flatnonzero((kept != WAITING) & (kept & _LEARNED == 0)) + self.head
+
+    def looked(self, rows: I64) -> None:
+        """Note that these rows had a label when they were looked at."""
+        for segment, where in _by_segment(rows):
+            self._truth[segment][rows[where] % SEGMENT_ROWS] |= _EARLY
+
+    def early(self, rows: I64) -> BOOL:
+        """Which of these rows had a label when they were looked at."""
+        return _is(_EARLY, self._kept(rows))
 
     def _all_kept(self) -> I8:
         """The truths of all rows held, as they are kept."""
@@ -186,14 +195,14 @@ class Pending:
         """Event times of the ``n`` rows that leave next."""
         return self.times(np.arange(self.head, self.head + n, dtype=np.int64))
 
-    def due(self, before_ms: int) -> int:
-        """How many of the oldest rows have an event time before ``before_ms``.
+    def due(self, before_ms: int, first: int | None = None) -> int:
+        """How many rows from ``first``, else the oldest, on have a time before ``before_ms``.
 
         Rows leave in scoring order, so a row that is late in it waits for those before it.
         """
-        count = 0
-        while self.head + count < self.tail:
-            segment, at = divmod(self.head + count, SEGMENT_ROWS)
+        first, count = self.head if first is None else first, 0
+        while first + count < self.tail:
+            segment, at = divmod(first + count, SEGMENT_ROWS)
             times = self._times(segment)
             end = min(SEGMENT_ROWS, self.tail - segment * SEGMENT_ROWS)
             step = 1024
@@ -206,8 +215,11 @@ class Pending:
                 at, step = stop, step * 2
         return count
 
-    def expire(self, n: int) -> tuple[NDArray[Any], I8, BOOL]:
-        """Let the ``n`` oldest rows go; returns them, their labels, and which were learned."""
+    def expire(self, n: int) -> tuple[NDArray[Any], I8, BOOL, BOOL]:
+        """Let the ``n`` oldest rows go.
+
+        Returns them, their labels, which were learned and which had a label at their look.
+        """
         numbers = np.arange(self.head, self.head + n, dtype=np.int64)
         rows, kept = self.take(numbers), self._kept(numbers)
         truth = _label(kept)
@@ -218,7 +230,7 @@ class Pending:
         for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
             self._segments.pop(segment).drop()
             del self._truth[segment]
-        return rows, truth, kept >= _LEARNED
+        return rows, truth, _is(_LEARNED, kept), _is(_EARLY, kept)
 
     def state(self) -> State:
         """Numbers, labels and members; rows go along as :meth:`files`, or :meth:`rows`."""
@@ -339,8 +351,13 @@ class Pending:
 
 
 def _label(kept: I8) -> I8:
-    """Labels from what is kept of them: without the mark of the learned."""
-    return np.where(kept < 0, kept, kept % _LEARNED).astype(np.int8)
+    """Labels from what is kept of them: without the marks."""
+    return np.where(kept == WAITING, kept, kept & 1).astype(np.int8)
+
+
+def _is(mark: int, kept: I8) -> BOOL:
+    """Where the truth that is kept has the mark."""
+    return (kept != WAITING) & (kept & mark != 0)
 
 
 def _by_segment(rows: I64) -> Iterator[tuple[int, Any]]:

@@ -104,7 +104,7 @@ class Reactions:
         self._judged[name] = [0.0, 0.0, 0.0]
         self._tell("challenger_started", name, {"number": self._births[name]})
 
-    def judge(self, x: FeatureBatch, y: F64) -> None:
+    def judge(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """Score the rows that are about to be learned with each challenger and its member.
 
         Both score the same rows by what they know now: the member's score from when the event came
@@ -120,10 +120,10 @@ class Reactions:
                 self._drop(name, {"reason": str(error)[:500]})
                 continue
             judged = self._judged[name]
-            judged[0] += len(y)
+            judged[0] += float(w.sum())
             for i, link in enumerate(links, 1):
                 # The log loss of a logit, added up in order: no processor sums in another.
-                losses = np.logaddexp(0.0, np.where(y > 0, -link, link))
+                losses = w * np.logaddexp(0.0, np.where(y > 0, -link, link))
                 judged[i] = float(np.add.accumulate(np.append(judged[i], losses))[-1])
 
     def learned(self, x: FeatureBatch, y: F64, w: F64, watermark_ms: int) -> None:

@@ -222,7 +222,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del carried["ensemble"]["combiner"]
     if not changes.same_columns:
         del carried["pending"], carried["drift"]["columns"]
-        carried["maturity"] = state["maturity"] | {"heard": 0}
+        carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
     return carried
 
 

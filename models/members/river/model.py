@@ -53,8 +53,9 @@ class RiverModel(Model):
     learned yet) scores 0; one that has only ``predict_one`` scores plus or minus
     :data:`VOTE_LINK`.
 
-    Weights reach estimators whose ``learn_one`` takes ``w``. Others learn a row of whole weight
-    ``w`` by learning it ``w`` times, and refuse fractions.
+    Weights reach estimators whose ``learn_one`` takes ``w``. Others learn a row as often as the
+    weights of its class, added up, pass another whole number with it: a whole weight ``w`` means
+    ``w`` times, and of rows with weight 1/2 every second one is learned.
 
     Some estimators grow when they predict on a key they never saw (``StandardScaler``, the
     factorization machines, ``RBFSampler``). They score 0 until the first label, and a one-hot key
@@ -70,6 +71,7 @@ class RiverModel(Model):
         self._estimator = build_estimator(params, seed)
         self._weighted = _takes_weights(self._estimator)
         self._known: set[str] = set()
+        self._owed = [0.0, 0.0]  # by class: the fraction of a row that is not learned yet
         self._try_out(build_estimator(params, seed), schema)
 
     def _try_out(self, twin: Any, schema: FeatureSchema) -> None:
@@ -130,22 +132,22 @@ class RiverModel(Model):
         return 0.0 if label is None else VOTE_LINK if label else -VOTE_LINK
 
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        """See :meth:`models.base.Model.learn`; raises :class:`RiverError` for a fraction as weight
-        where the estimator takes none."""
+        """See :meth:`models.base.Model.learn`."""
         learn = self._estimator.learn_one
         for row, truth, weight in zip(self._rows(x), (y > 0.5).tolist(), w.tolist(), strict=True):
-            if weight == 0.0:
+            times = 1
+            if not self._weighted:
+                due = self._owed[truth] + weight
+                times = int(due)
+                self._owed[truth] = due - times
+            if weight == 0.0 or not times:
                 continue
             if self._grows:
                 self._known.update(row)
             if self._weighted:
                 learn(row, truth, w=weight)
                 continue
-            if weight != int(weight):
-                raise RiverError(
-                    f"{self._params.model} takes no weights: expected a whole weight, got {weight}"
-                )
-            for _ in range(int(weight)):
+            for _ in range(times):
                 learn(row, truth)
 
     def _rows(self, x: FeatureBatch) -> Iterator[dict[str, Any]]:
@@ -198,6 +200,7 @@ class RiverModel(Model):
             "river": version("river"),
             "spec": self._spec,
             "known": sorted(self._known),
+            "owed": list(self._owed),
             "pickle": dumps(self._estimator),
         }
 
@@ -221,10 +224,13 @@ class RiverModel(Model):
             )
         self._estimator = estimator
         self._known = set(state["known"])
+        self._owed = list(state["owed"])
 
     def digest(self) -> str:
         """See :meth:`models.base.Model.digest`: over the objects, not the pickle's bytes."""
-        return state_digest([self._spec, sorted(self._known), object_digest(self._estimator)])
+        return state_digest(
+            [self._spec, sorted(self._known), self._owed, object_digest(self._estimator)]
+        )
 
 
 def _takes_weights(estimator: Any) -> bool:

@@ -55,6 +55,27 @@ def test_bagging_weights_are_poisson(rate: float) -> None:
     assert draws.var() == pytest.approx(rate, rel=0.07)
 
 
+def test_rows_learned_in_parts_are_no_drift() -> None:
+    """Blocks of silence, of small weight, and of what came of it: not one tree is replaced.
+
+    With an error of silence as large as any other, five were.
+    """
+    rng, n, share = np.random.default_rng(0), 250, 0.5
+    model = ForestModel(ForestParams.model_validate({}), SCHEMA, 1)
+    for _ in range(40):
+        dense = rng.normal(size=(n, 3)).astype(np.float32)
+        x = FeatureBatch(SCHEMA, dense, np.zeros((n, 0), np.uint32))
+        p = np.where(dense[:, 0] > 0, 0.6, 0.02)
+        y = rng.random(n) < p
+        early = y & (rng.random(n) < share)
+        silent = 1 - p * share
+        model.learn(x, early.astype(float), np.where(early, 1.0, share * (1 - p) / silent))
+        late = np.flatnonzero(~early)
+        w = np.where(y, 1.0, 1 - share) / silent
+        model.learn(x.take(late), y[late].astype(float), w[late])
+    assert model.replaced() == 0
+
+
 def test_it_is_as_accurate_as_rivers_forest() -> None:
     """On nested steps, past the first 1,000 rows, at most half a point below River's ARF of 10."""
     x, y, w = stream(3000)

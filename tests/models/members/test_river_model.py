@@ -19,6 +19,7 @@ from river import compose, linear_model, preprocessing, tree
 
 from models.base import FeatureBatch, FeatureSchema, StateError
 from models.members.river.model import MAX_LINK, VOTE_LINK, RiverError, RiverModel, RiverParams
+from models.members.river.object_digest import object_digest
 from models.members.river.unpickle import loads
 from stream.settings.load import ConfigError, parse
 from tests.support.river_families import (
@@ -173,8 +174,11 @@ def test_weights_reach_estimators_that_take_them() -> None:
     assert np.allclose(model.score(x)[:, 0], np.log(p / (1 - p)), atol=1e-9)
 
 
-def test_whole_weights_are_repetitions_elsewhere_and_fractions_refused() -> None:
-    """Without ``w`` in ``learn_one`` a weight of 2 is the row twice, 0 not at all."""
+def test_weights_are_repetitions_elsewhere() -> None:
+    """Without ``w`` in ``learn_one`` a weight of 2 is the row twice, 0 not at all.
+
+    Of rows of 1/2 every second one of its class is learned, also after a restore between them.
+    """
     x, y = stream(30)
     spec = part("linear_model.PAClassifier")
     weighted, repeated = member(spec), member(spec)
@@ -182,8 +186,15 @@ def test_whole_weights_are_repetitions_elsewhere_and_fractions_refused() -> None
     order = np.repeat(np.arange(30), np.tile([0, 1, 2], 10))
     repeated.learn(x.take(order), y[order], np.ones(30))
     assert weighted.digest() == repeated.digest()
-    with pytest.raises(RiverError, match=r"expected a whole weight, got 0\.5"):
-        weighted.learn(x, y, np.full(30, 0.5))
+    halves, every_second, y = member(spec), member(spec), np.tile([0.0, 1.0], 15)
+    halves.learn(x.take(slice(0, 9)), y[:9], np.full(9, 0.5))
+    again = member(spec)
+    again.restore(halves.state())
+    assert again.digest() == halves.digest()
+    again.learn(x.take(slice(9, 30)), y[9:], np.full(21, 0.5))
+    seconds = np.flatnonzero(np.arange(30) % 4 >= 2)
+    every_second.learn(x.take(seconds), y[seconds], np.ones(len(seconds)))
+    assert object_digest(again._estimator) == object_digest(every_second._estimator)
 
 
 def test_a_seed_left_open_comes_from_the_member() -> None:

@@ -1,4 +1,4 @@
-"""When labels are learned: as they come, at the horizon, or at once with a weight."""
+"""When labels are learned: as they come, at the horizon, or in two parts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import U64, FeatureSchema
+from models.base import BOOL, F64, U64, FeatureSchema
 from models.ensemble.combine import sigmoid
 from stream.run.assemble import build_engine
 from stream.settings.schema import LabelSettings
 from stream.step.engine import Engine
-from stream.step.maturity import SILENT, Maturity
-from stream.step.pending import WAITING, Pending, row_dtype
-from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, decoded, event, label
+from stream.step.maturity import KNOWN, MOST, SILENT, Maturity
+from stream.step.pending import I8, WAITING, Pending, row_dtype
+from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, event, label
 
 DTYPE = row_dtype(FeatureSchema(("a",)), members=1, keys=0)
 
@@ -93,14 +93,14 @@ def engine_of(tmp_path: Path, **changes: Any) -> Engine:
 def learned(engine: Engine) -> list[tuple[float, float, float]]:
     """Hour of the event, truth and weight of each row that members learn from now on."""
     found: list[tuple[float, float, float]] = []
-    teach = engine.learning.teach
+    learn = engine.learning.learn
 
     def watch(rows: Any, y: Any, w: Any, watermark_ms: int) -> None:
         hours = ((rows["event_time_ms"] - START_MS) / HOUR_MS).tolist()
         found.extend(zip(hours, y.tolist(), w.tolist(), strict=True))
-        teach(rows, y, w, watermark_ms)
+        learn(rows, y, w, watermark_ms)
 
-    engine.learning.teach = watch  # type: ignore[method-assign]
+    engine.learning.learn = watch  # type: ignore[method-assign]
     return found
 
 
@@ -164,29 +164,131 @@ def test_what_makes_room_before_its_horizon_teaches_nothing(tmp_path: Path) -> N
     assert engine.counts["pending.evicted"] == 2
 
 
-def test_corrected_learns_every_event_as_0_and_positives_again(tmp_path: Path) -> None:
-    """The 0 weighs what the score as made leaves for it; the combiner waits for the horizon."""
-    engine = engine_of(tmp_path, learning="corrected")
+@pytest.mark.parametrize("way", ["auto", "corrected"])
+def test_silence_is_learned_in_two_parts(tmp_path: Path, way: str) -> None:
+    """At the look, as things were then, and at its end; each event is judged once."""
+
+    def when(hour: int, number: int) -> dict[str, Any]:
+        return event(number, at_ms=START_MS + hour * HOUR_MS)
+
+    engine = engine_of(tmp_path, learning=way)
     found, feed = learned(engine), Feed()
-    out = engine.step(feed.batch(("events", [at(i) for i in range(3)])))
-    p = [s["score"] for s in decoded(out.scores)]
-    expected = [(float(i), 0.0, pytest.approx(1 - p[i])) for i in range(3)]
-    assert found == expected
-    engine.step(feed.batch(("labels", [label(1, 1), label(2, 0)])))
-    assert found == [*expected, (1.0, 1.0, 1.0)]
-    assert engine.ensemble.prior == 0.5
-    engine.step(feed.batch(("events", [at(30)])))
-    assert engine.ensemble.prior == 1.5 / 4  # the three events, one of them positive
+    engine.step(
+        feed.batch(
+            ("events", [when(0, i) for i in range(40)]),
+            ("labels", [label(i, 1) for i in range(20)]),
+        )
+    )
+    late = [label(i, 1) for i in (*range(20, 40), 51)]
+    engine.step(feed.batch(("events", [when(10, 50), when(11, 51)]), ("labels", late)))
+    engine.step(feed.batch(("events", [when(20, 52)])))
+    assert found == []  # nobody knows yet how many positives are still to come
+    engine.step(feed.batch(("labels", [label(50, 1)]), ("events", [when(30, 53)])))
+    # Of 40 positives 20 were told by their look, and there is a late one that never was.
+    share = 20 / 41
+    p = 40.5 / 41  # all was cold: of what was learned before the look, nearly all is positive
+    part = pytest.approx(share * (1 - p) / (1 - p * share))
+    expected = [(0.0, 1.0, 1.0)] * 40
+    expected += [(10.0, 0.0, part), (11.0, 1.0, 1.0), (20.0, 0.0, part)]
+    assert (found, engine.counts["learned"]) == (expected, 40)
+    silent = 1 - engine.ensemble.prior * share
+    engine.step(feed.batch(("events", [when(37, 54)])))
+    expected += [(10.0, 1.0, pytest.approx(1 / silent))]
+    assert (found[: len(expected)], engine.counts["learned"]) == (expected, 42)
+    silent = 1 - engine.ensemble.prior * share
+    engine.step(feed.batch(("events", [when(45, 55)])))
+    last = (20.0, 0.0, pytest.approx((1 - share) / silent))
+    assert last in found[len(expected) :]
 
 
-def test_corrected_is_right_in_expectation() -> None:
-    """Where the score is right, weighted 0s and 1s sum to the gradient of the truth: none."""
-    rng = np.random.default_rng(1)
-    z = rng.normal(-1, 1, 400_000)
-    p = sigmoid(z)
-    y = rng.random(len(p)) < p
-    gradient = (p - 0) * (1 - p) + np.where(y, p - 1, 0)
-    assert abs(gradient.mean()) < 4 * gradient.std() / len(p) ** 0.5
+def looking(share: float, scores: F64) -> tuple[Maturity, Pending]:
+    """A maturity that takes ``share`` for the share told by the look, over rows of time 0."""
+    pending = Pending(DTYPE, ["m"], None, len(scores))
+    rows = np.zeros(len(scores), DTYPE)
+    rows["id"] = np.arange(1, len(scores) + 1, dtype=np.uint64)
+    rows["score"] = scores
+    pending.hold(rows)
+    maturity = Maturity(LabelSettings(horizon="10s"), pending)
+    maturity.restore(maturity.state() | {"share": share, "counted": KNOWN + 1})
+    return maturity, pending
+
+
+def gradients(maturity: Maturity, pending: Pending, y: I8, early: BOOL) -> list[F64]:
+    """What each part gives each row: the gradient by the logit, 0 where it learns nothing."""
+    numbers = np.arange(len(y))
+    pending.settle(numbers[early], y[early])
+    look = maturity.look(4001, 0.5)
+    pending.settle(numbers[~early], y[~early])
+    rest = maturity.rest(numbers, pending.take(numbers), y, pending.early(numbers), 0.5)
+    found = []
+    for rows, truth, w in (look, rest):
+        gradient = np.zeros(len(y))
+        gradient[rows["id"].astype(int) - 1] = w * (sigmoid(rows["score"]) - truth)
+        found.append(gradient)
+    return found
+
+
+@given(share=st.floats(0, 0.9), seed=st.integers(0, 99))
+def test_the_parts_of_an_event_sum_to_the_gradient_of_its_truth(share: float, seed: int) -> None:
+    """Whatever the share, right or wrong: what was learned too early is made good in full."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(-1, 1, 50)
+    y = (rng.random(50) < 0.4).astype(np.int8)
+    early = (y == 1) & (rng.random(50) < rng.random())
+    look, rest = gradients(*looking(share, scores), y, early)
+    np.testing.assert_allclose(look + rest, sigmoid(scores) - y, atol=1e-12)
+
+
+def test_each_part_is_right_in_expectation() -> None:
+    """Where score and share are right, neither part pulls: events may be few in the second."""
+    rng, n, share = np.random.default_rng(1), 200_000, 0.6
+    scores = rng.normal(-1, 1, n)
+    y = (rng.random(n) < sigmoid(scores)).astype(np.int8)
+    early = (y == 1) & (rng.random(n) < share)
+    for gradient in gradients(*looking(share, scores), y, early):
+        assert abs(gradient.mean()) < 4 * gradient.std() / n**0.5
+
+
+def test_what_auto_learned_whole_is_not_learned_in_parts_later() -> None:
+    """Events wait for the share, negatives are told for a while, and no more: none comes twice."""
+    pending = Pending(DTYPE, ["m"], None, 100)
+    maturity, y = Maturity(LabelSettings(horizon="10s"), pending), np.zeros(10, np.int8)
+
+    def hold(first: int, n: int) -> None:
+        rows = np.zeros(n, DTYPE)
+        rows["id"] = np.arange(first, first + n) + 1
+        pending.hold(rows)
+
+    hold(0, 10)
+    assert len(maturity.look(4001, 0.5).rows) == 0
+    assert len(maturity.labelled(np.arange(10), y)) == 10
+    hold(10, 50)
+    assert maturity.labelled(np.array([59]), np.ones(1, np.int8)).tolist() == []
+    hold(60, 1)
+    maturity.restore(maturity.state() | {"share": 0.5, "counted": KNOWN + 1})
+    assert maturity.look(4001, 0.5).rows["id"].tolist() == [61]
+
+
+def test_no_part_weighs_more_than_most() -> None:
+    """A positive that comes late although it was sure, and told in time as good as always."""
+    maturity, pending = looking(0.999, np.array([12.0]))
+    maturity.look(4001, 0.5)
+    y = np.ones(1, np.int8)
+    rest = maturity.rest(np.zeros(1, np.int64), pending.take(np.zeros(1, np.int64)), y, y == 0, 0.5)
+    assert rest.w.tolist() == [MOST]
+
+
+def test_what_was_scored_before_looks_began_is_learned_whole(tmp_path: Path) -> None:
+    """From `mature` to `auto`: events held then have no look, and do not count for the share."""
+    pending = store(3)
+    auto = Maturity(LabelSettings(horizon="10s"), pending)
+    auto.restore(Maturity(LabelSettings(learning="mature"), pending).state())
+    assert len(auto.look(20_000, 0.5).rows) == 0
+    numbers, y = np.arange(3), np.array([0, 1, 1], np.int8)
+    rest = auto.rest(numbers, pending.take(numbers), y, y == 2, 0.5)
+    assert rest.w.tolist() == [1.0, 1.0, 1.0]
+    auto.matured(numbers, y, y == 2)
+    assert auto.state()["counted"] == 1
 
 
 def ids(pending: Pending) -> U64:

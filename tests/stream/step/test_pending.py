@@ -65,7 +65,7 @@ def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int)
             for i, v in zip(open_ids, y, strict=True):
                 live[i] = (live[i][0], int(v))
         now += 10
-        gone, truth, _ = store.expire(store.due(now - age))
+        gone, truth, _, _ = store.expire(store.due(now - age))
         for row, s in zip(gone, truth, strict=True):
             assert live.pop(int(row["id"]))[1] == s
         asked = np.array([*seen, 5, 7], dtype=np.uint64)

@@ -191,7 +191,7 @@ def test_a_challenger_that_is_not_better_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_challenger_is_compared_on_what_both_score_before_they_learn(tmp_path: Path) -> None:
-    """The sums are the log losses of both, recomputed from outside, label for label."""
+    """The sums are the log losses of both by weight, recomputed from outside, label for label."""
     engine = build(tmp_path, SWAP | {"challenger_until": 10_000})
     batches = turning(1_200)
     run(engine, batches[:10])
@@ -199,17 +199,18 @@ def test_a_challenger_is_compared_on_what_both_score_before_they_learn(tmp_path:
     sums = np.zeros(2)
     judge = engine.reactions.judge
 
-    def watched(x: FeatureBatch, y: F64) -> None:
+    def watched(x: FeatureBatch, y: F64, w: F64) -> None:
+        w = np.resize([1.0, 0.25], len(w))  # as of rows that are learned in parts
         models = (engine.ensemble.members["linear"], engine.ensemble.challengers["linear"])
         for i, model in enumerate(models):
             p = 1 / (1 + np.exp(-model.score(x)[:, 0]))
-            sums[i] -= np.log(np.where(y > 0, p, 1 - p)).sum()
-        judge(x, y)
+            sums[i] -= w @ np.log(np.where(y > 0, p, 1 - p))
+        judge(x, y, w)
 
     engine.reactions.judge = watched  # type: ignore[method-assign]
     run(engine, batches[10:14])
     n, *found = engine.reactions.state()["judged"]["linear"]
-    assert n == 4 * SIZE
+    assert n == 4 * SIZE * 0.625
     np.testing.assert_allclose(found, sums, rtol=1e-10)
 
 

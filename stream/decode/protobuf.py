@@ -62,7 +62,11 @@ def protobuf_reader(schema: Schema) -> Callable[[bytes], Any]:
         for name, text in schema.references:
             _add(pool, text, name)
         root = pool.FindFileByName(_add(pool, schema.text, ""))
-    except (DecodeError, TypeError, KeyError, binascii.Error) as error:
+    except binascii.Error as error:
+        raise ValueError(
+            "expected a descriptor in base64; the registry must give one for `format=serialized`"
+        ) from error
+    except (DecodeError, TypeError, KeyError) as error:
         raise ValueError(f"it is not a Protobuf file: {error}") from error
     classes: dict[bytes, type[Message]] = {}
 

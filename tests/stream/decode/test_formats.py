@@ -479,7 +479,8 @@ def test_references_come_with_a_schema(fake: FakeRegistry) -> None:
 def test_a_json_schema_refers_to_another_subject(fake: FakeRegistry) -> None:
     """By a name that its own place is not part of."""
     registered = client(fake)
-    money = TheirSchema(json.dumps({"type": "number", "maximum": 50}), "JSON")
+    draft = {"$schema": JSON_SCHEMA["$schema"], "type": "number", "maximum": 50}
+    money = TheirSchema(json.dumps(draft), "JSON")
     registered.register_schema("money-json", money)
     schema = JSON_SCHEMA | {"properties": {"amount": {"$ref": "money.json"}}}
     refers = [SchemaReference("money.json", "money-json", 1)]

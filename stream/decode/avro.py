@@ -45,7 +45,7 @@ def avro_reader(schema: Schema) -> Callable[[bytes], Any]:
         stream = io.BytesIO(data)
         try:
             value = fastavro.schemaless_reader(stream, parsed, None)
-        except (EOFError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
+        except (EOFError, IndexError, TypeError, ArithmeticError) as error:
             raise ValueError(f"the data does not follow it: {error!r}") from error
         if stream.tell() != len(data):
             raise ValueError(f"{len(data) - stream.tell()} bytes follow the data")

@@ -29,8 +29,11 @@ KEPT = 1_000
 
 
 def number_of(payload: bytes) -> int:
-    """The schema that a payload in the wire format names; -1 where it is in no such format."""
-    if len(payload) < PREFIX_BYTES or payload[0]:
+    """The schema that a payload in the wire format names; -1 where it is in no such format.
+
+    Numbers are positive in 32 bits with a sign: no registry is asked for another one.
+    """
+    if len(payload) < PREFIX_BYTES or payload[0] or payload[1] & 0x80:
         return -1
     return int.from_bytes(payload[1:PREFIX_BYTES], "big")
 
@@ -43,7 +46,8 @@ class Schemas:
 
     def __init__(self) -> None:
         self._known: dict[int, Schema] = {}
-        self._reads: dict[int, Read | Misfit] = {}
+        # By format too: what one topic cannot read by a schema another may.
+        self._reads: dict[tuple[int, str], Read | Misfit] = {}
 
     def __contains__(self, number: int) -> bool:
         return number in self._known
@@ -57,7 +61,8 @@ class Schemas:
         while len(self._known) > KEPT:
             gone = next(iter(self._known))
             del self._known[gone]
-            self._reads.pop(gone, None)
+            for kind in SCHEMA_TYPES:
+                self._reads.pop((gone, kind), None)
 
     def state(self) -> list[Any]:
         """See :data:`models.base.State`."""
@@ -89,12 +94,12 @@ class Schemas:
         return unpack
 
     def _read(self, number: int, kind: str) -> Read:
-        read = self._reads.get(number)
+        read = self._reads.get((number, kind))
         if read is None:
             schema = self._known.get(number)
             if schema is None:
                 raise Misfit(f"schema {number}: the registry has none of this number")
-            read = self._reads[number] = _built(schema, kind)
+            read = self._reads[number, kind] = _built(schema, kind)
         if isinstance(read, Misfit):
             raise Misfit(str(read))
         return read

@@ -6,14 +6,16 @@ data, nothing of it is run.
 
 from __future__ import annotations
 
+import ssl
 import time
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
 import structlog
 
+from models.base import MillraceError
 from stream.contract.schemas import RegistryUnavailable, Schema, SchemaRefused
 from stream.settings.schema import RegistrySettings
 
@@ -51,7 +53,11 @@ class _Compatible(msgspec.Struct, frozen=True):
 
 
 class _Unusable(Exception):
-    """There is no such schema, or one that cannot be taken in."""
+    """There is a schema that cannot be taken in, or the registry refuses what it was sent."""
+
+
+class _Missing(_Unusable):
+    """There is none."""
 
 
 class HttpRegistry:
@@ -83,11 +89,12 @@ class HttpRegistry:
         try:
             answer = self._ask(f"/schemas/ids/{number}")
             known: dict[str, str] = {}
-            self._refer(answer, known)
+            self._refer(answer, known, set())
             if sum(map(len, (answer.schema, *known.values()))) > SCHEMA_BYTES:
                 raise _Unusable(f"expected at most {SCHEMA_BYTES} bytes with its references")
         except _Unusable as error:
-            logger.warning("schema_unusable", schema=number, registry=self._url, error=str(error))
+            if not isinstance(error, _Missing):  # of which dead letters tell
+                logger.warning("schema_unusable", schema=number, error=str(error))
             if len(self._absent) >= _ABSENT:
                 self._absent.clear()
             self._absent[number] = time.monotonic() + ABSENT_S
@@ -129,15 +136,16 @@ class HttpRegistry:
                 f"another topic, or change the subject's compatibility:\n{body['schema']}"
             )
 
-    def _refer(self, answer: _Answer, known: dict[str, str]) -> None:
+    def _refer(self, answer: _Answer, known: dict[str, str], asked: set[str]) -> None:
         """Add what an answer refers to, each after what it refers to itself."""
         for reference in answer.references:
-            if reference.name not in known:
-                if len(known) >= REFERENCES:
+            if reference.name not in asked:
+                asked.add(reference.name)
+                if len(asked) > REFERENCES:
                     raise _Unusable(f"expected at most {REFERENCES} references")
                 subject = quote(reference.subject, safe="")
                 found = self._ask(f"/subjects/{subject}/versions/{reference.version}")
-                self._refer(found, known)
+                self._refer(found, known, asked)
                 known[reference.name] = found.schema
 
     def _ask(self, path: str) -> _Answer:
@@ -169,7 +177,9 @@ class HttpRegistry:
         except httpx.HTTPError as error:
             raise RegistryUnavailable(f"{where}: {type(error).__name__}: {error}") from error
         answer = f"{where}: {response.status_code} {raw[:500].decode(errors='replace')}"
-        if response.status_code in (404, 409, 422):
+        if response.status_code == 404:
+            raise _Missing(answer)
+        if response.status_code in (400, 409, 422):
             raise _Unusable(answer)
         if response.status_code != 200:
             raise RegistryUnavailable(answer)
@@ -183,9 +193,13 @@ class HttpRegistry:
         self._client.close()
 
 
-def _trusted(settings: RegistrySettings) -> Any:
+def _trusted(settings: RegistrySettings) -> ssl.SSLContext | bool:
     if settings.ssl_cafile is None:
         return True
-    import ssl
-
-    return ssl.create_default_context(cafile=settings.ssl_cafile)
+    try:
+        return ssl.create_default_context(cafile=settings.ssl_cafile)
+    except OSError as error:  # ssl.SSLError too
+        raise MillraceError(
+            f"registry.ssl_cafile: expected certificates in PEM, got {str(settings.ssl_cafile)!r}: "
+            f"{error}"
+        ) from error

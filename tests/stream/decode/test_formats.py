@@ -260,6 +260,7 @@ def refused(codec: Codec, value: bytes) -> DeadLetter:
         (b"", "expected a zero byte and the number of a schema in four"),
         (to_json(event(1)), "got 7b 22 69 64 22"),
         (b"\0\0\0", "expected a zero byte"),
+        (b"\0\xff\xff\xff\xffrest", "got 00 ff ff ff ff"),
     ],
 )
 def test_bytes_without_the_wire_format_are_malformed(value: bytes, error: str) -> None:
@@ -453,6 +454,24 @@ def test_a_schema_of_another_type_is_refused() -> None:
     codec = Codec(settings("protobuf"))
     codec.schemas.adopt(Schema(7, "AVRO", json.dumps(AVRO)))
     assert "expected one of PROTOBUF, got AVRO" in refused(codec, wire(b"\0")).error
+
+
+def test_a_schema_that_one_topic_cannot_read_is_read_by_another() -> None:
+    """A label that names the events' schema spoils no event."""
+    c = config(
+        Path("unused"),
+        event={"format": "avro", "time_format": "ms", "fields": OPTIONAL},
+        label={"field": "fraud", "format": "protobuf"},
+        registry={"url": "http://127.0.0.1:1"},
+    )
+    codec = Codec(c)
+    codec.schemas.adopt(Schema(7, "AVRO", json.dumps(AVRO)))
+    values = taken([wire(avro_bytes(AVRO, event(1)))])
+    for _ in range(2):
+        _, bad = codec.labels(values)
+        assert [letter.reason for letter in bad] == ["schema"]
+        events, bad = codec.events(values)
+        assert (events.ids, bad) == (["e1"], [])
 
 
 def test_references_come_with_a_schema(fake: FakeRegistry) -> None:

@@ -252,6 +252,16 @@ def test_the_registry_is_told_who_asks(
     assert fake.authorizations == {header}
 
 
+def test_schemas_that_refer_to_each_other_are_asked_for_once(fake: FakeRegistry) -> None:
+    """No registry should have such; whoever reads by them refuses them."""
+    to = {"name": "b", "subject": "b", "version": 1}, {"name": "a", "subject": "a", "version": 1}
+    number = fake.add("a", "{}", "AVRO", [to[0]])
+    fake.add("b", "{}", "AVRO", [to[1]])
+    found = asking(fake).schema(number)
+    assert found is not None
+    assert [name for name, _ in found.references] == ["a", "b"]
+
+
 def test_a_schema_that_no_journal_record_could_hold_is_not_there(fake: FakeRegistry) -> None:
     """One text, or all that it refers to together."""
     whole = fake.add("s", json.dumps({"doc": "x" * SCHEMA_BYTES}))

@@ -184,7 +184,7 @@ class Engine:
     # ------------------------------------------------------------------ steps
 
     def _batch_limit(self) -> int:
-        return min(self._config.limits.batch, self._config.limits.pending)
+        return min(self._config.limits.batch, self._engine.pending.room)
 
     def _step(self, values: Sequence[bytes], topic: str) -> Outputs:
         first = self._engine.counts[f"consumed.{topic}"]

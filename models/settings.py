@@ -57,6 +57,15 @@ def _duration(value: object) -> int:
 Duration = Annotated[int, BeforeValidator(_duration)]
 """A duration in milliseconds, written as text such as ``"7d"``."""
 
+
+def parse_size(text: str) -> int:
+    """Bytes from text such as ``"20GB"``, in powers of 1,000; raises ``ValueError``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", text)
+    if found is None:
+        raise ValueError('expected a size such as "500MB" or "20GB"')
+    return int(float(found[1]) * 1000 ** ("B", "kB", "MB", "GB", "TB").index(found[2]))
+
+
 Name = Annotated[
     str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$", description="a name of its own")
 ]

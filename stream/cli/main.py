@@ -76,9 +76,10 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
 
     Each member scores and learns a few made-up events of the schema. Exit status 2 if any problem.
     """
+    from models.settings import format_duration
     from stream.settings.load import ConfigError
     from stream.settings.upgrade import plain as as_plain
-    from stream.tools.rehearse import rehearse
+    from stream.tools.rehearse import holds, rehearse
 
     try:
         loaded = load(config)
@@ -93,11 +94,17 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
                 err.print(f"  {plain(problem)}")
         raise typer.Exit(2) from error
     if as_json:
-        print_json({"ok": True, "config": as_plain(loaded)})
+        waiting = holds(loaded)._asdict()
+        print_json({"ok": True, "config": as_plain(loaded), "pending": waiting})
         return
     out.print(f"[bold green]{config}[/] is valid: shard {loaded.name!r}, {loaded.log.type} log")
     out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
     out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
+    found = holds(loaded)
+    out.print(
+        f"  waiting:  {found.events:,} events at most, {found.bytes / 1e9:,.1f} GB: up to "
+        f"{found.per_s:,.1f} a second for a horizon of {format_duration(loaded.label.horizon)}"
+    )
 
 
 @app.command()

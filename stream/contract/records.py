@@ -100,7 +100,8 @@ class Batch(msgspec.Struct, frozen=True):
     ``clock_ms`` is the only clock the step may read (UTC milliseconds, from the journal when the
     step is replayed). ``skipped`` names records that must become dead letters unread because they
     crashed the step before. ``checkpoint``: a checkpoint will be taken of the state after this
-    step, and the members' digests must go on record.
+    step, and the members' digests must go on record. ``room``: how many events may wait for a label
+    from here on, where the configuration does not say; 0: as before.
     """
 
     seq: int
@@ -108,6 +109,7 @@ class Batch(msgspec.Struct, frozen=True):
     slices: Sequence[Slice]
     skipped: frozenset[tuple[str, int, int]] = frozenset()
     checkpoint: bool = False
+    room: int = 0
 
     def __len__(self) -> int:
         return sum(len(s.records) for s in self.slices)
@@ -118,7 +120,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``kind`` says what ``body`` holds and how the record is done again; ``stream/state/follow.py``
     has the table. Text of any kind is read, so that a record of a later version can be named.
-    ``checkpoint``: see :class:`Batch`.
+    ``checkpoint``, ``room``: see :class:`Batch`.
 
     ``config`` is the SHA-256 of the configuration that the engine ran under, where a checkpoint was
     taken; ``head`` number and hash of the trail's newest record, where the step wrote any: what is
@@ -136,6 +138,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: tuple[tuple[str, int, int], ...] = ()
     body: dict[str, Any] = {}
     checkpoint: bool = False
+    room: int = 0
     config: str = ""
     head: tuple[int, str] | None = None
 

@@ -13,7 +13,7 @@ from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.members.narrow import Narrow
-from models.settings import column_names
+from models.settings import column_names, parse_size
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
 from monitoring.quality.quality import Quality
@@ -44,12 +44,26 @@ def build_engine(
         config,
         features,
         ensemble,
-        Pending(dtype, ensemble.names, directory, config.limits.pending),
+        Pending(dtype, ensemble.names, directory, room(config, dtype.itemsize)),
         Quality(names, config.ensemble.threshold),
         Quality(names, config.ensemble.threshold),
         DriftMonitor(names, features.schema.dense[:MAX_FEATURES]),
         Trail(config.name, key),
     )
+
+
+def row_bytes(config: Config) -> int:
+    """What an event takes on disk while it waits for its label."""
+    features = FeatureStage(config.features)
+    return row_dtype(features.schema, len(config.members), len(features.entity_fields)).itemsize
+
+
+def room(config: Config, row: int) -> int | None:
+    """How many events of ``row`` bytes may wait; ``None``: the configuration does not say."""
+    pending = config.limits.pending
+    if isinstance(pending, str):
+        return max(parse_size(pending) // row, config.limits.batch)
+    return pending
 
 
 def member_maker(config: Config, schema: FeatureSchema) -> Callable[[str, int], Model]:

@@ -38,7 +38,7 @@ class Losses:
 
     def __init__(self, config: Config) -> None:
         self._notices = _Notices()
-        self._let_go = _LetGo(config.limits.pending)
+        self._let_go = _LetGo()
         self._breaker = Breaker(config.limits.dead_letter_share)
         self._unscored = Unscored(config.topics.events)
 
@@ -151,8 +151,7 @@ class _Notices:
 
 
 class _LetGo:
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._told: int | None = None  # before the first step: what a restart has told already
         self._total = 0
         self._told_s = float("-inf")
@@ -169,7 +168,6 @@ class _LetGo:
             logger.warning(
                 "events_let_go",
                 count=self._total - self._told,
-                limit=self._limit,
                 next_step="raise limits.pending, or lower label.horizon: what is let go is not"
                 " learned, and its label becomes an orphan",
             )

@@ -96,7 +96,7 @@ def _limits(engine: Engine) -> dict[str, float]:
     found = {
         "batch": float(limits.batch),
         "record_bytes": float(limits.record_bytes),
-        "pending": float(limits.pending),
+        "pending": float(engine.pending.room),
         "early_labels": float(limits.early_labels),
         "dead_letter_share": limits.dead_letter_share,
     }

@@ -43,6 +43,7 @@ from stream.state.follow import Follower, tell
 from stream.state.generations import StateDirectory
 from stream.state.platform import fingerprint
 from stream.state.recovery import recover
+from stream.state.room import free_room
 from stream.state.topics import inputs
 from stream.step.engine import Engine
 from stream.step.reconfigure import compare, reconfigure
@@ -417,7 +418,7 @@ class Service:
         if self.isolation.careful:
             self.committer.wait(self.beat)
         skipped = self.isolation.taking(slices, engine.seq)
-        batch = Batch(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint)
+        batch = Batch(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room())
         try:
             failpoint("step.before")
             outputs = engine.step(batch)
@@ -435,6 +436,14 @@ class Service:
         self.checkpointer.stepped(seconds, records)
         if checkpoint:
             self.checkpointer.snapshot(engine, self.topics.standing)
+
+    def _room(self) -> int:
+        """How many events may wait for a label, where nobody has said so yet; else 0."""
+        pending = self._engine().pending
+        if not pending.open:
+            return 0
+        free = free_room(self.directory.path, pending.dtype.itemsize)
+        return max(free, self.config.limits.batch)
 
     def _commit(self, outputs: Outputs) -> None:
         if self._body:

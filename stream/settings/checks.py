@@ -198,9 +198,9 @@ def _listening(config: Config) -> Iterator[str]:
 
 
 def _limits(config: Config) -> Iterator[str]:
-    """`limits.pending` is at least `limits.batch`."""
+    """`limits.pending` is at least `limits.batch`, where it is a number."""
     batch, pending = config.limits.batch, config.limits.pending
-    if pending < batch:
+    if isinstance(pending, int) and pending < batch:
         yield f"limits.pending: expected at least limits.batch = {batch}, got {pending}"
 
 

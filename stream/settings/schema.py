@@ -20,7 +20,16 @@ from pydantic import (
     model_validator,
 )
 
-from models.settings import Duration, Feature, Name, Settings, Zone, parse_duration, refused
+from models.settings import (
+    Duration,
+    Feature,
+    Name,
+    Settings,
+    Zone,
+    parse_duration,
+    parse_size,
+    refused,
+)
 from monitoring.audit.budgets import AuditSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.shape import HIDDEN, Place
@@ -478,13 +487,24 @@ class HttpSettings(Settings):
     max_waiting: int = Field(1024, ge=1, description="scores waited for at once; then 503")
 
 
+def _room(value: object) -> object:
+    if isinstance(value, str):
+        parse_size(value)
+    elif type(value) is not int or value < 1:
+        raise ValueError('expected a number of events, or a size such as "20GB"')
+    return value
+
+
 class LimitsSettings(Settings):
     """Every bound of memory and work; each is a metric too."""
 
     batch: int = Field(4096, ge=1, le=1 << 20, description="records in one step")
     record_bytes: int = Field(262_144, ge=64, description="longer records are dead letters")
-    pending: int = Field(
-        1_000_000, ge=1, description="events waiting for a label; then the oldest is let go"
+    pending: Annotated[int | str, BeforeValidator(_room)] | None = Field(
+        None,
+        description="events waiting for a label, by number or by the disk that they take"
+        ' (`"20GB"`); then the oldest is let go. Default: a quarter of the disk that is free at the'
+        " first step, of which memory can hold the index; the journal says how many",
     )
     early_labels: int = Field(
         100_000, ge=1, description="labels waiting for their event; then the oldest is let go"

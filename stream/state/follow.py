@@ -85,7 +85,7 @@ class Step(Told, frozen=True, kw_only=True):
     ) -> tuple[Engine, Outputs]:
         """The engine after the record, and what came out."""
         skipped = frozenset(record.skipped)
-        batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint)
+        batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room)
         return engine, engine.step(batch)
 
 

@@ -164,6 +164,8 @@ class Engine:
             raise StepError(f"step: expected seq {self.seq + 1}, got {batch.seq}")
         out = _Step()
         self.clock_ms = max(self.clock_ms, batch.clock_ms)
+        if batch.room:
+            self.pending.tell(batch.room)
         self.auditor.begin(batch.seq, self.clock_ms)
         for piece in batch.slices:
             r = piece.range
@@ -183,6 +185,7 @@ class Engine:
             ranges=tuple(piece.range for piece in batch.slices),
             skipped=tuple(sorted(batch.skipped)),
             checkpoint=batch.checkpoint,
+            room=batch.room,
             config=digest(self.tree) if batch.checkpoint else "",
         )
         outputs = self._finish(journal, out)

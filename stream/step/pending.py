@@ -22,6 +22,10 @@ from stream.step.id_index import IdIndex
 from stream.step.segments import Segment, SegmentFile
 
 SEGMENT_ROWS = 65_536
+UNTOLD_ROOM = 1_000_000
+"""Rows kept where neither configuration nor journal says how many."""
+INDEX_BYTES = 24
+"""Memory that a row takes at most."""
 I8 = NDArray[np.int8]
 WAITING = -1
 """The truth of a row without a label yet; with one it is 0 or 1."""
@@ -59,8 +63,9 @@ class Pending:
         Whose logits a row holds, in order.
     directory : Path or None
         Where segments live; ``None`` keeps them in memory (a run over a file needs no restart).
-    limit : int
-        Most rows kept; :meth:`overflow` says how many must go before ``n`` more come.
+    room : int, optional
+        Most rows kept; :meth:`overflow` says how many must go before ``n`` more come. Without it
+        :data:`UNTOLD_ROOM`, until a step tells another.
 
     Attributes
     ----------
@@ -72,15 +77,24 @@ class Pending:
         Rows held with the label 0.
     newest : int
         Number of the newest row that ever got a label, or -1.
+    room : int
+    open : bool
+        Whether nobody has said yet how many rows are kept.
     """
 
     def __init__(
-        self, dtype: np.dtype[Any], members: Sequence[str], directory: Path | None, limit: int
+        self,
+        dtype: np.dtype[Any],
+        members: Sequence[str],
+        directory: Path | None,
+        room: int | None = None,
     ) -> None:
         self.dtype = dtype
         self._members = list(members)
         self._directory = directory
-        self._limit = limit
+        self._fixed = room is not None
+        self.room = UNTOLD_ROOM if room is None else room
+        self.open = room is None
         self._segments: dict[int, Segment] = {}
         self._truth: dict[int, I8] = {}
         self.head = 0
@@ -104,7 +118,12 @@ class Pending:
 
     def overflow(self, n: int) -> int:
         """How many of the oldest rows must leave so that ``n`` more fit."""
-        return max(0, min(len(self), len(self) + n - self._limit))
+        return max(0, min(len(self), len(self) + n - self.room))
+
+    def tell(self, room: int) -> None:
+        """Keep so many rows from here on, unless the configuration says how many."""
+        if not self._fixed:
+            self.room, self.open = room, False
 
     def find(self, ids: U64) -> I64:
         """Row of each id, or -1. ``ids`` uint64 ``(n,)``; returns int64 ``(n,)``."""
@@ -239,12 +258,14 @@ class Pending:
             "head": self.head,
             "tail": self.tail,
             "newest": self.newest,
+            "room": 0 if self._fixed or self.open else self.room,
             "truth": self._all_kept().copy(),
         }
 
     def digest_state(self) -> State:
-        """:meth:`state` with the rows themselves, for a digest."""
-        return self.state() | {"rows": self.take(np.arange(self.head, self.tail)).view(np.uint8)}
+        """:meth:`state` with the rows themselves, without the bound, for a digest."""
+        rows = self.take(np.arange(self.head, self.tail)).view(np.uint8)
+        return {k: v for k, v in self.state().items() if k != "room"} | {"rows": rows}
 
     def files(self) -> list[SegmentFile]:
         """Every live segment as it stands now; the rows they name never change."""
@@ -285,6 +306,8 @@ class Pending:
         self.waiting = int((truth == WAITING).sum())
         self.told = int((_label(truth) == 0).sum())
         self.newest = int(state["newest"])
+        if room := state.get("room", 0):
+            self.tell(room)
         for start in range(0, len(held), SEGMENT_ROWS):
             part = held[start : start + SEGMENT_ROWS]
             self._index.insert(self._gather(part, "id"), part, len(self))

@@ -98,7 +98,7 @@ class Play:
         self._config = config
         self._engine = engine
         self._source = labels
-        self._most = min(batch, config.limits.pending)
+        self._most = min(batch, engine.pending.room)
         self._chunk = max(CHUNK, batch)
         self._span_ms = config.label.horizon // SHARE
         self._held = labels.first()

@@ -1,12 +1,13 @@
 """What `millrace check` tries out: members on a few made-up events of the configured schema.
 
 A member that would raise at its first label is found before it is one of a running service. Nothing
-is kept: the members are built for this alone.
+is kept: the members are built for this alone. And up to which rate events wait for their labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from models.base import F64, U64, EventColumns, FeatureBatch, Model
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from stream.contract.hashing import hash_text
-from stream.run.assemble import member_maker
+from stream.run.assemble import member_maker, room, row_bytes
 from stream.settings.schema import Config
+from stream.state.room import free_room
 
 FIRST_MS = 1_767_225_600_000
 ROWS = 8
@@ -40,6 +42,23 @@ def rehearse(config: Config) -> list[str]:
             problems |= {failed.member: str(failed) for failed in _tried(ensemble, x)}
     tried = "expected to work on made-up events of this schema"
     return [f"{place[name]}: {tried}, but {why}" for name, why in problems.items()]
+
+
+class Holds(NamedTuple):
+    """How many events wait for a label at most, what they take, and up to which rate they may."""
+
+    events: int
+    bytes: int
+    per_s: float
+
+
+def holds(config: Config) -> Holds:
+    """Where the configuration leaves it to the disk: as a first step would find it now."""
+    row = row_bytes(config)
+    events = room(config, row)
+    if events is None:
+        events = max(free_room(config.state_dir, row), config.limits.batch)
+    return Holds(events, events * row, events / (config.label.horizon / 1000))
 
 
 def _tried(ensemble: Ensemble, x: FeatureBatch) -> Iterator[MemberError]:

@@ -71,7 +71,9 @@ def file(tmp_path: Path) -> Path:
 def test_check_says_yes(file: Path) -> None:
     """A good file is summed up; --json gives the whole configuration with its defaults."""
     assert "is valid" in millrace("check", file)
-    assert json.loads(millrace("check", file, "--json"))["config"]["limits"]["batch"] == 4096
+    found = json.loads(millrace("check", file, "--json"))
+    assert found["config"]["limits"]["batch"] == 4096
+    assert found["pending"]["per_s"] == found["pending"]["events"] / (30 * 86_400)
 
 
 def test_check_reports_every_mistake(file: Path, tmp_path: Path) -> None:

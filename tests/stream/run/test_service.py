@@ -159,6 +159,29 @@ def test_the_breaker_lets_a_few_bad_records_pass(tmp_path: Path) -> None:
     assert len(contents(c, "dead-letters")) == 200
 
 
+def test_the_disk_is_asked_once_and_the_journal_says_what_it_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events are let go at the bound of the first step, whatever a later start would find."""
+    c = config(tmp_path, limits={"batch": 20})
+    append(c, ("events", [event(i) for i in range(100)]))
+    monkeypatch.setattr(module, "free_room", lambda directory, row: 50)
+    with running(c) as service:
+        caught_up(service, 100)
+    monkeypatch.setattr(module, "free_room", lambda directory, row: 70)
+    append(c, ("events", [event(i) for i in range(100, 200)]))
+    with running(c) as service:
+        caught_up(service, 200)
+        engine = service.engine
+        assert engine is not None
+        assert (len(engine.pending), engine.counts["pending.evicted"]) == (50, 150)
+        digest, seq = engine.digest, engine.seq
+    log = module.open_log(c, module.wall_clock_ms)
+    assert [r.room for r in log.journal() if r.room] == [50]
+    log.close()
+    assert replay_to(c, seq, None, from_start=True)["digest"] == digest
+
+
 def test_another_shard_s_directory_is_refused(tmp_path: Path) -> None:
     """Nothing of the other shard is touched."""
     c = config(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.run.assemble import room
 from stream.settings.load import ConfigError, foreign, load, overlay, parse
 from stream.settings.shape import written
 from stream.settings.upgrade import journaled, recorded
@@ -359,6 +360,24 @@ def test_oauth_needs_one_source_of_tokens(tmp_path: Path) -> None:
     raw["log"] = log | url | command | {"sasl_username": "me", "sasl_password": "secret"}
     (problem,) = problems(raw)
     assert problem.endswith("got both")
+
+
+@pytest.mark.parametrize(
+    ("pending", "events"), [(5000, 5000), ("1MB", 10_000), ("1.5 GB", 15_000_000), ("2kB", 4096)]
+)
+def test_events_that_wait_are_bounded_by_number_or_by_disk(
+    tmp_path: Path, pending: object, events: int
+) -> None:
+    """At 100 bytes an event; a step's events always have room."""
+    assert room(parse(raw_config(tmp_path, limits={"pending": pending}), "test"), 100) == events
+
+
+@pytest.mark.parametrize("pending", [0, "many", "20 gigs", 1.5, True, "-1GB"])
+def test_a_bound_that_is_none_is_refused(tmp_path: Path, pending: object) -> None:
+    """What can be written is said."""
+    (problem,) = problems(raw_config(tmp_path, limits={"pending": pending}))
+    assert problem.startswith("limits.pending: expected a ")
+    assert '"20GB"' in problem
 
 
 def test_no_operation_outlives_its_transaction(tmp_path: Path) -> None:

@@ -99,6 +99,28 @@ def test_overflow_counts_what_must_leave() -> None:
     assert store.overflow(2) == 0
 
 
+def test_the_room_is_told_once_unless_it_is_configured() -> None:
+    """A store keeps what a step told it over a restart; a configured bound stands against both."""
+    store = Pending(DTYPE, MEMBERS, None)
+    assert (store.room, store.open) == (module.UNTOLD_ROOM, True)
+    untold = Pending(DTYPE, MEMBERS, None)
+    untold.restore(store.state(), {})
+    assert untold.open
+    store.tell(50)
+    again, fixed = Pending(DTYPE, MEMBERS, None), Pending(DTYPE, MEMBERS, None, 70)
+    for other in (again, fixed):
+        other.restore(store.state(), {})
+    fixed.tell(60)
+    assert [(s.room, s.open) for s in (store, again, fixed)] == [
+        (50, False),
+        (50, False),
+        (70, False),
+    ]
+    opened = Pending(DTYPE, MEMBERS, None)
+    opened.restore(fixed.state(), {})
+    assert opened.open
+
+
 def test_index_takes_at_most_24_bytes_a_row() -> None:
     """At every size the index and the truths stay within 24 bytes a pending event."""
     store = Pending(DTYPE, MEMBERS, None, 10**9)

@@ -27,6 +27,10 @@ _FLAGS: dict[str, tuple[str, bool]] = {"nobias": ("bias", False), "noaffine": ("
 _DROPS_UNITS = ("dropout", "alphadropout")
 """Dropouts of single units; those of whole channels leave a linear layer's alone."""
 _FRACTIONS = ("p", "dropout", "div")
+_PER_SIDE = (
+    *("k", "stride", "padding", "output_padding", "dilation", "shape", "size", "scale"),
+    "cutoffs",
+)
 _MAY_BE_NOTHING = ("padding", "output_padding", "proj", "norm")
 
 
@@ -117,11 +121,11 @@ def _misfit(option: inspect.Parameter, value: Any) -> str:
     if option.name == "padding" and value in ("same", "valid"):
         return ""
     least = 0 if option.name in _MAY_BE_NOTHING else 1
-    values = [value] if isinstance(value, int) else value
-    right = isinstance(values, list | tuple) and bool(values)
-    if right and all(type(v) is int and v >= least for v in values):
+    several = option.name in _PER_SIDE
+    values = value if several and isinstance(value, list | tuple) and value else [value]
+    if all(type(v) is int and v >= least for v in values):
         return ""
-    return f"sizes of at least {least}"
+    return f"sizes of at least {least}" if several else f"one whole number of at least {least}"
 
 
 def _kind(text: str) -> str:
@@ -193,11 +197,11 @@ def _sizes(kind: str, text: str, where: str) -> dict[str, Any]:
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"\d{1,18}", text):
         return int(text)
-    if re.fullmatch(r"\d*\.\d+", text):
+    if re.fullmatch(r"\d{0,18}\.\d{1,18}", text):
         return float(text)
-    if re.fullmatch(r"\d+([x/]\d+)+", text):
+    if re.fullmatch(r"\d{1,18}([x/]\d{1,18})+", text):
         return tuple(int(part) for part in re.split("[x/]", text))
     return text
 

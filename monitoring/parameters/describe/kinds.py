@@ -551,9 +551,8 @@ OPTIONS: dict[str, str] = {
 }
 """Other names of the same options, as torch and Keras have them."""
 
-KEEPS_UNITS = (
-    (ELEMENTWISE - {"add"})
-    | {name for name in KINDS if name.startswith(("batchnorm", "maxpool", "avgpool", "adaptive"))}
-    | {"layernorm", "prelu", "flatten", "input", "pad", "upsample"}
-) - {"adaptivesoftmax"}
+KEEPS_UNITS = (ELEMENTWISE - {"add"}) | {
+    *(name for name in KINDS if name.startswith(("batchnorm", "instancenorm"))),
+    *("groupnorm", "layernorm", "rmsnorm", "prelu", "flatten", "reshape"),
+}
 """Layers through which a unit before and after is the same unit, for dropout's sake."""

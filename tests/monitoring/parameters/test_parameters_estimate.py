@@ -109,7 +109,7 @@ def test_a_list_of_layers_adds_up_and_shows_its_formulas() -> None:
     ("description", "says"),
     [
         ("linear:10", "expected linear:INPUTSxOUTPUTS"),
-        ("linear:10x0", "expected sizes of at least 1, got 0"),
+        ("linear:10x0", "expected one whole number of at least 1, got 0"),
         ("linear:10x3,bais=false", "got the option 'bais'"),
         ("conv2d:3->64", "missing a required argument: 'k'"),
         ("conv2d:3->64,k3,groups=2", "expected a divisor of 3, got 2"),

@@ -207,9 +207,11 @@ def test_what_torch_refuses_is_refused(layer: str) -> None:
         ("mha:16,head=4", "did you mean 'heads'?"),
         ("linear:10", "begin with input:SIZES"),
         ("input:3x8x8; flatten; flatten; linear:4x2", "inputs: expected 192, which arrive, got 4"),
-        ("batchnorm:3x4", "expected one whole number"),
+        ("batchnorm:3x4", "channels: expected one whole number"),
         ("linear:4x3,bias=1", "bias: expected true or false, got 1"),
-        ("conv2d:4->4,k3,groups=0.5", "groups: expected sizes of at least 1, got 0.5"),
+        ("conv2d:4->4,k3,groups=0.5", "groups: expected one whole number of at least 1, got 0.5"),
+        ("encoderlayer:16,ff=2x3", "ff: expected one whole number of at least 1, got (2, 3)"),
+        (f"linear:{'9' * 5000}x2", "got the sizes"),
         ("conv2d:3->8", "'k'"),
     ],
 )
@@ -260,3 +262,11 @@ def test_no_options_break_the_estimator(described: list[str], start: str) -> Non
     assert type(totals.held) is int
     assert totals.held >= 0
     assert totals.buffers >= 0
+
+
+def test_dropout_reaches_a_layer_through_what_keeps_its_units() -> None:
+    """An activation does; a pool mixes units, and another branch has other ones."""
+    for between, p in (("relu", 0.5), ("flatten", 0.5), ("maxpool1d:2", 0.0), ("input:4x4", 0.0)):
+        report = estimate(f"input:4x4; dropout:0.5; {between}; linear:3,nobias")
+        last = report.rows[-1]
+        assert (last.expected_active or last.held) == last.held * (1 - p)

@@ -306,8 +306,11 @@ class Service:
             engine.config = self.config
             return
         fresh = self._build(self.config)
-        past = arriving(self.log, self.directory, self._build, engine, self.config, self.beat)
-        changes = compare(engine, fresh, past.engine if past else None)
+        changes, past = compare(engine, fresh), None
+        if changes.fresh:
+            past = arriving(self.log, self.directory, self._build, engine, self.config, self.beat)
+        if past is not None:
+            changes = compare(engine, fresh, past.engine)
         if changes.lost and not self._accept_changes:
             first = " to teach what is new first (`millrace backfill`)" if changes.fresh else ""
             raise ReconfigurationRefused(

@@ -219,8 +219,9 @@ def test_a_past_that_is_too_short_is_refused_with_how_far_it_goes(tmp_path: Path
 
 def test_a_start_takes_only_what_was_prepared_for_it(tmp_path: Path) -> None:
     """Another configuration is refused, as is a backfill at work; without any, new parts begin
-    empty, and the old configuration goes on beside."""
-    old, new = begun(tmp_path), config(tmp_path, **FOUR)
+    empty. The old configuration goes on beside, and another one with nothing new."""
+    begun(tmp_path)
+    old, new = config(tmp_path, **THREE, drift={"on_alarm": "reset"}), config(tmp_path, **FOUR)
     backfill(new, None, QUIET)
     other = config(tmp_path, **FOUR, seed=5)
     with pytest.raises(BackfillRefused, match="for another configuration"), running(other):

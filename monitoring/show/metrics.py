@@ -343,6 +343,12 @@ def _process(t: Telemetry) -> Iterator[Metric]:
         (([topic, str(n)], lag) for (topic, n), lag in t.lag.copy().items()),
     )
     yield gauge(
+        "retention_margin_seconds",
+        "How much longer a topic keeps its records than a restart may need; below 0: too short",
+        ["topic"],
+        (([topic], margin_s) for topic, margin_s in t.retention_margin_s.copy().items()),
+    )
+    yield gauge(
         "loop_heartbeat_timestamp_seconds",
         "Last turn of the loop",
         [],

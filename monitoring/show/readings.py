@@ -149,6 +149,7 @@ class Telemetry:
         self.heartbeat_ms = 0
         self.divergences = 0
         self.lag: dict[tuple[str, int], int] = {}
+        self.retention_margin_s: dict[str, float] = {}
 
     def observe_http(self, route: str, method: str, code: int, seconds: float) -> None:
         """Count one response; ``route`` is the template, never the path that was asked."""

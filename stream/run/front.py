@@ -159,6 +159,7 @@ class Front(Listener):
         if service.recovered is not None:
             telemetry.divergences = service.recovered.divergences
         telemetry.lag = dict(service.lag)
+        telemetry.retention_margin_s = service.topics.margin_s
         return self._latest
 
     def metrics(self) -> bytes:

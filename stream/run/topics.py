@@ -6,6 +6,7 @@ The thread only looks: what follows from it the loop does, at the boundary of a 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,8 @@ class Topics:
     ----------
     standing : Standing
         As of the last step that was taken; the loop's.
+    margin_s : dict
+        How much longer each topic that a restart may read keeps its records than it may need.
     """
 
     def __init__(self, config: Config, log: Log, accept: bool, stopping: threading.Event) -> None:
@@ -46,9 +49,11 @@ class Topics:
         self._log = log
         self._accept = accept
         self._stopping = stopping
+        self._needed_s = config.checkpoints.keep * config.checkpoints.interval / 1000
         self._seen: Mapping[str, Topic] | None = None
         self._wrong: LogError | None = None
         self.standing = Standing()
+        self.margin_s = dict.fromkeys((*inputs(config), config.journal_topic), math.inf)
 
     def restored(self, standing: Standing) -> dict[str, Any]:
         """Go on from here; gives what the next journal record says of the topics.
@@ -63,6 +68,17 @@ class Topics:
             if not self._accept or self._config.journal_topic in (*found.gone, *found.anew):
                 raise error
             logger.warning("topics_changed", accepted=str(error))
+        self._measure(topics)
+        for name, margin_s in self.margin_s.items():
+            if margin_s < 0:
+                logger.warning(
+                    "retention_short",
+                    topic=name,
+                    retention_s=topics[name].retention_ms / 1000,
+                    needed_s=self._needed_s,
+                    next_step="raise the topic's retention.ms: after a crash the oldest of"
+                    " checkpoints.keep generations needs what is younger than keep * interval",
+                )
         for name in standing.anew(ids_of(topics)):
             if name not in found.anew:
                 logger.warning("topic_made_anew", topic=name, id=topics[name].id)
@@ -112,6 +128,12 @@ class Topics:
             logger.info("partition_joins", topic=topic, partition=partition, offset=offset)
         return {"topics": ids, "joined": joined} if joined or anew else {"topics": ids}
 
+    def _measure(self, topics: Mapping[str, Topic]) -> None:
+        kept = {name: topics[name].retention_ms for name in self.margin_s}
+        self.margin_s = {
+            name: math.inf if ms < 0 else ms / 1000 - self._needed_s for name, ms in kept.items()
+        }
+
     def _joining(self, topics: Mapping[str, Topic]) -> bool:
         return any(
             (name, number) not in self.standing.positions
@@ -137,4 +159,5 @@ class Topics:
             if found := lost(self.standing, topics, self._config):
                 self._wrong = self._changed(found, topics)
                 return
+            self._measure(topics)
             self._seen = topics

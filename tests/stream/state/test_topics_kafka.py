@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,6 +213,21 @@ def test_a_state_without_its_journal_is_refused(kafka: Config, admin: Any) -> No
             pass
     assert list_generations(kafka.state_dir) == before
     assert scored(kafka) == ids(*range(20))
+
+
+def test_a_retention_shorter_than_a_restart_may_need_is_told(
+    kafka: Config, admin: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warning at the start and a series below zero; without a limit there is room for ever."""
+    short = kafka.topics.events
+    new = {"num_partitions": 1, "replication_factor": 1, "configs": {"retention.ms": "60000"}}
+    admin.create_topics({short: new})
+    with running(kafka) as service:
+        margin_s = service.topics.margin_s
+    needed_s = kafka.checkpoints.keep * kafka.checkpoints.interval / 1000
+    assert margin_s[short] == 60 - needed_s < 0
+    assert margin_s[kafka.journal_topic] == math.inf
+    assert "retention_short" in capsys.readouterr().out
 
 
 def test_scores_may_have_fewer_partitions_than_events(

@@ -41,8 +41,7 @@ def configure_logging() -> None:
 
     # kafka-python reports every refused connection at ERROR; the service says it once, with what
     # follows from it.
-    for client in ("kafka", "confluent_kafka"):
-        logging.getLogger(client).setLevel(logging.CRITICAL)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 SWITCH_S = 0.0005

@@ -35,6 +35,9 @@ _LOCAL = {
 }
 """What the library's own errors are in kafka-python; any other is in doubt, as its base class."""
 
+_SILENT = logging.Logger("confluent_kafka", logging.CRITICAL + 1)
+"""The library tells of every refused connection; what follows from it is raised, and said once."""
+
 
 class Confluent:
     """See :class:`stream.logs.kafka.clients.base.Client`."""
@@ -50,7 +53,7 @@ class Confluent:
             "reconnect.backoff.max.ms": 1000,
             "receive.message.max.bytes": 64 << 20,
             **credentials.for_confluent(log),
-            "logger": logging.getLogger("confluent_kafka"),
+            "logger": _SILENT,
         }
         self._python = KafkaPython(log, name)
         self._in_doubt = False

@@ -56,10 +56,10 @@ class Secured(Broker):
         place = Path(self._certificates.name)
         self.authority, self.stranger = place / "authority.pem", place / "stranger.pem"
         self.operator, self.impostor = place / "operator.pem", place / "impostor.pem"
-        known, other = _authority(self.authority), _authority(self.stranger)
-        _signed(place / "broker.pem", "localhost", *known)
-        _signed(self.operator, "operator", *known)
-        _signed(self.impostor, "operator", *other)
+        known, other = make_authority(self.authority), make_authority(self.stranger)
+        make_signed(place / "broker.pem", "localhost", *known)
+        make_signed(self.operator, "operator", *known)
+        make_signed(self.impostor, "operator", *other)
         self.ssl, self.sasl = f"localhost:{free_port()}", f"127.0.0.1:{free_port()}"
         self.both = f"localhost:{free_port()}"
         users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
@@ -144,7 +144,8 @@ def _builder(name: str, issuer: x509.Name | None, public: Any) -> x509.Certifica
     )
 
 
-def _authority(file: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def make_authority(file: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """A certificate that signs others, in a PEM file, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(file.stem, None, key.public_key())
     authority = x509.BasicConstraints(ca=True, path_length=None)
@@ -153,7 +154,7 @@ def _authority(file: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate
     return key, made
 
 
-def _signed(
+def make_signed(
     file: Path, name: str, by: ec.EllipticCurvePrivateKey, authority: x509.Certificate
 ) -> None:
     """A key and its certificate for a host or a user, as brokers and clients read them."""

@@ -16,6 +16,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from rich.console import Console
 
 from models.base import MillraceError
+from stream.contract.schemas import RegistryUnavailable
 from stream.run.registry import SCHEMA_BYTES, HttpRegistry
 from stream.run.service import Service
 from stream.settings.schema import Config, RegistrySettings
@@ -23,6 +24,7 @@ from stream.tools.evaluate import evaluate_file
 from stream.tools.operate import replay_to
 from stream.tools.past.backfill import backfill
 from stream.tools.past.warm import warm
+from tests.stream.logs.secured import make_authority, make_signed
 from tests.support.factory import config, event, label, raw_config, to_json
 from tests.support.runner import append, caught_up, contents, running
 from tests.support.schemas.registry import FakeRegistry, registry
@@ -250,6 +252,20 @@ def test_the_registry_is_told_who_asks(
     number = fake.add("s", schema())
     assert asking(fake, **settings).schema(number) is not None
     assert fake.authorizations == {header}
+
+
+def test_the_registry_is_who_its_certificate_says(tmp_path: Path) -> None:
+    """By the authority of the settings alone; another one's is told and waited for."""
+    known, other, own = (tmp_path / f"{name}.pem" for name in ("known", "other", "own"))
+    make_signed(own, "localhost", *make_authority(known))
+    make_authority(other)
+    with registry(own) as fake:
+        number = fake.add("s", schema())
+        assert asking(fake, ssl_cafile=known).schema(number) is not None
+        with pytest.raises(RegistryUnavailable, match="certificate verify failed"):
+            asking(fake, ssl_cafile=other).schema(number)
+        with pytest.raises(MillraceError, match=r"registry\.ssl_cafile: expected certificates"):
+            asking(fake, ssl_cafile=tmp_path / "none.pem")
 
 
 def test_schemas_that_refer_to_each_other_are_asked_for_once(fake: FakeRegistry) -> None:

@@ -7,10 +7,12 @@ whatever ``incompatible`` names incompatible: what a schema may become is not wh
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -102,8 +104,8 @@ def _parts(body: Any) -> tuple[str, str, Any]:
 
 
 @contextmanager
-def registry() -> Iterator[FakeRegistry]:
-    """A registry that listens until the end."""
+def registry(certificate: Path | None = None) -> Iterator[FakeRegistry]:
+    """A registry that listens until the end; with a key and its certificate by HTTPS."""
     fake = FakeRegistry()
 
     class Handler(BaseHTTPRequestHandler):
@@ -126,9 +128,14 @@ def registry() -> Iterator[FakeRegistry]:
             """Nothing on the terminal."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
+    port = server.server_address[1]
+    fake.url = f"http://127.0.0.1:{port}" if certificate is None else f"https://localhost:{port}"
     try:
         yield fake
     finally:

@@ -1,8 +1,8 @@
 """How many parameters a model has, layer by layer, beside what the formula says it should have.
 
-``count`` takes what exists (a torch module, a River estimator, a member of the ensemble),
-``estimate`` a description of what does not exist yet. Counting changes nothing: no forward pass, no
-random number, no hook, no write.
+``count`` takes what exists (a module, an estimator, a booster, tensors, a member of the ensemble),
+``estimate`` a description of what does not exist yet, ``resolve`` what somebody typed. Counting
+changes nothing: no forward pass, no random number, no hook, no write.
 """
 
 from __future__ import annotations

@@ -123,6 +123,9 @@ class Walk:
         found = count_member(part.model, part.path, inner)
         for row in found.rows:
             self._rows.append(dataclasses.replace(row, path=_join(part.path, row.path)))
+        if not found.rows:
+            kind, note = type(part.model).__name__, "its own table of parameters is empty"
+            self._rows.append(Row(part.path, kind, formula=NOTHING, note=note))
         self._aliases |= {
             _join(part.path, path): _join(part.path, owner) for path, owner in found.aliases.items()
         }

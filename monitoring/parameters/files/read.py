@@ -29,7 +29,7 @@ def read_weights(target: str) -> Any:
     if not path.is_file():
         raise ParameterError(f"{target}: expected a file, got none")
     try:
-        return READERS[path.suffix](path)
+        found = READERS[path.suffix](path)
     except ImportError as error:
         raise ParameterError(
             f"{target}: reading {path.suffix} needs the package {error.name!r}; install it"
@@ -41,6 +41,9 @@ def read_weights(target: str) -> Any:
             f"{target}: expected a {path.suffix} file, got {type(error).__name__}: "
             f"{_first_sentence(error)}"
         ) from error
+    if isinstance(found, Counted) and not found.rows:
+        raise ParameterError(f"{target}: expected tensors, got a file without one")
+    return found
 
 
 def _first_sentence(error: Exception) -> str:

@@ -165,6 +165,14 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, suffix: str, content: by
     assert run(tmp_path / f"missing.{suffix}")[0] == 2
 
 
+def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
+    """Nothing in it says what it should hold: it does not match."""
+    save_file({}, tmp_path / "none.safetensors")
+    torch.save({}, tmp_path / "none.pt")
+    for name in ("none.safetensors", "none.pt"):
+        assert run(tmp_path / name)[0] == 2
+
+
 def test_a_package_that_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

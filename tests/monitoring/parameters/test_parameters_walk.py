@@ -116,6 +116,17 @@ def test_members_in_a_mapping_are_counted_by_their_tables() -> None:
     assert [row.path for row in report.rows] == ["a.logit", "b.logit"]
 
 
+def test_a_member_whose_table_is_empty_says_so() -> None:
+    """It may hold nothing; that is a row of the audit trail and no error."""
+
+    class Empty(ConstantModel):
+        def parameters(self) -> list[Any]:
+            return []
+
+    [row] = count(Empty(ConstantParams(), FeatureSchema(()), 0)).rows
+    assert (row.held, row.note) == (0, "its own table of parameters is empty")
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [

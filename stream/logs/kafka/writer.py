@@ -52,6 +52,7 @@ class Writer:
         self._claim = f"transactional id {log.transactions_of(config.name)}"
         self._tail: JournalRecord | None = None
         self._opened = False
+        self._closed = False
         self._fenced: Fenced | None = None
         self._partitions: dict[str, int] = {}
 
@@ -80,6 +81,9 @@ class Writer:
         while True:
             if self._fenced is not None:
                 raise self._fenced
+            if self._closed:
+                # A commit that was given up must not make a producer: it would fence the successor.
+                raise LogUnavailable("Kafka: commit: the log was closed")
             try:
                 if not self._seat.taken:
                     self._renew(outputs.journal)
@@ -157,6 +161,7 @@ class Writer:
 
     def close(self) -> None:
         """Close the producer and end the thread."""
+        self._closed = True
         self._seat.close()
 
 

@@ -431,6 +431,19 @@ def test_a_batch_that_cannot_be_unpacked_is_passed(make: Make) -> None:
 
 
 @pytest.mark.kafka
+def test_a_commit_that_was_given_up_fences_nobody(make: Make) -> None:
+    """Once the log is closed a commit makes no new producer, which would end its successor's."""
+    store = make()
+    log, successor = opened(store), store.log()
+    log.close()
+    successor.open()
+    with pytest.raises(LogUnavailable, match="closed"):
+        log.commit(step(1, scores=values("late")))
+    successor.commit(step(1, scores=values("ours")))
+    eventually(["ours"], lambda: scores(store, successor))
+
+
+@pytest.mark.kafka
 def test_the_group_has_no_lag_once_all_is_read(make: Make) -> None:
     """Behind the last record's marker, behind an aborted transaction, and where nothing came."""
     store = make(partitions=3)

@@ -32,11 +32,16 @@ def broker() -> Iterator[Broker]:
         lacking(f"no Kafka broker: {error}")
 
 
-def on(broker: Broker, directory: Path) -> Config:
+CLIENTS = pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+
+
+def on(broker: Broker, directory: Path, client: str) -> Config:
     """A configuration on the broker; no call comes to its deadline."""
     names = ("events", "labels", "control", "scores", "dead_letters", "audit")
     topics = {name: unique(name) for name in names}
-    return config(directory, name=unique("t"), log=kafka_table(broker.bootstrap), topics=topics)
+    return config(
+        directory, name=unique("t"), log=kafka_table(broker.bootstrap, client=client), topics=topics
+    )
 
 
 def tells(service: Service, text: str) -> None:
@@ -45,9 +50,12 @@ def tells(service: Service, text: str) -> None:
     assert not service.health.ready()[0]
 
 
-def test_a_frozen_broker_is_told_long_before_a_deadline(broker: Broker, tmp_path: Path) -> None:
+@CLIENTS
+def test_a_frozen_broker_is_told_long_before_a_deadline(
+    broker: Broker, tmp_path: Path, client: str
+) -> None:
     """Idle or in the middle of a commit: not ready while nothing answers, ready once it does."""
-    c = on(broker, tmp_path)
+    c = on(broker, tmp_path, client)
     with running(c) as service:
         broker.pause()
         tells(service, f"{broker.bootstrap}: poll under way")
@@ -57,12 +65,13 @@ def test_a_frozen_broker_is_told_long_before_a_deadline(broker: Broker, tmp_path
         caught_up(service, 50)
 
 
+@CLIENTS
 def test_a_stop_does_not_wait_for_a_frozen_broker(
-    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
 ) -> None:
     """Idle, with a commit under way, or at the start: each ends; the next start scores all once."""
     monkeypatch.setattr(health, "GRACE_S", 0.5)
-    c = on(broker, tmp_path)
+    c = on(broker, tmp_path, client)
     with running(c) as service:
         append(c, (c.topics.events, [event(i) for i in range(20)]))
         caught_up(service, 20)

@@ -50,6 +50,7 @@ class Writer:
         self._reader = reader
         self._seat = Seat("millrace-kafka-commit", self._start, client.translated)
         self._claim = f"transactional id {log.transactions_of(config.name)}"
+        self._transaction_s = log.transaction_timeout / 1000
         self._tail: JournalRecord | None = None
         self._opened = False
         self._closed = False
@@ -123,7 +124,15 @@ class Writer:
 
     def _attempt(self, outputs: Outputs, deadline: float) -> None:
         start = time.monotonic()
-        self._seat.call("commit", max(0.0, deadline - start), lambda p: self._transact(p, outputs))
+        try:
+            limit_s = max(0.0, deadline - start)
+            self._seat.call("commit", limit_s, lambda p: self._transact(p, outputs))
+        except Fenced as error:
+            if time.monotonic() - start < self._transaction_s:
+                raise
+            # The broker fences a transaction that outlived its time, too, as after a freeze of this
+            # process. Whether somebody has taken over meanwhile the journal tells.
+            raise LogUnavailable(f"Kafka: commit: the transaction timed out: {error}") from error
         if time.monotonic() - start > _SLOW_S:
             # The client repeats a lost EndTxn by itself; a first copy may still be on its way.
             self._seat.drop()

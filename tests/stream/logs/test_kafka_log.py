@@ -39,7 +39,7 @@ from tests.support.log_harness import (
     values,
 )
 from tests.support.tools import lacking
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Make = Callable[..., Store]
 
@@ -441,6 +441,39 @@ def test_a_commit_that_was_given_up_fences_nobody(make: Make) -> None:
         log.commit(step(1, scores=values("late")))
     successor.commit(step(1, scores=values("ours")))
     eventually(["ours"], lambda: scores(store, successor))
+
+
+@pytest.mark.kafka
+def test_a_transaction_that_timed_out_was_taken_over_by_nobody(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a freeze of this process the step is committed once; one that was replaced ends."""
+    store = make()
+    log = store.config.log
+    config = store.config.model_copy(
+        update={"log": log.model_copy(update={"transaction_timeout": 1000})}
+    )
+    frozen, successor = (KafkaLog(config, log_harness.now_ms) for _ in range(2))
+    frozen.open()
+    admin = KafkaAdminClient(bootstrap_servers=log.bootstrap)  # type: ignore[union-attr]
+    claimed = f"millrace-{config.name}"
+
+    def aborted() -> bool:
+        return "Abort" in str(admin.describe_transactions([claimed])[claimed])
+
+    def freeze(name: str) -> None:
+        monkeypatch.undo()
+        wait_until(aborted, "the broker to abort the transaction")
+
+    monkeypatch.setattr(kafka_writer, "failpoint", freeze)
+    frozen.commit(step(1, scores=values("once")))
+    eventually(["once"], lambda: scores(store, frozen))
+    successor.open()
+    successor.commit(step(2, scores=values("theirs")))
+    with pytest.raises(Fenced):
+        frozen.commit(step(2, scores=values("ours")))
+    for each in (frozen, successor, admin):
+        each.close()
 
 
 @pytest.mark.kafka

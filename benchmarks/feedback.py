@@ -92,9 +92,9 @@ def run(stream: Stream, way: str) -> tuple[F64, float]:
     ages = np.zeros(2)
     learn = engine.learning.learn
 
-    def watch(rows: Any, y: F64, w: F64, watermark_ms: int) -> None:
+    def watch(rows: Any, y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
         ages[:] += w @ (watermark_ms - rows["event_time_ms"].astype(np.float64)), w.sum()
-        learn(rows, y, w, watermark_ms)
+        learn(rows, y, w, watermark_ms, waited)
 
     engine.learning.learn = watch  # type: ignore[method-assign]
     scores = np.full(len(stream.rows), np.nan)

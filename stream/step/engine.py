@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, F64, I64, FeatureBatch, MillraceError, State, state_digest
+from models.base import BOOL, I64, MillraceError, State, state_digest
 from models.ensemble.combine import sigmoid
-from models.ensemble.ensemble import Ensemble, MemberError
+from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.contents import contents_of
@@ -288,7 +288,7 @@ class Engine:
         n = len(events.records)
         self._left(self.join.make_room(n), out)
         x = self.features.transform(events.columns)
-        links, logit = self._links(x)
+        links, logit = self.learning.score(x)
         cold = self.ensemble.cold
         # The prior itself, not through its logit: one at the threshold alerts.
         p = np.full(n, self.ensemble.prior) if cold else sigmoid(logit)
@@ -309,15 +309,6 @@ class Engine:
         self.tallies.scored(p, alert, (self.clock_ms - times) / 1000, cold)
         rows = self.join.hold(events, x, links, logit, alert, cold, self.features.entity_fields)
         self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
-
-    def _links(self, x: FeatureBatch) -> tuple[F64, F64]:
-        """Member and ensemble logits; a member that fails leaves the ensemble, the rest go on."""
-        while True:
-            try:
-                return self.ensemble.score(x)
-            except MemberError as error:
-                self.counts[f"member_errors.{error.member}.{error.kind}"] += 1
-                self.auditor.failed(error, {})
 
     # ------------------------------------------------------------------ labels
 
@@ -349,7 +340,7 @@ class Engine:
 
     def _learn(self, part: Part) -> None:
         if len(part.rows):
-            self.learning.learn(*part, self.watermark_ms)
+            self.learning.learn(*part, self.watermark_ms, not self.maturity.at_once)
 
     def _left(self, left: Left | None, out: _Step) -> None:
         """Events left the pending store: judge cohorts, learn what has waited until now.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import BOOL, F64, U64, FeatureSchema
+from models.base import BOOL, F64, U64, FeatureBatch, FeatureSchema
 from models.ensemble.combine import sigmoid
 from stream.run.assemble import build_engine
 from stream.settings.schema import LabelSettings
@@ -95,10 +95,10 @@ def learned(engine: Engine) -> list[tuple[float, float, float]]:
     found: list[tuple[float, float, float]] = []
     learn = engine.learning.learn
 
-    def watch(rows: Any, y: Any, w: Any, watermark_ms: int) -> None:
+    def watch(rows: Any, y: Any, w: Any, watermark_ms: int, waited: bool) -> None:
         hours = ((rows["event_time_ms"] - START_MS) / HOUR_MS).tolist()
         found.extend(zip(hours, y.tolist(), w.tolist(), strict=True))
-        learn(rows, y, w, watermark_ms)
+        learn(rows, y, w, watermark_ms, waited)
 
     engine.learning.learn = watch  # type: ignore[method-assign]
     return found
@@ -138,6 +138,28 @@ def test_a_positive_first_event_does_not_warm_the_model_alone(tmp_path: Path) ->
     engine.step(feed.batch(("events", [at(0), at(1)]), ("labels", [label(0, 1)])))
     assert engine.counts["learned"] == 0
     assert engine.ensemble.cold
+
+
+def test_of_what_was_scored_cold_the_combiner_learns_what_members_say_now(tmp_path: Path) -> None:
+    """A horizon of events was scored by nobody; members are asked before they learn each."""
+    engine, feed = engine_of(tmp_path, learning="mature"), Feed()
+    engine.step(feed.batch(("events", [at(i) for i in range(9)]), ("labels", [label(2, 1)])))
+    engine.step(feed.batch(("events", [at(30)])))
+    rows = engine.pending.take(np.arange(6, 9))
+    said = engine.ensemble.score(
+        FeatureBatch(engine.features.schema, rows["dense"], rows["hashed"])
+    )[0]
+    assert rows["cold"].all()
+    found, weigh = [], engine.ensemble.weigh
+
+    def watch(links: F64, y: F64, w: F64) -> None:
+        found.append(links.copy())
+        weigh(links, y, w)
+
+    engine.ensemble.weigh = watch  # type: ignore[method-assign]
+    engine.step(feed.batch(("events", [at(34)])))
+    assert len(found) == 1
+    np.testing.assert_array_equal(found[0], said)
 
 
 def test_windows_of_risk_take_a_label_when_it_comes(tmp_path: Path) -> None:

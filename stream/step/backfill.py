@@ -63,13 +63,13 @@ def completed(
     if "columns" not in drift:
         drift = drift | {key: theirs["drift"][key] for key in ("features", "columns")}
     pending, rows, kept = _rows(old, past, staying, unchanged)
-    heard = int(np.searchsorted(kept, old.maturity.state()["heard"]))
+    looked_at = old.maturity.state()
     return state | {
         "ensemble": ensemble,
         "drift": drift,
         "features": _memories(state["features"], theirs["features"]),
         "pending": pending,
-        "maturity": state["maturity"] | {"heard": heard},
+        "maturity": looked_at | {"ends": np.searchsorted(kept, looked_at["ends"])},
     }, rows
 
 
@@ -122,7 +122,7 @@ def _rows(
         ours, its = shared(here, there)
         rows[name][:, ours] = own[name][:, its]
     held = old.pending.state()
-    state = {
+    state = held | {
         "members": list(past.ensemble.names),
         "head": 0,
         "tail": len(kept),

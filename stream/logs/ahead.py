@@ -7,12 +7,13 @@ Nothing here decides what a step takes: a batch read ahead is the one that would
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
-from stream.contract.log import Log
-from stream.contract.records import Slice
+from stream.contract.log import Log, LogError, LogUnavailable, same_records
+from stream.contract.records import Range, Record, Slice
 
 T = TypeVar("T")
 Decode = Callable[[Slice], Slice]
@@ -68,3 +69,34 @@ def one_ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)
             yield item  # type: ignore[misc]
+
+
+def read_together(log: Log, steps: Sequence[Sequence[Range]]) -> Iterator[list[Slice]]:
+    """The records of each of these steps, which follow one another, in one read of each partition.
+
+    As :meth:`stream.contract.log.Log.read` gives them, or raises: for each step where the whole
+    cannot be had. On Kafka a read of its own for each range of small steps took 0.3 s.
+    """
+    whole: dict[tuple[str, int], Range] = {}
+    for r in (r for ranges in steps for r in ranges):
+        first, count = r.first, r.count
+        if before := whole.get((r.topic, r.partition)):
+            first, count = before.first, before.count + r.count
+        whole[r.topic, r.partition] = Range(r.topic, r.partition, first, r.last, count)
+    try:
+        read = log.read(list(whole.values()))
+    except LogUnavailable:
+        raise
+    except LogError:
+        yield from map(log.read, steps)
+        return
+    left = {(s.range.topic, s.range.partition): iter(s.records) for s in read}
+    for ranges in steps:
+        taken = [list(islice(left[r.topic, r.partition], r.count)) for r in ranges]
+        exact = all(map(_fits, ranges, taken))
+        yield list(map(same_records, ranges, taken)) if exact else log.read(ranges)
+
+
+def _fits(wanted: Range, found: Sequence[Record]) -> bool:
+    """Whether the records end where the range does, and none is from before it."""
+    return bool(found) and found[0].offset >= wanted.first and found[-1].offset == wanted.last

@@ -23,6 +23,7 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, JournalRecord, Range, Slice
 from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
+from stream.logs.ahead import read_together
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
 from stream.state.generations import CheckpointError, Manifest
@@ -38,6 +39,10 @@ Build = Callable[[Config], Engine]
 """A new engine of a configuration."""
 Past = Callable[[Config, int, int], Backfill]
 """An engine of a configuration that took the steps after one up to another one."""
+
+
+CHUNK = 1_000
+"""Steps and their records that are read at a time to be done again."""
 
 
 def built(build: Build, tree: dict[str, Any], where: str) -> Engine:
@@ -318,18 +323,38 @@ def steps(
     Raises :class:`TopicsChanged` where a step took records of a topic that was made anew since.
     """
     standing, now, resumed = Standing(ids), ids_of(log.topics()), 0
+    chunk: list[JournalRecord] = []
+    size = 0
     for record in log.journal(after):
         if until is not None and record.seq > until:
-            return
+            break
         standing.told(record.body.get("topics", {}), ())
         if record.seq >= resumed and (gone := _gone(record, standing.anew(now))) is not None:
+            yield from _read(log, chunk, codec)
+            chunk, size = [], 0
             resumed = _resumed(log, record)
             if not resumed and not accept:
                 raise TopicsChanged(_unrepeatable(record, gone, standing.ids, now))
             resumed = resumed or sys.maxsize
+        if record.seq < resumed:
+            yield record, None
+            continue
+        chunk.append(record)
+        size += 1 + sum(r.count for r in record.ranges)
+        if size >= CHUNK:
+            yield from _read(log, chunk, codec)
+            chunk, size = [], 0
+    yield from _read(log, chunk, codec)
+
+
+def _read(
+    log: Log, chunk: Sequence[JournalRecord], codec: Callable[[], Codec]
+) -> Iterator[tuple[JournalRecord, list[Slice]]]:
+    """Each of the records with what its step took, decoded by the codec of then."""
+    together = read_together(log, [record.ranges for record in chunk])
+    for record, slices in zip(chunk, together, strict=True):
         read = codec()
-        taken = None if record.seq < resumed else log.read(record.ranges)
-        yield record, None if taken is None else [read.ahead(piece) for piece in taken]
+        yield record, [read.ahead(piece) for piece in slices]
 
 
 def _gone(record: JournalRecord, anew: Sequence[str]) -> Range | None:

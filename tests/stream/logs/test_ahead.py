@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from stream.contract.records import Batch, Slice
+from stream.contract.log import Log, LogError, OtherRecords
+from stream.contract.records import Batch, Range, Slice, range_of
 from stream.decode.codec import Codec
-from stream.logs.ahead import Ahead, one_ahead
+from stream.logs.ahead import Ahead, one_ahead, read_together
 from stream.run.assemble import build_engine, open_log
-from tests.support.factory import START_MS, Feed, config, event, records, traffic
+from stream.settings.schema import Config
+from tests.support.factory import START_MS, Feed, config, event, label, records, traffic
 from tests.support.runner import append
 
 
@@ -27,6 +30,51 @@ def test_items_come_in_order_and_errors_where_they_belong() -> None:
     with pytest.raises(ValueError, match="the fourth"):
         next(coming)
     assert list(one_ahead(iter(()))) == []
+
+
+def small_steps(c: Config, n: int) -> tuple[Log, list[tuple[Range, ...]]]:
+    """A log, and the ranges of steps that took a few records of each topic in turn."""
+    append(c, ("events", [event(i) for i in range(3 * n)]))
+    append(c, ("labels", [label(i) for i in range(2 * n)]))
+    log = open_log(c, lambda: START_MS)
+    [events, labels] = log.read(
+        [Range("events", 0, 0, 3 * n - 1, 3 * n), Range("labels", 0, 0, 2 * n - 1, 2 * n)]
+    )
+    return log, [
+        (range_of(events.records[3 * i : 3 * i + 3]), range_of(labels.records[2 * i : 2 * i + 2]))
+        for i in range(n)
+    ]
+
+
+def test_steps_are_read_together_as_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same slices by one read; none for steps that took nothing."""
+    log, steps = small_steps(config(tmp_path), 20)
+    steps.insert(7, ())
+    expected, reads = [log.read(ranges) for ranges in steps], []
+    monkeypatch.setattr(log, "read", lambda r, read=log.read: reads.append(r) or read(r))
+    assert list(read_together(log, steps)) == expected
+    assert len(reads) == 1
+    assert list(read_together(log, [])) == []
+    log.close()
+
+
+def test_what_cannot_be_read_together_is_told_of_its_step(tmp_path: Path) -> None:
+    """Steps before one whose records are others, or not as many, are given all the same."""
+    log, steps = small_steps(config(tmp_path), 6)
+    expected = [log.read(ranges) for ranges in steps]
+    events, labels = steps[4]
+    for wrong, error in (
+        (msgspec.structs.replace(events, checksum="0" * 16), OtherRecords),
+        (msgspec.structs.replace(events, count=2), LogError),
+        (msgspec.structs.replace(events, last=99, count=88), LogError),
+    ):
+        coming = read_together(log, [*steps[:4], (wrong, labels), *steps[5:]])
+        assert [next(coming) for _ in range(4)] == expected[:4]
+        with pytest.raises(error, match=f"events/0 offsets {events.first}"):
+            next(coming)
+    log.close()
 
 
 def test_a_backlog_is_read_ahead_once_and_in_order(tmp_path: Path) -> None:

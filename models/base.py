@@ -189,6 +189,10 @@ class Model(ABC):
         """Hex digest of the state; equal for equal models, also across a save and a restore."""
         return state_digest(self.state())
 
+    def digests_state(self) -> bool:
+        """Whether the digest is that of what is saved, so that a saved state alone gives it."""
+        return type(self).digest is Model.digest
+
 
 def state_digest(state: Any) -> str:
     """SHA-256 over a canonical walk of a :data:`State` tree, as 64 hex digits.

@@ -74,3 +74,7 @@ class Narrow(Model):
     def digest(self) -> str:
         """See :meth:`Model.digest`."""
         return self._model.digest()
+
+    def digests_state(self) -> bool:
+        """See :meth:`Model.digests_state`."""
+        return self._model.digests_state()

@@ -174,10 +174,12 @@ class Auditor:
         )
         self._records.append(raw)
 
-    def checkpointed(self, contents: Callable[[], Mapping[str, Any]]) -> None:
-        """Put on record what a checkpoint of this step holds, this record counted."""
+    def checkpointed(self, contents: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Put on record what a checkpoint of this step holds, this record counted; gives that."""
         self.written["checkpointed"] += 1
-        self._append("checkpointed", "checkpoint", "service", contents())
+        found = contents()
+        self._append("checkpointed", "checkpoint", "service", found)
+        return found
 
     def members(self) -> dict[str, Any]:
         """Digest and size of every member."""

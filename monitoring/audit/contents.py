@@ -6,7 +6,7 @@ more, finds the same digests in what is saved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from models.base import State, state_digest
@@ -37,6 +37,12 @@ def contents_of(
     dict
         ``config``, ``parts`` (digest by part), ``roots``, ``held``, ``root``.
     """
+    found = {"config": config, "parts": parts_of(state, rows), **members}
+    return found | {"root": state_digest(found)}
+
+
+def parts_of(state: State, rows: Sequence[str]) -> dict[str, str]:
+    """The digest of each part of an engine's state beside members and trail."""
     parts: dict[str, Any] = {
         "clock": [state[key] for key in _CLOCK],
         "counts": {key: n for key, n in state["counts"].items() if n},
@@ -44,6 +50,24 @@ def contents_of(
     }
     apart = (*_CLOCK, *_ELSEWHERE, *parts)
     parts |= {name: part for name, part in state.items() if name not in apart}
-    digests = {name: state_digest(part) for name, part in parts.items()}
-    found = {"config": config, "parts": digests, **members}
-    return found | {"root": state_digest(found)}
+    return {name: state_digest(part) for name, part in parts.items()}
+
+
+def member_key(name: str) -> str:
+    """Under which name the journal vouches for a member's root, beside those of the parts."""
+    return f"member {name}"
+
+
+def saved_of(state: State, rows: Sequence[str], readable: Collection[str]) -> dict[str, str]:
+    """Digests of all that is saved, as the journal vouches for them.
+
+    Of members, and of their challengers, those in ``readable``: the digest of the others is not
+    that of what is saved.
+    """
+    ensemble = state["ensemble"]
+    own = {k: v for k, v in ensemble.items() if k not in ("names", "members", "challengers")}
+    models = {"ensemble": own}
+    for prefix, kind in (("", "members"), ("challenger of ", "challengers")):
+        models |= {prefix + name: s for name, s in ensemble[kind].items() if name in readable}
+    roots = {member_key(name): state_digest(model) for name, model in models.items()}
+    return parts_of(state, rows) | roots

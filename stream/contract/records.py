@@ -122,9 +122,9 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     has the table. Text of any kind is read, so that a record of a later version can be named.
     ``checkpoint``, ``room``: see :class:`Batch`.
 
-    ``config`` is the SHA-256 of the configuration that the engine ran under, where a checkpoint was
-    taken; ``head`` number and hash of the trail's newest record, where the step wrote any: what is
-    read from a checkpoint and of the trail is compared with them.
+    Where a checkpoint was taken, ``config`` is the SHA-256 of the configuration that the engine ran
+    under, and ``contents`` those of the parts of its state: a start loads nothing else. ``head`` is
+    number and hash of the trail's newest record, where the step wrote any.
 
     ``digest`` is ``blake2b-128(previous digest + the outputs' bytes)`` in hex: a replay that gives
     another one has diverged.
@@ -140,6 +140,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint: bool = False
     room: int = 0
     config: str = ""
+    contents: dict[str, str] = {}
     head: tuple[int, str] | None = None
 
 

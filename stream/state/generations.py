@@ -136,6 +136,12 @@ class Loaded(msgspec.Struct, frozen=True):
     state: State
     segments: dict[int, Path]
 
+    @property
+    def rows(self) -> list[str]:
+        """SHA-256 of each pending segment, in order."""
+        files = self.manifest.files
+        return [files[name].sha256 for name in sorted(files) if name.startswith("pending-")]
+
 
 class StateDirectory:
     """One shard's directory: the lock, the generations, the pending segments.
@@ -347,6 +353,9 @@ def revive(engine: Engine, loaded: Loaded) -> None:
     """
     try:
         engine.restore(loaded.state, loaded.segments)
+        names = loaded.state["ensemble"]["names"]
+        if names != list(engine.ensemble.names):
+            raise StateError(f"it is of members {names}")
         if (engine.seq, engine.digest) != (loaded.manifest.seq, loaded.manifest.digest):
             raise StateError(f"its state is of step {engine.seq}, digest {engine.digest}")
     except OtherVersion:

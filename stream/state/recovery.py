@@ -6,14 +6,16 @@ Nothing is committed here: outputs of replayed steps are thrown away.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
 
 from models.base import MillraceError
+from monitoring.audit.contents import member_key, saved_of
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, OutOfRetention
+from stream.contract.records import JournalRecord
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
 from stream.settings.upgrade import UnreadableConfig, digest, is_given, settings
@@ -21,6 +23,7 @@ from stream.state.backfill import entered
 from stream.state.follow import Build, Follower, Past, body_of, built, steps
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
 from stream.state.topics import Lost, Standing, TopicsChanged, explained, lost
+from stream.step.engine import Engine
 
 logger = structlog.get_logger()
 
@@ -95,7 +98,8 @@ def load(
                 f"{head.seq}; no checkpoint reaches it"
             )
         try:
-            return _restored(loaded, build, past, on_divergence)
+            contents = _journaled(loaded.manifest, log).contents
+            return _restored(loaded, contents, build, past, on_divergence)
         except CheckpointError as error:
             directory.set_aside(loaded.path, str(error))
     if head is not None and head.seq > 1:
@@ -160,8 +164,44 @@ def _refuse_other_journal(manifest: Manifest, log: Log, config: Config) -> None:
         )
 
 
-def _restored(loaded: Loaded, build: Build, past: Past, on_divergence: str) -> Follower:
+def _journaled(manifest: Manifest, log: Log) -> JournalRecord:
+    """The journal's record of a generation's step, which :func:`_refusal` has seen."""
+    return next(iter(log.journal(manifest.seq - 1)))
+
+
+def _restored(
+    loaded: Loaded, contents: Mapping[str, str], build: Build, past: Past, on_divergence: str
+) -> Follower:
     manifest = loaded.manifest
     engine = built(build, manifest.config, str(loaded.path))
+    if contents:  # a journal from before vouches for no state
+        _check(loaded, engine, contents)
     revive(engine, loaded)
     return Follower(engine, manifest.standing, build, past, on_divergence, manifest)
+
+
+def _check(loaded: Loaded, engine: Engine, contents: Mapping[str, str]) -> None:
+    """Raise :class:`CheckpointError` for the first part that the journal does not vouch for.
+
+    Kernels trust the numbers in a state as indices: what was crafted must not reach them. A River
+    estimator's digest is not that of its bytes; their reader is closed instead.
+    """
+    members = engine.ensemble.members
+    readable = [name for name, member in members.items() if member.digests_state()]
+    try:
+        saved = saved_of(loaded.state, loaded.rows, readable)
+    except Exception as error:  # a crafted state may raise anything
+        engine.pending.close()
+        raise CheckpointError(f"{loaded.path}: {error or type(error).__name__}") from error
+    unread = {
+        member_key(prefix + name)
+        for name in members.keys() - set(readable)
+        for prefix in ("", "challenger of ")
+    }
+    for name in sorted((contents.keys() | saved.keys()) - unread):
+        if contents.get(name) != saved.get(name):
+            engine.pending.close()
+            raise CheckpointError(
+                f"{loaded.path}: {name}: expected digest {contents.get(name)}, which the journal "
+                f"vouches for, got {saved.get(name)}"
+            )

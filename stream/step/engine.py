@@ -22,7 +22,7 @@ from models.ensemble.combine import sigmoid
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from monitoring.audit.auditor import Auditor
-from monitoring.audit.contents import contents_of
+from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.quality import Quality
@@ -176,8 +176,11 @@ class Engine:
         for piece in batch.slices:
             taken[f"consumed.{piece.range.topic}"] += len(piece.records)
         taken.update(f"dead.{letter.reason}" for letter in out.letters)
+        vouched: dict[str, Any] = {}
         if batch.checkpoint:
-            self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
+            held = self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
+            roots = {member_key(name): root for name, root in held["roots"].items()}
+            vouched = {"config": held["config"], "contents": held["parts"] | roots}
         journal = JournalRecord(
             seq=batch.seq,
             clock_ms=batch.clock_ms,
@@ -186,7 +189,7 @@ class Engine:
             skipped=tuple(sorted(batch.skipped)),
             checkpoint=batch.checkpoint,
             room=batch.room,
-            config=digest(self.tree) if batch.checkpoint else "",
+            **vouched,
         )
         outputs = self._finish(journal, out)
         # Last of all: another thread that reads these finds the step done.

@@ -13,7 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from models.base import MillraceError, State
+from models.base import MillraceError
 from monitoring.audit.contents import contents_of
 from monitoring.audit.trail import (
     BadSignature,
@@ -36,6 +36,7 @@ from stream.state.anchors import FILE as ANCHORS
 from stream.state.follow import built
 from stream.state.generations import (
     CheckpointError,
+    Loaded,
     Manifest,
     list_generations,
     load,
@@ -282,8 +283,8 @@ def check_generations(
     for path in list_generations(config.state_dir):
         try:
             verdict = _compare(path, vouched, config, journaled)
-        except (MillraceError, KeyError, TypeError) as error:
-            verdict = f"cannot be used: {error}"
+        except Exception as error:  # noqa: BLE001 - a crafted one may raise anything
+            verdict = f"cannot be used: {error or type(error).__name__}"
         rows.append({"seq": int(path.name), "verdict": verdict})
     return rows
 
@@ -312,10 +313,9 @@ def _compare(
         return "the trail has no record of this checkpoint"
     if journaled(manifest.seq) != manifest.digest:
         return "the journal does not hold this step with this digest"
-    engine, state = _restored(path, manifest, record, config)
-    names = sorted(name for name in manifest.files if name.startswith("pending-"))
-    rows = [manifest.files[name].sha256 for name in names]
-    contents = contents_of(digest(manifest.config), state, rows, engine.auditor.members())
+    engine, loaded = _restored(path, manifest, record, config)
+    members = engine.auditor.members()
+    contents = contents_of(digest(manifest.config), loaded.state, loaded.rows, members)
     whole = "parts" in record
     for kind in ("roots", "held", "parts") if whole else ("roots", "held"):
         for name in [*contents[kind], *record[kind]]:
@@ -336,8 +336,8 @@ _WHAT = {"roots": "digest", "held": "parameters", "parts": "digest"}
 
 def _restored(
     path: Path, manifest: Manifest, record: Mapping[str, Any], config: Config
-) -> tuple[Engine, State]:
-    """The engine in a generation, and the state as it is saved.
+) -> tuple[Engine, Loaded]:
+    """The engine in a generation, and what is saved.
 
     Raises :class:`CheckpointError`, with nothing loaded, where its configuration is neither the one
     on the trail's record nor the given one.
@@ -351,7 +351,7 @@ def _restored(
     engine = built(lambda saved: build_engine(saved, None), tree, where)
     loaded = load(path, manifest)
     revive(engine, loaded)
-    return engine, loaded.state
+    return engine, loaded
 
 
 def count_saved(config: Config, member: str) -> Counted:

@@ -162,6 +162,28 @@ def test_a_crafted_generation_is_set_aside_and_the_one_before_is_used(
     assert [p.name for p in (shard / "state" / "quarantine").iterdir()] == [f"{newest.name}-0"]
 
 
+@pytest.mark.parametrize("array", ["members/linear/weight", "quality/p", "features/numbers"])
+def test_numbers_that_the_journal_does_not_vouch_for_are_not_loaded(
+    shard: Path, array: str
+) -> None:
+    """One other bit: kernels trust what is loaded as indices, so nothing crafted reaches them."""
+    newest, older = list_generations(shard / "state")[:2]
+
+    def flip(arrays: dict[str, Any]) -> None:
+        [name] = [n for n in arrays if n.endswith(array)]
+        arrays[name].reshape(-1).view("u1")[0] ^= 1
+
+    change_arrays(newest, flip)
+    assert started(shard_of(shard)) == int(older.name)
+
+
+def test_a_member_whose_state_is_gone_is_no_new_member(shard: Path) -> None:
+    """It would start untrained and say nothing."""
+    newest, older = list_generations(shard / "state")[:2]
+    change_rest(newest, lambda rest: rest["ensemble"]["members"].pop("linear"))
+    assert started(shard_of(shard)) == int(older.name)
+
+
 def test_a_configuration_that_nobody_vouches_for_is_not_run(shard: Path, tmp_path: Path) -> None:
     """A start takes the generation before: the journal says what configuration a step had."""
     newest, older = list_generations(shard / "state")[:2]
@@ -177,7 +199,7 @@ def test_from_before_configurations_were_on_record_only_the_given_one_is_run(
     real = SqliteLog.journal
 
     def journal(log: SqliteLog, after_seq: int = 0) -> Iterator[JournalRecord]:
-        return (msgspec.structs.replace(r, config="") for r in real(log, after_seq))
+        return (msgspec.structs.replace(r, config="", contents={}) for r in real(log, after_seq))
 
     monkeypatch.setattr(SqliteLog, "journal", journal)
     c = shard_of(shard)

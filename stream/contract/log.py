@@ -185,6 +185,12 @@ class Log(Protocol):
     def lag(self) -> dict[tuple[str, int], int]:
         """Records not yet polled, by input partition."""
 
+    def unread(self, positions: Positions) -> dict[tuple[str, int], int]:
+        """Offsets from each position to the end, where a record is among them; of any topics.
+
+        Leaves out partitions that are not there.
+        """
+
     def earliest(self) -> dict[tuple[str, int], int]:
         """The oldest retained offset, by input partition."""
 

@@ -311,11 +311,13 @@ class Service:
             past = arriving(self.log, self.directory, self._build, engine, self.config, self.beat)
         if past is not None:
             changes = compare(engine, fresh, past.engine)
-        if changes.lost and not self._accept_changes:
+        unread = self._left_unread(engine.config)
+        told = [*changes.lines(), *unread]
+        if (changes.lost or unread) and not self._accept_changes:
             first = " to teach what is new first (`millrace backfill`)" if changes.fresh else ""
             raise ReconfigurationRefused(
-                "the configuration changed and state would be lost:\n"
-                + "\n".join(f"  {line}" for line in changes.lines())
+                "the configuration changed and state or input would be lost:\n"
+                + "\n".join(f"  {line}" for line in told)
                 + f"\nstart again with --accept-changes, or with the old configuration{first}"
             )
         if past is not None:
@@ -323,7 +325,7 @@ class Service:
         outputs = reconfigure(engine, fresh, journaled(self.config), past)
         engine.pending.close()
         self.engine = fresh
-        for line in changes.lines():
+        for line in told:
             logger.info("reconfigured", part=line)
         self._commit(outputs)
         if past is not None:
@@ -331,6 +333,16 @@ class Service:
             self.committer.wait(self.beat)
             leave(self.directory)
             fresh.checkpoint_wanted = True  # a start need not learn the past again
+
+    def _left_unread(self, before: Config) -> list[str]:
+        """Records of inputs that the configuration no longer names."""
+        left = {*inputs(before)}.difference(inputs(self.config))
+        positions = {k: at for k, at in self.topics.standing.positions.items() if k[0] in left}
+        return [
+            f"stays unread: {count} offsets of {topic}/{partition}; run under the old name until"
+            " it has caught up, or let them go"
+            for (topic, partition), count in self.log.unread(positions).items()
+        ]
 
     def _build(self, config: Config) -> Engine:
         return build_engine(config, self.directory.pending, self._key)

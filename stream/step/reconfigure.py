@@ -252,13 +252,21 @@ def _refuse(old: Config, new: Config) -> None:
 
 
 def _renamed(old: Config, new: Config) -> list[str]:
-    """Inputs that come from another topic now."""
-    return [
+    """Inputs that come from another topic now, and outputs that go to another one."""
+    told = [
         f"topics.{role}: {after}, read from its beginning or from where it was left; what nobody "
         f"has read of {before} yet stays there"
         for role, before, after in (
             (role, getattr(old.topics, role), getattr(new.topics, role))
             for role in ("control", "events", "labels")
+        )
+        if before != after
+    ]
+    return told + [
+        f"topics.{role}: {after} from here on; what was written to {before} stays there"
+        for role, before, after in (
+            (role, getattr(old.topics, role), getattr(new.topics, role))
+            for role in ("scores", "dead_letters")
         )
         if before != after
     ]

@@ -272,6 +272,19 @@ class KafkaLog:
         done = firsts | self._reader.committed(keys)
         return {key: ends[key] - done[key] for key in keys}
 
+    def unread(self, positions: Positions) -> dict[tuple[str, int], int]:
+        """See :meth:`stream.contract.log.Log.unread`."""
+        there = self._cluster.find({topic: NewTopic(1, whole=False) for topic, _ in positions})
+        keys = [(t, p) for t, p in positions if t in there and p < there[t].partitions]
+        firsts, ends = self._reader.bounds(keys)
+        found = {}
+        for key in keys:
+            start = max(positions[key], firsts[key])
+            # Markers of transactions use offsets, too.
+            if start < ends[key] and self._reader.fetch(key, start, ends[key], 1):
+                found[key] = ends[key] - positions[key]
+        return found
+
     def earliest(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.contract.log.Log.earliest`."""
         return self._reader.bounds(self._input_keys())[0]

@@ -318,6 +318,14 @@ class SqliteLog:
         keyed = {(p.topic, p.partition): p for p in parts}
         return {key: p.next - positions.get(key, p.first) for key, p in keyed.items()}
 
+    def unread(self, positions: Positions) -> dict[tuple[str, int], int]:
+        """See :meth:`stream.contract.log.Log.unread`."""
+        with self._reader.use() as db:
+            parts = partitions_of(db, sorted({topic for topic, _ in positions}))
+        ends = {(part.topic, part.partition): part.next for part in parts}
+        left = {key: ends.get(key, 0) - at for key, at in positions.items()}
+        return {key: count for key, count in left.items() if count > 0}
+
     def earliest(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.contract.log.Log.earliest`."""
         with self._reader.use() as db:

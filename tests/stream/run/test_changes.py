@@ -129,6 +129,23 @@ def test_input_goes_on_from_a_renamed_topic(tmp_path: Path) -> None:
     assert len(contents(old, "scores")) == 120
 
 
+def test_an_input_is_not_left_unread_without_a_word(tmp_path: Path) -> None:
+    """What the old topic still holds when another one is configured is lost only by consent."""
+    old = config(tmp_path)
+    append(old, *feed(100))
+    with running(old) as s:
+        caught_up(s, 200)
+    append(old, ("events", [event(i) for i in range(100, 130)]))
+    new = config(tmp_path, topics={"events": "payments"})
+    with pytest.raises(ReconfigurationRefused, match="30 offsets of events/0"), running(new):
+        pass
+    with running(new, accept_changes=True) as s:
+        append(new, ("payments", [event(i) for i in range(200, 210)]))
+        caught_up(s, 110)
+        assert s.engine is not None
+        assert s.engine.counts["scored"] == 110
+
+
 @pytest.mark.parametrize(
     ("topics", "error"),
     [({"journal": "diary"}, MillraceError), ({"audit": "trail"}, Irreconcilable)],

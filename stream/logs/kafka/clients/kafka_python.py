@@ -27,6 +27,9 @@ from stream.settings import schema as settings
 
 codec.install()
 
+_KNOWN_S = 1.0
+"""How long a client is given to learn of a partition; then a new one is made."""
+
 
 class KafkaPython:
     """See :class:`stream.logs.kafka.clients.base.Client`; makes administrative clients too."""
@@ -167,13 +170,19 @@ class _Consumer:
         self, keys: Iterable[Key], timeout_s: float
     ) -> tuple[dict[Key, int], dict[Key, int]]:
         tps = [TopicPartition(*key) for key in keys]
-        try:
-            firsts = self._raw.beginning_offsets(tps, timeout_ms=timeout_s * 1000)
-            ends = self._raw.end_offsets(tps, timeout_ms=timeout_s * 1000)
-        except KeyError as error:
-            # A partition that was added, or deleted: only a new client asks the cluster again.
-            raise LogUnavailable(f"Kafka: {error}: the client knows no such partition") from error
-        return {(*tp,): firsts[tp] for tp in tps}, {(*tp,): ends[tp] for tp in tps}
+        deadline = time.monotonic() + min(timeout_s, _KNOWN_S)
+        while True:
+            try:
+                firsts = self._raw.beginning_offsets(tps, timeout_ms=timeout_s * 1000)
+                ends = self._raw.end_offsets(tps, timeout_ms=timeout_s * 1000)
+                return {(*tp,): firsts[tp] for tp in tps}, {(*tp,): ends[tp] for tp in tps}
+            except KeyError as error:
+                # One that was added, deleted, or is of a topic that this client has read nothing
+                # of: it leaves that one out of its answer, and asks the cluster meanwhile.
+                if time.monotonic() > deadline:
+                    what = f"Kafka: {error}: the client knows no such partition"
+                    raise LogUnavailable(what) from error
+            time.sleep(0.02)
 
     def committed(self, keys: Iterable[Key], timeout_s: float) -> dict[Key, int]:
         limit = timeout_s * 1000

@@ -1,21 +1,18 @@
-"""What probes are told when a real broker is ill, and how the service ends then."""
+"""What probes are told when a real broker is ill."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stream.contract.outputs import Outputs
-from stream.run import health
 from stream.run.service import Service
 from stream.settings.schema import Config
 from tests.support.broker import Broker, BrokerUnavailable, unique
 from tests.support.factory import config, event
 from tests.support.log_harness import kafka_table
-from tests.support.runner import append, caught_up, contents, running
+from tests.support.runner import append, caught_up, running
 from tests.support.tools import lacking
 from tests.support.waiting import wait_until
 
@@ -63,38 +60,3 @@ def test_a_frozen_broker_is_told_long_before_a_deadline(
         wait_until(lambda: service.health.ready()[0], "to be ready again")
         append(c, (c.topics.events, [event(i) for i in range(50)]))
         caught_up(service, 50)
-
-
-@CLIENTS
-def test_a_stop_does_not_wait_for_a_frozen_broker(
-    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
-) -> None:
-    """Idle, with a commit under way, or at the start: each ends; the next start scores all once."""
-    monkeypatch.setattr(health, "GRACE_S", 0.5)
-    c = on(broker, tmp_path, client)
-    with running(c) as service:
-        append(c, (c.topics.events, [event(i) for i in range(20)]))
-        caught_up(service, 20)
-        broker.pause()
-        tells(service, "poll under way")
-    broker.resume()
-    with running(c) as service:
-        commit = service.log.commit
-
-        def frozen(outputs: Outputs) -> None:
-            broker.pause()
-            commit(outputs)
-
-        monkeypatch.setattr(service.log, "commit", frozen)
-        append(c, (c.topics.events, [event(i) for i in range(20, 50)]))
-        tells(service, "commit under way")
-    service = Service(c)
-    starting = threading.Thread(target=service.run)
-    starting.start()
-    wait_until(lambda: service.health.state == "connecting", "to connect")
-    service.stop()
-    starting.join()
-    broker.resume()
-    with running(c) as service:
-        caught_up(service, 50)
-    assert len(contents(c, c.topics.scores)) == 50

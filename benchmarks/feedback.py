@@ -33,7 +33,6 @@ from stream.demo.simulator import DAY_MS, GENUINE, NEVER, Rows, Simulator
 from stream.run.assemble import build_engine
 from stream.settings.load import parse
 from stream.step.engine import Engine
-from stream.step.pending import I8
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LAGS = {"immediate": 0.0, "quarter": 0.25}
@@ -117,18 +116,21 @@ class _Windows:
     """Windows of risk that are told positives when somebody would, whatever members are told."""
 
     def __init__(self, engine: Engine, stream: Stream) -> None:
-        self._told_ms = stream.told_ms
-        self._tell = engine.learning.told
+        self._stream = stream
+        self._tell, self._keep = engine.learning.told, engine.pending.hold
         self._held: list[tuple[int, int, Any]] = []
         self._seen = 0
-        engine.learning.told = self._hold  # type: ignore[method-assign]
+        engine.learning.told = lambda rows, truth: None  # type: ignore[method-assign]
+        engine.pending.hold = self._hold  # type: ignore[method-assign]
 
-    def _hold(self, rows: Any, truth: I8) -> None:
-        """Labels come in the order of events: the next ones are these."""
+    def _hold(self, rows: Any) -> I64:
+        """Events are held in their order: the next ones are these."""
+        truth = self._stream.truth[self._seen : self._seen + len(rows)]
         for i in np.flatnonzero(truth == 1).tolist():
             at = self._seen + i
-            heapq.heappush(self._held, (int(self._told_ms[at]), at, rows[i : i + 1].copy()))
+            heapq.heappush(self._held, (int(self._stream.told_ms[at]), at, rows[i : i + 1].copy()))
         self._seen += len(rows)
+        return self._keep(rows)
 
     def tell(self, now_ms: int) -> None:
         while self._held and self._held[0][0] <= now_ms:

@@ -25,6 +25,7 @@ from stream.run.assemble import build_engine, wall_clock_ms
 from stream.settings.load import load
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.recovery import recover
+from stream.state.topics import TopicsChanged
 from stream.step import pending
 from tests.faults.check import journal_of, reference
 from tests.faults.crash import Feeder, Progress, append, newest
@@ -160,7 +161,7 @@ def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: T
             tally.note("from_newest" if recovered.from_seq == newest else "from_older")
             if recovered.from_seq == 0:
                 tally.note("from_step_1")
-    except (CheckpointError, OutOfRetention):
+    except (CheckpointError, OutOfRetention, TopicsChanged):
         tally.note("refused")
     except Exception as error:  # noqa: BLE001 - every other end is a finding
         clear = "clear" if isinstance(error, MillraceError) else "unclear"

@@ -6,6 +6,7 @@ into plain values for a record.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ RANGES = 64
 """Input ranges in one record; past that the journal's records of its steps hold them."""
 
 HOUR_MS = 3_600_000
+
+RECENT = 64
+"""Updates that a member's next one is compared with."""
 
 
 class Size(NamedTuple):
@@ -58,11 +62,15 @@ class AuditedMember:
         The member's own count of parts replaced after drift.
     unchecked : int
         Labels learned since the arrays were last searched for values that are no numbers.
+    age : int
+        Labels that the model in this place learned.
+    refused : int
+        Updates that were undone since the last one that was kept.
     """
 
     _plain = (
         *("version", "learned", "told_version", "told_learned", "told_step", "held", "bytes"),
-        *("structure", "hour_ms", "hour_held", "replaced", "unchecked", "shapes"),
+        *("structure", "hour_ms", "hour_held", "replaced", "unchecked", "shapes", "age", "refused"),
     )
 
     def __init__(self) -> None:
@@ -73,7 +81,26 @@ class AuditedMember:
         self.structure = self.shapes = ""
         self.hour_ms = self.hour_held = 0
         self.replaced = self.unchecked = 0
+        self.age = self.refused = 0
         self.weights = Weights()
+        self._recent: list[tuple[int, float]] = []  # rows and norm of kept updates
+
+    def kept(self, rows: int, norm: float | None) -> None:
+        """An update of so many rows holds; ``norm`` its relative size, where it was measured."""
+        self.version += 1
+        self.learned += rows
+        self.age += rows
+        self.refused = 0
+        if norm is not None and math.isfinite(norm):
+            self._recent = [*self._recent[1 - RECENT :], (rows, norm)]
+
+    def usual(self, rows: int) -> float:
+        """What the largest of the recent updates would be with so many rows; 0 without any.
+
+        By the triangle inequality no more than the largest by row times the rows; where rows of one
+        update cancelled, fewer of them may move as far as all did.
+        """
+        return max((norm * max(1.0, rows / n) for n, norm in self._recent), default=0.0)
 
     def growth(self, held: int, at_ms: int) -> int:
         """Scalars gained since the running hour began, were ``held`` the count now."""
@@ -92,6 +119,7 @@ class AuditedMember:
         self.held, self.bytes, self.structure = size.totals.held, size.totals.bytes, size.structure
         self.hour_ms, self.hour_held = at_ms, size.totals.held
         self.replaced, self.unchecked, self.shapes = replaced, 0, ""
+        self.age, self.refused, self._recent = 0, 0, []
 
     def _hour_over(self, at_ms: int) -> bool:
         return at_ms - self.hour_ms >= HOUR_MS
@@ -120,7 +148,12 @@ class AuditedMember:
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
         plain = {name: getattr(self, name) for name in self._plain}
-        return plain | {"told": dict(self.told), "weights": self.weights.state()}
+        recent = [list(one) for one in self._recent]
+        return plain | {
+            "told": dict(self.told),
+            "weights": self.weights.state(),
+            "recent": recent,
+        }
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
@@ -128,6 +161,7 @@ class AuditedMember:
             setattr(self, name, state[name])
         self.told = dict(state["told"])
         self.weights.restore(state["weights"])
+        self._recent = [(int(n), float(norm)) for n, norm in state["recent"]]
 
 
 def event_of(before: AuditedMember, size: Size) -> AuditEvent:

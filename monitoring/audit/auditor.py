@@ -33,6 +33,7 @@ from monitoring.audit.budgets import (
     AuditSettings,
     Budget,
     Rule,
+    UpdateBudget,
 )
 from monitoring.audit.trail import Trail
 from monitoring.audit.weights import nonfinite, update_norm
@@ -60,7 +61,13 @@ class Breach(NamedTuple):
 
     rule: Rule
     got: float
-    budget: Budget
+    limit: float
+    action: Action
+
+    @classmethod
+    def of(cls, rule: Rule, got: float, budget: Budget) -> Breach:
+        """The measure beside the budget's own limit; a breach where it is above."""
+        return cls(rule, got, budget.limit, budget.action)
 
 
 class Auditor:
@@ -135,6 +142,10 @@ class Auditor:
         """Topic, partition and next offset of everything that is taken, sorted."""
         keys = [(*key.rpartition("/")[::2], last) for key, (_, last) in self._seen.items()]
         return sorted((topic, int(partition), last + 1) for topic, partition, last in keys)
+
+    def refused(self) -> dict[str, int]:
+        """Updates undone since the last one that was kept, by member."""
+        return {name: watched.refused for name, watched in self._watched.items()}
 
     def take(self) -> list[bytes]:
         """The records since the last call, in order."""
@@ -220,12 +231,11 @@ class Auditor:
             watched = self._watched[name]
             watched.unchecked += n
             tensors = self._tensors(name)
-            breaches = self._breaches(name, tensors)
+            breaches = self._breaches(name, n, tensors)
             if breaches and self._enforce(name, n, breaches):
                 continue
             kept.append(name)
-            watched.version += 1
-            watched.learned += n
+            watched.kept(n, self._norms[name][1] if name in self._norms else None)
             if name not in self._ensemble.quarantined:
                 self._look(name, tensors)
         self._saved, self._before = {}, {}
@@ -266,24 +276,26 @@ class Auditor:
             self._ensemble.members[name].restore(saved)
         return saved is not None
 
-    def _breaches(self, name: str, tensors: Mapping[str, Any] | None) -> list[Breach]:
+    def _breaches(self, name: str, n: int, tensors: Mapping[str, Any] | None) -> list[Breach]:
         """The budgets that this update passed; counts are judged here only if they can undo it."""
         rules = self._rules[name]
-        found: list[tuple[Rule, float, Budget]] = []
+        found: list[Breach] = []
         if tensors is not None and name in self._before:
             norms = self._norms[name] = update_norm(self._before[name], tensors)
             if math.isfinite(norms[1]):
                 self.update_norms[name].observe(norms[1])
-            if "update_norm" in rules:
-                found.append(("update_norm", norms[1], rules["update_norm"]))
+            budget = rules.get("update_norm")
+            if isinstance(budget, UpdateBudget) and self._watched[name].age >= budget.after:
+                limit = max(budget.limit, budget.times * self._watched[name].usual(n))
+                found.append(Breach("update_norm", norms[1], limit, budget.action))
         if tensors is not None and self._watched[name].unchecked == 0:
             bad = sum(nonfinite(a) for a in tensors.values())
-            found.append(("nonfinite", bad, rules.get("nonfinite", _UNSET)))
+            found.append(Breach.of("nonfinite", bad, rules.get("nonfinite", _UNSET)))
         if name in self._sized:
             found += self._counts(name, size_up(self._ensemble.members[name], name))
-        return [Breach(*one) for one in found if one[1] > one[2].limit]
+        return [one for one in found if one.got > one.limit]
 
-    def _counts(self, name: str, size: Size) -> list[tuple[Rule, float, Budget]]:
+    def _counts(self, name: str, size: Size) -> list[Breach]:
         """What a count measures, beside the member's budgets and those of all together."""
         watched, at_ms = self._watched[name], self._at_ms
         own = (size.totals.held, size.totals.bytes, watched.growth(size.totals.held, at_ms))
@@ -294,7 +306,7 @@ class Auditor:
             own[2] + sum(w.growth(w.held, at_ms) for w in others),
         )
         return [
-            (rule, got, rules[rule])
+            Breach.of(rule, got, rules[rule])
             for rules, measures in ((self._rules[name], own), (self._total, sums))
             for rule, got in zip(STRUCTURAL, measures, strict=True)
             if rule in rules
@@ -302,15 +314,15 @@ class Auditor:
 
     def _enforce(self, name: str, n: int, breaches: Sequence[Breach]) -> bool:
         """Do what the gravest of the passed budgets says; returns whether the update is undone."""
-        action = next(a for a in _WORST if any(b.budget.action == a for b in breaches))
+        action = next(a for a in _WORST if any(b.action == a for b in breaches))
         undone = action != "warn" and self._undo(name)
         if action == "quarantine":
             self._ensemble.quarantine(name)
+        self._watched[name].refused += undone
         for breach in breaches:
             self.violations[f"{name}/{breach.rule}"] += 1
         passed = [
-            {"rule": b.rule, "limit": b.budget.limit, "got": b.got, "action": b.budget.action}
-            for b in breaches
+            {"rule": b.rule, "limit": b.limit, "got": b.got, "action": b.action} for b in breaches
         ]
         detail = {"breaches": passed, "rows": n, "undone": undone, "ranges": self._cause}
         self.record(_EVENTS[action], "budget", name, detail)
@@ -352,14 +364,12 @@ class Auditor:
         detail |= tensors_of(watched.weights.measure(tensors))
         detail["root"] = member.digest()
         detail["budgets"] = [
-            {"rule": rule, "limit": budget.limit, "got": got, "ok": got <= budget.limit}
-            for rule, got, budget in counts
+            {"rule": b.rule, "limit": b.limit, "got": b.got, "ok": b.got <= b.limit} for b in counts
         ]
         watched.counted(size, self._at_ms)
         watched.shapes = _shapes(tensors)
         self.record(shown, cause, name, detail)
-        passed = [Breach(*one) for one in counts if one[1] > one[2].limit]
-        if warned := [b for b in passed if b.budget.action == "warn"]:
+        if warned := [b for b in counts if b.got > b.limit and b.action == "warn"]:
             self._enforce(name, 0, warned)
 
     def renewed(self, name: str, event: AuditEvent, cause: str, detail: Mapping[str, Any]) -> None:

@@ -75,6 +75,24 @@ class Budget(Settings):
     )
 
 
+class UpdateBudget(Budget):
+    """A limit of one update, for a member that has found its scale.
+
+    A member that begins at zero moves far beside its norm: it is no outlier before it has learned,
+    nor later where its own updates are as large.
+    """
+
+    after: int = Field(1_000, ge=0, description="labels that the member learns before")
+    times: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="passed only when above so many times the member's own recent updates, too:"
+        " the largest of the last 64 that were kept, or the largest by row times the rows of this"
+        " one; 0: `limit` alone",
+    )
+
+
 class TotalBudgets(Settings):
     """Budgets of all members together; the member whose update passes one is the one acted on."""
 
@@ -88,7 +106,7 @@ class TotalBudgets(Settings):
 class MemberBudgets(TotalBudgets):
     """Budgets of one member."""
 
-    update_norm: Budget | None = Field(
+    update_norm: UpdateBudget | None = Field(
         None,
         description="change of the learned arrays in one update: its L2 norm over that of the"
         " arrays before, or over 1 where that is smaller",

@@ -276,6 +276,12 @@ def _members(r: Readings) -> Iterator[Metric]:
         labels,
         each(lambda n: r.skipped.get(n, 0)),
     )
+    yield gauge(
+        "refused_updates",
+        "Updates of the member that budgets undid since the last one that was kept",
+        labels,
+        each(lambda n: r.refused_updates.get(n, 0)),
+    )
     yield histogram(
         "update_norm",
         "Change of the weights in one update over their norm, where it was measured",

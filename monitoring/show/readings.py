@@ -62,6 +62,7 @@ class Readings:
     limits : configured bounds by name, as ``pending`` or ``windows.max_entities``.
     audit : records written, by event; ``audit_seq`` the trail's newest number.
     audit_violations : budgets passed, by (member, rule).
+    refused_updates : by budgets, since the last one that was kept, by member.
     update_norms : relative, by member.
     scores : ``labelled_scores`` by truth, 0 and 1.
     """
@@ -101,6 +102,7 @@ class Readings:
     audit: Mapping[str, int] = field(default_factory=dict)
     audit_seq: int = 0
     audit_violations: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    refused_updates: Mapping[str, int] = field(default_factory=dict)
     update_norms: Mapping[str, Histogram] = field(default_factory=dict)
     scores: Histogram = field(default_factory=lambda: Histogram(SCORE_BOUNDS))
     labelled_scores: tuple[Histogram, Histogram] = field(

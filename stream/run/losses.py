@@ -1,13 +1,14 @@
 """What a service loses of its input, told in the log; and the stop when that is most of a topic.
 
-Dead letters, and events that are let go before their horizon. Reads each step before its commit
-(loop thread), never a payload into the log.
+Dead letters, events that are let go before their horizon, and updates that budgets undo. Reads each
+step before its commit (loop thread), never a payload into the log.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 
 import structlog
 
@@ -22,6 +23,9 @@ BREAKER_RECORDS = 1_000
 """The breaker looks at the latest records of a topic, at least so many."""
 SUMMARY_S = 60.0
 """How often the log tells of losses; the first of each kind it tells at once."""
+
+REFUSED = 10
+"""So many updates of a member undone in a row are told: it learns nothing any more."""
 
 _READ: frozenset[Reason] = frozenset(
     {"duplicate_event", "label_duplicate", "label_conflict", "label_orphan"}
@@ -41,6 +45,7 @@ class Losses:
         self._let_go = _LetGo()
         self._breaker = Breaker(config.limits.dead_letter_share)
         self._unscored = Unscored(config.topics.events)
+        self._refused: set[str] = set()
 
     def taken(self, outputs: Outputs, let_go: int) -> str:
         """A step was done, not yet committed; why nothing is scored, where that is so.
@@ -51,6 +56,19 @@ class Losses:
         self._notices.taken(outputs)
         self._breaker.check(outputs)
         return self._unscored.taken(outputs)
+
+    def refused(self, updates: Mapping[str, int]) -> None:
+        """Log the members that just came to :data:`REFUSED` updates undone in a row."""
+        stuck = {name for name, n in updates.items() if n >= REFUSED}
+        for name in sorted(stuck - self._refused):
+            logger.warning(
+                "updates_refused",
+                member=name,
+                in_a_row=updates[name],
+                next_step="the audit trail names budget, measure and inputs; raise the budget if"
+                " the inputs are sound: the member learns nothing",
+            )
+        self._refused = stuck
 
     def tell(self) -> None:
         """Log what came since the last time, each :data:`SUMMARY_S`."""

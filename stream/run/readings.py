@@ -68,11 +68,8 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         limits=_limits(engine),
         audit={event: engine.auditor.written[event] for event in EVENTS},
         audit_seq=engine.trail.head()[0],
-        audit_violations={
-            (name, rule): engine.auditor.violations[f"{name}/{rule}"]
-            for name in ensemble.names
-            for rule in RULES
-        },
+        audit_violations=_violations(engine),
+        refused_updates=engine.auditor.refused(),
         update_norms={name: h.copy() for name, h in engine.auditor.update_norms.items()},
         scores=tallies.scores.copy(),
         labelled_scores=(tallies.labelled_scores[0].copy(), tallies.labelled_scores[1].copy()),
@@ -89,6 +86,14 @@ def parameter_counts(engine: Engine) -> dict[tuple[str, str, bool], int]:
             key = (name, row.role, row.trainable)
             counted[key] = counted.get(key, 0) + row.count
     return counted
+
+
+def _violations(engine: Engine) -> dict[tuple[str, str], int]:
+    return {
+        (name, rule): engine.auditor.violations[f"{name}/{rule}"]
+        for name in engine.ensemble.names
+        for rule in RULES
+    }
 
 
 def _limits(engine: Engine) -> dict[str, float]:

@@ -443,6 +443,7 @@ class Service:
             return
         seconds = time.monotonic() - started
         self.health.unscored = self._losses.taken(outputs, engine.counts["pending.evicted"])
+        self._losses.refused(engine.auditor.refused())
         self._commit(outputs)
         for r in outputs.journal.ranges:
             self.topics.standing.positions[(r.topic, r.partition)] = r.next_offset

@@ -192,8 +192,10 @@ UPDATES = panel("Size of an update", "none",
     "99th percentile of the change of the weights over their norm, where measured.",
     _p99("millrace_update_norm_bucket{M}", "member"))
 BUDGETS = panel("Passed budgets", "short",
-    "By member and rule since the start; the audit trail says what was done.",
-    ("millrace_audit_violations_total{M}", "{{member}} {{rule}}"))
+    "By member and rule since the start; the audit trail says what was done. Refused in a row: a"
+    " member that learns nothing any more.",
+    ("millrace_audit_violations_total{M}", "{{member}} {{rule}}"),
+    ("millrace_refused_updates{M}", "{{member}} refused in a row"))
 AUDIT = panel("Audit records", "short", "By event since the start.",
     ("millrace_audit_records_total{P}", "{{event}}"))
 PARAMETERS = panel("Parameters by member", "short", "Scalars that each member holds.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,18 +15,24 @@ import pytest
 from numpy.typing import NDArray
 
 from models.base import F64, FeatureBatch, Model, Parameter, State
-from monitoring.audit.audited import RANGES, ROWS
+from monitoring.audit.audited import RANGES, ROWS, AuditedMember
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.audit.trail import Exit, verify
 from stream.contract.outputs import Outputs
+from stream.demo.clicks import CLICKS, ClickSimulator
+from stream.demo.player import PAYMENTS
+from stream.demo.simulator import NEVER, Simulator
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
+from stream.settings.load import parse
 from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.step.reconfigure import reconfigure
 from tests.support.factory import HOUR_MS, START_MS, Feed, config, decoded, event, label, traffic
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 MEMBERS = [
     {"name": "linear", "type": "logistic"},
@@ -40,14 +48,14 @@ class Vector(Model):
 
     def __init__(self, size: int = 5) -> None:
         self.w = np.zeros(size)
-        self.scale, self.grow, self.swaps = 1e-3, 0, 0
+        self.scale, self.grow, self.swaps, self.step = 1e-3, 0, 0, 0.0
 
     def score(self, x: FeatureBatch) -> F64:
         return np.full((len(x), 1), float(np.clip(np.nan_to_num(self.w[0]), -9, 9)))
 
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
         self.w = np.append(self.w, np.zeros(self.grow))
-        self.w = self.w + self.scale * float(x.dense.astype(np.float64).sum())
+        self.w = self.w + (self.step or self.scale * float(x.dense.astype(np.float64).sum()))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return {"w": self.w}
@@ -103,7 +111,8 @@ def lines(outputs: Sequence[Outputs]) -> list[bytes]:
 
 def budget(rule: str, limit: float, action: str) -> dict[str, Any]:
     """An ``[audit]`` section with one budget for every member."""
-    return {"each": {rule: {"limit": limit, "action": action}}, "summary_every": 100}
+    own = {"after": 0} if rule == "update_norm" else {}
+    return {"each": {rule: {"limit": limit, "action": action} | own}, "summary_every": 100}
 
 
 # ---------------------------------------------------------------------- what is recorded
@@ -264,7 +273,7 @@ SGD = {"name": "prior", "type": "river", "model": "river.linear_model.LogisticRe
 def test_a_poisoned_update_is_rejected(tmp_path: Path) -> None:
     """The member is bit for bit as if the poisoned labels had never come; the rest learns them."""
     members = [{"name": "linear", "type": "logistic"}, SGD]
-    audit = {"member": {"prior": {"update_norm": {"limit": 1e6, "action": "reject"}}}}
+    audit = {"member": {"prior": {"update_norm": {"limit": 1e6, "action": "reject", "after": 0}}}}
     engine = build(tmp_path, members=members, features=RAW, audit=audit)
     free = build(tmp_path, members=members, features=RAW)
     records = poisoned(engine, Feed())
@@ -287,9 +296,70 @@ def test_a_poisoned_update_is_rejected(tmp_path: Path) -> None:
     assert not engine.ensemble.quarantined
 
 
+def test_an_update_is_judged_once_the_member_has_found_its_scale(tmp_path: Path) -> None:
+    """Not before it learned `after` labels, nor where its own recent updates are as large."""
+    spec = {"limit": 0.5, "action": "reject", "after": 3, "times": 4}
+    audit = {"member": {"prior": {"update_norm": spec}}}
+    vector = Vector()
+    engine, feed = build(tmp_path, vector, audit=audit), Feed()
+    for i, (relative, refused) in enumerate(
+        ((9.0, 0), (7.0, 0), (8.0, 0), (35.0, 0), (150.0, 1), (130.0, 0), (600.0, 1), (700.0, 2))
+    ):
+        # A step that moves the vector by so many times its norm, or 1 where that is smaller.
+        size = max(1.0, float(np.linalg.norm(vector.w)))
+        vector.step = relative * size / math.sqrt(len(vector.w))
+        one(engine, feed, i)
+        assert engine.auditor.refused() == {"linear": 0, "prior": refused}
+    assert engine.auditor.violations == {"prior/update_norm": 3}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_usual_update_is_that_of_a_reference(seed: int) -> None:
+    """The largest of the last 64 kept, or by row for as many rows, through a checkpoint."""
+    rng = np.random.default_rng(seed)
+    watched = AuditedMember()
+    done = [(int(rng.integers(1, 50)), float(rng.exponential())) for _ in range(100)]
+    for rows, norm in done:
+        watched.kept(rows, norm)
+        watched.kept(rows, None)
+        watched.kept(rows, math.inf)
+    again = AuditedMember()
+    again.restore(watched.state())
+    for n in (1, 7, 400):
+        largest = max(norm for _, norm in done[-64:])
+        by_row = max(norm / rows for rows, norm in done[-64:])
+        assert again.usual(n) == pytest.approx(max(largest, n * by_row))
+
+
+@pytest.mark.parametrize("example", ["fraud.toml", "clicks.toml"])
+def test_the_documented_budget_leaves_shipped_members_alone(example: str) -> None:
+    """`limit = 10` for every member of the examples: all learn, none is refused."""
+    raw = tomllib.loads((EXAMPLES / example).read_text())
+    documented = {"limit": 10, "action": "reject"}
+    raw["audit"] = raw.get("audit", {}) | {"each": {"update_norm": documented}}
+    raw["label"] |= {"learning": "arrival", "at_horizon": "drop"}
+    stream, writing = (
+        (Simulator(3, 300, 100, drift=False, events=4000), PAYMENTS)
+        if example == "fraud.toml"
+        else (ClickSimulator(3, drift=False, events=4000), CLICKS)
+    )
+    engine, feed = build_engine(parse(raw, example), None), Feed()
+    for chunk in stream.chunks(200):
+        told = chunk.events.copy()
+        told["reported_at_ms"] = told["event_time_ms"] + 1
+        labels = [r.value for r in writing.labels(told, 3)]
+        if writing is CLICKS:  # which tells clicks alone
+            for i in np.flatnonzero(chunk.events["reported_at_ms"] == NEVER).tolist():
+                labels[i] = (labels[i] or b"").replace(b'"clicked":true', b'"clicked":false')
+        events = [r.value for r in writing.events(chunk.events, 3)]
+        engine.step(feed.batch(("events", events), ("labels", labels)))
+    assert not engine.auditor.violations
+    assert min(engine.counts[f"updates.{name}"] for name in engine.ensemble.names) > 3000
+
+
 def test_a_rejected_update_leaves_no_trace(tmp_path: Path) -> None:
     """After a rejection the member equals one that was given the other labels only."""
-    audit = {"each": {"update_norm": {"limit": 1e6, "action": "reject"}}}
+    audit = {"each": {"update_norm": {"limit": 1e6, "action": "reject", "after": 0}}}
     engine, clean = (build(tmp_path, vector, audit=audit) for vector in (Vector(), Vector()))
     feed, quiet = Feed(), Feed()
     batches = [feed.batch(*parts) for parts in traffic(120, lag=0)]
@@ -439,7 +509,7 @@ def test_the_total_budget_acts_on_the_member_that_passes_it(tmp_path: Path) -> N
 def test_a_warning_changes_nothing(tmp_path: Path) -> None:
     """Budgets that only warn leave a record and count; members are as without them."""
     audit = budget("parameters", 1, "warn")
-    audit["each"]["update_norm"] = {"limit": 0, "action": "warn"}
+    audit["each"]["update_norm"] = {"limit": 0, "action": "warn", "after": 0, "times": 0}
     engine, free = build(tmp_path, audit=audit), build(tmp_path)
     records = trail(run(engine, Feed(), 200))
     run(free, Feed(), 200)
@@ -463,7 +533,7 @@ def test_a_resumed_trail_is_the_same(tmp_path: Path) -> None:
     audit = {
         "summary_every": 60,
         "each": {
-            "update_norm": {"limit": 0.2, "action": "reject"},
+            "update_norm": {"limit": 0.2, "action": "reject", "after": 0, "times": 0},
             "growth_per_hour": {"limit": 200_000, "action": "warn"},
         },
     }

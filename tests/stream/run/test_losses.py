@@ -123,3 +123,15 @@ def test_events_that_are_let_go_are_told(tmp_path: Path, monkeypatch: pytest.Mon
         losses.tell()
         losses.tell()
     assert [(t["event"], t["count"]) for t in told] == [("events_let_go", 7), ("events_let_go", 1)]
+
+
+def test_a_member_whose_updates_are_all_refused_is_told_once(tmp_path: Path) -> None:
+    """At ten in a row, and again only after one was kept."""
+    losses = Losses(config(tmp_path))
+    with capture_logs() as told:
+        for refused in (0, 9, 10, 11, 0, 3, 12):
+            losses.refused({"crossed": refused, "linear": 0})
+    assert [(t["event"], t["member"], t["in_a_row"]) for t in told] == [
+        ("updates_refused", "crossed", 10),
+        ("updates_refused", "crossed", 12),
+    ]

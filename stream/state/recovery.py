@@ -12,13 +12,14 @@ from functools import partial
 import structlog
 
 from models.base import MillraceError
+from models.members.catalogue import names_code
 from monitoring.audit.contents import member_key, saved_of
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, OutOfRetention
 from stream.contract.records import JournalRecord
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
-from stream.settings.upgrade import UnreadableConfig, digest, is_given, settings
+from stream.settings.upgrade import UnreadableConfig, digest, settings
 from stream.state.backfill import entered
 from stream.state.follow import Build, Follower, Past, body_of, built, steps
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
@@ -141,13 +142,27 @@ def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
             "a new shard with a name and a state_dir of its own"
         )
     _refuse_other_journal(manifest, log, config)
-    if reason is None and not on_record and not is_given(manifest.config, where, config):
+    if reason is None and not on_record and (strange := _strange_code(theirs, config)):
         raise Unvouched(
-            f"{where}: the journal was written before it vouched for configurations, and this one "
-            "is not the given one: start once with the file that the shard ran under, then change "
-            "it"
+            f"{where}: the journal was written before it vouched for configurations, and the given "
+            f"one names other code for {', '.join(strange)}: start once with the file that the "
+            "shard ran under, then change it"
         )
     return reason
+
+
+def _strange_code(theirs: Config, given: Config) -> list[str]:
+    """Members that would run code which the given configuration does not name for them.
+
+    Other settings may differ: defaults have changed since, and none of them runs anything.
+    """
+    known = {member.name: (member.type, member.params) for member in given.members}
+    return [
+        member.name
+        for member in theirs.members
+        if names_code(member.type, member.params)
+        and known.get(member.name) != (member.type, member.params)
+    ]
 
 
 def _refuse_other_journal(manifest: Manifest, log: Log, config: Config) -> None:

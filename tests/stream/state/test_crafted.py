@@ -204,7 +204,9 @@ def test_from_before_configurations_were_on_record_only_the_given_one_is_run(
     monkeypatch.setattr(SqliteLog, "journal", journal)
     c = shard_of(shard)
     newest = list_generations(shard / "state")[0]
-    reseal(newest, lambda manifest: manifest.update(config=journaled(c)))
+    # As before a default changed: what runs no code may differ.
+    before = c.model_copy(update={"limits": c.limits.model_copy(update={"early_labels": 77})})
+    reseal(newest, lambda manifest: manifest.update(config=journaled(before)))
     assert started(c) == int(newest.name)
     mark = evil_member(list_generations(shard / "state")[0], tmp_path)
     with pytest.raises(Unvouched, match="start once with the file that the shard ran under"):

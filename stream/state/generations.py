@@ -37,7 +37,7 @@ from stream.step.segments import SegmentFile
 
 logger = structlog.get_logger()
 
-FORMAT = 3
+FORMAT = 4
 """1: arrays that were not compressed. 2: labels of pending rows as another code."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
 _FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|pending-[0-9]{{1,12}}\.seg")

@@ -155,7 +155,7 @@ def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, Engine, Feed
     """A manifest whose seal does not match its bytes is not read."""
     [path] = list_generations(trained[0].path)
     manifest = path / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 3', b'"format": 1'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 4', b'"format": 1'))
     with pytest.raises(CheckpointError, match="checksum"):
         read_manifest(path)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from stream.state.generations import list_generations
+from stream.state.topics import TopicsChanged
 from tests.faults.backfill import backfill
 from tests.faults.check import check
 from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
@@ -115,22 +118,16 @@ def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:
     assert verdict.duplicated == 1
 
 
-def test_generations_of_another_history_give_way(tmp_path: Path) -> None:
-    """A state directory kept while its log was replaced: the old generations are set aside.
-
-    Numbered higher than what comes now, they would push out every new generation.
-    """
+def test_a_state_whose_log_was_replaced_is_refused_and_kept(tmp_path: Path) -> None:
+    """Nothing is begun anew over it: nobody can tell whose it is without its journal."""
     shard = Shard(tmp_path, checkpoints=CHECKPOINTS, limits={"batch": 8})
     make(shard, 1, events=400)  # 50 steps at least
     old = [path.name for path in list_generations(shard.config.state_dir)]
     shard.renew_log()
     for file in tmp_path.glob("log.db*"):
         file.unlink()
-    make(shard, 2, events=4)  # 20 at most
-    tail = shard.log.journal_tail()
-    assert tail is not None
-    assert tail.seq < int(old[0])
-    assert int(list_generations(shard.config.state_dir)[0].name) == tail.seq
-    aside = {path.name for path in (shard.config.state_dir / "quarantine").iterdir()}
-    assert aside == {f"{name}-0" for name in old}
+    with pytest.raises(TopicsChanged, match="the journal of this state is gone with it"):
+        make(shard, 2, events=4)
+    assert [path.name for path in list_generations(shard.config.state_dir)] == old
+    assert not (shard.config.state_dir / "quarantine").exists()
     shard.renew_log()

@@ -230,9 +230,12 @@ def test_where_rows_come_in_lists_makes_no_difference(tmp_path: Path) -> None:
 
 def test_evaluate_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service, given the same records in the same steps, ends in the same digest and state."""
-    c = config(tmp_path, label={"field": "fraud", "time": "told", "horizon": "3d"})
+    label = {"field": "fraud", "time": "told", "horizon": "3d"}
+    c = config(tmp_path, label=label, limits={"pending": 5000})
     rows = stream_of(3, 400)[0]
     engine = build_engine(c, None)
+    for topic in ("control", "events", "labels"):  # a file has no topics that could be read
+        engine.auditor.joined(topic, 0, 0)
     batches = []
     for each in Play(c, engine, RowLabels(c, engine.codec, None), 64).batches([rows]):
         engine.step(each)

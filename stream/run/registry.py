@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -109,26 +110,24 @@ class HttpRegistry:
         place = f"/subjects/{quote(subject, safe='')}"
         body = {"schema": text, "schemaType": kind}
         try:
-            return self._call("POST", place, _Registered, {}, body).id
-        except _Unusable:
-            pass
-        self._require_compatible(subject, body)
-        if not self._auto_register:
-            raise SchemaRefused(
-                f"registry {self._url}: expected this schema of type {kind} under {subject!r}, it "
-                f"is not there; register it, or set registry.auto_register:\n{text}"
-            )
-        try:
-            return self._call("POST", f"{place}/versions", _Registered, {}, body).id
+            with suppress(_Missing):  # it is not there yet
+                return self._call("POST", place, _Registered, {}, body).id
+            self._require_compatible(subject, body)
+            if self._auto_register:
+                return self._call("POST", f"{place}/versions", _Registered, {}, body).id
         except _Unusable as error:
             raise SchemaRefused(f"{error}; the schema, of type {kind}:\n{text}") from error
+        raise SchemaRefused(
+            f"registry {self._url}: expected this schema of type {kind} under {subject!r}, it is "
+            f"not there; register it, or set registry.auto_register:\n{text}"
+        )
 
     def _require_compatible(self, subject: str, body: dict[str, str]) -> None:
         place = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
         try:
             told = self._call("POST", place, _Compatible, {"verbose": "true"}, body)
         except _Unusable:
-            return  # there is none before it
+            return  # there is none before it; some say so by a 422
         if not told.is_compatible:
             raise SchemaRefused(
                 f"registry {self._url}: the schema of scores may not follow the newest under "

@@ -219,6 +219,19 @@ def test_without_leave_to_register_a_start_says_what_to_register(
     assert len(read_all(c)) == 1
 
 
+def test_a_schema_that_the_registry_does_not_understand_is_told(
+    fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own words, whether it may be registered or not: it is not just missing."""
+    said = 422, {"error_code": 42201, "message": "Invalid schema: unknown type"}
+    monkeypatch.setattr(fake, "answer", lambda *_: said)
+    for leave in (False, True):
+        asking = HttpRegistry(RegistrySettings(url=fake.url, auto_register=leave))
+        with pytest.raises(SchemaRefused, match="Invalid schema: unknown type"):
+            asking.register("scores-value", "AVRO", schema_text("avro"))
+        asking.close()
+
+
 def test_a_schema_that_may_not_follow_the_newest_is_told(
     tmp_path: Path, fake: FakeRegistry
 ) -> None:

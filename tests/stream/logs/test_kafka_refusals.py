@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import socketserver
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType, Resour
 
 from stream.contract.log import LogError, LogRefused, LogUnavailable
 from stream.contract.records import NewRecord
+from stream.logs.kafka.clients.doorstep import knock
 from stream.logs.kafka.log import KafkaLog
 from stream.settings.schema import Config
 from tests.stream.cli.test_cli import COMMAND, toml
@@ -232,3 +235,24 @@ def names(config: Config) -> dict[str, str]:
     """The topics of a store."""
     keys = ("events", "labels", "control", "scores", "dead_letters", "audit")
     return {key: getattr(config.topics, key) for key in keys}
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xff\xff\xff", bytes(4)]
+)
+def test_what_is_no_broker_is_told(answer: bytes) -> None:
+    """Whatever length its first bytes seem to say."""
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        options = {"bootstrap_servers": [address], "security_protocol": "PLAINTEXT"}
+        with pytest.raises(LogRefused, match=f"{address} .* does not speak Kafka's protocol"):
+            knock(options)
+        thread.join()

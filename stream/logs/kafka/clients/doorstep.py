@@ -60,7 +60,7 @@ def knock(options: Mapping[str, Any]) -> None:
             if not isinstance(refused, LogRefused):
                 refused = error
         except OSError:
-            pass  # away
+            pass  # away: the client says so, and tries again
         else:
             return
     if refused is not None:
@@ -155,7 +155,10 @@ class _Door:
             head = self._read(4)
             if head.startswith(_TLS_ALERT):
                 raise self.refused("it speaks TLS there")
-            body = self._read(min(struct.unpack(">i", head)[0], _FRAME_BYTES))
+            size = struct.unpack(">i", head)[0]
+            if not 0 < size <= _FRAME_BYTES:
+                raise self.refused("what answers there does not speak Kafka's protocol")
+            body = self._read(size)
         except ssl.SSLError as error:
             raise self.refused(
                 f"{error.reason or error}; log.ssl_certfile must please it"

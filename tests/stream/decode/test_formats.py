@@ -15,7 +15,6 @@ from typing import Any
 
 import fastavro
 import msgspec
-import numpy as np
 import pytest
 from cloudevents.http import CloudEvent
 from cloudevents.kafka import KafkaMessage, to_binary, to_structured
@@ -37,10 +36,11 @@ from hypothesis import strategies as st
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Record
 from stream.contract.schemas import Schema
-from stream.decode.codec import Codec, Events
+from stream.decode.codec import Codec
 from stream.run.registry import HttpRegistry
 from stream.settings.load import ConfigError
 from stream.settings.schema import Config, RegistrySettings
+from tests.stream.decode.alike import same
 from tests.support.factory import START_MS, config, event, raw_config, to_json
 from tests.support.schemas.protobuf import file_of, message, message_class
 from tests.support.schemas.registry import FakeRegistry, registry
@@ -141,16 +141,6 @@ def _slice(records: list[Record]) -> Any:
 
 def taken(values: list[bytes]) -> list[Record]:
     return [Record("events", 0, i, None, value) for i, value in enumerate(values)]
-
-
-def same(one: Events, other: Events) -> None:
-    assert one.ids == other.ids
-    assert (one.columns.event_time_ms == other.columns.event_time_ms).all()
-    for kind in ("numbers", "categories", "entities"):
-        left, right = getattr(one.columns, kind), getattr(other.columns, kind)
-        assert left.keys() == right.keys()
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name])
 
 
 def rows(n: int = 20) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.contract.records import Record
-from stream.decode.codec import Codec, Events
+from stream.decode.codec import Codec
 from stream.decode.coerce import BadValue, coercion
 from stream.decode.payload import encoded, tree
 from stream.run.assemble import build_engine
@@ -21,6 +21,7 @@ from stream.settings.load import ConfigError
 from stream.settings.paths import place, pointed
 from stream.settings.schema import Config, FieldSettings
 from stream.tools.evaluate import Evaluation
+from tests.stream.decode.alike import same
 from tests.support.factory import config, event, to_json, truth
 
 FEATURE = [{"name": "a", "type": "number", "field": "amount"}]
@@ -46,16 +47,6 @@ def nested_config(directory: Path, label: Any = None, **changes: Any) -> Config:
 
 def records(*rows: Any) -> list[Record]:
     return [Record("events", 0, i, None, json.dumps(row).encode()) for i, row in enumerate(rows)]
-
-
-def same(one: Events, other: Events) -> None:
-    assert one.ids == other.ids
-    assert (one.columns.event_time_ms == other.columns.event_time_ms).all()
-    for kind in ("numbers", "categories", "entities"):
-        left, right = getattr(one.columns, kind), getattr(other.columns, kind)
-        assert left.keys() == right.keys()
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name])
 
 
 def flat_settings() -> dict[str, Any]:

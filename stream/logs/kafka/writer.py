@@ -7,9 +7,10 @@ whose last call failed is never used again: a late answer to it could end a late
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -55,6 +56,7 @@ class Writer:
         self._opened = False
         self._closed = False
         self._fenced: Fenced | None = None
+        self._in_doubt = False
         self._partitions: dict[str, int] = {}
 
     def open(self, partitions: dict[str, int]) -> None:
@@ -92,6 +94,7 @@ class Writer:
                     return
                 self._attempt(outputs, deadline)
                 self._tail = outputs.journal
+                self._in_doubt = False
                 return
             except Fenced as error:
                 self._fenced = error
@@ -117,25 +120,41 @@ class Writer:
         self._tail = self.read_tail()
 
     def _connect(self) -> None:
-        self._seat.call(self._claim, self._client.timeout_s + 0.5, lambda producer: None)
+        limit_s = self._client.timeout_s + 0.5
+        with self._perhaps_by_ourselves(limit_s):
+            self._seat.call(self._claim, limit_s, lambda producer: None)
 
     def _start(self) -> Producer:
         return self._client.producer(transactional=True)
 
     def _attempt(self, outputs: Outputs, deadline: float) -> None:
         start = time.monotonic()
-        try:
-            limit_s = max(0.0, deadline - start)
+        limit_s = max(0.0, deadline - start)
+        with self._perhaps_by_ourselves(self._transaction_s):
             self._seat.call("commit", limit_s, lambda p: self._transact(p, outputs))
-        except Fenced as error:
-            if time.monotonic() - start < self._transaction_s:
-                raise
-            # The broker fences a transaction that outlived its time, too, as after a freeze of this
-            # process. Whether somebody has taken over meanwhile the journal tells.
-            raise LogUnavailable(f"Kafka: commit: the transaction timed out: {error}") from error
         if time.monotonic() - start > _SLOW_S:
             # The client repeats a lost EndTxn by itself; a first copy may still be on its way.
             self._seat.drop()
+
+    @contextlib.contextmanager
+    def _perhaps_by_ourselves(self, patience_s: float) -> Iterator[None]:
+        """Raise a fence as :class:`LogUnavailable` where nobody need have taken over.
+
+        The broker fences a transaction that outlived its time, as after a freeze of this process
+        (``patience_s``); and a claim of ours that had no answer may still lie in the socket of a
+        frozen broker, and fences the next producer when it is read. Whether somebody has taken
+        over the journal tells, when the producer is renewed.
+        """
+        start = time.monotonic()
+        try:
+            yield
+        except LogUnavailable:
+            self._in_doubt = True
+            raise
+        except Fenced as error:
+            if not self._in_doubt and time.monotonic() - start < patience_s:
+                raise
+            raise LogUnavailable(f"Kafka: fenced, perhaps by ourselves: {error}") from error
 
     def _transact(self, producer: Producer, outputs: Outputs) -> None:
         limit = self._client.timeout_s

@@ -477,6 +477,32 @@ def test_a_transaction_that_timed_out_was_taken_over_by_nobody(
 
 
 @pytest.mark.kafka
+def test_a_late_claim_of_our_own_is_not_a_successor(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that got no answer may reach a frozen broker's ears later, and fence its renewal."""
+    store = make()
+    log = opened(store)
+
+    def late_claim() -> None:
+        stray = KafkaProducer(
+            bootstrap_servers=store.config.log.bootstrap,  # type: ignore[union-attr]
+            transactional_id=f"millrace-{store.config.name}",
+        )
+        stray.init_transactions()
+        stray.close(timeout=DEADLINE_S)
+
+    def no_answer() -> None:
+        raise LogUnavailable("no answer")
+
+    course = [no_answer, late_claim]
+    monkeypatch.setattr(kafka_writer, "failpoint", lambda name: course and course.pop(0)())
+    log.commit(step(1, scores=values("once")))
+    assert not course
+    eventually(["once"], lambda: scores(store, log))
+
+
+@pytest.mark.kafka
 def test_the_group_has_no_lag_once_all_is_read(make: Make) -> None:
     """Behind the last record's marker, behind an aborted transaction, and where nothing came."""
     store = make(partitions=3)

@@ -15,7 +15,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType, ResourceType
 
-from stream.contract.log import LogError, LogRefused, LogUnavailable
+from stream.contract.log import LogError, LogRefused
 from stream.contract.records import NewRecord
 from stream.logs.kafka.clients.doorstep import knock
 from stream.logs.kafka.log import KafkaLog
@@ -88,13 +88,23 @@ DOORS: dict[str, tuple[Callable[[Secured], dict[str, Any]], type[LogError], str]
     ),
     "TLS to plain": (
         lambda b: by_tls(b, bootstrap=b.bootstrap),
-        LogUnavailable,
-        r"by SSL: it closed the connection in the TLS handshake; does it speak TLS there\?",
+        LogRefused,
+        r"by SSL: it does not speak TLS there",
     ),
     "plain to SASL": (
         lambda b: kafka_table(b.sasl),
-        LogUnavailable,
-        r"by PLAINTEXT: it closed .* does it speak TLS or SASL there\?",
+        LogRefused,
+        r"by PLAINTEXT: it asks for SASL there, by PLAIN$",
+    ),
+    "SASL over TLS to SASL": (
+        lambda b: by_tls(b, **as_millrace(b, security_protocol="SASL_SSL")),
+        LogRefused,
+        r"by SASL_SSL: it does not speak TLS there",
+    ),
+    "TLS to SASL over TLS": (
+        lambda b: by_tls(b, bootstrap=b.both),
+        LogRefused,
+        r"by SSL: it asks for SASL there, by .*SCRAM-SHA-256",
     ),
 }
 

@@ -2,7 +2,7 @@
 
 Clients try again, until their deadline or for ever, at what no repetition mends; kafka-python even
 drops the broker's own words. Here each step of coming in is taken once by itself: the connection,
-TLS, the first request, SASL. Nothing is asked or changed.
+TLS, the first request, SASL. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kafka import errors
@@ -50,15 +50,16 @@ def knock(options: Mapping[str, Any]) -> None:
     LogRefused
         A broker says why not; trying again is of no use.
     LogUnavailable
-        It only closes the connection; the message guesses what it expects.
+        It only closes the connection, and shows by nothing what it expects.
     """
     refused: LogError | None = None
     for address in options["bootstrap_servers"]:
         try:
             _enter(address, options)
-        except LogError as error:
-            if not isinstance(refused, LogRefused):
-                refused = error
+        except LogRefused as error:
+            refused = error
+        except LogUnavailable as error:
+            refused = _expected(address, options) or refused or error
         except OSError:
             pass  # away: the client says so, and tries again
         else:
@@ -70,8 +71,36 @@ def knock(options: Mapping[str, Any]) -> None:
 def _enter(address: str, options: Mapping[str, Any]) -> None:
     """Come in as a client does, step by step.
 
-    1. TCP. 2. TLS, if configured. 3. A first request. 4. SASL, if configured, else a second one.
+    1. TCP and, if configured, TLS. 2. A first request. 3. SASL, if configured, else a second one.
     """
+    with _at(address, options) as door:
+        door.ask(ApiVersionsRequest[0](), ApiVersionsResponse[0])
+        if options["security_protocol"].startswith("SASL"):
+            _authenticate(door, options)
+        else:
+            door.ask(MetadataRequest[1](topics=[]), MetadataResponse[1])
+
+
+def _expected(address: str, options: Mapping[str, Any]) -> LogRefused | None:
+    """What a broker that only closes the connection expects instead, if it shows that it does."""
+    protocol: str = options["security_protocol"]
+    with contextlib.suppress(LogError, OSError):
+        if protocol.endswith("SSL"):
+            bare = {**options, "security_protocol": protocol.replace("SSL", "PLAINTEXT")}
+            with contextlib.suppress(LogError), _at(address, bare) as door:
+                door.ask(ApiVersionsRequest[0](), ApiVersionsResponse[0])
+                return LogRefused(f"Kafka: {address} by {protocol}: it does not speak TLS there")
+        if not protocol.startswith("SASL"):
+            with _at(address, options) as door:
+                ask = SaslHandshakeRequest[1](mechanism="PLAIN")
+                if known := door.ask(ask, SaslHandshakeResponse[1]).mechanisms:
+                    return door.refused(f"it asks for SASL there, by {' or '.join(known)}")
+    return None
+
+
+@contextlib.contextmanager
+def _at(address: str, options: Mapping[str, Any]) -> Iterator[_Door]:
+    """A connection to a broker, with TLS if configured."""
     host, _, port = address.rpartition(":")
     protocol = options["security_protocol"]
     with contextlib.ExitStack() as opened:
@@ -81,17 +110,11 @@ def _enter(address: str, options: Mapping[str, Any]) -> None:
         plain.settimeout(WAIT_S)
         door = _Door(address, protocol, plain)
         if protocol.endswith("SSL"):
-            door.socket = opened.enter_context(_encrypted(door, plain, host, options))
-        door.ask(ApiVersionsRequest[0](), ApiVersionsResponse[0])
-        if protocol.startswith("SASL"):
-            _authenticate(door, host, options)
-        else:
-            door.ask(MetadataRequest[1](topics=[]), MetadataResponse[1])
+            door.socket = opened.enter_context(_encrypted(door, options))
+        yield door
 
 
-def _encrypted(
-    door: _Door, plain: socket.socket, host: str, options: Mapping[str, Any]
-) -> ssl.SSLSocket:
+def _encrypted(door: _Door, options: Mapping[str, Any]) -> ssl.SSLSocket:
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_cafile"))
         context.check_hostname = options.get("ssl_check_hostname", True)
@@ -100,7 +123,7 @@ def _encrypted(
     except (OSError, ssl.SSLError) as error:
         raise LogRefused(f"Kafka: log.ssl_cafile, ssl_certfile, ssl_keyfile: {error}") from error
     try:
-        return context.wrap_socket(plain, server_hostname=host)
+        return context.wrap_socket(door.socket, server_hostname=door.host)
     except ssl.SSLCertVerificationError as error:
         raise door.refused(
             f"its certificate is not accepted: {error.verify_message.rstrip('.')}; log.ssl_cafile"
@@ -109,10 +132,10 @@ def _encrypted(
     except (ssl.SSLError, ConnectionError) as error:
         if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
             raise door.refused("it does not speak TLS there") from error
-        raise door.closed("the TLS handshake; does it speak TLS there?") from error
+        raise door.closed("the TLS handshake") from error
 
 
-def _authenticate(door: _Door, host: str, options: Mapping[str, Any]) -> None:
+def _authenticate(door: _Door, options: Mapping[str, Any]) -> None:
     name = options["sasl_mechanism"]
     answer = door.ask(SaslHandshakeRequest[1](mechanism=name), SaslHandshakeResponse[1])
     if answer.error_code == errors.UnsupportedSaslMechanismError.errno:
@@ -120,7 +143,7 @@ def _authenticate(door: _Door, host: str, options: Mapping[str, Any]) -> None:
         raise door.refused(f"log.sasl_mechanism: it expects one of {known}, got {name}")
     if answer.error_code:
         raise door.refused(f"it does not ask for SASL there: {_told(answer)}")
-    mechanism = get_sasl_mechanism(name)(**{**options, "host": host})
+    mechanism = get_sasl_mechanism(name)(**{**options, "host": door.host})
     while not mechanism.is_done():
         request = SaslAuthenticateRequest[0](auth_bytes=mechanism.auth_bytes())
         answer = door.ask(request, SaslAuthenticateResponse[0])
@@ -138,6 +161,7 @@ class _Door:
     """A connection, and what may go wrong with it in words."""
 
     def __init__(self, address: str, protocol: str, connection: socket.socket) -> None:
+        self.host = address.rpartition(":")[0]
         self.socket = connection
         self._where = f"Kafka: {address} by {protocol}"
 
@@ -164,7 +188,7 @@ class _Door:
                 f"{error.reason or error}; log.ssl_certfile must please it"
             ) from error
         except ConnectionError as error:
-            raise self.closed("the first requests; does it speak TLS or SASL there?") from error
+            raise self.closed("the first requests") from error
         return answer.decode(body, header=True)
 
     def _read(self, size: int) -> bytes:

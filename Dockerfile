@@ -5,16 +5,16 @@
 #
 # EXTRAS: optional dependencies of pyproject.toml, with commas. TORCH_INDEX: a package index beside
 # the usual one, such as PyTorch's own index of CPU builds (without it pip takes the CUDA build).
-FROM python:3.11.14-slim-bookworm AS build
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS build
 ARG EXTRAS=""
 ARG TORCH_INDEX=""
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/millrace \
- && /opt/millrace/bin/pip install --no-cache-dir --disable-pip-version-check \
+ && /opt/millrace/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt \
       ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".${EXTRAS:+[$EXTRAS]}"
 
-FROM python:3.11.14-slim-bookworm
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 RUN groupadd --gid 10001 millrace \
  && useradd --uid 10001 --gid millrace --no-create-home --home-dir /state millrace \
  && install --directory --owner=millrace --group=millrace --mode=0700 /state

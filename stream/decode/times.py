@@ -19,6 +19,9 @@ LATEST_MS = 253_402_300_799_999
 """The end of the year 9999: later moments RFC 3339 cannot write."""
 
 
+YEARS = "of the years 1970 to 9999, in UTC"
+
+
 class BadTime(ValueError):
     """A value that is no moment of the years 1970 to 9999."""
 
@@ -124,7 +127,12 @@ TIME_RULES: dict[str, TimeRule] = {
     "rfc3339": TimeRule(
         Annotated[datetime, msgspec.Meta(tz=True)],
         _from_datetime,
-        {"type": "string", "format": "date-time"},
+        {
+            "type": "string",
+            "format": "date-time",
+            "pattern": "^(?:19[7-9]|[2-9][0-9]{2})[0-9]",
+            "description": YEARS,
+        },
         "2026-01-01T00:00:00.250Z",
     ),
 }
@@ -163,7 +171,7 @@ def _pattern(pattern: str, time_zone: str | None) -> TimeRule:
             raise BadTime(f"expected a time such as {example!r}, got {text[:40]!r}") from error
 
     where = "" if tz is None else f", the clock of {time_zone}"
-    schema = {"type": "string", "description": f"strptime {pattern}{where}"}
+    schema = {"type": "string", "description": f"strptime {pattern}{where}; {YEARS}"}
     return TimeRule(str, to_ms, schema, example)
 
 

@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 import monitoring.show
 from stream.contract.log import DiskFull, LogUnavailable
@@ -273,8 +274,7 @@ class Api:
         self._tokens.caller(request)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
-        frames = self._feed.enter()
-        return StreamingResponse(frames, media_type="text/event-stream")
+        return _LiveStream(self._feed)
 
     async def _metrics(self, request: Request) -> Response:
         text = await anyio.to_thread.run_sync(self._backend.metrics, limiter=self._scrapes)
@@ -302,6 +302,22 @@ class Api:
 
     async def _read(self, call: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(call, limiter=self._reads)
+
+
+class _LiveStream(StreamingResponse):
+    """The feed's frames to one reader.
+
+    It takes its place before its first frame is made, so that readers who come together are all
+    counted, and gives it back however it ends.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(feed.frames(), media_type="text/event-stream")
+        self._feed = feed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._feed.place():
+            await super().__call__(scope, receive, send)
 
 
 def _plotly_script() -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Sequence
 from hmac import compare_digest
 
@@ -62,6 +63,8 @@ class Tokens:
         return token.name
 
     def _find(self, text: str) -> TokenSettings | None:
+        if not text:
+            return None
         # Header values are latin-1 by the protocol. Every digest is compared, in constant time, so
         # that the answer's time tells neither which token came near nor how near.
         digest = hashlib.sha256(text.encode("latin-1", "replace")).hexdigest()
@@ -86,12 +89,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def host_of(header: str) -> str:
-    """The host in a ``Host`` header, without port and brackets.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*))(?::[0-9]{1,5})?")
+"""RFC 9112, section 3.2, without what no client writes: user names, zones, percent signs."""
 
-    >>> host_of("[::1]:8080"), host_of("localhost:8080"), host_of("127.0.0.1")
-    ('::1', 'localhost', '127.0.0.1')
+
+def host_of(header: str) -> str | None:
+    """The host in a ``Host`` header, without port and brackets; ``None`` where it is none.
+
+    >>> host_of("[::1]:8080"), host_of("localhost:8080"), host_of("[::1].attacker.example")
+    ('::1', 'localhost', None)
     """
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
+    found = _HOST.fullmatch(header)
+    return None if found is None else found[1] or found[2]

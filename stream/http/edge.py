@@ -91,7 +91,7 @@ class Edge:
             await send(message)
 
         try:
-            if self._loopback_only and (refused := _foreign_host(scope)):
+            if refused := self._wrong_host(scope):
                 await refused.response()(scope, receive, hardened)
             else:
                 await self._app(scope, receive, hardened)
@@ -109,6 +109,19 @@ class Edge:
         if code is None:
             self._record(scope, CLIENT_GONE, time.monotonic() - started)
 
+    def _wrong_host(self, scope: Scope) -> Problem | None:
+        header = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"host"), "")
+        host = host_of(header)
+        if host is None:
+            return Problem("protocol", f"expected HOST or HOST:PORT as Host, got {header[:80]!r}")
+        if not self._loopback_only or is_loopback(host):
+            return None
+        return Problem(
+            "misdirected",
+            f"expected a Host header with localhost or a loopback address, got {header[:80]!r}; "
+            "to serve another name configure http.host and http.tokens",
+        )
+
     def _record(self, scope: Scope, code: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         self._observe(self._route(scope), method, code, seconds)
@@ -120,17 +133,6 @@ class Edge:
         if path.startswith("/v1/scores/"):
             return "/v1/scores/{id}"
         return "/live/{file}" if path.startswith("/live/") else UNMATCHED
-
-
-def _foreign_host(scope: Scope) -> Problem | None:
-    header = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"host"), "")
-    if is_loopback(host_of(header)):
-        return None
-    return Problem(
-        "misdirected",
-        f"expected a Host header with localhost or a loopback address, got {header[:80]!r}; "
-        "to serve another name configure http.host and http.tokens",
-    )
 
 
 def _headers(path: str) -> list[tuple[bytes, bytes]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -42,28 +43,30 @@ class Feed:
         self._taken_at = float("-inf")
         self._readers = 0
 
-    def enter(self) -> AsyncIterator[bytes]:
-        """A new reader's frames; raises :class:`Problem` ``overloaded`` above ``READERS``."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One reader's place; raises :class:`Problem` ``overloaded`` above ``READERS``."""
         if self._readers >= READERS:
             raise Problem("overloaded", f"{READERS} live streams are open; close one")
-        return self._frames()
-
-    async def _frames(self) -> AsyncIterator[bytes]:
         self._readers += 1
         try:
-            yield b"retry: 2000\n\n"
-            # The numbers of this moment first: the history is long and waits for no one.
-            yield await self._current()
-            yield _frame("history", await self._history())
-            while True:
-                try:
-                    await asyncio.wait_for(self._stopping.wait(), INTERVAL_S)
-                except TimeoutError:
-                    yield await self._current()
-                    continue
-                return
+            yield
         finally:
             self._readers -= 1
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """What one reader gets, until the service stops."""
+        yield b"retry: 2000\n\n"
+        # The numbers of this moment first: the history is long and waits for no one.
+        yield await self._current()
+        yield _frame("history", await self._history())
+        while True:
+            try:
+                await asyncio.wait_for(self._stopping.wait(), INTERVAL_S)
+            except TimeoutError:
+                yield await self._current()
+                continue
+            return
 
     def stop(self) -> None:
         """End every stream after its frame (the event loop's thread)."""

@@ -36,10 +36,9 @@ _KIND: dict[str, tuple[Json, Any]] = {
     "entity": (_TEXT_OR_INTEGER, "c-17"),
     "text": ({}, "free text, not used"),
 }
-_INPUT = ("malformed", "unauthorized", "forbidden", "slow-body", "too-large", "media-type",
-          "misdirected", "invalid", "failed", "log-unavailable")  # fmt: skip
-_READ = ("unauthorized", "misdirected", "failed", "log-unavailable")
-_OPEN = ("misdirected", "failed")
+_OPEN = ("protocol", "misdirected", "failed", "overloaded")
+_READ = (*_OPEN, "unauthorized", "log-unavailable")
+_INPUT = (*_READ, "malformed", "forbidden", "slow-body", "too-large", "media-type", "invalid")
 
 
 def document(config: Config) -> Json:
@@ -138,7 +137,7 @@ def _reads() -> Json:
             "live",
             "Server-sent events: a `snapshot` about once a second, one `history` after the first.",
             {"text/event-stream": {"schema": {"type": "string"}}},
-            (*_READ, "overloaded"),
+            _READ,
         ),
     }
 

@@ -18,6 +18,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 
 KINDS: dict[str, tuple[int, str]] = {
+    "protocol": (400, "The request is not proper HTTP"),
     "malformed": (400, "The body is not JSON"),
     "query": (400, "A query parameter is not valid"),
     "unauthorized": (401, "A bearer token is needed"),
@@ -89,4 +90,6 @@ def from_http_exception(request: Request, error: HTTPException) -> Problem:
         allowed = ", ".join(sorted(m.strip() for m in allow.split(",")))
         detail = f"expected one of {allowed}; got {request.method}"
         return Problem("method-not-allowed", detail, {"Allow": allowed})
-    return Problem("not-found", f"got {request.url.path!r}; /openapi.json lists the paths")
+    return Problem(
+        "not-found", f"got {request.scope['path'][:80]!r}; /openapi.json lists the paths"
+    )

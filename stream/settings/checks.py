@@ -197,6 +197,16 @@ def _listening(config: Config) -> Iterator[str]:
         )
 
 
+def _tokens(config: Config) -> Iterator[str]:
+    """No two tokens have the same hash: who has one of them would have the rights of both."""
+    first: dict[str, str] = {}
+    for i, token in enumerate(config.http.tokens):
+        key = f"http.tokens[{i}].sha256"
+        other = first.setdefault(token.sha256, key)
+        if other != key:
+            yield f"{key}: expected a hash of its own, got that of {other}"
+
+
 def _limits(config: Config) -> Iterator[str]:
     """`limits.pending` is at least `limits.batch`, where it is a number."""
     batch, pending = config.limits.batch, config.limits.pending
@@ -279,6 +289,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _time_zones,
     _topics,
     _listening,
+    _tokens,
     _limits,
     _sasl,
     _deadlines,

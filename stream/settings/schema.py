@@ -7,6 +7,7 @@ beside their code.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -463,11 +464,21 @@ class CheckpointsSettings(Settings):
     )
 
 
+_OF_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b" ")}
+"""What a recipe gives that made no token."""
+
+
+def _token_hash(sha256: str) -> str:
+    if sha256 in _OF_NOTHING:
+        raise ValueError("expected the SHA-256 of a token, got that of an empty text")
+    return sha256
+
+
 class TokenSettings(Settings):
     """A bearer token, by the SHA-256 of its text (``millrace token`` makes one)."""
 
     name: Name
-    sha256: str = Field(
+    sha256: Annotated[str, AfterValidator(_token_hash)] = Field(
         pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits", json_schema_extra=HIDDEN
     )
     scopes: tuple[Literal["score", "label", "admin"], ...] = Field(

@@ -22,7 +22,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, Any] = COMPOSE["services"]
 DEPLOYED = ROOT / "deploy" / "fraud-kafka.toml"
 TOKEN = {"MILLRACE_HTTP__TOKENS__0__SHA256": hashlib.sha256(b"a token").hexdigest()}
-PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
+VERSION = r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*"
+PINNED = re.compile(VERSION + "@sha256:[0-9a-f]{64}")
 
 each_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -41,8 +42,9 @@ def mounts() -> list[tuple[str, Path, str]]:
 
 @each_service
 def test_every_image_is_pinned_to_a_version(name: str) -> None:
-    """Each image has a tag of three numbers."""
-    assert PINNED.match(SERVICES[name]["image"])
+    """Each image has a tag of three numbers, and but for the one built here a digest."""
+    service = SERVICES[name]
+    assert re.fullmatch(VERSION if "build" in service else PINNED, service["image"])
 
 
 def test_the_dockerfile_is_pinned_and_gives_up_root() -> None:
@@ -51,7 +53,7 @@ def test_the_dockerfile_is_pinned_and_gives_up_root() -> None:
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     assert len(bases) == 2
     assert len(set(bases)) == 1
-    assert PINNED.match(bases[0])
+    assert PINNED.fullmatch(bases[0])
     user = re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1]
     assert user.split(":")[0] not in ("0", "root")
 
@@ -96,6 +98,7 @@ def test_the_image_is_built_from_what_it_needs() -> None:
     assert let_through == {
         "LICENSE",
         "README.md",
+        "constraints.txt",
         "pyproject.toml",
         "millrace",
         "models",
@@ -138,6 +141,35 @@ def test_the_mounted_configuration_is_valid_and_fits_the_compose_file() -> None:
     assert loaded.http.tokens[0].sha256 == TOKEN["MILLRACE_HTTP__TOKENS__0__SHA256"]
     assert any(v.endswith(f":{loaded.state_dir.parent}") for v in SERVICES["millrace"]["volumes"])
     assert str(DEPLOYED.relative_to(ROOT)) in str(SERVICES["millrace"]["volumes"])
+
+
+RECIPE = re.search(
+    r"^TOKEN=.*?(?=^docker)", (ROOT / "deploy" / "README.md").read_text(), re.M | re.S
+)
+
+
+@pytest.mark.parametrize(
+    ("openssl", "made"),
+    [("echo " + "ab" * 32, True), ("exit 127", False), ("exit 0", False), ("echo short", False)],
+)
+def test_the_recipe_makes_the_hash_of_a_token_or_none(
+    tmp_path: Path, openssl: str, made: bool
+) -> None:
+    """Where no token was made none is configured: Compose then says that it is missing."""
+    program = tmp_path / "openssl"
+    program.write_text(f"#!/bin/sh\n{openssl}\n")
+    program.chmod(0o755)
+    assert RECIPE is not None
+    script = f'{RECIPE[0]}\nprintf %s "$MILLRACE_TOKEN_SHA256"'
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True)
+    assert done.stdout == (hashlib.sha256(("ab" * 32).encode()).hexdigest() if made else "")
+
+
+def test_the_image_holds_the_versions_that_are_tested() -> None:
+    """pip installs by constraints.txt."""
+    assert "pip install" in (text := (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert all("-c constraints.txt" in line for line in text.splitlines() if "pip install" in line)
 
 
 def test_no_secret_is_committed() -> None:

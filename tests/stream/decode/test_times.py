@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -232,6 +233,17 @@ def test_the_schema_takes_what_is_taken(time_format: TimeFormat) -> None:
             else:
                 with pytest.raises(BadTime):
                     rule.read(text)
+
+
+@pytest.mark.parametrize("year", [1, 1899, 1969, 1970, 1999, 2000, 9999])
+def test_the_schema_tells_the_years_of_texts(year: int) -> None:
+    """A moment before 1970 is refused by the description already, as the decoder refuses it."""
+    rule = TIME_RULES["rfc3339"]
+    text = f"{year:04}-06-01T12:00:00Z"
+    schema = jsonschema_rs.validator_for(rule.schema, validate_formats=True)
+    assert schema.is_valid(text) == (year >= 1970)
+    with nullcontext() if year >= 1970 else pytest.raises(BadTime):
+        rule.read(json.dumps(text).encode())
 
 
 @pytest.mark.parametrize(

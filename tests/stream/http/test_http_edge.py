@@ -10,9 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from stream.contract.log import DiskFull, LogError, LogUnavailable
 from stream.contract.records import NewRecord
+from stream.http.auth import Tokens
+from stream.http.problem import Problem
+from stream.settings.schema import TokenSettings
 from tests.support.http_fake import Running, config, event, problem, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -174,6 +178,14 @@ class TestAuth:
         headers = [(b"authorization", header.encode("latin-1"))]
         problem(guarded.http.get("/v1/models", headers=headers), "unauthorized")
 
+    def test_no_token_is_nobodys(self) -> None:
+        """An empty bearer text is refused though a configuration held the hash of nothing."""
+        nothing = hashlib.sha256(b"").hexdigest()
+        held = TokenSettings.model_construct(name="nobody", sha256=nothing, scopes=("admin",))
+        headers = [(b"authorization", b"Bearer ")]
+        with pytest.raises(Problem, match="configured token"):
+            Tokens([held]).caller(Request({"type": "http", "headers": headers}))
+
     @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/", "/openapi.json"])
     def test_probes_need_no_token(self, guarded: Running, path: str) -> None:
         """A scraper, a probe and the page itself come in without."""
@@ -249,6 +261,27 @@ class TestEdge:
     def test_a_foreign_host_is_misdirected(self, shared: Running, host: str) -> None:
         """A name that was pointed at loopback (DNS rebinding) reaches nothing."""
         problem(shared.http.get("/v1/models", headers={"host": host}), "misdirected")
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            *("[::1].attacker.example", "[::1", "[::1]x:80", "localhost:80@attacker.example"),
+            *(
+                "localhost:attacker.example",
+                "localhost/",
+                "localhost, attacker.example",
+                "[",
+                "::1",
+            ),
+        ],
+    )
+    def test_a_host_that_is_none_is_no_http(
+        self, shared: Running, guarded: Running, host: str
+    ) -> None:
+        """What begins like this machine is not taken for it; no other server looks at it either."""
+        for it in (shared, guarded):
+            for path in ("/livez", "/nope"):
+                problem(it.http.get(path, headers={"host": host}), "protocol")
 
     @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8080"])
     def test_this_machine_may_be_named(self, shared: Running, host: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -154,6 +156,19 @@ class TestLive:
                 return again.status_code == 200
 
         wait_until(open_again, "the place that was left")
+
+    def test_readers_who_come_together_are_all_counted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No more get a stream than there are places, and all of these, however they come."""
+        monkeypatch.setattr("stream.http.feed.READERS", 4)
+        with running(config()) as it, ExitStack() as streams, ThreadPoolExecutor(24) as pool:
+            asked = [it.http.build_request("GET", "/v1/live") for _ in range(24)]
+            answers = list(pool.map(lambda one: it.http.send(one, stream=True), asked))
+            for answer in answers:
+                streams.callback(answer.close)
+            codes = Counter(answer.status_code for answer in answers)
+            assert codes == {200: 4, 503: 20}
 
     def test_head_does_not_stream(self, shared: Running) -> None:
         """A HEAD request ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,28 @@ def test_sasl_needs_its_settings(tmp_path: Path) -> None:
     raw = raw_config(tmp_path)
     raw["log"] = {"type": "kafka", "bootstrap": "h:1", "security_protocol": "SASL_SSL"}
     assert len(problems(raw)) == 3
+
+
+EMPTY = hashlib.sha256(b"").hexdigest()
+ONE = hashlib.sha256(b"a token").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("hashes", "expected"),
+    [
+        ([EMPTY], "http.tokens[0].sha256: expected the SHA-256 of a token, got that of an empty"),
+        ([ONE, ONE], "http.tokens[1].sha256: expected a hash of its own, got that of http.tokens["),
+    ],
+)
+def test_a_hash_is_that_of_one_token(tmp_path: Path, hashes: list[str], expected: str) -> None:
+    """Nothing opens the door by saying nothing, and no token has the rights of two."""
+    raw = raw_config(tmp_path)
+    raw["http"]["tokens"] = [
+        {"name": f"t{i}", "sha256": sha256, "scopes": ["score"]} for i, sha256 in enumerate(hashes)
+    ]
+    [found] = problems(raw)
+    assert found.startswith(expected)
+    assert not any(sha256 in found for sha256 in hashes)
 
 
 def test_oauth_needs_one_source_of_tokens(tmp_path: Path) -> None:

@@ -147,6 +147,10 @@ class Auditor:
         """Updates undone since the last one that was kept, by member."""
         return {name: watched.refused for name, watched in self._watched.items()}
 
+    def versions(self) -> dict[str, int]:
+        """Updates that were kept, by member."""
+        return {name: watched.version for name, watched in self._watched.items()}
+
     def take(self) -> list[bytes]:
         """The records since the last call, in order."""
         records, self._records = self._records, []

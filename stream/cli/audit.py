@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +42,58 @@ def show(
         print_json(found)
     for record in () if as_json else found:
         out.print(plain(brief(record)))
+
+
+@audit_app.command()
+def score(
+    config: ConfigPath,
+    identifier: Annotated[str, typer.Argument(help="Id of the event.", metavar="ID")],
+    as_json: Json = False,
+) -> None:
+    """A score taken apart: members and their versions, features, step, chain; and once more.
+
+    Its step is done again on the state before it, from the newest checkpoint or from the beginning.
+    Exit status: 0 the same bits, 13 other bits, 14 journal and checkpoints do not reach back to it,
+    10 to 12 and 14 as of `audit verify`; 3 no such score, and what became of the event.
+    """
+    from stream.tools.audit.score import explain_score
+
+    with reported(), err.status("Doing the step again"):
+        found = explain_score(load(config), identifier)
+    if as_json:
+        print_json(found)
+    else:
+        _print_score(found)
+    raise typer.Exit(found["exit"])
+
+
+def _print_score(found: dict[str, Any]) -> None:
+    from monitoring.audit.words import short
+
+    made = found["score"]
+    alert = "an alert" if made["alert"] else "no alert"
+    out.print(f"[bold]{plain(found['id'])}[/]: {made['score']:.6g}, {alert}", end="")
+    out.print(f"; step {made['seq']}, event {made['partition']}@{made['offset']}")
+    if "versions" in found:
+        shown = ("version", "root", "record", "record_version", "record_root")
+        rows = [
+            {"member": name, "score": short(made["members"].get(name))}
+            | {key: short("" if version[key] is None else version[key]) for key in shown}
+            for name, version in found["versions"].items()
+        ]
+        print_rows(rows, as_json=False)
+        features = found["features"] or {}
+        rows = [{"feature": name, "value": short(value)} for name, value in features.items()]
+        print_rows(rows, False, none="features: they wait for no label any more")
+        step = found["step"]
+        out.print(f"step     digest {step['digest']}, in the journal {step['journal_digest']}")
+        out.print(f"trail    record {step['trail_seq']} after it, {step['trail_hash']}")
+    trail = found["trail"]
+    out.print(f"trail    {trail['outcome']}: {trail['records']} records {plain(trail['where'])}")
+    colour = "red" if found["exit"] else "green"
+    out.print(f"replay   [bold {colour}]{plain(found['replay'])}[/]")
+    for text in trail["not_checked"]:
+        out.print(f"  [yellow]not checked[/] {plain(text)}")
 
 
 @audit_app.command()

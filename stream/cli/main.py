@@ -411,7 +411,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Rebuild the state as of a journaled step and print its digests."""
-    from stream.tools.operate import replay_to
+    from stream.tools.replay import replay_to
 
     with reported():
         found = replay_to(load(config), to, directory, from_start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -19,6 +19,7 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     ``event_time_ms`` int64 ``(n,)``; ``p`` float64 ``(n,)`` and ``members`` float64 ``(n, m)`` are
     probabilities of the positive class; ``alert`` bool ``(n,)``. ``cold``: made before any member
     had learned. ``out`` names the members in quarantine: their column is the mean of the others'.
+    ``versions`` are the members' as they scored: the updates of each that were kept.
     """
 
     records: Sequence[Record]
@@ -29,6 +30,7 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     alert: BOOL
     cold: bool = False
     out: frozenset[str] = frozenset()
+    versions: Mapping[str, int] = {}
 
 
 class Outputs(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Plain values to a Protobuf message."""
+"""Plain values to a Protobuf message, and back."""
 
 from __future__ import annotations
 
@@ -28,6 +28,32 @@ def protobuf_writer(fields: Mapping[str, str]) -> Callable[[Any], bytes]:
 
     Behind the place of the message in its file, as the wire format has it.
     """
+    score = _message(fields)
+
+    def write(value: Any) -> bytes:
+        made: bytes = score(**value).SerializeToString(deterministic=True)
+        return b"\0" + made
+
+    return write
+
+
+def protobuf_reader(fields: Mapping[str, str]) -> Callable[[bytes], dict[str, Any]]:
+    """What reads the values that :func:`protobuf_writer` wrote of these fields."""
+    score = _message(fields)
+
+    def read(raw: bytes) -> dict[str, Any]:
+        message = score.FromString(raw[1:])
+        return {
+            name: dict(value) if kind.startswith(_MAP) else value
+            for name, kind in fields.items()
+            for value in [getattr(message, name)]
+        }
+
+    return read
+
+
+def _message(fields: Mapping[str, str]) -> Any:
+    """The class of messages of these fields and their types."""
     message = DescriptorProto(name="Score")
     for number, (name, kind) in enumerate(fields.items(), 1):
         _add(message, name, kind, number)
@@ -36,13 +62,7 @@ def protobuf_writer(fields: Mapping[str, str]) -> Callable[[Any], bytes]:
     )
     pool = DescriptorPool()
     pool.Add(file)
-    score = GetMessageClass(pool.FindMessageTypeByName("millrace.Score"))
-
-    def write(value: Any) -> bytes:
-        made: bytes = score(**value).SerializeToString(deterministic=True)
-        return b"\0" + made
-
-    return write
+    return GetMessageClass(pool.FindMessageTypeByName("millrace.Score"))
 
 
 def _add(message: DescriptorProto, name: str, kind: str, number: int) -> None:

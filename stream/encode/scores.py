@@ -1,4 +1,4 @@
-"""Score records in the format of their topic: the last thing before they are committed.
+"""Score records in the format of their topic: the last thing before they are committed, and back.
 
 The step, its digest and every reader in this process know them in JSON. What else is written is a
 function of that and of the number that the registry gave the schema.
@@ -120,3 +120,34 @@ def _write(kind: str, number: int, source: str) -> Write:
         return msgspec.structs.replace(record, value=prefix + encode(value))
 
     return write
+
+
+def reader(kind: str) -> Callable[[bytes], dict[str, Any]]:
+    """What reads the score in a record's value, in a format or in JSON of any kind.
+
+    Raises :class:`ValueError` for a value that is none of these.
+    """
+    if kind == "avro":
+        from stream.encode.avro import avro_reader
+
+        decode: Callable[[bytes], Any] = avro_reader(schema_text(kind))
+    elif kind == "protobuf":
+        from stream.encode.protobuf import protobuf_reader
+
+        decode = protobuf_reader({name: f.protobuf for name, f in FIELDS.items()})
+    else:
+        decode = msgspec.json.decode
+
+    def read(raw: bytes) -> dict[str, Any]:
+        # A number of a schema begins with a null byte: the topic may hold an older format, too.
+        try:
+            value = decode(raw[5:]) if raw[:1] == b"\0" else msgspec.json.decode(raw)
+        except Exception as error:  # each library has its own
+            raise ValueError(f"expected a score in {kind} or JSON: {error}") from error
+        if isinstance(value, dict) and "specversion" in value:
+            value = value.get("data")
+        if not isinstance(value, dict) or not value.get("id") or "seq" not in value:
+            raise ValueError("expected a score with its id and step")
+        return {name: v for name, v in value.items() if v or name not in _OPTIONAL}
+
+    return read

@@ -299,7 +299,10 @@ class Engine:
         alert = (p >= self.threshold) & (not cold or self.config.ensemble.prior is not None)
         times = events.columns.event_time_ms
         members, left_out = sigmoid(links), self.ensemble.quarantined
-        scored = Scored(events.records, events.ids, times, p, members, alert, cold, left_out)
+        scored = Scored(
+            *(events.records, events.ids, times, p, members, alert, cold, left_out),
+            self.auditor.versions(),
+        )
         tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
         tail += ',"cold":true' if cold else ""
         made = encode_scores(scored, self.ensemble.names, tail)

@@ -1,4 +1,4 @@
-"""What operators do beside the running service: commands, topics, generations, replays, tokens.
+"""What operators do beside the running service: commands, topics, generations, tokens.
 
 Nothing here changes a model: commands are appended as records.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import secrets
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,21 +16,16 @@ import msgspec
 from models.base import MillraceError
 from stream.contract.commands import COMMANDS
 from stream.contract.letters import DeadLetter
-from stream.contract.log import Log
 from stream.contract.records import NewRecord, Record
 from stream.decode.codec import Codec
-from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.generations import (
     CheckpointError,
-    Snapshot,
-    StateDirectory,
     list_generations,
     read_manifest,
-    snapshot_of,
     verify,
 )
-from stream.state.recovery import recover
 
 
 class CommandRefused(MillraceError):
@@ -107,69 +100,6 @@ def generations(config: Config) -> list[dict[str, Any]]:
         found = found or row["loads"]
         rows.append(row)
     return rows
-
-
-def replay_to(config: Config, seq: int, target: Path | None, from_start: bool) -> dict[str, Any]:
-    """Rebuild the state as of step ``seq`` in a directory of its own; the service may be running.
-
-    Raises :class:`~stream.state.follow.Diverged` when a step gives other bits than the journal's.
-    """
-    log = open_log(config, wall_clock_ms)
-    with tempfile.TemporaryDirectory(prefix="millrace-replay-") as scratch:
-        directory = StateDirectory(Path(scratch)).open()
-        try:
-            if not from_start:
-                _borrow(config, directory)
-            recovered = recover(
-                log,
-                directory,
-                config,
-                lambda c: build_engine(c, directory.pending),
-                lambda: None,
-                seq,
-            )
-            engine = recovered.engine
-            found = {
-                "seq": engine.seq,
-                "digest": engine.digest,
-                "journal_digest": _journaled(log, seq),
-                "state_digest": engine.state_digest(),
-                "from_checkpoint": recovered.from_seq,
-                "replayed_steps": recovered.replayed_steps,
-                "replayed_records": recovered.replayed_records,
-                "divergences": recovered.divergences,
-                "seconds": round(recovered.seconds, 3),
-            }
-            if target is not None:
-                snapshot = snapshot_of(engine, recovered.standing, wall_clock_ms())
-                found["generation"] = str(_publish(snapshot, target))
-            engine.pending.close()
-            return found
-        finally:
-            directory.close()
-            log.close()
-
-
-def _publish(snapshot: Snapshot, target: Path) -> Path:
-    directory = StateDirectory(target).open()
-    try:
-        return directory.publish(directory.write(snapshot), keep=1_000)
-    finally:
-        directory.close()
-
-
-def _borrow(config: Config, directory: StateDirectory) -> None:
-    """Link the service's generations into a directory of our own: its lock stays its own."""
-    directory.entered.symlink_to((config.state_dir / directory.entered.name).resolve())
-    for path in list_generations(config.state_dir):
-        target = directory.generations / path.name
-        if not target.exists():
-            target.symlink_to(path.resolve(), target_is_directory=True)
-
-
-def _journaled(log: Log, seq: int) -> str:
-    record = next(iter(log.journal(seq - 1)), None)
-    return record.digest if record is not None else ""
 
 
 def new_token() -> tuple[str, str]:

@@ -20,7 +20,7 @@ from google.protobuf.json_format import MessageToDict
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Record
 from stream.contract.schemas import SchemaRefused
-from stream.encode.scores import FIELDS, schema_text, writer
+from stream.encode.scores import FIELDS, reader, schema_text, writer
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.run.registry import HttpRegistry
 from stream.settings.schema import Config, RegistrySettings
@@ -141,6 +141,18 @@ def test_others_read_the_very_numbers(kind: str, fake: FakeRegistry) -> None:
     assert [[getattr(r, n) for n in rest] for r in made] == [
         [getattr(r, n) for n in rest] for r in plain
     ]
+
+
+@pytest.mark.parametrize("kind", ["json", *READERS, "cloudevents", "cloudevents-binary"])
+def test_a_score_is_read_back_in_every_format(kind: str) -> None:
+    """To the very values, beside older scores in JSON; what is no score is refused."""
+    read = reader(kind)
+    plain = scores()
+    for record, same in zip(written(kind, 7), plain, strict=True):
+        assert read(record.value or b"") == read(same.value or b"") == json.loads(same.value or b"")
+    for raw in (b"", b"{}", b"[]", b"\0\0\0\0\7\xff", b"\xff"):
+        with pytest.raises(ValueError, match="expected a score"):
+            read(raw)
 
 
 @pytest.mark.parametrize(

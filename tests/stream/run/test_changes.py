@@ -15,7 +15,7 @@ from stream.settings.upgrade import UnreadableConfig
 from stream.state.generations import list_generations
 from stream.step.reconfigure import Irreconcilable
 from stream.tools.audit.verify import verify_trail
-from stream.tools.operate import replay_to
+from stream.tools.replay import replay_to
 from tests.stream.run.test_service import feed, last_seq
 from tests.support.factory import config, event, label, raw_config
 from tests.support.runner import append, caught_up, contents, running

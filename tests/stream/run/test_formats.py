@@ -21,9 +21,9 @@ from stream.run.registry import SCHEMA_BYTES, HttpRegistry
 from stream.run.service import Service
 from stream.settings.schema import Config, RegistrySettings
 from stream.tools.evaluate import evaluate_file
-from stream.tools.operate import replay_to
 from stream.tools.past.backfill import backfill
 from stream.tools.past.warm import warm
+from stream.tools.replay import replay_to
 from tests.stream.logs.secured import make_authority, make_signed
 from tests.support.factory import config, event, label, raw_config, to_json
 from tests.support.runner import append, caught_up, contents, running

@@ -14,7 +14,8 @@ from stream.run.service import Service
 from stream.state.generations import Locked, list_generations
 from stream.state.recovery import ForeignState
 from stream.step.join import Join
-from stream.tools.operate import generations, replay_to
+from stream.tools.operate import generations
+from stream.tools.replay import replay_to
 from tests.support.factory import config, event, label, to_json
 from tests.support.runner import append, caught_up, contents, running
 

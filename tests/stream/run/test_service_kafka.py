@@ -18,8 +18,9 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from rich.console import Console
 
 from stream.settings.schema import Config, MemberSettings, RegistrySettings, ScoresSettings
-from stream.tools.operate import replay_to
+from stream.tools.audit.score import explain_score
 from stream.tools.past.backfill import backfill
+from stream.tools.replay import replay_to
 from tests.stream.cli.test_cli import COMMAND, toml
 from tests.support.factory import config, event, label, raw_config
 from tests.support.log_harness import kafka_table
@@ -149,6 +150,8 @@ def test_a_restart_on_kafka_replays_to_the_same_bits(kafka: Config) -> None:
     found = replay_to(kafka, seq, None, from_start=True)
     assert found["digest"] == found["journal_digest"]
     assert replay_to(kafka, seq, None, from_start=False)["state_digest"] == found["state_digest"]
+    told = explain_score(kafka, "e250")
+    assert (told["exit"], told["replay"]) == (0, "the same bits")
     assert len(consume(kafka, kafka.topics.scores)) == 300
 
 

@@ -23,7 +23,7 @@ from stream.state.generations import CheckpointError, StateDirectory, list_gener
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
 from stream.step.engine import Engine
-from stream.tools.operate import replay_to
+from stream.tools.replay import replay_to
 from tests.support.factory import config, event, label
 from tests.support.runner import append, caught_up, contents, running
 

@@ -16,7 +16,7 @@ from stream.settings.schema import Config
 from stream.state.generations import list_generations
 from stream.state.topics import TopicsChanged
 from stream.tools.audit.verify import verify_trail
-from stream.tools.operate import replay_to
+from stream.tools.replay import replay_to
 from tests.stream.run.test_service_kafka import consume, kafka, produce
 from tests.support.factory import event, label
 from tests.support.runner import caught_up, running

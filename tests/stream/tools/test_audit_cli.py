@@ -10,84 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
-from typer.testing import CliRunner
 
 from monitoring.audit.trail import Trail, make_anchor, read_anchor
-from stream.cli.main import app
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord
-from stream.settings.load import load
-from stream.settings.schema import Config
 from stream.state.anchors import FILE, Anchors
 from stream.state.generations import list_generations, read_manifest
 from stream.tools.audit.read import read_trail
-from stream.tools.operate import replay_to
-from tests.stream.cli.test_cli import toml
+from stream.tools.replay import replay_to
+from tests.stream.tools.audited import FOREIGN, KEY, in_topic, millrace, settings
 from tests.support import crafted
 from tests.support.crafted import change_arrays, change_rest, evil_member
-from tests.support.factory import config, event, label, raw_config
-from tests.support.runner import append, caught_up, running
-
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
-FOREIGN = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\1")
-
-
-def write_keys(directory: Path) -> None:
-    """``key.pem``, ``public.pem`` and ``foreign.pem``."""
-    (directory / "key.pem").write_bytes(
-        KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    for name, key in (("public", KEY), ("foreign", FOREIGN)):
-        raw = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        (directory / f"{name}.pem").write_bytes(raw)
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard that scored and learned 400 events in two sessions and was stopped in order."""
-    directory = tmp_path_factory.mktemp("shard")
-    write_keys(directory)
-    raw = raw_config(
-        directory,
-        limits={"batch": 50},
-        audit={"key": str(directory / "key.pem"), "summary_every": 100, "anchor_every": 4},
-        members=[
-            {"name": "linear", "type": "logistic"},
-            {"name": "mlp", "type": "torch", "hidden": [4]},
-        ],
-    )
-    (directory / "c.toml").write_text(toml(raw))
-    c = load(directory / "c.toml", {})
-    for start in (0, 200):
-        span = range(start, start + 200)
-        append(c, ("events", [event(i) for i in span]), ("labels", [label(i) for i in span]))
-        with running(c) as service:
-            caught_up(service, 2 * (start + 200))
-    return directory
-
-
-@pytest.fixture
-def shard(ran: Path, tmp_path: Path) -> Path:
-    """A copy of it to tamper with."""
-    directory = tmp_path / "shard"
-    shutil.copytree(ran, directory)
-    text = (directory / "c.toml").read_text().replace(str(ran), str(directory))
-    (directory / "c.toml").write_text(text)
-    return directory
-
-
-def millrace(*args: object, status: int = 0) -> str:
-    """Run a command; returns what it printed."""
-    result = CliRunner().invoke(app, [str(a) for a in args])
-    assert result.exit_code == status, result.output
-    return result.output
+from tests.support.factory import config
+from tests.support.runner import caught_up, running
 
 
 def verify(directory: Path, *options: object, status: int = 0) -> dict[str, Any]:
@@ -97,10 +32,6 @@ def verify(directory: Path, *options: object, status: int = 0) -> dict[str, Any]
     )
     assert found["exit"] == status
     return found  # type: ignore[no-any-return]
-
-
-def settings(directory: Path) -> Config:
-    return load(directory / "c.toml", {})
 
 
 def rewrite(directory: Path, lines: list[bytes]) -> Path:
@@ -208,14 +139,6 @@ def test_an_anchor_kept_elsewhere_shows_a_cut_tail(shard: Path, tmp_path: Path) 
     (shard / "state" / FILE).write_bytes(first + b"\n")
     verify(shard, "--file", rewrite(shard, lines[: read_anchor(first).seq]))
     verify(shard, "--file", rewrite(shard, lines), "--anchor", kept, status=11)
-
-
-def in_topic(shard: Path, topic: str, statement: str) -> None:
-    """Run a statement on a topic's table in the embedded log."""
-    with sqlite3.connect(shard / "log.db") as db:
-        [table] = db.execute("SELECT id FROM partitions WHERE topic = ?", (topic,)).fetchone()
-        db.execute(statement.format(table=f"records_{table}"))
-    db.close()
 
 
 @pytest.mark.parametrize("kept", [0, 5])

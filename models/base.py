@@ -156,7 +156,7 @@ class Model(ABC):
 
     @abstractmethod
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        """Learn from ``n`` rows in order; ``y`` ``(n,)`` is 0 or 1, ``w`` ``(n,)`` weights >= 0."""
+        """Learn ``n`` rows in order: ``y`` the task's truths, ``w`` weights >= 0, each ``(n,)``."""
 
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]:

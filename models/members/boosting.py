@@ -34,6 +34,7 @@ from models.kernels.trees import (
 )
 from models.members.compiled import TreeModel, signature
 from models.settings import Settings
+from models.task import BINARY, Task
 
 LEAST_CURVATURE = 1e-6
 """Where a probability is next to 0 or 1 a row must not count for nothing."""
@@ -152,7 +153,9 @@ class BoostingModel(TreeModel):
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
 
-    def __init__(self, params: BoostingParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: BoostingParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         columns = len(schema.dense) + len(schema.hashed)
         super().__init__(schema, make_arrays(columns, params, seed))
 

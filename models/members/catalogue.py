@@ -7,37 +7,42 @@ member. Other packages add types through the entry-point group ``millrace.member
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from models.base import FeatureSchema, MillraceError, Model
+from models.task import BINARY, Task, TaskType
 
-MEMBERS = {
-    "constant": "models.members.constant:ConstantModel",
-    "logistic": "models.members.logistic:LogisticModel",
-    "crossed": "models.members.crossed:CrossedModel",
-    "forest": "models.members.forest:ForestModel",
-    "boosting": "models.members.boosting:BoostingModel",
-    "river": "models.members.river.model:RiverModel",
-    "torch": "models.members.torch.model:TorchModel",
+MEMBERS: dict[str, dict[TaskType, str]] = {
+    "constant": {"binary": "models.members.constant:ConstantModel"},
+    "logistic": {"binary": "models.members.logistic:LogisticModel"},
+    "crossed": {"binary": "models.members.crossed:CrossedModel"},
+    "forest": {"binary": "models.members.forest:ForestModel"},
+    "boosting": {"binary": "models.members.boosting:BoostingModel"},
+    "river": {"binary": "models.members.river.model:RiverModel"},
+    "torch": {"binary": "models.members.torch.model:TorchModel"},
 }
-"""Built-in member types: name to ``module:class``."""
+"""Built-in member types: name to the ``module:class`` for each type of target that it can learn."""
 
 
 class UnknownMember(MillraceError):
-    """No member type has this name, or its package is not installed."""
+    """No member type has this name, it cannot learn the target, or its package is missing."""
 
 
 class MemberClass(Protocol):
-    """What a member type's class offers beside being a :class:`~models.base.Model`."""
+    """What a member type's class offers beside being a :class:`~models.base.Model`.
+
+    The class of an installed package may name the types of targets that it can learn as ``tasks``;
+    without it learns yes or no alone.
+    """
 
     Params: type[BaseModel]
 
-    def __call__(self, params: Any, schema: FeatureSchema, seed: int) -> Model:
-        """Build a member with validated parameters for these columns."""
+    def __call__(self, params: Any, schema: FeatureSchema, seed: int, task: Task) -> Model:
+        """Build a member with validated parameters for these columns and this target."""
 
 
 def member_types() -> list[str]:
@@ -45,10 +50,12 @@ def member_types() -> list[str]:
     return sorted({*MEMBERS, *(e.name for e in entry_points(group="millrace.members"))})
 
 
-def member_class(type_name: str) -> MemberClass:
+def member_class(type_name: str, task: TaskType = "binary") -> MemberClass:
     """The class of a member type; raises :class:`UnknownMember` that says what to do next."""
     if type_name in MEMBERS:
-        module, _, attribute = MEMBERS[type_name].partition(":")
+        if task not in MEMBERS[type_name]:
+            raise _cannot(type_name, task, MEMBERS[type_name])
+        module, _, attribute = MEMBERS[type_name][task].partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
@@ -59,8 +66,18 @@ def member_class(type_name: str) -> MemberClass:
             raise
     for entry in entry_points(group="millrace.members"):
         if entry.name == type_name:
-            return entry.load()
+            found = entry.load()
+            if task not in (can := getattr(found, "tasks", ("binary",))):
+                raise _cannot(type_name, task, can)
+            return found
     raise UnknownMember(f"expected one of {', '.join(member_types())}; got {type_name!r}")
+
+
+def _cannot(type_name: str, task: TaskType, can: Iterable[str]) -> UnknownMember:
+    able = ", ".join(name for name, tasks in MEMBERS.items() if task in tasks)
+    return UnknownMember(
+        f"{type_name!r} learns {', '.join(can)}; a target of type {task!r} can be learned by {able}"
+    )
 
 
 def names_code(type_name: str, params: Mapping[str, Any]) -> bool:
@@ -68,7 +85,13 @@ def names_code(type_name: str, params: Mapping[str, Any]) -> bool:
     return type_name not in MEMBERS or not params.keys().isdisjoint(("model", "module"))
 
 
-def build(type_name: str, params: dict[str, Any], schema: FeatureSchema, seed: int) -> Model:
+def build(
+    type_name: str,
+    params: dict[str, Any],
+    schema: FeatureSchema,
+    seed: int,
+    task: Task = BINARY,
+) -> Model:
     """Build a member from its type name and raw parameters (validated here)."""
-    cls = member_class(type_name)
-    return cls(cls.Params.model_validate(params), schema, seed)
+    cls = member_class(type_name, task.type)
+    return cls(cls.Params.model_validate(params), schema, seed, task)

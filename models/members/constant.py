@@ -10,6 +10,7 @@ from pydantic import Field
 
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State
 from models.settings import Settings
+from models.task import BINARY, Task
 
 
 class ConstantParams(Settings):
@@ -23,7 +24,9 @@ class ConstantModel(Model):
 
     Params = ConstantParams
 
-    def __init__(self, params: ConstantParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: ConstantParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         self._logit = math.log(params.probability / (1 - params.probability))
 
     def score(self, x: FeatureBatch) -> F64:

@@ -23,6 +23,7 @@ from models.kernels.common import HELPER, LEARN, RARE, SCORE, numbers, sigmoid
 from models.kernels.entry import entry
 from models.members.compiled import CompiledModel, copy_prefix, signature
 from models.settings import Settings
+from models.task import BINARY, Task
 
 
 class CrossedParams(Settings):
@@ -198,7 +199,9 @@ class CrossedModel(CompiledModel):
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
 
-    def __init__(self, params: CrossedParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: CrossedParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         d, k = len(schema.dense), len(schema.hashed)
         super().__init__(schema, make_arrays(d, k, params, seed))
 

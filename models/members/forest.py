@@ -35,6 +35,7 @@ from models.kernels.trees import (
 from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
 from models.members.compiled import TreeModel, signature
 from models.settings import Settings
+from models.task import BINARY, Task
 
 
 class ForestParams(Settings):
@@ -229,7 +230,9 @@ class ForestModel(TreeModel):
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
 
-    def __init__(self, params: ForestParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: ForestParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         columns = len(schema.dense) + len(schema.hashed)
         super().__init__(schema, make_arrays(columns, params, seed))
 

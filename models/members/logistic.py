@@ -20,6 +20,7 @@ from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
 from models.members.compiled import CompiledModel, signature
 from models.settings import Settings
+from models.task import BINARY, Task
 
 CLIP = 10.0
 """Standardised values are clipped to ``[-CLIP, CLIP]``: one absurd amount must not own a score."""
@@ -158,6 +159,8 @@ class LogisticModel(CompiledModel):
         "seen": "statistic",
     }
 
-    def __init__(self, params: LogisticParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: LogisticParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         buckets = [c.buckets for c in schema.hashed]
         super().__init__(schema, make_arrays(len(schema.dense), buckets, params.learning_rate))

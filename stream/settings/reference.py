@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from models.members import catalogue
 from models.settings import Duration, format_duration
+from models.task import TaskType
 from stream.settings.checks import CHECKS
 from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.shape import models, tag
@@ -70,7 +71,7 @@ def markdown() -> str:
     for title, cls in _sections():
         parts.append(_section(f"## {title}", _prose(cls), cls))
         if cls is MemberSettings:
-            parts += [_member(name) for name in catalogue.MEMBERS]
+            parts += [_member(*pair) for pair in _members()]
     checks = [f"- {_prose(check)}" for check in CHECKS]
     return "\n".join([*parts, "## Checks across keys", "", *checks, AFTER])
 
@@ -103,12 +104,23 @@ def _section(heading: str, prose: str, cls: type[BaseModel]) -> str:
     return "\n".join([heading, "", prose, "", *_table(cls), ""])
 
 
-def _member(name: str) -> str:
-    model = catalogue.member_class(name)
+def _members() -> Iterator[tuple[str, TaskType]]:
+    """Each member type, with the first type of target that each of its classes learns."""
+    for name, tasks in catalogue.MEMBERS.items():
+        seen: set[str] = set()
+        for task, target in tasks.items():
+            if target not in seen:
+                seen.add(target)
+                yield name, task
+
+
+def _member(name: str, task: TaskType) -> str:
+    model = catalogue.member_class(name, task)
     prose = _prose(model)
     if model.Params.model_config.get("extra") == "allow":
         prose += " Every other key is a parameter of the estimator."
-    return _section(f"### Members with `type = {json.dumps(name)}`", prose, model.Params)
+    of = "" if task == "binary" else f" that learn {task}"
+    return _section(f"### Members with `type = {json.dumps(name)}`{of}", prose, model.Params)
 
 
 def _prose(cls: Any) -> str:

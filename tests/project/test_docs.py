@@ -110,7 +110,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     # What an installed package would say by its entry point.
-    monkeypatch.setitem(catalogue.MEMBERS, "base_rate", "base_rate:BaseRate")
+    monkeypatch.setitem(catalogue.MEMBERS, "base_rate", {"binary": "base_rate:BaseRate"})
     return tmp_path
 
 

@@ -30,6 +30,7 @@ from models.base import (
 from models.members.river.object_digest import count_numbers, object_digest
 from models.members.river.spec import RiverParams, build_estimator, last_step, own_modules
 from models.members.river.unpickle import dumps, functions_in, loads
+from models.task import BINARY, Task
 
 MIN_P = 1e-6
 """Probabilities are clipped to ``MIN_P .. 1 - MIN_P``: logits to -13.8 .. 13.8."""
@@ -64,7 +65,9 @@ class RiverModel(Model):
 
     Params = RiverParams
 
-    def __init__(self, params: RiverParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: RiverParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         self._params = params
         self._modules = own_modules(params)
         self._spec = state_digest(params.model_dump(mode="json"))

@@ -31,6 +31,7 @@ from models.base import (
 from models.loading import LoadError, load_attribute
 from models.members.torch.standardise import Standardiser
 from models.settings import Settings, refused
+from models.task import BINARY, Task
 
 
 class TorchError(MillraceError):
@@ -107,7 +108,9 @@ class TorchModel(Model):
 
     Params = TorchParams
 
-    def __init__(self, params: TorchParams, schema: FeatureSchema, seed: int) -> None:
+    def __init__(
+        self, params: TorchParams, schema: FeatureSchema, seed: int, task: Task = BINARY
+    ) -> None:
         self._params = params
         self._name = params.module or "the built-in network"
         self._rng = torch.Generator().manual_seed(seed & (2**64 - 1)).get_state()

@@ -2,7 +2,7 @@
 
 Requests only append records to topics or read; nothing here changes a model: whatever changes state
 comes in as a record. The other files of ``http/`` hold one layer each: edge, auth, body, ingest,
-append, score, live, problem.
+append, score, live, problem; connections and server stand around them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from stream.http.append import GroupAppender
 from stream.http.auth import Tokens, is_loopback
 from stream.http.body import JSON, NDJSON, Bodies
 from stream.http.edge import CLIENT_GONE, Edge, Observe
-from stream.http.feed import Feed
 from stream.http.ingest import Accepted, Ingest
+from stream.http.live.feed import Feed
+from stream.http.live.recent import KEPT
 from stream.http.openapi import document
 from stream.http.problem import Problem, from_http_exception
-from stream.http.recent import KEPT
 from stream.http.score import DeadLettered, Scored, ScoreWaiters
 from stream.settings.schema import Config
 
 LIVE_PAGE = Path(next(iter(monitoring.show.__path__))) / "page"
+REQUESTS = 256
+"""Requests in progress at once beside those that wait for scores; then 503."""
 TAIL_DEFAULT = 50
 TAIL_MOST = 1000
 INLINE_BYTES = 16_384
@@ -105,6 +107,8 @@ class Api:
         Shared with the loop that publishes to it.
     observe : callable
         ``(route template, method, code, seconds)``, called on the server's thread.
+    requests : int
+        Requests in progress at once, beside probes and scrapes.
     page : Path
         Directory of the live page; a plain page with links stands in when it has no index.html.
     """
@@ -115,6 +119,7 @@ class Api:
         backend: Backend,
         waiters: ScoreWaiters,
         observe: Observe,
+        requests: int,
         page: Path = LIVE_PAGE,
     ) -> None:
         self._topics = config.topics
@@ -137,6 +142,7 @@ class Api:
         self.app = Edge(
             app,
             [r.path for r in routes if isinstance(r, Route)],
+            requests,
             is_loopback(config.http.host),
             observe,
         )

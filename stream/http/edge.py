@@ -1,4 +1,4 @@
-"""The outermost layer of the HTTP API: Host check, security headers, durations, last resort.
+"""The outermost layer of the HTTP API: Host check, bound, headers, durations, last resort.
 
 Wraps the Starlette application that ``api.py`` builds. Never reads a body.
 """
@@ -20,6 +20,11 @@ Observe = Callable[[str, str, int, float], None]
 
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+METRICS = "/metrics"
+PROBES = frozenset({"/livez", "/readyz"})
+"""Answered from memory at once: no load of others, and no number of them, keeps one out."""
+SCRAPES = 16
+"""Requests for metrics in progress at once; then 503. They have places of their own."""
 CLIENT_GONE = 499
 """Code recorded for a client that left before its response (nginx's convention)."""
 
@@ -45,7 +50,8 @@ _FILE_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"content-security-policy", _SEALED),
 ]
-_OTHER_HEADERS = [*_COMMON, _NO_STORE, (b"content-security-policy", _SEALED)]
+SEALED_HEADERS = [*_COMMON, _NO_STORE, (b"content-security-policy", _SEALED)]
+"""Of every answer that is no page: nothing in it may run, be framed or be kept."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +65,8 @@ class Edge:
     templates : collection of str
         The known routes: anything else is observed as ``unmatched``, so that a metric's labels
         stay few whatever is asked.
+    requests : int
+        Requests in progress at once, beside probes and scrapes; then 503.
     loopback_only : bool
         Refuse a Host header that names anything but this machine: a web page whose name was
         pointed at 127.0.0.1 (DNS rebinding) then reaches nothing.
@@ -67,9 +75,16 @@ class Edge:
     """
 
     def __init__(
-        self, app: ASGIApp, templates: Collection[str], loopback_only: bool, observe: Observe
+        self,
+        app: ASGIApp,
+        templates: Collection[str],
+        requests: int,
+        loopback_only: bool,
+        observe: Observe,
     ) -> None:
         self._app = app
+        self._requests = requests
+        self._free = {True: SCRAPES, False: requests}
         self._templates = frozenset(templates)
         self._loopback_only = loopback_only
         self._observe = observe
@@ -94,7 +109,7 @@ class Edge:
             if refused := self._wrong_host(scope):
                 await refused.response()(scope, receive, hardened)
             else:
-                await self._app(scope, receive, hardened)
+                await self._in_place(scope, receive, hardened)
         except Exception as error:  # noqa: BLE001 - the last resort; told in the log
             # Starlette has answered by now (500, no internals) and re-raises for this line. The
             # traceback goes as text: a console renderer would show locals, which hold payloads,
@@ -108,6 +123,23 @@ class Edge:
             code = code or 500
         if code is None:
             self._record(scope, CLIENT_GONE, time.monotonic() - started)
+
+    async def _in_place(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, within the bound of what is in progress."""
+        if scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        scrape = scope["path"] == METRICS
+        if not self._free[scrape]:
+            most = SCRAPES if scrape else self._requests
+            refused = Problem("overloaded", f"{most} requests are in progress; send again later")
+            await refused.response()(scope, receive, send)
+            return
+        self._free[scrape] -= 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._free[scrape] += 1
 
     def _wrong_host(self, scope: Scope) -> Problem | None:
         header = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"host"), "")
@@ -138,4 +170,4 @@ class Edge:
 def _headers(path: str) -> list[tuple[bytes, bytes]]:
     if path == "/":
         return _PAGE_HEADERS
-    return _FILE_HEADERS if path.startswith("/live/") else _OTHER_HEADERS
+    return _FILE_HEADERS if path.startswith("/live/") else SEALED_HEADERS

@@ -17,8 +17,8 @@ from stream.decode.coerce import json_values, number_pattern
 from stream.decode.payload import Tree, encoded, tree
 from stream.decode.times import event_times, label_times
 from stream.http.body import JSON, NDJSON
+from stream.http.live.recent import KEPT
 from stream.http.problem import KINDS, MEDIA_TYPE
-from stream.http.recent import KEPT
 from stream.settings.paths import place
 from stream.settings.schema import Config, FieldSettings
 from stream.settings.shape import Place

@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "forbidden": (403, "The token lacks a scope"),
     "not-found": (404, "There is nothing at this path"),
     "method-not-allowed": (405, "The path does not take this method"),
+    "slow-head": (408, "The request's head did not arrive in time"),
     "slow-body": (408, "The body did not arrive in time"),
     "being-scored": (409, "An event with this id is being scored"),
     "too-large": (413, "The body or a record is too large"),

@@ -6,22 +6,27 @@ It installs no signal handler and writes no access log: the metrics hold what an
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import structlog
 import uvicorn
 
 from models.base import MillraceError
-from stream.http.api import Api, Backend
+from stream.http.api import REQUESTS, Api, Backend
+from stream.http.connections import Connections
 from stream.http.edge import Observe
 from stream.http.score import ScoreWaiters
 from stream.settings.schema import Config
 
-SPARE_CONNECTIONS = 256
-"""Connections beside those that may wait for scores: probes, scrapes, live pages, keep-alive."""
+BACKLOG = 2048
+"""Connections that the kernel holds until they are accepted, and that are accepted at a time."""
+FILES = 256
+"""Files that the rest of the process may have open: logs, checkpoints, brokers, models."""
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +72,11 @@ class Server:
     ) -> None:
         self._http = config.http
         self._failed = failed
-        self._api = Api(config, backend, waiters, observe)
+        requests, connections = _room(self._http.max_waiting)
+        self._api = Api(config, backend, waiters, observe, requests)
+        self._connections = Connections(connections, None, observe)
+        # uvicorn calls it as the class that it asks for.
+        protocol: Any = self._connections.accepted
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._api.app,
@@ -78,9 +87,8 @@ class Server:
                 proxy_headers=False,
                 lifespan="off",
                 ws="none",
-                # Counts idle connections too. Without it, connections could take every file
-                # descriptor of the process, the log's and the checkpoints' with them.
-                limit_concurrency=self._http.max_waiting + SPARE_CONNECTIONS,
+                http=protocol,
+                backlog=min(BACKLOG, connections),
             )
         )
         self._socket: socket.socket | None = None
@@ -116,7 +124,7 @@ class Server:
             self._socket = socket.socket(family, kind, proto)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(address)
-            self._socket.listen(2048)
+            self._socket.listen(BACKLOG)
         except OSError as error:
             if self._socket is not None:
                 self._socket.close()
@@ -161,4 +169,30 @@ class Server:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._running.set()
+        watching = asyncio.create_task(self._connections.watch())
         await self._uvicorn.serve(sockets=[self._socket] if self._socket else None)
+        watching.cancel()
+
+
+def _room(waiting: int) -> tuple[int, int]:
+    """How many requests may be in progress and how many connections open.
+
+    Connections must not take every file of the process, the log's and the checkpoints' with them:
+    the process asks for as many as it needs, and where it does not get them, fewer are served.
+    """
+    requests = waiting + REQUESTS
+    connections = 4 * requests
+    wanted = connections + BACKLOG + FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return requests, connections
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        connections = max((most - FILES) // 2, 2)
+        requests = min(requests, connections // 2)
+        log.warning(
+            "http: few files may be open, so few are served at once",
+            limit_of_open_files=most, wanted=wanted, requests=requests, connections=connections,
+        )  # fmt: skip
+    return requests, connections

@@ -17,7 +17,7 @@ from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
-from stream.http.page import POINT_S, PageView, class_names, finite
+from stream.http.live.page import POINT_S, PageView, class_names, finite
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.run.checkpointer import Written

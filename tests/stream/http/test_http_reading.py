@@ -27,7 +27,7 @@ def ask(page: Path, *paths: str) -> list[httpx.Response]:
         cfg = config()
         waiters = ScoreWaiters(1)
         backend = FakeBackend(cfg, waiters)
-        api = Api(cfg, backend, waiters, lambda *_: None, page)
+        api = Api(cfg, backend, waiters, lambda *_: None, 4, page)
         transport = httpx.ASGITransport(app=api.app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://[::1]") as http:
             answers = [await http.get(p) for p in paths]
@@ -139,13 +139,13 @@ class TestLive:
         self, fresh: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A second reader within the interval causes no second snapshot."""
-        monkeypatch.setattr("stream.http.feed.INTERVAL_S", DEADLINE_S)
+        monkeypatch.setattr("stream.http.live.feed.INTERVAL_S", DEADLINE_S)
         with fresh.http.stream("GET", "/v1/live") as one, fresh.http.stream("GET", "/v1/live") as b:
             assert take(one.iter_lines(), 2, "data: ") == take(b.iter_lines(), 2, "data: ")
 
     def test_readers_are_bounded(self, fresh: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         """One reader too many gets a 503; a place that is left can be taken again."""
-        monkeypatch.setattr("stream.http.feed.READERS", 1)
+        monkeypatch.setattr("stream.http.live.feed.READERS", 1)
         with fresh.http.stream("GET", "/v1/live") as answer:
             lines = answer.iter_lines()  # dropping the iterator would close the connection
             take(lines, 1, "data: ")
@@ -161,7 +161,7 @@ class TestLive:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """No more get a stream than there are places, and all of these, however they come."""
-        monkeypatch.setattr("stream.http.feed.READERS", 4)
+        monkeypatch.setattr("stream.http.live.feed.READERS", 4)
         with running(config()) as it, ExitStack() as streams, ThreadPoolExecutor(24) as pool:
             asked = [it.http.build_request("GET", "/v1/live") for _ in range(24)]
             answers = list(pool.map(lambda one: it.http.send(one, stream=True), asked))

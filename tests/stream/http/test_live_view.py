@@ -15,7 +15,7 @@ from monitoring.show.readings import Readings
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, Record
-from stream.http.page import LATEST, POINTS, RECENT, PageView, quantile
+from stream.http.live.page import LATEST, POINTS, RECENT, PageView, quantile
 
 
 def readings(alarms: int = 0, scored: int = 0) -> Readings:
@@ -64,7 +64,7 @@ def test_the_ring_is_bounded_and_a_snapshot_repeats_its_end() -> None:
 def test_rates_are_differences_over_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events a second between the oldest and the newest publication of ten seconds."""
     view, now = PageView(), [0.0]
-    monkeypatch.setattr("stream.http.page.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("stream.http.live.page.time.monotonic", lambda: now[0])
     step = Histogram(DURATION_BOUNDS_S)
     assert view.rates()["events_per_s"] == 0
     for second in range(60):

@@ -7,8 +7,8 @@ import pytest
 
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import JournalRecord, NewRecord
-from stream.http import recent
-from stream.http.recent import RecentScores
+from stream.http.live import recent
+from stream.http.live.recent import RecentScores
 
 
 def step(first: int, p: list[float]) -> Outputs:

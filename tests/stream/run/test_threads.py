@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from stream.http.page import PageView
+from stream.http.live.page import PageView
 from stream.run import front as front_module
 from stream.run.front import Front
 from stream.run.service import Service

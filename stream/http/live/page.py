@@ -20,7 +20,7 @@ from monitoring.quality.measures import METRICS
 from monitoring.quality.quality import QualitySnapshot
 from monitoring.show.readings import Readings
 from stream.contract.outputs import Outputs
-from stream.http.recent import RecentScores
+from stream.http.live.recent import RecentScores
 from stream.settings.schema import LabelSettings
 
 POINT_S = 2.0

@@ -1,0 +1,1 @@
+"""What the live page is fed with: a snapshot a second, the last ten minutes, the newest scores."""

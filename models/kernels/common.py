@@ -1,4 +1,4 @@
-"""What kernels share: how they are compiled, the logistic function, seeded randomness.
+"""What kernels share: how they are compiled, the logistic function, softmax, seeded randomness.
 
 Nothing here keeps state of its own.
 """
@@ -44,6 +44,20 @@ def sigmoid(z: float) -> float:
         return 1.0 / (1.0 + math.exp(-z))
     e = math.exp(z)
     return e / (1.0 + e)
+
+
+@njit(**HELPER)
+def softmax(links: F64, p: F64) -> None:
+    """Fill ``p`` with ``exp(z_c) / sum_c exp(z_c)`` of the links ``z``, without overflow."""
+    largest = links[0]
+    for c in range(1, len(links)):
+        largest = max(largest, links[c])
+    total = 0.0
+    for c in range(len(links)):
+        p[c] = math.exp(links[c] - largest)
+        total += p[c]
+    for c in range(len(links)):
+        p[c] /= total
 
 
 @njit(**HELPER)

@@ -18,7 +18,10 @@ from models.task import BINARY, Task, TaskType
 
 MEMBERS: dict[str, dict[TaskType, str]] = {
     "constant": {"binary": "models.members.constant:ConstantModel"},
-    "logistic": {"binary": "models.members.logistic:LogisticModel"},
+    "logistic": {
+        "binary": "models.members.logistic:LogisticModel",
+        "classes": "models.members.classes.logistic:SoftmaxModel",
+    },
     "crossed": {"binary": "models.members.crossed:CrossedModel"},
     "forest": {"binary": "models.members.forest:ForestModel"},
     "boosting": {"binary": "models.members.boosting:BoostingModel"},

@@ -9,30 +9,74 @@ They use no ``fastmath``: a replay must give the same bits. Nothing here draws r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numba
 import numpy as np
 from numba import float32, float64, int64, uint32, void
 from numpy.typing import NDArray
+from pydantic import Field
 
-from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, Role, State, StateError
+from models.base import (
+    F64,
+    FeatureBatch,
+    FeatureSchema,
+    MillraceError,
+    Model,
+    Parameter,
+    Role,
+    State,
+    StateError,
+)
 from models.kernels.common import LEARN, SCORE
 from models.kernels.trees import used_part
+from models.settings import Settings
+from models.task import BINARY, Task
 
 NONE = np.zeros(0)
 
 
+class WeightsError(MillraceError):
+    """``class_weights`` names what is no class of the target."""
+
+
+class WeightedSettings(Settings):
+    """Parameters of a member that can weigh classes."""
+
+    class_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {},
+        description="how many rows a row of each class counts for, by the label's value; "
+        "1 for the others; scores are corrected for it",
+    )
+
+
+def _class_weights(given: Mapping[str, float], task: Task) -> F64:
+    """The weight of each class, by its truth."""
+    weights = np.ones(max(task.k, 2))
+    for name, weight in given.items():
+        y = task.truth(name)
+        if np.isnan(y):
+            raise WeightsError(f"class_weights: expected {task.expected}; got {name!r}")
+        weights[int(y)] = weight
+    return weights
+
+
 def signature(arrays: Any) -> Any:
-    """The type of a kernel ``(dense, hashed, y, w, out, mode, arrays)`` for bundles like this."""
+    """The type of a kernel ``(dense, hashed, y, w, out, mode, arrays)`` for bundles like this.
+
+    ``out`` is flat: the links of a row stand side by side.
+    """
     rows = float64[::1]
     return void(float32[:, ::1], uint32[:, ::1], rows, rows, rows, int64, numba.typeof(arrays))
 
 
 class CompiledModel(Model):
     """A member whose whole life is a bundle of arrays and one kernel.
+
+    What a class counts for is weighed before the kernel: it sees rows as often as their class
+    weighs, and the logarithm of that weight is taken off the class's link after it.
 
     Subclasses set ``_kernel``, ``_arrays`` (the bundle), and name in ``_roles`` the arrays that are
     state (``"bins.edge"``: of a bundle within), each with its role in the parameter table.
@@ -42,9 +86,17 @@ class CompiledModel(Model):
     _roles: ClassVar[dict[str, Role]]
     _version: ClassVar[int] = 1
 
-    def __init__(self, schema: FeatureSchema, arrays: Any) -> None:
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        arrays: Any,
+        task: Task = BINARY,
+        class_weights: Mapping[str, float] | None = None,
+    ) -> None:
         self._dense = len(schema.dense)
         self._hashed = len(schema.hashed)
+        self._k = task.k
+        self._class_weights = _class_weights(class_weights, task) if class_weights else None
         self._arrays = arrays
 
     def score(self, x: FeatureBatch) -> F64:
@@ -76,9 +128,15 @@ class CompiledModel(Model):
                 f"{type(self).__name__}: expected y and w of shape ({rows},), "
                 f"got {y.shape} and {w.shape}"
             )
-        out = np.zeros(n if mode & SCORE else 0)
+        if self._class_weights is not None and rows:
+            w = w * self._class_weights[y.astype(np.int64)]
+        out = np.zeros(n * self._k if mode & SCORE else 0)
         type(self)._kernel(dense, hashed, y, w, out, mode, self._arrays)
-        return out[:, None]
+        links = out.reshape(-1, self._k)
+        if self._class_weights is not None:
+            offset = np.log(self._class_weights)
+            links -= offset if self._k > 1 else offset[1] - offset[0]
+        return links
 
     def parameters(self) -> Sequence[Parameter]:
         """One row for each array of the state, in the order of the bundle."""

@@ -8,7 +8,6 @@ never forgets and draws no randomness.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -18,17 +17,12 @@ from pydantic import Field
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
-from models.members.compiled import CompiledModel, signature
-from models.settings import Settings
+from models.kernels.linear import adagrad, bucket, observe_row, standardise, starts
+from models.members.compiled import CompiledModel, WeightedSettings, signature
 from models.task import BINARY, Task
 
-CLIP = 10.0
-"""Standardised values are clipped to ``[-CLIP, CLIP]``: one absurd amount must not own a score."""
 
-EPS = 1e-8
-
-
-class LogisticParams(Settings):
+class LogisticParams(WeightedSettings):
     """Parameters of ``type = "logistic"``."""
 
     learning_rate: float = Field(
@@ -51,7 +45,7 @@ class LogisticArrays(NamedTuple):
 
 def make_arrays(d: int, buckets: list[int], rate: float) -> LogisticArrays:
     """A fresh bundle: zero weights, no statistics."""
-    first = 1 + d + np.cumsum([0, *buckets], dtype=np.int64)
+    first = starts(d, buckets)
     n = int(first[-1])
     return LogisticArrays(
         weight=np.zeros(n),
@@ -66,46 +60,13 @@ def make_arrays(d: int, buckets: list[int], rate: float) -> LogisticArrays:
 
 
 @njit(**HELPER)
-def _standardise(dense: F32, i: int, mean: F64, variance: F64, z: F64) -> None:
-    for j in range(len(z)):
-        v = variance[j]
-        scaled = (np.float64(dense[i, j]) - mean[j]) / math.sqrt(v) if v > 0.0 else 0.0
-        z[j] = min(max(scaled, -CLIP), CLIP)
-
-
-@njit(**HELPER)
-def _observe(dense: F32, i: int, seen: int, mean: F64, variance: F64) -> None:
-    """Welford's update of mean and population variance by the ``seen``-th row."""
-    share = 1.0 / seen
-    for j in range(len(mean)):
-        x = np.float64(dense[i, j])
-        before = x - mean[j]
-        centre = mean[j] + before * share
-        mean[j] = centre
-        variance[j] += (before * (x - centre) - variance[j]) * share
-
-
-@njit(**HELPER)
-def _bucket(hashed: U32, i: int, k: int, first: I64) -> int:
-    # A code past its column would write into another's weights.
-    return min(first[k] + np.int64(hashed[i, k]), first[k + 1] - 1)
-
-
-@njit(**HELPER)
 def _link(z: F64, hashed: U32, i: int, first: I64, weight: F64) -> float:
     total = weight[0]
     for j in range(len(z)):
         total += weight[1 + j] * z[j]
     for k in range(hashed.shape[1]):
-        total += weight[_bucket(hashed, i, k, first)]
+        total += weight[bucket(hashed, i, k, first)]
     return total
-
-
-@njit(**HELPER)
-def _step(at: int, gradient: float, rate: float, weight: F64, squares: F64) -> None:
-    total = squares[at] + gradient * gradient
-    squares[at] = total
-    weight[at] -= rate * gradient / math.sqrt(total + EPS)
 
 
 @entry(signature(make_arrays(1, [2], 0.1)))
@@ -124,18 +85,18 @@ def logistic_kernel(
     rate = a.rate[0]
     for i in range(len(dense)):
         if mode & SCORE:
-            _standardise(dense, i, mean, variance, z)
+            standardise(dense, i, mean, variance, z)
             out[i] = _link(z, hashed, i, first, weight)
         if mode & LEARN:
             a.seen[0] += 1
-            _observe(dense, i, a.seen[0], mean, variance)
-            _standardise(dense, i, mean, variance, z)
+            observe_row(dense, i, a.seen[0], mean, variance)
+            standardise(dense, i, mean, variance, z)
             error = (sigmoid(_link(z, hashed, i, first, weight)) - y[i]) * w[i]
-            _step(0, error, rate, weight, squares)
+            adagrad(0, error, rate, weight, squares)
             for j in range(len(z)):
-                _step(1 + j, error * z[j], rate, weight, squares)
+                adagrad(1 + j, error * z[j], rate, weight, squares)
             for k in range(hashed.shape[1]):
-                _step(_bucket(hashed, i, k, first), error, rate, weight, squares)
+                adagrad(bucket(hashed, i, k, first), error, rate, weight, squares)
 
 
 class LogisticModel(CompiledModel):
@@ -163,4 +124,5 @@ class LogisticModel(CompiledModel):
         self, params: LogisticParams, schema: FeatureSchema, seed: int, task: Task = BINARY
     ) -> None:
         buckets = [c.buckets for c in schema.hashed]
-        super().__init__(schema, make_arrays(len(schema.dense), buckets, params.learning_rate))
+        arrays = make_arrays(len(schema.dense), buckets, params.learning_rate)
+        super().__init__(schema, arrays, task, params.class_weights)

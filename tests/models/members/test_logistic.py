@@ -9,7 +9,8 @@ import pytest
 from river import linear_model, optim, preprocessing
 
 from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn
-from models.members.logistic import CLIP, EPS, LogisticModel, LogisticParams
+from models.kernels.linear import CLIP, EPS
+from models.members.logistic import LogisticModel, LogisticParams
 
 SCHEMA = FeatureSchema(("a", "b", "flat"), (HashedColumn("shop", 5), HashedColumn("kind", 3)))
 

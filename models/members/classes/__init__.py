@@ -1,0 +1,1 @@
+"""Compiled members that learn which of several classes an event belongs to."""

@@ -1,0 +1,1 @@
+"""Compiled members that learn a number."""

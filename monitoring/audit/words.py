@@ -28,6 +28,8 @@ def told(record: Mapping[str, Any]) -> str:
     if "error" in record or "changed" in record:
         return str(record.get("error") or record["changed"])
     by = record["cause"] + ("" if record["actor"] == "engine" else f" of {record['actor']}")
+    why = ": ".join(str(record[key]) for key in ("ticket", "reason") if key in record)
+    by += f" ({why})" if why else ""
     if "statistic" in record:
         return f"{by}: {number(record['statistic']):.4g} over {number(record['threshold']):.4g}"
     if record["event"] == "checkpointed":

@@ -25,19 +25,56 @@ audit_app = typer.Typer(
 )
 
 
+def _event(name: str | None) -> str | None:
+    from monitoring.audit.budgets import EVENTS
+
+    if name is not None and name not in EVENTS:
+        raise typer.BadParameter(f"expected one of {', '.join(EVENTS)}; got {name!r}")
+    return name
+
+
+def _moment(text: str) -> int:
+    from stream.run.assemble import wall_clock_ms
+    from stream.tools.audit.read import moment
+
+    try:
+        return moment(text, wall_clock_ms())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Moment = Annotated[
+    int | None,
+    typer.Option(
+        help="By the steps' clock: a time (RFC 3339), or so long ago, such as `7d`.",
+        parser=_moment,
+        metavar="TIME",
+    ),
+]
+
+
 @audit_app.command()
 def show(
     config: ConfigPath,
     limit: Annotated[int, typer.Option(help="The newest so many records.", min=1)] = 20,
     member: Annotated[str | None, typer.Option(help="Only records of this member.")] = None,
+    event: Annotated[
+        str | None, typer.Option(help="Only this event, such as `frozen`.", callback=_event)
+    ] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this token or user asked for.")
+    ] = None,
+    since: Moment = None,
+    until: Moment = None,
     as_json: Json = False,
 ) -> None:
     """List the newest records; `--json` prints them whole."""
-    from stream.tools.audit.read import brief
+    from stream.tools.audit.read import Wanted, brief
     from stream.tools.audit.read import show as records
 
+    wanted = Wanted(member, event, actor, since, until)
     with reported():
-        found = records(load(config), limit, member)
+        found = records(load(config), limit, wanted)
     if as_json:
         print_json(found)
     for record in () if as_json else found:

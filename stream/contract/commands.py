@@ -24,6 +24,18 @@ NAMES = "names"
 
 Member = Annotated[str, msgspec.Meta(description="a member's name", extra={NAMES: "member"})]
 
+_PRINTED = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$(?!\n)"
+"""No control characters: what stands in the trail cannot pass for other lines of it."""
+Reason = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=500, pattern=_PRINTED, description="why, for whoever reads the audit trail"
+    ),
+]
+Ticket = Annotated[
+    str, msgspec.Meta(max_length=100, pattern=_PRINTED, description="where it was decided")
+]
+
 
 class Controlled(Protocol):
     """What commands reach of an engine."""
@@ -40,15 +52,21 @@ class Done(NamedTuple):
     detail: dict[str, Any]
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command"):
+class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
     """What every command has; ``actor`` is who gave it, set by whatever appends the record."""
 
     event: ClassVar[AuditEvent]
     actor: str = ""
+    reason: Reason = ""
+    ticket: Ticket = ""
 
     def apply(self, engine: Controlled) -> Done:
         """Do what was asked, at the place between two events where the record stands."""
         raise TypeError(f"{type(self).__name__}: a command needs a method apply")
+
+    def grounds(self) -> dict[str, str]:
+        """The reason and the ticket, as far as they are given."""
+        return {name: text for name in GROUNDS if (text := getattr(self, name))}
 
     def check(self, members: Collection[str]) -> None:
         """Raise :class:`ValueError` with its path where a field names what does not exist."""
@@ -108,6 +126,8 @@ class Checkpoint(Command, frozen=True, tag="checkpoint"):
         return Done("service", {})
 
 
+GROUNDS = ("reason", "ticket")
+"""The fields of every command that say why it was given."""
 COMMANDS: dict[str, type[Command]] = {
     str(kind.__struct_config__.tag): kind for kind in Command.__subclasses__()
 }
@@ -117,10 +137,11 @@ COMMAND: Any = Union[tuple(COMMANDS.values())]  # noqa: UP007 - made of the tabl
 
 
 def fields(kind: type[Command]) -> list[msgspec.inspect.Field]:
-    """What the sender of a command fills in, in order."""
+    """What the sender of a command fills in: its own fields, then those of every command."""
     described = msgspec.inspect.type_info(kind)
     assert isinstance(described, msgspec.inspect.StructType)
-    return [field for field in described.fields if field.name != "actor"]
+    given = [field for field in described.fields if field.name != "actor"]
+    return sorted(given, key=lambda field: field.name in GROUNDS)
 
 
 def names(field: msgspec.inspect.Field) -> str | None:

@@ -382,7 +382,8 @@ class Engine:
             self.counts["commands"] += 1
             where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             actor = command.actor or "engine"
-            self.auditor.record(command.event, "command", done.target, done.detail | where, actor)
+            detail = done.detail | command.grounds() | where
+            self.auditor.record(command.event, "command", done.target, detail, actor)
 
     # ------------------------------------------------------------------ state
 

@@ -33,14 +33,18 @@ class CommandRefused(MillraceError):
 
 
 def send_command(config: Config, name: str, values: dict[str, str]) -> dict[str, Any]:
-    """Append a command to the control topic, in the name of the user who runs this.
+    """Append a command to the control topic, as ``os:`` and the name of the user who runs this.
+
+    No token has a name like that: the trail tells who has a token from who says so.
 
     ``values`` are its fields as a person writes them. Raises :class:`CommandRefused` for what a
     step would make a dead letter.
     """
     try:
         command = msgspec.convert(
-            {"command": name, **values, "actor": getpass.getuser()}, COMMANDS[name], strict=False
+            {"command": name, **values, "actor": f"os:{getpass.getuser()}"},
+            COMMANDS[name],
+            strict=False,
         )
         value = msgspec.json.encode(command)
         read = Codec(config).command(Record(config.topics.control, 0, 0, None, value))

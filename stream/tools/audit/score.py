@@ -27,7 +27,7 @@ from stream.settings.schema import Config
 from stream.state.follow import Diverged
 from stream.state.generations import CheckpointError
 from stream.step.engine import Engine
-from stream.tools.audit.read import as_record, read_trail
+from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import rebuilt
 
@@ -71,7 +71,7 @@ def explain_score(config: Config, identifier: str) -> dict[str, Any]:
         "score": score,
     }
     verified = verify_trail(config, None, None, None, checkpoints=False)
-    trail = [r for line in read_trail(config) if (r := as_record(line)) is not None]
+    trail = records_of(read_trail(config))
     told["trail"] = {k: verified[k] for k in ("outcome", "exit", "records", "where", "not_checked")}
     told |= _again(config, record, score, step, trail)
     told["exit"] = told["exit"] or verified["exit"]
@@ -255,15 +255,15 @@ def _versions(
     A member that had learned within the step when it scored has no ``root``: no state was kept
     there.
     """
-    anew = {r.get("model") for r in trail if r.get("step") == seq and r.get("event") in REACTIONS}
+    anew = {r["model"] for r in trail if r.get("step") == seq and r["event"] in REACTIONS}
     told = {}
     for name, version in (made.versions if made is not None else before).items():
         known = version == before[name] and name not in anew
         records = [
             r
             for r in trail
-            if r.get("model") == name and "root" in r and r["version_to"] <= version
-            if r["seq"] <= head or r["step"] == seq
+            if r["model"] == name and "root" in r and (r["seq"] <= head or r.get("step") == seq)
+            if isinstance(r.get("version_to"), int) and r["version_to"] <= version
         ]
         last = records[-1] if records else None
         told[name] = {
@@ -279,6 +279,6 @@ def _versions(
 def _standing(engine: Engine, trail: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The trail's head after the step, and whether the trail holds this very record."""
     head = engine.trail.head()
-    theirs = {r.get("seq"): r.get("hash") for r in trail}
+    theirs = {r["seq"]: r["hash"] for r in trail}
     known = theirs.get(head.seq) == head.hash if head.seq else None
     return {"trail_seq": head.seq, "trail_hash": head.hash, "trail_record": known}

@@ -44,7 +44,7 @@ from stream.state.generations import (
     revive,
 )
 from stream.step.engine import Engine
-from stream.tools.audit.read import as_record, read_file, read_trail
+from stream.tools.audit.read import read_file, read_trail, records_of
 
 _SPAN = 1024
 
@@ -296,8 +296,7 @@ def _journal_digest(log: Log, seq: int) -> str:
 
 def _checkpoints(lines: Iterable[bytes]) -> dict[int, dict[str, Any]]:
     """What the trail says of each checkpoint, by its step."""
-    records = [record for line in lines if (record := as_record(line)) is not None]
-    return {r["step"]: r for r in records if r["event"] == "checkpointed"}
+    return {r.get("step", 0): r for r in records_of(lines) if r["event"] == "checkpointed"}
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import subprocess
 import sys
@@ -30,6 +31,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "member": {"command": "freeze", "member": "nosuchmember"},
     "too large": {"command": "set_threshold", "threshold": 7.5},
     "not a number": {"command": "set_threshold", "threshold": "nan"},
+    "lines of its own": {"command": "checkpoint", "reason": "none\n      8  released by root"},
+    "longer than a line": {"command": "checkpoint", "ticket": "T" * 101},
     "at the bound": {"command": "set_threshold", "threshold": 0},
 }
 """What no engine would follow, each with one wrong field."""
@@ -37,8 +40,12 @@ WRONG: dict[str, dict[str, Any]] = {
 
 def control(path: Path, command: dict[str, Any]) -> Any:
     """Give a command on the command line."""
-    name, *values = command.values()
-    return CliRunner().invoke(control_app, [word(name), str(path), *map(str, values)])
+    own = {field.name: field.required for field in fields(COMMANDS[command["command"]])}
+    words = []
+    for name, value in command.items():
+        if name != "command":
+            words += [str(value)] if own[name] else [f"--{name}", str(value)]
+    return CliRunner().invoke(control_app, [word(command["command"]), str(path), *words])
 
 
 @pytest.mark.parametrize("command", WRONG.values(), ids=WRONG)
@@ -72,14 +79,18 @@ def test_a_command_does_the_same_from_every_entrance(tmp_path: Path, name: str) 
     path.write_text(toml(raw_config(tmp_path)))
     examples = document(c)["components"]["schemas"]["Command"]["examples"]
     command = next(e for e in examples if e["command"] == name)
+    command |= {"reason": "drift of the week", "ticket": "OPS-7"}
     assert control(path, command).exit_code == 0
     (appended,) = contents(c, c.topics.control)
-    by_http = Ingest(c).command(json.dumps(command).encode(), "somebody").value
+    claimed = command | {"actor": "somebody else"}
+    by_http = Ingest(c).command(json.dumps(claimed).encode(), "somebody").value
     records = [json.loads(value or b"") for value in (appended, by_http)]
-    assert [r.pop("actor") for r in records][1] == "somebody"
+    assert [r.pop("actor") for r in records] == [f"os:{getpass.getuser()}", "somebody"]
     assert records == [command, command]
     out = build_engine(c, None).step(Feed().batch(("control", [command])))
-    assert decoded(out.audit)[-1]["event"] == COMMANDS[name].event
+    record = decoded(out.audit)[-1]
+    told = record["event"], record["reason"], record["ticket"]
+    assert told == (COMMANDS[name].event, "drift of the week", "OPS-7")
 
 
 def test_every_field_says_what_it_takes() -> None:

@@ -14,15 +14,17 @@ import pytest
 from monitoring.audit.trail import Trail, make_anchor, read_anchor
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord
+from stream.run.assemble import open_log, wall_clock_ms
 from stream.state.anchors import FILE, Anchors
 from stream.state.generations import list_generations, read_manifest
 from stream.tools.audit.read import read_trail
+from stream.tools.audit.verify import check_generations
 from stream.tools.replay import replay_to
 from tests.stream.tools.audited import FOREIGN, KEY, in_topic, millrace, settings
 from tests.support import crafted
 from tests.support.crafted import change_arrays, change_rest, evil_member
 from tests.support.factory import config
-from tests.support.runner import caught_up, running
+from tests.support.runner import append, caught_up, running
 
 
 def verify(directory: Path, *options: object, status: int = 0) -> dict[str, Any]:
@@ -492,3 +494,99 @@ def test_a_full_disk_does_not_stop_the_service(tmp_path: Path) -> None:
     c.state_dir.mkdir()
     anchors.committed(outputs(trail, 1))
     assert read_anchor((c.state_dir / FILE).read_bytes()).seq == 2
+
+
+# ---------------------------------------------------------------------- reading
+
+
+CRAFTED: list[Any] = [
+    {},
+    [],
+    7,
+    {"seq": 0},
+    {"at": -1},
+    {"at": 10**30},
+    {"at": True},
+    {"model": None},
+    {"event": ["x"]},
+    {"event": "checkpointed"},
+    {"event": "checkpointed", "held": 7, "roots": [], "step": 3},
+    {"event": "checkpointed", "step": [3]},
+    {"breaches": 7, "ranges": [], "undone": True},
+    {"breaches": [{"rule": 1}], "ranges": [[]]},
+    {"n_updates": 1},
+    {"statistic": [], "threshold": {}},
+    {"from": {}, "to": 1, "root": 1, "version_to": "x"},
+    {"error": {"a": "\x1b[2J"}},
+]
+"""What a trail may hold that no service wrote: each beside what every record has."""
+
+
+def crafted_lines(seq: int) -> list[bytes]:
+    common = {"seq": seq, "at": 0, "event": "frozen", "cause": "x", "actor": "x", "model": "linear"}
+    common |= {"prev": "", "hash": ""}
+    deep = b'{"a":' * 900 + b"1" + b"}" * 900
+    lines = [
+        json.dumps(common | change if change and isinstance(change, dict) else change).encode()
+        for change in CRAFTED
+    ]
+    nested = json.dumps(common | {"deep": 0}).encode().replace(b'"deep": 0', b'"deep": ' + deep)
+    return [*lines, nested, b"[" * 100_000, b"\xff", b""]
+
+
+def test_a_crafted_trail_is_read_without_a_traceback(shard: Path) -> None:
+    """Whatever stands in the topic: what is no record is left out, what cannot be told is told."""
+    c = settings(shard)
+    good = len(read_trail(c))
+    log = open_log(c, wall_clock_ms)
+    log.append("audit", [NewRecord(b"test", line) for line in crafted_lines(good + 1)])
+    log.close()
+    shown = millrace("audit", "show", shard / "c.toml", "--limit", 1000)
+    assert "not as the service writes it: see audit verify" in shown
+    millrace("audit", "show", shard / "c.toml", "--json")
+    millrace("audit", "diff", shard / "c.toml", "--from", 1, "--to", good + 1)
+    millrace("audit", "score", shard / "c.toml", "e250", status=10)
+    verify(shard, "--checkpoint", status=10)
+
+
+def test_a_crafted_record_of_a_checkpoint_matches_none(shard: Path) -> None:
+    """It may continue the chain where nothing is signed."""
+    c = settings(shard)
+    rows = check_generations(c, crafted_lines(1), lambda _: "")
+    assert rows
+    assert "match" not in {row["verdict"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        (["--event", "summary"], lambda r: r["event"] == "summary"),
+        (["--actor", "ops"], lambda r: r["actor"] == "ops"),
+        (["--member", "mlp", "--event", "created"], lambda r: r["seq"] == 2),
+        (["--since", "2026-01-01T00:00:00Z"], lambda r: True),
+        (["--until", "2026-01-01T00:00:00Z"], lambda r: False),
+        (["--since", "1000w"], lambda r: True),
+    ],
+)
+def test_records_are_found_by_time_event_and_actor(
+    shard: Path, options: list[str], fits: Callable[[dict[str, Any]], bool]
+) -> None:
+    """Those of the trail for which each filter holds, in its order."""
+    c = settings(shard)
+    command = {"command": "freeze", "member": "mlp", "actor": "ops", "ticket": "OPS-7"}
+    append(c, ("control", [command | {"reason": "drift"}]))
+    with running(c) as service:
+        caught_up(service, 801)
+    whole = [json.loads(line) for line in read_trail(c)]
+    found = json.loads(millrace("audit", "show", shard / "c.toml", "--json", *options))
+    assert found == [record for record in whole if fits(record)][-20:]
+    told = millrace("audit", "show", shard / "c.toml", "--actor", "ops")
+    assert "by command of ops (OPS-7: drift)" in told
+
+
+@pytest.mark.parametrize(
+    "options", [["--since", "yesterday"], ["--until", "1dd"], ["--event", "frozzen"]]
+)
+def test_a_filter_that_fits_nothing_ever_is_wrong_usage(ran: Path, options: list[str]) -> None:
+    """A typo does not look like an empty trail."""
+    assert "expected" in millrace("audit", "show", ran / "c.toml", *options, status=2)

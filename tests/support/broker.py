@@ -9,6 +9,7 @@ killed with -9 itself.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import os
 import shutil
@@ -19,6 +20,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from tests.support.waiting import DEADLINE_S
@@ -91,7 +94,6 @@ class Broker:
     ) -> None:
         self.port = port or free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self._classpath = str(jars() / "*")
         self._dir = Path(tempfile.mkdtemp(prefix="millrace-kafka-"))
         self._config = self._dir / "server.properties"
         self._output = self._dir / "broker.log"
@@ -103,7 +105,8 @@ class Broker:
         for protocol, address in (beside or {}).items():
             lines |= _listener_beside(lines, protocol, address)
         lines |= dict(properties or {})
-        self._config.write_text("".join(f"{k}={v}\n" for k, v in lines.items()))
+        self._node = lines["node.id"]
+        self._config.write_text(_text(lines))
 
     def __enter__(self) -> Broker:
         try:
@@ -125,25 +128,23 @@ class Broker:
 
     def start(self) -> None:
         """Start on the data that is there (or on none) and wait until it answers."""
-        if not (self._dir / "data").exists():
-            identity = ["-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._config)]
-            subprocess.run(
-                self._java("kafka.tools.StorageTool", "format", *identity),
-                check=True,
-                capture_output=True,
+        data = self._dir / "data"
+        if not data.exists():
+            data.mkdir()
+            (data / "bootstrap.checkpoint").write_bytes(_features())
+            identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            (data / "meta.properties").write_text(
+                f"version=1\ncluster.id={_CLUSTER}\nnode.id={self._node}\ndirectory.id={identity}\n"
             )
         with self._output.open("ab") as output:
             # A session of its own: Ctrl-C in the terminal must not end it before its owner does.
             self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._config)),
+                _java("kafka.Kafka", str(self._config)),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self._wait_until_ready()
-
-    def _java(self, *arguments: str) -> list[str]:
-        return ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", self._classpath, *arguments]
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -191,6 +192,59 @@ class Broker:
         """End it and delete its data."""
         self.kill()
         shutil.rmtree(self._dir, ignore_errors=True)
+
+
+_CLUSTER = "AAAAAAAAAAAAAAAAAAAAAQ"
+
+
+@cache
+def _features() -> bytes:
+    """What Kafka's own tool says to a new broker of its version: asked once, it takes 2 s."""
+    with tempfile.TemporaryDirectory(prefix="millrace-kafka-") as place:
+        data, config = Path(place) / "data", Path(place) / "server.properties"
+        config.write_text(_text(_properties(free_port(), free_port(), data)))
+        asked = ["format", "-t", _CLUSTER, "-c", str(config)]
+        subprocess.run(_java("kafka.tools.StorageTool", *asked), check=True, capture_output=True)
+        return (data / "bootstrap.checkpoint").read_bytes()
+
+
+def _java(*arguments: str) -> list[str]:
+    return ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", str(jars() / "*"), *arguments]
+
+
+def _text(properties: Mapping[str, str]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+@contextlib.contextmanager
+def cluster(size: int = 3) -> Iterator[list[Broker]]:
+    """Brokers of one cluster: everything stands on each of them, and one may be away."""
+    doors = [free_port() for _ in range(size)]
+    voters = ",".join(f"{i}@127.0.0.1:{door}" for i, door in enumerate(doors, 1))
+    shared = {
+        "controller.quorum.voters": voters,
+        "controller.quorum.fetch.timeout.ms": "1000",
+        "min.insync.replicas": str(size - 1),
+        "replica.lag.time.max.ms": "2000",
+    }
+    for topics in ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic"):
+        shared[f"{topics}.replication.factor"] = str(size)
+    for topics in ("transaction.state.log", "share.coordinator.state.topic"):
+        shared[f"{topics}.min.isr"] = str(size - 1)
+    _features()
+    brokers = []
+    for i, door in enumerate(doors, 1):
+        port = free_port()
+        own = f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{door}"
+        brokers.append(Broker(port, {**shared, "node.id": str(i), "listeners": own}))
+    try:
+        # None answers before most of them are there.
+        with ThreadPoolExecutor(size) as pool:
+            list(pool.map(Broker.start, brokers))
+        yield brokers
+    finally:
+        for broker in brokers:
+            broker.close()
 
 
 def _properties(port: int, controller_port: int, data: Path) -> dict[str, str]:

@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 
+from stream.run import health
 from stream.run.service import Service
 from stream.settings.schema import Config
 from stream.state.generations import list_generations
 from stream.state.topics import TopicsChanged
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import replay_to
+from tests.faults.worker import Worker
+from tests.stream.cli.test_cli import toml
 from tests.stream.run.test_service_kafka import consume, kafka, produce
-from tests.support.factory import event, label
+from tests.support.factory import event, label, raw_config
+from tests.support.log_harness import kafka_table
 from tests.support.runner import caught_up, running
 from tests.support.waiting import wait_until
 
@@ -34,11 +38,12 @@ def admin(kafka_bootstrap: str) -> Iterator[Any]:
     client.close()
 
 
-@pytest.fixture
-def watched(kafka: Config) -> Config:
-    """A configuration of a service that looks at its topics all the time."""
+@pytest.fixture(params=["kafka-python", "confluent"])
+def watched(kafka: Config, request: pytest.FixtureRequest) -> Config:
+    """A configuration of a service that looks at its topics all the time, by either client."""
     topics = kafka.topics.model_copy(update={"metadata_age": 50})
-    return kafka.model_copy(update={"topics": topics})
+    log = kafka.log.model_copy(update={"client": request.param})
+    return kafka.model_copy(update={"topics": topics, "log": log})
 
 
 def delete(admin: Any, topic: str) -> None:
@@ -165,9 +170,11 @@ def test_partitions_that_are_added_join_the_input(watched: Config, admin: Any) -
 
 @pytest.mark.parametrize("role", ["events", "scores", "journal"])
 def test_a_topic_that_is_deleted_ends_the_service_in_order(
-    watched: Config, admin: Any, role: str
+    watched: Config, admin: Any, role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a sentence, and with the state saved wherever it still can be."""
+    if role == "journal":  # nothing can be: how long that is tried is no matter here
+        monkeypatch.setattr(health, "GRACE_S", 0.1)
     topic = watched.journal_topic if role == "journal" else getattr(watched.topics, role)
     service, error = ended(watched, lambda: delete(admin, topic))
     assert f"{topic}: was deleted" in str(error)
@@ -182,20 +189,48 @@ def test_a_topic_that_is_deleted_ends_the_service_in_order(
         assert scored(watched) == ids(*range(20, 30))
 
 
-def test_an_input_made_anew_ends_a_running_service(watched: Config, admin: Any) -> None:
-    """It neither waits for the old one nor reads the new one as if it went on."""
-    topic = watched.topics.events
+@pytest.mark.parametrize("role", ["events", "control", "audit"])
+def test_a_topic_made_anew_ends_a_running_service(watched: Config, admin: Any, role: str) -> None:
+    """It neither waits for the old one nor goes on with the new one as if it were that."""
+    topic = getattr(watched.topics, role)
 
     def anew() -> None:
         delete(admin, topic)
-        make(admin, topic, 2)
+        make(admin, topic, 2 if role == "events" else 1)
 
     _, error = ended(watched, anew)
     assert f"{topic}: was deleted" in str(error)
-    produce(watched, topic, [event(i) for i in range(100, 130)])
+    produce(watched, watched.topics.events, [event(i) for i in range(100, 130)])
+    with (
+        pytest.raises(TopicsChanged, match=f"{topic}: was deleted and made anew"),
+        running(watched),
+    ):
+        pass
     with running(watched, accept_changes=True) as service:
         caught_up(service, 50)
     assert scored(watched) == ids(*range(20), *range(100, 130))
+
+
+def test_the_process_ends_with_the_sentence_and_status_3(
+    kafka: Config, admin: Any, tmp_path: Path
+) -> None:
+    """While it runs, and at the next start: a supervisor need not try again."""
+    topic = kafka.topics.events
+    topics = kafka.topics.model_dump(exclude={"journal"}) | {"metadata_age": "50ms"}
+    log = kafka_table(kafka.log.bootstrap)  # type: ignore[union-attr]
+    file = tmp_path / "c.toml"
+    file.write_text(toml(raw_config(tmp_path, name=kafka.name, log=log, topics=topics)))
+    with Worker(file) as worker:
+        worker.wait_for("restored")
+        produce(kafka, topic, [event(1)])
+        wait_until(lambda: scored(kafka), "a score")
+        delete(admin, topic)
+        assert worker.wait() == 3
+    assert f"{topic}: was deleted" in "\n".join(worker.errors)
+    make(admin, topic, 1)
+    with Worker(file) as worker:
+        assert worker.wait() == 3
+    assert f"{topic}: was deleted and made anew" in "\n".join(worker.errors)
 
 
 def test_a_state_without_its_journal_is_refused(kafka: Config, admin: Any) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import structlog
 import typer
@@ -27,6 +27,7 @@ from tests.faults import diverge as divergence
 from tests.faults.backfill import PLACES
 from tests.faults.backfill import backfill as gain
 from tests.faults.kafka.brokers import brokers as break_brokers
+from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.proxied import proxied
 from tests.faults.reconfigure import reconfigure as change
 from tests.faults.shard import Shard
@@ -229,6 +230,26 @@ def brokers(
 
         found = timed(work)
     report(found, not found["problems"], as_json)
+
+
+@app.command()
+def cluster(
+    seed: Seed = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that a broker is lost.")] = 6,
+    down: Annotated[float, typer.Option(help="Seconds that it is away at least.")] = 8.0,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Kill one broker of three under load, by both clients; then freeze all, and SIGTERM."""
+    with working(directory) as place, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            verdicts, figures = lose_one(place, get_args(Client), seed, rounds, down, show)
+            by_client = {client: verdict.as_dict() for client, verdict in verdicts.items()}
+            return {"seed": seed, "down_s": down} | figures | by_client
+
+        found = timed(work)
+    report(found, not any(found[client]["problems"] for client in get_args(Client)), as_json)
 
 
 @app.command()

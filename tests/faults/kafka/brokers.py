@@ -33,12 +33,17 @@ class Probe:
 
     def status(self, path: str) -> int:
         """The HTTP status of a path; 0 when nobody answers."""
+        return self.answer(path)[0]
+
+    def answer(self, path: str) -> tuple[int, str]:
+        """The HTTP status of a path, and the body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
         except OSError:
-            return 0
+            return 0, ""
         finally:
             connection.close()
 

@@ -1,0 +1,127 @@
+"""A cluster of three real Kafka brokers that loses one, then all, while services run on it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient
+
+from tests.faults.check import Verdict
+from tests.faults.crash import Progress
+from tests.faults.kafka.brokers import Probe
+from tests.faults.kafka.sides import Side, sides
+from tests.support import broker as brokers
+from tests.support.broker import Broker
+from tests.support.waiting import wait_until
+
+STATUSES = (0, 130)
+"""Ended in order without what it waited for, or by its watchdog."""
+GRACE_S = 60.0
+"""What supervisors give a service before SIGKILL, at the least."""
+
+
+def cluster(
+    directory: Path,
+    clients: Sequence[str],
+    seed: int,
+    rounds: int,
+    down_s: float,
+    progress: Progress,
+) -> tuple[dict[str, Verdict], dict[str, Any]]:
+    """Break the cluster under load; gives what was found, by client, and figures.
+
+    1. ``rounds`` times: kill the broker that leads a journal; the services go on with the other
+       two. Start it again, and wait until it has caught up.
+    2. Freeze all brokers in the middle of commits, and SIGTERM: the services end in time.
+    3. Thaw them. The next start settles the commit in doubt; take the rest, and check.
+    """
+    lost = []
+    with brokers.cluster() as nodes:
+        where = [node.bootstrap for node in nodes]
+        admin: Any = KafkaAdminClient(bootstrap_servers=where)
+        with sides(directory, clients, seed, ",".join(where), replication_factor=3) as made:
+            probes = [side.load() for side in made]
+            for i in range(rounds):
+                lost.append(_lose_one(admin, nodes, made, probes, down_s))
+                progress("brokers", i + 1, rounds)
+            for node in nodes:
+                node.pause()
+            try:
+                ended = _stopped(made, probes)
+            finally:
+                for node in nodes:
+                    node.resume()
+            verdicts = {side.client: side.finished() for side in made}
+        admin.close()
+    for client, (status, took_s) in ended.items():
+        if status not in STATUSES or took_s > GRACE_S:
+            verdicts[client].found(
+                f"SIGTERM: expected a status of {STATUSES} within {GRACE_S:g} s, got {status} after"
+                f" {took_s} s"
+            )
+    return verdicts, {"lost": lost, "stopped_while_frozen": ended}
+
+
+def _lose_one(
+    admin: Any,
+    nodes: Sequence[Broker],
+    made: Sequence[Side],
+    probes: Sequence[Probe],
+    down_s: float,
+) -> dict[str, Any]:
+    """The seconds after which each service was last seen not ready."""
+    [journal] = admin.describe_topics(topics=[made[0].shard.topic("journal")])
+    node = nodes[journal["partitions"][0]["leader_id"] - 1]
+    node.kill()
+    gone = time.monotonic()
+    without = _watch(probes, lambda: time.monotonic() - gone > down_s)
+    node.start()
+    back = _watch(probes, lambda: _whole(admin, made))
+    return {"not_ready_without_it_s": without, "not_ready_once_it_is_back_s": back}
+
+
+def _whole(admin: Any, made: Sequence[Side]) -> bool:
+    """Whether each broker has all of each topic."""
+    described = admin.describe_topics(topics=[name for side in made for name in side.topics])
+    return all(
+        set(partition["isr_nodes"]) == set(partition["replica_nodes"])
+        for topic in described
+        for partition in topic["partitions"]
+    )
+
+
+def _watch(probes: Sequence[Probe], until: Callable[[], bool]) -> list[float]:
+    """Look at the services until something holds and all of them are ready.
+
+    Gives the seconds after which each was last seen not ready, 0 for one that always was.
+    """
+    last = [0.0] * len(probes)
+    started = time.monotonic()
+
+    def look() -> bool:
+        ready = [probe.status("/readyz") == 200 for probe in probes]
+        for i, probe in enumerate(probes):
+            probe.look()
+            if not ready[i]:
+                last[i] = round(time.monotonic() - started, 1)
+        return all(ready) and until()
+
+    wait_until(look, "services that are ready")
+    return last
+
+
+def _stopped(made: Sequence[Side], probes: Sequence[Probe]) -> dict[str, tuple[int, float]]:
+    """SIGTERM in the middle of a commit: status and seconds, by client."""
+    for probe in probes:
+        answer = probe.answer
+        wait_until(lambda: "commit under way" in answer("/readyz")[1], "a commit under way")  # noqa: B023
+    started = time.monotonic()
+    for side in made:
+        side.worker.signal(signal.SIGTERM)
+    return {
+        side.client: (side.worker.wait(), round(time.monotonic() - started, 1)) for side in made
+    }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.console import Console
 
 from monitoring.parameters.counted import Counted, ParameterError
 from monitoring.parameters.render import render
 from monitoring.parameters.resolve import resolve
+from monitoring.terminal import in_json
 
 OK, DIFFERS, BAD_TARGET = 0, 1, 2
 
@@ -30,10 +29,11 @@ def params_command(target: str | Counted, as_json: bool, console: Console, error
         found = resolve(target) if isinstance(target, str) else target
         report = found if isinstance(found, Counted) else count(found, target=str(target))
     except ParameterError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        for line in f"error: {error}".split("\n"):
+            errors.print(line, style="red", markup=False, highlight=False)
         return BAD_TARGET
     if as_json:
-        console.print_json(json.dumps(report.to_dict()))
+        console.file.write(in_json(report.to_dict()) + "\n")
     else:
         render(report, console)
     return DIFFERS if report.totals.verdict in ("mismatch", "stale_attr") else OK

@@ -11,6 +11,7 @@ from rich.text import Text
 from monitoring.parameters.counted import Counted, Row, Totals
 from monitoring.parameters.formula import Formula
 from monitoring.table import show, table
+from monitoring.terminal import plain, styled
 
 _COLUMNS = (
     *("layer", "type", "sizes", "output", "formula", "parameters", "buffers", "verdict", "note"),
@@ -52,11 +53,11 @@ def render(report: Counted, console: Console) -> None:
             Text(cells[name], _STYLE[row.verdict] if name == "verdict" else "") for name in columns
         ]
         made.add_row(*texts, style=style)
-    console.print(Text(report.target, style="bold"))
+    console.print(styled(report.target, "bold"))
     show(made, console)
     for line in _summary(report):
-        indented = textwrap.fill(line, console.width, subsequent_indent=" " * _LABEL)
-        console.print(indented, highlight=False, markup=False)
+        for part in textwrap.wrap(plain(line), console.width, subsequent_indent=" " * _LABEL):
+            console.print(part, highlight=False, markup=False)
 
 
 def _least(name: str, cells: Mapping[str, str]) -> int:
@@ -90,7 +91,7 @@ def _longest_line(text: str) -> int:
 
 
 def _cells(row: Row, judged: bool) -> dict[str, str]:
-    return {
+    cells = {
         "layer": row.path or ".",
         "type": row.type,
         "sizes": row.config,
@@ -101,6 +102,7 @@ def _cells(row: Row, judged: bool) -> dict[str, str]:
         "verdict": row.verdict if judged else "",
         "note": _note(row),
     }
+    return {name: plain(text) for name, text in cells.items()}
 
 
 def _says_anything(row: Row) -> bool:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from monitoring.terminal import styled
 from stream.cli.terminal import (
     ConfigPath,
     Json,
     err,
     load,
     out,
-    plain,
     print_json,
     print_rows,
     reported,
@@ -78,7 +78,7 @@ def show(
     if as_json:
         print_json(found)
     for record in () if as_json else found:
-        out.print(plain(brief(record)))
+        out.print(brief(record))
 
 
 @audit_app.command()
@@ -109,7 +109,7 @@ def _print_score(found: dict[str, Any]) -> None:
 
     made = found["score"]
     alert = "an alert" if made["alert"] else "no alert"
-    out.print(f"[bold]{plain(found['id'])}[/]: {made['score']:.6g}, {alert}", end="")
+    out.print(styled(found["id"], "bold"), f"{made['score']:.6g}, {alert}", sep=": ", end="")
     out.print(f"; step {made['seq']}, event {made['partition']}@{made['offset']}")
     if "versions" in found:
         shown = ("version", "root", "record", "record_version", "record_root")
@@ -126,11 +126,11 @@ def _print_score(found: dict[str, Any]) -> None:
         out.print(f"step     digest {step['digest']}, in the journal {step['journal_digest']}")
         out.print(f"trail    record {step['trail_seq']} after it, {step['trail_hash']}")
     trail = found["trail"]
-    out.print(f"trail    {trail['outcome']}: {trail['records']} records {plain(trail['where'])}")
+    out.print(f"trail    {trail['outcome']}: {trail['records']} records {trail['where']}")
     colour = "red" if found["exit"] else "green"
-    out.print(f"replay   [bold {colour}]{plain(found['replay'])}[/]")
+    out.print("replay  ", styled(found["replay"], f"bold {colour}"))
     for text in trail["not_checked"]:
-        out.print(f"  [yellow]not checked[/] {plain(text)}")
+        out.print(" ", styled("not checked", "yellow"), text)
 
 
 @audit_app.command()
@@ -168,15 +168,16 @@ def verify(
         print_json(found)
     else:
         colour = "green" if found["exit"] == 0 else "red"
-        out.print(f"[bold {colour}]{found['outcome']}[/]: {found['records']} records", end="")
+        outcome = styled(found["outcome"], f"bold {colour}")
+        out.print(outcome, f"{found['records']} records", sep=": ", end="")
         out.print(f", {found['signatures_checked']} signatures checked, head {found['head_hash']}")
         if found["exit"]:
-            err.print(f"  at {plain(found['where'])}: got {plain(found['got'])}")
-            err.print(f"  expected {plain(found['expected'] or 'what the trail says')}")
+            err.print(f"  at {found['where']}: got {found['got']}")
+            err.print(f"  expected {found['expected'] or 'what the trail says'}")
         for row in found.get("generations", ()):
-            out.print(f"  generation {row['seq']}: {plain(row['verdict'])}")
+            out.print(f"  generation {row['seq']}: {row['verdict']}")
         for text in found["not_checked"]:
-            out.print(f"  [yellow]not checked[/] {plain(text)}")
+            out.print(" ", styled("not checked", "yellow"), text)
     raise typer.Exit(found["exit"])
 
 
@@ -214,4 +215,4 @@ def export(
     if as_json:
         print_json(found)
     else:
-        out.print(f"{found['records']} records in {plain(found['file'])}")
+        out.print(f"{found['records']} records in {found['file']}")

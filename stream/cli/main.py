@@ -15,8 +15,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from monitoring.table import show, table
+from monitoring.terminal import styled
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
 from stream.cli.terminal import (
@@ -25,10 +27,10 @@ from stream.cli.terminal import (
     err,
     load,
     out,
-    plain,
     print_json,
     print_rows,
     reported,
+    tell_unexpected,
 )
 
 app = typer.Typer(
@@ -52,6 +54,7 @@ def main() -> None:
         # process to the next, or a replay would give other bits.
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-P", "-m", "stream.cli", *sys.argv[1:]])
+    sys.excepthook = tell_unexpected
     app(prog_name="millrace")
 
 
@@ -89,15 +92,16 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
         if as_json:
             print_json({"ok": False, "problems": error.problems})
         else:
-            err.print(f"[bold red]{config}[/]: {len(error.problems)} problem(s)")
+            err.print(styled(config, "bold red"), f"{len(error.problems)} problem(s)", sep=": ")
             for problem in error.problems:
-                err.print(f"  {plain(problem)}")
+                err.print(f"  {problem}")
         raise typer.Exit(2) from error
     if as_json:
         waiting = holds(loaded)._asdict()
         print_json({"ok": True, "config": as_plain(loaded), "pending": waiting})
         return
-    out.print(f"[bold green]{config}[/] is valid: shard {loaded.name!r}, {loaded.log.type} log")
+    valid = f"is valid: shard {loaded.name!r}, {loaded.log.type} log"
+    out.print(styled(config, "bold green"), valid)
     out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
     out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
     found = holds(loaded)
@@ -120,12 +124,14 @@ def init(
     with reported():
         made = draft(data) if to_file is None else write_draft(data, to_file)
     if to_file is None:
-        print(made.text, end="")
+        for line in made.text.removesuffix("\n").split("\n"):
+            out.print(line)
         return
-    out.print(f"[bold green]{plain(to_file)}[/] drafted from {made.rows:,} rows: read its comments")
+    drafted = f"drafted from {made.rows:,} rows: read its comments"
+    out.print(styled(to_file, "bold green"), drafted)
     if made.refused:
         out.print(f"  {made.refused:,} of these rows would be dead letters")
-    out.print(f"  then: millrace evaluate {plain(to_file)} --data {plain(data)}")
+    out.print(f"  then: millrace evaluate {to_file} --data {data}")
 
 
 @app.command()
@@ -206,7 +212,7 @@ def simulate(
     if as_json:
         print_json(made)
     else:
-        out.print(plain(", ".join(f"{name} {value}" for name, value in made.items())))
+        out.print(", ".join(f"{name} {value}" for name, value in made.items()))
 
 
 @app.command()
@@ -255,7 +261,7 @@ def _tell_played(summary: dict[str, Any], as_json: bool) -> None:
     else:
         print_quality(out, summary)
         for note in summary["notes"]:
-            out.print(plain(note))
+            out.print(note)
     if not summary["scores"]:
         raise typer.Exit(3)
     if any(member["state"] != "working" for member in summary["members"].values()):
@@ -269,12 +275,10 @@ def print_refused(console: Console, summary: dict[str, Any]) -> None:
         got = f": {letter['got']}" if "got" in letter else ""
         advice = letter.get("advice", "")
         console.print(
-            plain(
-                f"{letter['file']} row {letter['row']}: {letter['reason']}: {letter['error']}{got}"
-            )
+            f"{letter['file']} row {letter['row']}: {letter['reason']}: {letter['error']}{got}"
         )
         if advice and advice not in told:
-            console.print(plain(f"  {advice}"))
+            console.print(f"  {advice}")
             told.add(advice)
     more = summary["dead_letters"] - len(summary["first_dead_letters"])
     if more > 0:
@@ -331,7 +335,7 @@ def backfill(
         print_json(found)
     else:
         for part in found["parts"]:
-            out.print(plain(f"has learned from the past: {part}"))
+            out.print(f"has learned from the past: {part}")
         out.print(
             f"caught up at step {found['to_step']:,}, from step {found['from_step']:,} on: "
             f"{found['learned']:,} labels learned in all; {found['records']:,} records now, "
@@ -341,8 +345,8 @@ def backfill(
             told = ", ".join(f"{name} {n:,}" for name, n in found["dead_letters"].items())
             out.print(f"not taken in under this configuration: {told}")
         for name in found["failed_members"]:
-            out.print(plain(f"member {name} failed and would enter in quarantine"))
-        out.print(plain(f"now stop the service and start it with this configuration: {config}"))
+            out.print(f"member {name} failed and would enter in quarantine")
+        out.print(f"now stop the service and start it with this configuration: {config}")
     if found["failed_members"]:
         raise typer.Exit(4)
 
@@ -350,7 +354,8 @@ def backfill(
 def print_quality(console: Console, summary: dict[str, Any]) -> None:
     """The summary's counts in one line and its quality as a table."""
     counts = ("events", "scores", "labels", "dead_letters")
-    console.print("  ".join(f"{name} [bold]{summary[name]}[/]" for name in counts))
+    parts = ((f"{name} ", styled(summary[name], "bold")) for name in counts)
+    console.print(Text("  ").join(Text.assemble(*part) for part in parts))
     reasons = summary.get("dead_letter_reasons") or {}
     if reasons:
         console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
@@ -459,5 +464,9 @@ def token(
         print_json({"token": secret, "name": name, "sha256": sha256, "scopes": ["score", "label"]})
         return
     out.print(f"token (shown once): {secret}")
-    out.print("add to the configuration:\n\n\\[\\[http.tokens]]", highlight=False)
-    out.print(f'name = "{name}"\nsha256 = "{sha256}"\nscopes = \\["score", "label"]')
+    out.print("add to the configuration:")
+    out.print("")
+    out.print("[[http.tokens]]")
+    out.print(f'name = "{name}"')
+    out.print(f'sha256 = "{sha256}"')
+    out.print('scopes = ["score", "label"]')

@@ -5,22 +5,22 @@ No logic of any command.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from models.base import MillraceError
 from monitoring.table import show, table
+from monitoring.terminal import Terminal, in_json, styled
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Terminal()
+err = Terminal(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML configuration.", metavar="CONFIG")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
@@ -39,19 +39,28 @@ def reported() -> Iterator[None]:
     try:
         yield
     except (ConfigError, CommandRefused) as error:
-        err.print(f"[bold red]error[/] {plain(error)}")
+        _tell(error)
         raise typer.Exit(2) from error
     except (CheckpointError, Locked, Diverged, UnreadableConfig) as error:
-        err.print(f"[bold red]error[/] {plain(error)}")
+        _tell(error)
         raise typer.Exit(4) from error
     except (Fenced, LogError, MillraceError) as error:
-        err.print(f"[bold red]error[/] {plain(error)}")
+        _tell(error)
         raise typer.Exit(3) from error
 
 
-def plain(error: object) -> str:
-    """Text without rich's markup."""
-    return str(error).replace("[", "\\[")
+def _tell(error: Exception) -> None:
+    first, *more = str(error).split("\n")
+    err.print(styled("error", "bold red"), first)
+    for line in more:
+        err.print(" ", line)
+
+
+def tell_unexpected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A traceback on standard error; what stands in its message is text there too."""
+    for part in traceback.format_exception(kind, error, trace):
+        for line in part.rstrip("\n").split("\n"):
+            err.print(line)
 
 
 def load(path: Path) -> Any:
@@ -61,15 +70,15 @@ def load(path: Path) -> Any:
 
     if names := foreign(os.environ):
         err.print(
-            f"[yellow]warning[/] environment: {', '.join(names)}: no part of the configuration is "
-            "called so; not used"
+            styled("warning", "yellow"),
+            f"environment: {', '.join(names)}: no part of the configuration is called so; not used",
         )
     return read(path, os.environ)
 
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(in_json(value) + "\n")
 
 
 def print_rows(
@@ -80,9 +89,9 @@ def print_rows(
         print_json(rows)
         return
     if not rows:
-        out.print(plain(none))
+        out.print(none)
         return
     made = table(list(rows[0]), folds)
     for row in rows:
-        made.add_row(*(plain(v) for v in row.values()))
+        made.add_row(*map(str, row.values()))
     show(made, out)

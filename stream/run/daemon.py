@@ -11,7 +11,9 @@ from collections.abc import Callable
 from types import FrameType
 
 import structlog
+from structlog.types import EventDict, Processor
 
+from monitoring.terminal import plain
 from stream.run.front import Front
 from stream.run.health import Health
 from stream.run.service import Service
@@ -21,18 +23,27 @@ from stream.settings.schema import Config
 logger = structlog.get_logger()
 
 
+def on_a_terminal(logger: object, method: str, values: EventDict) -> EventDict:
+    """Texts of others are texts on a terminal too; a traceback keeps its lines."""
+    trace = str(values.pop("exception", "")).split("\n")
+    shown = {key: plain(v) if isinstance(v, str) else v for key, v in values.items()}
+    return shown | ({"exception": "\n".join(map(plain, trace))} if trace != [""] else {})
+
+
 def configure_logging() -> None:
     """Key=value lines in a terminal, JSON elsewhere; always on standard error, UTC times."""
     terminal = sys.stderr.isatty()
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    renderers: list[Processor] = (
+        [on_a_terminal, structlog.dev.ConsoleRenderer()]
+        if terminal
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(20),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -20,7 +20,7 @@ from rich.progress import (
 def progress(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; yields ``advance(n)``. ``total`` ``None``: not known."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

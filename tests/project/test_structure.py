@@ -264,6 +264,24 @@ def test_models_and_monitoring_know_no_program_around_them() -> None:
     assert wrong == []
 
 
+def test_one_function_writes_to_terminals() -> None:
+    """No console but the one that shows text as text, no markup, and no bare ``print``."""
+    one = "monitoring/terminal.py"
+    markup = re.compile(r"""["'][^"']*\[(/|bold|red|green|yellow)[^"']*\]""")
+    wrong = [
+        f"{name(path)}:{node.lineno}"
+        for path in FILES
+        if name(path) != one
+        for node in ast.walk(tree(path))
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("Console", "print", "Text.from_markup")
+        )
+        or (isinstance(node, ast.JoinedStr) and markup.search(ast.unparse(node)))
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("library", IMPORTERS)
 def test_a_library_has_few_importers(library: str) -> None:
     """Each of these libraries can be replaced by changing the files named for it."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from stream.cli.terminal import tell_unexpected
 from tests.support.factory import event, label, raw_config
 from tests.support.runner import append
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -140,6 +141,27 @@ def test_wrong_input_is_explained(file: Path, tmp_path: Path) -> None:
     assert "expected a duration" in out
     for text in (out,):
         assert "Traceback" not in text
+
+
+def test_what_a_record_says_is_no_markup(file: Path, tmp_path: Path) -> None:
+    """Keys that look like markup or move the cursor are told; no line is forged."""
+    data = tmp_path / "d.jsonl"
+    rows = [event(i) | {key: 1} for i, key in enumerate((r"\[/nope]", "\x1b[2J\ndone", "\u202e"))]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text(file.read_text().replace("[event]", '[event]\nunknown_fields = "reject"'))
+    out = millrace("evaluate", file, "--data", data, status=3)
+    assert "Traceback" not in out
+    assert r"\[/nope]" in out
+    assert r"\u001b[2J\ndone" in out
+    assert not {"\x1b", "\u202e"} & set(out)
+    assert "done" not in out.splitlines()
+
+
+def test_an_unexpected_error_is_text_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A traceback keeps its own lines; its message makes none."""
+    error = ValueError("\x1b[2J\u202e[bold]")
+    tell_unexpected(type(error), error, None)
+    assert capsys.readouterr().err == "ValueError: \\u001b[2J\\u202e[bold]\n"
 
 
 def test_the_daemon_runs_until_a_signal(file: Path, tmp_path: Path) -> None:

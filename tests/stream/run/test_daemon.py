@@ -5,6 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from stream.run.daemon import on_a_terminal
+
+
+def test_what_the_log_says_on_a_terminal_is_text() -> None:
+    """Names and messages of others make no line and move no cursor; a traceback keeps its lines."""
+    shown = on_a_terminal(None, "info", {"event": "a\x1b[2J\nb", "n": 1, "exception": "x\n\x9by"})
+    assert shown == {"event": "a\\u001b[2J\\nb", "n": 1, "exception": "x\n\\u009by"}
+
 
 def test_a_signal_never_waits_for_a_lock_that_the_main_thread_holds() -> None:
     """SIGTERM while the main thread holds a lock which stopping needs: it stops once that is free.

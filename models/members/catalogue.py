@@ -21,6 +21,7 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
     "logistic": {
         "binary": "models.members.logistic:LogisticModel",
         "classes": "models.members.classes.logistic:SoftmaxModel",
+        "number": "models.members.numbers.logistic:LinearModel",
     },
     "crossed": {"binary": "models.members.crossed:CrossedModel"},
     "forest": {"binary": "models.members.forest:ForestModel"},

@@ -31,6 +31,7 @@ from models.base import (
     StateError,
 )
 from models.kernels.common import LEARN, SCORE
+from models.kernels.losses import Loss
 from models.kernels.trees import used_part
 from models.settings import Settings
 from models.task import BINARY, Task
@@ -50,6 +51,17 @@ class WeightedSettings(Settings):
         description="how many rows a row of each class counts for, by the label's value; "
         "1 for the others; scores are corrected for it",
     )
+
+
+class LossSettings(Settings):
+    """Parameters of a member that learns a number."""
+
+    loss: Loss = Field(
+        "squared",
+        description="`squared` says the mean; `huber` nearly the mean, whatever outliers there "
+        "are; `quantile` the number below which `quantile` of the truths are",
+    )
+    quantile: float = Field(0.5, gt=0, lt=1, description="of `quantile` loss; 0.5: the median")
 
 
 def _class_weights(given: Mapping[str, float], task: Task) -> F64:

@@ -222,8 +222,28 @@ def verify(
 
 def make_anchor(name: str, head: Head, key: Ed25519PrivateKey | None = None) -> bytes:
     """The head of the trail ``name`` as canonical JSON, signed; to be kept away from the trail."""
-    body = {"v": VERSION, "trail": name, "anchor": head.seq, "head": head.hash}
-    return canonical(body | _signed(key, _hash(body)))
+    return sealed({"v": VERSION, "trail": name, "anchor": head.seq, "head": head.hash}, key)
+
+
+def sealed(body: Mapping[str, Any], key: Ed25519PrivateKey | None) -> bytes:
+    """A statement about a trail as canonical JSON, signed."""
+    return canonical({**body, **_signed(key, _hash(body))})
+
+
+def unsealed(raw: bytes, public_key: Ed25519PublicKey | None = None) -> dict[str, Any]:
+    """The statement in what :func:`sealed` gave, without its signature, which is checked.
+
+    Raises :class:`TrailError` when it is malformed, :class:`BadSignature` when it is badly signed.
+    """
+    try:
+        record = _parse(raw.removesuffix(b"\n"))
+        signature = record.pop("sig", None)
+        if public_key is not None:
+            _check_signature(public_key, _hash(record), signature)
+    except _Flaw as flaw:
+        kind = BadSignature if flaw.outcome is Exit.BAD_SIGNATURE else TrailError
+        raise kind(str(flaw)) from flaw
+    return record
 
 
 def head_after(line: bytes) -> Head:
@@ -243,20 +263,14 @@ def read_anchor(
     Raises :class:`TrailError` when it is malformed, :class:`BadSignature` when it is badly signed.
     """
     try:
-        record = _parse(raw.removesuffix(b"\n"))
-    except _Flaw as error:
-        raise TrailError(f"audit anchor: {error}") from error
+        record = unsealed(raw, public_key)
+    except TrailError as error:
+        raise type(error)(f"audit anchor: {error}") from error
     seq, digest = record.get("anchor"), record.get("head")
     if not isinstance(seq, int) or not isinstance(digest, str):
         raise TrailError(f"audit anchor: expected a number and a hash, got {seq!r} and {digest!r}")
     if name is not None and record.get("trail") != name:
         raise TrailError(f"audit anchor: expected one of {name!r}, got {record.get('trail')!r}")
-    if public_key is not None:
-        body = {k: v for k, v in record.items() if k != "sig"}
-        try:
-            _check_signature(public_key, _hash(body), record.get("sig"))
-        except _Flaw as error:
-            raise BadSignature(f"audit anchor: {error}") from error
     return Head(seq, digest)
 
 

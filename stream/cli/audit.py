@@ -136,7 +136,11 @@ def _print_score(found: dict[str, Any]) -> None:
 @audit_app.command()
 def verify(
     config: Annotated[
-        Path | None, typer.Argument(help="TOML configuration; not needed with --file.")
+        Path | None,
+        typer.Argument(
+            help="TOML configuration, or a certificate; not needed with --file.",
+            metavar="[CONFIG]",
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="An exported trail instead of the topic.")
@@ -158,12 +162,20 @@ def verify(
     What could not be compared is told. Exit status: 0 whole, 10 a record was changed, removed,
     reordered or of another trail, 11 the tail was cut, 12 a signature is missing or of another key,
     13 a checkpoint is not the one on record, 14 something that must vouch for it is missing.
+
+    A certificate is verified by `--public-key` alone, and against an exported trail by `--file`.
     """
+    from stream.tools.audit.certificate import is_certificate, verify_certificate
     from stream.tools.audit.verify import verify_trail
 
     with reported():
-        loaded = None if config is None else load(config)
-        found = verify_trail(loaded, file, public_key, anchor, checkpoint)
+        if config is not None and is_certificate(config):
+            if anchor is not None or checkpoint:
+                raise typer.BadParameter("a certificate takes --public-key and --file alone")
+            found = verify_certificate(config, public_key, file)
+        else:
+            loaded = None if config is None else load(config)
+            found = verify_trail(loaded, file, public_key, anchor, checkpoint)
     if as_json:
         print_json(found)
     else:
@@ -176,9 +188,33 @@ def verify(
             err.print(f"  expected {found['expected'] or 'what the trail says'}")
         for row in found.get("generations", ()):
             out.print(f"  generation {row['seq']}: {row['verdict']}")
+        if "certificate" in found:
+            _print_certificate(found["certificate"])
         for text in found["not_checked"]:
             out.print(" ", styled("not checked", "yellow"), text)
     raise typer.Exit(found["exit"])
+
+
+def _print_certificate(stated: dict[str, Any]) -> None:
+    from monitoring.audit.words import number, short
+    from stream.tools.audit.certificate import FIGURES, MEMBER
+    from stream.tools.audit.read import at_time
+
+    out.print(f"  shard {stated['certificate']}, {at_time(stated['at'])}")
+    facts = {"configuration": stated["config"], **stated["code"]}
+    for name, value in facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if name == "ran_on" else value
+        out.print(f"  {name} {text}")
+    rows = [
+        {"member": name} | {key: short(number(one.get(key))) for key in MEMBER}
+        for name, one in stated["members"].items()
+    ]
+    print_rows(rows, as_json=False)
+    rows = [
+        {"score of": name} | {k: short(number(v)) for k, v in figures.items() if k in FIGURES}
+        for name, figures in (stated["quality"] or {}).items()
+    ]
+    print_rows(rows, as_json=False, none="no figures of quality: no checkpoint yet")
 
 
 @audit_app.command()
@@ -204,15 +240,33 @@ def diff(
 @audit_app.command()
 def export(
     config: ConfigPath,
-    target: Annotated[Path, typer.Option("--out", help="JSON lines; written anew.")],
+    target: Annotated[
+        Path | None, typer.Option("--out", help="The trail as JSON lines, byte for byte.")
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="What ran and what its models hold, in one signed file: audit.key."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the trail to a file, byte for byte."""
+    """Write the trail, or a certificate of the shard, or both; files are written anew."""
+    from stream.tools.audit.certificate import certify
     from stream.tools.audit.read import export as write
 
+    if target is None and certificate is None:
+        raise typer.BadParameter("give --out FILE, --certificate FILE or both")
+    found: dict[str, Any] = {}
     with reported():
-        found = write(load(config), target)
+        loaded = load(config)
+        if certificate is not None:  # first: the trail in the other file goes at least as far
+            found |= {"certificate": certify(loaded, certificate)}
+        if target is not None:
+            found |= write(loaded, target)
     if as_json:
         print_json(found)
-    else:
+        return
+    if target is not None:
         out.print(f"{found['records']} records in {found['file']}")
+    if certificate is not None:
+        head = found["certificate"]["head"]["seq"]
+        out.print(f"certificate up to record {head} in {certificate}")

@@ -30,6 +30,17 @@ def fingerprint() -> dict[str, str]:
     return found | {"kernels": _kernels()}
 
 
+@cache
+def sources() -> str:
+    """SHA-256 of the source of Millrace as it is installed here; cached."""
+    h = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            h.update(path.relative_to(_ROOT).as_posix().encode() + b"\0")
+            h.update(hashlib.sha256(path.read_bytes()).digest())
+    return h.hexdigest()
+
+
 def _kernels() -> str:
     """A digest of the source of every file that takes from ``models/kernels``, or is in it.
 

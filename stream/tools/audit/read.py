@@ -111,9 +111,14 @@ def show(config: Config, limit: int, wanted: Wanted) -> list[dict[str, Any]]:
     return [record for record in records_of(read_trail(config)) if wanted.fits(record)][-limit:]
 
 
+def at_time(ms: int) -> str:
+    """A moment as people read it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+
+
 def brief(record: Mapping[str, Any]) -> str:
     """One record as a line for people."""
-    at = datetime.fromtimestamp(record["at"] / 1000, UTC).isoformat(timespec="seconds")
+    at = at_time(record["at"])
     try:
         what = told(record)
     except Exception:  # noqa: BLE001 - a crafted one may raise anything

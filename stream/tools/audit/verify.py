@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -104,24 +104,31 @@ def verify_trail(
     if verdict.outcome is Exit.OK:
         _expected(config, lines, key, anchors, found)
         verdict = found.absent or verdict
-    told: dict[str, Any] = {
-        "outcome": verdict.outcome.name.lower(),
-        "exit": int(verdict.outcome),
-        "records": len(lines),
-        "head_seq": verdict.head.seq,
-        "head_hash": verdict.head.hash,
-        "signatures_checked": verdict.signed,
-        "anchor_seq": max((head.seq for head in heads), default=None),
-        "where": verdict.where,
-        "expected": verdict.expected,
-        "got": verdict.got,
-        "not_checked": found.unchecked,
-    }
+    told = result(verdict, len(lines), heads, found.unchecked)
     if not checkpoints:
         found.unchecked.append("the checkpoints: with --checkpoint only")
     elif verdict.outcome is Exit.OK:
         told |= _with_generations(_given(config), lines, found)
     return told
+
+
+def result(
+    verdict: Verdict, records: int, anchors: Iterable[Head], unchecked: list[str]
+) -> dict[str, Any]:
+    """A verdict as plain values."""
+    return {
+        "outcome": verdict.outcome.name.lower(),
+        "exit": int(verdict.outcome),
+        "records": records,
+        "head_seq": verdict.head.seq,
+        "head_hash": verdict.head.hash,
+        "signatures_checked": verdict.signed,
+        "anchor_seq": max((head.seq for head in anchors), default=None),
+        "where": verdict.where,
+        "expected": verdict.expected,
+        "got": verdict.got,
+        "not_checked": unchecked,
+    }
 
 
 def _with_generations(config: Config, lines: list[bytes], found: _Found) -> dict[str, Any]:
@@ -177,8 +184,7 @@ def _anchors(
     """The newest anchor in each place, or why one of them cannot be believed."""
     places = [] if path is None else [path]
     if config is not None:
-        places += [config.state_dir / ANCHORS] if path is None else []
-        places += [] if config.audit.witness is None else [config.audit.witness]
+        places += anchor_files(config)[0 if path is None else 1 :]
     heads: list[Head] = []
     for place in places:
         named = place == path or (config is not None and place == config.audit.witness)
@@ -198,6 +204,12 @@ def _anchors(
             " give --anchor, or configure audit.witness"
         )
     return heads, None
+
+
+def anchor_files(config: Config) -> list[Path]:
+    """The service's own file of anchors, and that of a configured witness."""
+    witness = config.audit.witness
+    return [config.state_dir / ANCHORS] + ([] if witness is None else [witness])
 
 
 def _newest(
@@ -351,6 +363,25 @@ def _restored(
     loaded = load(path, manifest)
     revive(engine, loaded)
     return engine, loaded
+
+
+class Saved(NamedTuple):
+    """The engine in a checkpoint, the trail's record of it, and where it ran."""
+
+    engine: Engine
+    record: dict[str, Any]
+    fingerprint: dict[str, str]
+
+
+def newest_saved(config: Config, lines: Iterable[bytes]) -> Saved | None:
+    """The newest checkpoint that is on record in a trail, without comparing it."""
+    vouched = _checkpoints(lines)
+    for path in list_generations(config.state_dir):
+        manifest = read_manifest(path)
+        if (record := vouched.get(manifest.seq)) is not None:
+            engine, _ = _restored(path, manifest, record, config)
+            return Saved(engine, record, manifest.fingerprint)
+    return None
 
 
 def count_saved(config: Config, member: str) -> Counted:

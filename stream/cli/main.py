@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -54,7 +55,10 @@ def main() -> None:
         # process to the next, or a replay would give other bits.
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-P", "-m", "stream.cli", *sys.argv[1:]])
+    os.umask(0o077)  # what libraries write is its owner's alone too
     sys.excepthook = tell_unexpected
+    # Standard output is the command's answer: a warning in it would spoil what --json prints.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     app(prog_name="millrace")
 
 

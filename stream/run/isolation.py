@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from stream.contract import private
 from stream.contract.log import Positions
 from stream.contract.records import Slice, range_of
 
@@ -98,7 +99,7 @@ class Attempts:
     def _write(self) -> None:
         temporary = self._path.with_suffix(".new")
         try:
-            with temporary.open("wb") as file:
+            with private.opened(temporary) as file:
                 file.write(msgspec.json.encode(self._noted))
                 file.flush()
                 os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.base import MillraceError
 from monitoring.audit.trail import Head, make_anchor, read_anchor
+from stream.contract import private
 from stream.contract.outputs import Outputs
 from stream.settings.schema import Config
 
@@ -52,7 +53,7 @@ class FileWitness:
 
     def keep(self, anchor: bytes) -> None:
         """See :meth:`Witness.keep`."""
-        with self._path.open("ab") as file:
+        with private.opened(self._path, "ab") as file:
             torn = file.tell() > 0 and self._path.read_bytes()[-1:] != b"\n"
             file.write(b"\n" * torn + anchor + b"\n")
 

@@ -29,6 +29,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from models.base import MillraceError, OtherVersion, State, StateError
+from stream.contract import private
 from stream.contract.failpoint import failpoint
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
@@ -162,8 +163,9 @@ class StateDirectory:
 
         Raises :class:`Locked` when another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        private.folder(self.path)
+        private.made(self.path / "lock")
+        lock = os.open(self.path / "lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -176,10 +178,10 @@ class StateDirectory:
         self._lock = lock
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-        self.generations.mkdir(exist_ok=True, mode=0o700)
+        private.folder(self.generations)
         for left in self.generations.glob(f"{_WRITING}*"):
             shutil.rmtree(left)
-        self.pending.mkdir(exist_ok=True, mode=0o700)
+        private.folder(self.pending)
         for working in self.pending.glob("*.seg"):
             working.unlink()  # of a process that is gone; only the generations' links count
         return self
@@ -219,7 +221,7 @@ class StateDirectory:
     def set_aside(self, path: Path, reason: str) -> None:
         """Move a generation to ``quarantine/``."""
         logger.error("checkpoint_unusable", path=str(path), error=reason)
-        self.quarantine.mkdir(exist_ok=True, mode=0o700)
+        private.folder(self.quarantine)
         n = 0
         while (target := self.quarantine / f"{path.name}-{n}").exists():
             n += 1
@@ -283,7 +285,7 @@ class StateDirectory:
 
     def enter(self, written: Path) -> Path:
         """Keep a written generation for the switch after it, which takes parts over from it."""
-        self.entered.mkdir(exist_ok=True, mode=0o700)
+        private.folder(self.entered)
         final = self.entered / written.name.removeprefix(_WRITING)
         if final.exists():
             shutil.rmtree(final)  # of a start that ended before its switch was committed
@@ -441,7 +443,7 @@ def _join(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
 
 
 def _write_durably(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
+    with private.opened(path) as file:
         file.write(raw)
         file.flush()
         os.fsync(file.fileno())

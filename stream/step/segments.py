@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.contract import private
+
 
 class Segment:
     """``capacity`` rows in a mapped file, or in memory when there is no file or no room.
@@ -96,7 +98,7 @@ class SegmentFile:
                 with target.open("rb") as file:
                     os.fsync(file.fileno())  # also writes what the mapping has changed
                 return length
-        with target.open("wb") as file:
+        with private.opened(target) as file:
             file.write(self._segment.rows[: self.used].tobytes())
             file.flush()
             os.fsync(file.fileno())

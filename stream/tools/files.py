@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.base import F64, I64, MillraceError
+from stream.contract import private
 from stream.decode.times import in_pattern
 from stream.settings.schema import TimeFormat
 
@@ -365,6 +366,7 @@ class ScoresWriter:
 
     def __enter__(self) -> Self:
         try:
+            private.opened(self._partial).close()
             self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
         except OSError as error:
             raise FileError(f"{self._path}: cannot be written: {error}") from error

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 
 import msgspec
 
+from stream.contract import private
 from stream.contract.letters import DeadLetter
 from stream.decode.times import likely_format, time_rule
 from stream.settings.paths import place, pointed
@@ -64,7 +65,7 @@ class Refused:
     def __enter__(self) -> Self:
         if self._path is not None:
             try:
-                self._file = self._path.open("wb")
+                self._file = private.opened(self._path)
             except OSError as error:
                 raise FileError(f"{self._path}: cannot be written: {error.strerror}") from error
         return self

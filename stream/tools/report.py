@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 
 from models.base import I64
 from monitoring.quality.measures import METRICS, SCORE_BOUNDS, measure
+from stream.contract import private
 from stream.tools.files import FileError
 from stream.tools.judged import AlarmMark, Judged, Sample
 
@@ -78,7 +79,8 @@ def write_report(
         charts="".join(parts),
     )
     try:
-        path.write_text(page, encoding="utf-8")
+        with private.opened(path) as file:
+            file.write(page.encode())
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stream.contract import private
 from stream.contract.log import DiskFull, LogError, LogUnavailable
 from stream.contract.records import Headers, NewRecord, Record
 from stream.contract.routing import places
@@ -165,7 +166,10 @@ class Connection:
 
 def _connect(path: Path, timeout_ms: int) -> sqlite3.Connection:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.folder(path.parent)
+        private.made(path)
+        for beside in ("-wal", "-shm"):  # which SQLite makes with the rights of the file itself
+            private.mend(Path(f"{path}{beside}"))
     except OSError as error:
         raise LogError(f"embedded log {path}: {error.strerror}; check log.path") from error
     db = sqlite3.connect(

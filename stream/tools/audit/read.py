@@ -17,6 +17,7 @@ import msgspec
 from models.base import MillraceError
 from models.settings import parse_duration
 from monitoring.audit.words import number, told
+from stream.contract import private
 from stream.decode.times import LATEST_MS, TIME_RULES
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
@@ -102,7 +103,8 @@ def read_file(path: Path) -> list[bytes]:
 def export(config: Config, target: Path) -> dict[str, Any]:
     """Write the trail as JSON lines, byte for byte as it was committed."""
     lines = read_trail(config)
-    target.write_bytes(b"".join(line + b"\n" for line in lines))
+    with private.opened(target) as file:
+        file.write(b"".join(line + b"\n" for line in lines))
     return {"file": str(target), "records": len(lines)}
 
 

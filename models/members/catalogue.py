@@ -23,7 +23,11 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
         "classes": "models.members.classes.logistic:SoftmaxModel",
         "number": "models.members.numbers.logistic:LinearModel",
     },
-    "crossed": {"binary": "models.members.crossed:CrossedModel"},
+    "crossed": {
+        "binary": "models.members.crossed:CrossedModel",
+        "classes": "models.members.classes.crossed:CrossedClassesModel",
+        "number": "models.members.numbers.crossed:CrossedNumberModel",
+    },
     "forest": {"binary": "models.members.forest:ForestModel"},
     "boosting": {"binary": "models.members.boosting:BoostingModel"},
     "river": {"binary": "models.members.river.model:RiverModel"},

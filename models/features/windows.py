@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, MillraceError, State, StateError
 from models.carry import fill
-from models.kernels import updates
-from models.kernels.entities import (
+from models.kernels.windows import updates
+from models.kernels.windows.entities import (
     ARENA,
     ENTITIES,
     EVICTED,

@@ -21,7 +21,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 from models.kernels.common import RARE
 
-_HELPERS = sorted(Path(__file__).parent.glob("*.py"))
+_HELPERS = sorted(Path(__file__).parent.rglob("*.py"))
 
 
 def entry(signature: Any) -> Callable[[Callable[..., Any]], Any]:

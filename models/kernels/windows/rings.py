@@ -17,7 +17,7 @@ from numba import njit
 
 from models.base import I64
 from models.kernels.common import HELPER
-from models.kernels.entities import (
+from models.kernels.windows.entities import (
     CLASS,
     COUNT,
     ENTER,

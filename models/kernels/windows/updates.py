@@ -13,7 +13,8 @@ from numba import njit
 
 from models.base import F64, I64, U64
 from models.kernels.common import F32_MAX, HELPER
-from models.kernels.entities import (
+from models.kernels.entry import entry
+from models.kernels.windows.entities import (
     ARENA,
     COUNT,
     ENTER,
@@ -30,8 +31,7 @@ from models.kernels.entities import (
     place,
     touch,
 )
-from models.kernels.entry import entry
-from models.kernels.rings import after, append, enter, insert, leave, mark_one
+from models.kernels.windows.rings import after, append, enter, insert, leave, mark_one
 
 LARGEST_MS = 1 << 60  # times are clipped: no sum of one and two durations overflows
 

@@ -1,0 +1,1 @@
+"""Statistics of entities over windows of event time, compiled."""

@@ -72,14 +72,14 @@ def ids_of(topics: Mapping[str, Topic]) -> dict[str, str]:
 
 
 def lost(standing: Standing, topics: Mapping[str, Topic], config: Config) -> Lost:
-    """What is lost if these are the topics now: of inputs, of the trail, of the journal.
+    """What is lost if these are the topics now, of a log that has made all it needs.
 
     Scores and dead letters are nobody's state: a new topic for them loses nothing here.
     """
     names = config.topics
     outputs = (names.scores, names.dead_letters)
     known = (*inputs(config), *outputs, names.audit, config.journal_topic)
-    gone = [name for name in known if name in standing.ids and name not in topics]
+    gone = [name for name in known if name not in topics]
     anew = [name for name in standing.anew(ids_of(topics)) if name not in outputs]
     return Lost(gone, anew)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stream.contract.log import LogError
+from stream.contract.log import LogError, Topic
 from stream.run import topics
 from stream.settings.schema import Config
 from stream.state.generations import list_generations
 from stream.state.recovery import ForeignState
-from stream.state.topics import TopicsChanged
+from stream.state.topics import Standing, TopicsChanged, inputs, lost
 from tests.support.factory import config, event
 from tests.support.runner import append, caught_up, running
 from tests.support.waiting import wait_until
@@ -68,6 +68,22 @@ def test_a_state_from_before_ids_needs_a_journal_too(
     with pytest.raises(ForeignState, match="expected the journal of the state"), running(c):
         pass
     assert list_generations(c.state_dir)
+
+
+@pytest.mark.parametrize("role", ["events", "scores", "journal"])
+def test_a_topic_that_vanishes_is_missed_where_topics_have_no_ids(
+    tmp_path: Path, role: str
+) -> None:
+    """As on clusters before Kafka 2.8: by its name."""
+    c = config(tmp_path)
+    there = {
+        name: Topic("", 1)
+        for name in (*inputs(c), c.topics.scores, c.topics.dead_letters, c.topics.audit)
+    } | {c.journal_topic: Topic("", 1)}
+    assert not lost(Standing(), there, c)
+    name = c.journal_topic if role == "journal" else getattr(c.topics, role)
+    del there[name]
+    assert lost(Standing(), there, c).gone == [name]
 
 
 def test_a_file_that_is_replaced_ends_a_running_service(ran: Config, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ On kafka-python's administrative client, whichever client reads and writes. Read
 from __future__ import annotations
 
 import base64
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 """Settings of a topic whose records are all kept."""
+
+
+_NEWS_S = 0.05
 
 
 class NewTopic(NamedTuple):
@@ -85,7 +89,8 @@ class Cluster:
                         " Create them: run `millrace topics create` as one who may"
                     ) from error
                 admin.wait_for_topics(missing, timeout_ms=self._timeout_s * 1000)
-                found = self._find(admin, wanted)
+                while len(found := self._find(admin, wanted)) < len(wanted):
+                    time.sleep(_NEWS_S)  # one broker knew them, the one asked now does not yet
             return found
 
         return self.ask("topics", work)

@@ -14,9 +14,10 @@ from tests.faults.check import Verdict
 from tests.faults.crash import Progress
 from tests.faults.kafka.brokers import Probe
 from tests.faults.kafka.sides import Side, sides
+from tests.faults.shard import Shard
 from tests.support import broker as brokers
 from tests.support.broker import Broker
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENT, wait_until
 
 STATUSES = (0, 130)
 """Ended in order without what it waited for, or by its watchdog."""
@@ -34,19 +35,23 @@ def cluster(
 ) -> tuple[dict[str, Verdict], dict[str, Any]]:
     """Break the cluster under load; gives what was found, by client, and figures.
 
-    1. ``rounds`` times: kill the broker that leads a journal; the services go on with the other
-       two. Start it again, and wait until it has caught up.
+    1. ``rounds`` times: kill the broker that coordinates a consumer group, or leads a journal; the
+       services go on with the other two, before any deadline of a call. Start it again, and wait
+       until it has caught up.
     2. Freeze all brokers in the middle of commits, and SIGTERM: the services end in time.
     3. Thaw them. The next start settles the commit in doubt; take the rest, and check.
     """
     lost = []
+    patient = {"timeout": PATIENT, "transaction_timeout": PATIENT, "replication_factor": 3}
     with brokers.cluster() as nodes:
         where = [node.bootstrap for node in nodes]
         admin: Any = KafkaAdminClient(bootstrap_servers=where)
-        with sides(directory, clients, seed, ",".join(where), replication_factor=3) as made:
+        with sides(directory, clients, seed, ",".join(where), **patient) as made:
             probes = [side.load() for side in made]
             for i in range(rounds):
-                lost.append(_lose_one(admin, nodes, made, probes, down_s))
+                shard = made[i // 2 % len(made)].shard
+                number = _leader(admin, shard) if i % 2 else _coordinator(admin, shard)
+                lost.append(_lose_one(admin, nodes[number - 1], made, probes, down_s))
                 progress("brokers", i + 1, rounds)
             for node in nodes:
                 node.pause()
@@ -66,16 +71,25 @@ def cluster(
     return verdicts, {"lost": lost, "stopped_while_frozen": ended}
 
 
+def _leader(admin: Any, shard: Shard) -> int:
+    [journal] = admin.describe_topics(topics=[shard.topic("journal")])
+    leader: int = journal["partitions"][0]["leader_id"]
+    return leader
+
+
+def _coordinator(admin: Any, shard: Shard) -> int:
+    name = shard.config.name
+    return int(admin._manager.run(admin._find_coordinator_ids, [name])[name])
+
+
 def _lose_one(
     admin: Any,
-    nodes: Sequence[Broker],
+    node: Broker,
     made: Sequence[Side],
     probes: Sequence[Probe],
     down_s: float,
 ) -> dict[str, Any]:
     """The seconds after which each service was last seen not ready."""
-    [journal] = admin.describe_topics(topics=[made[0].shard.topic("journal")])
-    node = nodes[journal["partitions"][0]["leader_id"] - 1]
     node.kill()
     gone = time.monotonic()
     without = _watch(probes, lambda: time.monotonic() - gone > down_s)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.net.compat import KafkaNetClient
 from structlog.testing import capture_logs
 
 from stream.contract.log import Fenced, LogError, LogRefused, LogUnavailable, OutOfRetention
@@ -293,6 +294,30 @@ def test_a_commit_whose_batch_the_broker_refused_is_made_again(
     again = store.opened()  # ends or aborts whatever was left open
     assert [record.seq for record in again.journal()] == [1, 2, 3]
     assert [r.value for r in again.tail(store.config.topics.scores, 10)] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.kafka
+@ONLY_PYTHON
+def test_no_request_is_lost_while_a_coordinator_moves(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each coordinator is away once, when it is asked: the commit goes on in the same attempt."""
+    store = make()
+    log = opened(store)
+    log.append(store.config.topics.events, values("event"))
+    taken = poll_all(log, 1)
+    ready, away = KafkaNetClient.await_ready, set[str]()
+
+    def moved(self: Any, node: Any, timeout_ms: float = 30_000) -> Any:
+        if str(node).startswith("coordinator") and len(away) < 3:
+            away.add(f"{node} {len(away)}")
+            raise errors.KafkaConnectionError(f"node {node} is away")
+        return ready(self, node, timeout_ms)
+
+    monkeypatch.setattr(KafkaNetClient, "await_ready", moved)
+    log.commit(step(1, taken, values("once")))
+    assert len(away) == 3
+    eventually(["once"], lambda: scores(store, log))
 
 
 @pytest.mark.kafka

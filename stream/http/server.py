@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from stream.http.api import REQUESTS, Api, Backend
 from stream.http.connections import Connections
 from stream.http.edge import Observe
 from stream.http.score import ScoreWaiters
-from stream.settings.schema import Config
+from stream.settings.schema import Config, TlsSettings
 
 BACKLOG = 2048
 """Connections that the kernel holds until they are accepted, and that are accepted at a time."""
@@ -50,6 +51,11 @@ class Server:
     failed : callable
         Called on the server's thread with the error that ended it, if one did.
 
+    Raises
+    ------
+    HttpError
+        When certificate and key cannot be used.
+
     Examples
     --------
     ::
@@ -74,7 +80,7 @@ class Server:
         self._failed = failed
         requests, connections = _room(self._http.max_waiting)
         self._api = Api(config, backend, waiters, observe, requests)
-        self._connections = Connections(connections, None, observe)
+        self._connections = Connections(connections, _tls(self._http.tls), observe)
         # uvicorn calls it as the class that it asks for.
         protocol: Any = self._connections.accepted
         self._uvicorn = uvicorn.Server(
@@ -172,6 +178,22 @@ class Server:
         watching = asyncio.create_task(self._connections.watch())
         await self._uvicorn.serve(sockets=[self._socket] if self._socket else None)
         watching.cancel()
+
+
+def _tls(settings: TlsSettings | None) -> ssl.SSLContext | None:
+    if settings is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(settings.certfile, settings.keyfile, password="")
+    except OSError as error:
+        raise HttpError(
+            f"http.tls: expected a certificate and its key without a password, got "
+            f"{settings.certfile} and {settings.keyfile}: {error.strerror or error}"
+        ) from error
+    return context
 
 
 def _room(waiting: int) -> tuple[int, int]:

@@ -486,6 +486,13 @@ class TokenSettings(Settings):
     )
 
 
+class TlsSettings(Settings):
+    """TLS 1.2 or newer for HTTP, on the same port. The files are read at the start."""
+
+    certfile: Path = Field(description="the server's certificate and its authorities', PEM")
+    keyfile: Path = Field(description="its private key, PEM, without a password")
+
+
 class HttpSettings(Settings):
     """The HTTP server: ingest, scores, health, metrics."""
 
@@ -493,6 +500,7 @@ class HttpSettings(Settings):
     host: str = Field("127.0.0.1", description="loopback only, unless a token is configured")
     port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     tokens: tuple[TokenSettings, ...] = Field((), description="who may call; none: everybody may")
+    tls: TlsSettings | None = None
     max_body_bytes: int = Field(1 << 20, ge=1024, description="larger requests get a 413")
     score_timeout: Duration = Field(parse_duration("2s"), description="how long `/v1/score` waits")
     max_waiting: int = Field(1024, ge=1, description="scores waited for at once; then 503")

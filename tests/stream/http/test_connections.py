@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
 
 from stream.http import server
-from tests.support.http_fake import Running, config, event, problem, running
+from stream.http.score import ScoreWaiters
+from tests.stream.logs.secured import make_authority, make_signed
+from tests.support.http_fake import FakeBackend, Running, config, event, problem, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
 HALF = b"GET /livez HTTP/1.1\r\nHost: localho"
@@ -190,3 +200,96 @@ class TestProtocol:
             told(rest(one), "protocol")
         wait_until(lambda: fresh.observed, "the observation")
         assert [o[:2] for o in fresh.observed] == [("/v1/events", "POST")]
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], ssl.SSLContext]:
+    """Settings with a certificate for localhost, and what its clients trust."""
+    place = tmp_path_factory.mktemp("tls")
+    by, authority = make_authority(place / "authority.pem")
+    make_signed(place / "server.pem", "localhost", by, authority)
+    both = str(place / "server.pem")
+    trust = ssl.create_default_context(cafile=place / "authority.pem")
+    return {"certfile": both, "keyfile": both}, trust
+
+
+class TestTls:
+    def test_requests_are_answered(self, tls: tuple[dict[str, str], ssl.SSLContext]) -> None:
+        """The same API, several requests on a connection, to clients that check the name."""
+        settings, trust = tls
+        with running(config(tls=settings)) as it:
+            base = f"https://localhost:{it.server.port}"
+            with httpx.Client(base_url=base, verify=trust, timeout=DEADLINE_S) as client:
+                for i in range(3):
+                    assert client.post("/v1/score", json=event(f"e{i}")).status_code == 200
+                assert client.get("/livez").headers["x-content-type-options"] == "nosniff"
+
+    def test_a_request_right_behind_the_handshake_is_answered(
+        self, tls: tuple[dict[str, str], ssl.SSLContext]
+    ) -> None:
+        """It may come in one piece with the handshake's end."""
+        settings, trust = tls
+        with running(config(tls=settings)) as it, dial(it) as raw:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            shake = trust.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            while True:
+                try:
+                    shake.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    raw.sendall(outgoing.read())
+                    incoming.write(raw.recv(65536))
+            shake.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            raw.sendall(outgoing.read())
+            while True:
+                try:
+                    assert shake.read(12) == b"HTTP/1.1 200"
+                    break
+                except ssl.SSLWantReadError:
+                    incoming.write(raw.recv(65536))
+
+    def test_what_is_no_tls_is_closed(self, tls: tuple[dict[str, str], ssl.SSLContext]) -> None:
+        """A client without TLS gets an alert at most, and no other one notices."""
+        settings, trust = tls
+        with running(config(tls=settings)) as it:
+            with dial(it, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n") as raw:
+                assert not rest(raw).startswith(b"HTTP")
+            url = f"https://localhost:{it.server.port}/livez"
+            assert httpx.get(url, verify=trust).status_code == 200
+            wait_until(lambda: not it.server._connections._open, "the end of both")
+
+    def test_half_a_handshake_is_closed(
+        self, hasty: None, tls: tuple[dict[str, str], ssl.SSLContext]
+    ) -> None:
+        """Nothing, or the beginning of a handshake: the deadline is that of half a head."""
+        with running(config(tls=tls[0])) as it, dial(it) as one, dial(it, b"\x16\x03\x01") as two:
+            assert rest(one) == rest(two) == b""
+            wait_until(lambda: not it.server._connections._open, "the end of both")
+
+    def test_handshakes_make_room(self, tls: tuple[dict[str, str], ssl.SSLContext]) -> None:
+        """Those that never end one do not keep out those that do."""
+        settings, trust = tls
+        with small(2, CONNECTIONS, tls=settings) as it, ExitStack() as stack:
+            for _ in range(3 * CONNECTIONS):
+                stack.enter_context(dial(it))
+            url = f"https://localhost:{it.server.port}/livez"
+            assert httpx.get(url, verify=trust).status_code == 200
+
+    def test_files_that_do_not_fit_are_told(
+        self, tmp_path: Path, tls: tuple[dict[str, str], ssl.SSLContext]
+    ) -> None:
+        """A missing file, another's key, a key with a password: no prompt, no start."""
+        by, _ = make_authority(tmp_path / "other.pem")
+        locked = tmp_path / "locked.pem"
+        locked.write_bytes(
+            by.private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password")
+            )
+        )
+        waiters = ScoreWaiters(1)
+        backend = FakeBackend(config(), waiters)
+        for key in (tmp_path / "none.pem", tmp_path / "other.pem", locked):
+            cfg = config(tls=tls[0] | {"keyfile": str(key)})
+            with pytest.raises(server.HttpError, match=rf"http\.tls: .*{key.name}"):
+                server.Server(cfg, backend, waiters, print)
+        backend.close()

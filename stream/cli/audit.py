@@ -134,6 +134,53 @@ def _print_score(found: dict[str, Any]) -> None:
 
 
 @audit_app.command()
+def explain(
+    config: ConfigPath,
+    member: Annotated[str, typer.Argument(help="A member's name.", metavar="MEMBER")],
+    layer: Annotated[
+        str | None, typer.Option(help="Only arrays whose path begins so, such as `hidden.0`.")
+    ] = None,
+    since: Moment = None,
+    most: Annotated[int, typer.Option(help="Rows of each table.", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """What moved a member most: stretches by the trail, updates and events done again.
+
+    The stretch between two records of it in which its arrays went furthest is replayed beside the
+    service. Exit status 14: journal and checkpoints do not reach back to it.
+    """
+    from stream.tools.audit.explain import explain as explained
+
+    with reported(), err.status("Doing the steps again"):
+        found = explained(load(config), member, layer, since, most)
+    if as_json:
+        print_json(found)
+    else:
+        _print_moves(found)
+    raise typer.Exit(found["exit"])
+
+
+def _print_moves(found: dict[str, Any]) -> None:
+    from monitoring.audit.words import short
+    from stream.tools.audit.read import at_time
+
+    for row in found["stretches"]:
+        spans = {key: "..".join(map(str, row[key])) for key in ("versions", "steps")}
+        row |= {"at": at_time(row["at"])} | spans
+    for row in found["updates"]:
+        places = [f"{topic}/{p}@{first}..{last}" for topic, p, first, last in row.pop("ranges")]
+        row["records"] = " ".join(places)
+    for row in found["events"]:
+        row["event"] = row["event"] or f"#{row.pop('id_hash')}"
+        row.pop("id_hash", None)
+    for part in ("stretches", "updates", "events"):
+        rows = [{key: short(value) for key, value in row.items()} for row in found[part]]
+        out.print(styled(part, "bold"))
+        print_rows(rows, as_json=False)
+    out.print("replay  ", styled(found["replay"], "red" if found["exit"] else "green"))
+
+
+@audit_app.command()
 def verify(
     config: Annotated[
         Path | None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
+from stream.contract.records import Slice
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Follower, steps
@@ -23,8 +24,8 @@ class Rebuilt(NamedTuple):
     log: Log
     follower: Follower
 
-    def onward(self, until: int) -> Iterator[Outputs]:
-        """The steps after it, done again up to another one: what comes out of each.
+    def onward(self, until: int) -> Iterator[tuple[Sequence[Slice], Outputs]]:
+        """The steps after it, done again up to another one: what each took, and what comes out.
 
         Raises :class:`~stream.contract.log.OutOfRetention` where a step's records are gone.
         """
@@ -35,7 +36,7 @@ class Rebuilt(NamedTuple):
             if slices is None:
                 follower.skip(record)
             else:
-                yield follower.apply(record, slices)
+                yield slices, follower.apply(record, slices)
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def _again(
             engine, from_step = past.follower.engine, past.follower.from_seq
             before, head = engine.auditor.versions(), engine.trail.head()
             roots = engine.ensemble.roots()
-            [outputs] = past.onward(seq)
+            [(_, outputs)] = past.onward(seq)
             divergences = past.follower.divergences
             made, row = _of_event(outputs, score)
             told: dict[str, Any] = {

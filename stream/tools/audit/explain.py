@@ -1,0 +1,275 @@
+"""What moved a member most: stretches of its life by the trail, their updates and events by replay.
+
+The trail tells how far each array went from one record of the member to the next. The stretch that
+went furthest is done again beside the service, update by update; each event of it is also learned
+alone, on a copy, from where its update began: within an update events may cancel one another.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import F64, FeatureBatch, MillraceError, State
+from monitoring.audit.trail import Exit
+from monitoring.audit.weights import Tensors, norm
+from stream.contract.hashing import hash_text
+from stream.contract.log import OutOfRetention
+from stream.contract.outputs import Outputs
+from stream.contract.records import Slice
+from stream.decode.codec import Codec
+from stream.settings.schema import Config
+from stream.state.follow import Diverged
+from stream.state.generations import CheckpointError
+from stream.step.engine import Engine
+from stream.step.learn import Learning
+from stream.tools.audit.read import read_trail, records_of
+from stream.tools.replay import rebuilt
+
+
+class _Array(msgspec.Struct):
+    path: str
+    delta_norm: str | None
+
+
+class _Told(msgspec.Struct):
+    """A full record of a member, as far as it is read here."""
+
+    seq: int
+    at: int
+    event: str
+    version_from: int
+    version_to: int
+    n_updates: int
+    steps: tuple[int, int]
+    tensors: list[_Array]
+
+    def moves(self) -> dict[str, float]:
+        """How far each array went since the record before, as far as that was measured."""
+        found = {}
+        for array in self.tensors:
+            try:
+                found[array.path] = float.fromhex(array.delta_norm or "")
+            except ValueError:
+                continue
+        return found
+
+
+class Update(NamedTuple):
+    """One update of the member, done again."""
+
+    version: int
+    moves: dict[str, float]
+    before: State
+    rows: NDArray[Any]
+    y: F64
+    w: F64
+
+
+def explain(
+    config: Config, member: str, layer: str | None, since_ms: int | None, most: int
+) -> dict[str, Any]:
+    """The ``most`` stretches, updates and events that moved a member's arrays furthest.
+
+    ``layer``: only arrays whose path begins so. ``since_ms``: only what the trail recorded from
+    then on. Sizes are L2 norms of the change. ``exit`` is 0, or 14 where journal and checkpoints do
+    not reach back to the stretch, whose updates are not known then.
+
+    Raises :class:`MillraceError` for a member or a layer that the trail does not tell of.
+    """
+    told = _told(config, member)
+    stretches = _stretches(told, layer)
+    if since_ms is not None:
+        stretches = [row for row in stretches if row["at"] >= since_ms]
+    stretches.sort(key=_moved, reverse=True)
+    found: dict[str, Any] = {"member": member, "layer": layer, "exit": int(Exit.OK), "replay": ""}
+    found |= {"stretches": stretches[:most], "updates": [], "events": []}
+    if not stretches:
+        return found | {"replay": "nothing to do again: no record of a change"}
+    try:
+        found |= _again(config, member, layer, stretches[0], most)
+    except (OutOfRetention, CheckpointError, Diverged) as error:
+        found |= {"exit": int(Exit.MISSING), "replay": f"out of reach: {error}"}
+    return found
+
+
+def _told(config: Config, member: str) -> list[_Told]:
+    found = []
+    records = records_of(read_trail(config))
+    for record in records:
+        if record["model"] == member:
+            try:
+                found.append(msgspec.convert(record, _Told))
+            except msgspec.ValidationError:
+                continue  # of another kind: it tells of no arrays
+    if not found:
+        known = sorted({record["model"] for record in records if "tensors" in record})
+        raise MillraceError(
+            f"audit explain: expected one of {', '.join(known)}, whose learned arrays the trail"
+            f" tells of; got {member!r}"
+        )
+    return found
+
+
+def _stretches(told: Iterable[_Told], layer: str | None) -> list[dict[str, Any]]:
+    """What each record says of the arrays that are asked for."""
+    rows = []
+    paths: set[str] = set()
+    for record in told:
+        moves = record.moves()
+        paths |= {array.path for array in record.tensors}
+        moved = _size(_chosen(moves, layer))
+        if math.isfinite(moved) and moved > 0:
+            row = {"record": record.seq, "at": record.at, "event": record.event}
+            row |= {"versions": [record.version_from + 1, record.version_to]}
+            row |= {"steps": list(record.steps), "labels": record.n_updates, "moved": moved}
+            rows.append(row | {"most": _most(_chosen(moves, layer))})
+    if layer is not None and not _chosen(dict.fromkeys(paths, 0.0), layer):
+        raise MillraceError(
+            f"audit explain: layer: expected the beginning of one of {', '.join(sorted(paths))};"
+            f" got {layer!r}"
+        )
+    return rows
+
+
+def _chosen(moves: Mapping[str, float], layer: str | None) -> dict[str, float]:
+    return {path: size for path, size in moves.items() if path.startswith(layer or "")}
+
+
+def _size(moves: Mapping[str, float]) -> float:
+    return norm(np.array(list(moves.values()))) if moves else 0.0
+
+
+def _most(moves: Mapping[str, float]) -> str:
+    return max(moves, key=moves.__getitem__, default="")
+
+
+# ------------------------------------------------------------------ once more
+
+
+def _again(
+    config: Config, member: str, layer: str | None, stretch: Mapping[str, Any], most: int
+) -> dict[str, Any]:
+    """The updates of a stretch and their events."""
+    # The record before was written within a step, whose later updates are of this stretch.
+    first, last = max(1, stretch["steps"][0] - 1), stretch["steps"][1]
+    versions = range(stretch["versions"][0], stretch["versions"][1] + 1)
+    rows: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    names: dict[int, str] = {}
+    with rebuilt(config, first - 1) as past:
+        watching = _watch(past.follower.engine, member)
+        for slices, outputs in past.onward(last):
+            names |= _names(past.follower.engine.codec, config, slices, outputs)
+            for update in watching.taken():
+                if update.version in versions:
+                    rows.append(_row(update, layer, outputs.journal.seq, slices))
+                    engine = past.follower.engine
+                    events += _alone(engine, member, layer, update, names)
+                    events = heapq.nlargest(most, events, key=_moved)
+            watching = _watch(past.follower.engine, member)
+    return {
+        "updates": heapq.nlargest(most, rows, key=_moved),
+        "events": events,
+        "replay": f"steps {first} to {last}: {len(rows)} updates",
+    }
+
+
+def _moved(row: Mapping[str, Any]) -> float:
+    return float(row["moved"])
+
+
+class _Watching(Learning):
+    """Learns as the engine does, and notes how far each update moved one member."""
+
+    def __init__(self, inner: Learning, member: str) -> None:
+        self.__dict__ |= inner.__dict__
+        self._member = member
+        self._noted: list[Update] = []
+
+    def learn(self, rows: NDArray[Any], y: F64, w: F64, *rest: Any) -> None:
+        """See :meth:`Learning.learn`."""
+        member = self._ensemble.members[self._member]
+        before, state = {p: a.copy() for p, a in member.tensors().items()}, member.state()
+        super().learn(rows, y, w, *rest)
+        if self._ensemble.members[self._member] is member:  # else another model took its place
+            version = self._auditor.versions()[self._member]
+            moves = _moves(before, member.tensors())
+            self._noted.append(Update(version, moves, state, rows.copy(), y, w))
+
+    def taken(self) -> list[Update]:
+        """The updates since the last call."""
+        noted, self._noted = self._noted, []
+        return noted
+
+
+def _watch(engine: Engine, member: str) -> _Watching:
+    """The engine's learning, watched; a switch of the configuration made another engine."""
+    if not isinstance(engine.learning, _Watching):
+        engine.learning = _Watching(engine.learning, member)
+    return engine.learning
+
+
+def _moves(before: Tensors, after: Tensors) -> dict[str, float]:
+    """How far each array went; one that is new or of another shape, with all of its values."""
+    found = {}
+    for path, array in after.items():
+        old = before.get(path)
+        fits = old if old is not None and old.shape == array.shape else np.zeros(1)
+        found[path] = norm(np.subtract(array, fits, dtype=np.float64))
+    return found
+
+
+def _row(update: Update, layer: str | None, step: int, slices: Sequence[Slice]) -> dict[str, Any]:
+    return {
+        "step": step,
+        "version": update.version,
+        "labels": len(update.y),
+        "moved": _size(_chosen(update.moves, layer)),
+        "most": _most(_chosen(update.moves, layer)),
+        "ranges": [[s.range.topic, s.range.partition, s.range.first, s.range.last] for s in slices],
+    }
+
+
+def _names(
+    codec: Codec, config: Config, slices: Sequence[Slice], outputs: Outputs
+) -> dict[int, str]:
+    """Ids by their hash: of the events scored and of the labels that came."""
+    ids = list(outputs.ids())
+    for piece in slices:
+        if piece.range.topic == config.topics.labels:
+            ids += [keyed.id for keyed in codec.label_keys(piece.records)[0]]
+    return {hash_text(identifier): identifier for identifier in ids}
+
+
+def _alone(
+    engine: Engine, name: str, layer: str | None, update: Update, names: Mapping[int, str]
+) -> Iterator[dict[str, Any]]:
+    """How far each event of an update moves the member alone, from where the update began."""
+    member = engine.ensemble.fresh(name, 0)
+    schema = engine.features.schema
+    for i, row in enumerate(update.rows):
+        member.restore(update.before)
+        before = {p: a.copy() for p, a in member.tensors().items()}
+        one = update.rows[i : i + 1]
+        x = FeatureBatch(
+            schema, np.ascontiguousarray(one["dense"]), np.ascontiguousarray(one["hashed"])
+        )
+        member.learn(x, update.y[i : i + 1], update.w[i : i + 1])
+        moves = _chosen(_moves(before, member.tensors()), layer)
+        hashed = int(row["id"])
+        yield {
+            "event": names.get(hashed),
+            "id_hash": f"{hashed:016x}",
+            "version": update.version,
+            "truth": float(update.y[i]),
+            "weight": float(update.w[i]),
+            "moved": _size(moves),
+            "most": _most(moves),
+        }

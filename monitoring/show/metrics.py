@@ -355,6 +355,12 @@ def _process(t: Telemetry) -> Iterator[Metric]:
         (([topic], margin_s) for topic, margin_s in t.retention_margin_s.copy().items()),
     )
     yield gauge(
+        "scores_other_writers",
+        "Others that wrote to the topic of scores within 5 minutes; NaN: nobody can tell",
+        [],
+        [([], t.other_writers)],
+    )
+    yield gauge(
         "loop_heartbeat_timestamp_seconds",
         "Last turn of the loop",
         [],

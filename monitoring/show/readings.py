@@ -8,6 +8,7 @@ registers anything or reads a clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -152,6 +153,7 @@ class Telemetry:
         self.divergences = 0
         self.lag: dict[tuple[str, int], int] = {}
         self.retention_margin_s: dict[str, float] = {}
+        self.other_writers: float = math.nan
 
     def observe_http(self, route: str, method: str, code: int, seconds: float) -> None:
         """Count one response; ``route`` is the template, never the path that was asked."""

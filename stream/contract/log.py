@@ -194,6 +194,12 @@ class Log(Protocol):
     def earliest(self) -> dict[tuple[str, int], int]:
         """The oldest retained offset, by input partition."""
 
+    def others(self) -> list[str] | None:
+        """Who else wrote to the topic of scores lately, by name.
+
+        ``None`` where nobody can tell, or this user may not ask.
+        """
+
     def truncate(self, positions: Positions, journal_seq: int) -> None:
         """Let go of input before ``positions`` and of journal records up to ``journal_seq``.
 

@@ -6,6 +6,7 @@ other thread reads that and never touches the engine.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -160,6 +161,8 @@ class Front(Listener):
             telemetry.divergences = service.recovered.divergences
         telemetry.lag = dict(service.lag)
         telemetry.retention_margin_s = service.topics.margin_s
+        others = service.topics.others
+        telemetry.other_writers = math.nan if others is None else len(others)
         return self._latest
 
     def metrics(self) -> bytes:

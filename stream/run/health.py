@@ -39,12 +39,15 @@ class Health:
     state : str
     unscored : str
         Why nothing is scored although events come in; empty where events are.
+    shared : str
+        Who else writes to the topic of scores; empty where nobody does.
     """
 
     def __init__(self, where: str) -> None:
         self._where = where
         self.state: State = "starting"
         self.unscored = ""
+        self.shared = ""
         self._beat_s = time.monotonic()
         self._asked_s: float | None = None
         self._since: dict[str, float] = {}
@@ -110,7 +113,8 @@ class Health:
         trouble = "; ".join(self._trouble.copy().values()) or self._slow()
         if self.state != "running":
             return False, self.state + (f": {trouble}" if trouble else "")
-        return not trouble, trouble or "; ".join(filter(None, ("running", self.unscored)))
+        said = ("running", self.unscored, self.shared)
+        return not trouble, trouble or "; ".join(filter(None, said))
 
     def _slow(self) -> str:
         now = time.monotonic()

@@ -389,6 +389,7 @@ class Service:
 
     def _measure_lag(self) -> None:
         now = time.monotonic()
+        self.health.shared = self.topics.shared
         if now - self._lag_s >= LAG_S:
             self._lag_s = now
             with suppress(LogUnavailable), self.health.calling("lag"):

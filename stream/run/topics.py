@@ -42,6 +42,8 @@ class Topics:
         As of the last step that was taken; the loop's.
     margin_s : dict
         How much longer each topic that a restart may read keeps its records than it may need.
+    others : list or None
+        Who else writes to the topic of scores; ``None``: nobody can tell.
     """
 
     def __init__(self, config: Config, log: Log, accept: bool, stopping: threading.Event) -> None:
@@ -54,6 +56,7 @@ class Topics:
         self._wrong: LogError | None = None
         self.standing = Standing()
         self.margin_s = dict.fromkeys((*inputs(config), config.journal_topic), math.inf)
+        self.others: list[str] | None = None
 
     def restored(self, standing: Standing) -> dict[str, Any]:
         """Go on from here; gives what the next journal record says of the topics.
@@ -82,6 +85,7 @@ class Topics:
         for name in standing.anew(ids_of(topics)):
             if name not in found.anew:
                 logger.warning("topic_made_anew", topic=name, id=topics[name].id)
+        self._ask_for_others()
         return self._tell(topics)
 
     def start(self, threads: Threads) -> None:
@@ -128,6 +132,28 @@ class Topics:
             logger.info("partition_joins", topic=topic, partition=partition, offset=offset)
         return {"topics": ids, "joined": joined} if joined or anew else {"topics": ids}
 
+    @property
+    def shared(self) -> str:
+        """What to say of others that write to the topic of scores; empty where there are none."""
+        if not self.others:
+            return ""
+        return f"topic {self._config.topics.scores} is also written by {', '.join(self.others)}"
+
+    def _ask_for_others(self) -> None:
+        before = self.others
+        try:
+            self.others = self._log.others()
+        except LogError:  # no reason to end or to wait
+            self.others = None
+        if self.others and self.others != before:
+            logger.warning(
+                "scores_shared",
+                topic=self._config.topics.scores,
+                by=self.others,
+                next_step="a reader cannot tell these scores from ours: give each service a"
+                " topics.scores of its own",
+            )
+
     def _measure(self, topics: Mapping[str, Topic]) -> None:
         kept = {name: topics[name].retention_ms for name in self.margin_s}
         self.margin_s = {
@@ -151,6 +177,7 @@ class Topics:
                 if lost(self.standing, topics, self._config):
                     self._stopping.wait(CONFIRM_S)
                     topics = self._log.topics()
+                self._ask_for_others()
             except LogUnavailable:
                 continue  # whoever reads or writes says so
             except LogError as error:

@@ -23,6 +23,7 @@ from stream.logs.kafka.clients.base import Client, Key
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.reader import Poller, Reader, check_read, newest
 from stream.logs.kafka.rights import check_rights, check_sizes
+from stream.logs.kafka.sharing import writers
 from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
@@ -30,6 +31,12 @@ from stream.settings import schema as settings
 logger = structlog.get_logger()
 
 _CHUNK = 4_096
+_LATELY_MS = 300_000
+"""Who wrote nothing for so long has stopped."""
+_UNKNOWN = (
+    "whether another service writes there, too, was not checked: it takes the right to Read the"
+    " topic, Kafka from 2.8 on, and log.delivery exactly_once"
+)
 
 
 class KafkaLog:
@@ -81,6 +88,7 @@ class KafkaLog:
             self._client.translated,
         )
         self._partitions: dict[str, int] | None = None
+        self._told_unknown = False
 
     # -- start ------------------------------------------------------------------------------------
 
@@ -288,6 +296,23 @@ class KafkaLog:
     def earliest(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.contract.log.Log.earliest`."""
         return self._reader.bounds(self._input_keys())[0]
+
+    def others(self) -> list[str] | None:
+        """See :meth:`stream.contract.log.Log.others`."""
+        topic = self._config.topics.scores
+        found: set[str] | None = None
+        if self._log.delivery == "exactly_once":  # else no name tells our own producer from others
+            partitions = range(self._found_topics().get(topic, 0))
+            since_ms = self._clock_ms() - _LATELY_MS
+            found = self._cluster.ask(
+                "producers", lambda a: writers(a, topic, partitions, since_ms)
+            )
+        if found is None:
+            if not self._told_unknown:
+                self._told_unknown = True
+                logger.info("scores_writers_unknown", topic=topic, reason=_UNKNOWN)
+            return None
+        return sorted(found - {self._log.transactions_of(self._config.name)})
 
     # -- end --------------------------------------------------------------------------------------
 

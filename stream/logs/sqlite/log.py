@@ -331,6 +331,10 @@ class SqliteLog:
         with self._reader.use() as db:
             return {(p.topic, p.partition): p.first for p in partitions_of(db, self._inputs)}
 
+    def others(self) -> list[str] | None:
+        """Nobody can tell: a record in the file does not say who wrote it."""
+        return None
+
     # -- end --------------------------------------------------------------------------------------
 
     def truncate(self, positions: Positions, journal_seq: int) -> None:

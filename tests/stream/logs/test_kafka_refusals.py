@@ -184,6 +184,9 @@ def test_missing_rights_are_named_all_at_once(broker: Secured, client: str) -> N
     log = KafkaLog(config, now_ms)
     log.open()
     log.commit(step(1, scores=values("a")))
+    assert log.others() is None
+    broker.allow(ResourceType.TOPIC, topics.scores, ACLOperation.READ)
+    wait_until(lambda: log.others() == [], "to be told that nobody else writes")
     log.close()
 
 

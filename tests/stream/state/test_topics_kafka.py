@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from structlog.testing import capture_logs
 
 from stream.run import health
 from stream.run.service import Service
@@ -231,6 +232,27 @@ def test_the_process_ends_with_the_sentence_and_status_3(
     with Worker(file) as worker:
         assert worker.wait() == 3
     assert f"{topic}: was deleted and made anew" in "\n".join(worker.errors)
+
+
+def test_two_services_that_write_one_topic_of_scores_are_told(
+    watched: Config, tmp_path: Path
+) -> None:
+    """Each of the other, while it writes: in the log, by probes, and as a number."""
+    own = {"name": f"{watched.name}-b", "state_dir": tmp_path / "b"}
+    other = watched.model_copy(update=own)
+    with running(watched) as first:
+        produce(watched, watched.topics.events, [event(i) for i in range(20)])
+        caught_up(first, 20)
+        assert first.topics.others == []
+        with capture_logs() as told, running(other) as second:
+            caught_up(second, 20)
+            for service, by in ((second, watched.name), (first, other.name)):
+                sentence = f"{watched.topics.scores} is also written by millrace-{by}"
+                wait_until(lambda: sentence in service.health.ready()[1], sentence)  # noqa: B023
+                assert service.health.ready()[0]
+    assert sorted(t["by"] for t in told if t["event"] == "scores_shared") == sorted(
+        [[f"millrace-{watched.name}"], [f"millrace-{other.name}"]]
+    )
 
 
 def test_a_state_without_its_journal_is_refused(kafka: Config, admin: Any) -> None:

@@ -235,7 +235,7 @@ class StateDirectory:
         """
         temporary = self.generations / f"{_WRITING}{snapshot.seq:012d}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(mode=0o700)
+        private.folder(temporary)
         try:
             failpoint("checkpoint.write")
             files = _write_state(temporary, snapshot.state)

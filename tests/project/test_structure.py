@@ -264,6 +264,30 @@ def test_models_and_monitoring_know_no_program_around_them() -> None:
     assert wrong == []
 
 
+WRITTEN_OTHERWISE = {
+    "stream/contract/private.py": "is the one place",
+    "stream/demo/player.py": "simulated payments",
+    "stream/tools/draft/text.py": "a configuration, which must not exist yet",
+}
+"""Files of ``stream/`` that open others for writing themselves, with the reason."""
+
+
+def test_files_are_made_in_one_place() -> None:
+    """What a service keeps or exports is its owner's alone by ``stream/contract/private.py``."""
+    wrong = []
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] != "stream" or name(path) in WRITTEN_OTHERWISE:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+                called = ast.unparse(node.func)
+                texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                writes = called.endswith("open") and any(re.match("[wax]", str(t)) for t in texts)
+                if writes or called.endswith((".write_bytes", ".write_text")):
+                    wrong.append(f"{name(path)}:{node.lineno}")
+    assert wrong == []
+
+
 def test_one_function_writes_to_terminals() -> None:
     """No console but the one that shows text as text, no markup, and no bare ``print``."""
     one = "monitoring/terminal.py"

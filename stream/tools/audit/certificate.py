@@ -29,6 +29,7 @@ from monitoring.audit.trail import (
     unsealed,
     verify,
 )
+from stream.contract import private
 from stream.run.assemble import wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.platform import sources
@@ -69,7 +70,8 @@ def certify(config: Config, target: Path) -> dict[str, Any]:
         **_card(lines, newest_saved(config, lines)),
     }
     raw = sealed(body, key)
-    target.write_bytes(raw + b"\n")
+    with private.opened(target) as file:
+        file.write(raw + b"\n")
     return {"file": str(target), **body}
 
 

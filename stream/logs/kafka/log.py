@@ -22,7 +22,7 @@ from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.clients.base import Client, Key
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.reader import Poller, Reader, check_read, newest
-from stream.logs.kafka.rights import check_rights, check_sizes
+from stream.logs.kafka.rights import check_rights, check_sizes, told_rights
 from stream.logs.kafka.sharing import writers
 from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
@@ -108,6 +108,8 @@ class KafkaLog:
         rights |= {topic: ["Write"] for topic in self._outputs}
         rights[config.journal_topic] = ["Read", "Write"]
         self._cluster.ask("rights", lambda admin: check_rights(admin, rights, config.name))
+        if appended := {topic: ["Write"] for topic in _appended(config)}:
+            self._cluster.ask("rights", lambda admin: told_rights(admin, appended))
         partitions = self._all_topics()
         self._cluster.ask("sizes", lambda admin: check_sizes(admin, config))
         self._writer.open(partitions)
@@ -333,6 +335,17 @@ class KafkaLog:
         self._appender.close()
         self._cluster.close()
         self._reader.close()
+
+
+def _appended(config: settings.Config) -> list[str]:
+    """Topics that somebody may append to over HTTP."""
+    if not config.http.enabled:
+        return []
+    scopes = {scope for token in config.http.tokens for scope in token.scopes} or {"admin"}
+    topics = {"score": config.topics.events, "label": config.topics.labels}
+    if "admin" in scopes:
+        return [*topics.values(), config.topics.control]
+    return [topics[scope] for scope in sorted(scopes)]
 
 
 def _confluent(log: settings.KafkaLogSettings, name: str) -> Client:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import structlog
 from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.contract.letters import DEAD_LETTER_BYTES
 from stream.contract.log import LogError, LogRefused
 from stream.settings.schema import Config
+
+logger = structlog.get_logger()
 
 Rights = Sequence[str]
 """Operations on a topic, as ``kafka-acls.sh`` calls them: ``Read``, ``Write``."""
@@ -31,12 +34,27 @@ def check_rights(admin: Any, topics: Mapping[str, Rights], group: str) -> None:
     """
     missing = [*_of_topics(admin, topics), *_of_group(admin, group)]
     if missing:
-        lines = "\n".join(
-            f"  {right} on {kind} {name}: kafka-acls.sh --add --allow-principal User:..."
-            f" --operation {right} --{kind} {name}"
-            for right, kind, name in missing
-        )
+        lines = "\n".join(f"  {_mended(*one)}" for one in missing)
         raise LogRefused(f"Kafka: this user lacks rights that the service needs:\n{lines}")
+
+
+def told_rights(admin: Any, topics: Mapping[str, Rights]) -> None:
+    """Warn of rights that only requests over HTTP need; blocks."""
+    missing = [_mended(*one) for one in _of_topics(admin, topics)]
+    if missing:
+        logger.warning(
+            "http_appends_refused",
+            missing=missing,
+            reason="this user may not: who appends to these topics over HTTP gets a 500",
+        )
+
+
+def _mended(right: str, kind: str, name: str) -> str:
+    """A right, and the command that gives it."""
+    return (
+        f"{right} on {kind} {name}: kafka-acls.sh --add --allow-principal User:..."
+        f" --operation {right} --{kind} {name}"
+    )
 
 
 def _of_topics(admin: Any, topics: Mapping[str, Rights]) -> Iterator[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType, ResourceType
+from structlog.testing import capture_logs
 
 from stream.contract.log import LogError, LogRefused
 from stream.contract.records import NewRecord
@@ -182,7 +183,13 @@ def test_missing_rights_are_named_all_at_once(broker: Secured, client: str) -> N
     broker.allow(ResourceType.TRANSACTIONAL_ID, f"millrace-{config.name}", ACLOperation.WRITE)
     wait_until(lambda: not refusal(config), "the log to open")
     log = KafkaLog(config, now_ms)
-    log.open()
+    with capture_logs() as said:
+        log.open()
+    [warned] = [line for line in said if line["event"] == "http_appends_refused"]
+    appended = [re.match(r"Write on topic (\S+): kafka-acls", line) for line in warned["missing"]]
+    assert {found and found[1] for found in appended} == {
+        *(topics.events, topics.labels, topics.control)
+    }
     log.commit(step(1, scores=values("a")))
     assert log.others() is None
     broker.allow(ResourceType.TOPIC, topics.scores, ACLOperation.READ)

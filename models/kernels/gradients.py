@@ -26,6 +26,9 @@ GRACE, NEEDED, RIDGE, KEEP = range(4)
 """Settings: rows between looks; gain in nats for a split; what is added to every curvature; the
 share of a leaf's sums that a row leaves over."""
 
+LEAST_CURVATURE = 1e-6
+"""Where a probability is next to 0 or 1 a row must not count for nothing."""
+
 LARGEST = 4.0
 """No leaf steps further than this in logits."""
 

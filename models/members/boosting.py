@@ -9,82 +9,22 @@ comes from one seeded counter that is part of the state.
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, NamedTuple
-
-import numpy as np
 from numba import njit
-from pydantic import Field
 
-from models.base import F32, F64, I64, U32, FeatureSchema, Role
-from models.kernels.adwin import ROLES as ADWIN_ROLES
-from models.kernels.adwin import Adwins, adwin_update, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, place
+from models.base import F32, F64, U32, FeatureSchema
+from models.kernels.adwin import adwin_update
+from models.kernels.binning import place
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
-from models.kernels.gradients import leaf_value, learn_leaf, try_split
-from models.kernels.trees import ROLES as TREE_ROLES
-from models.kernels.trees import (
-    Trees,
-    find_leaf_node,
-    free_tree,
-    grow,
-    make_trees,
-    new_tree,
-)
-from models.members.compiled import TreeModel, signature
-from models.settings import Settings
+from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
+from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree
+from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
+from models.members.compiled import WeightedSettings, signature
 from models.task import BINARY, Task
 
-LEAST_CURVATURE = 1e-6
-"""Where a probability is next to 0 or 1 a row must not count for nothing."""
 
-
-class BoostingParams(Settings):
+class BoostingParams(BoostSettings, WeightedSettings):
     """Parameters of ``type = "boosting"``."""
-
-    trees: int = Field(50, ge=1, le=1000, description="trees in the sum")
-    learning_rate: float = Field(0.2, gt=0, le=1, description="share of its step each tree takes")
-    subspace: float = Field(0.6, gt=0, le=1, description="share of the columns a leaf looks at")
-    grace: float = Field(100.0, ge=1, description="rows a leaf learns between looks for a split")
-    delta: float = Field(0.1, gt=0, lt=1, description="chance of a split that means nothing")
-    ridge: float = Field(1.0, gt=0, description="added to every curvature: holds young leaves back")
-    memory: float = Field(
-        100_000.0, ge=10, description="rows after which a leaf has mostly forgotten"
-    )
-    drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
-    bins: int = Field(64, ge=4, le=256, description="most bins of one column")
-    max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
-
-
-class BoostingArrays(NamedTuple):
-    """State, settings and scratch; ``t`` trees."""
-
-    root: I64  # (t,)
-    drifts: I64  # (1,): trees replaced
-    adwin: Adwins  # t detectors
-    trees: Trees
-    bins: Bins
-    hyper: F64  # (4,): see GRACE and the rest in gradients.py
-    rate: F64  # (2,): learning rate, ADWIN's delta
-    x: F64  # (columns,): scratch
-    at: I64  # (columns,): scratch, positions among the bins
-
-
-def make_arrays(columns: int, p: BoostingParams, seed: int) -> BoostingArrays:
-    """A fresh bundle, before any tree is planted."""
-    trees = make_trees(columns, p.subspace, p.bins, max(p.max_leaves, 2 * p.trees), seed)
-    return BoostingArrays(
-        root=np.full(p.trees, -1),
-        drifts=np.zeros(1, np.int64),
-        adwin=make_adwins(p.trees),
-        trees=trees,
-        bins=make_bins(columns, p.bins),
-        hyper=np.array([p.grace, -math.log(p.delta), p.ridge, 1.0 - 1.0 / p.memory]),
-        rate=np.array([p.learning_rate, p.drift]),
-        x=np.zeros(columns),
-        at=np.zeros(columns, np.int64),
-    )
 
 
 @njit(**HELPER)
@@ -116,7 +56,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
     grow(a.x, a.bins, a.trees)
 
 
-@entry(signature(make_arrays(1, BoostingParams.model_validate({}), 0)))
+@entry(signature(make_arrays(1, 1, BoostingParams.model_validate({}), 0)))
 def boosting_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: BoostingArrays
 ) -> None:
@@ -132,7 +72,7 @@ def boosting_kernel(
             _learn(y[i], w[i], a)
 
 
-class BoostingModel(TreeModel):
+class BoostingModel(BoostedModel):
     """Online gradient boosted trees; scores are logits.
 
     Parameters
@@ -145,20 +85,10 @@ class BoostingModel(TreeModel):
 
     Params = BoostingParams
     _kernel = boosting_kernel
-    _roles: ClassVar[dict[str, Role]] = {
-        "root": "control",
-        **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
-        "drifts": "statistic",
-        **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
-        **{f"bins.{name}": role for name, role in ROLES.items()},
-    }
 
     def __init__(
         self, params: BoostingParams, schema: FeatureSchema, seed: int, task: Task = BINARY
     ) -> None:
         columns = len(schema.dense) + len(schema.hashed)
-        super().__init__(schema, make_arrays(columns, params, seed))
-
-    def replaced(self) -> int:
-        """See :meth:`models.base.Model.replaced`: trees put in another's place."""
-        return int(self._arrays.drifts[0])
+        arrays = make_arrays(columns, task.k, params, seed)
+        super().__init__(schema, arrays, task, params.class_weights)

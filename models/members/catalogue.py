@@ -29,7 +29,11 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
         "number": "models.members.numbers.crossed:CrossedNumberModel",
     },
     "forest": {"binary": "models.members.forest:ForestModel"},
-    "boosting": {"binary": "models.members.boosting:BoostingModel"},
+    "boosting": {
+        "binary": "models.members.boosting:BoostingModel",
+        "classes": "models.members.classes.boosting:BoostingClassesModel",
+        "number": "models.members.numbers.boosting:BoostingNumberModel",
+    },
     "river": {"binary": "models.members.river.model:RiverModel"},
     "torch": {"binary": "models.members.torch.model:TorchModel"},
 }

@@ -213,8 +213,14 @@ class TreeModel(CompiledModel):
 
     _version = 2  # 1: histograms by the bins' ids
 
-    def __init__(self, schema: FeatureSchema, arrays: Any) -> None:
-        super().__init__(schema, arrays)
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        arrays: Any,
+        task: Task = BINARY,
+        class_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(schema, arrays, task, class_weights)
         # The kernel plants the trees: a helper called from here would be compiled for it alone.
         nothing = np.zeros((0, len(schema.dense)), np.float32)
         codes = np.zeros((0, len(schema.hashed)), np.uint32)

@@ -25,6 +25,8 @@ MEMBERS: list[tuple[str, Task, dict[str, Any]]] = [
     ("logistic", NUMBER, {"loss": "huber"}),
     ("crossed", CLASSES, {"bins": 32, "table_bits": 14}),
     ("crossed", NUMBER, {"bins": 32, "table_bits": 14}),
+    ("boosting", CLASSES, {"trees": 4, "max_leaves": 64}),
+    ("boosting", NUMBER, {"trees": 8, "max_leaves": 64}),
 ]
 EACH = pytest.mark.parametrize(
     ("name", "task", "params"), MEMBERS, ids=[f"{m[0]}-{m[1].type}" for m in MEMBERS]
@@ -165,6 +167,8 @@ def test_it_learns(name: str, task: Task, params: dict[str, Any]) -> None:
         ("logistic", CLASSES, {"low": 5.0, "high": 0.5}),
         ("crossed", BINARY, {"true": 5.0}),
         ("crossed", CLASSES, {"low": 5.0, "high": 0.5}),
+        ("boosting", BINARY, {"true": 5.0}),
+        ("boosting", CLASSES, {"low": 5.0, "high": 0.5}),
     ],
 )
 def test_probabilities_stay_true_under_class_weights(

@@ -158,6 +158,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, which may have come already."""
+        self._untaken = float("inf")
         self._connections.waits(self)
         super().on_response_complete()
 

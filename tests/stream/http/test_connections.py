@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import ssl
 from collections import Counter
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from stream.http import server
+from stream.http.connections import Connections
+from stream.http.problem import Problem
 from stream.http.score import ScoreWaiters
 from tests.stream.logs.secured import make_authority, make_signed
 from tests.support.http_fake import FakeBackend, Running, config, event, problem, running
@@ -114,6 +117,33 @@ class TestWaiting:
                 open_ = it.server._connections._open
                 wait_until(lambda: it.observed, "the answer")
                 wait_until(lambda: not open_, "the end of the connection")
+
+
+class Reader:
+    """A connection that takes so much of its answer each time it is asked."""
+
+    def __init__(self, *taken: bool) -> None:
+        self.taken = list(taken)
+        self.told: list[str] = []
+
+    def takes(self) -> bool:
+        return self.taken.pop(0)
+
+    def turn_away(self, problem: Problem) -> None:
+        self.told.append(problem.kind)
+
+
+def test_who_still_takes_an_answer_is_left_at_it() -> None:
+    """A slow reader is no silent one; once it stops it is."""
+    connections = Connections(4, None, lambda *_: None)
+    slow, silent = Reader(True, True, False), Reader(False)
+    for one in (slow, silent):
+        connections.enter(one)
+    for told in ([], [], ["slow-head"]):
+        connections.sweep(math.inf)
+        connections.leave(silent)
+        assert slow.told == told
+    assert silent.told == ["slow-head"]
 
 
 class TestRoom:

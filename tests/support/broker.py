@@ -35,9 +35,9 @@ class BrokerUnavailable(Exception):
 
 
 def jars() -> Path:
-    """The directory with Apache Kafka's jars, downloaded by Maven on first use (44 MB)."""
+    """The directory with Apache Kafka's jars, downloaded by Maven on first use (54 MB)."""
     root = os.environ.get("MILLRACE_CACHE") or Path.home() / ".cache" / "millrace"
-    target = Path(root) / f"kafka-{KAFKA_VERSION}"
+    target = Path(root) / f"kafka-tools-{KAFKA_VERSION}"
     if target.is_dir():
         return target
     missing = [tool for tool in ("mvn", "java") if shutil.which(tool) is None]
@@ -139,7 +139,7 @@ class Broker:
         with self._output.open("ab") as output:
             # A session of its own: Ctrl-C in the terminal must not end it before its owner does.
             self._process = subprocess.Popen(
-                _java("kafka.Kafka", str(self._config)),
+                java("kafka.Kafka", str(self._config)),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -204,11 +204,12 @@ def _features() -> bytes:
         data, config = Path(place) / "data", Path(place) / "server.properties"
         config.write_text(_text(_properties(free_port(), free_port(), data)))
         asked = ["format", "-t", _CLUSTER, "-c", str(config)]
-        subprocess.run(_java("kafka.tools.StorageTool", *asked), check=True, capture_output=True)
+        subprocess.run(java("kafka.tools.StorageTool", *asked), check=True, capture_output=True)
         return (data / "bootstrap.checkpoint").read_bytes()
 
 
-def _java(*arguments: str) -> list[str]:
+def java(*arguments: str) -> list[str]:
+    """The command that runs a class of Apache Kafka's."""
     return ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", str(jars() / "*"), *arguments]
 
 

@@ -22,6 +22,7 @@ from stream.tools.audit.score import explain_score
 from stream.tools.past.backfill import backfill
 from stream.tools.replay import replay_to
 from tests.stream.cli.test_cli import COMMAND, toml
+from tests.support.broker import java
 from tests.support.factory import config, event, label, raw_config
 from tests.support.log_harness import kafka_table
 from tests.support.runner import caught_up, running
@@ -153,6 +154,42 @@ def test_a_restart_on_kafka_replays_to_the_same_bits(kafka: Config) -> None:
     told = explain_score(kafka, "e250")
     assert (told["exit"], told["replay"]) == (0, "the same bits")
     assert len(consume(kafka, kafka.topics.scores)) == 300
+
+
+def said(*arguments: str) -> str:
+    """What one of Kafka's own tools prints."""
+    return subprocess.run(
+        java(*arguments), capture_output=True, text=True, check=True, timeout=DEADLINE_S
+    ).stdout
+
+
+def test_kafkas_own_tools_read_the_scores_and_see_no_lag(kafka: Config) -> None:
+    """The Java consumer, read committed: each score once, and nothing of an aborted transaction."""
+    where = ["--bootstrap-server", kafka.log.bootstrap]  # type: ignore[union-attr]
+    tools = "org.apache.kafka.tools.consumer"
+    with running(kafka) as service:
+        produce(kafka, kafka.topics.events, [event(i) for i in range(30)])
+        caught_up(service, 30)
+        other = KafkaProducer(bootstrap_servers=where[1], transactional_id=f"{kafka.name}-other")
+        other.init_transactions()
+        other.begin_transaction()
+        other.send(kafka.topics.scores, b"aborted")
+        other.flush()
+        other.abort_transaction()
+        other.close()
+        produce(kafka, kafka.topics.events, [event(i) for i in range(30, 60)])
+        caught_up(service, 60)
+        reads = ["--topic", kafka.topics.scores, "--isolation-level", "read_committed"]
+        ends = ["--from-beginning", "--max-messages", "60"]
+        lines = said(f"{tools}.ConsoleConsumer", *where, *reads, *ends).splitlines()
+        group = [f"{tools}.group.ConsumerGroupCommand", *where, "--describe", "--group", kafka.name]
+
+        def lag() -> list[str]:
+            rows = [line.split() for line in said(*group).splitlines() if kafka.name in line]
+            return [row[5] for row in rows if row[0] == kafka.name]
+
+        wait_until(lambda: lag() == ["0"] * 5, "a lag of 0 in each partition")
+    assert sorted(json.loads(line)["id"] for line in lines) == sorted(f"e{i}" for i in range(60))
 
 
 def test_an_unreachable_broker_is_waited_for(tmp_path: Path) -> None:

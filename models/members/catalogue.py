@@ -17,7 +17,11 @@ from models.base import FeatureSchema, MillraceError, Model
 from models.task import BINARY, Task, TaskType
 
 MEMBERS: dict[str, dict[TaskType, str]] = {
-    "constant": {"binary": "models.members.constant:ConstantModel"},
+    "constant": {
+        "binary": "models.members.constant:ConstantModel",
+        "classes": "models.members.constant:ConstantClassesModel",
+        "number": "models.members.constant:ConstantNumberModel",
+    },
     "logistic": {
         "binary": "models.members.logistic:LogisticModel",
         "classes": "models.members.classes.logistic:SoftmaxModel",

@@ -23,7 +23,6 @@ from models.base import (
     F64,
     FeatureBatch,
     FeatureSchema,
-    MillraceError,
     Model,
     Parameter,
     Role,
@@ -33,14 +32,11 @@ from models.base import (
 from models.kernels.common import LEARN, SCORE
 from models.kernels.losses import Loss
 from models.kernels.trees import used_part
+from models.members.weights import by_class
 from models.settings import Settings
 from models.task import BINARY, Task
 
 NONE = np.zeros(0)
-
-
-class WeightsError(MillraceError):
-    """``class_weights`` names what is no class of the target."""
 
 
 class WeightedSettings(Settings):
@@ -62,17 +58,6 @@ class LossSettings(Settings):
         "are; `quantile` the number below which `quantile` of the truths are",
     )
     quantile: float = Field(0.5, gt=0, lt=1, description="of `quantile` loss; 0.5: the median")
-
-
-def _class_weights(given: Mapping[str, float], task: Task) -> F64:
-    """The weight of each class, by its truth."""
-    weights = np.ones(max(task.k, 2))
-    for name, weight in given.items():
-        y = task.truth(name)
-        if np.isnan(y):
-            raise WeightsError(f"class_weights: expected {task.expected}; got {name!r}")
-        weights[int(y)] = weight
-    return weights
 
 
 def signature(arrays: Any) -> Any:
@@ -108,7 +93,9 @@ class CompiledModel(Model):
         self._dense = len(schema.dense)
         self._hashed = len(schema.hashed)
         self._k = task.k
-        self._class_weights = _class_weights(class_weights, task) if class_weights else None
+        self._class_weights = (
+            by_class("class_weights", class_weights, task) if class_weights else None
+        )
         self._arrays = arrays
 
     def score(self, x: FeatureBatch) -> F64:

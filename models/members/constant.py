@@ -1,16 +1,46 @@
-"""The member that always gives the same score: what the service costs without any model."""
+"""The member that always says the same: what the service costs without any model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State
+from models.carry import fill
+from models.members.weights import by_class
 from models.settings import Settings
 from models.task import BINARY, Task
+
+
+class _Constant(Model):
+    """Gives the same link for every event and learns nothing."""
+
+    def __init__(self, link: F64) -> None:
+        self._link = link
+
+    def score(self, x: FeatureBatch) -> F64:
+        """See :meth:`models.base.Model.score`."""
+        return np.tile(self._link, (len(x), 1))
+
+    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        """Learns nothing."""
+
+    def parameters(self) -> Sequence[Parameter]:
+        """The link: hyper-parameters."""
+        k = len(self._link)
+        return [Parameter("link", "hyper", (k,), "float64", k, 8 * k, trainable=False)]
+
+    def state(self) -> State:
+        """The link, so that a checkpoint of another constant is refused by its digest."""
+        return {"link": self._link.copy()}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        fill({"link": self._link}, state, type(self).__name__)
 
 
 class ConstantParams(Settings):
@@ -19,7 +49,7 @@ class ConstantParams(Settings):
     probability: float = Field(0.5, gt=0, lt=1, description="the probability it always gives")
 
 
-class ConstantModel(Model):
+class ConstantModel(_Constant):
     """Gives ``log(p / (1 - p))`` for every event and learns nothing."""
 
     Params = ConstantParams
@@ -27,23 +57,43 @@ class ConstantModel(Model):
     def __init__(
         self, params: ConstantParams, schema: FeatureSchema, seed: int, task: Task = BINARY
     ) -> None:
-        self._logit = math.log(params.probability / (1 - params.probability))
+        super().__init__(np.array([math.log(params.probability / (1 - params.probability))]))
 
-    def score(self, x: FeatureBatch) -> F64:
-        """See :meth:`models.base.Model.score`."""
-        return np.full((len(x), 1), self._logit)
 
-    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        """Learns nothing."""
+class ConstantClassesParams(Settings):
+    """Parameters of ``type = "constant"`` for classes."""
 
-    def parameters(self) -> Sequence[Parameter]:
-        """One hyper-parameter: the logit."""
-        return [Parameter("logit", "hyper", (), "float64", 1, 8, trainable=False)]
+    shares: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        {},
+        description="how many rows it expects of each class, by the label's value, for one of "
+        "each of the others",
+    )
 
-    def state(self) -> State:
-        """The logit, so that a checkpoint of another constant is refused by its digest."""
-        return {"logit": self._logit}
 
-    def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
-        self._logit = float(state["logit"])
+class ConstantClassesModel(_Constant):
+    """Gives the same probability of each class for every event and learns nothing."""
+
+    Params = ConstantClassesParams
+
+    def __init__(
+        self, params: ConstantClassesParams, schema: FeatureSchema, seed: int, task: Task
+    ) -> None:
+        shares = by_class("shares", params.shares, task)
+        super().__init__(np.log(shares / shares.sum()))
+
+
+class ConstantNumberParams(Settings):
+    """Parameters of ``type = "constant"`` for numbers."""
+
+    value: float = Field(0.0, allow_inf_nan=False, description="the number it always gives")
+
+
+class ConstantNumberModel(_Constant):
+    """Gives the same number for every event and learns nothing."""
+
+    Params = ConstantNumberParams
+
+    def __init__(
+        self, params: ConstantNumberParams, schema: FeatureSchema, seed: int, task: Task
+    ) -> None:
+        super().__init__(np.array([params.value]))

@@ -113,7 +113,7 @@ def test_members_in_a_mapping_are_counted_by_their_tables() -> None:
     """Each under its name."""
     made = [ConstantModel(ConstantParams(), FeatureSchema(()), 0) for _ in range(2)]
     report = count({"a": made[0], "b": made[1]})
-    assert [row.path for row in report.rows] == ["a.logit", "b.logit"]
+    assert [row.path for row in report.rows] == ["a.link", "b.link"]
 
 
 def test_a_member_whose_table_is_empty_says_so() -> None:

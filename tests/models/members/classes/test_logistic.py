@@ -9,7 +9,7 @@ from river import linear_model, optim, preprocessing
 from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn
 from models.kernels.linear import CLIP, EPS
 from models.members.classes.logistic import SoftmaxModel, SoftmaxParams
-from models.members.compiled import WeightsError
+from models.members.weights import WeightsError
 from models.task import Classes, softmax
 
 SCHEMA = FeatureSchema(("a", "b", "flat"), (HashedColumn("shop", 5), HashedColumn("kind", 3)))

@@ -96,8 +96,8 @@ class Conformal(ABC):
 class Intervals(Conformal):
     """Around a number: the usual error, more where more is predicted, times a learned factor.
 
-    The usual error is a mean over about 100 labels, so that intervals follow a stream that grows
-    noisier or calmer; its growth with the prediction makes them narrow where errors are small.
+    The usual error is a mean over about 200 labels, so that intervals follow a stream that grows
+    noisier or calmer; as it grows with the prediction, they are narrow where errors are small.
 
     >>> intervals = Intervals(Number(low=0.0), 0.9)
     >>> output, y = np.full((30, 1), 5.0), np.tile([4.0, 6.0], 15)

@@ -18,11 +18,11 @@ LEARNED, BEHIND, REACH, DEBT = range(4)
 logarithm of how far a promise should have reached lately, had nothing changed while labels were
 under way; what is added to it since it did change."""
 
-ERROR, SLOPE, MEAN, VARIANCE = range(4, 8)
-"""Of a number: the usual error at the mean of predictions; how its logarithm grows with each
-deviation from there; mean and variance of predictions."""
+ERROR, SLOPE, SIZE, MEAN, VARIANCE = range(4, 9)
+"""Of a number: the usual error of a usual prediction; how its logarithm grows with each deviation
+from there; mean size of predictions; mean and variance of their places (:func:`_place`)."""
 
-SET, INTERVAL = 4, 8
+SET, INTERVAL = 4, 9
 """Numbers kept."""
 
 AT_ONCE = 0.02
@@ -39,10 +39,11 @@ _FASTER = 3.0  # sets: the logarithm of a probability is so much more spread tha
 _SET_LOW, _SET_HIGH = math.log(1e-6), math.log(0.5)  # above a half only the likeliest is left
 _INTERVAL_LOW, _INTERVAL_HIGH = -3.0, 4.6
 _DEBT_LOW, _DEBT_HIGH = -2.0, 3.0
-_USUAL = 0.01  # the usual error is a mean of about 100 labels
+_USUAL = 0.005  # the usual error is a mean of about 200 labels
 _FEW = 10.0  # labels, after which the usual error is known well enough to compare with
 _OUTLIER = 20.0  # times the usual error; a greater one counts as this
 _MOST = 1e140  # squares stay finite
+_BEND = 5.0  # predictions of less than a fifth of the mean size are not told apart by logarithm
 _TOLD = 0.3  # how fast the slope moves, beside the usual error
 
 
@@ -112,11 +113,20 @@ def learn_sets(known: F64, miss: float, output: F64, promise: F64, y: F64) -> No
 
 
 @njit(**HELPER)
+def _place(known: F64, told: float) -> float:
+    """Where a prediction lies, in no unit: nearly logarithmic, with a sign.
+
+    Errors that are in proportion to what is predicted, or to a power of it, are a line over it.
+    """
+    return math.asinh(_BEND * told / known[SIZE]) if known[SIZE] > 0.0 else 0.0
+
+
+@njit(**HELPER)
 def _deviation(known: F64, told: float) -> float:
-    """How many deviations a prediction lies from the mean of predictions, within 3."""
+    """How many deviations a prediction's place lies from their mean, within 3."""
     if known[VARIANCE] <= 0.0:
         return 0.0
-    return min(max((told - known[MEAN]) / math.sqrt(known[VARIANCE]), -3.0), 3.0)
+    return min(max((_place(known, told) - known[MEAN]) / math.sqrt(known[VARIANCE]), -3.0), 3.0)
 
 
 @njit(**HELPER)
@@ -139,7 +149,8 @@ def _learn_error(known: F64, told: float, error: float) -> None:
     """Take an error into the usual one, and into its growth with what is predicted."""
     share = max(_USUAL, 1.0 / known[LEARNED])
     moments = max(_USUAL / 10.0, 1.0 / known[LEARNED])
-    gap = told - known[MEAN]
+    known[SIZE] += moments * (abs(told) - known[SIZE])
+    gap = _place(known, told) - known[MEAN]
     known[MEAN] += moments * gap
     known[VARIANCE] = (1.0 - moments) * (known[VARIANCE] + moments * gap * gap)
     deviation = _deviation(known, told)
@@ -152,7 +163,7 @@ def _learn_error(known: F64, told: float, error: float) -> None:
     if known[LEARNED] > 20.0:
         error = min(error, _OUTLIER * usual)
     # Never so small that a first error after many of 0 would take long to be believed.
-    least = 1e-4 * math.sqrt(known[VARIANCE]) + 1e-12 * abs(known[MEAN]) + 1e-100
+    least = (1e-4 * math.sqrt(known[VARIANCE]) + 1e-9) * known[SIZE] + 1e-100
     known[ERROR] = max(usual + share * (error - usual), least)
 
 

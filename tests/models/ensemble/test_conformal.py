@@ -98,7 +98,23 @@ def test_intervals_are_narrower_than_those_of_a_fixed_window(days: int) -> None:
     fixed = fixed_window(output, days, y)
     both = ~np.isnan(ours[:, 1]) & ~np.isnan(fixed)
     held = np.quantile(np.abs(y - output[:, 0])[both] / fixed[both], ours[both, 0].mean())
-    assert ours[both, 1].mean() < 0.98 * (2 * held * fixed[both]).mean()
+    assert ours[both, 1].mean() < 0.96 * (2 * held * fixed[both]).mean()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.2, 1.0])
+@pytest.mark.parametrize("unit", [1e-6, 1e9])
+def test_intervals_are_as_wide_as_errors_are_large(
+    power: float, spread: float, unit: float
+) -> None:
+    """Errors like a power of the prediction, in any unit: within 6 % of the best width there is."""
+    rng = np.random.default_rng(9)
+    told = np.exp(spread * rng.standard_normal(20_000))
+    size = 0.1 * told**power
+    y = told + size * rng.standard_normal(20_000)
+    found = play(intervals(), unit * told[:, None], unit * y, 0)
+    assert np.nanmean(found[:, 0]) == pytest.approx(0.9, abs=0.003)
+    assert found[2_000:, 1].mean() < 1.06 * unit * 2 * 1.645 * size[2_000:].mean()
 
 
 @pytest.mark.parametrize("make", [intervals, sets])
@@ -148,8 +164,8 @@ def test_errors_that_are_ever_0_leave_intervals_that_open_again() -> None:
     found = play(made, told, y, 0)
     assert found[:10_000, 0][20:].all()
     assert found[9_000:10_000, 1].max() < 0.01
-    assert found[10_300:11_300, 0].mean() == pytest.approx(0.9, abs=0.05)
-    assert found[11_000:, 1].mean() == pytest.approx(2 * 1.645, rel=0.1)
+    assert found[10_300:11_300, 0].mean() > 0.87
+    assert found[12_000:, 1].mean() == pytest.approx(2 * 1.645, rel=0.1)
 
 
 def test_errors_that_are_mostly_0_are_ties_that_hold() -> None:

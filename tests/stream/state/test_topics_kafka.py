@@ -190,6 +190,21 @@ def test_a_topic_that_is_deleted_ends_the_service_in_order(
         assert scored(watched) == ids(*range(20, 30))
 
 
+def test_nothing_is_taken_of_an_input_made_anew(watched: Config, admin: Any) -> None:
+    """Whoever fetches by name would go on in the middle of it until the next look at the topics."""
+    seldom = watched.topics.model_copy(update={"metadata_age": 3_600_000})
+    c, topic = watched.model_copy(update={"topics": seldom}), watched.topics.events
+
+    def anew() -> None:
+        delete(admin, topic)
+        make(admin, topic, 2)
+        produce(c, topic, [event(i) for i in range(100, 200)])
+
+    _, error = ended(c, anew)
+    assert f"{topic}: was deleted and made anew" in str(error)
+    assert scored(c) == ids(*range(20))
+
+
 @pytest.mark.parametrize("role", ["events", "control", "audit"])
 def test_a_topic_made_anew_ends_a_running_service(watched: Config, admin: Any, role: str) -> None:
     """It neither waits for the old one nor goes on with the new one as if it were that."""

@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
-from stream.contract.log import LogUnavailable
+from stream.contract.log import LogError, LogUnavailable
 from stream.contract.records import Headers, Record
 from stream.logs.kafka.clients import codec, credentials
 from stream.logs.kafka.clients.base import Consumer, Key, Placed, Producer
@@ -165,8 +165,10 @@ class Admin:
 class _Consumer:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self._ids: dict[str, Any] = {}
 
     def assign(self, positions: Mapping[Key, int]) -> None:
+        self._ids = {}
         tps = {TopicPartition(*key): offset for key, offset in positions.items()}
         self._raw.assign(list(tps))
         for tp, offset in tps.items():
@@ -174,7 +176,15 @@ class _Consumer:
 
     def poll(self, limit: int, timeout_s: float) -> dict[Key, list[Record]]:
         got = self._raw.poll(timeout_ms=timeout_s * 1000, max_records=limit)
+        for tp in got:
+            self._refuse_another(tp.topic)
         return {(*tp,): [_record(raw) for raw in raws] for tp, raws in got.items()}
+
+    def _refuse_another(self, topic: str) -> None:
+        """Raise where a topic was made anew since the first records: it is fetched by its name."""
+        now = self._raw._client.cluster.topic_id(topic)
+        if now != self._ids.setdefault(topic, now):
+            raise LogError(f"Kafka: topic {topic} was deleted and made anew while it was read")
 
     def position(self, key: Key) -> int:
         return self._raw.position(TopicPartition(*key)) or 0

@@ -183,7 +183,8 @@ class _Consumer:
     def _refuse_another(self, topic: str) -> None:
         """Raise where a topic was made anew since the first records: it is fetched by its name."""
         now = self._raw._client.cluster.topic_id(topic)
-        if now != self._ids.setdefault(topic, now):
+        # While a topic has no leader, its id is not known.
+        if now is not None and now != self._ids.setdefault(topic, now):
             raise LogError(f"Kafka: topic {topic} was deleted and made anew while it was read")
 
     def position(self, key: Key) -> int:

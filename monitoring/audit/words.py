@@ -13,8 +13,10 @@ _HEX_FLOAT = re.compile(r"-?0x[01](\.[0-9a-f]+)?p[+-]\d+")
 def told(record: Mapping[str, Any]) -> str:
     """What happened, in a line: the record's details beside its time, event and model."""
     if "breaches" in record:
-        passed = [f"{b['rule']} {number(b['got'])} > {number(b['limit'])}" for b in
-                  record["breaches"]]  # fmt: skip
+        passed = [
+            f"{b['rule']} {short(number(b['got']))} > {short(number(b['limit']))}"
+            for b in record["breaches"]
+        ]
         where = [f"{t}/{p}@{first}..{last}" for t, p, first, last in record["ranges"]]
         done = "undone" if record["undone"] else "not undone"
         return f"{', '.join(passed)}; {done}; from {' '.join(where)}"

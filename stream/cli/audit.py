@@ -181,6 +181,30 @@ def _print_moves(found: dict[str, Any]) -> None:
 
 
 @audit_app.command()
+def report(
+    config: ConfigPath,
+    html: Annotated[Path, typer.Option("--html", help="Where to write it.")],
+    since: Moment = None,
+    as_json: Json = False,
+) -> None:
+    """The life of each model as one HTML file: versions, growth, drift, acts, refusals, quality.
+
+    Quality is drawn by doing the steps again beside the service: all that journal and checkpoints
+    still hold, or those since a time. Exit status as that of `audit verify`.
+    """
+    from stream.tools.audit.life import write_life
+
+    with reported(), err.status("Doing the steps again"):
+        found = write_life(load(config), html, since)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(f"{found['records']} records of {', '.join(found['members'])} in {found['file']}")
+        out.print(f"trail {found['trail']}; quality: {found['quality']}")
+    raise typer.Exit(found["exit"])
+
+
+@audit_app.command()
 def verify(
     config: Annotated[
         Path | None,

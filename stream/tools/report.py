@@ -71,12 +71,21 @@ def write_report(
         ("Scores by truth", _histogram(judged)),
         ("Throughput", _throughput(course)),
     ]
-    parts = [_section(i, title, figure) for i, (title, figure) in enumerate(charts)]
+    facts = f"<section><dl>{_facts(summary)}</dl></section>"
+    table = _quality_table(summary["quality"], summary["members"])
+    quality = f"<section><h2>Quality of the scores as they were made</h2>{table}</section>"
+    parts = [section(i, title, figure) for i, (title, figure) in enumerate(charts)]
+    intro = "Each event was scored before its label could be learned."
+    write_page(path, "Evaluation", intro, summary["notes"], "".join([facts, quality, *parts]))
+
+
+def write_page(path: Path, title: str, intro: str, notes: Sequence[str], body: str) -> None:
+    """Write a page of sections; raises :class:`FileError` where that cannot be."""
     page = Template(PAGE.read_text(encoding="utf-8")).substitute(
-        facts=_facts(summary),
-        notes="".join(f"<li>{escape(note)}</li>" for note in summary["notes"]),
-        quality=_quality_table(summary["quality"], summary["members"]),
-        charts="".join(parts),
+        title=escape(title),
+        intro=escape(intro),
+        notes="".join(f"<li>{escape(note)}</li>" for note in notes),
+        body=body,
     )
     try:
         with private.opened(path) as file:
@@ -85,9 +94,10 @@ def write_report(
         raise FileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _section(i: int, title: str, figure: go.Figure) -> str:
+def section(i: int, title: str, figure: go.Figure, height: int = 340, below: str = "") -> str:
+    """Chart number ``i`` of a page under its title, and what stands below it, as HTML."""
     figure.update_layout(
-        height=340,
+        height=height,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -102,16 +112,18 @@ def _section(i: int, title: str, figure: go.Figure) -> str:
         div_id=f"chart-{i}",
         config={"displayModeBar": False, "responsive": True},
     )
-    return f"<section><h2>{escape(title)}</h2>{html}</section>"
+    return f"<section><h2>{escape(title)}</h2>{html}{below}</section>"
 
 
-def _line(i: int, name: str, x: Any, y: Any) -> go.Scatter:
+def line(i: int, name: str, x: Any, y: Any) -> go.Scatter:
+    """A line in the ``i``-th colour."""
     style = {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
     mode = "lines+markers" if len(x) <= SLICES else "lines"  # one point is no line
     return go.Scatter(x=x, y=y, name=escape(name), mode=mode, line=style)
 
 
-def _dates(ms: Any) -> Any:
+def dates(ms: Any) -> Any:
+    """Milliseconds as charts take them."""
     return np.asarray(ms, "datetime64[ms]")
 
 
@@ -125,17 +137,17 @@ def _slices(judged: Judged) -> list[slice]:
 def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
     """Quality of the ensemble in equal slices; the ensemble's own drift alarms as lines."""
     parts = _slices(judged)
-    times = _dates([judged.time_ms[s.stop - 1] for s in parts])
+    times = dates([judged.time_ms[s.stop - 1] for s in parts])
     found = [_told(judged, s, 0) for s in parts]
     figure = go.Figure()
     for i, (key, title) in enumerate(QUALITY.items()):
-        figure.add_trace(_line(i, title, times, [f[key] for f in found]))
+        figure.add_trace(line(i, title, times, [f[key] for f in found]))
     for alarm in [a for a in alarms if a.model == "ensemble"][-MARKS:]:
         figure.add_vline(
-            x=_dates(alarm.at).item(), line={"color": "#d1332e", "width": 1, "dash": "dot"}
+            x=dates(alarm.at).item(), line={"color": "#d1332e", "width": 1, "dash": "dot"}
         )
     # Labels go on after the last event, and so may alarms.
-    ends = {"range": _dates([judged.time_ms.min(), judged.time_ms.max()])} if parts else {}
+    ends = {"range": dates([judged.time_ms.min(), judged.time_ms.max()])} if parts else {}
     return figure.update_layout(xaxis=ends, yaxis={"range": [0, 1.02]}, hovermode="x unified")
 
 
@@ -149,17 +161,17 @@ def _told(judged: Judged, part: slice, scorer: int) -> dict[str, float]:
 
 def _members(names: Sequence[str], judged: Judged) -> go.Figure:
     parts = _slices(judged)
-    times = _dates([judged.time_ms[s.stop - 1] for s in parts])
+    times = dates([judged.time_ms[s.stop - 1] for s in parts])
     figure = go.Figure()
     for i, name in enumerate(names):
         areas = [_told(judged, s, i)["pr_auc"] for s in parts]
-        figure.add_trace(_line(i, name, times, areas))
+        figure.add_trace(line(i, name, times, areas))
     return figure.update_layout(yaxis={"range": [0, 1.02]}, hovermode="x unified")
 
 
 def _weights(names: Sequence[str], course: Sequence[Sample]) -> go.Figure:
-    times = _dates([s.time_ms for s in course])
-    lines = [_line(i + 1, n, times, [s.weights[i] for s in course]) for i, n in enumerate(names)]
+    times = dates([s.time_ms for s in course])
+    lines = [line(i + 1, n, times, [s.weights[i] for s in course]) for i, n in enumerate(names)]
     return go.Figure(lines).update_layout(hovermode="x unified")
 
 
@@ -169,7 +181,7 @@ def _alarms(alarms: Sequence[AlarmMark]) -> go.Figure:
     for i, cause in enumerate(sorted({a.cause for a in alarms})):
         some = [a for a in alarms if a.cause == cause]
         marker = {"color": COLOURS[i % len(COLOURS)], "symbol": i, "size": 9}
-        x, y = _dates([a.at for a in some]), [escape(a.model) for a in some]
+        x, y = dates([a.at for a in some]), [escape(a.model) for a in some]
         name = f"{escape(cause)} ({len(some)})"
         figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="markers", marker=marker))
     return figure.update_layout(showlegend=True)
@@ -230,7 +242,7 @@ def _throughput(course: Sequence[Sample]) -> go.Figure:
     events, seconds = np.array([s.events for s in course]), np.array([s.seconds for s in course])
     took = np.diff(seconds)
     speed = np.divide(np.diff(events), took, out=np.zeros(len(took)), where=took > 0)
-    figure = go.Figure([_line(0, "events a second", events[1:], speed)])
+    figure = go.Figure([line(0, "events a second", events[1:], speed)])
     return figure.update_layout(xaxis={"title": "events"}, yaxis={"rangemode": "tozero"})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from stream.settings.load import load
 from tests.stream.cli.test_cli import toml
-from tests.stream.tools.audited import write_keys
+from tests.stream.tools.audit.audited import write_keys
 from tests.support.factory import event, label, raw_config
 from tests.support.runner import append, caught_up, running
 

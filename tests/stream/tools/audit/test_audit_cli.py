@@ -20,7 +20,7 @@ from stream.state.generations import list_generations, read_manifest
 from stream.tools.audit.read import read_trail
 from stream.tools.audit.verify import check_generations
 from stream.tools.replay import replay_to
-from tests.stream.tools.audited import FOREIGN, KEY, in_topic, millrace, settings
+from tests.stream.tools.audit.audited import FOREIGN, KEY, in_topic, millrace, settings
 from tests.support import crafted
 from tests.support.crafted import change_arrays, change_rest, evil_member
 from tests.support.factory import config

@@ -18,7 +18,7 @@ from stream.state.generations import list_generations
 from stream.tools.audit.read import read_trail
 from stream.tools.audit.verify import count_saved
 from stream.tools.replay import rebuilt
-from tests.stream.tools.audited import FOREIGN, KEY, in_topic, millrace, settings
+from tests.stream.tools.audit.audited import FOREIGN, KEY, in_topic, millrace, settings
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from stream.run.assemble import wall_clock_ms
 from stream.tools.audit.read import at_time
 from stream.tools.replay import rebuilt
-from tests.stream.tools.audited import in_topic, millrace, settings
+from tests.stream.tools.audit.audited import in_topic, millrace, settings
 from tests.support.factory import event, label
 from tests.support.runner import append, caught_up, contents, running
 

@@ -12,7 +12,7 @@ import pytest
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.state.generations import list_generations
 from stream.tools.replay import rebuilt
-from tests.stream.tools.audited import in_topic, millrace, settings
+from tests.stream.tools.audit.audited import in_topic, millrace, settings
 from tests.support.factory import event
 from tests.support.runner import append, caught_up, contents, running
 

@@ -34,6 +34,8 @@ ROWS = (
     Row("forest beside River's ARF-10, ratio", "members", "forest_beside_river", 150),
     Row("its prequential accuracy on Elec", "members", "elec_accuracy", 0.890),
     Row("logistic beside Vowpal Wabbit, ratio", "members", "logistic_beside_vowpal_wabbit", 30),
+    Row("linear and softmax: least ratio to River's", "linear", "linear_ratio", 100),
+    Row("their quality over River's, the least", "linear", "linear_quality", 1),
     Row("engine in process, events/s", "engine", "in_process", 100_000),
     Row("engine beside a loop with River, ratio", "engine", "beside_river", 150),
     Row("service on the embedded log, events/s", "engine", "embedded_log", 80_000),
@@ -67,7 +69,7 @@ def main() -> None:
     """Run what can be run; print."""
     options = arguments(__doc__, _more)
     quick = ["--quick"] if options.quick else []
-    programs = dict.fromkeys(("service.overhead", "service.kafka_path", "engine"), quick)
+    programs = dict.fromkeys(("service.overhead", "service.kafka_path", "engine", "linear"), quick)
     if options.elec:
         rows = ["--rows", "2000"] if options.quick else []
         programs["members"] = ["--elec", str(options.elec), *rows]

@@ -26,7 +26,7 @@ class SoftmaxParams(WeightedSettings):
     """Parameters of ``type = "logistic"`` for classes."""
 
     learning_rate: float = Field(
-        0.5, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
+        0.3, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
     )
 
 

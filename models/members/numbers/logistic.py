@@ -38,7 +38,7 @@ class LinearParams(LossSettings):
     """Parameters of ``type = "logistic"`` for numbers."""
 
     learning_rate: float = Field(
-        0.5, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
+        0.3, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,7 @@ class ClassQuality(Windows):
     """
 
     _promises = staticmethod(promises)
-    _names_at = {  # noqa: RUF012
+    _names_at: ClassVar = {
         **{"sums": 1, "waiting": 0, "before": 0},
         **{"kept_predicted": 1, "kept_loss": 1, "kept_top_2": 1},
     }

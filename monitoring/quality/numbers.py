@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,7 @@ class NumberQuality(Windows):
     """
 
     _promises = staticmethod(promises)
-    _names_at = {"sums": 1, "kept": 1}  # noqa: RUF012
+    _names_at: ClassVar = {"sums": 1, "kept": 1}
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
 """Trees in shared arrays: nodes, leaves with histograms, an arena that takes back what is dropped.
 
-The kinds of leaves are those of ``votes.py`` and ``gradients.py``. All trees of a member draw nodes
-and leaves from one arena with free lists, so memory is bounded. A leaf looks at a random subspace
-of columns; for each bin of these (:mod:`models.kernels.binning`) its histogram holds two sums:
-weights of the two classes, or gradients and curvatures. Bins lie in the order of their values, so
-that neighbours share a cache line: by id, as the crossed member keeps them, a forest took half as
-long again. Nothing here is allocated while it runs.
+The kinds of leaves are those of ``votes.py``, ``gradients.py`` and ``leaves/``. All trees of a
+member draw nodes and leaves from one arena with free lists, so memory is bounded. A leaf looks at a
+random subspace of columns; for each bin of these (:mod:`models.kernels.binning`) its histogram
+holds two sums or more: weights of the classes, gradients and curvatures. Bins lie in the order of
+their values, so that neighbours share a cache line: by id, as the crossed member keeps them, a
+forest took half as long again. Nothing here is allocated while it runs.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Trees(NamedTuple):
     threshold: F64  # (n,): values up to it go left
     child: I64  # (n,): the left child, its sibling next to it; of a leaf: its place in the arena
     free_pair: I64  # (n / 2,): stack
-    histogram: F32  # (l, m, b, 2): sums by the bin's position
+    histogram: F32  # (l, m, b, s): sums by the bin's position
     subspace: I64  # (l, m)
-    known: F64  # (l, KNOWN)
+    known: F64  # (l, KNOWN) or wider
     free_leaf: I64  # (l,): stack
     counter: I64  # (6,): see PAIRS and the rest
     rng: U64  # (1,)
@@ -58,8 +58,19 @@ class Trees(NamedTuple):
     shuffle: I64  # (columns,): scratch
 
 
-def make_trees(columns: int, share: float, bins: int, leaves: int, seed: int) -> Trees:
-    """An empty arena for ``leaves`` leaves, each of which looks at a share of the columns."""
+def make_trees(
+    columns: int,
+    share: float,
+    bins: int,
+    leaves: int,
+    seed: int,
+    sums: int = 2,
+    known: int = KNOWN,
+) -> Trees:
+    """An empty arena for ``leaves`` leaves, each of which looks at a share of the columns.
+
+    Its histograms hold ``sums`` for each bin; beside them it has room for ``known`` numbers.
+    """
     subspace = min(max(round(share * columns), 1), columns)
     nodes = 4 * leaves  # roots waste their sibling, so pairs may outnumber leaves
     return Trees(
@@ -68,9 +79,9 @@ def make_trees(columns: int, share: float, bins: int, leaves: int, seed: int) ->
         threshold=np.zeros(nodes),
         child=np.zeros(nodes, np.int64),
         free_pair=np.zeros(nodes // 2, np.int64),
-        histogram=np.zeros((leaves, subspace, bins, 2), np.float32),
+        histogram=np.zeros((leaves, subspace, bins, sums), np.float32),
         subspace=np.zeros((leaves, subspace), np.int64),
-        known=np.zeros((leaves, KNOWN)),
+        known=np.zeros((leaves, known)),
         free_leaf=np.zeros(leaves, np.int64),
         counter=np.zeros(6, np.int64),
         rng=np.array([seed], np.uint64),
@@ -117,8 +128,8 @@ def _new_leaf(node: int, first: float, second: float, t: Trees) -> None:
         t.shuffle[pick] = t.shuffle[j]
         t.subspace[leaf, j] = f
         for b in range(t.histogram.shape[2]):
-            t.histogram[leaf, j, b, 0] = 0.0
-            t.histogram[leaf, j, b, 1] = 0.0
+            for c in range(t.histogram.shape[3]):
+                t.histogram[leaf, j, b, c] = 0.0
 
 
 @njit(**RARE)
@@ -201,7 +212,7 @@ def divide_bin(f: int, p: int, used: int, t: Trees) -> None:
     for leaf in range(t.counter[LEAVES]):
         for j in range(t.histogram.shape[1]):
             if t.subspace[leaf, j] == f:
-                for c in range(2):
+                for c in range(t.histogram.shape[3]):
                     for q in range(used - 1, p + 1, -1):
                         t.histogram[leaf, j, q, c] = t.histogram[leaf, j, q - 1, c]
                     half = t.histogram[leaf, j, p, c] * np.float32(0.5)

@@ -32,11 +32,14 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
         "classes": "models.members.classes.crossed:CrossedClassesModel",
         "number": "models.members.numbers.crossed:CrossedNumberModel",
     },
-    "forest": {"binary": "models.members.forest:ForestModel"},
     "boosting": {
         "binary": "models.members.boosting:BoostingModel",
         "classes": "models.members.classes.boosting:BoostingClassesModel",
         "number": "models.members.numbers.boosting:BoostingNumberModel",
+    },
+    "forest": {
+        "binary": "models.members.forest:ForestModel",
+        "classes": "models.members.classes.forest:ForestModel",
     },
     "river": {"binary": "models.members.river.model:RiverModel"},
     "torch": {"binary": "models.members.torch.model:TorchModel"},

@@ -27,6 +27,7 @@ MEMBERS: list[tuple[str, Task, dict[str, Any]]] = [
     ("crossed", NUMBER, {"bins": 32, "table_bits": 14}),
     ("boosting", CLASSES, {"trees": 4, "max_leaves": 64}),
     ("boosting", NUMBER, {"trees": 8, "max_leaves": 64}),
+    ("forest", CLASSES, {"trees": 3, "max_leaves": 64, "class_weights": {"high": 2.0}}),
 ]
 EACH = pytest.mark.parametrize(
     ("name", "task", "params"), MEMBERS, ids=[f"{m[0]}-{m[1].type}" for m in MEMBERS]
@@ -169,6 +170,7 @@ def test_it_learns(name: str, task: Task, params: dict[str, Any]) -> None:
         ("crossed", CLASSES, {"low": 5.0, "high": 0.5}),
         ("boosting", BINARY, {"true": 5.0}),
         ("boosting", CLASSES, {"low": 5.0, "high": 0.5}),
+        ("forest", CLASSES, {"low": 5.0, "high": 0.5}),
     ],
 )
 def test_probabilities_stay_true_under_class_weights(

@@ -1,0 +1,1 @@
+"""Leaves of trees: what they count, say and split by."""

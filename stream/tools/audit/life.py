@@ -59,7 +59,8 @@ class Point(NamedTuple):
 def write_life(config: Config, target: Path, since_ms: int | None) -> dict[str, Any]:
     """Write the report of a shard, since a time; gives what it is about.
 
-    ``quality`` says from which step on quality is drawn, or why it is not.
+    ``quality`` says of how many points its curves are, or why there are none; ``exit`` is that of
+    ``audit verify``.
     """
     verified = verify_trail(config, None, None, None, checkpoints=False)
     records = [

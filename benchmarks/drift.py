@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks import traffic
 from benchmarks.common import arguments, show, target
 from models.base import F32, F64, I64
+from models.task import SHARES
 from monitoring.drift.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD
 from monitoring.drift.monitor import Alarm
-from monitoring.quality.measures import SCORE_BOUNDS
 from stream.contract.records import Batch
 from stream.demo.player import event_records, label_records
 from stream.demo.simulator import DAY_MS, PAYMENT, Payments, Simulator
@@ -150,9 +150,9 @@ def score_drift(p: F64, learned: I64) -> tuple[list[int], float]:
     As the rule has it: the largest gap of the two distribution functions from :data:`FROM` on,
     between this window and the one that ended a window before it began.
     """
-    n, kept = len(p) // _STEP, [i for i, b in enumerate(SCORE_BOUNDS) if b >= FROM]
-    bins = np.searchsorted(SCORE_BOUNDS, p[: n * _STEP]).reshape(n, _STEP)
-    counts = np.array([np.bincount(row, minlength=len(SCORE_BOUNDS) + 1) for row in bins])
+    n, kept = len(p) // _STEP, [i for i, b in enumerate(SHARES) if b >= FROM]
+    bins = np.searchsorted(SHARES, p[: n * _STEP]).reshape(n, _STEP)
+    counts = np.array([np.bincount(row, minlength=len(SHARES) + 1) for row in bins])
     total = np.vstack([np.zeros(counts.shape[1]), counts.cumsum(axis=0)])
     width = WINDOW // _STEP
     ecdf = (total[width:] - total[:-width]).cumsum(axis=1)[:, kept] / WINDOW

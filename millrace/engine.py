@@ -205,12 +205,12 @@ class Engine:
             cells = [
                 part.ids,
                 part.event_time_ms.tolist(),
-                part.p.tolist(),
+                part.score.tolist(),
                 part.alert.tolist(),
                 [part.cold] * len(part.ids),
                 *(
                     [None] * len(part.ids) if name in part.out else of_member.tolist()
-                    for name, of_member in zip(self.members, part.members.T, strict=True)
+                    for name, of_member in zip(self.members, part.members[:, :, 0].T, strict=True)
                 ),
             ]
             for record, *row in zip(part.records, *cells, strict=True):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from models.base import F64, State
+from models.base import BOOL, F64, I64, State
 from models.carry import fill
 
 MAX_LINK = 30.0
@@ -23,6 +23,16 @@ MAX_LINK = 30.0
 
 LEAST = 1e-15
 """A probability below it costs no more: one certain error must not rule a mean for ever."""
+
+SHARES = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
+    *(0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
+)
+"""Upper bounds of the bins of a histogram of probabilities; one more bin takes the rest."""
+
+_DECADES = [d * 10.0**e for e in range(-2, 7) for d in (1.0, 3.0)]
+NUMBERS = (*(-b for b in reversed(_DECADES)), 0.0, *_DECADES)
+"""Upper bounds of the bins of a histogram of numbers of any size."""
 
 TaskType = Literal["binary", "classes", "number"]
 
@@ -55,6 +65,10 @@ class Prior(Protocol):
     def learn(self, y: F64, w: F64) -> None:
         """Take ``n`` truths with their weights; one call or many, same state."""
 
+    @property
+    def scale(self) -> float:
+        """The size of a usual error where nothing is known but the prior; 1 but for a number."""
+
     def output(self) -> F64:
         """What to say: outputs ``(k,)``."""
 
@@ -71,17 +85,42 @@ class Task(ABC):
     Attributes
     ----------
     type : str
+    json : type
+        What the JSON value of a label may be.
     k : int
         Columns of a link, and of the output that it stands for.
+    low, high : float
+        Bounds of a score.
+    bounds : sequence of float
+        Upper bounds of the bins of a histogram of scores; one more bin takes the rest.
+    score_bins : sequence of float, optional
+        Bins in which drift of the scores is looked for; ``None``: the deciles of the first ones.
+    silence : float
+        The truth of an event without a label at its horizon; ``nan``: it has none.
+    alerting, alert_at : int, float
+        An event alerts whose output is ``alert_at`` or more in the column ``alerting``.
     """
 
     type: ClassVar[TaskType]
+    json: ClassVar[Any] = bool | int | str
     k: int = 1
+    low: float = 0.0
+    high: float = 1.0
+    bounds: Sequence[float] = SHARES
+    score_bins: Sequence[float] | None = SHARES
+    silence: float = math.nan
+    alerting: int = 0
+    alert_at: float = math.inf
 
     @property
     @abstractmethod
     def expected(self) -> str:
         """What a truth may be, for an error: ``"a number"``."""
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """Every value that a label may have, as JSON writes it; ``None`` where they are many."""
+        return None
 
     @abstractmethod
     def truth(self, value: bool | float | str) -> float:
@@ -91,8 +130,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def named(self, y: float) -> bool | float | str:
-        """A truth, or what is predicted, in the words of the target: what a score record says."""
+    def named(self, y: float) -> float | str:
+        """A truth, or what is predicted, in the words of the target."""
 
     @abstractmethod
     def output(self, links: F64) -> F64:
@@ -107,12 +146,36 @@ class Task(ABC):
         """The truth held most likely by outputs ``(..., k)``, as truths are written ``(...)``."""
 
     @abstractmethod
+    def score(self, output: F64) -> F64:
+        """What people look at of outputs ``(n, k)``, and what alerts: one number each, ``(n,)``."""
+
+    def alert(self, output: F64, threshold: float) -> BOOL:
+        """Which outputs ``(n, k)`` are at or above the threshold in the column that alerts."""
+        found: BOOL = output[:, self.alerting] >= threshold
+        return found
+
+    def confidence(self, output: F64, alert: BOOL) -> F64:
+        """The probability that outputs ``(n, k)`` give to what was decided; ``nan``: none."""
+        return np.full(len(output), np.nan)
+
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Groups of labelled scores that people compare, such as those of either truth."""
+
+    def group(self, output: F64, y: F64) -> I64:
+        """The group of each output ``(n, k)`` with this truth."""
+        return np.zeros(len(y), np.int64)
+
+    @abstractmethod
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """What outputs ``(n, s, k)`` cost given truths ``(n,)``: ``(n, s)``, at least 0.
 
         ``1 - exp(-loss)`` is the error in ``[0, 1]`` that drift detectors watch. ``scale`` is the
         size of a usual error of a number.
         """
+
+    @abstractmethod
+    def cost(self, links: F64, y: F64) -> F64:
+        """The loss that a learner makes small, of links ``(n, k)``: ``(n,)``; not bounded."""
 
     @abstractmethod
     def prior(self, fixed: float | None = None) -> Prior:
@@ -137,21 +200,33 @@ class Binary(Task):
 
     type = "binary"
 
-    def __init__(self, values: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, int] | None = None,
+        silence: float = 0.0,
+        alert_at: float = 0.5,
+    ) -> None:
         self._values = {"true": 1, "false": 0, "1": 1, "0": 0} if values is None else values
+        self.silence = silence
+        self.alert_at = alert_at
 
     @property
     def expected(self) -> str:
         """See :attr:`Task.expected`."""
         return f"one of {', '.join(self._values)}"
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """See :attr:`Task.texts`."""
+        return list(self._values)
+
     def truth(self, value: bool | float | str) -> float:
         """See :meth:`Task.truth`."""
         return float(self._values.get(written(value), math.nan))
 
-    def named(self, y: float) -> bool:
+    def named(self, y: float) -> int:
         """See :meth:`Task.named`."""
-        return y == 1.0
+        return int(y)
 
     def output(self, links: F64) -> F64:
         """The probability of 1."""
@@ -166,12 +241,31 @@ class Binary(Task):
         found: F64 = (output[..., 0] >= 0.5).astype(np.float64)
         return found
 
+    def score(self, output: F64) -> F64:
+        """The probability of 1."""
+        return output[:, 0]
+
+    def confidence(self, output: F64, alert: BOOL) -> F64:
+        """See :meth:`Task.confidence`."""
+        return np.where(alert, output[:, 0], 1 - output[:, 0])
+
+    groups = ("0", "1")
+
+    def group(self, output: F64, y: F64) -> I64:
+        """By truth."""
+        return y.astype(np.int64)
+
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """The log loss, at most ``-log(1e-15)``."""
         p = output[..., 0]
         right = np.where(y[:, None] > 0, p, 1.0 - p)
         losses: F64 = -np.log(np.maximum(right, LEAST))
         return losses
+
+    def cost(self, links: F64, y: F64) -> F64:
+        """The log loss of a logit."""
+        z = links[:, 0]
+        return np.logaddexp(0.0, np.where(y > 0, -z, z))
 
     def prior(self, fixed: float | None = None) -> BinaryPrior:
         """The share of positives."""
@@ -180,6 +274,8 @@ class Binary(Task):
 
 class BinaryPrior:
     """The share of positives so far, with half a row of each class (Krichevsky, Trofimov 1981)."""
+
+    scale = 1.0
 
     def __init__(self, fixed: float | None = None) -> None:
         self._fixed = fixed
@@ -219,6 +315,10 @@ class Classes(Task):
         The classes, in the order of their columns; two at least.
     values : mapping of text to name
         A label's value, written as JSON text, where it is not the class's name.
+    silence, alert : str, optional
+        The class of an event without a label, and the one whose probability alerts.
+    abstain_below : float
+        A class of less probability than this is not said.
 
     >>> task = Classes(["low", "high"])
     >>> task.truth("high"), task.truth("hgih"), task.named(0.0)
@@ -227,9 +327,21 @@ class Classes(Task):
 
     type = "classes"
 
-    def __init__(self, names: Sequence[str], values: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        values: Mapping[str, str] | None = None,
+        silence: str | None = None,
+        alert: str | None = None,
+        alert_at: float = 0.5,
+        abstain_below: float = 0.0,
+    ) -> None:
         self.names = tuple(names)
         self.k = len(self.names)
+        self.silence = math.nan if silence is None else float(self.names.index(silence))
+        if alert is not None:
+            self.alerting, self.alert_at = self.names.index(alert), alert_at
+        self.abstain_below = abstain_below
         self._index = {name: float(i) for i, name in enumerate(self.names)}
         self._index |= {text: self._index[name] for text, name in (values or {}).items()}
 
@@ -237,6 +349,11 @@ class Classes(Task):
     def expected(self) -> str:
         """See :attr:`Task.expected`."""
         return f"one of {', '.join(self._index)}"
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """See :attr:`Task.texts`."""
+        return list(self._index)
 
     def truth(self, value: bool | float | str) -> float:
         """See :meth:`Task.truth`."""
@@ -259,10 +376,34 @@ class Classes(Task):
         found: F64 = output.argmax(axis=-1).astype(np.float64)
         return np.where(np.isnan(output).any(axis=-1), np.nan, found)
 
+    def score(self, output: F64) -> F64:
+        """The probability of the class that alerts; without one, of the likeliest."""
+        if math.isfinite(self.alert_at):
+            return output[:, self.alerting]
+        likeliest: F64 = output.max(axis=1)
+        return likeliest
+
+    def confidence(self, output: F64, alert: BOOL) -> F64:
+        """That of the likeliest class."""
+        likeliest: F64 = output.max(axis=1)
+        return likeliest
+
+    groups = ("wrong", "right")
+
+    def group(self, output: F64, y: F64) -> I64:
+        """By whether the likeliest class was the truth."""
+        return (self.predicted(output) == y).astype(np.int64)
+
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """The log loss, at most ``-log(1e-15)``."""
         right = np.take_along_axis(output, y.astype(np.int64)[:, None, None], axis=2)[..., 0]
         losses: F64 = -np.log(np.maximum(right, LEAST))
+        return losses
+
+    def cost(self, links: F64, y: F64) -> F64:
+        """The log loss."""
+        right = np.take_along_axis(links, y.astype(np.int64)[:, None], axis=1)[:, 0]
+        losses: F64 = np.logaddexp.reduce(links, axis=1) - right
         return losses
 
     def prior(self, fixed: float | None = None) -> ClassPrior:
@@ -272,6 +413,8 @@ class Classes(Task):
 
 class ClassPrior:
     """The share of each class so far, with half a row of each (Krichevsky and Trofimov 1981)."""
+
+    scale = 1.0
 
     def __init__(self, k: int) -> None:
         self._counts = np.zeros(k)
@@ -305,15 +448,32 @@ class Number(Task):
         Bounds that a truth must lie within; a label beyond them is an error.
     unit : str
         Of the number, for people.
+    silence : float
+        The number of an event without a label; ``nan``: it has none.
+    alert_at : float
+        A number at or above it alerts.
 
     >>> Number(low=0.0).truth(12.5), Number(low=0.0).truth(-1)
     (12.5, nan)
     """
 
     type = "number"
+    json = float | str
+    score_bins = None
 
-    def __init__(self, low: float = -math.inf, high: float = math.inf, unit: str = "") -> None:
+    def __init__(
+        self,
+        low: float = -math.inf,
+        high: float = math.inf,
+        unit: str = "",
+        silence: float = math.nan,
+        alert_at: float = math.inf,
+    ) -> None:
         self.low, self.high, self.unit = low, high, unit
+        whole = math.isfinite(low) and math.isfinite(high)
+        self.bounds = tuple(np.linspace(low, high, 21)[1:-1].tolist()) if whole else NUMBERS
+        self.silence = silence
+        self.alert_at = alert_at
 
     @property
     def expected(self) -> str:
@@ -346,13 +506,20 @@ class Number(Task):
 
     def predicted(self, output: F64) -> F64:
         """The number."""
-        found: F64 = output[..., 0]
-        return found
+        return output[..., 0]
+
+    def score(self, output: F64) -> F64:
+        """The number."""
+        return output[:, 0]
 
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """``log(1 + |error| / scale)``: the error that drift detectors see is in [0, 1] then."""
         losses: F64 = np.log1p(np.abs(output[..., 0] - y[:, None]) / max(scale, 1e-300))
         return losses
+
+    def cost(self, links: F64, y: F64) -> F64:
+        """The squared error."""
+        return np.square(links[:, 0] - y)
 
     def prior(self, fixed: float | None = None) -> MeanPrior:
         """The mean."""
@@ -360,31 +527,46 @@ class Number(Task):
 
 
 class MeanPrior:
-    """The mean of the truths so far; 0 before the first."""
+    """The mean of the truths so far; 0 before the first. ``scale`` is their deviation."""
 
     def __init__(self, fixed: float | None = None) -> None:
         self._fixed = fixed
-        self._sums = np.zeros(2)  # weights, weighted truths
+        self._sums = np.zeros(3)  # of weights, and weighted: distances from the anchor, squares
+        self._anchor = np.full(1, np.nan)  # the first truth: what is near 0 loses no digits
+
+    @property
+    def scale(self) -> float:
+        """See :attr:`Prior.scale`."""
+        n, total, squares = self._sums.tolist()
+        variance = squares / n - (total / n) ** 2 if n > 0 else 0.0
+        return math.sqrt(variance) if variance > 0 else 1.0
 
     def learn(self, y: F64, w: F64) -> None:
         """See :meth:`Prior.learn`."""
+        if not len(y):
+            return
+        if np.isnan(self._anchor[0]):
+            self._anchor[0] = y[0]
+        away = y - self._anchor[0]
         # Added up in order: how rows were cut into calls must not show in the bits.
-        for i, values in enumerate((w, w * y)):
+        for i, values in enumerate((w, w * away, w * away * away)):
             self._sums[i] = np.add.accumulate(np.append(self._sums[i], values))[-1]
 
     def output(self) -> F64:
         """See :meth:`Prior.output`."""
         if self._fixed is not None:
             return np.array([self._fixed])
-        return np.array([self._sums[1] / self._sums[0] if self._sums[0] > 0 else 0.0])
+        if not self._sums[0] > 0:
+            return np.zeros(1)
+        return self._anchor + self._sums[1] / self._sums[0]
 
     def state(self) -> State:
         """See :meth:`Prior.state`."""
-        return {"sums": self._sums.copy()}
+        return {"sums": self._sums.copy(), "anchor": self._anchor.copy()}
 
     def restore(self, state: State) -> None:
         """See :meth:`Prior.restore`."""
-        fill({"sums": self._sums}, state, "prior")
+        fill({"sums": self._sums, "anchor": self._anchor}, state, "prior")
 
 
 def written(value: Any) -> str:

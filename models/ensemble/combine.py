@@ -1,6 +1,6 @@
-"""How member logits become one: the combiners that a configuration can name.
+"""How member links become one: the combiners that a configuration can name.
 
-A combiner sees member logits and truths, never features. All of them work on predictions as they
+A combiner sees member links and truths, never features. All of them work on predictions as they
 were made, row by row in label order.
 """
 
@@ -14,21 +14,22 @@ import numpy as np
 
 from models.base import F64, Parameter, State
 from models.carry import Places
+from models.ensemble.experts import ClassStack, ClassStacking, NumberStack, NumberStacking
 from models.ensemble.stack import Stack, Stacking
 from models.kernels.common import GOLDEN, mix_all, poisson_table
-from models.kernels.stack import LIMIT as MAX_LINK
+from models.task import BINARY, MAX_LINK, Task, TaskType
 
 
 class Combiner(Protocol):
     """What every way of combining offers."""
 
     def combine(self, links: F64) -> F64:
-        """Member logits ``(n, m)`` to ensemble logits ``(n,)``; changes nothing."""
+        """Member links ``(n, m, k)`` to ensemble links ``(n, k)``; changes nothing."""
 
     def update(self, links: F64, y: F64, w: F64) -> None:
-        """Learn from ``n`` labelled rows in order: logits as made ``(n, m)``, truths, weights.
+        """Learn from ``n`` labelled rows in order: links as made ``(n, m, k)``, truths, weights.
 
-        A logit is ``nan`` where the member made none: the row says nothing about that member.
+        A link is ``nan`` where the member made none: the row says nothing about that member.
         """
 
     def member_weights(self, first: int, w: F64) -> F64:
@@ -54,9 +55,10 @@ class Combiner(Protocol):
 class _Fixed:
     """Base of the combiners that learn nothing: every member counts the same."""
 
-    def __init__(self, m: int, seed: int) -> None:
+    def __init__(self, m: int, seed: int, task: Task = BINARY) -> None:
         self._m = m
         self._seed = seed
+        self._task = task
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """Learns nothing."""
@@ -82,7 +84,7 @@ class _Fixed:
 
 
 class MeanLogit(_Fixed):
-    """``mean_j z_j``: the geometric mean of the odds."""
+    """``mean_j z_j``: the geometric mean of the odds; of numbers their mean."""
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
@@ -90,19 +92,30 @@ class MeanLogit(_Fixed):
 
 
 class MeanProbability(_Fixed):
-    """``logit(mean_j p_j)``: soft voting."""
+    """The mean of what members say, ``link(mean_j output_j)``: soft voting."""
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
-        return logit(sigmoid(links).mean(axis=1))
+        return self._task.link(self._task.output(links).mean(axis=1))
 
 
 class MajorityVote(_Fixed):
-    """The share of members whose probability is at least 0.5, as ``(votes + 1/2) / (m + 1)``."""
+    """The share of members that vote for a class, as ``(votes + 1 / c) / (m + 1)`` of ``c``.
+
+    Of yes or no a member votes for yes with a probability of at least 0.5. Of numbers the one that
+    as many members are above as below: the median.
+    """
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
-        return logit(((links >= 0).sum(axis=1) + 0.5) / (self._m + 1))
+        if self._task.type == "number":
+            return np.median(links, axis=1)
+        if self._task.type == "binary":
+            votes, classes = links >= 0, 2
+        else:
+            votes = np.arange(self._task.k) == links.argmax(axis=2)[:, :, None]
+            classes = self._task.k
+        return self._task.link((votes.sum(axis=1) + 1 / classes) / (self._m + 1))
 
 
 class Bagging(MeanProbability):
@@ -127,7 +140,9 @@ class WeightedVote(_Fixed):
     """Members vote with their probabilities; who errs loses weight.
 
     The continuous Weighted Majority algorithm, WMC [1]_: the vote is ``sum_j v_j p_j`` with weights
-    that sum to 1, and a label multiplies ``v_j`` by ``beta ** |p_j - y|``. Then every weight gets a
+    that sum to 1, and a label multiplies ``v_j`` by ``beta ** e_j``, where the error ``e_j`` is
+    ``|p_j - y|``, of classes ``1 - p_jy``, and of a number ``d / (d + s)`` for a distance ``d`` and
+    the mean ``s`` of the distances so far. Then every weight gets a
     share ``alpha`` of the total [2]_, so that a member that was poor can come back.
 
     .. [1] N. Littlestone and M. Warmuth, "The weighted majority algorithm", Information and
@@ -138,22 +153,40 @@ class WeightedVote(_Fixed):
     beta = 0.9
     alpha = 1e-4
 
-    def __init__(self, m: int, seed: int) -> None:
-        super().__init__(m, seed)
+    def __init__(self, m: int, seed: int, task: Task = BINARY) -> None:
+        super().__init__(m, seed, task)
         self._votes = np.full(m, 1 / m)
+        self._distance = np.zeros(2)  # of numbers: how many rows, and the sum of their distances
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
-        return logit((sigmoid(links) * self._votes).sum(axis=1))
+        said = self._task.output(links) * self._votes[:, None]
+        return self._task.link(said.sum(axis=1))
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
-        factors = self.beta ** (np.abs(sigmoid(links) - y[:, None]) * w[:, None])
+        factors = self.beta ** (self._errors(links, y) * w[:, None])
         some_silent = np.isnan(factors).any()
         for factor in factors:
             votes = self._votes * (self._silence(factor) if some_silent else factor)
             votes /= votes.sum()
             self._votes = (1 - self.alpha) * votes + self.alpha / self._m
+
+    def _errors(self, links: F64, y: F64) -> F64:
+        """What each member's output was wrong by, 0..1, ``(n, m)``."""
+        said = self._task.output(links)
+        if self._task.type == "binary":
+            return np.abs(said[:, :, 0] - y[:, None])
+        if self._task.type == "classes":
+            return 1 - np.take_along_axis(said, y.astype(np.int64)[:, None, None], axis=2)[:, :, 0]
+        away = np.abs(said[:, :, 0] - y[:, None])
+        errors = np.zeros_like(away)
+        for i, row in enumerate(away):
+            made = row[~np.isnan(row)]
+            self._distance += (len(made), np.add.accumulate(np.append(0.0, made))[-1])
+            usual = self._distance[1] / max(self._distance[0], 1.0)
+            errors[i] = row / (row + usual) if usual > 0 else row
+        return errors
 
     def _silence(self, factor: F64) -> F64:
         """``factor`` with what leaves their share of the votes to members that made no score."""
@@ -168,16 +201,24 @@ class WeightedVote(_Fixed):
 
     def parameters(self) -> Sequence[Parameter]:
         """The votes."""
-        return [Parameter("votes", "learned", (self._m,), "float64", self._m, 8 * self._m)]
+        votes = Parameter("votes", "learned", (self._m,), "float64", self._m, 8 * self._m)
+        return [votes, Parameter("distance", "statistic", (2,), "float64", 2, 16)][: self._own]
+
+    @property
+    def _own(self) -> int:
+        """How many arrays it has: distances are those of numbers."""
+        return 2 if self._task.type == "number" else 1
 
     def state(self) -> State:
-        """The votes."""
-        return {**super().state(), "votes": self._votes.copy()}
+        """The votes, and the distances of numbers."""
+        arrays = (("votes", self._votes.copy()), ("distance", self._distance.copy()))
+        return {**super().state(), **dict(arrays[: self._own])}
 
     def restore(self, state: State, known: Places) -> None:
         """See :meth:`Combiner.restore`."""
         here, there = known
         votes = state["votes"]
+        self._distance = np.array(state.get("distance", np.zeros(2)))
         self._votes = np.zeros(self._m)
         self._votes[here] = votes[there]
         if len(there) < len(votes):
@@ -191,7 +232,8 @@ class Boosting(_Fixed):
     lowered for the next, one that was wrong has it raised, such that half of what each member saw
     was wrong by weight. Members learn with weights drawn from Poisson of it, so that they are whole
     numbers. The vote is ``sum_j log((1 - e_j) / e_j) * sign(link_j)`` over the members that err on
-    less than half (``e_j`` by weight), the log odds of AdaBoost as an additive model [2]_.
+    less than half (``e_j`` by weight), the log odds of AdaBoost as an additive model [2]_. Of
+    classes each votes with that for its likeliest one (AdaBoost.M1).
 
     .. [1] N. Oza and S. Russell, "Online bagging and boosting", AISTATS 2001.
     .. [2] J. Friedman, T. Hastie and R. Tibshirani, "Additive logistic regression", Annals of
@@ -201,8 +243,8 @@ class Boosting(_Fixed):
     most = 10.0
     """A row's weight stays within this: one mislabelled row must not rule every member."""
 
-    def __init__(self, m: int, seed: int) -> None:
-        super().__init__(m, seed)
+    def __init__(self, m: int, seed: int, task: Task = BINARY) -> None:
+        super().__init__(m, seed, task)
         self._right = np.zeros(m)
         self._wrong = np.zeros(m)
         self._row = 0
@@ -210,14 +252,22 @@ class Boosting(_Fixed):
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
-        votes = (np.sign(links) * self.weights()).sum(axis=1)
+        if self._task.k == 1:
+            votes = (np.sign(links[:, :, 0]) * self.weights()).sum(axis=1)[:, None]
+        else:
+            chosen = np.arange(self._task.k) == links.argmax(axis=2)[:, :, None]
+            votes = (chosen * self.weights()[:, None]).sum(axis=1)
         return np.clip(votes, -MAX_LINK, MAX_LINK)
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`: passes each row on from member to member."""
-        correct, made = (links > 0) == (y[:, None] > 0), ~np.isnan(links)
-        self._draws = np.zeros(links.shape)
-        uniform = _uniform(self._seed, self._row, links.shape)
+        made = ~np.isnan(links[:, :, 0])
+        if self._task.k == 1:
+            correct = (links[:, :, 0] > 0) == (y[:, None] > 0)
+        else:
+            correct = links.argmax(axis=2) == y[:, None]
+        self._draws = np.zeros(made.shape)
+        uniform = _uniform(self._seed, self._row, made.shape)
         for i in range(len(y)):
             weight = float(w[i])
             for j in range(self._m):
@@ -279,33 +329,30 @@ def _poisson(rate: float, uniform: float) -> int:
     return k
 
 
-def sigmoid(z: F64) -> F64:
-    """``1 / (1 + exp(-z))`` without overflow."""
-    e: F64 = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0, e) / (1.0 + e)
+Make = Callable[[int, int, Task], Combiner]
+"""What builds a combiner of (number of members, seed, task)."""
 
 
-def logit(p: F64) -> F64:
-    """``log(p / (1 - p))``, within ``-MAX_LINK .. MAX_LINK``."""
-    with np.errstate(divide="ignore"):
-        return np.clip(np.log(p) - np.log1p(-p), -MAX_LINK, MAX_LINK)
+def _any(make: Make) -> dict[TaskType, Make]:
+    return {"binary": make, "classes": make, "number": make}
 
 
-COMBINERS: dict[str, Callable[[int, int], Combiner]] = {
-    "mean_logit": MeanLogit,
-    "mean_probability": MeanProbability,
-    "majority_vote": MajorityVote,
-    "weighted_vote": WeightedVote,
-    "bagging": Bagging,
-    "boosting": Boosting,
-    "stacking": Stacking,
-    "stack": Stack,
+COMBINERS: dict[str, dict[TaskType, Make]] = {
+    "mean_logit": _any(MeanLogit),
+    "mean_probability": _any(MeanProbability),
+    "majority_vote": _any(MajorityVote),
+    "weighted_vote": _any(WeightedVote),
+    "bagging": _any(Bagging),
+    "boosting": {"binary": Boosting, "classes": Boosting},
+    "stacking": {"binary": Stacking, "classes": ClassStacking, "number": NumberStacking},
+    "stack": {"binary": Stack, "classes": ClassStack, "number": NumberStack},
 }
-"""Names to classes, each built as ``(number of members, seed)``."""
+"""Names to what builds them, for each type of target that they can combine."""
 
 
-def combiner(name: str, m: int, seed: int) -> Combiner:
+def combiner(name: str, m: int, seed: int, task: Task = BINARY) -> Combiner:
     """The combiner of that name for ``m`` members; raises ``KeyError`` with the known names."""
-    if name not in COMBINERS:
-        raise KeyError(f"ensemble.combine: expected one of {', '.join(COMBINERS)}; got {name!r}")
-    return COMBINERS[name](m, seed)
+    if name not in COMBINERS or task.type not in COMBINERS[name]:
+        known = ", ".join(n for n, tasks in COMBINERS.items() if task.type in tasks)
+        raise KeyError(f"ensemble.combine: expected one of {known}; got {name!r}")
+    return COMBINERS[name][task.type](m, seed, task)

@@ -30,7 +30,7 @@ import numpy as np
 
 from models.base import BOOL, F64, Parameter, State, state_digest
 from models.carry import fill
-from models.kernels.conformal import (
+from models.kernels.ensemble.conformal import (
     INTERVAL,
     REACH,
     SET,

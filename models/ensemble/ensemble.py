@@ -1,4 +1,4 @@
-"""The members and the combiner: many logits become one score, and labels teach them all.
+"""The members and the combiner: many links become one score, and labels teach them all.
 
 :meth:`Ensemble.score` for events, :meth:`Ensemble.learn` for labels in the order in which they
 came. Knows nothing of where events come from; reads no clock, does no I/O.
@@ -23,7 +23,8 @@ from models.base import (
     state_digest,
 )
 from models.carry import shared
-from models.ensemble.combine import combiner, logit
+from models.ensemble.combine import combiner
+from models.task import BINARY, Prior, Task
 
 Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -56,16 +57,19 @@ class Ensemble:
     learn_every : mapping of name to int
         A member named here learns only each n-th labelled row.
     prior : float or None
-        The probability said while cold; ``None``: the share of positives among the rows learned.
+        What is said while cold; ``None``: what the truths learned so far are on average.
+    task : Task
 
     While no member that counts has learned a row since it began, the ensemble is cold: its score
     is the prior, whatever members say. A frozen member scores but does not learn. A quarantined one
-    does neither: its column is the mean of the others' logits, which leaves a mean of logits as if
+    does neither: its column is the mean of the others' links, which leaves a mean of links as if
     it were not there. ``release`` ends both. A challenger learns beside the
     member it may replace, and has no vote.
 
     Attributes
     ----------
+    prior : Prior
+        What a cold ensemble says.
     challengers : dict of str to Model
         By the member that each may replace.
     fresh : callable
@@ -83,10 +87,12 @@ class Ensemble:
         seed: int = 0,
         learn_every: Mapping[str, int] | None = None,
         prior: float | None = None,
+        task: Task = BINARY,
     ) -> None:
         self.members: dict[str, Model] = dict(members)
         self.names: tuple[str, ...] = tuple(members)
-        self._combine = (combine, len(self.names), seed)
+        self.task = task
+        self._combine = (combine, len(self.names), seed, task)
         self.combiner = combiner(*self._combine)
         self.challengers: dict[str, Model] = {}
         self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.names}
@@ -94,9 +100,7 @@ class Ensemble:
         self._quarantined: set[str] = set()
         self._taught: set[str] = set()  # members that have learned a row since they began
         self._labelled = 0
-        self._weighed = 0.0  # sums of the weights, of all and of the positives
-        self._positives = 0.0
-        self._prior = prior
+        self.prior: Prior = task.prior(prior)
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -112,16 +116,6 @@ class Ensemble:
     def cold(self) -> bool:
         """Whether no member out of quarantine has learned a row since it began."""
         return self._taught <= self._quarantined
-
-    @property
-    def prior(self) -> float:
-        """What a cold ensemble says: as configured, else the share of positives learned so far.
-
-        With half a row of each class added (Krichevsky and Trofimov 1981): 0.5 before the first.
-        """
-        if self._prior is not None:
-            return self._prior
-        return (self._positives + 0.5) / (self._weighed + 1)
 
     def freeze(self, name: str) -> None:
         """The member scores on but learns nothing until it is released."""
@@ -142,23 +136,24 @@ class Ensemble:
         return name
 
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
-        """Member logits ``(n, m)`` and the ensemble's logits ``(n,)``, all finite.
+        """Member links ``(n, m, k)`` and the ensemble's links ``(n, k)``, all finite.
 
         Raises
         ------
         MemberError
-            A member raised, or its scores are no ``n`` finite numbers. No state has changed; the
-            same call works once that member is in quarantine.
+            A member raised, or its scores are not ``(n, k)`` finite numbers. No state has changed;
+            the same call works once that member is in quarantine.
         """
-        links = np.zeros((len(x), len(self.names)))
+        k = self.task.k
+        links = np.zeros((len(x), len(self.names), k))
         for j, name in enumerate(self.names):
             if name not in self._quarantined:
-                links[:, j] = _score(name, self.members[name], x)
+                links[:, j] = _score(name, self.members[name], x, k)
         out = [j for j, name in enumerate(self.names) if name in self._quarantined]
         if out and len(out) < len(self.names):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
         if self.cold:
-            return links, logit(np.full(len(x), self.prior))
+            return links, np.tile(self.task.link(self.prior.output()), (len(x), 1))
         return links, self.combiner.combine(links)
 
     def learn(self, x: FeatureBatch, links: F64, y: F64, w: F64) -> list[MemberError]:
@@ -167,11 +162,11 @@ class Ensemble:
         Parameters
         ----------
         x : FeatureBatch
-        links : float64 array ``(n, m)``
-            Member logits as :meth:`score` gave them for these rows; ``nan`` of a member that was
+        links : float64 array ``(n, m, k)``
+            Member links as :meth:`score` gave them for these rows; ``nan`` of a member that was
             not there then.
         y, w : float64 arrays ``(n,)``
-            Truths 0 or 1; weights >= 0.
+            Truths of the task; weights >= 0.
         """
         self.weigh(links, y, w)
         return self.teach(x, y, w)
@@ -179,8 +174,7 @@ class Ensemble:
     def weigh(self, links: F64, y: F64, w: F64) -> None:
         """The combiner learns from predictions as they were made, the prior from the truths."""
         self.combiner.update(links, y, w)
-        self._weighed += float(w.sum())
-        self._positives += float((w * y).sum())
+        self.prior.learn(y, w)
 
     def teach(self, x: FeatureBatch, y: F64, w: F64) -> list[MemberError]:
         """The members learn ``n`` rows; gives one error for each that failed.
@@ -227,11 +221,12 @@ class Ensemble:
         self.challengers[self._known(name)] = self.fresh(name, number)
 
     def compare(self, name: str, x: FeatureBatch) -> tuple[F64, F64]:
-        """Logits ``(n,)`` of the member and of its challenger as they are now.
+        """Links ``(n, k)`` of the member and of its challenger as they are now.
 
         Raises :class:`MemberError` if one of them fails.
         """
-        return _score(name, self.members[name], x), _score(name, self.challengers[name], x)
+        k = self.task.k
+        return _score(name, self.members[name], x, k), _score(name, self.challengers[name], x, k)
 
     def learn_beside(self, name: str, x: FeatureBatch, y: F64, w: F64) -> None:
         """The challenger learns the rows of the last :meth:`learn` as its member learned them.
@@ -277,8 +272,7 @@ class Ensemble:
             "quarantined": sorted(self._quarantined),
             "taught": sorted(self._taught),
             "labelled": self._labelled,
-            "weighed": self._weighed,
-            "positives": self._positives,
+            **self.prior.state(),
         }
 
     def restore(self, state: State) -> None:
@@ -303,8 +297,7 @@ class Ensemble:
         self._quarantined = set(state["quarantined"]).intersection(self.names)
         self._taught = set(state["taught"]).intersection(self.names)
         self._labelled = int(state["labelled"])
-        self._weighed = float(state["weighed"])
-        self._positives = float(state["positives"])
+        self.prior.restore(state)
 
     def roots(self) -> dict[str, str]:
         """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""
@@ -319,21 +312,21 @@ class Ensemble:
         return members | {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
 
 
-def _score(name: str, member: Model, x: FeatureBatch) -> F64:
-    """One model's logits ``(n,)``; whatever goes wrong becomes a :class:`MemberError`."""
+def _score(name: str, member: Model, x: FeatureBatch, k: int) -> F64:
+    """One model's links ``(n, k)``; whatever goes wrong becomes a :class:`MemberError`."""
     try:
         scores = np.asarray(member.score(x), dtype=np.float64)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise MemberError(name, "score_raised", len(x), reason) from error
-    if scores.shape != (len(x), 1):
-        reason = f"expected shape (n, 1), got {scores.shape}"
+    if scores.shape != (len(x), k):
+        reason = f"expected shape (n, {k}), got {scores.shape}"
         raise MemberError(name, "score_shape", len(x), reason)
-    bad = np.flatnonzero(~np.isfinite(scores[:, 0]))
-    if len(bad):
-        reason = f"expected finite numbers, got {scores[bad[0], 0]} in row {bad[0]}"
+    rows, columns = np.nonzero(~np.isfinite(scores))
+    if len(rows):
+        reason = f"expected finite numbers, got {scores[rows[0], columns[0]]} in row {rows[0]}"
         raise MemberError(name, "score_not_finite", len(x), reason)
-    return scores[:, 0]
+    return scores
 
 
 def _learn(name: str, member: Model, x: FeatureBatch, y: F64, w: F64) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from models.base import F64, Parameter, State
 from models.carry import Places, fill
 from models.kernels import stack as kernels
+from models.task import BINARY, Task
 
 
 class Stack:
@@ -39,7 +40,7 @@ class Stack:
     alpha = 1e-4
     join_at = 100.0
 
-    def __init__(self, m: int, seed: int) -> None:
+    def __init__(self, m: int, seed: int, task: Task = BINARY) -> None:
         self._m = m
         self._weights = np.append(np.full(m, 1 / m), 0.0)
         self._squares = np.zeros(m + 1)
@@ -52,13 +53,13 @@ class Stack:
     def combine(self, links: F64) -> F64:
         """See :meth:`models.ensemble.combine.Combiner.combine`."""
         out = np.zeros(len(links))
-        rows = np.require(links, np.float64, ["C", "W"])
+        rows = np.require(links[:, :, 0], np.float64, ["C", "W"])
         kernels.combine(rows, self._weights, self._shares, self._experts, out)
-        return out
+        return out[:, None]
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`models.ensemble.combine.Combiner.update`."""
-        rows, y, w = (np.require(a, np.float64, ["C", "W"]) for a in (links, y, w))
+        rows, y, w = (np.require(a, np.float64, ["C", "W"]) for a in (links[:, :, 0], y, w))
         kernels.update(
             *(rows, y, w, self.rate, self.alpha, self.join_at),
             *(self._weights, self._squares, self._shares, self._positives, self._first),
@@ -127,7 +128,7 @@ class Stacking(Stack):
 
     alpha = 0.0
 
-    def __init__(self, m: int, seed: int) -> None:
-        super().__init__(m, seed)
+    def __init__(self, m: int, seed: int, task: Task = BINARY) -> None:
+        super().__init__(m, seed, task)
         self._shares[:] = 0.0
         self._shares[0] = 1.0

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from models.base import F32, F64, I64, State, StateError, state_digest
 from models.carry import fill, shared
+from models.task import SHARES
 from monitoring.drift.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD, Adwin, PageHinkley
 from monitoring.drift.shift import Shift
-from monitoring.quality.measures import SCORE_BOUNDS
 
 PSI_THRESHOLD = 0.25
 """A population stability index above it is a major shift (Siddiqi 2006, Credit Risk Scorecards)."""
@@ -88,6 +88,8 @@ class DriftMonitor:
         Page-Hinkley's threshold.
     reference, window : int
         Events in the frozen reference and in the window compared with it.
+    bounds : sequence of float, optional
+        Of the bins of scores; without them the deciles of the reference.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class DriftMonitor:
         page_hinkley: float = PAGE_HINKLEY_THRESHOLD,
         reference: int = 10_000,
         window: int = 10_000,
+        bounds: Sequence[float] | None = SHARES,
     ) -> None:
         if len(features) > MAX_FEATURES:
             raise ValueError(
@@ -112,7 +115,7 @@ class DriftMonitor:
         self._alarms = np.zeros((len(self._detectors), len(names)), np.int64)
         self._labels = np.zeros(len(names), np.int64)
         self._warm_ms = np.full(len(names), _NOT_YET)
-        self._scores = Shift(1, SCORE_BOUNDS, reference, window)
+        self._scores = Shift(1, bounds, reference, window)
         self._columns = Shift(len(features), None, reference, window)
 
     def update(

@@ -13,12 +13,6 @@ import numpy as np
 from models.base import BOOL, F64
 from monitoring.quality.sums import CALIBRATION_BINS, EPSILON
 
-SCORE_BOUNDS = (
-    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
-    *(0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
-)
-"""Upper bounds of the bins that every score histogram has; one more bin takes the rest."""
-
 METRICS = (
     "accuracy",
     "precision",

@@ -92,18 +92,22 @@ class Quality:
         self._y = np.zeros(self._window)
         self._alert = np.zeros((self._window, columns), np.bool_)
 
-    def update(self, p: F64, y: F64, alert: BOOL) -> None:
+    def update(self, p: F64, y: F64, alert: BOOL, said: object = None) -> None:
         """Take ``n`` outcomes in label order; one call or many with the same rows, same state.
 
         Parameters
         ----------
-        p : float64 array ``(n, 1 + m)``
+        p : float64 array ``(n, 1 + m)`` or ``(n, 1 + m, 1)``
             Probabilities as made; ``nan`` where a member made none.
         y : float64 array ``(n,)``
             Truth, 0 or 1.
         alert : bool array ``(n,)``
             What the ensemble decided when it scored.
+        said : object
+            Nothing is promised of yes or no.
         """
+        if p.ndim == 3:
+            p = p[:, :, 0]
         if p.shape != (len(y), len(self._names)) or alert.shape != y.shape:
             raise ValueError(
                 f"Quality.update: expected p (n, {len(self._names)}), y (n,), alert (n,); "
@@ -226,21 +230,22 @@ class QualitySnapshot:
 class ExpectedAccuracy:
     """An estimate of the accuracy before any label: what calibrated scores say of themselves.
 
-    The mean over the last ``window`` scores of ``p`` where it alerted and ``1 - p`` where not; at a
-    threshold of 0.5 that is ``max(p, 1 - p)``. Wrong by as much as the scores are miscalibrated.
+    The mean over the last ``window`` scores of the probability of what was decided: of yes or no,
+    ``p`` where it alerted and ``1 - p`` where not, of classes that of the likeliest. Wrong by as
+    much as the scores are miscalibrated.
     """
 
     def __init__(self, window: int = 10_000) -> None:
         self._confidence = np.zeros(window)
         self._seen = 0
 
-    def observe(self, p: F64, alert: BOOL) -> None:
-        """Take the ensemble's ``n`` scores ``(n,)`` and decisions ``(n,)`` as they are made."""
+    def observe(self, confidence: F64) -> None:
+        """Take the probability of what was decided of ``n`` events; ``nan``: it has none."""
         window = len(self._confidence)
-        confidence = np.where(alert, p, 1 - p)[-window:]
-        first = self._seen + len(p) - len(confidence)
-        self._confidence[(first + np.arange(len(confidence))) % window] = confidence
-        self._seen += len(p)
+        kept = confidence[-window:]
+        first = self._seen + len(confidence) - len(kept)
+        self._confidence[(first + np.arange(len(kept))) % window] = kept
+        self._seen += len(confidence)
 
     def value(self) -> float:
         """The estimate, in ``[0, 1]``; ``nan`` before the first score."""

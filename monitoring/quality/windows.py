@@ -106,6 +106,10 @@ class Windows(ABC):
     def _promises(said: NDArray[Any], y: F64) -> F64:
         """Whether each held the truth, and its width, ``(n, 2)``; ``nan`` where none was said."""
 
+    def set_threshold(self, threshold: float) -> None:
+        """See :meth:`monitoring.quality.quality.Quality.set_threshold`; no figure here asks it."""
+        del threshold
+
     def report(self) -> Figures:
         """Every metric of every window; see :meth:`Snapshot.report`."""
         return self.snapshot().report()
@@ -157,6 +161,14 @@ class Snapshot(ABC):
         if not self._report:
             self._report.update({n: self._windows(j) for j, n in enumerate(self.names)})
         return self._report
+
+    def outcomes(self) -> dict[str, int]:
+        """How many events were judged since the start."""
+        return {"judged": self.seen}
+
+    def precision_at_budget(self, budget: float) -> dict[str, float]:
+        """None: nobody is positive."""
+        return {}
 
     def _windows(self, column: int) -> dict[str, dict[str, float]]:
         found = {

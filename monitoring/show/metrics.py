@@ -19,8 +19,7 @@ from models.ensemble.ensemble import FAILURES
 from monitoring.audit.budgets import RULES
 from monitoring.drift.monitor import MAX_FEATURES
 from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
-from monitoring.quality.measures import METRICS
-from monitoring.quality.quality import QualitySnapshot
+from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import LABEL_RESULTS, Readings, Telemetry, reactions
 from monitoring.show.series import Row, Rows, counter, gauge, histogram
 
@@ -37,6 +36,19 @@ _QUALITY_HELP = {
     "log_loss": "Mean log loss in nats",
     "brier": "Mean squared error of the probability",
     "calibration_error": "Expected calibration error over 15 bins",
+    "balanced_accuracy": "Mean over the classes of the share of each that was predicted",
+    "macro_f1": "Mean of the classes' F1",
+    "weighted_f1": "Mean of the classes' F1, by how often each was true",
+    "kappa": "Cohen's kappa: agreement beyond chance",
+    "top_2_accuracy": "Share of truths among the two likeliest classes",
+    "no_change_accuracy": "Accuracy of predicting each truth by the one before",
+    "kappa_temporal": "How far predictions beat the truth before",
+    "coverage": "Share of truths within what was promised to hold them",
+    "width": "Mean width of the intervals, or size of the sets, that were promised",
+    "mae": "Mean absolute error",
+    "rmse": "Root of the mean squared error",
+    "r2": "Share of the truths' variance that is explained",
+    "bias": "Mean error: above 0 where too much is predicted",
 }
 
 
@@ -156,16 +168,20 @@ def _scores(r: Readings) -> Iterator[Metric]:
         "labelled_score_ratio",
         "Scores as made of events whose truth is known",
         ["model", "truth"],
-        (([r.model, str(y)], h) for y, h in enumerate(r.labelled_scores)),
+        (([r.model, truth], h) for truth, h in r.labelled_scores.items()),
     )
     yield gauge("threshold_ratio", "Scores at or over it alert", ["model"], [(m, r.threshold)])
-    outcomes = r.arrival.outcomes() if r.arrival else dict.fromkeys(_OUTCOMES, 0)
+    of = _OUTCOMES if r.task == "binary" else ("judged",)
+    outcomes = r.arrival.outcomes() if r.arrival else dict.fromkeys(of, 0)
     yield counter(
         "labelled_outcomes",
         "Decisions of the ensemble by what they turned out to be",
         ["model", "outcome"],
-        (([r.model, k], outcomes[k]) for k in _OUTCOMES),
+        (([r.model, k], outcomes[k]) for k in of),
     )
+
+
+_EFFECTIVE = {"binary": (("0", "effective_negatives"), ("1", "effective_positives"))}
 
 
 def _quality(r: Readings) -> Iterator[Metric]:
@@ -182,17 +198,17 @@ def _quality(r: Readings) -> Iterator[Metric]:
         name, window, maturity = key
         return reports[maturity].get(name, {}).get(window, {}).get(metric, default)
 
-    for metric in METRICS:
+    for metric in METRICS[r.task]:
         rows = [([r.model, *key], value(key, metric, math.nan)) for key in keys]
         yield gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
     yield gauge(
         "quality_effective_samples",
-        "Outcomes that still count, by their true class",
+        "Outcomes that still count; of yes or no by their true class",
         [*labels, "class"],
         (
-            ([r.model, *key, str(c)], value(key, f"effective_{which}", 0.0))
+            ([r.model, *key, which], value(key, name, 0.0))
             for key in keys
-            for c, which in enumerate(("negatives", "positives"))
+            for which, name in _EFFECTIVE.get(r.task, (("all", "effective_samples"),))
         ),
     )
     yield gauge(
@@ -397,5 +413,5 @@ def _checkpoints(t: Telemetry) -> Iterator[Metric]:
     )
 
 
-def _report(snapshot: QualitySnapshot | None) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+def _report(snapshot: Snapshot | None) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     return snapshot.report() if snapshot else {}

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from models.task import SHARES, TaskType
 from monitoring.audit.budgets import REACTIONS
 from monitoring.drift.monitor import DriftReading
 from monitoring.histogram import (
@@ -21,8 +22,7 @@ from monitoring.histogram import (
     LATENCY_BOUNDS_S,
     Histogram,
 )
-from monitoring.quality.measures import SCORE_BOUNDS
-from monitoring.quality.quality import QualitySnapshot
+from monitoring.quality.tasks import Snapshot
 
 LABEL_RESULTS = ("joined", "orphan", "duplicate", "expired", "conflict")
 STAGES = ("step", "commit", "checkpoint")
@@ -65,11 +65,12 @@ class Readings:
     audit_violations : budgets passed, by (member, rule).
     refused_updates : by budgets, since the last one that was kept, by member.
     update_norms : relative, by member.
-    scores : ``labelled_scores`` by truth, 0 and 1.
+    scores : ``labelled_scores`` by groups of the task: of yes or no by truth, 0 and 1.
     """
 
     model: str
     members: tuple[str, ...]
+    task: TaskType = "binary"
     consumed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
     cold_scores: int = 0
@@ -87,8 +88,8 @@ class Readings:
     expected_accuracy: float = float("nan")
     threshold: float = float("nan")
     alert_budget: float = float("nan")
-    arrival: QualitySnapshot | None = None
-    matured: QualitySnapshot | None = None
+    arrival: Snapshot | None = None
+    matured: Snapshot | None = None
     drift: Sequence[DriftReading] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     down: frozenset[str] = frozenset()
@@ -105,9 +106,9 @@ class Readings:
     audit_violations: Mapping[tuple[str, str], int] = field(default_factory=dict)
     refused_updates: Mapping[str, int] = field(default_factory=dict)
     update_norms: Mapping[str, Histogram] = field(default_factory=dict)
-    scores: Histogram = field(default_factory=lambda: Histogram(SCORE_BOUNDS))
-    labelled_scores: tuple[Histogram, Histogram] = field(
-        default_factory=lambda: (Histogram(SCORE_BOUNDS), Histogram(SCORE_BOUNDS))
+    scores: Histogram = field(default_factory=lambda: Histogram(SHARES))
+    labelled_scores: Mapping[str, Histogram] = field(
+        default_factory=lambda: {truth: Histogram(SHARES) for truth in ("0", "1")}
     )
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
     label_delay: Histogram = field(default_factory=lambda: Histogram(LABEL_DELAY_BOUNDS_S))

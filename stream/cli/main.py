@@ -355,6 +355,14 @@ def backfill(
         raise typer.Exit(4)
 
 
+_SHOWN = {
+    "binary": ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss"),
+    "classes": ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "log_loss"),
+    "number": ("mae", "rmse", "r2", "bias"),
+}
+"""Metrics of each kind of target that a table of 80 columns has room for."""
+
+
 def print_quality(console: Console, summary: dict[str, Any]) -> None:
     """The summary's counts in one line and its quality as a table."""
     counts = ("events", "scores", "labels", "dead_letters")
@@ -363,7 +371,7 @@ def print_quality(console: Console, summary: dict[str, Any]) -> None:
     reasons = summary.get("dead_letter_reasons") or {}
     if reasons:
         console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
-    metrics = ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss")
+    metrics = _SHOWN[summary["target"]]
     made = table(["", *metrics], right=metrics, title="Quality of the scores as they were made")
     members = summary.get("members", {})
     for name, values in summary["quality"].items():

@@ -16,16 +16,18 @@ from stream.contract.records import JournalRecord, NewRecord, Record
 class Scored(msgspec.Struct, frozen=True, eq=False):
     """The scores of ``n`` events as columns; row ``i`` is of ``records[i]``.
 
-    ``event_time_ms`` int64 ``(n,)``; ``p`` float64 ``(n,)`` and ``members`` float64 ``(n, m)`` are
-    probabilities of the positive class; ``alert`` bool ``(n,)``. ``cold``: made before any member
-    had learned. ``out`` names the members in quarantine: their column is the mean of the others'.
-    ``versions`` are the members' as they scored: the updates of each that were kept.
+    ``event_time_ms`` int64 ``(n,)``; ``score`` float64 ``(n,)`` is what alerts; ``output`` float64
+    ``(n, k)`` and ``members`` float64 ``(n, m, k)`` are outputs of the task; ``alert`` bool
+    ``(n,)``. ``cold``: made before any member had learned. ``out`` names the members in quarantine:
+    their column is the mean of the others'. ``versions`` are the members' as they scored: the
+    updates of each that were kept.
     """
 
     records: Sequence[Record]
     ids: Sequence[str]
     event_time_ms: I64
-    p: F64
+    score: F64
+    output: F64
     members: F64
     alert: BOOL
     cold: bool = False

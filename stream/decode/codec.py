@@ -13,7 +13,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, EventColumns
 from stream.contract.commands import COMMAND, Command
@@ -39,15 +38,15 @@ FINITE: Any = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float
 class Events(msgspec.Struct, frozen=True):
     """Decoded events: row ``i`` of every column is ``records[i]``.
 
-    ``id_hash`` uint64 ``(n,)`` is xxh3-64 of the id's UTF-8 text; ``label`` int8 ``(n,)`` is 0, 1,
-    or -1 where the event carries none.
+    ``id_hash`` uint64 ``(n,)`` is xxh3-64 of the id's UTF-8 text; ``label`` float64 ``(n,)`` is a
+    truth, ``nan`` where the event carries none.
     """
 
     records: list[Record]
     ids: list[str]
     id_hash: U64
     columns: EventColumns
-    label: NDArray[np.int8]
+    label: F64
 
     def split(self, n: int) -> tuple[Events, Events]:
         """The first ``n`` events and the rest."""
@@ -75,11 +74,11 @@ class Events(msgspec.Struct, frozen=True):
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """Decoded labels: ``y`` int8 ``(n,)`` of 0 and 1, ``labelled_at_ms`` -1 where not given."""
+    """Decoded labels: ``y`` float64 ``(n,)``, truths, ``labelled_at_ms`` -1 where not given."""
 
     records: list[Record]
     id_hash: U64
-    y: NDArray[np.int8]
+    y: F64
     labelled_at_ms: I64
 
 
@@ -115,7 +114,7 @@ class Codec:
         self._label = _label_decoder(config, label_time.kind)
         self._command = msgspec.json.Decoder(COMMAND)
         self._members = tuple(member.name for member in config.members)
-        self._values = config.label.values
+        self._task = config.task()
         self._inline = config.label.inline
         self._event_time = pointed(place(config.event.time))
         self._label_time = config.label.time and pointed(place(config.label.time))
@@ -178,8 +177,8 @@ class Codec:
         )
         ids = [r.id for r in rows]
         hashes = np.array([hash_text(i) for i in ids], dtype=np.uint64)
-        labels = [r.label for r in rows] if self._inline else [-1] * len(rows)
-        return Events(good, ids, hashes, columns, np.array(labels, dtype=np.int8)), bad
+        labels = [r.label for r in rows] if self._inline else [math.nan] * len(rows)
+        return Events(good, ids, hashes, columns, np.array(labels, dtype=np.float64)), bad
 
     def labels(self, records: Sequence[Record]) -> tuple[Labels, list[DeadLetter]]:
         """Columns of the good labels and the bad records, each in input order."""
@@ -187,7 +186,7 @@ class Codec:
         return Labels(
             good,
             np.array([hash_text(r[0]) for r in rows], dtype=np.uint64),
-            np.array([r[1] for r in rows], dtype=np.int8),
+            np.array([r[1] for r in rows], dtype=np.float64),
             np.array([r[2] for r in rows], dtype=np.int64),
         ), bad
 
@@ -241,7 +240,7 @@ class Codec:
         return good, rows, bad
 
     def _read_event(self, payload: Any) -> Any:
-        """An event's struct: the id as text, the time in UTC ms, an inline label as 0 or 1."""
+        """An event's struct: the id as text, the time in UTC ms, an inline label as its truth."""
         row = self._event(payload)
         try:
             row.time = self._to_ms(row.time)
@@ -252,7 +251,7 @@ class Codec:
             row.label = self._value(row.label)
         return row
 
-    def _read_label(self, payload: Any) -> tuple[str, int, int]:
+    def _read_label(self, payload: Any) -> tuple[str, float, int]:
         """A label's event, the truth, and when it was labelled in UTC ms, -1 where not given."""
         row = self._label(payload)
         at = -1
@@ -288,12 +287,12 @@ class Codec:
             return _Refused("malformed", f"the log could not read it: {record.unreadable}")
         return _Refused("null", "expected an object, got a null value")
 
-    def _value(self, value: object) -> int:
-        text = json_text(value)
-        if text not in self._values:
-            known = ", ".join(self._values)
-            raise _Refused("label_value", f"expected one of {known}; got {text[:80]!r}")
-        return self._values[text]
+    def _value(self, value: bool | float | str) -> float:
+        y = self._task.truth(value)
+        if math.isnan(y):
+            got = json_text(value)[:80]
+            raise _Refused("label_value", f"expected {self._task.expected}; got {got!r}")
+        return y
 
 
 class _Refused(Exception):
@@ -335,7 +334,7 @@ def _event_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     event = config.event
     values = [Value("id", place(event.id), str | int), Value("time", place(event.time), time)]
     if config.label.inline:
-        values.append(Value("label", place(config.label.field), bool | int | str))
+        values.append(Value("label", place(config.label.field), config.task().json))
     values += [
         Value(f"f{i}", event.place(name), _kind(field), field.needed)
         for i, (name, field) in enumerate(event.fields.items())
@@ -374,7 +373,7 @@ def _label_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     label = config.label
     values = [
         Value("id", place(config.label_event_id), str | int),
-        Value("label", place(label.field), bool | int | str),
+        Value("label", place(label.field), config.task().json),
     ]
     if label.time is not None:
         values.append(Value("time", place(label.time), time, required=False))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from stream.settings.schema import FieldSettings
@@ -24,7 +24,7 @@ def json_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def json_values(texts: Mapping[str, Any]) -> list[Any]:
+def json_values(texts: Iterable[str]) -> list[Any]:
     """The JSON values whose text is one of these, in their order."""
     found: list[Any] = []
     for text in texts:

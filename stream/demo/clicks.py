@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from models.base import F64, I64
-from models.ensemble.combine import logit, sigmoid
+from models.task import logit, sigmoid
 from stream.contract.records import NewRecord
 from stream.demo.player import Writing, encode
 from stream.demo.simulator import (

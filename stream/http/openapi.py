@@ -6,11 +6,13 @@ Served at ``/openapi.json`` and tested against the running API.
 from __future__ import annotations
 
 import json
+import math
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import msgspec
 
+from models.task import Task
 from stream.contract.commands import COMMANDS, fields, names
 from stream.decode.codec import ID_BYTES
 from stream.decode.coerce import json_values, number_pattern
@@ -172,8 +174,7 @@ def _event(config: Config) -> Json:
         _Part(place(event.time), time.schema, time.example),
     ]
     if config.label.inline:
-        truth = json_values(config.label.values)
-        parts.append(_Part(place(config.label.field), {"enum": truth}, truth[0]))
+        parts.append(_Part(place(config.label.field), *_truth(config.task())))
     for name, field in event.fields.items():
         schema, example = _field(field)
         schema = schema if field.needed else _nullable(schema)
@@ -190,11 +191,20 @@ def _event(config: Config) -> Json:
     return _object(parts, event.unknown_fields == "ignore")
 
 
+def _truth(task: Task) -> tuple[Json, Any]:
+    """The schema of a label's value, and an example."""
+    if task.texts is not None:
+        values = json_values(task.texts)
+        return {"enum": values}, values[0]
+    ends = {k: v for k, v in (("minimum", task.low), ("maximum", task.high)) if math.isfinite(v)}
+    return {"type": "number"} | ends, next(iter(ends.values()), 1.5)
+
+
 def _label(config: Config) -> Json:
-    label, truth = config.label, json_values(config.label.values)
+    label = config.label
     parts = [
         _Part(place(config.label_event_id), _ID, "e-1"),
-        _Part(place(label.field), {"enum": truth}, truth[0]),
+        _Part(place(label.field), *_truth(config.task())),
     ]
     if label.time:
         time = label_times(config)

@@ -16,7 +16,7 @@ from models.members.narrow import Narrow
 from models.settings import column_names, parse_size
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
-from monitoring.quality.quality import Quality
+from monitoring.quality.tasks import quality_of
 from stream.contract.hashing import hash_text
 from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
@@ -36,18 +36,21 @@ def build_engine(
     make = member_maker(config, features.schema)
     members = {m.name: make(m.name, 0) for m in config.members}
     every = {m.name: m.learn_every for m in config.members}
-    ensemble = Ensemble(members, config.ensemble.combine, config.seed, every, config.ensemble.prior)
+    task = config.task()
+    ensemble = Ensemble(
+        members, config.ensemble.combine, config.seed, every, config.ensemble.prior, task
+    )
     ensemble.fresh = make
     names = ("ensemble", *ensemble.names)
-    dtype = row_dtype(features.schema, len(members), len(features.entity_fields))
+    dtype = row_dtype(features.schema, len(members), len(features.entity_fields), task.k)
     return Engine(
         config,
         features,
         ensemble,
         Pending(dtype, ensemble.names, directory, room(config, dtype.itemsize)),
-        Quality(names, config.ensemble.threshold),
-        Quality(names, config.ensemble.threshold),
-        DriftMonitor(names, features.schema.dense[:MAX_FEATURES]),
+        quality_of(task, names),
+        quality_of(task, names),
+        DriftMonitor(names, features.schema.dense[:MAX_FEATURES], bounds=task.score_bins),
         Trail(config.name, key),
     )
 
@@ -55,7 +58,8 @@ def build_engine(
 def row_bytes(config: Config) -> int:
     """What an event takes on disk while it waits for its label."""
     features = FeatureStage(config.features)
-    return row_dtype(features.schema, len(config.members), len(features.entity_fields)).itemsize
+    fields, k = len(features.entity_fields), config.task().k
+    return row_dtype(features.schema, len(config.members), fields, k).itemsize
 
 
 def room(config: Config, row: int) -> int | None:
@@ -71,7 +75,7 @@ def member_maker(config: Config, schema: FeatureSchema) -> Callable[[str, int], 
 
     Number 0 is the member as configured; a higher one takes its place after drift.
     """
-    settings = {m.name: m for m in config.members}
+    settings, task = {m.name: m for m in config.members}, config.task()
 
     def make(name: str, number: int) -> Model:
         member = settings[name]
@@ -79,7 +83,7 @@ def member_maker(config: Config, schema: FeatureSchema) -> Callable[[str, int], 
         text = name if number == 0 else f"{name}/{number}"
         seed = (config.seed ^ hash_text(text)) & 0x7FFF_FFFF
         own = _seen(config, member, schema)
-        model = catalogue.build(member.type, member.params, own, seed)
+        model = catalogue.build(member.type, member.params, own, seed, task)
         return model if own == schema else Narrow(model, own, schema)
 
     return make

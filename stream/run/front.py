@@ -216,7 +216,7 @@ class Front(Listener):
             "version": self.telemetry.versions["version"],
             "lag": lag,
             "checkpoint_ms": self.telemetry.checkpoint_success_ms,
-            "classes": class_names(service.config.label),
+            "classes": class_names(service.config.label, service.config.task()),
             **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._page.snapshot(self._latest),
         }

@@ -45,6 +45,7 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         label_coverage=1 - counts["labels.timed_out"] / passed if passed else float("nan"),
         expected_accuracy=tallies.expected.value(),
         threshold=engine.threshold,
+        task=engine.task.type,
         alert_budget=engine.config.quality.alert_budget,
         arrival=engine.quality.snapshot(),
         matured=engine.matured.snapshot(),
@@ -72,7 +73,7 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         refused_updates=engine.auditor.refused(),
         update_norms={name: h.copy() for name, h in engine.auditor.update_norms.items()},
         scores=tallies.scores.copy(),
-        labelled_scores=(tallies.labelled_scores[0].copy(), tallies.labelled_scores[1].copy()),
+        labelled_scores={name: h.copy() for name, h in tallies.labelled_scores.items()},
         event_latency=tallies.event_latency.copy(),
         label_delay=tallies.label_delay.copy(),
     )

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from models.ensemble.combine import COMBINERS
+from models.ensemble.combine import COMBINERS, combiner
 from models.members.catalogue import UnknownMember, member_class
 from models.settings import column_names, feature_fields
 from stream.settings.paths import place
@@ -92,7 +92,7 @@ def members(config: Config) -> Iterator[str]:
     """A member's `type` is known, and its other keys are parameters of that type."""
     for i, member in enumerate(config.members):
         try:
-            params = member_class(member.type).Params
+            params = member_class(member.type, config.target.type).Params
             params.model_validate(member.params)
         except UnknownMember as error:
             yield f"members[{i}].type: {error}"
@@ -258,7 +258,11 @@ def _drift(config: Config) -> Iterator[str]:
     A combiner without parameters has nothing to forget.
     """
     drift, combine = config.drift, config.ensemble.combine
-    if drift.on_alarm == "weights" and not COMBINERS[combine](1, 0).parameters():
+    if any(config.target.problems(config.label.values, config.label.at_horizon)):
+        return
+    if config.target.type not in COMBINERS[combine]:
+        return
+    if drift.on_alarm == "weights" and not combiner(combine, 1, 0, config.task()).parameters():
         yield (
             "drift.on_alarm: expected another reaction, got 'weights'; ensemble.combine = "
             f"{combine!r} has no weights to forget"
@@ -268,12 +272,24 @@ def _drift(config: Config) -> Iterator[str]:
         yield f"drift.challenger_until: expected at least challenger_after = {after}, got {until}"
 
 
+def _target(config: Config) -> Iterator[str]:
+    """`label.values`, `label.at_horizon` and `ensemble.combine` are of the target."""
+    yield from config.target.problems(config.label.values, config.label.at_horizon)
+    combine, task = config.ensemble.combine, config.target.type
+    if task not in COMBINERS[combine]:
+        known = ", ".join(name for name, tasks in COMBINERS.items() if task in tasks)
+        yield f"ensemble.combine: expected one of {known} for {task}, got {combine!r}"
+
+
 def _corrected(config: Config) -> Iterator[str]:
     """`label.learning = "corrected"` has silence to correct: `at_horizon` is `"negative"`."""
-    if config.label.learning == "corrected" and config.label.at_horizon == "drop":
+    if config.label.learning != "corrected":
+        return
+    if config.target.type != "binary" or config.label.at_horizon == "drop":
+        got = "'drop'" if config.target.type == "binary" else f"a target of {config.target.type}"
         yield (
-            "label.at_horizon: expected 'negative', got 'drop'; label.learning = 'corrected' learns"
-            " from silence"
+            f"label.at_horizon: expected 'negative', got {got}; label.learning = 'corrected' learns"
+            " positives that come late from silence"
         )
 
 
@@ -295,5 +311,6 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _deadlines,
     _budgets,
     _drift,
+    _target,
     _corrected,
 )

@@ -31,6 +31,8 @@ from models.settings import (
     parse_size,
     refused,
 )
+from models.target import BinaryTarget, Target
+from models.task import Task
 from monitoring.audit.budgets import AuditSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.shape import HIDDEN, Place
@@ -279,6 +281,15 @@ class EventSettings(Settings):
         return (name,) if path is None else place(path)
 
 
+def _truth(value: object) -> object:
+    if isinstance(value, str) or (type(value) is int and value in (0, 1)):
+        return value
+    raise ValueError("expected 0 or 1, or the name of a class")
+
+
+_Truth = Annotated[int | str, BeforeValidator(_truth)]
+
+
 class LabelSettings(Settings):
     """How the truth about an event arrives."""
 
@@ -294,17 +305,21 @@ class LabelSettings(Settings):
     time_format: TimeFormat | None = Field(
         None, description="how `label.time` is written; default `event.time_format`"
     )
-    values: Annotated[dict[str, Literal[0, 1]], BeforeValidator(_text_keys)] = Field(
-        {"true": 1, "false": 0, "1": 1, "0": 0},
+    values: Annotated[dict[str, _Truth], BeforeValidator(_text_keys)] | None = Field(
+        None,
         min_length=1,
-        description="the JSON value, written as text, to 0 or 1; any other value is a dead letter",
+        description="the JSON value, written as text, to 0 or 1, or to a class of `[target]`; any"
+        " other value is a dead letter. Default: `true`, `1`, `false` and `0`, or the classes",
     )
     inline: bool = Field(False, description="the event itself carries the label")
     horizon: Duration = Field(
         parse_duration("30d"), description="how long an event waits, by event time"
     )
-    at_horizon: Literal["negative", "drop"] = Field(
-        "negative", description="an event without a label by then counts as 0, or is not learned"
+    at_horizon: str | None = Field(
+        None,
+        description="what an event without a label by then counts as: `negative`, a class or a"
+        " number of `[target]`; `drop`: it is not learned. Default: `negative` for yes or no, else"
+        " `drop`",
     )
     learning: Literal["auto", "mature", "corrected", "arrival"] = Field(
         "auto",
@@ -551,6 +566,7 @@ class Config(Settings):
     topics: TopicsSettings = TopicsSettings()
     event: EventSettings
     label: LabelSettings = LabelSettings()
+    target: Target = BinaryTarget()
     scores: ScoresSettings = ScoresSettings()
     registry: RegistrySettings | None = None
     features: tuple[Feature, ...] = Field(min_length=1)
@@ -570,6 +586,11 @@ class Config(Settings):
             for key, part in (("event", self.event), ("label", self.label))
         }
         return self.model_copy(update=plain)
+
+    def task(self) -> Task:
+        """What the target is."""
+        label = self.label
+        return self.target.task(label.values, label.at_horizon, self.ensemble.threshold)
 
     @property
     def journal_topic(self) -> str:

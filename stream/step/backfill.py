@@ -17,7 +17,7 @@ from models.base import BOOL, I64, FeatureSchema, State
 from models.carry import shared
 from models.settings import column_names
 from stream.step.engine import Engine
-from stream.step.pending import SEGMENT_ROWS, WAITING
+from stream.step.pending import SEGMENT_ROWS
 
 Rows = dict[int, NDArray[Any]]
 
@@ -32,7 +32,7 @@ class Backfill(NamedTuple):
 def covered(old: Engine, past: Engine) -> tuple[int, int]:
     """Of the events held in ``old``, how many the past holds too, and how many only wait there."""
     numbers, known = _known(old, past)
-    return int(known.sum()), int((old.pending.truth(numbers[~known]) == WAITING).sum())
+    return int(known.sum()), int(np.isnan(old.pending.truth(numbers[~known])).sum())
 
 
 def _known(old: Engine, past: Engine) -> tuple[I64, BOOL]:
@@ -127,7 +127,7 @@ def _rows(
         "head": 0,
         "tail": len(kept),
         "newest": int(np.searchsorted(kept, held["newest"], side="right")) - 1,
-        "truth": held["truth"][kept - old.pending.head],
+        **{key: held[key][kept - old.pending.head] for key in ("truth", "marks")},
     }
     parts = range(0, len(rows), SEGMENT_ROWS)
     return state, {i // SEGMENT_ROWS: rows[i : i + SEGMENT_ROWS] for i in parts}, kept

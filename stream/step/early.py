@@ -17,7 +17,7 @@ class EarlyLabel(msgspec.Struct, frozen=True, array_like=True):
     """A label without its event yet. ``since_ms`` is the watermark when it came."""
 
     id_hash: int
-    y: int
+    y: float
     labelled_at_ms: int
     since_ms: int
     record: Record

@@ -17,15 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, I64, MillraceError, State, state_digest
-from models.ensemble.combine import sigmoid
+from models.base import BOOL, F64, I64, MillraceError, State, state_digest
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
-from monitoring.quality.quality import Quality
+from monitoring.quality.tasks import Judge
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
@@ -35,14 +34,14 @@ from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
 from stream.step.early import EarlyLabels
 from stream.step.join import Join, Labelled, Left
-from stream.step.learn import Learning, probabilities
+from stream.step.learn import Learning, outputs
 from stream.step.maturity import Maturity, Part
-from stream.step.pending import I8, WAITING, Pending
+from stream.step.pending import Pending
 from stream.step.reactions import Reactions
-from stream.step.scores import carrying, encode_scores
+from stream.step.scores import carrying, score_encoder
 from stream.step.tallies import Tallies
 
-Settle = Callable[[I64, I8], I64]
+Settle = Callable[[I64, F64], I64]
 """Settles rows with their labels in the pending store; gives those that are learned now."""
 GENESIS = "0" * 32
 """The digest before the first step."""
@@ -93,8 +92,8 @@ class Engine:
         features: FeatureStage,
         ensemble: Ensemble,
         pending: Pending,
-        quality: Quality,
-        matured: Quality,
+        quality: Judge,
+        matured: Judge,
         drift: DriftMonitor,
         trail: Trail,
     ) -> None:
@@ -114,13 +113,16 @@ class Engine:
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
         self.counts: Counter[str] = Counter()
-        self.tallies = Tallies()
-        self.maturity = Maturity(config.label, pending)
-        self.join = Join(pending, self.early, config.label.horizon, self.counts)
+        self.task = config.task()
+        self.tallies = Tallies(self.task)
+        self.maturity = Maturity(config.label, self.task, pending)
+        self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
         self.learning = Learning(
-            features, ensemble, quality, drift, self.auditor, self.reactions, self.counts
+            *(features, ensemble, quality, drift, self.auditor, self.reactions, self.counts),
+            self.task,
         )
-        self.threshold = config.ensemble.threshold
+        self._encode = score_encoder(self.task, ensemble.names)
+        self.threshold = self.task.alert_at
         self.seq = 0
         self.digest = GENESIS
         self.clock_ms = 0
@@ -142,6 +144,11 @@ class Engine:
         self._threshold = threshold
         self.quality.set_threshold(threshold)
         self.matured.set_threshold(threshold)
+
+    @property
+    def _prior(self) -> float:
+        """What the parts of a label that comes late take for the score of a cold event."""
+        return float(self.ensemble.prior.output()[0])
 
     @property
     def watermark_ms(self) -> int:
@@ -269,7 +276,7 @@ class Engine:
                 self._score(run, out)
                 self._left(self.join.time_out(), out)
                 if looking and self.join.ticked(before_ms):
-                    self._learn(self.maturity.look(self.watermark_ms, self.ensemble.prior))
+                    self._learn(self.maturity.look(self.watermark_ms, self._prior))
                 out.letters += self.join.take_letters()
 
     def _not_ahead(self, events: Events, out: _Step) -> Events:
@@ -291,29 +298,31 @@ class Engine:
         n = len(events.records)
         self._left(self.join.make_room(n), out)
         x = self.features.transform(events.columns)
-        links, logit = self.learning.score(x)
-        cold = self.ensemble.cold
-        # The prior itself, not through its logit: one at the threshold alerts.
-        p = np.full(n, self.ensemble.prior) if cold else sigmoid(logit)
+        links, link = self.learning.score(x)
+        cold, task = self.ensemble.cold, self.task
+        # The prior itself, not through its link: one at the threshold alerts.
+        output = np.tile(self.ensemble.prior.output(), (n, 1)) if cold else task.output(link)
         # What nothing was learned for alerts nobody, unless somebody configured it.
-        alert = (p >= self.threshold) & (not cold or self.config.ensemble.prior is not None)
-        times = events.columns.event_time_ms
-        members, left_out = sigmoid(links), self.ensemble.quarantined
+        alert = task.alert(output, self.threshold)
+        alert &= not cold or self.config.ensemble.prior is not None
+        times, score = events.columns.event_time_ms, task.score(output)
+        members, left_out = task.output(links), self.ensemble.quarantined
         scored = Scored(
-            *(events.records, events.ids, times, p, members, alert, cold, left_out),
+            *(events.records, events.ids, times, score, output, members, alert, cold, left_out),
             self.auditor.versions(),
         )
         tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
         tail += ',"cold":true' if cold else ""
-        made = encode_scores(scored, self.ensemble.names, tail)
+        made = self._encode(scored, tail)
         out.scores += carrying(made, scored, self.config.scores, self.clock_ms)
         out.scored.append(scored)
         self.counts["scored"] += n
         self.counts["alerts"] += int(alert.sum())
         self.counts["cold"] += n if cold else 0
-        self.drift.observe(p[:0] if cold else p, x.dense)
-        self.tallies.scored(p, alert, (self.clock_ms - times) / 1000, cold)
-        rows = self.join.hold(events, x, links, logit, alert, cold, self.features.entity_fields)
+        self.drift.observe(score[:0] if cold else score, x.dense)
+        confidence = task.confidence(output[:0] if cold else output, alert[:0] if cold else alert)
+        self.tallies.scored(score, confidence, (self.clock_ms - times) / 1000)
+        rows = self.join.hold(events, x, links, link, alert, cold, self.features.entity_fields)
         self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
 
     # ------------------------------------------------------------------ labels
@@ -332,17 +341,18 @@ class Engine:
         if found is None:
             return
         numbers, rows, y, at_ms = found
-        self.tallies.labelled(sigmoid(rows["score"]), y, (at_ms - rows["event_time_ms"]) / 1000)
+        delay_s = (at_ms - rows["event_time_ms"]) / 1000
+        self.tallies.labelled(self.task.output(rows["score"]), y, delay_s)
         self.learning.told(rows, y)
         ripe = settle(numbers, y)
         if len(ripe):
             taken = rows if np.array_equal(ripe, numbers) else self.pending.take(ripe)
             self._ripe(ripe, taken, self.pending.truth(ripe), self.pending.early(ripe), out)
 
-    def _ripe(self, numbers: I64, rows: NDArray[Any], y: I8, early: BOOL, out: _Step) -> None:
+    def _ripe(self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, out: _Step) -> None:
         """Judge rows whose truth is settled, and learn what is left to learn of them."""
         out.alarms += self.learning.judge(rows, y, self.watermark_ms)
-        self._learn(self.maturity.rest(numbers, rows, y, early, self.ensemble.prior))
+        self._learn(self.maturity.rest(numbers, rows, y, early, self._prior))
 
     def _learn(self, part: Part) -> None:
         if len(part.rows):
@@ -351,15 +361,15 @@ class Engine:
     def _left(self, left: Left | None, out: _Step) -> None:
         """Events left the pending store: judge cohorts, learn what has waited until now.
 
-        By configuration silence is learned as 0. An event that made room for others before its
-        horizon teaches nothing: only who was told would be learned.
+        By configuration silence is learned as a truth. An event that made room for others before
+        its horizon teaches nothing: only who was told would be learned.
         """
         if left is None or not len(left.rows):
             return
         y = left.y.copy()
-        if left.over and self.config.label.at_horizon == "negative":
-            y[y == WAITING] = 0
-        final = y != WAITING
+        if left.over:
+            y[np.isnan(y)] = self.task.silence
+        final = ~np.isnan(y)
         ripe = final & ~left.learned & left.over
         if left.over:
             numbers = self.pending.head - len(y) + np.arange(len(y))
@@ -368,7 +378,7 @@ class Engine:
             self._ripe(numbers[ripe], left.rows[ripe], y[ripe], left.early[ripe], out)
         if final.any():
             rows = left.rows[final]
-            self.matured.update(probabilities(rows), y[final].astype(np.float64), rows["alert"])
+            self.matured.update(outputs(self.task, rows), y[final], rows["alert"])
 
     # ------------------------------------------------------------------ commands
 

@@ -8,6 +8,7 @@ that moves the watermark so far ends a run, and time passes before the next one 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, U64, FeatureBatch
+from models.task import Task
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record
 from stream.decode.codec import Events, Labels
 from stream.step.early import NEVER, EarlyLabel, EarlyLabels
-from stream.step.pending import I8, WAITING, Pending
+from stream.step.pending import Pending
 
 PARTS = 256
 """An event may overstay its horizon by a 256th of it."""
@@ -31,19 +33,19 @@ class Labelled(NamedTuple):
 
     numbers: I64  # (n,): the rows' in the pending store
     rows: NDArray[Any]  # (n,) of the store's dtype, as they were scored
-    y: I8  # (n,): 0 or 1
+    y: F64  # (n,): truths of the task
     at_ms: I64  # (n,): when each label was made
 
 
 class Left(NamedTuple):
-    """Rows that left the pending store; ``y`` is -1 where no label came.
+    """Rows that left the pending store; ``y`` is ``nan`` where no label came.
 
     ``learned``: which were learned before; ``early``: which had a label at their look. ``over``:
     their horizon is over; else they made room for others.
     """
 
     rows: NDArray[Any]
-    y: I8
+    y: F64
     learned: BOOL
     early: BOOL
     over: bool
@@ -74,7 +76,9 @@ class Join:
         early: EarlyLabels,
         horizon_ms: int,
         counts: Counter[str],
+        task: Task,
     ) -> None:
+        self._task = task
         self.pending = pending
         self.early = early
         self.watermark_ms = 0
@@ -143,7 +147,7 @@ class Join:
         events: Events,
         x: FeatureBatch,
         links: F64,
-        logit: F64,
+        score: F64,
         alert: BOOL,
         cold: bool,
         keys: Sequence[str],
@@ -155,7 +159,7 @@ class Join:
         rows = np.zeros(len(x), dtype=self.pending.dtype)
         rows["id"] = events.id_hash
         rows["event_time_ms"] = events.columns.event_time_ms
-        rows["score"] = logit
+        rows["score"] = score
         rows["links"] = links
         rows["dense"] = x.dense
         rows["hashed"] = x.hashed
@@ -170,12 +174,12 @@ class Join:
         """The labels that the events carry, or that came before them; the caller settles them."""
         y, at = events.label.copy(), np.full(len(rows), clock_ms, dtype=np.int64)
         for i, label in self.early.claim(events.id_hash.tolist()):
-            if y[i] == WAITING:
+            if math.isnan(y[i]):
                 y[i], at[i] = label.y, label.labelled_at_ms
             else:
                 reason: Reason = "label_duplicate" if label.y == y[i] else "label_conflict"
                 self._refuse(label.record, reason, "the event itself carried a label")
-        found = np.flatnonzero(y != WAITING)
+        found = np.flatnonzero(~np.isnan(y))
         return self._found(rows[found], y[found], at[found], clock_ms) if len(found) else None
 
     # ------------------------------------------------------------------ labels
@@ -191,13 +195,13 @@ class Join:
         fresh = np.zeros(len(rows), dtype=np.bool_)
         fresh[np.unique(labels.id_hash, return_index=True)[1]] = True
         fresh &= known
-        fresh[fresh] = self.pending.truth(rows[fresh]) == WAITING
+        fresh[fresh] = np.isnan(self.pending.truth(rows[fresh]))
         first = {} if fresh.all() else dict(zip(rows[fresh], labels.y[fresh], strict=True))
         for i in np.flatnonzero(~fresh).tolist():
-            record, y = labels.records[i], int(labels.y[i])
+            record, y = labels.records[i], float(labels.y[i])
             if known[i]:
                 before = first.get(rows[i], self.pending.truth(rows[i : i + 1])[0])
-                self._repeat(record, y, int(before))
+                self._repeat(record, y, float(before))
             else:
                 label_ms = int(labels.labelled_at_ms[i])
                 self._wait(
@@ -207,15 +211,16 @@ class Join:
             return None
         return self._found(rows[fresh], labels.y[fresh], labels.labelled_at_ms[fresh], clock_ms)
 
-    def _found(self, rows: I64, y: I8, at_ms: I64, clock_ms: int) -> Labelled:
+    def _found(self, rows: I64, y: F64, at_ms: I64, clock_ms: int) -> Labelled:
         self._counts["labels.joined"] += len(rows)
         at_ms = np.where(at_ms < 0, clock_ms, at_ms)
         return Labelled(rows, self.pending.take(rows), y, at_ms)
 
-    def _repeat(self, record: Record, y: int, before: int) -> None:
+    def _repeat(self, record: Record, y: float, before: float) -> None:
         """A second label for an event: the first one holds."""
         reason: Reason = "label_duplicate" if y == before else "label_conflict"
-        self._refuse(record, reason, f"the event was labelled {before} before; got {y}")
+        was, got = self._task.named(before), self._task.named(y)
+        self._refuse(record, reason, f"the event was labelled {was} before; got {got}")
 
     def _wait(self, label: EarlyLabel) -> None:
         held = self.early.get(label.id_hash)
@@ -243,7 +248,7 @@ class Join:
             return None
         before = self.watermark_ms - self._horizon_ms
         left = Left(*self.pending.expire(self.pending.due(before)), over=True)
-        self._counts["labels.timed_out"] += int((left.y == WAITING).sum())
+        self._counts["labels.timed_out"] += int(np.isnan(left.y).sum())
         self._counts["horizon.passed"] += len(left.rows)
         self._orphans(self.early.stale(before))
         return left

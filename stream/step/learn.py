@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import F64, FeatureBatch
-from models.ensemble.combine import sigmoid
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
+from models.task import Task
 from monitoring.audit.auditor import Auditor
 from monitoring.drift.monitor import Alarm, DriftMonitor
-from monitoring.quality.quality import Quality
-from stream.step.pending import I8
+from monitoring.quality.tasks import Judge
 from stream.step.reactions import Reactions
 
 
@@ -30,12 +29,14 @@ class Learning:
         self,
         features: FeatureStage,
         ensemble: Ensemble,
-        quality: Quality,
+        quality: Judge,
         drift: DriftMonitor,
         auditor: Auditor,
         reactions: Reactions,
         counts: Counter[str],
+        task: Task,
     ) -> None:
+        self._task = task
         self._features = features
         self._ensemble = ensemble
         self._quality = quality
@@ -45,7 +46,7 @@ class Learning:
         self._counts = counts
 
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
-        """Member and ensemble logits; a member that fails leaves the ensemble, the rest go on."""
+        """Member and ensemble links; a member that fails leaves the ensemble, the rest go on."""
         while True:
             try:
                 return self._ensemble.score(x)
@@ -56,7 +57,7 @@ class Learning:
     def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
         """The combiner, then the members learn ``n`` rows as they were scored.
 
-        ``y`` truths 0 or 1, ``w`` weights above 0; ``watermark_ms`` the newest event time scored.
+        ``y`` truths, ``w`` weights above 0; ``watermark_ms`` the newest event time scored.
         Where all have ``waited`` for silence, a whole horizon of them was scored cold: of these
         the combiner learns what members say now, before they learn them. Chargebacks after two
         horizons: log loss .0397, and .0399 without.
@@ -80,7 +81,7 @@ class Learning:
             self._counts[f"updates.{name}"] += len(y)
         self._reactions.learned(x, y, w, watermark_ms)
 
-    def told(self, rows: NDArray[Any], truth: I8) -> None:
+    def told(self, rows: NDArray[Any], truth: F64) -> None:
         """Labels came for ``n`` rows: windows of risk know the positives from now on."""
         positive = truth == 1
         if positive.any():
@@ -90,35 +91,28 @@ class Learning:
                 np.ones(int(positive.sum()), dtype=np.int8),
             )
 
-    def judge(self, rows: NDArray[Any], truth: I8, watermark_ms: int) -> list[Alarm]:
+    def judge(self, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
         """Quality and drift take the scores as they were made; gives the alarms.
 
         Each row comes once, before what is left to learn of it is learned.
         """
-        y = truth.astype(np.float64)
-        p = probabilities(rows)
-        self._quality.update(p, y, rows["alert"])
+        output = outputs(self._task, rows)
+        self._quality.update(output, truth, rows["alert"])
         at_ms = np.ascontiguousarray(rows["event_time_ms"])
-        alarms = self._drift.update(_losses(p, y), at_ms, watermark_ms)
+        losses = self._task.loss(output, truth, self._ensemble.prior.scale)
+        alarms = self._drift.update(losses, at_ms, watermark_ms)
         for alarm in alarms:
             self._auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
             self._reactions.alarm(alarm, int(at_ms[alarm.row]))
-        self._counts["learned"] += len(y)
+        self._counts["learned"] += len(truth)
         return alarms
 
 
-def probabilities(rows: NDArray[Any]) -> F64:
-    """Probabilities as made, ``(n, 1 + members)``: the ensemble's first; ``nan`` of a cold score.
+def outputs(task: Task, rows: NDArray[Any]) -> F64:
+    """Outputs as made, ``(n, 1 + members, k)``: the ensemble's first; ``nan`` of a cold score.
 
     A cold score is nobody's: neither quality nor drift detectors judge it.
     """
-    p = sigmoid(np.column_stack([rows["score"], rows["links"]]))
-    p[rows["cold"]] = np.nan
-    return p
-
-
-def _losses(p: F64, y: F64) -> F64:
-    """Log losses ``(n, k)`` as the drift detectors take them, at most ``-log(1e-15)``."""
-    right = np.where(y[:, None] > 0, p, 1.0 - p)
-    losses: F64 = -np.log(np.maximum(right, 1e-15))
-    return losses
+    made = task.output(np.concatenate([rows["score"][:, None], rows["links"]], axis=1))
+    made[rows["cold"]] = np.nan
+    return made

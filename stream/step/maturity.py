@@ -8,15 +8,16 @@ for every label that joins its event. Decisions follow from the order of the rec
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, State
-from models.ensemble.combine import sigmoid
+from models.task import Task, sigmoid
 from stream.settings.schema import LabelSettings
-from stream.step.pending import I8, WAITING, Pending
+from stream.step.pending import Pending
 
 SILENT = 2
 """So many silent events for each negative told end learning as labels come. One would let it begin
@@ -43,7 +44,7 @@ _UNKNOWN, _NEVER = 0.0, -1.0
 
 
 class Part(NamedTuple):
-    """Rows with what is learned of them: truths 0 or 1, weights above 0."""
+    """Rows with what is learned of them: truths of the task, weights above 0."""
 
     rows: NDArray[Any]  # (n,) of the store's dtype, as they were scored
     y: F64
@@ -55,7 +56,8 @@ class Maturity:
 
     ``arrival``: each as its label comes. ``mature``: each at its horizon, in the order of scoring.
     ``corrected``: each in two parts, at its look and at its horizon. ``auto``: as its label comes
-    while negatives are told, ``corrected`` while silence tells them. Told they are once there are
+    while negatives are told, ``corrected`` while silence tells them (``mature`` for classes and
+    numbers of which silence tells one). Told they are once there are
     any, and at least as many as events without a label, up to the newest event with one; no longer
     where those are :data:`SILENT` times as many.
 
@@ -80,6 +82,7 @@ class Maturity:
     Parameters
     ----------
     settings : LabelSettings
+    task : Task
     pending : Pending
 
     Attributes
@@ -94,12 +97,14 @@ class Maturity:
        a second model.
     """
 
-    def __init__(self, settings: LabelSettings, pending: Pending) -> None:
+    def __init__(self, settings: LabelSettings, task: Task, pending: Pending) -> None:
         self._pending = pending
         # Where silence tells nothing, or labels come in the events, there is nothing to wait for.
-        told = settings.inline or settings.at_horizon == "drop"
-        self._auto = settings.learning == "auto" and not told
-        self.at_once = settings.learning == "arrival" or (settings.learning == "auto" and told)
+        told = settings.inline or math.isnan(task.silence)
+        auto = settings.learning == "auto"
+        # Parts need a truth that silence tells, and one other that comes late.
+        self._auto = auto and not told and task.type == "binary"
+        self.at_once = settings.learning == "arrival" or (auto and told)
         self._looks = self._auto or settings.learning == "corrected"
         self._age_ms = int(settings.horizon * LOOK)
         self._share = 0.0
@@ -113,12 +118,12 @@ class Maturity:
         """Whether events are looked at before their horizon, now."""
         return self._looks and not self.at_once
 
-    def joined(self, rows: I64, y: I8) -> I64:
+    def joined(self, rows: I64, y: F64) -> I64:
         """Settle rows whose labels came with or before them; those to learn now, in order."""
         self._pending.settle(rows, y)
         return self._learned(rows if self.at_once else rows[:0])
 
-    def labelled(self, rows: I64, y: I8) -> I64:
+    def labelled(self, rows: I64, y: F64) -> I64:
         """Settle rows that get their labels in this order; those to learn now, in order."""
         if not self._auto:
             return self.joined(rows, y)
@@ -147,7 +152,7 @@ class Maturity:
                     self._looked(self._pending.tail, _NEVER)
         return np.concatenate(parts)
 
-    def _told(self, rows: I64, y: I8) -> tuple[I64, I64]:
+    def _told(self, rows: I64, y: F64) -> tuple[I64, I64]:
         """Of the events held, after each label: negatives told, and silent ones.
 
         Silent are those without a label up to the newest with one; int64 ``(n,)`` each.
@@ -172,7 +177,7 @@ class Maturity:
         pending = self._pending
         first = max(int(self._ends[-1]) if len(self._ends) else 0, pending.head)
         rows = first + np.arange(pending.due(watermark_ms - self._age_ms, first), dtype=np.int64)
-        pending.looked(rows[pending.truth(rows) != WAITING])
+        pending.looked(rows[~np.isnan(pending.truth(rows))])
         self._looked(first + len(rows), _UNKNOWN)
         # 2. Learn the oldest that have waited for the share; most often these rows alone.
         waiting = np.flatnonzero(self._shares == _UNKNOWN)[:CATCH_UP]
@@ -187,21 +192,20 @@ class Maturity:
         w = np.where(early, 1.0, share * (1.0 - p) / (1.0 - p * share))
         return Part(taken, (early & (pending.truth(rows) == 1)).astype(np.float64), w)
 
-    def rest(self, numbers: I64, rows: NDArray[Any], y: I8, early: BOOL, prior: float) -> Part:
+    def rest(self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, prior: float) -> Part:
         """What is left to learn of rows that have their labels, in order; ``early``: by the look.
 
         All of it where they were not looked at. ``prior`` as in :meth:`look`.
         """
-        truth = y.astype(np.float64)
         share = np.maximum(self._share_at(numbers), 0.0)
         if not share.any():
-            return Part(rows, truth, np.ones(len(rows)))
+            return Part(rows, y, np.ones(len(rows)))
         silent = 1.0 - _probability(rows, prior) * share
         w = np.minimum(np.where(y == 1, 1.0, 1.0 - share) / silent, MOST)
         left = ~(early & (share > 0.0))
-        return Part(rows[left], truth[left], w[left])
+        return Part(rows[left], y[left], w[left])
 
-    def matured(self, numbers: I64, y: I8, early: BOOL) -> None:
+    def matured(self, numbers: I64, y: F64, early: BOOL) -> None:
         """Count which positives among these rows, past their horizon, were told by the look."""
         counts = (y == 1) & (self._share_at(numbers) != _NEVER)
         for hit in early[counts].tolist():
@@ -245,4 +249,4 @@ class Maturity:
 
 def _probability(rows: NDArray[Any], prior: float) -> F64:
     """The scores as made; what was cold knew nothing, and may have said 0.5."""
-    return np.where(rows["cold"], prior, sigmoid(rows["score"]))
+    return np.where(rows["cold"], prior, sigmoid(rows["score"][:, 0]))

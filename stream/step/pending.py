@@ -2,12 +2,13 @@
 
 A row holds what a label needs to train on what was scored: features, member scores, entity keys.
 Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
-does change (a byte of truth, the index from id to row) stays in memory: at most 24 bytes a row.
+does change (the truth, marks, the index from id to row) stays in memory: at most 32 bytes a row.
 Time is event time, handed in as a watermark; no clock is read.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, I64, U64, FeatureSchema, State, StateError
+from models.base import BOOL, F64, I64, U8, U64, FeatureSchema, State, StateError
 from models.carry import shared
 from stream.step.id_index import IdIndex
 from stream.step.segments import Segment, SegmentFile
@@ -24,25 +25,24 @@ from stream.step.segments import Segment, SegmentFile
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000
 """Rows kept where neither configuration nor journal says how many."""
-INDEX_BYTES = 24
+INDEX_BYTES = 32
 """Memory that a row takes at most."""
-I8 = NDArray[np.int8]
-WAITING = -1
-"""The truth of a row without a label yet; with one it is 0 or 1."""
-_LEARNED, _EARLY = 2, 4
-"""Added to the truth that is kept once the row was learned, and where it was known at the look."""
+WAITING = math.nan
+"""The truth of a row without a label yet; with one it is a truth of the task."""
+_LEARNED, _EARLY = 1, 2
+"""Marks of a row with a label: it was learned; its label was known at the look."""
 
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 
 
-def row_dtype(schema: FeatureSchema, members: int, keys: int) -> np.dtype[Any]:
-    """The layout of a row: ``members`` logits and ``keys`` entity keys beside the features."""
+def row_dtype(schema: FeatureSchema, members: int, keys: int, k: int = 1) -> np.dtype[Any]:
+    """The layout of a row: the links, ``k`` of each scorer, and ``keys`` beside the features."""
     return np.dtype(
         [
             ("id", "<u8"),
             ("event_time_ms", "<i8"),
-            ("score", "<f8"),
-            ("links", "<f8", (members,)),
+            ("score", "<f8", (k,)),
+            ("links", "<f8", (members, k)),
             ("keys", "<u8", (keys,)),
             ("dense", "<f4", (len(schema.dense),)),
             ("hashed", "<u4", (len(schema.hashed),)),
@@ -60,7 +60,7 @@ class Pending:
     dtype : numpy.dtype
         From :func:`row_dtype`.
     members : sequence of str
-        Whose logits a row holds, in order.
+        Whose links a row holds, in order.
     directory : Path or None
         Where segments live; ``None`` keeps them in memory (a run over a file needs no restart).
     room : int, optional
@@ -74,7 +74,7 @@ class Pending:
     waiting : int
         Rows held without a label.
     told : int
-        Rows held with the label 0.
+        Rows held with the truth 0.
     newest : int
         Number of the newest row that ever got a label, or -1.
     room : int
@@ -96,7 +96,8 @@ class Pending:
         self.room = UNTOLD_ROOM if room is None else room
         self.open = room is None
         self._segments: dict[int, Segment] = {}
-        self._truth: dict[int, I8] = {}
+        self._truth: dict[int, F64] = {}
+        self._marks: dict[int, U8] = {}
         self.head = 0
         self.tail = 0
         self.waiting = 0
@@ -114,7 +115,8 @@ class Pending:
     @property
     def index_bytes(self) -> int:
         """Memory of the index and the truths."""
-        return self._index.nbytes + sum(s.nbytes for s in self._truth.values())
+        truth = sum(s.nbytes for s in self._truth.values())
+        return self._index.nbytes + truth + sum(s.nbytes for s in self._marks.values())
 
     def overflow(self, n: int) -> int:
         """How many of the oldest rows must leave so that ``n`` more fit."""
@@ -148,7 +150,7 @@ class Pending:
             take = min(n - done, SEGMENT_ROWS - at)
             if segment not in self._segments:
                 self._segments[segment] = Segment(self.dtype, SEGMENT_ROWS, self._path(segment))
-                self._truth[segment] = np.full(SEGMENT_ROWS, WAITING, dtype=np.int8)
+                self._begin(segment)
             self._segments[segment].rows[at : at + take] = rows[done : done + take]
             done += take
         self.tail += n
@@ -165,17 +167,25 @@ class Pending:
         """Event times of the rows with these numbers."""
         return self._gather(rows, "event_time_ms")
 
-    def truth(self, rows: I64) -> I8:
-        """The label of each row, :data:`WAITING` where there is none yet."""
-        return _label(self._kept(rows))
-
-    def _kept(self, rows: I64) -> I8:
-        out = np.empty(len(rows), dtype=np.int8)
+    def truth(self, rows: I64) -> F64:
+        """The truth of each row, :data:`WAITING` where there is none yet."""
+        out = np.empty(len(rows))
         for segment, where in _by_segment(rows):
             out[where] = self._truth[segment][rows[where] % SEGMENT_ROWS]
         return out
 
-    def settle(self, rows: I64, y: I8) -> None:
+    def _marked(self, mark: int, rows: I64) -> BOOL:
+        out = np.empty(len(rows), dtype=np.uint8)
+        for segment, where in _by_segment(rows):
+            out[where] = self._marks[segment][rows[where] % SEGMENT_ROWS]
+        found: BOOL = out & mark != 0
+        return found
+
+    def _begin(self, segment: int) -> None:
+        self._truth[segment] = np.full(SEGMENT_ROWS, WAITING)
+        self._marks[segment] = np.zeros(SEGMENT_ROWS, np.uint8)
+
+    def settle(self, rows: I64, y: F64) -> None:
         """Record the label of waiting rows; they stay addressable until their horizon."""
         for segment, where in _by_segment(rows):
             self._truth[segment][rows[where] % SEGMENT_ROWS] = y[where]
@@ -186,29 +196,29 @@ class Pending:
     def learned(self, rows: I64) -> None:
         """Note that these rows, which have a label, were learned."""
         for segment, where in _by_segment(rows):
-            self._truth[segment][rows[where] % SEGMENT_ROWS] |= _LEARNED
+            self._marks[segment][rows[where] % SEGMENT_ROWS] |= _LEARNED
 
     def unlearned(self) -> I64:
         """Numbers of the rows that have a label and were not learned, oldest first."""
-        kept = self._all_kept()
-        return np.flatnonzero((kept != WAITING) & (kept & _LEARNED == 0)) + self.head
+        known = ~np.isnan(self._held(self._truth))
+        return np.flatnonzero(known & (self._held(self._marks) & _LEARNED == 0)) + self.head
 
     def looked(self, rows: I64) -> None:
         """Note that these rows had a label when they were looked at."""
         for segment, where in _by_segment(rows):
-            self._truth[segment][rows[where] % SEGMENT_ROWS] |= _EARLY
+            self._marks[segment][rows[where] % SEGMENT_ROWS] |= _EARLY
 
     def early(self, rows: I64) -> BOOL:
         """Which of these rows had a label when they were looked at."""
-        return _is(_EARLY, self._kept(rows))
+        return self._marked(_EARLY, rows)
 
-    def _all_kept(self) -> I8:
-        """The truths of all rows held, as they are kept."""
+    def _held(self, kept: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+        """What is kept by segments of all rows held, as one array."""
+        if not kept:
+            return np.empty(0)
         first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
-        truth = np.concatenate(
-            [self._truth[s] for s in sorted(self._truth)] or [np.empty(0, dtype=np.int8)]
-        )
-        return truth[self.head - first : self.tail - first]
+        whole = np.concatenate([kept[s] for s in sorted(kept)])
+        return whole[self.head - first : self.tail - first]
 
     def oldest_times(self, n: int) -> I64:
         """Event times of the ``n`` rows that leave next."""
@@ -234,22 +244,22 @@ class Pending:
                 at, step = stop, step * 2
         return count
 
-    def expire(self, n: int) -> tuple[NDArray[Any], I8, BOOL, BOOL]:
+    def expire(self, n: int) -> tuple[NDArray[Any], F64, BOOL, BOOL]:
         """Let the ``n`` oldest rows go.
 
-        Returns them, their labels, which were learned and which had a label at their look.
+        Returns them, their truths, which were learned and which had a label at their look.
         """
         numbers = np.arange(self.head, self.head + n, dtype=np.int64)
-        rows, kept = self.take(numbers), self._kept(numbers)
-        truth = _label(kept)
+        rows, truth = self.take(numbers), self.truth(numbers)
+        learned, early = (self._marked(mark, numbers) for mark in (_LEARNED, _EARLY))
         self._index.remove(np.ascontiguousarray(rows["id"]), numbers)
-        self.waiting -= int((truth == WAITING).sum())
+        self.waiting -= int(np.isnan(truth).sum())
         self.told -= int((truth == 0).sum())
         self.head += n
         for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
             self._segments.pop(segment).drop()
-            del self._truth[segment]
-        return rows, truth, _is(_LEARNED, kept), _is(_EARLY, kept)
+            del self._truth[segment], self._marks[segment]
+        return rows, truth, learned, early
 
     def state(self) -> State:
         """Numbers, labels and members; rows go along as :meth:`files`, or :meth:`rows`."""
@@ -259,7 +269,8 @@ class Pending:
             "tail": self.tail,
             "newest": self.newest,
             "room": 0 if self._fixed or self.open else self.room,
-            "truth": self._all_kept().copy(),
+            "truth": self._held(self._truth).copy(),
+            "marks": self._held(self._marks).astype(np.uint8),
         }
 
     def digest_state(self) -> State:
@@ -284,11 +295,11 @@ class Pending:
     def restore(self, state: State, segments: Mapping[int, Path | NDArray[Any]]) -> None:
         """Become the store that gave ``state``; ``segments`` are a checkpoint's files, or rows.
 
-        Logits go by the members' names; a member that was not there made none: ``nan``.
+        Links go by the members' names; a member that was not there made none: ``nan``.
         """
         members = state["members"]
         self.head, self.tail = int(state["head"]), int(state["tail"])
-        truth = state["truth"]
+        truth, marks = state["truth"], state["marks"]
         for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
             if number not in segments:
                 raise StateError(f"pending segment {number}: expected a file, got none")
@@ -299,12 +310,13 @@ class Pending:
             self._segments[number] = Segment(
                 self.dtype, SEGMENT_ROWS, self._path(number), source, used
             )
-            self._truth[number] = np.full(SEGMENT_ROWS, WAITING, dtype=np.int8)
+            self._begin(number)
         held = np.arange(self.head, self.tail, dtype=np.int64)
         for segment, where in _by_segment(held):
             self._truth[segment][held[where] % SEGMENT_ROWS] = truth[where]
-        self.waiting = int((truth == WAITING).sum())
-        self.told = int((_label(truth) == 0).sum())
+            self._marks[segment][held[where] % SEGMENT_ROWS] = marks[where]
+        self.waiting = int(np.isnan(truth).sum())
+        self.told = int((truth == 0).sum())
         self.newest = int(state["newest"])
         if room := state.get("room", 0):
             self.tell(room)
@@ -318,7 +330,9 @@ class Pending:
         """Rows of a store with these members, as rows of this one."""
         if isinstance(source, Path):
             theirs = [
-                (name, self.dtype[name]) if name != "links" else (name, "<f8", (len(members),))
+                (name, self.dtype[name])
+                if name != "links"
+                else (name, "<f8", (len(members), self.dtype["score"].shape[0]))
                 for name in self.dtype.names or ()
             ]
             source = np.fromfile(source, np.dtype(theirs), used)
@@ -371,16 +385,6 @@ class Pending:
             self._gathered = 0
             for segment in self._segments.values():
                 segment.release()
-
-
-def _label(kept: I8) -> I8:
-    """Labels from what is kept of them: without the marks."""
-    return np.where(kept == WAITING, kept, kept & 1).astype(np.int8)
-
-
-def _is(mark: int, kept: I8) -> BOOL:
-    """Where the truth that is kept has the mark."""
-    return (kept != WAITING) & (kept & mark != 0)
 
 
 def _by_segment(rows: I64) -> Iterator[tuple[int, Any]]:

@@ -122,8 +122,8 @@ class Reactions:
             judged = self._judged[name]
             judged[0] += float(w.sum())
             for i, link in enumerate(links, 1):
-                # The log loss of a logit, added up in order: no processor sums in another.
-                losses = w * np.logaddexp(0.0, np.where(y > 0, -link, link))
+                # Added up in order: no processor sums in another.
+                losses = w * self._ensemble.task.cost(link, y)
                 judged[i] = float(np.add.accumulate(np.append(judged[i], losses))[-1])
 
     def learned(self, x: FeatureBatch, y: F64, w: F64, watermark_ms: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from models.base import MillraceError, State
 from models.members import catalogue
 from models.settings import Feature, feature_fields
+from models.task import TaskType
 from stream.contract.outputs import Outputs
 from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.upgrade import digest, encoded
@@ -82,7 +83,7 @@ def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
         member.name: (
             [] if _seen(before[member.name], meant) == _seen(member, means) else ["columns"]
         )
-        + differing_keys(before[member.name], member)
+        + differing_keys(before[member.name], member, new.config.target.type)
         for member in new.config.members
         if member.name in before
     }
@@ -216,8 +217,8 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
             for key, known in state["reactions"].items()
         },
     }
-    if new.ensemble.threshold != old.ensemble.threshold:
-        carried["threshold"] = new.ensemble.threshold  # else an operator's command holds
+    if (threshold := new.task().alert_at) != old.task().alert_at:
+        carried["threshold"] = threshold  # else an operator's command holds
     if not changes.same_combiner:
         del carried["ensemble"]["combiner"]
     if not changes.same_columns:
@@ -237,7 +238,15 @@ def _remembered(state: State, features: Sequence[Feature], misread: Collection[s
 
 
 def _refuse(old: Config, new: Config) -> None:
-    """Raise for names that a shard keeps for life."""
+    """Raise for what a shard keeps for life: its names, and what its labels mean."""
+    for key in ("type", "classes"):
+        kept, asked = (getattr(config.target, key, None) for config in (old, new))
+        if kept != asked:
+            raise Irreconcilable(
+                f"target.{key}: expected {kept!r}, got {asked!r}; what was learned and counted is"
+                " about the labels as they were. Put it back, or begin a new shard with a name and"
+                " a state_dir of its own"
+            )
     for key, before, after in (
         ("name", old.name, new.name),
         ("topics.journal", old.journal_topic, new.journal_topic),
@@ -313,13 +322,13 @@ def _reads_alike(one: FieldSettings, other: FieldSettings) -> bool:
     return same and len(marks) < 2
 
 
-def differing_keys(one: MemberSettings, other: MemberSettings) -> list[str]:
+def differing_keys(one: MemberSettings, other: MemberSettings, task: TaskType) -> list[str]:
     """Keys in which two members' definitions differ; a default that is written out does not."""
-    a, b = _definition(one), _definition(other)
+    a, b = _definition(one, task), _definition(other, task)
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
-def _definition(member: MemberSettings) -> dict[str, Any]:
-    params = catalogue.member_class(member.type).Params.model_validate(member.params)
+def _definition(member: MemberSettings, task: TaskType) -> dict[str, Any]:
+    params = catalogue.member_class(member.type, task).Params.model_validate(member.params)
     own = {"type": member.type, "learn_every": member.learn_every}
     return params.model_dump(mode="json") | own

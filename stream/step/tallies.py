@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.base import F64, State
+from models.task import Task
 from monitoring.histogram import LABEL_DELAY_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
-from monitoring.quality.measures import SCORE_BOUNDS
 from monitoring.quality.quality import ExpectedAccuracy
 
 
 class Tallies:
     """Histograms over scores, delays and labels; deterministic, since the step's clock is."""
 
-    def __init__(self) -> None:
-        self.scores = Histogram(SCORE_BOUNDS)
-        self.labelled_scores = (Histogram(SCORE_BOUNDS), Histogram(SCORE_BOUNDS))
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.scores = Histogram(task.bounds)
+        self.labelled_scores = {name: Histogram(task.bounds) for name in task.groups}
         self.event_latency = Histogram(LATENCY_BOUNDS_S)
         self.label_delay = Histogram(LABEL_DELAY_BOUNDS_S)
         self.expected = ExpectedAccuracy()
 
-    def scored(self, p: F64, alert: NDArray[np.bool_], latency_s: F64, cold: bool) -> None:
-        """Take ``n`` scores as made and how long after their event time."""
-        self.scores.observe_many(p)
+    def scored(self, score: F64, confidence: F64, latency_s: F64) -> None:
+        """Take ``n`` scores as made and how long after their event time.
+
+        ``confidence``: the probability of what was decided, of those that were not cold.
+        """
+        self.scores.observe_many(score)
         # An event may be up to limits.ahead younger than the clock.
         self.event_latency.observe_many(np.maximum(latency_s, 0.0))
-        if not cold:
-            self.expected.observe(p, alert)
+        self.expected.observe(confidence)
 
-    def labelled(self, p: F64, y: NDArray[np.int8], delay_s: F64) -> None:
-        """Take ``n`` labels: scores as made, truths, and how long after their event time."""
-        for truth, histogram in enumerate(self.labelled_scores):
-            histogram.observe_many(p[y == truth])
+    def labelled(self, output: F64, y: F64, delay_s: F64) -> None:
+        """Take ``n`` labels: outputs as made, truths, and how long after their event time."""
+        score, group = self._task.score(output), self._task.group(output, y)
+        for i, histogram in enumerate(self.labelled_scores.values()):
+            histogram.observe_many(score[group == i])
         self.label_delay.observe_many(np.maximum(delay_s, 0.0))
 
     def _histograms(self) -> dict[str, Histogram]:
         return {
             "scores": self.scores,
-            "negatives": self.labelled_scores[0],
-            "positives": self.labelled_scores[1],
+            **{f"labelled {name}": h for name, h in self.labelled_scores.items()},
             "event_latency": self.event_latency,
             "label_delay": self.label_delay,
         }

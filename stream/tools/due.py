@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import I64, U64
+from models.base import F64, I64, U64
 from stream.contract.records import Record
 from stream.decode.codec import Codec, Events
 from stream.decode.payload import Value, decoder, encoded
 from stream.settings.paths import place
 from stream.settings.schema import Config
-from stream.step.pending import I8, WAITING
+from stream.step.pending import WAITING
 
 
 class Due(NamedTuple):
@@ -77,8 +77,8 @@ class Source(Protocol):
     def first(self) -> Due:
         """What is due whatever events come."""
 
-    def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, I8]:
-        """The labels that these ``n`` events bring, and each event's truth, -1 where unknown.
+    def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, F64]:
+        """The labels that these ``n`` events bring, and each event's truth, ``nan`` where unknown.
 
         ``course_ms`` int64 ``(n,)`` is the course after each event.
         """
@@ -110,11 +110,11 @@ class RowLabels:
         """See :class:`Source`."""
         return none_due()
 
-    def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, I8]:
+    def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, F64]:
         """See :class:`Source`."""
         if self._inline:
             return none_due(), events.label
-        truth = np.full(len(offsets), WAITING, dtype=np.int8)
+        truth = np.full(len(offsets), WAITING)
         at_ms = np.full(len(offsets), -1, dtype=np.int64)
         labels = self._labels(events)
         good, bad = self._codec.labels(labels)
@@ -187,12 +187,12 @@ class FileLabels:
         """See :class:`Source`."""
         return self._first
 
-    def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, I8]:
+    def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, F64]:
         """See :class:`Source`."""
         known = self._labels.id_hash
         begin = np.searchsorted(known, events.id_hash)
         end = np.searchsorted(known, events.id_hash, side="right")
-        truth = np.full(len(offsets), WAITING, dtype=np.int8)
+        truth = np.full(len(offsets), WAITING)
         truth[end > begin] = self._y[begin[end > begin]]
         if self._inline:
             truth = np.where(events.label == WAITING, truth, events.label)

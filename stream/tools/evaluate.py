@@ -6,6 +6,7 @@ label of its event could be learned.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,9 @@ from rich.console import Console
 
 from models.base import F64, MillraceError
 from models.settings import parse_duration
-from monitoring.quality.measures import kappa_temporal, measure, no_change_accuracy
+from models.task import Classes
+from monitoring.quality.measures import kappa_temporal, no_change_accuracy
+from monitoring.quality.tasks import measured
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine
@@ -157,28 +160,31 @@ class Evaluation:
         names = self._engine.ensemble.names
         members[:, [name in scored.out for name in names]] = np.nan
         cold = np.full(len(rows), scored.cold)
-        self._scored.append(np.column_stack([rows, times, cold, scored.alert, scored.p, members]))
+        flat = members.reshape(len(rows), -1)
+        self._scored.append(np.column_stack([rows, times, cold, scored.alert, scored.output, flat]))
         if sink is not None:
             truth = [self._play.truth_of(r.offset) for r in scored.records]
             sink.write(
                 scored.ids,
                 scored.event_time_ms,
-                scored.p,
+                scored.score,
                 scored.alert,
                 cold.tolist(),
-                members,
-                [None if t < 0 else t for t in truth],
+                members[:, :, 0],
+                [None if math.isnan(t) else int(t) for t in truth],
             )
 
     def judged(self, cold: bool = False) -> Judged:
         """The scored events whose truth is known, made once a member had learned, or ``cold``."""
-        m = 1 + len(self._engine.ensemble.names)
-        table = np.concatenate([*self._scored, np.empty((0, 4 + m))])
-        truth = np.concatenate([*self._play.truth, np.empty(0, dtype=np.int8)])
-        y = truth[table[:, 0].astype(np.int64)].astype(np.float64)
-        chosen = (y >= 0) & ((table[:, 2] > 0) == cold)
+        m, k = 1 + len(self._engine.ensemble.names), self._engine.task.k
+        table = np.concatenate([*self._scored, np.empty((0, 4 + m * k))])
+        truth = np.concatenate([*self._play.truth, np.empty(0)])
+        y = truth[table[:, 0].astype(np.int64)]
+        chosen = ~np.isnan(y) & ((table[:, 2] > 0) == cold)
         table = table[chosen]
-        return Judged(table[:, 1].astype(np.int64), y[chosen], table[:, 4:], table[:, 3] > 0)
+        output = table[:, 4:].reshape(len(table), m, k)
+        alert = table[:, 3] > 0
+        return Judged(table[:, 1].astype(np.int64), y[chosen], output, alert, self._engine.task)
 
     def _summary(self, refused: Refused) -> dict[str, Any]:
         judged, cold = self.judged(), self.judged(cold=True)
@@ -188,7 +194,8 @@ class Evaluation:
         summary: dict[str, Any] = {
             "configuration": self._config.name,
             "period": [_utc(int(min(times))), _utc(int(max(times)))] if times else None,
-            "threshold": engine.threshold,
+            "target": engine.task.type,
+            "threshold": _finite(engine.threshold),
             "events": self._play.events_sent,
             "scores": sum(len(part) for part in self._scored),
             "alerts": int(engine.counts["alerts"]),
@@ -198,11 +205,11 @@ class Evaluation:
             "first_dead_letters": refused.first,
             "labelled": len(judged.y) + len(cold.y),
             "judged": len(judged.y),
-            "positives": int(judged.y.sum()),
+            **truths(judged),
             "unlearned": {
                 "scores": int(sum(part[:, 2].sum() for part in self._scored)),
                 "judged": len(cold.y),
-                "positives": int(cold.y.sum()),
+                **truths(cold),
                 "quality": _measured(cold, 0, engine.threshold),
             },
             "quality": {
@@ -212,8 +219,7 @@ class Evaluation:
                 name: self._failed.get(name, {"state": "working", "error": None, "since": None})
                 for name in names[1:]
             },
-            "no_change_accuracy": _finite(no_change_accuracy(judged.y)),
-            "kappa_temporal": _finite(kappa_temporal(judged.alert, judged.y)),
+            **_copying(judged),
             "labels_waited": {
                 "late": waits.late,
                 "mean_s": round(waits.total_ms / 1000 / max(waits.labels, 1), 3),
@@ -229,7 +235,9 @@ class Evaluation:
             "steps": engine.seq,
             "digest": engine.digest,
         }
-        return summary | {"notes": list(notes(summary))}
+        told = list(notes(summary))
+        del summary["only"], summary["unlearned"]["only"]
+        return summary | {"notes": told}
 
 
 def notes(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -240,15 +248,17 @@ def notes(summary: Mapping[str, Any]) -> Iterator[str]:
     if unlearned["scores"]:
         yield (
             f"scored before anything was learned: {unlearned['scores']:,} of "
-            f"{_many(scores, 'row')}; {unlearned['judged']:,} of them judged apart, "
-            f"{unlearned['positives']:,} positive"
+            f"{_many(scores, 'row')}; {unlearned['judged']:,} of them judged apart"
+            + (f", {unlearned['positives']:,} positive" if "positives" in unlearned else "")
         )
     if scores and not summary["labelled"]:
         yield "no row has a label: there is nothing to judge"
-    positives, labelled = summary["positives"] + unlearned["positives"], summary["labelled"]
-    if labelled > 1 and positives in (0, labelled):
-        only = "positive" if positives else "negative"
-        yield f"all {labelled:,} judged rows are {only}: with one class no model can be told apart"
+    labelled, only = summary["labelled"], {*summary["only"], *unlearned["only"]}
+    if labelled > 1 and len(only) == 1 and only != {"several"}:
+        yield (
+            f"all {labelled:,} judged rows are {only.pop()}: with one truth no model can be told"
+            " apart"
+        )
     elif labelled and not judged:
         yield "every judged row was scored before anything was learned: the file is too short"
     waited = summary["labels_waited"]
@@ -287,12 +297,44 @@ def _seconds(value: float) -> str:
     return f"{value:.1f} s"
 
 
+def truths(judged: Judged) -> dict[str, Any]:
+    """How many rows have which truth, and the only one that they have, if it is one."""
+    task, y = judged.task, judged.y
+    found: dict[str, Any] = {}
+    if task.type == "binary":
+        found["positives"] = int(y.sum())
+    if isinstance(task, Classes):
+        counts = np.bincount(y.astype(np.int64), minlength=task.k)
+        found["classes"] = dict(zip(task.names, counts.tolist(), strict=True))
+    if task.type == "number" and len(y):
+        found["truths"] = {
+            "mean": float(y.mean()),
+            **{f"p{q}": float(np.quantile(y, q / 100)) for q in (5, 50, 95)},
+        }
+    words = {0: "negative", 1: "positive"} if task.type == "binary" else {}
+    one = len(y) > 0 and (y == y[0]).all()
+    only = words.get(y[0], task.named(y[0])) if one else "several"
+    found["only"] = [str(only)] if len(y) else []
+    return found
+
+
+def _copying(judged: Judged) -> dict[str, float | None]:
+    """How good it is to say what was true last, and how much better the alerts are."""
+    if judged.task.type != "binary":
+        return {}
+    return {
+        "no_change_accuracy": _finite(no_change_accuracy(judged.y)),
+        "kappa_temporal": _finite(kappa_temporal(judged.alert, judged.y)),
+    }
+
+
 def _measured(judged: Judged, column: int, threshold: float) -> dict[str, float | None]:
     """Quality of one scorer over the rows that it scored itself."""
-    p = judged.p[:, column]
-    own = ~np.isnan(p)
-    p, y = p[own], judged.y[own]
-    found = measure(p, y, judged.alert[own] if column == 0 else p >= threshold)
+    output = judged.output[:, column]
+    own = ~np.isnan(output[:, 0])
+    output, y, task = output[own], judged.y[own], judged.task
+    alert = judged.alert[own] if column == 0 else task.alert(output, threshold)
+    found = measured(task, output, y, alert)
     return {k: _finite(round(v, 6)) for k, v in found.items()}
 
 

@@ -380,7 +380,7 @@ class ScoresWriter:
         alerts: NDArray[np.bool_],
         cold: Sequence[bool],
         members: F64,
-        labels: Sequence[int | None],
+        labels: Sequence[float | None],
     ) -> None:
         """Append ``n`` rows.
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from models.base import BOOL, F64, I64
+from models.task import Task
 
 
 class Judged(NamedTuple):
     """The events whose truth is known, in the order in which they were scored."""
 
     time_ms: I64  # (n,)
-    y: F64  # (n,): 0 or 1
-    p: F64  # (n, 1 + m): probabilities, the ensemble's first; nan where a member was out
+    y: F64  # (n,): truths of the task
+    output: F64  # (n, 1 + m, k): the ensemble's first; nan where a member was out
     alert: BOOL  # (n,)
+    task: Task
+
+    @property
+    def p(self) -> F64:
+        """Of yes or no the probabilities, of a number the number, ``(n, 1 + m)``."""
+        return self.output[:, :, 0]
 
 
 class Sample(NamedTuple):

@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.base import BOOL, I64
+from models.base import BOOL, F64, I64
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.decode.codec import Events
 from stream.settings.schema import Config
 from stream.step.engine import Engine
-from stream.step.pending import I8
 from stream.tools.course import Course
 from stream.tools.due import Due, Source, together
 
@@ -85,15 +84,15 @@ class Play:
     ----------
     course : Course
     waits : Waits
-    truth : list of int8 arrays
-        Of each row so far, in equal parts: -1 where it is not known.
+    truth : list of float64 arrays
+        Of each row so far, in equal parts: ``nan`` where it is not known.
     events_sent : int
     """
 
     def __init__(self, config: Config, engine: Engine, labels: Source, batch: int) -> None:
         self.course = Course(config.limits.ahead, config.label.horizon)
         self.waits = Waits()
-        self.truth: list[I8] = []
+        self.truth: list[F64] = []
         self.events_sent = 0
         self._config = config
         self._engine = engine
@@ -126,9 +125,9 @@ class Play:
         part = bisect_right(self._label_firsts, record.offset) - 1
         return int(self._label_rows[part][record.offset - self._label_firsts[part]])
 
-    def truth_of(self, row: int) -> int:
-        """The truth of a row that was played: 0, 1, or -1 where it is not known."""
-        return int(self.truth[row // self._chunk][row % self._chunk])
+    def truth_of(self, row: int) -> float:
+        """The truth of a row that was played, ``nan`` where it is not known."""
+        return float(self.truth[row // self._chunk][row % self._chunk])
 
     def _decoded(self, chunks: Iterable[list[bytes]]) -> Iterator[_Chunk]:
         topic, offset = self._config.topics.events, 0
@@ -175,7 +174,7 @@ class Play:
         first = chunk.records[0].offset
         # The label of an event that is not taken goes with it: one row, one dead letter.
         met, truth = self._source.met(chunk.events.take(taken), places + first, course[places])
-        of_rows = np.full(len(chunk.records), -1, dtype=np.int8)
+        of_rows = np.full(len(chunk.records), np.nan)
         of_rows[places] = truth
         self.truth.append(of_rows)
         all_held = together([self._held, met])

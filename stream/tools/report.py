@@ -6,7 +6,7 @@ Nothing here scores or learns, and no figure in it feeds back into the summary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from models.base import I64
-from monitoring.quality.measures import METRICS, SCORE_BOUNDS, measure
+from models.task import SHARES, TaskType
+from monitoring.quality.tasks import measured
 from stream.contract import private
 from stream.tools.files import FileError
 from stream.tools.judged import AlarmMark, Judged, Sample
@@ -34,7 +35,14 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 POSITIVES = 5
 """A slice says nothing of quality with fewer positives: a line has a gap there."""
 
-QUALITY = {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "recall": "recall"}
+QUALITY: dict[TaskType, dict[str, str]] = {
+    "binary": {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "recall": "recall"},
+    "classes": {"accuracy": "accuracy", "macro_f1": "macro F1", "kappa": "kappa"},
+    "number": {"mae": "mean absolute error", "rmse": "RMSE"},
+}
+"""What is drawn of each kind of target."""
+COMPARED: dict[TaskType, str] = {"binary": "pr_auc", "classes": "accuracy", "number": "mae"}
+"""What scorers are compared by."""
 
 
 def write_report(
@@ -62,13 +70,13 @@ def write_report(
     FileError
         When the file cannot be written.
     """
+    first = QUALITY[judged.task.type][COMPARED[judged.task.type]]
     charts = [
         ("Quality of the ensemble", _quality(judged, alarms)),
-        ("PR AUC by scorer", _members(names, judged)),
+        (f"{first[0].upper()}{first[1:]} by scorer", _members(names, judged)),
         ("Member weights", _weights(names[1:], course)),
         ("Drift alarms", _alarms(alarms)),
-        ("Calibration", _calibration(judged)),
-        ("Scores by truth", _histogram(judged)),
+        *TRUTHS[judged.task.type](judged),
         ("Throughput", _throughput(course)),
     ]
     facts = f"<section><dl>{_facts(summary)}</dl></section>"
@@ -129,7 +137,8 @@ def dates(ms: Any) -> Any:
 
 def _slices(judged: Judged) -> list[slice]:
     """At most :data:`SLICES` runs of equally many events, so that positives are in each."""
-    n, enough = len(judged.y), int(judged.y.sum()) // (2 * POSITIVES)
+    n = len(judged.y)
+    enough = int(judged.y.sum()) // (2 * POSITIVES) if judged.task.type == "binary" else n // 100
     ends = np.unique(np.linspace(0, n, min(SLICES, max(enough, 1)) + 1).astype(np.int64)).tolist()
     return [slice(a, b) for a, b in pairwise(ends)]
 
@@ -140,7 +149,7 @@ def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
     times = dates([judged.time_ms[s.stop - 1] for s in parts])
     found = [_told(judged, s, 0) for s in parts]
     figure = go.Figure()
-    for i, (key, title) in enumerate(QUALITY.items()):
+    for i, (key, title) in enumerate(QUALITY[judged.task.type].items()):
         figure.add_trace(line(i, title, times, [f[key] for f in found]))
     for alarm in [a for a in alarms if a.model == "ensemble"][-MARKS:]:
         figure.add_vline(
@@ -148,15 +157,21 @@ def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
         )
     # Labels go on after the last event, and so may alarms.
     ends = {"range": dates([judged.time_ms.min(), judged.time_ms.max()])} if parts else {}
-    return figure.update_layout(xaxis=ends, yaxis={"range": [0, 1.02]}, hovermode="x unified")
+    return figure.update_layout(xaxis=ends, yaxis=_share_axis(judged), hovermode="x unified")
 
 
 def _told(judged: Judged, part: slice, scorer: int) -> dict[str, float]:
     """Quality of a scorer in a slice; nan where too few positives tell, or it did not score all."""
-    p, y = judged.p[part, scorer], judged.y[part]
-    if y.sum() < POSITIVES or np.isnan(p).any():
-        return dict.fromkeys(QUALITY, math.nan)
-    return measure(p, y, judged.alert[part])
+    output, y = judged.output[part, scorer], judged.y[part]
+    few = judged.task.type == "binary" and y.sum() < POSITIVES
+    if few or np.isnan(output).any():
+        return dict.fromkeys(QUALITY[judged.task.type], math.nan)
+    return measured(judged.task, output, y, judged.alert[part])
+
+
+def _share_axis(judged: Judged) -> dict[str, Any]:
+    """From 0 to 1, but of numbers."""
+    return {"rangemode": "tozero"} if judged.task.type == "number" else {"range": [0, 1.02]}
 
 
 def _members(names: Sequence[str], judged: Judged) -> go.Figure:
@@ -164,9 +179,9 @@ def _members(names: Sequence[str], judged: Judged) -> go.Figure:
     times = dates([judged.time_ms[s.stop - 1] for s in parts])
     figure = go.Figure()
     for i, name in enumerate(names):
-        areas = [_told(judged, s, i)["pr_auc"] for s in parts]
-        figure.add_trace(line(i, name, times, areas))
-    return figure.update_layout(yaxis={"range": [0, 1.02]}, hovermode="x unified")
+        values = [_told(judged, s, i)[COMPARED[judged.task.type]] for s in parts]
+        figure.add_trace(line(i, name, times, values))
+    return figure.update_layout(yaxis=_share_axis(judged), hovermode="x unified")
 
 
 def _weights(names: Sequence[str], course: Sequence[Sample]) -> go.Figure:
@@ -188,13 +203,13 @@ def _alarms(alarms: Sequence[AlarmMark]) -> go.Figure:
 
 
 def _bins(judged: Judged) -> I64:
-    """The score bin of each event, by :data:`monitoring.quality.measures.SCORE_BOUNDS`."""
-    return np.searchsorted(SCORE_BOUNDS, judged.p[:, 0], side="left")
+    """The score bin of each event, by :data:`models.task.SHARES`."""
+    return np.searchsorted(SHARES, judged.p[:, 0], side="left")
 
 
 def _calibration(judged: Judged) -> go.Figure:
     """Mean score against the share of positives in each bin, both on logarithmic axes."""
-    bins, k = _bins(judged), len(SCORE_BOUNDS) + 1
+    bins, k = _bins(judged), len(SHARES) + 1
     n = np.bincount(bins, minlength=k)
     used = n > 0
     mean = np.bincount(bins, judged.p[:, 0], k)[used] / n[used]
@@ -226,15 +241,91 @@ def _calibration(judged: Judged) -> go.Figure:
     )
 
 
-def _histogram(judged: Judged) -> go.Figure:
-    bins, k = _bins(judged), len(SCORE_BOUNDS) + 1
-    names = [f"to {b:g}" for b in (*SCORE_BOUNDS, 1)]
+def _histogram(judged: Judged, groups: tuple[str, str]) -> go.Figure:
+    bins, k = _bins(judged), len(SHARES) + 1
+    names = [f"to {b:g}" for b in (*SHARES, 1)]
     figure = go.Figure()
-    for truth, (name, colour) in enumerate((("genuine", COLOURS[0]), ("positive", COLOURS[1]))):
+    for truth, (name, colour) in enumerate(zip(groups, COLOURS, strict=False)):
         counts = np.bincount(bins[judged.y == truth], minlength=k)
         figure.add_trace(go.Bar(x=names, y=counts, name=name, marker={"color": colour}))
     yaxis = {"type": "log", "title": "events", "exponentformat": "none"}
     return figure.update_layout(yaxis=yaxis, xaxis={"title": "score"})
+
+
+def _confusion(judged: Judged) -> go.Figure:
+    """Of each true class, which share was predicted as which."""
+    task = judged.task
+    truth, said = (a.astype(np.int64) for a in (judged.y, task.predicted(judged.output[:, 0])))
+    counts = np.bincount(truth * task.k + said, minlength=task.k**2).reshape(task.k, task.k)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [escape(str(task.named(i))) for i in range(task.k)]
+    heat = go.Heatmap(
+        z=share,
+        x=names,
+        y=names,
+        colorscale="Blues",
+        zmin=0,
+        zmax=1,
+        text=counts,
+        texttemplate="%{text:,}",
+        hovertemplate="%{y} as %{x}: %{text:,}<extra></extra>",
+    )
+    axes = {"xaxis": {"title": "predicted"}, "yaxis": {"title": "true", "autorange": "reversed"}}
+    return go.Figure(heat).update_layout(**axes)
+
+
+def _likeliest(judged: Judged) -> Judged:
+    """The probability of the likeliest class, as that of its being right."""
+    output = judged.output[:, 0]
+    right = (judged.task.predicted(output) == judged.y).astype(np.float64)
+    return judged._replace(y=right, output=output.max(axis=1)[:, None, None])
+
+
+def _expected(judged: Judged) -> go.Figure:
+    """Mean truth of each twentieth of the events, in the order of what was predicted."""
+    said, y = judged.p[:, 0], judged.y
+    parts = [part for part in np.array_split(np.argsort(said, kind="stable"), 20) if len(part)]
+    x, mean = [float(said[p].mean()) for p in parts], [float(y[p].mean()) for p in parts]
+    ends = [min(x, default=0.0), max(x, default=1.0)]
+    style = {"color": "#999999", "dash": "dot"}
+    figure = go.Figure(
+        [
+            go.Scatter(x=ends, y=ends, name="perfect", mode="lines", line=style),
+            go.Scatter(x=x, y=mean, name="ensemble", mode="lines+markers"),
+        ]
+    )
+    axes = {"xaxis": {"title": "mean prediction"}, "yaxis": {"title": "mean truth"}}
+    return figure.update_layout(**axes)
+
+
+def _errors(judged: Judged) -> go.Figure:
+    """How far predictions were off, but for the furthest hundredth."""
+    error = judged.p[:, 0] - judged.y
+    ends = np.quantile(error, [0.005, 0.995]) if len(error) else np.zeros(2)
+    inner = error[(error >= ends[0]) & (error <= ends[1])]
+    counts, edges = np.histogram(inner, 60)
+    middles = (edges[1:] + edges[:-1]) / 2
+    figure = go.Figure(go.Bar(x=middles, y=counts, marker={"color": COLOURS[0]}))
+    axes = {"xaxis": {"title": "prediction less truth"}, "yaxis": {"title": "events"}}
+    return figure.update_layout(**axes)
+
+
+TRUTHS: dict[TaskType, Callable[[Judged], list[tuple[str, go.Figure]]]] = {
+    "binary": lambda judged: [
+        ("Calibration", _calibration(judged)),
+        ("Scores by truth", _histogram(judged, ("genuine", "positive"))),
+    ],
+    "classes": lambda judged: [
+        ("Confusion", _confusion(judged)),
+        ("Calibration of the likeliest class", _calibration(_likeliest(judged))),
+        ("Probability of the likeliest class", _histogram(_likeliest(judged), ("wrong", "right"))),
+    ],
+    "number": lambda judged: [
+        ("Truths by prediction", _expected(judged)),
+        ("Errors", _errors(judged)),
+    ],
+}
+"""Charts of scores beside truths, by the kind of target."""
 
 
 def _throughput(course: Sequence[Sample]) -> go.Figure:
@@ -275,10 +366,11 @@ def _quality_table(
         state = members.get(name, {"state": "working"})["state"]
         return "" if state == "working" else " (failed)"
 
-    head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in METRICS)
+    shown = [m for m in quality["ensemble"] if not m.startswith("effective")]
+    head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in shown)
     rows = "".join(
         f"<tr><th>{escape(name + failed(name))}</th>"
-        + "".join(f"<td>{'-' if (v := found[m]) is None else f'{v:.4f}'}</td>" for m in METRICS)
+        + "".join(f"<td>{'-' if (v := found[m]) is None else f'{v:.4f}'}</td>" for m in shown)
         + "</tr>"
         for name, found in quality.items()
     )

@@ -58,7 +58,7 @@ def test_the_error_can_say_what_was_expected() -> None:
 
 def test_truths_are_told_in_the_words_of_the_target() -> None:
     """What a score record says of a prediction."""
-    assert [BINARY.named(1.0), COLOURS.named(2.0), MINUTES.named(3.5)] == [True, "blue", 3.5]
+    assert [BINARY.named(1.0), COLOURS.named(2.0), MINUTES.named(3.5)] == [1, "blue", 3.5]
 
 
 @given(arrays(np.float64, (4, 3), elements=st.floats(-25, 25)))

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from models.base import I64
+from models.task import Task
 from monitoring.audit.words import told
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
-from monitoring.quality.measures import METRICS
-from monitoring.quality.quality import QualitySnapshot
+from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import Readings
 from stream.contract.outputs import Outputs
 from stream.http.live.recent import RecentScores
@@ -104,7 +104,7 @@ class PageView:
                 "labels_per_s": round(rates["labels_per_s"], 1),
                 "step": rates["step"],
                 "quality": {
-                    name: [finite(values[m], 5) for m in METRICS]
+                    name: [finite(values[m], 5) for m in METRICS[latest.task]]
                     for name, values in sliding(latest.arrival).items()
                 },
                 "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
@@ -168,14 +168,14 @@ class PageView:
             "matured_quality": {
                 k: finite(v) for k, v in sliding(latest.matured).get("ensemble", {}).items()
             },
-            "metrics": METRICS,
+            "metrics": METRICS[latest.task],
             "recent": {
                 "latest": [msgspec.Raw(r) for r in self.scores.latest(SHOWN)],
                 "highest": [msgspec.Raw(r) for r in self.scores.highest(SHOWN)],
             },
             "scores": {
                 "bounds": latest.scores.bounds,
-                "truth": [h.counts.tolist() for h in latest.labelled_scores],
+                "truth": [h.counts.tolist() for h in latest.labelled_scores.values()],
                 "all": latest.scores.counts.tolist(),
             },
             "drift": [
@@ -188,14 +188,14 @@ class PageView:
         }
 
 
-def sliding(snapshot: QualitySnapshot | None) -> dict[str, dict[str, float]]:
+def sliding(snapshot: Snapshot | None) -> dict[str, dict[str, float]]:
     """Each scorer's metrics over the sliding window."""
     if snapshot is None:
         return {}
     return {name: windows["sliding"] for name, windows in snapshot.report().items()}
 
 
-def outcomes(snapshot: QualitySnapshot | None) -> int:
+def outcomes(snapshot: Snapshot | None) -> int:
     """Decisions of the ensemble whose truth is known."""
     return sum(snapshot.outcomes().values()) if snapshot is not None else 0
 
@@ -262,11 +262,15 @@ def _shown_audit(raw: bytes) -> dict[str, Any]:
     }
 
 
-def class_names(label: LabelSettings) -> list[str]:
-    """Truths 0 and 1 as the label's JSON says them: its field, and the first value of each.
+def class_names(label: LabelSettings, task: Task) -> list[str]:
+    """The groups of labelled scores, as the label's JSON says them.
 
-    >>> class_names(LabelSettings(field="fraud"))
+    Yes or no: its field, and the first value of each truth.
+
+    >>> class_names(LabelSettings(field="fraud"), BINARY)
     ['fraud = false', 'fraud = true']
     """
-    first = {y: text for text, y in reversed(label.values.items())}
-    return [f"{label.field} = {first.get(y, y)}" for y in (0, 1)]
+    if task.type != "binary":
+        return list(task.groups)
+    first = {task.truth(text): text for text in reversed(task.texts or ())}
+    return [f"{label.field} = {first.get(y, int(y))}" for y in (0.0, 1.0)]

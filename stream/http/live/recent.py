@@ -41,7 +41,7 @@ class RecentScores:
         if not outputs.scores:
             return
         self._steps.append(
-            _Step(list(outputs.scores), outputs.ids(), [s.p for s in outputs.scored])
+            _Step(list(outputs.scores), outputs.ids(), [s.score for s in outputs.scored])
         )
         self._held += len(outputs.scores)
         while self._held - len(self._steps[0].records) >= KEPT:

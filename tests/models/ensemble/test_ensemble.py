@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State, StateError
-from models.ensemble.combine import COMBINERS, combiner, sigmoid
+from models.ensemble.combine import COMBINERS, combiner
 from models.ensemble.ensemble import Ensemble, MemberError
+from models.task import sigmoid
 from stream.settings import schema
 
 SCHEMA = FeatureSchema(("a",))
@@ -59,7 +60,7 @@ def labelled(n: int, m: int, seed: int = 0) -> tuple[F64, F64, F64]:
     y = (rng.random(n) < 0.3).astype(float)
     skill = np.linspace(2.0, 0.0, m)
     links = (2 * y[:, None] - 1) * skill + rng.normal(0, 1.5, (n, m)) - 0.5
-    return links, y, np.ones(n)
+    return links[:, :, None], y, np.ones(n)
 
 
 def sigma(z: Any) -> Any:
@@ -113,12 +114,12 @@ def test_stack_equals_its_reference(m: int, seed: int) -> None:
     stack, reference = combiner("stack", m, 0), ReferenceStack(m)
     expected = []
     for i in range(600):
-        expected.append(reference.combine(links[i]))
-        reference.update(links[i], y[i], w[i])
+        expected.append(reference.combine(links[i, :, 0]))
+        reference.update(links[i, :, 0], y[i], w[i])
     got = []
     for i in range(0, 600, 7):
         for row in range(i, min(i + 7, 600)):
-            got.append(float(stack.combine(links[row : row + 1])[0]))
+            got.append(float(stack.combine(links[row : row + 1])[0, 0]))
             stack.update(links[row : row + 1], y[row : row + 1], w[row : row + 1])
     assert reference.positives > 100
     assert np.allclose(got, expected, rtol=0, atol=1e-12)
@@ -144,7 +145,7 @@ def test_stack_starts_as_the_mean_logit_and_members_join_late() -> None:
 def test_what_was_scored_before_members_learned_teaches_the_stack_nothing(name: str) -> None:
     """Rows with the logits of fresh members change nothing, whenever their labels come."""
     links, y, w = labelled(300, 2)
-    blank = np.full((300, 2), -2.5)
+    blank = np.full((300, 2, 1), -2.5)
     late, without = combiner(name, 2, 0), combiner(name, 2, 0)
     for part in (slice(0, 150), slice(150, 300)):
         late.update(blank[part], y[part], w[part])
@@ -164,7 +165,7 @@ def test_stack_beats_the_mean_when_a_member_is_noise() -> None:
         c = combiner(name, 4, 0)
         z = np.empty(4000)
         for i in range(4000):
-            z[i] = c.combine(links[i : i + 1])[0]
+            z[i] = c.combine(links[i : i + 1])[0, 0]
             c.update(links[i : i + 1], y[i : i + 1], w[i : i + 1])
         loss[name] = np.logaddexp(0, -(2 * y - 1) * z)[500:].mean()
     assert loss["stack"] < 0.9 * loss["mean_logit"]
@@ -178,18 +179,18 @@ def test_stacking_is_the_stack_expert_alone() -> None:
     stacking.update(links, y, w)
     state = stacking.state()
     assert state["shares"].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
-    z = links @ state["weights"][:-1] + state["weights"][-1]
-    assert np.allclose(stacking.combine(links), z, rtol=0, atol=1e-12)
+    z = links[:, :, 0] @ state["weights"][:-1] + state["weights"][-1]
+    assert np.allclose(stacking.combine(links)[:, 0], z, rtol=0, atol=1e-12)
 
 
 def test_fixed_combiners_follow_their_formulas() -> None:
     """Mean logit, mean probability and majority vote are what their names say."""
-    links = np.array([[1.0, -2.0, 0.5], [3.0, 1.0, -0.1]])
+    links = np.array([[[1.0], [-2.0], [0.5]], [[3.0], [1.0], [-0.1]]])
     p = sigma(links).mean(axis=1)
     assert np.allclose(combiner("mean_logit", 3, 0).combine(links), links.mean(axis=1))
     assert np.allclose(sigma(combiner("mean_probability", 3, 0).combine(links)), p)
     votes = sigma(combiner("majority_vote", 3, 0).combine(links))
-    assert np.allclose(votes, [2.5 / 4, 2.5 / 4])
+    assert np.allclose(votes, [[2.5 / 4], [2.5 / 4]])
 
 
 def test_weighted_vote_follows_littlestone_and_warmuth() -> None:
@@ -197,12 +198,12 @@ def test_weighted_vote_follows_littlestone_and_warmuth() -> None:
     links, y, w = labelled(50, 3)
     vote = combiner("weighted_vote", 3, 0)
     v = np.full(3, 1 / 3)
-    for z, truth in zip(links, y, strict=True):
+    for z, truth in zip(links[:, :, 0], y, strict=True):
         v = v * 0.9 ** np.abs(sigma(z) - truth)
         v = (1 - 1e-4) * v / v.sum() + 1e-4 / 3
     vote.update(links, y, w)
     assert np.allclose(vote.weights(), v, rtol=0, atol=1e-12)
-    assert np.allclose(sigma(vote.combine(links)), sigma(links) @ v)
+    assert np.allclose(sigma(vote.combine(links)[:, 0]), sigma(links[:, :, 0]) @ v)
     assert vote.weights()[0] > vote.weights()[2]
 
 
@@ -226,7 +227,7 @@ def test_batches_may_be_cut_anywhere(name: str) -> None:
     many.update(links, y, w)
     for i in range(400):
         one.update(links[i : i + 1], y[i : i + 1], w[i : i + 1])
-    each = [float(one.combine(links[i : i + 1])[0]) for i in range(400)]
+    each = [one.combine(links[i : i + 1])[0].tolist() for i in range(400)]
     assert each == many.combine(links).tolist()
 
 
@@ -254,7 +255,7 @@ def test_a_restored_ensemble_goes_on_bit_for_bit(name: str) -> None:
 def test_extreme_logits_stay_finite(name: str) -> None:
     """Members at the ends of float64 do not make the ensemble infinite."""
     c = combiner(name, 2, 0)
-    links = np.array([[1e6, 1e6], [-1e6, 1e6], [-1e6, -1e6]])
+    links = np.array([[1e6, 1e6], [-1e6, 1e6], [-1e6, -1e6]])[:, :, None]
     for y in (0.0, 1.0):
         c.update(links, np.full(3, y), np.ones(3))
         assert np.isfinite(c.combine(links)).all()
@@ -263,25 +264,25 @@ def test_extreme_logits_stay_finite(name: str) -> None:
 
 def teach(e: Ensemble, y: float = 1.0) -> None:
     """Let the members learn one row."""
-    e.learn(batch([0.0]), np.zeros((1, len(e.names))), np.array([y]), np.ones(1))
+    e.learn(batch([0.0]), np.zeros((1, len(e.names), 1)), np.array([y]), np.ones(1))
 
 
 def test_a_cold_ensemble_says_the_share_learned_so_far() -> None:
     """While no member that counts has learned a row, the score is the prior, whatever they say."""
     e = Ensemble({"a": Column(1.0), "b": Column(3.0)}, "mean_logit")
     assert e.cold
-    assert e.score(batch([5.0]))[1].tolist() == [0.0]
+    assert e.score(batch([5.0]))[1].tolist() == [[0.0]]
     for name in e.names:
         e.freeze(name)
     for y in (0.0, 0.0, 1.0):
         teach(e, y)
     assert e.cold
-    assert e.prior == 1.5 / 4
-    assert sigmoid(e.score(batch([5.0]))[1]) == pytest.approx([1.5 / 4])
+    assert e.prior.output().tolist() == [1.5 / 4]
+    assert sigmoid(e.score(batch([5.0]))[1])[0] == pytest.approx([1.5 / 4])
     e.release("a")
     teach(e)
     assert not e.cold
-    assert e.score(batch([1.0]))[1].tolist() == [2.0]
+    assert e.score(batch([1.0]))[1].tolist() == [[2.0]]
     e.quarantine("a")
     assert e.cold  # the other one has learned nothing
 
@@ -294,7 +295,7 @@ def test_a_member_that_begins_anew_is_cold_again() -> None:
     e.challenge("a", 1)
     e.renew("a", 2)
     assert e.cold
-    assert sigmoid(e.score(batch([9.0]))[1]) == pytest.approx([0.25])
+    assert sigmoid(e.score(batch([9.0]))[1])[0] == pytest.approx([0.25])
     e.promote("a")
     assert not e.cold
 
@@ -304,7 +305,8 @@ def test_cold_goes_with_the_state() -> None:
     one, other = (Ensemble({"a": Column()}, "mean_logit") for _ in range(2))
     teach(one)
     other.restore(one.state())
-    assert (other.cold, other.prior) == (one.cold, one.prior) == (False, 0.75)
+    assert (other.cold, one.cold) == (False, False)
+    assert other.prior.output() == one.prior.output() == [0.75]
 
 
 def test_scores_are_columns_by_member() -> None:
@@ -313,8 +315,8 @@ def test_scores_are_columns_by_member() -> None:
     teach(e)
     links, logit = e.score(batch([1.0, -2.0]))
     assert e.names == ("a", "b")
-    assert links.tolist() == [[1.0, 3.0], [-2.0, -6.0]]
-    assert logit.tolist() == [2.0, -4.0]
+    assert links.tolist() == [[[1.0], [3.0]], [[-2.0], [-6.0]]]
+    assert logit.tolist() == [[2.0], [-4.0]]
 
 
 def test_a_frozen_member_scores_but_does_not_learn() -> None:
@@ -323,9 +325,9 @@ def test_a_frozen_member_scores_but_does_not_learn() -> None:
     e = Ensemble({"a": a, "b": b}, "mean_logit")
     e.freeze("a")
     assert e.frozen == {"a"}
-    e.learn(batch([1.0]), np.zeros((1, 2)), np.ones(1), np.ones(1))
+    e.learn(batch([1.0]), np.zeros((1, 2, 1)), np.ones(1), np.ones(1))
     e.release("a")
-    e.learn(batch([2.0]), np.zeros((1, 2)), np.ones(1), np.ones(1))
+    e.learn(batch([2.0]), np.zeros((1, 2, 1)), np.ones(1), np.ones(1))
     assert [row[0] for row in a.learned] == [2.0]
     assert [row[0] for row in b.learned] == [1.0, 2.0]
 
@@ -336,7 +338,7 @@ def test_learn_every_takes_each_nth_row_however_batches_are_cut() -> None:
     e = Ensemble({"slow": slow}, "mean_logit", learn_every={"slow": 3})
     for cut in ([0, 1], [2, 3, 4, 5], [6], [7, 8, 9]):
         n = len(cut)
-        e.learn(batch(cut), np.zeros((n, 1)), np.ones(n), np.ones(n))
+        e.learn(batch(cut), np.zeros((n, 1, 1)), np.ones(n), np.ones(n))
     assert [row[0] for row in slow.learned] == [0, 3, 6, 9]
 
 
@@ -350,19 +352,19 @@ def test_a_member_that_raises_in_score_is_named_and_can_be_left_out() -> None:
     e.quarantine("bad")
     teach(e)
     links, logit = e.score(batch([1.0]))
-    assert links.tolist() == [[1.0, 2.0, 3.0]]
-    assert logit.tolist() == [2.0]
+    assert links.tolist() == [[[1.0], [2.0], [3.0]]]
+    assert logit.tolist() == [[2.0]]
 
 
 def test_a_member_that_raises_in_learn_does_not_stop_the_others() -> None:
     """The error is handed back; members before and after it learn the rows."""
     first, last = Column(), Column()
     e = Ensemble({"first": first, "bad": Column(broken="learn"), "last": last}, "stack")
-    errors = e.learn(batch([1.0]), np.zeros((1, 3)), np.ones(1), np.ones(1))
+    errors = e.learn(batch([1.0]), np.zeros((1, 3, 1)), np.ones(1), np.ones(1))
     assert [error.member for error in errors] == ["bad"]
     assert first.learned == last.learned == [(1.0, 1.0, 1.0)]
     e.quarantine("bad")
-    assert e.learn(batch([1.0]), np.zeros((1, 3)), np.ones(1), np.ones(1)) == []
+    assert e.learn(batch([1.0]), np.zeros((1, 3, 1)), np.ones(1), np.ones(1)) == []
 
 
 def test_a_score_that_is_not_finite_is_an_error() -> None:
@@ -376,7 +378,7 @@ def test_all_members_in_quarantine_score_zero() -> None:
     """Without any member left the ensemble says 0.5 rather than nothing."""
     e = Ensemble({"a": Column()}, "mean_probability")
     e.quarantine("a")
-    assert e.score(batch([3.0]))[1].tolist() == [0.0]
+    assert e.score(batch([3.0]))[1].tolist() == [[0.0]]
 
 
 def learned(names: str, combine: str, n: int = 900) -> Ensemble:
@@ -414,7 +416,7 @@ def test_a_new_member_has_no_weight_and_earns_it(combine: str) -> None:
     assert np.allclose(new.weights()[[0, 2]], old.weights(), rtol=0, atol=0.05)
     assert new.weights()[1] < 0.05 * old.weights().max()
     links, y, w = labelled(3000, 3, 6)
-    links[:, 1] = 6 * y - 3
+    links[:, 1, 0] = 6 * y - 3
     new.learn(batch(links[:, 0]), links, y, w)
     assert new.weights()[1] > 0.2 * new.weights().max()
 
@@ -426,7 +428,7 @@ def test_rows_that_a_member_did_not_score_say_nothing_about_it(combine: str) -> 
     new = Ensemble({name: Column() for name in "abx"}, combine, 5)
     new.restore(old.state())
     links, y, w = labelled(400, 2, 7)
-    silent = np.column_stack([links, np.full(400, np.nan)])
+    silent = np.concatenate([links, np.full((400, 1, 1), np.nan)], axis=1)
     before = new.weights()[2]
     old.learn(batch(links[:, 0]), links, y, w)
     new.learn(batch(links[:, 0]), silent, y, w)
@@ -516,7 +518,7 @@ def test_boosting_passes_rows_on_as_adaboost_does() -> None:
     right, wrong = np.zeros(3), np.zeros(3)
     for start in range(0, 400, 7):
         part = slice(start, start + 7)
-        ours.update(links[part], y[part], np.ones(len(y[part])))
+        ours.update(links[part, :, None], y[part], np.ones(len(y[part])))
         for link, truth in zip(links[part], y[part], strict=True):
             weight = 1.0
             for j in range(3):
@@ -536,7 +538,7 @@ def test_boosting_passes_rows_on_as_adaboost_does() -> None:
 def test_boosting_draws_do_not_depend_on_batches() -> None:
     """One call or many: the same rows are learned with the same whole weights."""
     rng = np.random.default_rng(6)
-    links, y = rng.normal(size=(60, 2)), rng.integers(0, 2, 60).astype(float)
+    links, y = rng.normal(size=(60, 2, 1)), rng.integers(0, 2, 60).astype(float)
     whole, parts = combiner("boosting", 2, seed=1), combiner("boosting", 2, seed=1)
     whole.update(links, y, np.ones(60))
     expected = whole.member_weights(0, np.ones(60))

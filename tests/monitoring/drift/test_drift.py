@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from river import drift as river_drift
 
 from models.base import F64, StateError
+from models.task import SHARES
 from monitoring.drift.detectors import Adwin, PageHinkley
 from monitoring.drift.monitor import MAX_FEATURES, WARM_UP, DriftMonitor
 from monitoring.drift.shift import Shift
-from monitoring.quality.measures import SCORE_BOUNDS
 
 segments = st.lists(
     st.tuples(st.integers(1, 700), st.floats(0, 4), st.floats(0, 1), st.integers(0, 2**32 - 1)),
@@ -233,7 +233,7 @@ def test_shift_equals_brute_force(
     """PSI and KS compare the first rows with the last ones by given bounds or the deciles."""
     x = np.array(rows, np.float32).reshape(-1, 2)
     parts = np.split(x, sorted(min(c, len(x)) for c in cuts))
-    bounds = None if deciles else SCORE_BOUNDS
+    bounds = None if deciles else SHARES
     shift, again = (Shift(2, bounds, reference, window) for _ in range(2))
     for part in parts:
         shift.observe(part)
@@ -247,7 +247,7 @@ def test_shift_equals_brute_force(
     for j in range(2):
         ordered = np.sort(x[:reference, j])
         ranks = [math.ceil(reference * i / 10) - 1 for i in range(1, 10)]
-        edges = [float(ordered[i]) for i in ranks] if deciles else list(SCORE_BOUNDS)
+        edges = [float(ordered[i]) for i in ranks] if deciles else list(SHARES)
         assert figures[j] == pytest.approx(
             brute_shift(x[:, j].astype(float), edges, reference, window)
         )

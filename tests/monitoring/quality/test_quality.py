@@ -320,9 +320,9 @@ def test_expected_accuracy_is_the_mean_confidence_of_the_last_scores() -> None:
     p = np.random.default_rng(3).random(25)
     whole, parts = ExpectedAccuracy(10), ExpectedAccuracy(10)
     assert math.isnan(whole.value())
-    whole.observe(p, p >= 0.5)
+    whole.observe(np.maximum(p, 1 - p))
     for i in range(25):
-        parts.observe(p[i : i + 1], p[i : i + 1] >= 0.5)
+        parts.observe(np.maximum(p, 1 - p)[i : i + 1])
     assert whole.value() == parts.value() == pytest.approx(np.maximum(p, 1 - p)[-10:].mean())
     again = ExpectedAccuracy(10)
     again.restore(whole.state())

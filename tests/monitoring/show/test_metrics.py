@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.base import StateError
+from models.task import SHARES
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.histogram import Histogram
-from monitoring.quality.measures import METRICS, SCORE_BOUNDS
+from monitoring.quality.measures import METRICS
 from monitoring.quality.quality import Quality
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import LABEL_RESULTS, MAX_HTTP_SERIES, Readings, Telemetry
@@ -64,7 +65,7 @@ def busy() -> Readings:
     quality.update(p, y, p[:, 0] >= 0.5)
     drift = DriftMonitor(("ensemble", *MEMBERS))
     drift.update(np.vstack([np.full((500, 3), 0.1), np.full((500, 3), 2.0)]))
-    scores = Histogram(SCORE_BOUNDS)
+    scores = Histogram(SHARES)
     scores.observe_many(p[:, 0])
     return replace(
         empty(),
@@ -179,7 +180,7 @@ def test_histograms_are_cumulative() -> None:
     readings = busy()
     series = scrape(readings)
     counts = readings.scores.counts.cumsum().tolist()
-    bounds = [*(str(b) for b in SCORE_BOUNDS), "+Inf"]
+    bounds = [*(str(b) for b in SHARES), "+Inf"]
     assert [get(series, "score_ratio_bucket", model="fraud", le=b) for b in bounds] == counts
     assert get(series, "score_ratio_count", model="fraud") == 400
     assert get(series, "score_ratio_sum", model="fraud") == readings.scores.total

@@ -16,7 +16,10 @@ def step(first: int, p: list[float]) -> Outputs:
     ids = [str(first + i) for i in range(len(p))]
     records = [NewRecord(i.encode(), b"score of " + i.encode()) for i in ids]
     column = np.array(p)
-    scored = Scored([], ids, column.astype(np.int64), column, column[:, None], column > 0.5)
+    output = column[:, None]
+    scored = Scored(
+        *([], ids, column.astype(np.int64), column, output, output[:, None], column > 0.5)
+    )
     return Outputs(records, [], [], JournalRecord(1, 0, ""), scored=[scored] if p else [])
 
 

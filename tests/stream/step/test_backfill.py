@@ -108,7 +108,7 @@ def test_events_that_wait_go_on_where_the_past_knows_them(
     assert np.array_equal(ours["dense"][:, :-1], theirs["dense"][known])
     assert np.array_equal(ours["dense"][:, -1], taken["dense"][:, -1])
     truths = [e.pending.truth(np.arange(e.pending.head, e.pending.tail)) for e in (old, new)]
-    assert np.array_equal(truths[1], truths[0][known])
+    assert np.array_equal(truths[1], truths[0][known], equal_nan=True)
     lost = old.pending.waiting - new.pending.waiting
     assert [line.split(" (")[0] for line in changes.lost if "pending" in line] == (
         [f"{lost} pending events"] if lost else []

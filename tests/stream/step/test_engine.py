@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.base import F64, FeatureBatch
-from models.members.constant import ConstantModel
+from models.base import F64, FeatureBatch, FeatureSchema
+from models.members.constant import ConstantModel, ConstantParams
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
@@ -152,7 +152,7 @@ class _Recorder(ConstantModel):
     """Keeps what it is given."""
 
     def __init__(self, inner: Any) -> None:
-        self._logit = 0.0
+        super().__init__(ConstantParams(), FeatureSchema(()), 0)
         self.scored: list[F64] = []
         self.learned: list[tuple[F64, F64]] = []
 
@@ -242,7 +242,7 @@ class _Breaks(ConstantModel):
     """Fails from a certain call on."""
 
     def __init__(self, action: str) -> None:
-        self._logit = 1.0
+        super().__init__(ConstantParams(), FeatureSchema(()), 0)
         self.action = action
 
     def score(self, x: FeatureBatch) -> F64:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import BOOL, F64, U64, FeatureBatch, FeatureSchema
-from models.ensemble.combine import sigmoid
+from models.target import BinaryTarget
+from models.task import BINARY, sigmoid
 from stream.run.assemble import build_engine
 from stream.settings.schema import LabelSettings
 from stream.step.engine import Engine
 from stream.step.maturity import KNOWN, MOST, SILENT, Maturity
-from stream.step.pending import I8, WAITING, Pending, row_dtype
+from stream.step.pending import Pending, row_dtype
 from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, event, label
 
 DTYPE = row_dtype(FeatureSchema(("a",)), members=1, keys=0)
@@ -60,11 +61,11 @@ def test_auto_decides_label_by_label(data: st.DataObject) -> None:
     drawn = np.random.default_rng(data.draw(st.integers(0, 99))).random(len(rows)) < rate
     labels = [(row, int(one)) for row, one in zip(rows, drawn, strict=True)]
     for size in (1, data.draw(st.integers(2, 30))):
-        maturity = Maturity(LabelSettings(), store(30))
+        maturity = Maturity(LabelSettings(), BINARY, store(30))
         learned: list[int] = []
         for start in range(0, len(labels), size):
             some = np.array(labels[start : start + size])
-            learned += maturity.labelled(some[:, 0], some[:, 1].astype(np.int8)).tolist()
+            learned += maturity.labelled(some[:, 0], some[:, 1].astype(np.float64)).tolist()
         assert learned == by_hand(labels)
 
 
@@ -81,8 +82,12 @@ def test_auto_decides_label_by_label(data: st.DataObject) -> None:
 )
 def test_what_is_learned_at_once_from_the_start(changes: dict[str, Any], at_once: bool) -> None:
     """Without silence to wait for there is nothing to wait for, unless it is configured."""
-    maturity = Maturity(LabelSettings(**changes), store(3))
-    found = maturity.joined(np.array([2]), np.array([1], np.int8))
+    maturity = Maturity(
+        (label := LabelSettings(**changes)),
+        BinaryTarget().task(None, label.at_horizon, 0.5),
+        store(3),
+    )
+    found = maturity.joined(np.array([2]), np.array([1]))
     assert found.tolist() == ([2] if at_once else [])
 
 
@@ -213,11 +218,11 @@ def test_silence_is_learned_in_two_parts(tmp_path: Path, way: str) -> None:
     expected = [(0.0, 1.0, 1.0)] * 40
     expected += [(10.0, 0.0, part), (11.0, 1.0, 1.0), (20.0, 0.0, part)]
     assert (found, engine.counts["learned"]) == (expected, 40)
-    silent = 1 - engine.ensemble.prior * share
+    silent = 1 - float(engine.ensemble.prior.output()[0]) * share
     engine.step(feed.batch(("events", [when(37, 54)])))
     expected += [(10.0, 1.0, pytest.approx(1 / silent))]
     assert (found[: len(expected)], engine.counts["learned"]) == (expected, 42)
-    silent = 1 - engine.ensemble.prior * share
+    silent = 1 - float(engine.ensemble.prior.output()[0]) * share
     engine.step(feed.batch(("events", [when(45, 55)])))
     last = (20.0, 0.0, pytest.approx((1 - share) / silent))
     assert last in found[len(expected) :]
@@ -228,14 +233,14 @@ def looking(share: float, scores: F64) -> tuple[Maturity, Pending]:
     pending = Pending(DTYPE, ["m"], None, len(scores))
     rows = np.zeros(len(scores), DTYPE)
     rows["id"] = np.arange(1, len(scores) + 1, dtype=np.uint64)
-    rows["score"] = scores
+    rows["score"][:, 0] = scores
     pending.hold(rows)
-    maturity = Maturity(LabelSettings(horizon="10s"), pending)
+    maturity = Maturity(LabelSettings(horizon="10s"), BINARY, pending)
     maturity.restore(maturity.state() | {"share": share, "counted": KNOWN + 1})
     return maturity, pending
 
 
-def gradients(maturity: Maturity, pending: Pending, y: I8, early: BOOL) -> list[F64]:
+def gradients(maturity: Maturity, pending: Pending, y: F64, early: BOOL) -> list[F64]:
     """What each part gives each row: the gradient by the logit, 0 where it learns nothing."""
     numbers = np.arange(len(y))
     pending.settle(numbers[early], y[early])
@@ -245,7 +250,7 @@ def gradients(maturity: Maturity, pending: Pending, y: I8, early: BOOL) -> list[
     found = []
     for rows, truth, w in (look, rest):
         gradient = np.zeros(len(y))
-        gradient[rows["id"].astype(int) - 1] = w * (sigmoid(rows["score"]) - truth)
+        gradient[rows["id"].astype(int) - 1] = w * (sigmoid(rows["score"][:, 0]) - truth)
         found.append(gradient)
     return found
 
@@ -255,7 +260,7 @@ def test_the_parts_of_an_event_sum_to_the_gradient_of_its_truth(share: float, se
     """Whatever the share, right or wrong: what was learned too early is made good in full."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(-1, 1, 50)
-    y = (rng.random(50) < 0.4).astype(np.int8)
+    y = (rng.random(50) < 0.4).astype(np.float64)
     early = (y == 1) & (rng.random(50) < rng.random())
     look, rest = gradients(*looking(share, scores), y, early)
     np.testing.assert_allclose(look + rest, sigmoid(scores) - y, atol=1e-12)
@@ -265,7 +270,7 @@ def test_each_part_is_right_in_expectation() -> None:
     """Where score and share are right, neither part pulls: events may be few in the second."""
     rng, n, share = np.random.default_rng(1), 200_000, 0.6
     scores = rng.normal(-1, 1, n)
-    y = (rng.random(n) < sigmoid(scores)).astype(np.int8)
+    y = (rng.random(n) < sigmoid(scores)).astype(np.float64)
     early = (y == 1) & (rng.random(n) < share)
     for gradient in gradients(*looking(share, scores), y, early):
         assert abs(gradient.mean()) < 4 * gradient.std() / n**0.5
@@ -274,7 +279,7 @@ def test_each_part_is_right_in_expectation() -> None:
 def test_what_auto_learned_whole_is_not_learned_in_parts_later() -> None:
     """Events wait for the share, negatives are told for a while, and no more: none comes twice."""
     pending = Pending(DTYPE, ["m"], None, 100)
-    maturity, y = Maturity(LabelSettings(horizon="10s"), pending), np.zeros(10, np.int8)
+    maturity, y = Maturity(LabelSettings(horizon="10s"), BINARY, pending), np.zeros(10)
 
     def hold(first: int, n: int) -> None:
         rows = np.zeros(n, DTYPE)
@@ -285,7 +290,7 @@ def test_what_auto_learned_whole_is_not_learned_in_parts_later() -> None:
     assert len(maturity.look(4001, 0.5).rows) == 0
     assert len(maturity.labelled(np.arange(10), y)) == 10
     hold(10, 50)
-    assert maturity.labelled(np.array([59]), np.ones(1, np.int8)).tolist() == []
+    assert maturity.labelled(np.array([59]), np.ones(1)).tolist() == []
     hold(60, 1)
     maturity.restore(maturity.state() | {"share": 0.5, "counted": KNOWN + 1})
     assert maturity.look(4001, 0.5).rows["id"].tolist() == [61]
@@ -295,7 +300,7 @@ def test_no_part_weighs_more_than_most() -> None:
     """A positive that comes late although it was sure, and told in time as good as always."""
     maturity, pending = looking(0.999, np.array([12.0]))
     maturity.look(4001, 0.5)
-    y = np.ones(1, np.int8)
+    y = np.ones(1)
     rest = maturity.rest(np.zeros(1, np.int64), pending.take(np.zeros(1, np.int64)), y, y == 0, 0.5)
     assert rest.w.tolist() == [MOST]
 
@@ -303,10 +308,10 @@ def test_no_part_weighs_more_than_most() -> None:
 def test_what_was_scored_before_looks_began_is_learned_whole(tmp_path: Path) -> None:
     """From `mature` to `auto`: events held then have no look, and do not count for the share."""
     pending = store(3)
-    auto = Maturity(LabelSettings(horizon="10s"), pending)
-    auto.restore(Maturity(LabelSettings(learning="mature"), pending).state())
+    auto = Maturity(LabelSettings(horizon="10s"), BINARY, pending)
+    auto.restore(Maturity(LabelSettings(learning="mature"), BINARY, pending).state())
     assert len(auto.look(20_000, 0.5).rows) == 0
-    numbers, y = np.arange(3), np.array([0, 1, 1], np.int8)
+    numbers, y = np.arange(3), np.array([0, 1, 1])
     rest = auto.rest(numbers, pending.take(numbers), y, y == 2, 0.5)
     assert rest.w.tolist() == [1.0, 1.0, 1.0]
     auto.matured(numbers, y, y == 2)
@@ -327,7 +332,7 @@ def test_the_store_counts_what_it_holds(data: st.DataObject) -> None:
         waiting = [i for i in range(pending.head, 20) if i not in truth]
         if waiting and data.draw(st.booleans()):
             row, y = data.draw(st.sampled_from(waiting)), data.draw(st.integers(0, 1))
-            pending.settle(np.array([row]), np.array([y], np.int8))
+            pending.settle(np.array([row]), np.array([y]))
             truth[row] = y
         elif len(pending):
             pending.expire(1)
@@ -339,5 +344,6 @@ def test_the_store_counts_what_it_holds(data: st.DataObject) -> None:
     pending.learned(np.array(sorted(held)[:1], dtype=np.int64))
     assert pending.unlearned().tolist() == sorted(held)[1:]
     numbers = np.arange(pending.head, 20)
-    assert pending.truth(numbers).tolist() == [held.get(i, WAITING) for i in numbers]
+    expected = [held.get(i, np.nan) for i in numbers]
+    assert np.array_equal(pending.truth(numbers), expected, equal_nan=True)
     assert len(ids(pending)) == len(pending)

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.task import BINARY
 from stream.contract.outputs import Scored
 from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.decode.codec import Codec
 from stream.run.assemble import build_engine
 from stream.settings.load import ConfigError
-from stream.step.scores import HEADER_BYTES, encode_scores
+from stream.step.scores import HEADER_BYTES, score_encoder
 from tests.support.factory import START_MS, config, event, records, to_json
 
 PROBABILITY = st.floats(0, 1, allow_subnormal=True)
@@ -29,8 +30,10 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
     events, bad = Codec(config(Path("unused"))).events(piece.records)
     table = np.array(rows)
     p, times = table[:, 0], events.columns.event_time_ms
-    scored = Scored(events.records, events.ids, times, p, table[:, 1:], p >= 0.5)
-    made = encode_scores(scored, ("a-b", "c_d"), ',"scored_at":7,"model":"m","seq":3')
+    members = table[:, 1:, None]
+    scored = Scored(events.records, events.ids, times, p, p[:, None], members, p >= 0.5)
+    encode = score_encoder(BINARY, ("a-b", "c_d"))
+    made = encode(scored, ',"scored_at":7,"model":"m","seq":3')
     assert bad == []
     assert [r.key for r in made] == [i.encode() for i in events.ids]
     assert [r.partition for r in made] == [None] * len(rows)

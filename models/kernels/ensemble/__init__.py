@@ -1,0 +1,1 @@
+"""What experts say of one row, how they are mixed, and how far a promise reaches: compiled."""

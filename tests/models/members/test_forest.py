@@ -177,6 +177,14 @@ def test_the_last_label_wins_where_labels_run_in_series() -> None:
     assert ((scores > 0) == (y == 1)).mean() > 0.8
 
 
+@pytest.mark.parametrize(("columns", "looked_at"), [(1, 1), (2, 2), (4, 3), (10, 6)])
+def test_a_leaf_looks_at_three_columns_at_least(columns: int, looked_at: int) -> None:
+    """A share of the columns is taken of many; of a few, three or all."""
+    schema = FeatureSchema(tuple(f"c{i}" for i in range(columns)))
+    model = ForestModel(ForestParams.model_validate({"max_leaves": 64}), schema, 1)
+    assert model.state()["trees.subspace"].shape[1] == looked_at
+
+
 def test_another_seed_grows_another_forest() -> None:
     """The seed decides subspaces and bagging weights, and nothing else does."""
     assert trained(2000).digest() == trained(2000).digest()

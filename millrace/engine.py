@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from millrace.tables import column, rows_of, taken
-from models.base import MillraceError
+from models.base import F64, MillraceError
 from models.members.catalogue import names_code
 from models.settings import parse_duration
-from stream.contract.outputs import Outputs
+from models.task import Classes, Task
+from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.decode.payload import encoded
 from stream.run.assemble import build_engine
@@ -84,9 +85,11 @@ class Engine:
         Returns
         -------
         the same kind of table, ``n`` rows in the same order
-            ``id``, ``event_time`` (UTC), ``score`` in 0..1, ``alert``, ``cold`` (before any member
-            had learned), ``score_NAME`` of each member, and ``error``: why a row was refused, null
-            where it was not.
+            ``id``, ``event_time`` (UTC), ``score`` (a probability, or the number expected),
+            ``alert``, ``cold`` (before any member had learned), ``score_NAME`` of each member, and
+            ``error``: why a row was refused, null where it was not. Of classes also ``prediction``
+            (null where none is likely enough) and ``probability_CLASS`` of each, and in place of
+            the members' scores ``prediction_NAME``.
 
         Examples
         --------
@@ -201,6 +204,7 @@ class Engine:
         outputs = self._step(values, topic)
         first, n = outputs.journal.ranges[0].first, len(values)
         columns: dict[str, list[Any]] = {name: [None] * n for name in self._schema().names}
+        task = self._engine.task
         for part in outputs.scored:
             cells = [
                 part.ids,
@@ -208,9 +212,10 @@ class Engine:
                 part.score.tolist(),
                 part.alert.tolist(),
                 [part.cold] * len(part.ids),
+                *self._said(part),
                 *(
-                    [None] * len(part.ids) if name in part.out else of_member.tolist()
-                    for name, of_member in zip(self.members, part.members[:, :, 0].T, strict=True)
+                    [None] * len(part.ids) if name in part.out else _told(task, part.members[:, i])
+                    for i, name in enumerate(self.members)
                 ),
             ]
             for record, *row in zip(part.records, *cells, strict=True):
@@ -221,7 +226,21 @@ class Engine:
                 columns["error"][letter.record.offset - first] = f"{letter.reason}: {letter.error}"
         return pa.table(columns, self._schema())
 
+    def _said(self, part: Scored) -> list[list[Any]]:
+        """What is said of classes beside the score: the prediction, and each probability."""
+        task = self._engine.task
+        if not isinstance(task, Classes):
+            return []
+        return [_told(task, part.output, task.abstain_below), *part.output.T.tolist()]
+
     def _schema(self) -> pa.Schema:
+        task = self._engine.task
+        said: list[tuple[str, pa.DataType]] = []
+        members = [(f"score_{name}", pa.float64()) for name in self.members]
+        if isinstance(task, Classes):
+            said = [(f"probability_{name}", pa.float64()) for name in task.names]
+            said.insert(0, ("prediction", pa.string()))
+            members = [(f"prediction_{name}", pa.string()) for name in self.members]
         return pa.schema(
             [
                 ("id", pa.string()),
@@ -229,10 +248,19 @@ class Engine:
                 ("score", pa.float64()),
                 ("alert", pa.bool_()),
                 ("cold", pa.bool_()),
-                *[(f"score_{name}", pa.float64()) for name in self.members],
+                *said,
+                *members,
                 ("error", pa.string()),
             ]
         )
+
+
+def _told(task: Task, output: F64, least: float = 0.0) -> list[Any]:
+    """What outputs ``(n, k)`` say: a number, or the likeliest class if it has this probability."""
+    if not isinstance(task, Classes):
+        return list(output[:, 0].tolist())
+    told = zip(task.predicted(output).tolist(), output.max(axis=1) >= least, strict=True)
+    return [task.named(y) if likely else None for y, likely in told]
 
 
 def load(config: str | os.PathLike[str]) -> Engine:

@@ -109,12 +109,13 @@ def _print_score(found: dict[str, Any]) -> None:
 
     made = found["score"]
     alert = "an alert" if made["alert"] else "no alert"
-    out.print(styled(found["id"], "bold"), f"{made['score']:.6g}, {alert}", sep=": ", end="")
+    out.print(styled(found["id"], "bold"), f"{_said(made)}, {alert}", sep=": ", end="")
     out.print(f"; step {made['seq']}, event {made['partition']}@{made['offset']}")
     if "versions" in found:
+        said = "prediction" if "probabilities" in made else "score"
         shown = ("version", "root", "record", "record_version", "record_root")
         rows = [
-            {"member": name, "score": short(made["members"].get(name))}
+            {"member": name, said: short(made["members"].get(name))}
             | {key: short("" if version[key] is None else version[key]) for key in shown}
             for name, version in found["versions"].items()
         ]
@@ -131,6 +132,15 @@ def _print_score(found: dict[str, Any]) -> None:
     out.print("replay  ", styled(found["replay"], f"bold {colour}"))
     for text in trail["not_checked"]:
         out.print(" ", styled("not checked", "yellow"), text)
+
+
+def _said(score: dict[str, Any]) -> str:
+    """What a score record says: its number, or its class and the likeliest five."""
+    if "probabilities" not in score:
+        return f"{score['score']:.6g}"
+    likeliest = sorted(score["probabilities"].items(), key=lambda each: -each[1])[:5]
+    shares = ", ".join(f"{name} {p:.6g}" for name, p in likeliest)
+    return f"{score['prediction'] or 'no class'} ({shares})"
 
 
 @audit_app.command()

@@ -21,6 +21,7 @@ _TYPES = {
     "int64": FieldDescriptorProto.TYPE_INT64,
 }
 _MAP = "map<string, "
+_OPTIONAL = "optional "
 
 
 def protobuf_writer(fields: Mapping[str, str]) -> Callable[[Any], bytes]:
@@ -43,13 +44,16 @@ def protobuf_reader(fields: Mapping[str, str]) -> Callable[[bytes], dict[str, An
 
     def read(raw: bytes) -> dict[str, Any]:
         message = score.FromString(raw[1:])
-        return {
-            name: dict(value) if kind.startswith(_MAP) else value
-            for name, kind in fields.items()
-            for value in [getattr(message, name)]
-        }
+        return {name: _value(message, name, kind) for name, kind in fields.items()}
 
     return read
+
+
+def _value(message: Any, name: str, kind: str) -> Any:
+    if kind.startswith(_OPTIONAL) and not message.HasField(name):
+        return None
+    value = getattr(message, name)
+    return dict(value) if kind.startswith(_MAP) else value
 
 
 def _message(fields: Mapping[str, str]) -> Any:
@@ -68,7 +72,11 @@ def _message(fields: Mapping[str, str]) -> Any:
 def _add(message: DescriptorProto, name: str, kind: str, number: int) -> None:
     field = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
     if not kind.startswith(_MAP):
-        field.type = _TYPES[kind]
+        field.type = _TYPES[kind.removeprefix(_OPTIONAL)]
+        if kind.startswith(_OPTIONAL):
+            # What may be absent is alone in a group of its own, as protoc writes it.
+            field.proto3_optional, field.oneof_index = True, len(message.oneof_decl)
+            message.oneof_decl.add(name=f"_{name}")
         return
     # A map is a repeated message of a key and a value (protobuf.dev/programming-guides/proto3).
     entry = message.nested_type.add(name=f"{name.title()}Entry")

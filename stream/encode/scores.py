@@ -6,11 +6,12 @@ function of that and of the number that the registry gave the schema.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from models.task import TaskType
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
 from stream.encode.cloudevents import binary, structured
@@ -29,22 +30,25 @@ class Field(NamedTuple):
 
 
 _TEXT = Field("string", "string", {"type": "string"})
+_TEXT_OR_NONE = Field(["null", "string"], "optional string", {"type": ["string", "null"]})
 _COUNT = Field("long", "int64", {"type": "integer"})
 _INT = Field("int", "int32", {"type": "integer"})
 _MOMENT = _COUNT._replace(avro={"type": "long", "logicalType": "timestamp-millis"})
-_SHARE = Field("double", "double", {"type": "number"})
+_NUMBER = Field("double", "double", {"type": "number"})
 _FLAG = Field("boolean", "bool", {"type": "boolean"})
-_SHARES = Field(
-    {"type": "map", "values": "double"},
-    "map<string, double>",
-    {"type": "object", "additionalProperties": {"type": "number"}},
-)
-FIELDS = {
-    "id": _TEXT,
-    "event_time": _MOMENT,
-    "score": _SHARE,
-    "alert": _FLAG,
-    "members": _SHARES,
+
+
+def _each(field: Field) -> Field:
+    """One for each name: another ensemble, or other classes, have the same schema."""
+    return Field(
+        {"type": "map", "values": field.avro},
+        f"map<string, {field.protobuf}>",
+        {"type": "object", "additionalProperties": field.json},
+    )
+
+
+_HEAD = {"id": _TEXT, "event_time": _MOMENT}
+_TAIL = {
     "partition": _INT,
     "offset": _COUNT,
     "scored_at": _MOMENT,
@@ -52,33 +56,51 @@ FIELDS = {
     "seq": _COUNT,
     "cold": _FLAG,
 }
-"""The parts of a score record, in order; a map of members, so that another ensemble has the same
-schema."""
+_ONE_NUMBER = {**_HEAD, "score": _NUMBER, "alert": _FLAG, "members": _each(_NUMBER), **_TAIL}
+FIELDS: Mapping[TaskType, Mapping[str, Field]] = {
+    "binary": _ONE_NUMBER,
+    "number": _ONE_NUMBER,
+    "classes": {
+        **_HEAD,
+        "prediction": _TEXT_OR_NONE,
+        "score": _NUMBER,
+        "alert": _FLAG,
+        "probabilities": _each(_NUMBER),
+        "members": _each(_TEXT),
+        **_TAIL,
+    },
+}
+"""The parts of a score record of each kind of target, in order."""
 _OPTIONAL = {"cold"}
 """Parts that JSON leaves out where they are false."""
 
 
-def schema_text(kind: str) -> str:
-    """The schema of score records in a format, as a registry takes it."""
+def json_schema(task: TaskType) -> dict[str, Any]:
+    """The JSON Schema of a task's score records."""
+    fields = FIELDS[task]
+    return {
+        "type": "object",
+        "properties": {name: f.json for name, f in fields.items()},
+        "required": [name for name in fields if name not in _OPTIONAL],
+    }
+
+
+def schema_text(kind: str, task: TaskType) -> str:
+    """The schema of a task's score records in a format, as a registry takes it."""
+    fields = FIELDS[task]
     if kind == "protobuf":
-        lines = [f"  {f.protobuf} {name} = {i};" for i, (name, f) in enumerate(FIELDS.items(), 1)]
+        lines = [f"  {f.protobuf} {name} = {i};" for i, (name, f) in enumerate(fields.items(), 1)]
         whole = ['syntax = "proto3";', "package millrace;", "", "message Score {", *lines, "}", ""]
         return "\n".join(whole)
     if kind == "avro":
-        fields = [
+        parts = [
             {"name": name, "type": f.avro} | ({"default": False} if name in _OPTIONAL else {})
-            for name, f in FIELDS.items()
+            for name, f in fields.items()
         ]
-        record = {"type": "record", "name": "Score", "namespace": "millrace", "fields": fields}
+        record = {"type": "record", "name": "Score", "namespace": "millrace", "fields": parts}
         return msgspec.json.encode(record).decode()
-    schema = {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "Score",
-        "type": "object",
-        "properties": {name: f.json for name, f in FIELDS.items()},
-        "required": [name for name in FIELDS if name not in _OPTIONAL],
-    }
-    return msgspec.json.encode(schema).decode()
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Score"}
+    return msgspec.json.encode(head | json_schema(task)).decode()
 
 
 def writer(config: Config, number: int) -> Callable[[Outputs], Outputs]:
@@ -89,7 +111,7 @@ def writer(config: Config, number: int) -> Callable[[Outputs], Outputs]:
     kind = config.scores.format
     if kind == "json":
         return lambda outputs: outputs
-    write = _write(kind, number, f"/millrace/{config.name}")
+    write = _write(kind, config.target.type, number, f"/millrace/{config.name}")
 
     def write_all(outputs: Outputs) -> Outputs:
         return msgspec.structs.replace(outputs, scores=[write(r) for r in outputs.scores])
@@ -97,7 +119,7 @@ def writer(config: Config, number: int) -> Callable[[Outputs], Outputs]:
     return write_all
 
 
-def _write(kind: str, number: int, source: str) -> Write:
+def _write(kind: str, task: TaskType, number: int, source: str) -> Write:
     if kind == "cloudevents":
         return structured(source)
     if kind == "cloudevents-binary":
@@ -109,11 +131,11 @@ def _write(kind: str, number: int, source: str) -> Write:
     if kind == "avro":
         from stream.encode.avro import avro_writer
 
-        encode = avro_writer(schema_text(kind))
+        encode = avro_writer(schema_text(kind, task))
     else:
         from stream.encode.protobuf import protobuf_writer
 
-        encode = protobuf_writer({name: f.protobuf for name, f in FIELDS.items()})
+        encode = protobuf_writer({name: f.protobuf for name, f in FIELDS[task].items()})
 
     def write(record: NewRecord) -> NewRecord:
         value = msgspec.json.decode(record.value or b"")
@@ -122,19 +144,19 @@ def _write(kind: str, number: int, source: str) -> Write:
     return write
 
 
-def reader(kind: str) -> Callable[[bytes], dict[str, Any]]:
-    """What reads the score in a record's value, in a format or in JSON of any kind.
+def reader(kind: str, task: TaskType) -> Callable[[bytes], dict[str, Any]]:
+    """What reads a task's score in a record's value, in a format or in JSON of any kind.
 
     Raises :class:`ValueError` for a value that is none of these.
     """
     if kind == "avro":
         from stream.encode.avro import avro_reader
 
-        decode: Callable[[bytes], Any] = avro_reader(schema_text(kind))
+        decode: Callable[[bytes], Any] = avro_reader(schema_text(kind, task))
     elif kind == "protobuf":
         from stream.encode.protobuf import protobuf_reader
 
-        decode = protobuf_reader({name: f.protobuf for name, f in FIELDS.items()})
+        decode = protobuf_reader({name: f.protobuf for name, f in FIELDS[task].items()})
     else:
         decode = msgspec.json.decode
 

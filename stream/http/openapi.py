@@ -18,6 +18,7 @@ from stream.decode.codec import ID_BYTES
 from stream.decode.coerce import json_values, number_pattern
 from stream.decode.payload import Tree, encoded, tree
 from stream.decode.times import event_times, label_times
+from stream.encode.scores import json_schema
 from stream.http.body import JSON, NDJSON
 from stream.http.live.recent import KEPT
 from stream.http.problem import KINDS, MEDIA_TYPE
@@ -58,6 +59,7 @@ def document(config: Config) -> Json:
                 "Event": _event(config),
                 "Label": _label(config),
                 "Command": _command(config),
+                "Score": _score(config),
                 "Appended": _APPENDED,
                 "Problem": _PROBLEM,
             },
@@ -81,7 +83,7 @@ def _inputs(config: Config) -> Json:
             f"Append one event and wait for its score, at most {config.http.score_timeout} ms; "
             "scope score. A 504 means late, not lost.",
             _content(_ref("Event")),
-            {"200": {"description": "The committed score", "content": _content({"type": "object"})}}
+            {"200": {"description": "The committed score", "content": _content(_ref("Score"))}}
             | _problems(*_INPUT, "being-scored", "dead-lettered", "late"),
         ),
         "/v1/labels": _post(
@@ -121,7 +123,7 @@ def _reads() -> Json:
         "/v1/scores/{id}": _get(
             "score",
             f"The score record of an event, if it is among the newest {KEPT:,}.",
-            some,
+            _content(_ref("Score")),
             (*_READ, "not-found"),
             [event_id],
         ),
@@ -196,8 +198,14 @@ def _truth(task: Task) -> tuple[Json, Any]:
     if task.texts is not None:
         values = json_values(task.texts)
         return {"enum": values}, values[0]
-    ends = {k: v for k, v in (("minimum", task.low), ("maximum", task.high)) if math.isfinite(v)}
-    return {"type": "number"} | ends, next(iter(ends.values()), 1.5)
+    within = _within(task)
+    return {"type": "number", **within}, next(iter(within.values()), 1.5)
+
+
+def _within(task: Task) -> Json:
+    """The bounds of a score, and of a truth that is a number."""
+    ends = (("minimum", task.low), ("maximum", task.high))
+    return {name: end for name, end in ends if math.isfinite(end)}
 
 
 def _label(config: Config) -> Json:
@@ -210,6 +218,13 @@ def _label(config: Config) -> Json:
         time = label_times(config)
         parts.append(_Part(place(label.time), _nullable(time.schema), time.example, False))
     return _object(parts)
+
+
+def _score(config: Config) -> Json:
+    """A score record of what the target is."""
+    schema = json_schema(config.target.type)
+    schema["properties"]["score"] = {"type": "number", **_within(config.task())}
+    return schema
 
 
 def _field(field: FieldSettings) -> tuple[Json, Any]:

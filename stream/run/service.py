@@ -478,7 +478,8 @@ class Service:
         kind, number = self.config.scores.format, 0
         if kind in SCHEMA_TYPES:
             subject = f"{self.config.topics.scores}-value"
-            number = self.registry.register(subject, SCHEMA_TYPES[kind], schema_text(kind))
+            schema = schema_text(kind, self.config.target.type)
+            number = self.registry.register(subject, SCHEMA_TYPES[kind], schema)
         self._write = writer(self.config, number)
 
     def _written(self, outputs: Outputs) -> Outputs:

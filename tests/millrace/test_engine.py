@@ -70,6 +70,48 @@ def test_any_table_gives_its_own_kind(file: Path, make: Any) -> None:
     ]
 
 
+def told(tmp_path: Path, target: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """What the package says of 60 events once 60 were learned, and the step's records of them."""
+    raw = raw_config(
+        tmp_path,
+        target=target,
+        label={"field": "fraud", "horizon": "30d"},
+        features=[{"name": "amount", "type": "number", "field": "amount"}],
+        members=[{"name": "linear", "type": "logistic"}],
+    )
+    file = tmp_path / "c.toml"
+    file.write_text(_toml(raw), encoding="utf-8")
+    engine, feed = millrace.load(file), Feed()
+    step = build_engine(config(tmp_path, **raw), None)
+    labels = [label(i, i if target["type"] == "number" else "ab"[truth(i)]) for i in range(60)]
+    engine.score(ROWS)
+    assert engine.learn([row["id"] for row in labels], [row["fraud"] for row in labels]).joined
+    step.step(feed.batch(("events", ROWS)))
+    step.step(feed.batch(("labels", labels)))
+    later = [event(i) for i in range(60, 120)]
+    made = step.step(feed.batch(("events", later))).scores
+    return engine.score(later), [json.loads(r.value or b"") for r in made]
+
+
+def test_classes_are_told_by_prediction_and_probability(tmp_path: Path) -> None:
+    """As the records have them; a prediction that is not sure enough is null."""
+    target = {"type": "classes", "classes": ["a", "b"], "abstain_below": 0.6}
+    got, expected = told(tmp_path, target)
+    assert {r["prediction"] for r in got} >= {"a", None}
+    assert [r["prediction"] for r in got] == [r["prediction"] for r in expected]
+    assert [{n: r[f"probability_{n}"] for n in "ab"} for r in got] == [
+        r["probabilities"] for r in expected
+    ]
+    assert [r["prediction_linear"] for r in got] == [r["members"]["linear"] for r in expected]
+
+
+def test_numbers_are_told_by_the_number(tmp_path: Path) -> None:
+    """As the records have them, the members' too."""
+    got, expected = told(tmp_path, {"type": "number"})
+    assert [r["score"] for r in got] == [r["score"] for r in expected]
+    assert [r["score_linear"] for r in got] == [r["members"]["linear"] for r in expected]
+
+
 def test_one_event_may_come_alone(engine: millrace.Engine) -> None:
     """A dict is a table of one row; its score is cold before anything was learned."""
     [row] = engine.score(event(0))

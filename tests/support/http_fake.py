@@ -55,6 +55,13 @@ def config(**http: Any) -> Config:
     return parse(RAW | {"http": RAW["http"] | http}, "test")
 
 
+def score_of(event_id: str) -> dict[str, Any]:
+    """The score record of every event."""
+    said = {"score": 0.5, "alert": True, "members": {"flat": 0.5, "other": 0.5}}
+    place = {"partition": 0, "offset": 0, "scored_at": 2, "model": "test", "seq": 1}
+    return {"id": event_id, "event_time": 1, **said, **place}
+
+
 def event(event_id: str | int = "p1", **fields: Any) -> dict[str, Any]:
     """An event that fits the configuration."""
     base = {"time": 1_700_000_000_000, "amount": 12.5, "customer": "c1", "terminal": "t1"}
@@ -129,7 +136,7 @@ class FakeBackend:
                 continue
             self.seen.add(event_id)
             ids.append(event_id)
-            payloads.append(msgspec.json.encode({"payment_id": event_id, "score": 0.5}))
+            payloads.append(msgspec.json.encode(score_of(event_id)))
         self._waiters.publish(ids, payloads, bad)
 
     def close(self) -> None:
@@ -172,7 +179,7 @@ class FakeBackend:
     def score(self, event_id: str) -> bytes | None:
         """A score of every event seen."""
         known = event_id in self.seen
-        return msgspec.json.encode({"id": event_id, "score": 0.5}) if known else None
+        return msgspec.json.encode(score_of(event_id)) if known else None
 
     def history(self) -> dict[str, Any]:
         """No points."""

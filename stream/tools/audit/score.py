@@ -95,7 +95,7 @@ def _newest(log: Log, topic: str, fits: Callable[[Record], bool]) -> Record | No
 
 def _committed(log: Log, config: Config, identifier: str) -> tuple[Record, dict[str, Any]] | None:
     """The newest score of this id and shard."""
-    read, parts = reader(config.scores.format), _forms(identifier)
+    read, parts = reader(config.scores.format, config.target.type), _forms(identifier)
 
     def score(record: Record) -> dict[str, Any] | None:
         if not _holds(record.value, parts):

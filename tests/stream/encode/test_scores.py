@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,46 @@ COMPILED = file_of(
     ),
 )
 
+CLASSES_PROTO = """\
+syntax = "proto3";
+package millrace;
+
+message Score {
+  string id = 1;
+  int64 event_time = 2;
+  optional string prediction = 3;
+  double score = 4;
+  bool alert = 5;
+  map<string, double> probabilities = 6;
+  map<string, string> members = 7;
+  int32 partition = 8;
+  int64 offset = 9;
+  int64 scored_at = 10;
+  string model = 11;
+  int64 seq = 12;
+  bool cold = 13;
+}
+"""
+COMPILED_CLASSES = file_of(
+    "score.proto",
+    message(
+        "Score",
+        id="string",
+        event_time="int64",
+        prediction="string?",
+        score="double",
+        alert="bool",
+        probabilities="string -> double",
+        members="string -> string",
+        partition="int32",
+        offset="int64",
+        scored_at="int64",
+        model="string",
+        seq="int64",
+        cold="bool",
+    ),
+)
+
 
 @pytest.fixture
 def fake() -> Iterator[FakeRegistry]:
@@ -88,8 +129,8 @@ def of_json_schema(fake: FakeRegistry, raw: bytes) -> Any:
     return JSONDeserializer(None, schema_registry_client=client(fake))(raw, CONTEXT)
 
 
-def of_protobuf(fake: FakeRegistry, raw: bytes) -> Any:
-    kind = message_class(COMPILED, "Score")
+def of_protobuf(fake: FakeRegistry, raw: bytes, compiled: Any = COMPILED) -> Any:
+    kind = message_class(compiled, "Score")
     read = ProtobufDeserializer(kind, {"use.deprecated.format": False}, client(fake))
     made = MessageToDict(
         read(raw, CONTEXT),
@@ -99,6 +140,7 @@ def of_protobuf(fake: FakeRegistry, raw: bytes) -> Any:
     return made | {n: int(made[n]) for n in ("event_time", "offset", "scored_at", "seq")}
 
 
+TYPES = {"avro": "AVRO", "json-schema": "JSON", "protobuf": "PROTOBUF"}
 READERS = {"avro": of_avro, "json-schema": of_json_schema, "protobuf": of_protobuf}
 
 
@@ -116,21 +158,39 @@ def written(kind: str, number: int) -> list[NewRecord]:
     return list(outputs.scores)
 
 
+def classes_written(kind: str, number: int) -> tuple[list[NewRecord], list[dict[str, Any]]]:
+    """A score that says a class and one that does not, in a format and as plain values."""
+    c = config(
+        Path("unused"),
+        target={"type": "classes", "classes": ["a", "b"], "abstain_below": 0.6},
+        members=[{"name": "linear", "type": "logistic"}],
+        features=[{"name": "amount", "type": "number", "field": "amount"}],
+        scores={"format": kind},
+        registry={"url": "http://127.0.0.1:1"},
+    )
+    outputs = build_engine(c, None).step(Feed().batch(("events", [event(0)])))
+    [unsure] = outputs.scores
+    first = json.loads(unsure.value or b"")
+    sure = first | {"id": "e1", "prediction": "a", "probabilities": {"a": 0.75, "b": 0.25}}
+    records = [NewRecord(b"e1", json.dumps(sure).encode()), unsure]
+    made = writer(c, number)(Outputs(records, [], [], JournalRecord(1, 0, "")))
+    return list(made.scores), [sure, first]
+
+
 def test_the_schemas_have_every_part_of_a_score_record() -> None:
     """In its order; `cold` may be missing."""
     (record, _) = scores()
     whole = json.loads(record.value or b"")
-    assert list(whole) == list(FIELDS)
+    assert list(whole) == list(FIELDS["binary"])
     assert whole["cold"] is True
-    assert schema_text("protobuf") == PROTO
+    assert schema_text("protobuf", "binary") == PROTO
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_others_read_the_very_numbers(kind: str, fake: FakeRegistry) -> None:
     """By the schema that was registered; key, place, headers and time stay as they were."""
     asking = HttpRegistry(RegistrySettings(url=fake.url, auto_register=True))
-    types = {"avro": "AVRO", "json-schema": "JSON", "protobuf": "PROTOBUF"}
-    number = asking.register("scores-value", types[kind], schema_text(kind))
+    number = asking.register("scores-value", TYPES[kind], schema_text(kind, "binary"))
     asking.close()
     made = written(kind, number)
     plain = scores()
@@ -146,13 +206,37 @@ def test_others_read_the_very_numbers(kind: str, fake: FakeRegistry) -> None:
 @pytest.mark.parametrize("kind", ["json", *READERS, "cloudevents", "cloudevents-binary"])
 def test_a_score_is_read_back_in_every_format(kind: str) -> None:
     """To the very values, beside older scores in JSON; what is no score is refused."""
-    read = reader(kind)
+    read = reader(kind, "binary")
     plain = scores()
     for record, same in zip(written(kind, 7), plain, strict=True):
         assert read(record.value or b"") == read(same.value or b"") == json.loads(same.value or b"")
     for raw in (b"", b"{}", b"[]", b"\0\0\0\0\7\xff", b"\xff"):
         with pytest.raises(ValueError, match="expected a score"):
             read(raw)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_others_read_the_very_classes(kind: str, fake: FakeRegistry) -> None:
+    """A prediction and an abstention, by the schema of classes that was registered."""
+    fake.descriptors[CLASSES_PROTO] = base64.b64encode(
+        COMPILED_CLASSES.SerializeToString()
+    ).decode()
+    asking = HttpRegistry(RegistrySettings(url=fake.url, auto_register=True))
+    number = asking.register("scores-value", TYPES[kind], schema_text(kind, "classes"))
+    asking.close()
+    made, plain = classes_written(kind, number)
+    assert [r["prediction"] for r in plain] == ["a", None]
+    assert list(plain[0]) == list(FIELDS["classes"])
+    read = READERS[kind] if kind != "protobuf" else partial(of_protobuf, compiled=COMPILED_CLASSES)
+    assert [{"prediction": None} | read(fake, r.value or b"") for r in made] == plain
+
+
+@pytest.mark.parametrize("kind", ["json", *READERS, "cloudevents", "cloudevents-binary"])
+def test_a_score_of_classes_is_read_back_in_every_format(kind: str) -> None:
+    """To the very values; no class is null."""
+    made, plain = classes_written(kind, 7)
+    read = reader(kind, "classes")
+    assert [read(r.value or b"") for r in made] == plain
 
 
 @pytest.mark.parametrize(
@@ -240,7 +324,7 @@ def test_a_schema_that_the_registry_does_not_understand_is_told(
     for leave in (False, True):
         asking = HttpRegistry(RegistrySettings(url=fake.url, auto_register=leave))
         with pytest.raises(SchemaRefused, match="Invalid schema: unknown type"):
-            asking.register("scores-value", "AVRO", schema_text("avro"))
+            asking.register("scores-value", "AVRO", schema_text("avro", "binary"))
         asking.close()
 
 

@@ -16,7 +16,7 @@ from stream.http.ingest import Ingest
 from stream.http.problem import Problem
 from stream.settings.load import parse
 from stream.settings.schema import TimeFormat
-from tests.support.http_fake import RAW, Running, config, event, problem, running
+from tests.support.http_fake import RAW, Running, config, event, problem, running, score_of
 from tests.support.waiting import DEADLINE_S, wait_until
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -153,7 +153,7 @@ class TestScore:
     def test_the_committed_score_comes_back(self, shared: Running) -> None:
         """The body is the score's record as published."""
         answer = shared.http.post("/v1/score", json=event("s1"))
-        assert (answer.status_code, answer.json()) == (200, {"payment_id": "s1", "score": 0.5})
+        assert (answer.status_code, answer.json()) == (200, score_of("s1"))
         assert shared.waiters.waiting == 0
 
     def test_an_integer_id_is_its_text(self, shared: Running) -> None:
@@ -230,7 +230,7 @@ class TestScore:
             ]
             wait_until(lambda: fresh.waiters.waiting == 16, "all requests")
             fresh.backend.open.set()
-            got = {a.result().json()["payment_id"] for a in answers}
+            got = {a.result().json()["id"] for a in answers}
         assert got == {f"g{i}" for i in range(16)}
         # The first request's append, then all that waited, in few groups.
         assert sum(n for _, n in fresh.backend.appends) == 16
@@ -313,8 +313,7 @@ def test_many_clients_get_their_own_scores(fresh: Running) -> None:
     def ask(worker: int) -> list[bool]:
         with httpx.Client(base_url=fresh.url, trust_env=False, timeout=DEADLINE_S) as http:
             return [
-                http.post("/v1/score", json=event(f"{worker}-{i}")).json()["payment_id"]
-                == f"{worker}-{i}"
+                http.post("/v1/score", json=event(f"{worker}-{i}")).json()["id"] == f"{worker}-{i}"
                 for i in range(25)
             ]
 

@@ -10,12 +10,14 @@ import msgspec
 import pytest
 
 from stream.contract.commands import Command
-from stream.contract.records import Record
+from stream.contract.records import Batch, Record
 from stream.decode.codec import Codec
 from stream.http.openapi import document
+from stream.run.assemble import build_engine
 from stream.settings.load import parse
 from stream.settings.schema import Config
-from tests.support.http_fake import RAW, config
+from tests.support.factory import records
+from tests.support.http_fake import RAW, config, event
 from tests.support.schemathesis_run import run
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -118,6 +120,29 @@ def test_every_label_value_is_taken() -> None:
             label = {"payment_id": 1, cfg.label.field: value}
             _, bad = Codec(cfg).labels([Record("t", 0, 0, None, json.dumps(label).encode())])
             assert bad == []
+
+
+@pytest.mark.parametrize(
+    ("target", "bounds"),
+    [
+        ({"type": "binary"}, {"minimum": 0, "maximum": 1}),
+        ({"type": "classes", "classes": ["a", "b"]}, {"minimum": 0, "maximum": 1}),
+        ({"type": "number", "minimum": 0}, {"minimum": 0}),
+    ],
+)
+def test_a_score_of_the_engine_fits_the_schema(
+    target: dict[str, Any], bounds: dict[str, float]
+) -> None:
+    """Of each kind of target; every part is described, the score with its bounds."""
+    members = [{"name": "linear", "type": "logistic"}]
+    cfg = parse(RAW | {"target": target, "members": members}, target["type"])
+    piece = records("events", 0, [event()])
+    [made] = build_engine(cfg, None).step(Batch(1, event()["time"], [piece])).scores
+    whole, doc = json.loads(made.value or b""), document(cfg)
+    _schema(doc, "Score").validate(whole)
+    parts = doc["components"]["schemas"]["Score"]["properties"]
+    assert list(parts) == list(whole)
+    assert parts["score"] == {"type": "number", **bounds}
 
 
 def test_commands_in_the_schema_are_commands() -> None:

@@ -49,6 +49,12 @@ class ClassesTarget(Settings):
         le=1,
         description="no class is predicted where the likeliest has less probability than this",
     )
+    coverage: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="how often the set of classes that is told with a score holds the truth",
+    )
     alert: str | None = Field(
         None, description="a class: where its probability is `ensemble.threshold` or more, alert"
     )
@@ -75,7 +81,8 @@ class ClassesTarget(Settings):
         """The task of settings without :meth:`problems`."""
         names = {text: str(name) for text, name in (values or {}).items()}
         silence = None if at_horizon in (None, DROP) else at_horizon
-        return Classes(self.classes, names, silence, self.alert, threshold, self.abstain_below)
+        abstain, coverage = self.abstain_below, self.coverage
+        return Classes(self.classes, names, silence, self.alert, threshold, abstain, coverage)
 
 
 class NumberTarget(Settings):
@@ -88,6 +95,12 @@ class NumberTarget(Settings):
     )
     maximum: float | None = Field(
         None, allow_inf_nan=False, description="a label above it is a dead letter"
+    )
+    coverage: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="how often the interval that is told with a score holds the truth",
     )
     alert_above: float | None = Field(
         None, allow_inf_nan=False, description="a score at or above it is an alert"
@@ -117,7 +130,7 @@ class NumberTarget(Settings):
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
         above = math.inf if self.alert_above is None else self.alert_above
-        return Number(low, high, self.unit, silence, above)
+        return Number(low, high, self.unit, silence, above, self.coverage)
 
 
 Target = Annotated[BinaryTarget | ClassesTarget | NumberTarget, Field(discriminator="type")]

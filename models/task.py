@@ -154,6 +154,11 @@ class Task(ABC):
         found: BOOL = output[:, self.alerting] >= threshold
         return found
 
+    def positive(self, y: F64) -> BOOL:
+        """Which truths count in windows of risk: yes, or the class that alerts."""
+        found: BOOL = y == self.alerting
+        return found & math.isfinite(self.alert_at)
+
     def confidence(self, output: F64, alert: BOOL) -> F64:
         """The probability that outputs ``(n, k)`` give to what was decided; ``nan``: none."""
         return np.full(len(output), np.nan)
@@ -172,6 +177,10 @@ class Task(ABC):
         ``1 - exp(-loss)`` is the error in ``[0, 1]`` that drift detectors watch. ``scale`` is the
         size of a usual error of a number.
         """
+
+    def examples(self, n: int) -> F64:
+        """Truths ``(n,)`` that alternate, to try learners on."""
+        return (np.arange(n) % max(self.k, 2)).astype(np.float64)
 
     @abstractmethod
     def cost(self, links: F64, y: F64) -> F64:
@@ -244,6 +253,11 @@ class Binary(Task):
     def score(self, output: F64) -> F64:
         """The probability of 1."""
         return output[:, 0]
+
+    def positive(self, y: F64) -> BOOL:
+        """See :meth:`Task.positive`."""
+        found: BOOL = y == 1.0
+        return found
 
     def confidence(self, output: F64, alert: BOOL) -> F64:
         """See :meth:`Task.confidence`."""
@@ -319,6 +333,8 @@ class Classes(Task):
         The class of an event without a label, and the one whose probability alerts.
     abstain_below : float
         A class of less probability than this is not said.
+    coverage : float
+        How often the set of classes told with a score is to hold the truth.
 
     >>> task = Classes(["low", "high"])
     >>> task.truth("high"), task.truth("hgih"), task.named(0.0)
@@ -335,6 +351,7 @@ class Classes(Task):
         alert: str | None = None,
         alert_at: float = 0.5,
         abstain_below: float = 0.0,
+        coverage: float = 0.9,
     ) -> None:
         self.names = tuple(names)
         self.k = len(self.names)
@@ -342,6 +359,7 @@ class Classes(Task):
         if alert is not None:
             self.alerting, self.alert_at = self.names.index(alert), alert_at
         self.abstain_below = abstain_below
+        self.coverage = coverage
         self._index = {name: float(i) for i, name in enumerate(self.names)}
         self._index |= {text: self._index[name] for text, name in (values or {}).items()}
 
@@ -452,6 +470,8 @@ class Number(Task):
         The number of an event without a label; ``nan``: it has none.
     alert_at : float
         A number at or above it alerts.
+    coverage : float
+        How often the interval told with a score is to hold the truth.
 
     >>> Number(low=0.0).truth(12.5), Number(low=0.0).truth(-1)
     (12.5, nan)
@@ -468,8 +488,10 @@ class Number(Task):
         unit: str = "",
         silence: float = math.nan,
         alert_at: float = math.inf,
+        coverage: float = 0.9,
     ) -> None:
         self.low, self.high, self.unit = low, high, unit
+        self.coverage = coverage
         whole = math.isfinite(low) and math.isfinite(high)
         self.bounds = tuple(np.linspace(low, high, 21)[1:-1].tolist()) if whole else NUMBERS
         self.silence = silence
@@ -516,6 +538,12 @@ class Number(Task):
         """``log(1 + |error| / scale)``: the error that drift detectors see is in [0, 1] then."""
         losses: F64 = np.log1p(np.abs(output[..., 0] - y[:, None]) / max(scale, 1e-300))
         return losses
+
+    def examples(self, n: int) -> F64:
+        """Four numbers within the bounds."""
+        low = self.low if math.isfinite(self.low) else min(0.0, self.high - 1.0)
+        high = self.high if math.isfinite(self.high) else max(low + 1.0, 1.0)
+        return low + (high - low) * (np.arange(n) % 4) / 3
 
     def cost(self, links: F64, y: F64) -> F64:
         """The squared error."""

@@ -41,6 +41,9 @@ from models.kernels.ensemble.conformal import (
 )
 from models.task import Classes, Number, Task
 
+PROMISE = 2
+"""Numbers that a promise is kept as."""
+
 
 class Conformal(ABC):
     """Promises of one kind about the ensemble's outputs.
@@ -176,11 +179,11 @@ class Sets(Conformal):
         learn_sets(self._known, self._miss, *map(_plain, (output, promise, y)))
 
 
-def conformal(task: Task, level: float) -> Conformal | None:
+def conformal(task: Task) -> Conformal | None:
     """What promises are made of for the target; ``None`` for yes or no."""
     if isinstance(task, Number):
-        return Intervals(task, level)
-    return Sets(task, level) if isinstance(task, Classes) else None
+        return Intervals(task, task.coverage)
+    return Sets(task, task.coverage) if isinstance(task, Classes) else None
 
 
 def _plain(values: F64) -> F64:

@@ -24,6 +24,7 @@ from models.base import (
 )
 from models.carry import shared
 from models.ensemble.combine import combiner
+from models.ensemble.conformal import conformal
 from models.task import BINARY, Prior, Task
 
 Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
@@ -70,6 +71,8 @@ class Ensemble:
     ----------
     prior : Prior
         What a cold ensemble says.
+    promises : Conformal or None
+        Intervals around numbers, sets of classes; of yes or no there is nothing to promise.
     challengers : dict of str to Model
         By the member that each may replace.
     fresh : callable
@@ -101,6 +104,7 @@ class Ensemble:
         self._taught: set[str] = set()  # members that have learned a row since they began
         self._labelled = 0
         self.prior: Prior = task.prior(prior)
+        self.promises = conformal(task)
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -250,7 +254,8 @@ class Ensemble:
     def parameters(self) -> dict[str, Sequence[Parameter]]:
         """Each member's parameter table, and the combiner's under ``"ensemble"``."""
         tables = {name: self.members[name].parameters() for name in self.names}
-        return {**tables, "ensemble": self.combiner.parameters()}
+        own = [*self.combiner.parameters(), *(self.promises.parameters() if self.promises else ())]
+        return {**tables, "ensemble": own}
 
     def state(self) -> State:
         """Members', challengers', combiner's and own state, as copies.
@@ -273,6 +278,7 @@ class Ensemble:
             "taught": sorted(self._taught),
             "labelled": self._labelled,
             **self.prior.state(),
+            **({"promises": self.promises.state()} if self.promises else {}),
         }
 
     def restore(self, state: State) -> None:
@@ -298,6 +304,8 @@ class Ensemble:
         self._taught = set(state["taught"]).intersection(self.names)
         self._labelled = int(state["labelled"])
         self.prior.restore(state)
+        if self.promises and "promises" in state:
+            self.promises.restore(state["promises"])
 
     def roots(self) -> dict[str, str]:
         """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""

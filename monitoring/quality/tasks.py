@@ -77,10 +77,12 @@ def quality_of(task: Task, names: Sequence[str]) -> Judge:
     return Quality(names, task.alert_at)
 
 
-def measured(task: Task, output: F64, y: F64, alert: BOOL) -> dict[str, float]:
-    """The metrics of one scorer over whole arrays: outputs ``(n, k)``, truths, alerts."""
+def measured(
+    task: Task, output: F64, y: F64, alert: BOOL, said: NDArray[Any] | None = None
+) -> dict[str, float]:
+    """The metrics of one scorer over whole arrays: outputs ``(n, k)``, truths, alerts, promises."""
     if task.type == "binary":
         return measures.measure(output[:, 0], y, alert)
     if task.type == "classes":
-        return classes.measure(output, y)
-    return numbers.measure(output, y)
+        return classes.measure(output, y, said)
+    return numbers.measure(output, y, said)

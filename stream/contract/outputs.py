@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64
 from monitoring.audit.trail import Head
@@ -21,6 +23,8 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     ``(n,)``. ``cold``: made before any member had learned. ``out`` names the members in quarantine:
     their column is the mean of the others'. ``versions`` are the members' as they scored: the
     updates of each that were kept.
+    ``said``: of numbers the intervals ``(n, 2)``, ``nan`` where none, of classes the sets, bool
+    ``(n, k)``; of yes or no nothing.
     """
 
     records: Sequence[Record]
@@ -33,6 +37,7 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     cold: bool = False
     out: frozenset[str] = frozenset()
     versions: Mapping[str, int] = {}
+    said: NDArray[Any] | None = None
 
 
 class Outputs(msgspec.Struct, frozen=True):

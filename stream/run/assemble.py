@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.base import FeatureSchema, Model
+from models.ensemble.conformal import PROMISE
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.members.narrow import Narrow
 from models.settings import column_names, parse_size
+from models.task import Task
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
 from monitoring.quality.tasks import quality_of
@@ -42,7 +46,7 @@ def build_engine(
     )
     ensemble.fresh = make
     names = ("ensemble", *ensemble.names)
-    dtype = row_dtype(features.schema, len(members), len(features.entity_fields), task.k)
+    dtype = _row(features, config, task)
     return Engine(
         config,
         features,
@@ -58,8 +62,13 @@ def build_engine(
 def row_bytes(config: Config) -> int:
     """What an event takes on disk while it waits for its label."""
     features = FeatureStage(config.features)
-    fields, k = len(features.entity_fields), config.task().k
-    return row_dtype(features.schema, len(config.members), fields, k).itemsize
+    return _row(features, config, config.task()).itemsize
+
+
+def _row(features: FeatureStage, config: Config, task: Task) -> np.dtype[Any]:
+    """The layout of a waiting event."""
+    fields, promise = len(features.entity_fields), 0 if task.type == "binary" else PROMISE
+    return row_dtype(features.schema, len(config.members), fields, task.k, promise)
 
 
 def room(config: Config, row: int) -> int | None:

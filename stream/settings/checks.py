@@ -273,7 +273,17 @@ def _drift(config: Config) -> Iterator[str]:
 
 
 def _target(config: Config) -> Iterator[str]:
-    """`label.values`, `label.at_horizon` and `ensemble.combine` are of the target."""
+    """`label.values`, `label.at_horizon` and `ensemble.combine` are of the target.
+
+    Windows of risk need a truth that is one: yes, or the class of `target.alert`.
+    """
+    if config.target.type != "binary" and getattr(config.target, "alert", None) is None:
+        for i, feature in enumerate(config.features):
+            if feature.type == "risk":
+                need = (
+                    "target.alert" if config.target.type == "classes" else "a target of yes or no"
+                )
+                yield f"features[{i}].type: expected {need} for 'risk', whose share it counts"
     yield from config.target.problems(config.label.values, config.label.at_horizon)
     combine, task = config.ensemble.combine, config.target.type
     if task not in COMBINERS[combine]:

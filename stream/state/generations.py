@@ -38,8 +38,9 @@ from stream.step.segments import SegmentFile
 
 logger = structlog.get_logger()
 
-FORMAT = 4
-"""1: arrays that were not compressed. 2: labels of pending rows as another code."""
+FORMAT = 5
+"""1: arrays that were not compressed. 2: labels of pending rows as another
+code. 4: truths of pending rows as a byte each."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
 _FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|pending-[0-9]{{1,12}}\.seg")
 _WRITING = ".writing-"

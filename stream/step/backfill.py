@@ -105,7 +105,7 @@ def _rows(
     rows = np.zeros(len(kept), past.pending.dtype)
     rows["links"] = np.nan
     rows[known] = past.pending.take(past.pending.find(np.ascontiguousarray(own["id"][known])))
-    for name in ("id", "event_time_ms", "score", "alert", "cold"):
+    for name in ("id", "event_time_ms", "score", "promise", "alert", "cold"):
         rows[name] = own[name]
     columns = {
         name

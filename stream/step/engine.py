@@ -307,9 +307,10 @@ class Engine:
         alert &= not cold or self.config.ensemble.prior is not None
         times, score = events.columns.event_time_ms, task.score(output)
         members, left_out = task.output(links), self.ensemble.quarantined
+        promise, said = self.learning.promise(output)
         scored = Scored(
             *(events.records, events.ids, times, score, output, members, alert, cold, left_out),
-            self.auditor.versions(),
+            *(self.auditor.versions(), said),
         )
         tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
         tail += ',"cold":true' if cold else ""
@@ -322,7 +323,8 @@ class Engine:
         self.drift.observe(score[:0] if cold else score, x.dense)
         confidence = task.confidence(output[:0] if cold else output, alert[:0] if cold else alert)
         self.tallies.scored(score, confidence, (self.clock_ms - times) / 1000)
-        rows = self.join.hold(events, x, links, link, alert, cold, self.features.entity_fields)
+        keep = links, link, promise
+        rows = self.join.hold(events, x, keep, alert, cold, self.features.entity_fields)
         self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
 
     # ------------------------------------------------------------------ labels
@@ -378,7 +380,9 @@ class Engine:
             self._ripe(numbers[ripe], left.rows[ripe], y[ripe], left.early[ripe], out)
         if final.any():
             rows = left.rows[final]
-            self.matured.update(outputs(self.task, rows), y[final], rows["alert"])
+            output = outputs(self.task, rows)
+            said = self.learning.said(output, rows)
+            self.matured.update(output, y[final], rows["alert"], said)
 
     # ------------------------------------------------------------------ commands
 

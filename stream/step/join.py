@@ -146,21 +146,20 @@ class Join:
         self,
         events: Events,
         x: FeatureBatch,
-        links: F64,
-        score: F64,
+        made: tuple[F64, F64, F64],
         alert: BOOL,
         cold: bool,
         keys: Sequence[str],
     ) -> I64:
         """Keep events as they were scored until their label comes; returns their row numbers.
 
-        ``keys`` are the entity fields whose keys the label will need.
+        ``made``: the members' links, the ensemble's, and its promises. ``keys`` are the entity
+        fields whose keys the label will need.
         """
         rows = np.zeros(len(x), dtype=self.pending.dtype)
         rows["id"] = events.id_hash
         rows["event_time_ms"] = events.columns.event_time_ms
-        rows["score"] = score
-        rows["links"] = links
+        rows["links"], rows["score"], rows["promise"] = made
         rows["dense"] = x.dense
         rows["hashed"] = x.hashed
         rows["alert"] = alert

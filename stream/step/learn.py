@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import F64, FeatureBatch
+from models.ensemble.conformal import PROMISE
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from models.task import Task
@@ -54,6 +55,22 @@ class Learning:
                 self._counts[f"member_errors.{error.member}.{error.kind}"] += 1
                 self._auditor.failed(error, {})
 
+    def promise(self, output: F64) -> tuple[F64, NDArray[Any] | None]:
+        """What is promised of outputs ``(n, k)`` being scored: to keep, and to say."""
+        promises = self._ensemble.promises
+        if promises is None:
+            return np.zeros((len(output), 0)), None
+        if self._ensemble.cold:
+            made = np.full((len(output), PROMISE), np.nan)
+        else:
+            made = promises.promise(output)
+        return made, promises.said(output, made)
+
+    def said(self, output: F64, rows: NDArray[Any]) -> NDArray[Any] | None:
+        """What was promised of rows when they were scored, with outputs ``(n, 1 + m, k)``."""
+        promises = self._ensemble.promises
+        return None if promises is None else promises.said(output[:, 0], rows["promise"])
+
     def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
         """The combiner, then the members learn ``n`` rows as they were scored.
 
@@ -83,7 +100,7 @@ class Learning:
 
     def told(self, rows: NDArray[Any], truth: F64) -> None:
         """Labels came for ``n`` rows: windows of risk know the positives from now on."""
-        positive = truth == 1
+        positive = self._task.positive(truth)
         if positive.any():
             self._features.label(
                 np.ascontiguousarray(rows["keys"][positive]),
@@ -97,7 +114,10 @@ class Learning:
         Each row comes once, before what is left to learn of it is learned.
         """
         output = outputs(self._task, rows)
-        self._quality.update(output, truth, rows["alert"])
+        self._quality.update(output, truth, rows["alert"], self.said(output, rows))
+        warm = np.flatnonzero(~rows["cold"])
+        if (promises := self._ensemble.promises) is not None and len(warm):
+            promises.learn(output[warm, 0], rows["promise"][warm], truth[warm])
         at_ms = np.ascontiguousarray(rows["event_time_ms"])
         losses = self._task.loss(output, truth, self._ensemble.prior.scale)
         alarms = self._drift.update(losses, at_ms, watermark_ms)

@@ -35,14 +35,17 @@ _LEARNED, _EARLY = 1, 2
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 
 
-def row_dtype(schema: FeatureSchema, members: int, keys: int, k: int = 1) -> np.dtype[Any]:
-    """The layout of a row: the links, ``k`` of each scorer, and ``keys`` beside the features."""
+def row_dtype(
+    schema: FeatureSchema, members: int, keys: int, k: int = 1, promise: int = 0
+) -> np.dtype[Any]:
+    """The layout of a row: links, ``k`` of each scorer, promise and ``keys`` beside features."""
     return np.dtype(
         [
             ("id", "<u8"),
             ("event_time_ms", "<i8"),
             ("score", "<f8", (k,)),
             ("links", "<f8", (members, k)),
+            ("promise", "<f8", (promise,)),
             ("keys", "<u8", (keys,)),
             ("dense", "<f4", (len(schema.dense),)),
             ("hashed", "<u4", (len(schema.hashed),)),

@@ -6,6 +6,7 @@ The same scores give the same bytes on every machine: they go into the journal's
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -42,12 +43,29 @@ class _Score(msgspec.Struct, gc=False):
     offset: int
 
 
+class _Number(msgspec.Struct, gc=False):
+    """The same of a number; ``interval``: null where nothing is promised yet."""
+
+    id: str
+    event_time: int
+    score: float
+    interval: list[float] | None
+    alert: bool
+    members: msgspec.Struct
+    partition: int
+    offset: int
+
+
 class _Class(msgspec.Struct, gc=False):
-    """The same of one of several classes; ``prediction``: null where none is likely enough."""
+    """The same of one of several classes; ``prediction``: null where none is likely enough.
+
+    ``set``: those that hold the truth as often as asked; empty where nothing is promised yet.
+    """
 
     id: str
     event_time: int
     prediction: str | None
+    set: list[str]
     score: float
     alert: bool
     probabilities: msgspec.Struct
@@ -61,14 +79,27 @@ def score_encoder(task: Task, names: Sequence[str]) -> Encode:
     return _ENCODERS[task.type](task, names)
 
 
-def _one_number(task: Task, names: Sequence[str]) -> Encode:
-    """A score is one number, and so is what each member says."""
+def _yes_or_no(task: Task, names: Sequence[str]) -> Encode:
+    """A score is one probability, and so is what each member says."""
     members = _struct(names, float)
 
     def encode(scored: Scored, tail: str) -> list[NewRecord]:
         said = scored.members[:, :, 0]
         columns = (scored.score.tolist(), scored.alert.tolist(), _each(members, said))
         return _records(_Score, scored, columns, tail)
+
+    return encode
+
+
+def _one_number(task: Task, names: Sequence[str]) -> Encode:
+    """A score is one number within an interval, and one number is what each member says."""
+    members = _struct(names, float)
+
+    def encode(scored: Scored, tail: str) -> list[NewRecord]:
+        intervals = [None if math.isnan(p[0]) else p for p in _said(scored).tolist()]
+        said = _each(members, scored.members[:, :, 0])
+        columns = (scored.score.tolist(), intervals, scored.alert.tolist(), said)
+        return _records(_Number, scored, columns, tail)
 
     return encode
 
@@ -82,8 +113,9 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
         likeliest = scored.output.argmax(axis=1)
         predicted = told[likeliest]
         predicted[scored.output.max(axis=1) < task.abstain_below] = None
+        sets = [told[held].tolist() for held in _said(scored)]
         columns = (
-            *(predicted.tolist(), scored.score.tolist(), scored.alert.tolist()),
+            *(predicted.tolist(), sets, scored.score.tolist(), scored.alert.tolist()),
             _each(shares, scored.output),
             _each(members, told[scored.members.argmax(axis=2)]),
         )
@@ -93,10 +125,15 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
 
 
 _ENCODERS: dict[str, Callable[[Any, Sequence[str]], Encode]] = {
-    "binary": _one_number,
+    "binary": _yes_or_no,
     "number": _one_number,
     "classes": _one_of_classes,
 }
+
+
+def _said(scored: Scored) -> NDArray[Any]:
+    """What was promised of each event."""
+    return np.empty((0, 2)) if scored.said is None else scored.said
 
 
 def _struct(names: Sequence[str], kind: type) -> type[msgspec.Struct]:

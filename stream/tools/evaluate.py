@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from models.base import F64, MillraceError
@@ -88,6 +89,7 @@ class Evaluation:
         self._play = Play(config, engine, source, batch)
         self._files = dict(zip((config.topics.events, config.topics.labels), files, strict=True))
         self._scored: list[F64] = []
+        self._said: list[NDArray[Any]] = []
         self._failed: dict[str, dict[str, Any]] = {}
         self._started = time.monotonic()
         self._every = 1
@@ -161,6 +163,8 @@ class Evaluation:
         members[:, [name in scored.out for name in names]] = np.nan
         cold = np.full(len(rows), scored.cold)
         flat = members.reshape(len(rows), -1)
+        if scored.said is not None:
+            self._said.append(scored.said)
         self._scored.append(np.column_stack([rows, times, cold, scored.alert, scored.output, flat]))
         if sink is not None:
             truth = [self._play.truth_of(r.offset) for r in scored.records]
@@ -182,9 +186,12 @@ class Evaluation:
         y = truth[table[:, 0].astype(np.int64)]
         chosen = ~np.isnan(y) & ((table[:, 2] > 0) == cold)
         table = table[chosen]
+        said = np.concatenate(self._said)[chosen] if self._said else None
         output = table[:, 4:].reshape(len(table), m, k)
         alert = table[:, 3] > 0
-        return Judged(table[:, 1].astype(np.int64), y[chosen], output, alert, self._engine.task)
+        return Judged(
+            table[:, 1].astype(np.int64), y[chosen], output, alert, self._engine.task, said
+        )
 
     def _summary(self, refused: Refused) -> dict[str, Any]:
         judged, cold = self.judged(), self.judged(cold=True)
@@ -334,7 +341,8 @@ def _measured(judged: Judged, column: int, threshold: float) -> dict[str, float 
     own = ~np.isnan(output[:, 0])
     output, y, task = output[own], judged.y[own], judged.task
     alert = judged.alert[own] if column == 0 else task.alert(output, threshold)
-    found = measured(task, output, y, alert)
+    said = judged.said[own] if column == 0 and judged.said is not None else None
+    found = measured(task, output, y, alert, said)
     return {k: _finite(round(v, 6)) for k, v in found.items()}
 
 

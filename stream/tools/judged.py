@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64
 from models.task import Task
@@ -16,6 +18,7 @@ class Judged(NamedTuple):
     output: F64  # (n, 1 + m, k): the ensemble's first; nan where a member was out
     alert: BOOL  # (n,)
     task: Task
+    said: NDArray[Any] | None = None  # (n, 2) intervals or (n, k) sets, as they were promised
 
     @property
     def p(self) -> F64:

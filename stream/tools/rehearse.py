@@ -62,7 +62,7 @@ def holds(config: Config) -> Holds:
 
 
 def _tried(ensemble: Ensemble, x: FeatureBatch) -> Iterator[MemberError]:
-    """What goes wrong as rows are scored and then learned, in classes that alternate."""
+    """What goes wrong as rows are scored and then learned, with truths that alternate."""
     while True:
         try:
             links, _ = ensemble.score(x)
@@ -70,7 +70,7 @@ def _tried(ensemble: Ensemble, x: FeatureBatch) -> Iterator[MemberError]:
         except MemberError as error:
             ensemble.quarantine(error.member)
             yield error
-    y = np.arange(len(x)) % 2 * 1.0
+    y = ensemble.task.examples(len(x))
     one_by_one = [np.array([i]) for i in range(len(x))]
     for rows in (*one_by_one, np.arange(len(x))):
         for failed in ensemble.learn(x.take(rows), links[rows], y[rows], np.ones(len(rows))):

@@ -264,8 +264,8 @@ def test_parameters_are_counted() -> None:
 
 def test_each_target_has_its_promises() -> None:
     """Numbers intervals, classes sets; yes or no none."""
-    assert isinstance(conformal(Number(), 0.9), Intervals)
-    assert isinstance(conformal(Classes(NAMES), 0.9), Sets)
-    assert conformal(Binary(), 0.9) is None
+    assert isinstance(conformal(Number()), Intervals)
+    assert isinstance(conformal(Classes(NAMES)), Sets)
+    assert conformal(Binary()) is None
     with pytest.raises(ValueError, match=r"expected a level in \(0, 1\), got 90"):
-        conformal(Number(), 90)
+        conformal(Number(coverage=90))

@@ -60,7 +60,11 @@ def first(directory: Path) -> Raw:
 Patch = dict[str, Any]
 """Dotted path to the new value; numbers are places in a list."""
 
-LINEAR = {"members": [{"name": "linear", "type": "logistic"}], "audit.member": {}}
+LINEAR = {
+    "members": [{"name": "linear", "type": "logistic"}],
+    "features": [{"name": "amount", "type": "number", "field": "amount"}],
+    "audit.member": {},
+}
 CLASSES = {"type": "classes", "classes": ["a", "b"]}
 CHANGES: dict[str, Patch] = {
     "Config.name": {"name": "other"},
@@ -138,6 +142,8 @@ CHANGES: dict[str, Patch] = {
     "LabelSettings.learning": {"label.learning": "arrival"},
     "ClassesTarget.classes": {"target": CLASSES, **LINEAR},
     "ClassesTarget.abstain_below": {"target": CLASSES | {"abstain_below": 0.5}, **LINEAR},
+    "ClassesTarget.coverage": {"target": CLASSES | {"coverage": 0.8}, **LINEAR},
+    "NumberTarget.coverage": {"target": {"type": "number", "coverage": 0.8}, **LINEAR},
     "ClassesTarget.alert": {"target": CLASSES | {"alert": "a"}, **LINEAR},
     "NumberTarget.unit": {"target": {"type": "number", "unit": "min"}, **LINEAR},
     "NumberTarget.minimum": {"target": {"type": "number", "minimum": 0.0}, **LINEAR},
@@ -187,6 +193,8 @@ CHANGES: dict[str, Patch] = {
     "CheckpointsSettings.recovery_budget": {"checkpoints.recovery_budget": "1s"},
     "CheckpointsSettings.keep": {"checkpoints.keep": 7},
     "CheckpointsSettings.on_divergence": {"checkpoints.on_divergence": "warn"},
+    "TlsSettings.certfile": {"http.tls": {"certfile": "c.pem", "keyfile": "k.pem"}},
+    "TlsSettings.keyfile": {"http.tls": {"certfile": "d.pem", "keyfile": "k.pem"}},
     "TokenSettings.name": {"http.tokens": [{"name": "a", "sha256": "0" * 64, "scopes": ["score"]}]},
     "TokenSettings.sha256": {
         "http.tokens": [{"name": "b", "sha256": "1" * 64, "scopes": ["score"]}]

@@ -10,6 +10,9 @@ const POINTS = 1800; // an hour at one point every two seconds
 const TITLES = {
   accuracy: "Accuracy", precision: "Precision", recall: "Recall", f1: "F1", roc_auc: "ROC AUC",
   pr_auc: "PR AUC", log_loss: "Log loss", brier: "Brier score", calibration_error: "Calibration error",
+  balanced_accuracy: "Balanced accuracy", macro_f1: "Macro F1", weighted_f1: "Weighted F1", kappa: "Kappa",
+  top_2_accuracy: "Top 2 accuracy", no_change_accuracy: "Accuracy of no change", kappa_temporal: "Temporal kappa",
+  coverage: "Coverage", width: "Width", mae: "Mean absolute error", rmse: "RMSE", r2: "R²", bias: "Bias",
 };
 const LONGEST_S = 86400; // the last bound of the service's histogram
 
@@ -79,10 +82,11 @@ function tiles(s) {
 }
 
 function qualityTable(s) {
-  const row = (name, values) => [name, ...metrics.map((m) => n(fixed(values[m]))), n(count(values.effective_positives))];
+  const [held, title] = s.task === "binary" ? ["effective_positives", s.classes[1]] : ["effective_samples", "Outcomes"];
+  const row = (name, values) => [name, ...metrics.map((m) => n(fixed(values[m]))), n(count(values[held]))];
   const rows = Object.entries(s.quality).map(([name, values]) => row(name, values));
   if (Object.keys(s.matured_quality).length) rows.push(row("ensemble, matured", s.matured_quality));
-  table("quality-table", ["", ...metrics.map((m) => n(TITLES[m] ?? m)), n(s.classes[1])], rows);
+  table("quality-table", ["", ...metrics.map((m) => n(TITLES[m] ?? m)), n(title)], rows);
 }
 
 function flowTable() {
@@ -209,8 +213,13 @@ function snapshot(s) {
 // With the first numbers: what can be chosen, and the charts once the numbers are on the screen.
 function begin() {
   byId("metric").replaceChildren(...metrics.map((m) => new Option(TITLES[m] ?? m, m)));
-  byId("metric").value = "roc_auc";
+  byId("metric").value = metrics.includes("roc_auc") ? "roc_auc" : metrics[0];
   byId("new-threshold").value = latest.threshold;
+  // Nothing alerts, or a number does, that no command changes.
+  byId("set-threshold").hidden = latest.threshold === null || latest.task === "number";
+  byId("alerting").hidden = latest.threshold === null;
+  const of = { binary: "by truth", classes: "of right and wrong predictions", number: "as made" }[latest.task];
+  byId("h-scores").textContent = `Scores ${of}`;
   requestAnimationFrame(() => setTimeout(() => charts.load(drawCharts)));
 }
 

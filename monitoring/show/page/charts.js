@@ -150,10 +150,13 @@ export function parameters(points) {
 
 export const bins = (bounds) => [...bounds.map((b) => `≤ ${b}`), `> ${bounds.at(-1)}`];
 
-export function scores({ bounds, truth }, classes, scale) {
+export function scores(made, classes, scale) {
+  const { bounds } = made;
+  // Numbers have no truth to be told apart by: all of them are drawn.
+  const [names, truth] = classes.length ? [classes, made.truth] : [["all scored"], [made.all]];
   const totals = truth.map((counts) => counts.reduce((a, b) => a + b, 0));
   const known = totals.some((t) => t > 0);
-  draw("scores", classes.map((name, y) => ({
+  draw("scores", names.map((name, y) => ({
     name, type: "bar", x: bins(bounds),
     y: known ? truth[y].map((c) => (c ? c / totals[y] : null)) : [],
     marker: { color: COLOURS[y] }, hovertemplate: "%{y:.2%}",
@@ -161,8 +164,10 @@ export function scores({ bounds, truth }, classes, scale) {
     barmode: "group",
     bargap: 0.15,
     xaxis: { type: "category", title: { text: "score" }, tickangle: -60 },
-    yaxis: { type: scale, title: { text: "share of the class" }, tickformat: ".3~%", dtick: scale === "log" ? 1 : undefined },
-  }), `Scores by truth; over a half: ${truth.map((counts, y) => `${percent(above(counts, bounds), totals[y])} of ${classes[y]}`).join(", ")}`);
+    yaxis: { type: scale, title: { text: classes.length ? "share of the class" : "share of all" }, tickformat: ".3~%", dtick: scale === "log" ? 1 : undefined },
+  }), classes.length
+    ? `Scores by truth; over a half: ${truth.map((counts, y) => `${percent(above(counts, bounds), totals[y])} of ${names[y]}`).join(", ")}`
+    : `Scores as made: ${totals[0]}`);
 }
 
 const above = (counts, bounds) => counts.slice(bounds.indexOf(0.5) + 1).reduce((a, b) => a + b, 0);

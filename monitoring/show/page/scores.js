@@ -6,12 +6,14 @@ import { clock, element, fixed, n, NONE, table, wide } from "./format.js";
 const byId = (id) => document.getElementById(id);
 let recent = { latest: [], highest: [] };
 let members = [];
+let predicts = false; // a class, as each member does
 let asked = 0;
 
-const heads = () => ["Event", "Scored at", n("Score"), "Alert", ...members.map((m) => n(m))];
+const heads = () => ["Event", "Scored at", ...(predicts ? ["Prediction"] : []), n("Score"), "Alert", ...members.map((m) => n(m))];
 const row = (s) => [
-  wide(s.id), clock(s.scored_at), n(fixed(s.score)), s.alert ? { text: "alert", kind: "bad" } : NONE,
-  ...members.map((m) => n(fixed(s.members[m], 3))),
+  wide(s.id), clock(s.scored_at), ...(predicts ? [s.prediction ?? NONE] : []), n(fixed(s.score)),
+  s.alert ? { text: "alert", kind: "bad" } : NONE,
+  ...members.map((m) => n(predicts ? s.members[m] ?? NONE : fixed(s.members[m], 3))),
 ];
 
 function draw() {
@@ -20,6 +22,7 @@ function draw() {
 
 export function show(snapshot) {
   recent = snapshot.recent;
+  predicts = snapshot.task === "classes";
   members = snapshot.members.map((m) => m.name);
   draw();
 }

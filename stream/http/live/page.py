@@ -146,6 +146,7 @@ class PageView:
         return {
             "at": time.time_ns() // 1_000_000,
             "model": latest.model,
+            "task": latest.task,
             "scored": latest.scored,
             **self.rates(),
             "alerts": latest.alerts,

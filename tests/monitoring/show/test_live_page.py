@@ -375,6 +375,63 @@ def test_every_chart_has_a_name_a_heading_and_a_table(page: Page) -> None:
     )
 
 
+TARGETS = {
+    "classes": {"type": "classes", "classes": ["low", "high"]},
+    "number": {"type": "number"},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "said", "drawn"),
+    [
+        ("classes", ["Prediction", "Balanced accuracy", "Kappa"], ["wrong", "right"]),
+        ("number", ["Mean absolute error", "RMSE"], ["all scored"]),
+    ],
+)
+def test_the_page_speaks_of_the_target(
+    browser: Browser, tmp_path: Path, task: str, said: list[str], drawn: list[str]
+) -> None:
+    """Its metrics, its predictions and its scores, with nothing that it does not have."""
+    c = config(
+        tmp_path,
+        http={"port": 0},
+        target=TARGETS[task],
+        features=[{"name": "amount", "type": "number", "field": "amount"}],
+        members=[{"name": "linear", "type": "logistic"}],
+    )
+    labels = [
+        label(i, event(i)["amount"] if task == "number" else ("low", "high")[truth(i)])
+        for i in range(300)
+    ]
+    with running(c) as service, ExitStack() as stack:
+        front = Front(service)
+        front.start()
+        stack.callback(front.stop)
+        assert front.server is not None
+        append(c, ("events", [event(i) for i in range(300)]), ("labels", labels))
+        append(c, ("events", [event(i) for i in range(300, 400)]))
+        wait_until(lambda: told(front)["millrace_events_scored_total",] == 400, "the readings")
+        page, complaints = stack.enter_context(
+            opened(browser, f"http://127.0.0.1:{front.server.port}")
+        )
+        ready(page)
+        heads = page.locator("#recent-table thead, #quality-table thead")
+        for title in said:
+            assert any(title in text for text in heads.all_text_contents())
+        assert page.locator("#scores").evaluate("c => c.data.map(t => t.name)") == drawn
+        assert page.locator("#quality .js-line").first.get_attribute("d")
+        for table in ("recent", "quality", "scores"):
+            assert not re.search("undefined|NaN", page.locator(f"#{table}-table").inner_html())
+        newest = page.locator("#recent-table tbody tr").first
+        expect(newest).to_contain_text("e399")
+        if task == "classes":
+            expect(newest).to_contain_text(re.compile("low|high"))
+        expect(page.locator("#set-threshold")).to_be_hidden()
+        folder = Path(os.environ.get("LIVE_PAGE_SHOTS", tmp_path))
+        page.screenshot(path=folder / f"live-{task}.png", full_page=True)
+        assert complaints == []
+
+
 @contextmanager
 def another(
     live: Live, observe: Callable[..., None] = lambda *_: None, **http: Any

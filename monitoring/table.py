@@ -13,6 +13,13 @@ _WIDE = 10_000
 _LEAST = 8
 """Columns that fold get so many characters at least."""
 
+SHOWN = {
+    "binary": ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss"),
+    "classes": ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "log_loss"),
+    "number": ("mae", "rmse", "r2", "bias"),
+}
+"""Metrics of each kind of target that a table of 80 columns has room for."""
+
 
 def table(
     heads: Sequence[str],

@@ -11,14 +11,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import structlog
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from monitoring.table import show, table
+from monitoring.table import SHOWN, show, table
 from monitoring.terminal import styled
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
@@ -155,11 +155,21 @@ def run(
         run_daemon(load(config), accept_changes)
 
 
+Kind = Annotated[
+    Literal["payments", "clicks", "triage", "arrival"],
+    typer.Option(
+        help="Card payments with fraud, clicked impressions, support tickets for five teams, or "
+        "minutes until deliveries arrive."
+    ),
+]
+
+
 @app.command()
 def demo(
+    kind: Kind = "payments",
     seconds: Annotated[float, typer.Option(help="How long to run; 0: until Ctrl-C.")] = 60,
     rate: Annotated[float, typer.Option(help="Events per second.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Of the simulated payments.")] = 7,
+    seed: Annotated[int, typer.Option(help="Of the simulated stream.")] = 7,
     port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8080,
     directory: Annotated[
         Path | None, typer.Option(help="Where to keep log and state; default: a new temporary one.")
@@ -171,7 +181,7 @@ def demo(
         from stream.demo.demo import run_demo
 
     with reported():
-        summary = run_demo(seconds, rate, seed, port, directory, None if as_json else out)
+        summary = run_demo(kind, seconds, rate, seed, port, directory, None if as_json else out)
     if as_json:
         print_json(summary)
     else:
@@ -198,21 +208,22 @@ def simulate(
     ] = None,
     drift: Annotated[bool, typer.Option(help="Change what predicts in the middle.")] = True,
     bad_share: Annotated[float, typer.Option(help="Share of malformed records.")] = 0.0,
+    kind: Kind = "payments",
     as_json: Json = False,
-    clicks: Annotated[
-        bool, typer.Option("--clicks", help="Impressions, 5 % of them clicked, for clicks.toml.")
-    ] = False,
+    clicks: Annotated[bool, typer.Option("--clicks", help="Short for --kind clicks.")] = False,
 ) -> None:
-    """Make card payments with fraud, drift and late labels, or clicks: to a file, or to a log."""
+    """Make a stream with drift and late labels: to a file, or to a log."""
     from stream.demo.demo import simulate_to_file, simulate_to_log
 
     if (to_file is None) == (config is None):
         raise typer.BadParameter("give either --out FILE or --config CONFIG")
+    if clicks:
+        kind = "clicks"
     with reported():
         if to_file is not None:
-            made = simulate_to_file(to_file, clicks, events, seed, drift, err)
+            made = simulate_to_file(to_file, kind, events, seed, drift, err)
         elif config is not None:
-            made = simulate_to_log(load(config), clicks, events, seed, drift, rate, bad_share, err)
+            made = simulate_to_log(load(config), kind, events, seed, drift, rate, bad_share, err)
     if as_json:
         print_json(made)
     else:
@@ -355,14 +366,6 @@ def backfill(
         raise typer.Exit(4)
 
 
-_SHOWN = {
-    "binary": ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss"),
-    "classes": ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "log_loss"),
-    "number": ("mae", "rmse", "r2", "bias"),
-}
-"""Metrics of each kind of target that a table of 80 columns has room for."""
-
-
 def print_quality(console: Console, summary: dict[str, Any]) -> None:
     """The summary's counts in one line and its quality as a table."""
     counts = ("events", "scores", "labels", "dead_letters")
@@ -371,7 +374,7 @@ def print_quality(console: Console, summary: dict[str, Any]) -> None:
     reasons = summary.get("dead_letter_reasons") or {}
     if reasons:
         console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
-    metrics = _SHOWN[summary["target"]]
+    metrics = SHOWN[summary["target"]]
     made = table(["", *metrics], right=metrics, title="Quality of the scores as they were made")
     members = summary.get("members", {})
     for name, values in summary["quality"].items():

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from models.base import F64, I64
+from models.base import F64
 from models.task import logit, sigmoid
 from stream.contract.records import NewRecord
-from stream.demo.player import Writing, encode
+from stream.demo.player import Writing, encode, rfc3339
 from stream.demo.simulator import (
     DAY_MS,
     NEVER,
@@ -104,11 +104,6 @@ class ClickSimulator(Simulation):
         self._drift_day = self._middle() if drift else None
         self._tastes = [self._taste(rng, items) for _ in range(2)]
 
-    @property
-    def drift_ms(self) -> int | None:
-        """The midnight nearest the middle, from which other tastes hold; or ``None``."""
-        return None if self._drift_day is None else self._start_ms + self._drift_day * DAY_MS
-
     def _taste(self, rng: np.random.Generator, items: int) -> _Taste:
         """Appeals of campaigns and items, and the intercept that gives the share of clicks."""
         taste = _Taste(rng.normal(0, 0.8, CAMPAIGNS), rng.normal(0, 0.5, items), 0.0)
@@ -145,7 +140,7 @@ class ClickSimulator(Simulation):
     def _day(self, day: int) -> Rows:
         rng = np.random.default_rng([self.seed, 1, day])
         rows = self._impressions(rng, rng.poisson(self.daily_rate))
-        taste = self._tastes[self._drift_day is not None and day >= self._drift_day]
+        taste = self._tastes[self._drifted(day)]
         rows["p"] = sigmoid(self._logit(rows, taste))
         rows["event_time_ms"] += self._start_ms + day * DAY_MS
         clicked = rng.random(len(rows)) < rows["p"]
@@ -187,18 +182,10 @@ def _ids(rows: Rows, seed: int) -> list[str]:
     return [f"i{seed}-{i}" for i in rows["index"].tolist()]
 
 
-def _text(times_ms: I64) -> list[str]:
-    """Times in RFC 3339, with milliseconds."""
-    text: list[str] = np.datetime_as_string(
-        times_ms.astype("datetime64[ms]"), unit="ms", timezone="UTC"
-    ).tolist()
-    return text
-
-
 def _fields(rows: Rows, seed: int) -> zip[tuple[str, str, str, str, str, str, int, float | None]]:
     return zip(
         _ids(rows, seed),
-        _text(rows["event_time_ms"]),
+        rfc3339(rows["event_time_ms"]),
         [f"u{i}" for i in rows["user"].tolist()],
         [f"i{i}" for i in rows["item"].tolist()],
         [f"c{i}" for i in rows["campaign"].tolist()],
@@ -216,7 +203,7 @@ def event_records(rows: Rows, seed: int) -> list[NewRecord]:
 
 def label_records(rows: Rows, seed: int) -> list[NewRecord]:
     """The clicks as records of the labels topic, keyed by impression."""
-    times = _text(rows["reported_at_ms"])
+    times = rfc3339(rows["reported_at_ms"])
     return [
         NewRecord(i.encode(), encode(Click(i, True, at)))
         for i, at in zip(_ids(rows, seed), times, strict=True)
@@ -226,7 +213,7 @@ def label_records(rows: Rows, seed: int) -> list[NewRecord]:
 def lines(rows: Rows, seed: int) -> list[bytes]:
     """The impressions with their truth as JSON objects, one :class:`LabelledImpression` each."""
     clicked = (rows["reported_at_ms"] != NEVER).tolist()
-    times = _text(rows["reported_at_ms"])
+    times = rfc3339(rows["reported_at_ms"])
     return [
         encode(LabelledImpression(*f, y, at if y else None))
         for f, y, at in zip(_fields(rows, seed), clicked, times, strict=True)

@@ -1,4 +1,4 @@
-"""`millrace demo` and `millrace simulate`: simulated payments through the real service.
+"""`millrace demo` and `millrace simulate`: simulated streams through the real service.
 
 The demo is the service as it runs in production, on the embedded log in a directory of its own,
 with the simulator as the producer; only the table in the terminal is its own.
@@ -23,11 +23,10 @@ from rich.live import Live
 from rich.text import Text
 
 from models.base import MillraceError
-from monitoring.table import table
+from monitoring.table import SHOWN, table
 from stream.contract.outputs import Outputs
-from stream.demo.clicks import CLICKS, IMPRESSIONS_A_DAY, USERS, ClickSimulator
-from stream.demo.player import PAYMENTS, Player, write_jsonl
-from stream.demo.simulator import Simulation, Simulator, beginning, up_to
+from stream.demo.kinds import KINDS, KindName
+from stream.demo.player import Player, write_jsonl
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Listener, Service
@@ -45,33 +44,35 @@ ENDLESS_S = 12 * 3600
 UNPACED_PER_S = 50_000
 """Events a second that an unpaced simulation makes at most."""
 FRAUD_SHARE = 0.025
+"""Of the payments that the demo shows: frauds are seen within a minute."""
 WITHOUT_END = 1 << 40
 """More events than anybody waits for."""
-_TABLE_METRICS = ("roc_auc", "pr_auc", "recall", "precision", "f1", "log_loss")
 
 
-def demo_config(directory: Path, port: int) -> Config:
-    """The packaged ``demo.toml`` with paths in ``directory``; its torch member only with torch."""
-    raw = _packaged()
+def demo_config(directory: Path, port: int, kind: KindName = "payments") -> Config:
+    """The kind's example with paths in ``directory``; its torch member only with torch."""
+    raw = _packaged(kind)
     raw["state_dir"] = str(directory / "state")
     raw["log"]["path"] = str(directory / "log.db")
     raw.setdefault("http", {})["port"] = port
     if find_spec("torch") is None:
         raw["members"] = [m for m in raw["members"] if m["type"] != "torch"]
-    return parse(raw, "demo.toml")
+    return parse(raw, KINDS[kind].example)
 
 
-def left_out(config: Config) -> list[str]:
-    """Members of the packaged ``demo.toml`` that this configuration does without."""
+def left_out(config: Config, kind: KindName = "payments") -> list[str]:
+    """Members of the kind's example that this configuration does without."""
     kept = {m.name for m in config.members}
-    return [m["name"] for m in _packaged()["members"] if m["name"] not in kept]
+    return [m["name"] for m in _packaged(kind)["members"] if m["name"] not in kept]
 
 
-def _packaged() -> dict[str, Any]:
-    return tomllib.loads(resources("stream.demo").joinpath("demo.toml").read_text(encoding="utf-8"))
+def _packaged(kind: KindName) -> dict[str, Any]:
+    example = resources("stream.demo").joinpath(KINDS[kind].example)
+    return tomllib.loads(example.read_text(encoding="utf-8"))
 
 
 def run_demo(
+    kind: KindName,
     seconds: float,
     rate: float,
     seed: int,
@@ -90,8 +91,8 @@ def run_demo(
     """
     with _place(directory) as place:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-        config = demo_config(place, port)
-        missing = left_out(config)
+        config = demo_config(place, port, kind)
+        missing = left_out(config, kind)
         if missing and console is not None:
             console.print(
                 f"Without {', '.join(missing)}: it needs torch, which `make setup` brings"
@@ -106,7 +107,7 @@ def run_demo(
         front.start()
         worker.start()
         stop = threading.Event()
-        player = _player(service, rate, seed, seconds)
+        player = _player(service, kind, rate, seed, seconds)
         feeder = threading.Thread(
             target=_feed, args=(service, player, stop, failure), name="feeder"
         )
@@ -167,16 +168,20 @@ def _feed(
         failure.append(error)
 
 
-def _player(service: Service, rate: float, seed: int, seconds: float) -> Player:
+def _player(service: Service, kind: KindName, rate: float, seed: int, seconds: float) -> Player:
+    chosen = KINDS[kind]
     planned = round(rate * (seconds or ENDLESS_S))
-    # A customer pays twice a day: with so many of them the rate sets the pace of event time.
-    customers = max(50, round(rate / DAYS_PER_S / 2))
+    # With so many of them the rate sets the pace of event time.
+    population = max(50, round(rate / DAYS_PER_S / chosen.often))
     events = planned if seconds else WITHOUT_END
-    simulator = up_to(
-        wall_clock_ms(), planned, seed, customers, events=events, fraud_share=FRAUD_SHARE
-    )
+    options = {"fraud_share": FRAUD_SHARE} if kind == "payments" else {}
     return Player(
-        simulator, service.log.append, rate=rate, bad_share=BAD_SHARE, now_ms=wall_clock_ms
+        chosen.up_to(wall_clock_ms(), planned, seed, population, events=events, **options),
+        service.log.append,
+        rate=rate,
+        bad_share=BAD_SHARE,
+        writing=chosen.writing,
+        now_ms=wall_clock_ms,
     )
 
 
@@ -215,10 +220,11 @@ def _table(service: Service, front: Front, first: list[float], place: Path, left
         f"{sum(shown['dead_letters'].values()):,} dead letters\n",
         f"first score after {first[0]:.1f} s\n" if first else "compiling and starting...\n",
     )
-    heads = ["", "weight", *_TABLE_METRICS]
+    metrics = SHOWN[service.config.target.type]
+    heads = ["", "weight", *metrics]
     made = table(heads, right=heads[1:], title="Quality by late labels, last 10,000")
     for name, values in shown["quality"].items():
-        cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in _TABLE_METRICS]
+        cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in metrics]
         weight = shown["weights"].get(name)
         made.add_row(name, "" if weight is None else f"{weight:.2f}", *cells)
     return Group(head, made)
@@ -237,6 +243,7 @@ def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, 
     counts = engine.counts
     report = engine.quality.report()
     return {
+        "target": service.config.target.type,
         "events": counts[f"consumed.{service.config.topics.events}"],
         "scores": counts["scored"],
         "labels": counts["labels.joined"],
@@ -260,22 +267,20 @@ def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, 
 
 
 def simulate_to_file(
-    path: Path, clicks: bool, events: int, seed: int, drift: bool, console: Console
+    path: Path, kind: KindName, events: int, seed: int, drift: bool, console: Console
 ) -> dict[str, Any]:
     """Write a simulation as JSON Lines, with a progress bar on a terminal; says what it wrote."""
     if events < 1:
         raise MillraceError("simulate: a file needs --events of 1 or more")
     with progress(console, "simulating", events) as advance:
-        if clicks:
-            write_jsonl(path, ClickSimulator(seed, drift=drift, events=events), advance, CLICKS)
-        else:
-            write_jsonl(path, Simulator(seed, drift=drift, events=events), advance)
+        made = KINDS[kind].make(seed, drift=drift, events=events)
+        write_jsonl(path, made, advance, KINDS[kind].writing)
     return {"file": str(path), "events": events}
 
 
 def simulate_to_log(
     config: Config,
-    clicks: bool,
+    kind: KindName,
     events: int,
     seed: int,
     drift: bool,
@@ -292,13 +297,10 @@ def simulate_to_log(
     log = open_log(config, wall_clock_ms)
     stop = threading.Event()
     planned = events or round((rate or UNPACED_PER_S) * ENDLESS_S)
-    end = events or WITHOUT_END
-    simulator: Simulation
-    if clicks:
-        users, start_ms = beginning(wall_clock_ms(), planned, IMPRESSIONS_A_DAY / 1.2, USERS)
-        simulator = ClickSimulator(seed, users, start_ms=start_ms, drift=drift, events=end)
-    else:
-        simulator = up_to(wall_clock_ms(), planned, seed, events=end, drift=drift)
+    chosen = KINDS[kind]
+    simulator = chosen.up_to(
+        wall_clock_ms(), planned, seed, events=events or WITHOUT_END, drift=drift
+    )
     topics = config.topics
     appended = {topics.events: 0, topics.labels: 0}
     try:
@@ -318,7 +320,7 @@ def simulate_to_log(
                 now_ms=wall_clock_ms,
                 events_topic=topics.events,
                 labels_topic=topics.labels,
-                writing=CLICKS if clicks else PAYMENTS,
+                writing=chosen.writing,
             ).run(stop)
     except KeyboardInterrupt:
         stop.set()

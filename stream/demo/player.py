@@ -1,7 +1,8 @@
 """Simulations as records and files: JSON, malformed records mixed in, played at a pace.
 
 Payments are here, over the columns of ``simulator.py``; field names are those of
-``examples/fraud.toml``. A :class:`Writing` tells the player how another stream is written.
+``examples/fraud.toml``. A :class:`Writing` tells the player how another stream is written,
+:func:`writing` makes one of JSON columns.
 Nothing here knows what is at the other end of ``append``.
 """
 
@@ -12,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
+from models.base import I64
 from stream.contract.records import NewRecord
 from stream.demo.simulator import (
     CATEGORIES,
@@ -126,6 +128,10 @@ def lines(payments: Payments, seed: int) -> list[bytes]:
     ]
 
 
+Columns = Callable[[Rows, int], dict[str, list[Any]]]
+"""From rows and the simulation's seed to JSON values by the name of their field."""
+
+
 class Writing(NamedTuple):
     """How a stream is written: records of events and of labels, lines of a file.
 
@@ -137,6 +143,56 @@ class Writing(NamedTuple):
     labels: Callable[[Rows, int], list[NewRecord]]
     lines: Callable[[Rows, int], list[bytes]]
     spoilt: tuple[str, str, str]
+
+
+def writing(
+    event: Columns, truth: Columns, key: str, identifier: str, spoilt: tuple[str, str, str]
+) -> Writing:
+    """How a stream is written whose events and truths are such columns.
+
+    Parameters
+    ----------
+    event, truth : callable
+        From rows and the simulation's seed to the columns of an event, and of what a label says
+        beside its event's id. The last column of a truth is the time of its report; in a line of a
+        file it is null where nobody reports it.
+    key, identifier : str
+        Columns of ``event``: the key of an event's record, and the id, which is a label's key.
+    spoilt
+        See :class:`Writing`.
+    """
+
+    def events(rows: Rows, seed: int) -> list[NewRecord]:
+        return [NewRecord(o[key].encode(), encode(o)) for o in _objects(event(rows, seed))]
+
+    def labels(rows: Rows, seed: int) -> list[NewRecord]:
+        told = {identifier: event(rows, seed)[identifier]} | truth(rows, seed)
+        return [NewRecord(o[identifier].encode(), encode(o)) for o in _objects(told)]
+
+    def lines(rows: Rows, seed: int) -> list[bytes]:
+        told = truth(rows, seed)
+        reported = list(told)[-1]
+        silent = (rows["reported_at_ms"] == NEVER).tolist()
+        told[reported] = [
+            None if never else at for never, at in zip(silent, told[reported], strict=True)
+        ]
+        return [encode(o) for o in _objects(event(rows, seed) | told)]
+
+    return Writing(events, labels, lines, spoilt)
+
+
+def _objects(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def rfc3339(times_ms: I64) -> list[str]:
+    """Times in RFC 3339, with milliseconds."""
+    text: list[str] = np.datetime_as_string(
+        times_ms.astype("datetime64[ms]"), unit="ms", timezone="UTC"
+    ).tolist()
+    return text
 
 
 PAYMENTS = Writing(event_records, label_records, lines, ("amount", "customer", "category"))

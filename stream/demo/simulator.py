@@ -1,14 +1,13 @@
 """Simulated streams with late labels, as columns; first of all card payments with fraud and drift.
 
 After the simulator of the Fraud Detection Handbook (Le Borgne, Siblini, Lebichot and Bontempi 2022,
-chapter 3): same seed, same payments. Clicks are in ``clicks.py``. ``player.py`` turns the columns
-into records and files; the demo, the tests and the benchmarks call both. Nothing here reads a clock
-or does I/O.
+chapter 3): same seed, same payments. ``clicks.py``, ``triage.py`` and ``arrival.py`` hold the other
+streams. ``player.py`` turns the columns into records and files; the demo, the tests and the
+benchmarks call both. Nothing here reads a clock or does I/O.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -114,6 +113,7 @@ class Simulation(ABC):
     """
 
     daily_rate: float
+    _drift_day: int | None = None
 
     def __init__(self, seed: int, events: int, start_ms: int, dtype: np.dtype[Any]) -> None:
         if events < 1:
@@ -130,6 +130,14 @@ class Simulation(ABC):
     def _middle(self) -> int:
         """The day whose midnight is nearest the middle; not the first."""
         return max(1, round(self.events / self.daily_rate / 2))
+
+    def _drifted(self, day: int) -> bool:
+        return self._drift_day is not None and day >= self._drift_day
+
+    @property
+    def drift_ms(self) -> int | None:
+        """The midnight nearest the middle, from which something else holds; or ``None``."""
+        return None if self._drift_day is None else self._start_ms + self._drift_day * DAY_MS
 
     def chunks(self, size: int) -> Iterator[SimulatedChunk]:
         """The whole simulation from its start, ``size`` events at a time (the last may be less).
@@ -268,11 +276,6 @@ class Simulator(Simulation):
         self._drift_day = self._middle() if drift else None
         self._worlds = [self._world(rng, regime) for regime in (_BEFORE, _AFTER)]
 
-    @property
-    def drift_ms(self) -> int | None:
-        """The midnight nearest the middle, from which the drifted regime holds; or ``None``."""
-        return None if self._drift_day is None else self._start_ms + self._drift_day * DAY_MS
-
     def _populate(self, rng: np.random.Generator, customers: int, terminals: int) -> None:
         """Homes, habits and reachable terminals, on a square of side 1."""
         self._category = rng.integers(0, len(CATEGORIES), terminals).astype(np.uint8)
@@ -305,7 +308,7 @@ class Simulator(Simulation):
 
     def _day(self, day: int) -> Payments:
         rng = np.random.default_rng([self.seed, 1, day])
-        world = self._worlds[self._drift_day is not None and day >= self._drift_day]
+        world = self._worlds[self._drifted(day)]
         regime = world.regime
         # 1. Who pays, where, when and how much, were everybody honest.
         customer = np.repeat(np.arange(len(self._rate)), rng.poisson(self._rate))
@@ -351,30 +354,6 @@ class Simulator(Simulation):
         statement = at + (closing - at) % (STATEMENT_DAYS * DAY_MS)
         silent = rng.random(n) < np.where(fraud, FRAUD_UNREPORTED, GENUINE_UNREPORTED)
         return np.where(silent, NEVER, np.where(fraud, complaint, statement))
-
-
-def beginning(now_ms: int, planned: int, often: float, population: int) -> tuple[int, int]:
-    """How many there must be, and the first midnight, so that ``planned`` events end before now.
-
-    ``often``: the least events a day of one of them. From :data:`START_MS` on where that is early
-    enough, else from an earlier midnight, 1970 at the earliest. What does not fit into the days
-    since then gets a larger ``population``: days are fuller.
-    """
-    days = now_ms // DAY_MS
-    population = max(population, math.ceil(planned / often / (days - 1)))
-    first = days - 1 - math.ceil(planned / often / population)
-    return population, min(START_MS, first * DAY_MS)
-
-
-def up_to(
-    now_ms: int, planned: int, seed: int, customers: int = 1000, *, events: int, **options: Any
-) -> Simulator:
-    """A simulation that begins so early that ``planned`` events end before ``now_ms``."""
-    # Customers make 2 payments a day on average; few of them may make a tenth less.
-    customers, start_ms = beginning(now_ms, planned, 2 / 1.2, customers)
-    # Making them takes customers times terminals: of more than these it would be felt.
-    terminals = min(max(20, customers * 2 // 5), 4000)
-    return Simulator(seed, customers, terminals, start_ms, events=events, **options)
 
 
 def in_order(times_ms: I64) -> I64:

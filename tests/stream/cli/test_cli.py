@@ -208,6 +208,14 @@ def test_the_demo_sums_up_in_json() -> None:
     assert set(found["quality"]) >= {"ensemble", "mlp", "bayes"}
 
 
+def test_the_demo_of_a_number_shows_its_errors() -> None:
+    """The table that a demo ends with has the metrics of its kind's target."""
+    printed = millrace("demo", "--kind", "arrival", "--seconds", 2, "--rate", 300, "--port", 0)
+    assert " mae " in printed
+    assert "roc_auc" not in printed
+    assert "events/s" in printed
+
+
 def test_a_state_without_a_checkpoint_says_so(file: Path, tmp_path: Path) -> None:
     """Before the first checkpoint `state` says what a start does; for machines it is no row."""
     assert f"no checkpoint in {tmp_path / 'state'} yet" in millrace("state", file)

@@ -16,6 +16,7 @@ import pytest
 from stream.contract.hashing import hash_text
 from stream.contract.records import NewRecord, Record
 from stream.decode.codec import Codec
+from stream.demo.kinds import KINDS
 from stream.demo.player import BAD_KINDS, Player, event_records, label_records, spoil, write_jsonl
 from stream.demo.simulator import (
     COMPROMISED,
@@ -27,16 +28,16 @@ from stream.demo.simulator import (
     STOLEN,
     Payments,
     SimulatedChunk,
+    Simulation,
     Simulator,
     SimulatorError,
-    up_to,
 )
 from stream.settings import load as config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fraud.toml"
 
 
-def payments(simulator: Simulator, size: int = 4096) -> Payments:
+def payments(simulator: Simulation, size: int = 4096) -> Payments:
     """All payments of a simulation."""
     return np.concatenate([c.events for c in simulator.chunks(size)])
 
@@ -310,7 +311,7 @@ def test_event_time_stays_behind_the_clock_for_hours(rate: int) -> None:
     """Twelve hours of any rate fit between 1970 and now; the last event is the clock's at most."""
     now_ms = START_MS + 200 * DAY_MS
     planned = rate * 12 * 3600
-    simulator = up_to(now_ms, planned, 3, events=1 << 40)
+    simulator = KINDS["payments"].up_to(now_ms, planned, 3, events=1 << 40)
     first_ms = next(simulator.chunks(1)).events["event_time_ms"][0]
     assert first_ms >= 0
     assert first_ms + planned / simulator.daily_rate * DAY_MS < now_ms
@@ -318,8 +319,8 @@ def test_event_time_stays_behind_the_clock_for_hours(rate: int) -> None:
 
 def test_a_short_simulation_begins_where_it_always_does() -> None:
     """What ends before the clock anyway has the times that a file of it has."""
-    short = next(up_to(START_MS + 30 * DAY_MS, 5000, 3, events=5000).chunks(5000))
-    np.testing.assert_array_equal(short.events, payments(Simulator(3, events=5000)))
+    short = KINDS["payments"].up_to(START_MS + 30 * DAY_MS, 5000, 3, events=5000)
+    np.testing.assert_array_equal(payments(short), payments(Simulator(3, events=5000)))
 
 
 def test_an_event_waits_for_its_time() -> None:

@@ -37,7 +37,7 @@ def rehearse(config: Config) -> list[str]:
         except Exception as error:  # noqa: BLE001 - a member may refuse to be built by any error
             problems[name] = f"member {name!r} cannot be built: {type(error).__name__}: {error}"
     if members:
-        ensemble = Ensemble(members, config.ensemble.combine, config.seed)
+        ensemble = Ensemble(members, config.ensemble.combine, config.seed, task=config.task())
         for x in map(features.transform, _events(config)):
             problems |= {failed.member: str(failed) for failed in _tried(ensemble, x)}
     tried = "expected to work on made-up events of this schema"

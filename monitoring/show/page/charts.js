@@ -148,7 +148,8 @@ export function parameters(points) {
   }), `Parameters over time; latest: ${told}`);
 }
 
-export const bins = (bounds) => [...bounds.map((b) => `≤ ${b}`), `> ${bounds.at(-1)}`];
+export const bins = (bounds) => [...bounds.map((b) => `≤ ${short(b)}`), `> ${short(bounds.at(-1))}`];
+const short = (x) => Number(x.toPrecision(6)); // 0.3, not 0.30000000000000004
 
 export function scores(made, classes, scale) {
   const { bounds } = made;

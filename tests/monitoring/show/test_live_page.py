@@ -84,6 +84,12 @@ def told(front: Front) -> dict[tuple[str, ...], float]:
     }
 
 
+def points(front: Front) -> list[Any]:
+    """The ring of the charts."""
+    found: list[Any] = front.history()["points"]
+    return found
+
+
 @contextmanager
 def opened(browser: Browser, url: str) -> Iterator[tuple[Page, list[str]]]:
     """The page in a context of its own, and what it complains of or asks others for."""
@@ -408,9 +414,12 @@ def test_the_page_speaks_of_the_target(
         front.start()
         stack.callback(front.stop)
         assert front.server is not None
-        append(c, ("events", [event(i) for i in range(300)]), ("labels", labels))
-        append(c, ("events", [event(i) for i in range(300, 400)]))
-        wait_until(lambda: told(front)["millrace_events_scored_total",] == 400, "the readings")
+        # Quality counts what was scored by members that had learned.
+        append(c, ("events", [event(i) for i in range(200)]), ("labels", labels[:200]))
+        wait_until(lambda: told(front)["millrace_labels_total", "joined"] == 200, "first labels")
+        append(c, ("events", [event(i) for i in range(200, 400)]), ("labels", labels[200:]))
+        wait_until(lambda: told(front)["millrace_labels_total", "joined"] == 300, "all labels")
+        wait_until(lambda: any(p["quality"]["ensemble"][0] for p in points(front)), "a point")
         page, complaints = stack.enter_context(
             opened(browser, f"http://127.0.0.1:{front.server.port}")
         )
@@ -419,7 +428,9 @@ def test_the_page_speaks_of_the_target(
         for title in said:
             assert any(title in text for text in heads.all_text_contents())
         assert page.locator("#scores").evaluate("c => c.data.map(t => t.name)") == drawn
-        assert page.locator("#quality .js-line").first.get_attribute("d")
+        values = page.locator("#quality").evaluate("c => c.data[0].y")
+        assert values[-1] in [p["quality"]["ensemble"][0] for p in points(front)]
+        assert values[-1] > 0
         for table in ("recent", "quality", "scores"):
             assert not re.search("undefined|NaN", page.locator(f"#{table}-table").inner_html())
         newest = page.locator("#recent-table tbody tr").first

@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from models.task import TaskType
 from monitoring.show.metrics import MillraceCollector
 from monitoring.show.readings import Readings, Telemetry
 from tests.support.waiting import DEADLINE_S
@@ -47,10 +48,10 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def metric_names() -> set[str]:
+def metric_names(task: TaskType = "binary") -> set[str]:
     """Every name, as a query writes it: counters with ``_total``, histograms by their parts."""
     collector = MillraceCollector(
-        lambda: Readings("fraud", ("linear",)), Telemetry({"version": "1"})
+        lambda: Readings("fraud", ("linear",), task), Telemetry({"version": "1"})
     )
     return {
         family.name + suffix for family in collector.collect() for suffix in SUFFIXES[family.type]

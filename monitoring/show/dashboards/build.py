@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from models.task import TaskType
 from monitoring.show.dashboards import panels as p
 from monitoring.show.dashboards.grafana import Rows, board
 
@@ -16,8 +17,7 @@ ROWS: dict[str, Rows] = {
         "Status": [[p.LOOP, p.SCORED, p.F1_NOW, p.DOWN, p.REFUSED, p.SAVED]],
         "Flow": [[p.READ, p.LATENCY, p.LAG], [p.STAGES, p.REQUESTS]],
         "Quality of the scores as they were made": [
-            [p.F1, p.ALERTED, p.COUNTING],
-            [p.SLIDING["pr_auc"], p.LOG_LOSS_FADING],
+            [p.F1, p.LOSS_FADING, p.COUNTING],
         ],
         "Labels": [[p.LABELS, p.DELAY], [p.COVERAGE, p.EVICTED, p.WAITING]],
         "Scores and drift": [[p.SCORES, p.SHIFT, p.ALARMS]],
@@ -27,17 +27,36 @@ ROWS: dict[str, Rows] = {
     },
     "quality": {
         "Ensemble and members over the sliding window, labels as they arrive": [
-            list(p.SLIDING.values())[:4],
-            list(p.SLIDING.values())[4:],
-            [p.AT_BUDGET, p.EXPECTED],
+            p.SLIDING[:4],
+            p.SLIDING[4:],
+            [p.AT_BUDGET, p.ALERTED, p.EXPECTED],
         ],
         "Arrived against matured labels, ensemble": [p.MATURED],
         "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS]],
         "Scores by truth and drift": [[*p.BY_TRUTH, p.DETECTORS], [p.PSI, p.KS]],
     },
+    "quality-classes": {
+        "Ensemble and members over the sliding window, labels as they arrive": [
+            p.SLIDING_CLASSES[:4],
+            p.SLIDING_CLASSES[4:8],
+            [*p.SLIDING_CLASSES[8:], p.EXPECTED],
+        ],
+        "Arrived against matured labels, ensemble": [p.MATURED_CLASSES],
+        "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS]],
+        "Scores by outcome and drift": [[*p.BY_RIGHT, p.DETECTORS], [p.PSI, p.KS]],
+    },
+    "quality-number": {
+        "Ensemble and members over the sliding window, labels as they arrive": [
+            p.SLIDING_NUMBERS[:3],
+            p.SLIDING_NUMBERS[3:],
+        ],
+        "Arrived against matured labels, ensemble": [p.MATURED_NUMBERS],
+        "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS]],
+        "Scores and drift": [[p.SCORES, p.DETECTORS], [p.PSI, p.KS]],
+    },
     "members": {
         "Members in the ensemble": [
-            [p.WEIGHTS, p.SLIDING["log_loss"]],
+            [p.WEIGHTS, p.LOSS],
             [p.UP, p.FROZEN, p.FAILURES],
         ],
         "Parameters": [[p.PARAMETERS, p.ROLES, p.TRAINABLE]],
@@ -57,6 +76,12 @@ ROWS: dict[str, Rows] = {
     },
 }
 """File name, without ``.json``, to what stands on the dashboard."""
+TASKS: dict[str, tuple[TaskType, ...]] = {
+    "quality": ("binary",),
+    "quality-classes": ("classes",),
+    "quality-number": ("number",),
+}
+"""The kinds of target that a dashboard is for; the others are for all."""
 BOARDS = {name: board(name, rows) for name, rows in ROWS.items()}
 
 

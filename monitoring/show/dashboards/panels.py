@@ -5,7 +5,7 @@ Says nothing of where a panel stands: ``build.py`` does.
 
 from __future__ import annotations
 
-from monitoring.show.dashboards.grafana import Query, number, panel
+from monitoring.show.dashboards.grafana import Json, Query, number, panel
 
 
 def _rate(counter: str, by: str) -> Query:
@@ -25,14 +25,18 @@ def _legend(by: str) -> str:
     return " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
 
 
-def _scorers(metric: str, window: str = "sliding") -> Query:
-    matchers = f'{{M, window="{window}", maturity="arrival"}}'
-    return f"millrace_quality_{metric}{matchers}", "{{member}}"
+def _quality(metrics: str, matchers: str) -> str:
+    """The first of these metrics that the target has."""
+    return " or ".join(f"millrace_quality_{m}{matchers}" for m in metrics.split(" or "))
 
 
-def _ensemble(metric: str, window: str, maturity: str = "arrival") -> str:
+def _scorers(metrics: str, window: str = "sliding") -> Query:
+    return _quality(metrics, f'{{M, window="{window}", maturity="arrival"}}'), "{{member}}"
+
+
+def _ensemble(metrics: str, window: str, maturity: str = "arrival") -> str:
     matchers = f'{{M, member="ensemble", window="{window}", maturity="{maturity}"}}'
-    return f"millrace_quality_{metric}{matchers}"
+    return _quality(metrics, matchers)
 
 
 def _distance(bounds: str) -> str:
@@ -49,14 +53,18 @@ def _distance(bounds: str) -> str:
 # fmt: off
 # A table: the formatter would spread a panel over seven lines where two or three will do.
 
+# What stands for quality whatever the target is
+_F1, _LOSS = "f1 or macro_f1 or r2", "log_loss or mae"
+
 # Single numbers
 LOOP = number("Loop", "s", "Time since its last turn; more than 30 s raises an alert.",
     "time() - millrace_loop_heartbeat_timestamp_seconds{P}", {None: "green", 30: "red"})
 SCORED = number("Scored", "ops", "Events scored a second.",
     "sum by (model) (rate(millrace_events_scored_total{M}[R]))", {None: "green"})
 F1_NOW = number("F1", "none",
-    "Of the ensemble, fading, by labels as they arrive. The alert's target is 0.3.",
-    _ensemble("f1", "fading"), {None: "red", 0.3: "green"}, decimals=3)
+    "Of the ensemble, fading, by labels as they arrive; of classes macro F1, of numbers R2. The "
+    "alert's target for F1 is 0.3.",
+    _ensemble(_F1, "fading"), {None: "red", 0.3: "green"}, decimals=3)
 DOWN = number("Members down", "none", "Members that do not score.",
     "sum(1 - millrace_member_up{M})", {None: "green", 1: "red"})
 REFUSED = number("Dead letters", "percentunit", "Share of the records read that were not taken in.",
@@ -90,17 +98,19 @@ DURATION = panel("Duration", "s", "99th percentile by route, to the start of the
 
 # Quality
 F1 = panel("F1 against its target", "none",
-    "`arrival` is fast and flattering: frauds are reported first. `matured` waits.",
-    *((_ensemble("f1", w, m), f"{w}, {m}")
+    "`arrival` is fast and flattering: frauds are reported first. `matured` waits. Of classes "
+    "macro F1, of numbers R2.",
+    *((_ensemble(_F1, w, m), f"{w}, {m}")
       for w in ("fading", "sliding") for m in ("arrival", "matured")), ("0.3", "target"), max=1)
 ALERTED = panel("Precision and recall", "percentunit", "Of the ensemble's alerts, fading.",
     *((_ensemble(m, "fading"), m) for m in ("precision", "recall")), max=1)
 COUNTING = panel("Outcomes that still count", "short",
     "Effective samples of the fading window by true class: few frauds, noisy figures.",
     (_ensemble("effective_samples", "fading"), "class {{class}}"))
-LOG_LOSS_FADING = panel("Log loss by scorer", "none", "Fading; in nats, lower is better.",
-    _scorers("log_loss", "fading"))
-SLIDING = {metric: panel(title, "none", text, _scorers(metric)) for metric, title, text in (
+LOSS_FADING, LOSS = (panel("Loss by scorer", "none",
+    f"{window.capitalize()}: log loss in nats, of numbers mean absolute error; lower is better.",
+    _scorers(_LOSS, window)) for window in ("fading", "sliding"))
+SLIDING = [panel(title, "none", text, _scorers(metric)) for metric, title, text in (
     ("roc_auc", "ROC AUC", "Does the score rank frauds first? 0.5 is chance."),
     ("pr_auc", "Average precision",
      "Over the sliding window; chance is the frauds' share. Does the ensemble beat its members?"),
@@ -110,10 +120,44 @@ SLIDING = {metric: panel(title, "none", text, _scorers(metric)) for metric, titl
     ("log_loss", "Log loss", "In nats over the sliding window, lower is better."),
     ("brier", "Brier score", "Mean squared error of the probability; lower is better."),
     ("calibration_error", "Calibration error", "Mean gap of probability and frequency, 15 bins."),
-)}
-MATURED = [panel(title, "none", "`arrival` is fast and flattering, `matured` is final and late.",
-    *((_ensemble(metric, "sliding", m), m) for m in ("arrival", "matured")))
-    for metric, title in (("roc_auc", "ROC AUC"), ("recall", "Recall"), ("precision", "Precision"))]
+)]
+_PROMISED = (
+    ("coverage", "Coverage of what is promised",
+     "Share of truths within the interval, or the set, that was promised to hold them."),
+    ("width", "Width of what is promised", "Mean width of the intervals, or size of the sets."),
+)
+SLIDING_CLASSES = [panel(title, "none", text, _scorers(metric), min=None)
+    for metric, title, text in (
+    ("accuracy", "Accuracy", "Share of right predictions; misleading where one class is common."),
+    ("balanced_accuracy", "Balanced accuracy", "Mean of the classes' recall."),
+    ("macro_f1", "Macro F1", "Mean of the classes' F1, each as much."),
+    ("weighted_f1", "Weighted F1", "Mean of the classes' F1, by how often each was true."),
+    ("kappa", "Kappa", "Agreement beyond chance; 0 is chance."),
+    ("kappa_temporal", "Temporal kappa", "How far predictions beat the truth before them; 0: no."),
+    ("log_loss", "Log loss", "In nats over the sliding window, lower is better."),
+    ("top_2_accuracy", "Top 2 accuracy", "Share of truths among the two likeliest classes."),
+    *_PROMISED,
+)]
+SLIDING_NUMBERS = [panel(title, "none", text, _scorers(metric), min=None)
+    for metric, title, text in (
+    ("mae", "Mean absolute error", "In the target's unit over the sliding window."),
+    ("rmse", "RMSE", "Root of the mean squared error: large errors count more."),
+    ("r2", "R2", "Share of the truths' variance that is explained; 0: as good as their mean."),
+    ("bias", "Bias", "Mean error; above 0 where too much is predicted."),
+    *_PROMISED,
+)]
+
+
+def _matured(**titles: str) -> list[Json]:
+    return [panel(title, "none", "`arrival` is fast and flattering, `matured` is final and late.",
+        *((_ensemble(metric, "sliding", m), m) for m in ("arrival", "matured")))
+        for metric, title in titles.items()]
+
+
+MATURED = _matured(roc_auc="ROC AUC", recall="Recall", precision="Precision")
+MATURED_CLASSES = _matured(
+    accuracy="Accuracy", balanced_accuracy="Balanced accuracy", macro_f1="Macro F1")
+MATURED_NUMBERS = _matured(mae="Mean absolute error", rmse="RMSE", coverage="Coverage")
 AT_BUDGET = panel("Precision at the alert budget", "percentunit",
     "Frauds among as many of the highest scores as may alert (`quality.alert_budget`).",
     ('millrace_alert_precision_at_budget_ratio{M, maturity="arrival"}', "{{member}}"))
@@ -148,10 +192,12 @@ ALERTS = panel("Alerts and threshold", "short",
 # Scores and drift
 SCORES = panel("Scores", "percentunit", "How many scores fall into each bin, over time.",
     _rate("millrace_score_ratio_bucket{M}", "le"), kind="heatmap")
-BY_TRUTH = [panel(f"Scores of {name}", "percentunit",
+BY_TRUTH, BY_RIGHT = ([panel(f"Scores of {name}", "percentunit",
     "How many fall into each bin, over time, once the truth is known.",
     _rate(f'millrace_labelled_score_ratio_bucket{{M, truth="{truth}"}}', "le"), kind="heatmap")
-    for truth, name in enumerate(("genuine events", "frauds"))]
+    for truth, name in groups.items()] for groups in (
+        {"0": "genuine events", "1": "frauds"},
+        {"wrong": "wrong predictions", "right": "right predictions"}))
 SHIFT = panel("Shift of the scores", "none",
     "Kolmogorov-Smirnov distance of the last 5 minutes' scores to those an hour before, over all "
     "bounds and over those from 0.1 on (what alerts), and the population stability index that the "

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.show.dashboards.build import BOARDS, path, rendered
+from models.task import TaskType
+from monitoring.quality.tasks import METRICS
+from monitoring.show.dashboards.build import BOARDS, TASKS, path, rendered
 from tests.support.tools import metric_names, program
 
 PANELS = {
@@ -46,7 +48,25 @@ def test_every_series_exists() -> None:
     ]
     used = {n for q in [*queries(), *variables] for n in re.findall(r"millrace_[a-z0-9_]+", q)}
     assert used
-    assert used <= metric_names()
+    assert used <= metric_names("binary") | metric_names("classes") | metric_names("number")
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_no_panel_is_empty_for_a_target_that_its_board_is_for(task: TaskType) -> None:
+    """Of every query one alternative names only series of such a service."""
+    known = metric_names(task)
+    empty = [
+        f"{name}: {panel['title']}"
+        for name, board in BOARDS.items()
+        if task in TASKS.get(name, METRICS)
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+        if not any(
+            set(re.findall(r"millrace_[a-z0-9_]+", part)) <= known
+            for part in target["expr"].split(" or ")
+        )
+    ]
+    assert empty == []
 
 
 @pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS)

@@ -22,6 +22,7 @@ _TYPES = {
 }
 _MAP = "map<string, "
 _OPTIONAL = "optional "
+_REPEATED = "repeated "
 
 
 def protobuf_writer(fields: Mapping[str, str]) -> Callable[[Any], bytes]:
@@ -53,6 +54,8 @@ def _value(message: Any, name: str, kind: str) -> Any:
     if kind.startswith(_OPTIONAL) and not message.HasField(name):
         return None
     value = getattr(message, name)
+    if kind.startswith(_REPEATED):
+        return list(value)
     return dict(value) if kind.startswith(_MAP) else value
 
 
@@ -72,7 +75,9 @@ def _message(fields: Mapping[str, str]) -> Any:
 def _add(message: DescriptorProto, name: str, kind: str, number: int) -> None:
     field = message.field.add(name=name, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
     if not kind.startswith(_MAP):
-        field.type = _TYPES[kind.removeprefix(_OPTIONAL)]
+        field.type = _TYPES[kind.removeprefix(_OPTIONAL).removeprefix(_REPEATED)]
+        if kind.startswith(_REPEATED):
+            field.label = FieldDescriptorProto.LABEL_REPEATED
         if kind.startswith(_OPTIONAL):
             # What may be absent is alone in a group of its own, as protoc writes it.
             field.proto3_optional, field.oneof_index = True, len(message.oneof_decl)

@@ -47,6 +47,16 @@ def _each(field: Field) -> Field:
     )
 
 
+_TEXTS = Field(
+    {"type": "array", "items": "string"},
+    "repeated string",
+    {"type": "array", "items": {"type": "string"}},
+)
+_ENDS_OR_NONE = Field(
+    ["null", {"type": "array", "items": "double"}],
+    "repeated double",
+    {"type": ["array", "null"], "items": {"type": "number"}},
+)
 _HEAD = {"id": _TEXT, "event_time": _MOMENT}
 _TAIL = {
     "partition": _INT,
@@ -56,13 +66,14 @@ _TAIL = {
     "seq": _COUNT,
     "cold": _FLAG,
 }
-_ONE_NUMBER = {**_HEAD, "score": _NUMBER, "alert": _FLAG, "members": _each(_NUMBER), **_TAIL}
+_SAID = {"alert": _FLAG, "members": _each(_NUMBER)}
 FIELDS: Mapping[TaskType, Mapping[str, Field]] = {
-    "binary": _ONE_NUMBER,
-    "number": _ONE_NUMBER,
+    "binary": {**_HEAD, "score": _NUMBER, **_SAID, **_TAIL},
+    "number": {**_HEAD, "score": _NUMBER, "interval": _ENDS_OR_NONE, **_SAID, **_TAIL},
     "classes": {
         **_HEAD,
         "prediction": _TEXT_OR_NONE,
+        "set": _TEXTS,
         "score": _NUMBER,
         "alert": _FLAG,
         "probabilities": _each(_NUMBER),
@@ -170,6 +181,8 @@ def reader(kind: str, task: TaskType) -> Callable[[bytes], dict[str, Any]]:
             value = value.get("data")
         if not isinstance(value, dict) or not value.get("id") or "seq" not in value:
             raise ValueError("expected a score with its id and step")
+        if value.get("interval") == []:  # Protobuf has no list that is not there
+            value["interval"] = None
         return {name: v for name, v in value.items() if v or name not in _OPTIONAL}
 
     return read

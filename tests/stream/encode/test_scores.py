@@ -75,16 +75,17 @@ message Score {
   string id = 1;
   int64 event_time = 2;
   optional string prediction = 3;
-  double score = 4;
-  bool alert = 5;
-  map<string, double> probabilities = 6;
-  map<string, string> members = 7;
-  int32 partition = 8;
-  int64 offset = 9;
-  int64 scored_at = 10;
-  string model = 11;
-  int64 seq = 12;
-  bool cold = 13;
+  repeated string set = 4;
+  double score = 5;
+  bool alert = 6;
+  map<string, double> probabilities = 7;
+  map<string, string> members = 8;
+  int32 partition = 9;
+  int64 offset = 10;
+  int64 scored_at = 11;
+  string model = 12;
+  int64 seq = 13;
+  bool cold = 14;
 }
 """
 COMPILED_CLASSES = file_of(
@@ -94,6 +95,7 @@ COMPILED_CLASSES = file_of(
         id="string",
         event_time="int64",
         prediction="string?",
+        set="string*",
         score="double",
         alert="bool",
         probabilities="string -> double",
@@ -172,6 +174,7 @@ def classes_written(kind: str, number: int) -> tuple[list[NewRecord], list[dict[
     [unsure] = outputs.scores
     first = json.loads(unsure.value or b"")
     sure = first | {"id": "e1", "prediction": "a", "probabilities": {"a": 0.75, "b": 0.25}}
+    sure["set"] = ["a", "b"]
     records = [NewRecord(b"e1", json.dumps(sure).encode()), unsure]
     made = writer(c, number)(Outputs(records, [], [], JournalRecord(1, 0, "")))
     return list(made.scores), [sure, first]
@@ -237,6 +240,26 @@ def test_a_score_of_classes_is_read_back_in_every_format(kind: str) -> None:
     made, plain = classes_written(kind, 7)
     read = reader(kind, "classes")
     assert [read(r.value or b"") for r in made] == plain
+
+
+@pytest.mark.parametrize("kind", ["json", *READERS])
+def test_a_score_of_a_number_is_read_back_in_every_format(kind: str) -> None:
+    """With its interval, and without one where nothing is promised yet."""
+    c = config(
+        Path("unused"),
+        target={"type": "number"},
+        members=[{"name": "linear", "type": "logistic"}],
+        features=[{"name": "amount", "type": "number", "field": "amount"}],
+        scores={"format": kind},
+        registry={"url": "http://127.0.0.1:1"},
+    )
+    [cold] = build_engine(c, None).step(Feed().batch(("events", [event(0)]))).scores
+    plain = json.loads(cold.value or b"")
+    assert (list(plain), plain["interval"]) == (list(FIELDS["number"]), None)
+    promised = plain | {"interval": [-1.5, 2.0]}
+    records = [cold, NewRecord(b"e0", json.dumps(promised).encode())]
+    made = writer(c, 7)(Outputs(records, [], [], JournalRecord(1, 0, ""))).scores
+    assert [reader(kind, "number")(r.value or b"") for r in made] == [plain, promised]
 
 
 @pytest.mark.parametrize(

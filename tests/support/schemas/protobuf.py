@@ -23,11 +23,11 @@ _KINDS = {
 def message(name: str, **fields: str) -> DescriptorProto:
     """A message of these fields; those with a question mark tell whether they are there.
 
-    ``string -> double`` is a map.
+    ``string -> double`` is a map, ``string*`` a list.
     """
     made = DescriptorProto(name=name)
     for number, (field, kind) in enumerate(fields.items(), 1):
-        plain = kind.rstrip("?")
+        plain = kind.rstrip("?*")
         one = made.field.add(name=field, number=number, label=FieldDescriptorProto.LABEL_OPTIONAL)
         key, arrow, value = plain.partition(" -> ")
         if arrow:
@@ -39,6 +39,8 @@ def message(name: str, **fields: str) -> DescriptorProto:
         one.type = _KINDS.get(plain, FieldDescriptorProto.TYPE_MESSAGE)
         if plain not in _KINDS:
             one.type_name = plain
+        if kind.endswith("*"):
+            one.label = FieldDescriptorProto.LABEL_REPEATED
         if kind.endswith("?"):
             one.proto3_optional = True
             one.oneof_index = len(made.oneof_decl)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import structlog
 import typer
@@ -33,6 +33,7 @@ from stream.cli.terminal import (
     reported,
     tell_unexpected,
 )
+from stream.demo.kinds import KindName
 
 app = typer.Typer(
     name="millrace",
@@ -156,7 +157,7 @@ def run(
 
 
 Kind = Annotated[
-    Literal["payments", "clicks", "triage", "arrival"],
+    KindName,
     typer.Option(
         help="Card payments with fraud, clicked impressions, support tickets for five teams, or "
         "minutes until deliveries arrive."

@@ -6,6 +6,8 @@ For a stream that runs for months, with every step journaled, there is ``millrac
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from millrace.tables import column, rows_of, taken
 from models.base import F64, MillraceError
 from models.members.catalogue import names_code
 from models.settings import parse_duration
-from models.task import Classes, Task
+from models.task import Classes, Number, Task
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.decode.payload import encoded
@@ -87,9 +89,11 @@ class Engine:
         the same kind of table, ``n`` rows in the same order
             ``id``, ``event_time`` (UTC), ``score`` (a probability, or the number expected),
             ``alert``, ``cold`` (before any member had learned), ``score_NAME`` of each member, and
-            ``error``: why a row was refused, null where it was not. Of classes also ``prediction``
-            (null where none is likely enough) and ``probability_CLASS`` of each, and in place of
-            the members' scores ``prediction_NAME``.
+            ``error``: why a row was refused, null where it was not. Of numbers also the
+            interval, ``low`` and ``high`` (null where nothing is promised yet). Of classes also
+            ``prediction`` (null where none is likely enough), ``set`` (empty where nothing is
+            promised yet) and ``probability_CLASS`` of each, and in place of the members' scores
+            ``prediction_NAME``.
 
         Examples
         --------
@@ -227,11 +231,14 @@ class Engine:
         return pa.table(columns, self._schema())
 
     def _said(self, part: Scored) -> list[list[Any]]:
-        """What is said of classes beside the score: the prediction, and each probability."""
+        """What is said beside the score: of a number its interval, of classes all of it."""
         task = self._engine.task
-        if not isinstance(task, Classes):
+        if part.said is None:
             return []
-        return [_told(task, part.output, task.abstain_below), *part.output.T.tolist()]
+        if not isinstance(task, Classes):
+            return [[None if math.isnan(end) else end for end in ends] for ends in part.said.T]
+        sets = [list(itertools.compress(task.names, held)) for held in part.said]
+        return [_told(task, part.output, task.abstain_below), sets, *part.output.T.tolist()]
 
     def _schema(self) -> pa.Schema:
         task = self._engine.task
@@ -239,8 +246,10 @@ class Engine:
         members = [(f"score_{name}", pa.float64()) for name in self.members]
         if isinstance(task, Classes):
             said = [(f"probability_{name}", pa.float64()) for name in task.names]
-            said.insert(0, ("prediction", pa.string()))
+            said[:0] = [("prediction", pa.string()), ("set", pa.list_(pa.string()))]
             members = [(f"prediction_{name}", pa.string()) for name in self.members]
+        elif isinstance(task, Number):
+            said = [("low", pa.float64()), ("high", pa.float64())]
         return pa.schema(
             [
                 ("id", pa.string()),

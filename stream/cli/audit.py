@@ -135,9 +135,16 @@ def _print_score(found: dict[str, Any]) -> None:
 
 
 def _said(score: dict[str, Any]) -> str:
-    """What a score record says: its number, or its class and the likeliest five."""
+    """What a score record says: its number, or its class and the likeliest five.
+
+    >>> _said({"score": 12.5, "interval": [10.0, 15.0]})
+    '12.5 (10 to 15)'
+    >>> _said({"prediction": "high", "probabilities": {"low": 0.25, "high": 0.75}})
+    'high (high 0.75, low 0.25)'
+    """
     if "probabilities" not in score:
-        return f"{score['score']:.6g}"
+        ends = " to ".join(f"{end:.6g}" for end in score.get("interval") or ())
+        return f"{score['score']:.6g}" + (f" ({ends})" if ends else "")
     likeliest = sorted(score["probabilities"].items(), key=lambda each: -each[1])[:5]
     shares = ", ".join(f"{name} {p:.6g}" for name, p in likeliest)
     return f"{score['prediction'] or 'no class'} ({shares})"

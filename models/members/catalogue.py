@@ -41,8 +41,16 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
         "binary": "models.members.forest:ForestModel",
         "classes": "models.members.classes.forest:ForestModel",
     },
-    "river": {"binary": "models.members.river.model:RiverModel"},
-    "torch": {"binary": "models.members.torch.model:TorchModel"},
+    "river": {
+        "binary": "models.members.river.model:RiverModel",
+        "classes": "models.members.river.targets:RiverClassModel",
+        "number": "models.members.river.targets:RiverNumberModel",
+    },
+    "torch": {
+        "binary": "models.members.torch.model:TorchModel",
+        "classes": "models.members.torch.targets:TorchClassModel",
+        "number": "models.members.torch.targets:TorchNumberModel",
+    },
 }
 """Built-in member types: name to the ``module:class`` for each type of target that it can learn."""
 

@@ -30,7 +30,7 @@ from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.proxied import proxied
 from tests.faults.reconfigure import reconfigure as change
-from tests.faults.shard import Shard
+from tests.faults.shard import TASKS, Shard
 from tests.faults.zombie import zombie as freeze_and_replace
 from tests.support.broker import Broker
 
@@ -45,6 +45,7 @@ Log = Annotated[
     typer.Option(help="The log under the service; confluent: Kafka through that client."),
 ]
 By = Annotated[Client, typer.Option(help="The service's client of Kafka.")]
+Task = Literal["binary", "classes", "number"]
 Seed = Annotated[int, typer.Option(help="Same seed, same input and same plan of faults.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Directory = Annotated[
@@ -114,6 +115,7 @@ def crash(
     kills: Annotated[int, typer.Option(min=1, help="SIGKILLs that hit.")] = 100,
     seed: Seed = 1,
     events: Annotated[int | None, typer.Option(help="Default: 150 for each kill.")] = None,
+    task: Annotated[Task, typer.Option(help="What the target is.")] = "binary",
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -121,10 +123,10 @@ def crash(
     with working(directory) as place, log_table(log) as table, progress(as_json) as show:
 
         def work() -> dict[str, Any]:
-            shard = Shard(place / "shard", table)
+            shard = Shard(place / "shard", table, **TASKS[task])
             verdict, tally = crashes.crash(shard, kills, seed, events, show)
             shard.renew_log()
-            head = {"log": log, "kills": kills, "seed": seed}
+            head = {"log": log, "kills": kills, "seed": seed, "task": task}
             return head | tally.as_dict() | verdict.as_dict()
 
         found = timed(work)

@@ -36,6 +36,40 @@ MEMBERS: list[dict[str, Any]] = [
 ]
 
 
+_PLAIN = [
+    {"name": "amount", "type": "number", "field": "amount", "transform": "log1p"},
+    {"name": "category", "type": "category", "field": "category", "buckets": 16},
+    {"name": "count", "type": "window", "entity": "customer", "windows": ["1d"]},
+]
+TASKS: dict[str, dict[str, Any]] = {
+    "binary": {},
+    "classes": {
+        "target": {"type": "classes", "classes": ["true", "false", "never"], "alert": "true"},
+        "label": {"field": "fraud", "horizon": HORIZON, "at_horizon": "false"},
+        "members": [
+            {"name": "linear", "type": "logistic"},
+            {"name": "forest", "type": "forest", "trees": 3},
+            {
+                "name": "bayes",
+                "type": "river",
+                "model": "river.naive_bayes.GaussianNB",
+            },
+        ],
+    },
+    "number": {
+        "target": {"type": "number", "minimum": 0, "maximum": 100, "alert_above": 12},
+        "label": {"field": "minutes", "horizon": HORIZON, "at_horizon": "0"},
+        "members": [
+            {"name": "linear", "type": "logistic"},
+            {"name": "crossed", "type": "crossed"},
+            {"name": "bayes", "type": "boosting"},
+        ],
+        "features": _PLAIN,
+    },
+}
+"""What each kind of target changes of the configuration; its labels are the same."""
+
+
 def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Windows, risk features, three kinds of member, and checkpoints several times a second."""
     from tests.support.factory import raw_config as small

@@ -15,7 +15,7 @@ from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.diverge import diverge
 from tests.faults.reconfigure import reconfigure
-from tests.faults.shard import Shard
+from tests.faults.shard import TASKS, Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
 from tests.faults.zombie import zombie
@@ -31,6 +31,14 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
     verdict, tally = crash(Shard(tmp_path / "shard"), 4, 11, 500, quiet)
     assert verdict.problems == []
     assert tally.hits == 4
+
+
+@pytest.mark.parametrize("task", ["classes", "number"])
+def test_kills_leave_no_trace_whatever_the_target(tmp_path: Path, task: str) -> None:
+    """Classes and numbers are scored, learned and restored like yes or no."""
+    verdict, tally = crash(Shard(tmp_path / "shard", **TASKS[task]), 2, 13, 300, quiet)
+    assert verdict.problems == []
+    assert tally.hits == 2
 
 
 def test_changes_between_kills_leave_no_trace(tmp_path: Path) -> None:

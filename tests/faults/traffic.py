@@ -41,6 +41,11 @@ class Piece(NamedTuple):
     records: list[NewRecord]
 
 
+def told(i: int, y: bool) -> dict[str, Any]:
+    """A label, whose truth is a number too: whatever the target, it can be read."""
+    return label(i, y) | {"minutes": 10 * y + i % 7}
+
+
 class Traffic:
     """Endless input from one seed.
 
@@ -148,10 +153,10 @@ class Traffic:
         bad = Kind("bad")
         choice = self._rng.randrange(4)
         if choice == 0:
-            value = label(i) | {"id": f"unknown{i}"}
+            value = told(i, truth(i)) | {"id": f"unknown{i}"}
             return self._record(f"u{i}", value, Kind("label", f"unknown{i}", int(truth(i))))
         if choice == 1:
-            return self._record(f"e{i}", label(i) | {"fraud": "perhaps"}, bad)
+            return self._record(f"e{i}", label(i) | {"fraud": "perhaps", "minutes": "soon"}, bad)
         if choice == 2:
             return self._record(f"e{i}", b"[%d" % i, bad)
         return NewRecord(f"e{i}".encode(), None)
@@ -163,7 +168,7 @@ class Traffic:
 
     def _label(self, i: int, y: bool | None = None, late: bool = False) -> NewRecord:
         y = truth(i) if y is None else y
-        return self._record(f"e{i}", label(i, y), Kind("label", f"e{i}", int(y), late))
+        return self._record(f"e{i}", told(i, y), Kind("label", f"e{i}", int(y), late))
 
     def _command(self) -> NewRecord:
         choices: list[tuple[Any, str]] = [

@@ -74,7 +74,9 @@ class RiverModel(Model):
         self._estimator = build_estimator(params, seed)
         self._weighted = _takes_weights(self._estimator)
         self._known: set[str] = set()
-        self._owed = [0.0, 0.0]  # by class: the fraction of a row that is not learned yet
+        self._task = task
+        # By class: the fraction of a row that is not learned yet.
+        self._owed = [0.0] * self._slots()
         self._try_out(build_estimator(params, seed), schema)
 
     def _try_out(self, twin: Any, schema: FeatureSchema) -> None:
@@ -108,17 +110,25 @@ class RiverModel(Model):
 
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`models.base.Model.score`; raises :class:`RiverError` for a nan."""
-        out = np.zeros((len(x), 1))
+        out = np.zeros((len(x), self._task.k))
         if self._grows and not self._known:
             return out
         predict = self._vote if self._votes else self._link
         for i, row in enumerate(self._rows(x)):
             if self._grows and not self._known.issuperset(row):
                 row = {key: value for key, value in row.items() if key in self._known}
-            out[i, 0] = predict(row)
+            out[i] = predict(row)
         return out
 
-    def _link(self, row: dict[str, Any]) -> float:
+    def _slots(self) -> int:
+        """How many classes there are to owe rows to."""
+        return 2
+
+    def _told(self, y: float) -> tuple[Any, int]:
+        """The truth as River gets it, and the slot of its class."""
+        return y > 0.5, int(y > 0.5)
+
+    def _link(self, row: dict[str, Any]) -> float | F64:
         proba = self._estimator.predict_proba_one(row)
         p = float(proba.get(True, 0.0)) if proba else 0.5
         if p <= 0.0 and not any(proba.values()):
@@ -130,19 +140,19 @@ class RiverModel(Model):
         p = min(max(p, MIN_P), 1 - MIN_P)
         return math.log(p / (1 - p))
 
-    def _vote(self, row: dict[str, Any]) -> float:
+    def _vote(self, row: dict[str, Any]) -> float | F64:
         label = self._estimator.predict_one(row)
         return 0.0 if label is None else VOTE_LINK if label else -VOTE_LINK
 
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """See :meth:`models.base.Model.learn`."""
         learn = self._estimator.learn_one
-        for row, truth, weight in zip(self._rows(x), (y > 0.5).tolist(), w.tolist(), strict=True):
-            times = 1
+        for row, told, weight in zip(self._rows(x), y.tolist(), w.tolist(), strict=True):
+            times, (truth, slot) = 1, self._told(told)
             if not self._weighted:
-                due = self._owed[truth] + weight
+                due = self._owed[slot] + weight
                 times = int(due)
-                self._owed[truth] = due - times
+                self._owed[slot] = due - times
             if weight == 0.0 or not times:
                 continue
             if self._grows:

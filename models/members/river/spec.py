@@ -56,11 +56,14 @@ class RiverParams(Settings):
         {}, description="parameters of the estimator whose names are taken here, such as `model`"
     )
 
+    def _check_kind(self, estimator: Any) -> None:
+        _check_classifier(estimator, self.model)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         try:
             estimator = build_estimator(self, seed=0)
-            _check_classifier(estimator, self.model)
+            self._check_kind(estimator)
         except SpecError as error:
             raise refused(error.place, str(error), error.got) from error
         return self
@@ -212,6 +215,21 @@ def _check_classifier(estimator: Any, reference: str) -> None:
             f" {type(last).__name__} is none"
         )
         raise SpecError(("model",), problem, reference)
+
+
+class RiverNumberParams(RiverParams):
+    """Parameters of ``type = "river"`` for a number; the estimator's own stand beside them."""
+
+    def _check_kind(self, estimator: Any) -> None:
+        last = last_step(estimator)
+        if type(last).__module__.startswith("river."):
+            fits = isinstance(last, river.base.Regressor)
+        else:
+            fits = hasattr(last, "predict_one") and hasattr(last, "learn_one")
+        if not fits:
+            name = type(last).__name__
+            problem = f"expected a regressor (learn_one and predict_one), {name} is none"
+            raise SpecError(("model",), problem, self.model)
 
 
 def last_step(estimator: Any) -> Any:

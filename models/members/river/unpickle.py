@@ -59,6 +59,10 @@ _CLASSES: tuple[type, ...] = (
 
 _FUNCTIONS = frozenset(
     {
+        *(
+            ("river.tree.splitter.ebst_splitter", f"EBSTNode._update_estimator_{kind}")
+            for kind in ("univariate", "multivariate")  # add to a node's statistics, by its targets
+        ),
         ("copy", "deepcopy"),
         ("river._river_rust.vectordict", "euclidean_distance_tuple"),
         ("river.naive_bayes.gaussian", "GaussianNB._make_gaussian"),

@@ -44,8 +44,9 @@ class TorchParams(Settings):
     module: str | None = Field(
         None,
         description="`package.module:attr` or `path/to/file.py:attr`: an `nn.Module` class or a"
-        " factory; gets `n_dense` and `hashed_buckets` if it takes them; `forward(dense[, hashed])`"
-        " gives `(n,)` or `(n, 1)` logits. Default: the built-in network",
+        " factory; gets `n_dense`, `hashed_buckets` and `outputs` if it takes them;"
+        " `forward(dense[, hashed])` gives `(n,)` or `(n, 1)` logits or numbers, `(n, outputs)` of"
+        " classes. Default: the built-in network",
     )
     parameters: dict[str, Any] = Field({}, description="further arguments of `module`")
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
@@ -112,13 +113,14 @@ class TorchModel(Model):
         self, params: TorchParams, schema: FeatureSchema, seed: int, task: Task = BINARY
     ) -> None:
         self._params = params
+        self._task = task
         self._name = params.module or "the built-in network"
         self._rng = torch.Generator().manual_seed(seed & (2**64 - 1)).get_state()
         self.skipped = 0
         self._ready = params.module is not None
         self._standardiser = Standardiser(len(schema.dense))
         with self._own_world():
-            self._module = _build(params, schema)
+            self._module = _build(params, schema, task.k)
         self._reads_hashed = _positional(self._module.forward) >= 2
         trained = [p for p in self._module.parameters() if p.requires_grad]
         if not trained:
@@ -133,8 +135,24 @@ class TorchModel(Model):
         """See :meth:`models.base.Model.score`: one forward pass, without dropout."""
         with self._own_world(keep=False), torch.inference_mode():
             self._module.eval()
-            logits = self._forward(*self._inputs(x)).numpy().astype(np.float64)[:, None]
-        return logits if self._ready else np.zeros_like(logits)
+            outputs = self._forward(*self._inputs(x)).numpy().astype(np.float64)
+        links = self._links(outputs.reshape(len(x), self._task.k))
+        return links if self._ready else np.zeros_like(links)
+
+    def _links(self, outputs: F64) -> F64:
+        """The links of the module's outputs ``(n, k)``."""
+        return outputs
+
+    def _loss(self, outputs: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+        """What a step makes small."""
+        return nn.functional.binary_cross_entropy_with_logits(outputs, truth, weight)
+
+    def _observe(self, y: F64, w: F64) -> None:
+        """Take truths in before they are learned."""
+
+    def _wanted(self, y: F64) -> F64:
+        """What the module should give for these truths."""
+        return y
 
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """See :meth:`models.base.Model.learn`; rows of weight 0 are left out."""
@@ -145,15 +163,17 @@ class TorchModel(Model):
             for epoch in range(self._params.epochs):
                 for start in range(0, len(rows), self._params.micro_batch):
                     chunk = rows[start : start + self._params.micro_batch]
+                    if epoch == 0:
+                        self._observe(y[chunk], w[chunk])
                     if epoch == 0 and self._params.standardise:
                         self._standardiser.update(x.dense[chunk])
                     self._step(x.take(chunk), y[chunk], w[chunk])
 
     def _step(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        truth, weight = (torch.from_numpy(a).to(torch.float32) for a in (y, w))
+        truth, weight = (torch.from_numpy(a).to(torch.float32) for a in (self._wanted(y), w))
         self._optimizer.zero_grad()
         logits = self._forward(*self._inputs(x))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, truth, weight)
+        loss = self._loss(logits, truth, weight)
         loss.backward()
         gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
         # Squares: a gradient whose square overflows would silence Adam's second moment for good.
@@ -175,11 +195,12 @@ class TorchModel(Model):
 
     def _forward(self, dense: Tensor, hashed: Tensor) -> Tensor:
         logits = self._module(dense, hashed) if self._reads_hashed else self._module(dense)
-        n = len(dense)
-        if not isinstance(logits, Tensor) or logits.shape not in ((n,), (n, 1)):
+        n, k = len(dense), self._task.k
+        shapes: tuple[tuple[int, ...], ...] = ((n,), (n, 1)) if k == 1 else ((n, k),)
+        if not isinstance(logits, Tensor) or logits.shape not in shapes:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise TorchError(f"{self._name}: expected logits of shape ({n},), got {shape}")
-        return logits.reshape(n).to(torch.float32)
+            raise TorchError(f"{self._name}: expected logits of shape {shapes[0]}, got {shape}")
+        return logits.reshape(shapes[0]).to(torch.float32)
 
     @contextlib.contextmanager
     def _own_world(self, keep: bool = True) -> Iterator[None]:
@@ -285,7 +306,7 @@ class TorchModel(Model):
 
 
 class Network(nn.Module):
-    """Dense columns and one embedding for each hashed column, through ReLU layers, to one logit.
+    """Dense columns and one embedding for each hashed column, through ReLU layers, to links.
 
     Parameters
     ----------
@@ -299,6 +320,8 @@ class Network(nn.Module):
         Share of each hidden layer's outputs that is dropped while learning.
     embedding_dim : int
         Columns of each embedding table.
+    outputs : int
+        Links of a score.
     """
 
     def __init__(
@@ -308,6 +331,7 @@ class Network(nn.Module):
         hidden: Sequence[int] = (32, 16),
         dropout: float = 0.0,
         embedding_dim: int = 8,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.embeddings = nn.ModuleList(nn.Embedding(b, embedding_dim) for b in hashed_buckets)
@@ -316,20 +340,21 @@ class Network(nn.Module):
         for size in hidden:
             layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
             width = size
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, dense: Tensor, hashed: Tensor) -> Tensor:
-        """``dense`` float32 ``(n, d)`` and ``hashed`` int64 ``(n, k)`` to logits ``(n, 1)``."""
+        """``dense`` float32 ``(n, d)``, ``hashed`` int64 ``(n, k)`` to links ``(n, outputs)``."""
         embedded = [table(hashed[:, j]) for j, table in enumerate(self.embeddings)]
         logits: Tensor = self.layers(torch.cat([dense, *embedded], dim=1))
         return logits
 
 
-def _build(params: TorchParams, schema: FeatureSchema) -> nn.Module:
+def _build(params: TorchParams, schema: FeatureSchema, outputs: int) -> nn.Module:
     """The module, on the processor, in float32 or float64."""
     sizes: dict[str, Any] = {
         "n_dense": len(schema.dense),
         "hashed_buckets": tuple(column.buckets for column in schema.hashed),
+        "outputs": outputs,
     }
     if params.module is None:
         return Network(**sizes, **params.model_dump(include={"hidden", "dropout", "embedding_dim"}))

@@ -43,13 +43,13 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
     },
     "river": {
         "binary": "models.members.river.model:RiverModel",
-        "classes": "models.members.river.targets:RiverClassModel",
-        "number": "models.members.river.targets:RiverNumberModel",
+        "classes": "models.members.river.model:RiverClassModel",
+        "number": "models.members.river.model:RiverNumberModel",
     },
     "torch": {
         "binary": "models.members.torch.model:TorchModel",
-        "classes": "models.members.torch.targets:TorchClassModel",
-        "number": "models.members.torch.targets:TorchNumberModel",
+        "classes": "models.members.torch.model:TorchClassModel",
+        "number": "models.members.torch.model:TorchNumberModel",
     },
 }
 """Built-in member types: name to the ``module:class`` for each type of target that it can learn."""

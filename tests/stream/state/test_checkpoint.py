@@ -11,6 +11,7 @@ import pytest
 from stream.run.assemble import build_engine
 from stream.settings.upgrade import journaled
 from stream.state.generations import (
+    FORMAT,
     CheckpointError,
     Locked,
     Snapshot,
@@ -155,7 +156,7 @@ def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, Engine, Feed
     """A manifest whose seal does not match its bytes is not read."""
     [path] = list_generations(trained[0].path)
     manifest = path / "manifest.json"
-    manifest.write_bytes(manifest.read_bytes().replace(b'"format": 4', b'"format": 1'))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"format": %d' % FORMAT, b'"format": 1'))
     with pytest.raises(CheckpointError, match="checksum"):
         read_manifest(path)
 

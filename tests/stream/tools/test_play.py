@@ -89,7 +89,7 @@ def decided(
         "waiting": engine.pending.waiting,
         "early": len(engine.early),
         "watermark": engine.watermark_ms,
-        "truth": np.concatenate(play.truth).tolist(),
+        "truth": np.nan_to_num(np.concatenate(play.truth), nan=-1.0).tolist(),
     }
 
 

@@ -30,7 +30,7 @@ SHARES = (
 )
 """Upper bounds of the bins of a histogram of probabilities; one more bin takes the rest."""
 
-_DECADES = [d * 10.0**e for e in range(-2, 7) for d in (1.0, 3.0)]
+_DECADES = [float(f"{d}e{e}") for e in range(-2, 7) for d in (1, 3)]
 NUMBERS = (*(-b for b in reversed(_DECADES)), 0.0, *_DECADES)
 """Upper bounds of the bins of a histogram of numbers of any size."""
 

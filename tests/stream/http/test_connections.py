@@ -156,7 +156,8 @@ class TestRoom:
             first = rest(held[0])
             told(first, "overloaded")
             assert b"retry-after: 1\r\n" in first.lower()
-            assert ("unmatched", "OTHER", 503) in [o[:3] for o in it.observed]
+            refusal = ("unmatched", "OTHER", 503)
+            wait_until(lambda: refusal in [o[:3] for o in it.observed], "the count of the refusal")
 
     def test_only_the_excess_is_refused(self) -> None:
         """Of many at once as many are served as there is room for; a refusal is a counted 503."""

@@ -19,7 +19,6 @@ from stream.demo.simulator import (
     START_MS,
     Rows,
     Simulation,
-    SimulatorError,
     in_order,
 )
 
@@ -80,17 +79,12 @@ class ArrivalSimulator(Simulation):
         drift: bool = True,
         events: int = 100_000,
     ) -> None:
-        super().__init__(seed, events, start_ms, DELIVERY)
-        if couriers < 1:
-            raise SimulatorError(f"couriers: expected 1 or more, got {couriers}")
+        super().__init__(seed, events, start_ms, DELIVERY, couriers=couriers)
         rng = np.random.default_rng([seed, 0])
-        rate = DELIVERIES_A_DAY * rng.uniform(0.5, 1.5, couriers)
-        self.daily_rate = float(rate.sum())
-        self._share = rate / rate.sum()
+        self._paced(DELIVERIES_A_DAY * rng.uniform(0.5, 1.5, couriers), drift)
         self._vehicle_of = rng.choice(len(VEHICLES), couriers, p=[0.4, 0.25, 0.35])
         self._courier = rng.normal(0, 0.1, couriers)
         self._zones = rng.normal(0, 0.25, ZONES), rng.normal(0.25, 0.25, ZONES)
-        self._drift_day = self._middle() if drift else None
 
     def _day(self, day: int) -> Rows:
         rng = np.random.default_rng([self.seed, 1, day])

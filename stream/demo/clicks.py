@@ -7,22 +7,19 @@ here reads a clock or does I/O.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from models.base import F64
 from models.task import logit, sigmoid
-from stream.contract.records import NewRecord
-from stream.demo.player import Writing, encode, rfc3339
+from stream.demo.player import rfc3339, writing
 from stream.demo.simulator import (
     DAY_MS,
     NEVER,
     START_MS,
     Rows,
     Simulation,
-    SimulatorError,
     in_order,
 )
 
@@ -89,19 +86,14 @@ class ClickSimulator(Simulation):
         drift: bool = True,
         events: int = 100_000,
     ) -> None:
-        super().__init__(seed, events, start_ms, IMPRESSION)
-        for name, value in (("users", users), ("items", items)):
-            if value < 1:
-                raise SimulatorError(f"{name}: expected 1 or more, got {value}")
+        super().__init__(seed, events, start_ms, IMPRESSION, users=users, items=items)
         rng = np.random.default_rng([seed, 0])
-        self._rate = IMPRESSIONS_A_DAY * rng.gamma(2.0, 0.5, users)
+        self._paced(IMPRESSIONS_A_DAY * rng.gamma(2.0, 0.5, users), drift)
         self._user = rng.normal(0, 0.7, users)
         self._device_of = rng.choice(len(DEVICES), users, p=[0.6, 0.25, 0.1, 0.05])
         self._popularity = rng.dirichlet(np.full(items, 0.5))
         self._campaign_of = rng.integers(0, CAMPAIGNS, items)
         self._price_of = np.round(rng.lognormal(3.0, 1.0, items), 2)
-        self.daily_rate = float(self._rate.sum())
-        self._drift_day = self._middle() if drift else None
         self._tastes = [self._taste(rng, items) for _ in range(2)]
 
     def _taste(self, rng: np.random.Generator, items: int) -> _Taste:
@@ -116,7 +108,7 @@ class ClickSimulator(Simulation):
     def _impressions(self, rng: np.random.Generator, n: int) -> Rows:
         """Who is shown what, when on the day and where on the page; unordered, unclicked."""
         rows = np.empty(n, IMPRESSION)
-        rows["user"] = rng.choice(len(self._rate), n, p=self._rate / self._rate.sum())
+        rows["user"] = rng.choice(len(self._share), n, p=self._share)
         rows["item"] = rng.choice(len(self._popularity), n, p=self._popularity)
         rows["campaign"] = self._campaign_of[rows["item"]]
         rows["device"] = self._device_of[rows["user"]]
@@ -149,76 +141,24 @@ class ClickSimulator(Simulation):
         return rows[in_order(rows["event_time_ms"])]
 
 
-class Impression(msgspec.Struct, gc=False):
-    """One event as JSON; ``shown_at`` in RFC 3339."""
-
-    impression_id: str
-    shown_at: str
-    user: str
-    item: str
-    campaign: str
-    device: str
-    position: int
-    price: float | None
-
-
-class LabelledImpression(Impression, gc=False):
-    """A line of a file: the event, its truth, and when it was clicked (``None``: never)."""
-
-    clicked: bool
-    clicked_at: str | None
+def _event(rows: Rows, seed: int) -> dict[str, list[Any]]:
+    return {
+        # The seed keeps the ids of two simulations on one topic apart.
+        "impression_id": [f"i{seed}-{i}" for i in rows["index"].tolist()],
+        "shown_at": rfc3339(rows["event_time_ms"]),
+        "user": [f"u{i}" for i in rows["user"].tolist()],
+        "item": [f"i{i}" for i in rows["item"].tolist()],
+        "campaign": [f"c{i}" for i in rows["campaign"].tolist()],
+        "device": [DEVICES[i] for i in rows["device"].tolist()],
+        "position": rows["position"].tolist(),
+        "price": [None if p != p else p for p in rows["price"].tolist()],
+    }
 
 
-class Click(msgspec.Struct, gc=False):
-    """A click as JSON."""
-
-    impression_id: str
-    clicked: bool
-    clicked_at: str
+def _truth(rows: Rows, seed: int) -> dict[str, list[Any]]:
+    reported = rows["reported_at_ms"]
+    return {"clicked": (reported != NEVER).tolist(), "clicked_at": rfc3339(reported)}
 
 
-def _ids(rows: Rows, seed: int) -> list[str]:
-    # The seed keeps the ids of two simulations on one topic apart.
-    return [f"i{seed}-{i}" for i in rows["index"].tolist()]
-
-
-def _fields(rows: Rows, seed: int) -> zip[tuple[str, str, str, str, str, str, int, float | None]]:
-    return zip(
-        _ids(rows, seed),
-        rfc3339(rows["event_time_ms"]),
-        [f"u{i}" for i in rows["user"].tolist()],
-        [f"i{i}" for i in rows["item"].tolist()],
-        [f"c{i}" for i in rows["campaign"].tolist()],
-        [DEVICES[i] for i in rows["device"].tolist()],
-        rows["position"].tolist(),
-        [None if price != price else price for price in rows["price"].tolist()],
-        strict=True,
-    )
-
-
-def event_records(rows: Rows, seed: int) -> list[NewRecord]:
-    """The impressions as records of the events topic, keyed by user."""
-    return [NewRecord(f[2].encode(), encode(Impression(*f))) for f in _fields(rows, seed)]
-
-
-def label_records(rows: Rows, seed: int) -> list[NewRecord]:
-    """The clicks as records of the labels topic, keyed by impression."""
-    times = rfc3339(rows["reported_at_ms"])
-    return [
-        NewRecord(i.encode(), encode(Click(i, True, at)))
-        for i, at in zip(_ids(rows, seed), times, strict=True)
-    ]
-
-
-def lines(rows: Rows, seed: int) -> list[bytes]:
-    """The impressions with their truth as JSON objects, one :class:`LabelledImpression` each."""
-    clicked = (rows["reported_at_ms"] != NEVER).tolist()
-    times = rfc3339(rows["reported_at_ms"])
-    return [
-        encode(LabelledImpression(*f, y, at if y else None))
-        for f, y, at in zip(_fields(rows, seed), clicked, times, strict=True)
-    ]
-
-
-CLICKS = Writing(event_records, label_records, lines, ("position", "user", "campaign"))
-"""Impressions and clicks, as ``examples/clicks.toml`` takes them."""
+CLICKS = writing(_event, _truth, "user", "impression_id", ("position", "user", "campaign"))
+"""Impressions and their clicks, as ``examples/clicks.toml`` takes them."""

@@ -105,6 +105,8 @@ class Simulation(ABC):
     dtype : numpy.dtype
         Of an event: ``index``, ``event_time_ms`` and ``reported_at_ms`` (when its truth becomes
         known, or :data:`NEVER`) among others.
+    **sizes : int
+        Of its populations by name, 1 or more each.
 
     Attributes
     ----------
@@ -113,11 +115,15 @@ class Simulation(ABC):
     """
 
     daily_rate: float
-    _drift_day: int | None = None
+    _share: F64
+    _drift_day: int | None
 
-    def __init__(self, seed: int, events: int, start_ms: int, dtype: np.dtype[Any]) -> None:
-        if events < 1:
-            raise SimulatorError(f"events: expected 1 or more, got {events}")
+    def __init__(
+        self, seed: int, events: int, start_ms: int, dtype: np.dtype[Any], **sizes: int
+    ) -> None:
+        for name, value in {"events": events, **sizes}.items():
+            if value < 1:
+                raise SimulatorError(f"{name}: expected 1 or more, got {value}")
         self.seed = seed
         self.events = events
         self._start_ms = start_ms
@@ -127,9 +133,16 @@ class Simulation(ABC):
     def _day(self, day: int) -> Rows:
         """All events of one day in order of time; depends on nothing but the seed and the day."""
 
-    def _middle(self) -> int:
-        """The day whose midnight is nearest the middle; not the first."""
-        return max(1, round(self.events / self.daily_rate / 2))
+    def _paced(self, rate: F64, drift: bool) -> None:
+        """Take in how many events a day each of those make who make them ``(n,)``.
+
+        That tells each one's share, and the day of the drift: the one whose midnight is nearest the
+        middle, not the first.
+        """
+        self.daily_rate = float(rate.sum())
+        self._share = rate / rate.sum()
+        middle = max(1, round(self.events / self.daily_rate / 2))
+        self._drift_day = middle if drift else None
 
     def _drifted(self, day: int) -> bool:
         return self._drift_day is not None and day >= self._drift_day
@@ -263,17 +276,13 @@ class Simulator(Simulation):
         drift: bool = True,
         events: int = 100_000,
     ) -> None:
-        super().__init__(seed, events, start_ms, PAYMENT)
-        for name, value in (("customers", customers), ("terminals", terminals)):
-            if value < 1:
-                raise SimulatorError(f"{name}: expected 1 or more, got {value}")
+        super().__init__(seed, events, start_ms, PAYMENT, customers=customers, terminals=terminals)
         if not 0 <= fraud_share <= 0.2:
             raise SimulatorError(f"fraud_share: expected 0..0.2, got {fraud_share}")
         self._fraud_share = fraud_share
         rng = np.random.default_rng([seed, 0])
         self._populate(rng, customers, terminals)
-        self.daily_rate = float(self._rate.sum())
-        self._drift_day = self._middle() if drift else None
+        self._paced(self._rate, drift)
         self._worlds = [self._world(rng, regime) for regime in (_BEFORE, _AFTER)]
 
     def _populate(self, rng: np.random.Generator, customers: int, terminals: int) -> None:

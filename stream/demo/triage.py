@@ -20,7 +20,6 @@ from stream.demo.simulator import (
     START_MS,
     Rows,
     Simulation,
-    SimulatorError,
     in_order,
 )
 
@@ -88,19 +87,14 @@ class TriageSimulator(Simulation):
         drift: bool = True,
         events: int = 100_000,
     ) -> None:
-        super().__init__(seed, events, start_ms, TICKET)
-        if customers < 1:
-            raise SimulatorError(f"customers: expected 1 or more, got {customers}")
+        super().__init__(seed, events, start_ms, TICKET, customers=customers)
         rng = np.random.default_rng([seed, 0])
-        rate = TICKETS_A_DAY * rng.gamma(2.0, 0.5, customers)
-        self.daily_rate = float(rate.sum())
-        self._share = rate / rate.sum()
+        self._paced(TICKETS_A_DAY * rng.gamma(2.0, 0.5, customers), drift)
         self._product_of = rng.integers(0, PRODUCTS, customers)
         self._plan_of = rng.choice(len(PLANS), customers, p=[0.6, 0.3, 0.1])
         self._popularity = rng.dirichlet(np.full(TOPICS, 2.0))
         self._plan = rng.normal(0, 0.7, (len(PLANS), len(TEAMS)))
         self._channel = rng.normal(0, 0.5, (len(CHANNELS), len(TEAMS)))
-        self._drift_day = self._middle() if drift else None
         self._duties = [
             _Duties(
                 rng.normal(0, 2.5, (TOPICS, len(TEAMS))),

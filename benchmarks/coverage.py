@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.common import arguments, show, target
 from models.base import F64
 from models.ensemble.conformal import Conformal, Intervals, Sets
-from models.task import Classes, Number, softmax
+from models.links import softmax
+from models.task import Classes, Number
 from monitoring.quality import classes, numbers
 
 LEVEL = 0.9

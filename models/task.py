@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from models.base import BOOL, F64, I64, State
-from models.carry import fill
-
-MAX_LINK = 30.0
-"""Logits are clipped to this: beyond it a probability is 0 or 1 in float64."""
+from models.base import BOOL, F64, I64
+from models.links import MAX_LINK, logit, sigmoid, softmax
+from models.prior import BinaryPrior, ClassPrior, MeanPrior, Prior
 
 LEAST = 1e-15
 """A probability below it costs no more: one certain error must not rule a mean for ever."""
@@ -35,48 +33,6 @@ NUMBERS = (*(-b for b in reversed(_DECADES)), 0.0, *_DECADES)
 """Upper bounds of the bins of a histogram of numbers of any size."""
 
 TaskType = Literal["binary", "classes", "number"]
-
-
-def sigmoid(z: F64) -> F64:
-    """``1 / (1 + exp(-z))`` without overflow."""
-    e: F64 = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0, e) / (1.0 + e)
-
-
-def logit(p: F64) -> F64:
-    """``log(p / (1 - p))``, within ``-MAX_LINK .. MAX_LINK``."""
-    with np.errstate(divide="ignore"):
-        return np.clip(np.log(p) - np.log1p(-p), -MAX_LINK, MAX_LINK)
-
-
-def softmax(z: F64) -> F64:
-    """``exp(z_c) / sum_c exp(z_c)`` over the last axis, without overflow.
-
-    >>> softmax(np.array([0.0, 0.0])).tolist()
-    [0.5, 0.5]
-    """
-    e: F64 = np.exp(z - z.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-class Prior(Protocol):
-    """The truths learned so far, as what to say before any member knows better."""
-
-    def learn(self, y: F64, w: F64) -> None:
-        """Take ``n`` truths with their weights; one call or many, same state."""
-
-    @property
-    def scale(self) -> float:
-        """The size of a usual error where nothing is known but the prior; 1 but for a number."""
-
-    def output(self) -> F64:
-        """What to say: outputs ``(k,)``."""
-
-    def state(self) -> State:
-        """See :data:`models.base.State`."""
-
-    def restore(self, state: State) -> None:
-        """Become the prior that gave ``state``."""
 
 
 class Task(ABC):
@@ -231,7 +187,7 @@ class Binary(Task):
 
     def truth(self, value: bool | float | str) -> float:
         """See :meth:`Task.truth`."""
-        return float(self._values.get(written(value), math.nan))
+        return float(self._values.get(json_text(value), math.nan))
 
     def named(self, y: float) -> int:
         """See :meth:`Task.named`."""
@@ -284,37 +240,6 @@ class Binary(Task):
     def prior(self, fixed: float | None = None) -> BinaryPrior:
         """The share of positives."""
         return BinaryPrior(fixed)
-
-
-class BinaryPrior:
-    """The share of positives so far, with half a row of each class (Krichevsky, Trofimov 1981)."""
-
-    scale = 1.0
-
-    def __init__(self, fixed: float | None = None) -> None:
-        self._fixed = fixed
-        self._weighed = 0.0
-        self._positives = 0.0
-
-    def learn(self, y: F64, w: F64) -> None:
-        """See :meth:`Prior.learn`."""
-        self._weighed += float(w.sum())
-        self._positives += float((w * y).sum())
-
-    def output(self) -> F64:
-        """0.5 before the first truth."""
-        if self._fixed is not None:
-            return np.array([self._fixed])
-        return np.array([(self._positives + 0.5) / (self._weighed + 1)])
-
-    def state(self) -> State:
-        """See :meth:`Prior.state`."""
-        return {"weighed": self._weighed, "positives": self._positives}
-
-    def restore(self, state: State) -> None:
-        """See :meth:`Prior.restore`."""
-        self._weighed = float(state["weighed"])
-        self._positives = float(state["positives"])
 
 
 # ------------------------------------------------------------------ one of several classes
@@ -375,7 +300,7 @@ class Classes(Task):
 
     def truth(self, value: bool | float | str) -> float:
         """See :meth:`Task.truth`."""
-        return self._index.get(written(value), math.nan)
+        return self._index.get(json_text(value), math.nan)
 
     def named(self, y: float) -> str:
         """See :meth:`Task.named`."""
@@ -427,31 +352,6 @@ class Classes(Task):
     def prior(self, fixed: float | None = None) -> ClassPrior:
         """The share of each class."""
         return ClassPrior(self.k)
-
-
-class ClassPrior:
-    """The share of each class so far, with half a row of each (Krichevsky and Trofimov 1981)."""
-
-    scale = 1.0
-
-    def __init__(self, k: int) -> None:
-        self._counts = np.zeros(k)
-
-    def learn(self, y: F64, w: F64) -> None:
-        """See :meth:`Prior.learn`."""
-        np.add.at(self._counts, y.astype(np.int64), w)
-
-    def output(self) -> F64:
-        """Even shares before the first truth."""
-        return (self._counts + 0.5) / (self._counts.sum() + len(self._counts) / 2)
-
-    def state(self) -> State:
-        """See :meth:`Prior.state`."""
-        return {"counts": self._counts.copy()}
-
-    def restore(self, state: State) -> None:
-        """See :meth:`Prior.restore`; raises :class:`StateError` for other classes."""
-        fill({"counts": self._counts}, state, "prior")
 
 
 # ------------------------------------------------------------------ a number
@@ -554,53 +454,10 @@ class Number(Task):
         return MeanPrior(fixed)
 
 
-class MeanPrior:
-    """The mean of the truths so far; 0 before the first. ``scale`` is their deviation."""
+def json_text(value: object) -> str:
+    """A JSON value as the keys of ``values`` write it: ``true``, ``1``, text as it stands.
 
-    def __init__(self, fixed: float | None = None) -> None:
-        self._fixed = fixed
-        self._sums = np.zeros(3)  # of weights, and weighted: distances from the anchor, squares
-        self._anchor = np.full(1, np.nan)  # the first truth: what is near 0 loses no digits
-
-    @property
-    def scale(self) -> float:
-        """See :attr:`Prior.scale`."""
-        n, total, squares = self._sums.tolist()
-        variance = squares / n - (total / n) ** 2 if n > 0 else 0.0
-        return math.sqrt(variance) if variance > 0 else 1.0
-
-    def learn(self, y: F64, w: F64) -> None:
-        """See :meth:`Prior.learn`."""
-        if not len(y):
-            return
-        if np.isnan(self._anchor[0]):
-            self._anchor[0] = y[0]
-        away = y - self._anchor[0]
-        # Added up in order: how rows were cut into calls must not show in the bits.
-        for i, values in enumerate((w, w * away, w * away * away)):
-            self._sums[i] = np.add.accumulate(np.append(self._sums[i], values))[-1]
-
-    def output(self) -> F64:
-        """See :meth:`Prior.output`."""
-        if self._fixed is not None:
-            return np.array([self._fixed])
-        if not self._sums[0] > 0:
-            return np.zeros(1)
-        return self._anchor + self._sums[1] / self._sums[0]
-
-    def state(self) -> State:
-        """See :meth:`Prior.state`."""
-        return {"sums": self._sums.copy(), "anchor": self._anchor.copy()}
-
-    def restore(self, state: State) -> None:
-        """See :meth:`Prior.restore`."""
-        fill({"sums": self._sums, "anchor": self._anchor}, state, "prior")
-
-
-def written(value: Any) -> str:
-    """A label's value as JSON writes it, text without its quotes.
-
-    >>> written(True), written(3), written("Y")
+    >>> json_text(True), json_text(3), json_text("Y")
     ('true', '3', 'Y')
     """
     if isinstance(value, bool):

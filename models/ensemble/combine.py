@@ -17,7 +17,8 @@ from models.carry import Places
 from models.ensemble.experts import ClassStack, ClassStacking, NumberStack, NumberStacking
 from models.ensemble.stack import Stack, Stacking
 from models.kernels.common import GOLDEN, mix_all, poisson_table
-from models.task import BINARY, MAX_LINK, Task, TaskType
+from models.links import MAX_LINK
+from models.task import BINARY, Task, TaskType
 
 
 class Combiner(Protocol):

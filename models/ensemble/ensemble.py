@@ -25,7 +25,8 @@ from models.base import (
 from models.carry import shared
 from models.ensemble.combine import combiner
 from models.ensemble.conformal import conformal
-from models.task import BINARY, Prior, Task
+from models.prior import Prior
+from models.task import BINARY, Task
 
 Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)

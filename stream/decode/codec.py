@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 
 from models.base import F64, I64, U64, EventColumns
+from models.task import json_text
 from stream.contract.commands import COMMAND, Command
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record, Slice
-from stream.decode.coerce import BadValue, coercion, json_text
+from stream.decode.coerce import BadValue, coercion
 from stream.decode.formats import Schemas, Unpack, number_of, unpacker
 from stream.decode.payload import DEPTH, Misfit, Value, decoder, shallow
 from stream.decode.times import BadTime, event_times, label_times

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from models.task import json_text
 from stream.settings.schema import FieldSettings
 
 _SHOWN = 40
@@ -17,11 +18,6 @@ _SHOWN = 40
 
 class BadValue(ValueError):
     """A value that its field does not take."""
-
-
-def json_text(value: object) -> str:
-    """A JSON value as the keys of ``values`` write it: ``true``, ``1``, text as it stands."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def json_values(texts: Iterable[str]) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.base import F64
-from models.task import logit, sigmoid
+from models.links import logit, sigmoid
 from stream.demo.player import rfc3339, writing
 from stream.demo.simulator import (
     DAY_MS,

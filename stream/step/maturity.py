@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, State
-from models.task import Task, sigmoid
+from models.links import sigmoid
+from models.task import Task
 from stream.settings.schema import LabelSettings
 from stream.step.pending import Pending
 

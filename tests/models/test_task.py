@@ -13,8 +13,9 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import log_loss
 
 from models.base import FeatureSchema, StateError
+from models.links import logit, sigmoid, softmax
 from models.members.catalogue import MEMBERS, UnknownMember, build, member_class
-from models.task import BINARY, Binary, Classes, Number, Task, logit, sigmoid, softmax
+from models.task import BINARY, Binary, Classes, Number, Task
 
 SCHEMA = FeatureSchema(("a",))
 COLOURS = Classes(["red", "green", "blue"], {"1": "red"})

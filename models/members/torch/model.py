@@ -30,8 +30,9 @@ from models.base import (
 )
 from models.loading import LoadError, load_attribute
 from models.members.torch.standardise import Standardiser
+from models.prior import MeanPrior
 from models.settings import Settings, refused
-from models.task import BINARY, MeanPrior, Task
+from models.task import BINARY, Task
 
 
 class TorchError(MillraceError):

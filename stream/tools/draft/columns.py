@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from stream.decode.coerce import json_text, number_pattern
+from models.task import json_text
+from stream.decode.coerce import number_pattern
 from stream.decode.times import BadTime, likely_format, time_rule
 from stream.settings.paths import plain_name
 from stream.settings.shape import Place

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from models.base import F64, StateError
 from models.ensemble.conformal import Conformal, Intervals, Sets, conformal
-from models.task import Binary, Classes, Number, softmax
+from models.links import softmax
+from models.task import Binary, Classes, Number
 from monitoring.quality import classes, numbers
 
 NAMES = ("a", "b", "c", "d")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, State, StateError
 from models.ensemble.combine import COMBINERS, combiner
 from models.ensemble.ensemble import Ensemble, MemberError
-from models.task import sigmoid
+from models.links import sigmoid
 from stream.settings import schema
 
 SCHEMA = FeatureSchema(("a",))

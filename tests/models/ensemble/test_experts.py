@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from models.base import F64, StateError
 from models.carry import shared
 from models.ensemble.combine import COMBINERS, Combiner, combiner
-from models.task import Classes, Number, Task, softmax
+from models.links import softmax
+from models.task import Classes, Number, Task
 
 THREE = Classes(["a", "b", "c"])
 NUMBER = Number()

@@ -11,10 +11,11 @@ import pytest
 
 from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn, StateError
 from models.kernels.binning import locate
+from models.links import sigmoid, softmax
 from models.members.catalogue import build
 from models.members.crossed import CrossedModel, CrossedParams
 from models.members.hashed import HashedModel
-from models.task import BINARY, Classes, Number, Task, sigmoid, softmax
+from models.task import BINARY, Classes, Number, Task
 
 SCHEMA = FeatureSchema(("a", "b"), (HashedColumn("shop", 50), HashedColumn("kind", 3)))
 PARAMS = CrossedParams(learning_rate=0.1, beta=1.5, l1=0.05, l2=0.2, bins=16)

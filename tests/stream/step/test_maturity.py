@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import BOOL, F64, U64, FeatureBatch, FeatureSchema
+from models.links import sigmoid
 from models.target import BinaryTarget
-from models.task import BINARY, sigmoid
+from models.task import BINARY
 from stream.run.assemble import build_engine
 from stream.settings.schema import LabelSettings
 from stream.step.engine import Engine

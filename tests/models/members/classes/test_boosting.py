@@ -7,8 +7,9 @@ import pytest
 
 from models.base import F64, FeatureBatch, FeatureSchema
 from models.kernels.gradients import LEAST_CURVATURE
+from models.links import softmax
 from models.members.classes.boosting import BoostingClassesModel, BoostingClassesParams
-from models.task import Classes, softmax
+from models.task import Classes
 
 SCHEMA = FeatureSchema(("a", "b"))
 TASK = Classes(["low", "middle", "high"])

@@ -8,9 +8,10 @@ from river import linear_model, optim, preprocessing
 
 from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn
 from models.kernels.linear import CLIP, EPS
+from models.links import softmax
 from models.members.classes.logistic import SoftmaxModel, SoftmaxParams
 from models.members.weights import WeightsError
-from models.task import Classes, softmax
+from models.task import Classes
 
 SCHEMA = FeatureSchema(("a", "b", "flat"), (HashedColumn("shop", 5), HashedColumn("kind", 3)))
 TASK = Classes(["red", "green", "blue", "grey"])

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from models.settings import Settings, refused
-from models.task import Binary, Classes, Number
+from models.task import Binary, Classes, Number, Task
 
 NEGATIVE, DROP = "negative", "drop"
 """What ``label.at_horizon`` says of silence, beside a class or a number."""
 
 Values = Mapping[str, int | str]
+Kind = type[Task]
 
 
 class BinaryTarget(Settings):
     """Yes or no: the score is the probability of yes."""
+
+    kind: ClassVar[Kind] = Binary
+    no_risk: ClassVar[str | None] = None
 
     type: Literal["binary"] = "binary"
 
@@ -39,6 +43,8 @@ class BinaryTarget(Settings):
 class ClassesTarget(Settings):
     """One of several classes: a score is the probability of each."""
 
+    kind: ClassVar[Kind] = Classes
+
     type: Literal["classes"]
     classes: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = Field(
         min_length=2, max_length=1000, description="the classes, by the text of their labels"
@@ -58,6 +64,11 @@ class ClassesTarget(Settings):
     alert: str | None = Field(
         None, description="a class: where its probability is `ensemble.threshold` or more, alert"
     )
+
+    @property
+    def no_risk(self) -> str | None:
+        """What windows of risk lack; ``None``: they count the class that alerts."""
+        return "target.alert" if self.alert is None else None
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -87,6 +98,9 @@ class ClassesTarget(Settings):
 
 class NumberTarget(Settings):
     """A number: a score is the number expected."""
+
+    kind: ClassVar[Kind] = Number
+    no_risk: ClassVar[str | None] = "a target of yes or no, or of classes"
 
     type: Literal["number"]
     unit: str = Field("", max_length=40, description="of the number, such as `min`, for people")

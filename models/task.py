@@ -47,6 +47,8 @@ class Task(ABC):
         Columns of a link, and of the output that it stands for.
     low, high : float
         Bounds of a score.
+    unit : str
+        Of a score, for people.
     bounds : sequence of float
         Upper bounds of the bins of a histogram of scores; one more bin takes the rest.
     score_bins : sequence of float, optional
@@ -62,6 +64,7 @@ class Task(ABC):
     k: int = 1
     low: float = 0.0
     high: float = 1.0
+    unit: str = ""
     bounds: Sequence[float] = SHARES
     score_bins: Sequence[float] | None = SHARES
     silence: float = math.nan
@@ -119,12 +122,35 @@ class Task(ABC):
         """The probability that outputs ``(n, k)`` give to what was decided; ``nan``: none."""
         return np.full(len(output), np.nan)
 
+    late_positives: ClassVar[bool] = False
+    """Whether silence tells one of two truths and late labels the other, which can be corrected."""
+
     groups: ClassVar[tuple[str, ...]] = ()
     """Groups of labelled scores that people compare, such as those of either truth."""
 
     def group(self, output: F64, y: F64) -> I64:
         """The group of each output ``(n, k)`` with this truth."""
         return np.zeros(len(y), np.int64)
+
+    def grouped(self, field: str) -> Sequence[str]:
+        """The groups in words; ``field`` is where a label says its truth."""
+        return self.groups
+
+    @abstractmethod
+    def word(self, y: float) -> str:
+        """A truth, for people."""
+
+    @abstractmethod
+    def counted(self, y: F64) -> dict[str, Any]:
+        """How many truths ``(n,)`` there are of which kind, as plain values by name."""
+
+    @abstractmethod
+    def majority(self, links: F64) -> F64:
+        """Links ``(n, k)`` of what most of ``m`` members with links ``(n, m, k)`` say."""
+
+    @abstractmethod
+    def error(self, output: F64, y: F64) -> F64:
+        """What outputs ``(n, m, k)`` are wrong by, 0..1, ``(n, m)``; ``nan`` where none was."""
 
     @abstractmethod
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
@@ -219,11 +245,37 @@ class Binary(Task):
         """See :meth:`Task.confidence`."""
         return np.where(alert, output[:, 0], 1 - output[:, 0])
 
+    late_positives = True
     groups = ("0", "1")
 
     def group(self, output: F64, y: F64) -> I64:
         """By truth."""
         return y.astype(np.int64)
+
+    def grouped(self, field: str) -> Sequence[str]:
+        """The label's field with the first of its values for each truth.
+
+        >>> Binary().grouped("fraud")
+        ['fraud = false', 'fraud = true']
+        """
+        first = {y: text for text, y in reversed(list(self._values.items()))}
+        return [f"{field} = {first.get(y, y)}" for y in (0, 1)]
+
+    def word(self, y: float) -> str:
+        """See :meth:`Task.word`."""
+        return "positive" if y == 1.0 else "negative"
+
+    def counted(self, y: F64) -> dict[str, Any]:
+        """``positives``."""
+        return {"positives": int(y.sum())}
+
+    def majority(self, links: F64) -> F64:
+        """The share of members that say yes at 0.5 or more, as ``(votes + 1/2) / (m + 1)``."""
+        return logit(((links >= 0).sum(axis=1) + 0.5) / (links.shape[1] + 1))
+
+    def error(self, output: F64, y: F64) -> F64:
+        """``|p - y|``."""
+        return np.abs(output[:, :, 0] - y[:, None])
 
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """The log loss, at most ``-log(1e-15)``."""
@@ -337,10 +389,27 @@ class Classes(Task):
         """By whether the likeliest class was the truth."""
         return (self.predicted(output) == y).astype(np.int64)
 
+    def word(self, y: float) -> str:
+        """See :meth:`Task.word`."""
+        return self.named(y)
+
+    def counted(self, y: F64) -> dict[str, Any]:
+        """``classes``: how many of each."""
+        counts = np.bincount(y.astype(np.int64), minlength=self.k)
+        return {"classes": dict(zip(self.names, counts.tolist(), strict=True))}
+
+    def majority(self, links: F64) -> F64:
+        """The share of members whose likeliest class it is, as ``(votes + 1/k) / (m + 1)``."""
+        votes = np.arange(self.k) == links.argmax(axis=2)[:, :, None]
+        return self.link((votes.sum(axis=1) + 1 / self.k) / (links.shape[1] + 1))
+
+    def error(self, output: F64, y: F64) -> F64:
+        """``1 - p`` of the true class."""
+        return 1 - _of_truth(output, y)
+
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """The log loss, at most ``-log(1e-15)``."""
-        right = np.take_along_axis(output, y.astype(np.int64)[:, None, None], axis=2)[..., 0]
-        losses: F64 = -np.log(np.maximum(right, LEAST))
+        losses: F64 = -np.log(np.maximum(_of_truth(output, y), LEAST))
         return losses
 
     def cost(self, links: F64, y: F64) -> F64:
@@ -352,6 +421,11 @@ class Classes(Task):
     def prior(self, fixed: float | None = None) -> ClassPrior:
         """The share of each class."""
         return ClassPrior(self.k)
+
+
+def _of_truth(output: F64, y: F64) -> F64:
+    """The probability of the true class in outputs ``(n, s, k)``, ``(n, s)``."""
+    return np.take_along_axis(output, y.astype(np.int64)[:, None, None], axis=2)[..., 0]
 
 
 # ------------------------------------------------------------------ a number
@@ -400,9 +474,10 @@ class Number(Task):
     @property
     def expected(self) -> str:
         """See :attr:`Task.expected`."""
+        of = f" of {self.unit}" if self.unit else ""
         if math.isinf(self.low) and math.isinf(self.high):
-            return "a number"
-        return f"a number in {self.low:g}..{self.high:g}"
+            return f"a number{of}"
+        return f"a number{of} in {self.low:g}..{self.high:g}"
 
     def truth(self, value: bool | float | str) -> float:
         """See :meth:`Task.truth`; text is a number only where it is one as a whole."""
@@ -433,6 +508,30 @@ class Number(Task):
     def score(self, output: F64) -> F64:
         """The number."""
         return output[:, 0]
+
+    def word(self, y: float) -> str:
+        """See :meth:`Task.word`."""
+        return f"{y:g} {self.unit}".rstrip()
+
+    def counted(self, y: F64) -> dict[str, Any]:
+        """``truths``: their mean and quantiles; none without any."""
+        if not len(y):
+            return {}
+        quantiles = {f"p{q}": float(np.quantile(y, q / 100)) for q in (5, 50, 95)}
+        return {"truths": {"mean": float(y.mean())} | quantiles}
+
+    def majority(self, links: F64) -> F64:
+        """The median: as many members say more as say less."""
+        return np.median(links, axis=1)
+
+    def error(self, output: F64, y: F64) -> F64:
+        """``d / (d + s)`` of the distance ``d``, where ``s`` is the members' mean one."""
+        away = np.abs(output[:, :, 0] - y[:, None])
+        made = ~np.isnan(away)
+        total = np.where(made, away, 0.0).sum(axis=1, keepdims=True)
+        usual = total / np.maximum(made.sum(axis=1, keepdims=True), 1)
+        # Where all are right at once nobody errs.
+        return away / np.where(usual > 0, away + usual, 1.0)
 
     def loss(self, output: F64, y: F64, scale: float = 1.0) -> F64:
         """``log(1 + |error| / scale)``: the error that drift detectors see is in [0, 1] then."""

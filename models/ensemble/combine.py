@@ -101,22 +101,11 @@ class MeanProbability(_Fixed):
 
 
 class MajorityVote(_Fixed):
-    """The share of members that vote for a class, as ``(votes + 1 / c) / (m + 1)`` of ``c``.
-
-    Of yes or no a member votes for yes with a probability of at least 0.5. Of numbers the one that
-    as many members are above as below: the median.
-    """
+    """What most members say, see :meth:`models.task.Task.majority`."""
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
-        if self._task.type == "number":
-            return np.median(links, axis=1)
-        if self._task.type == "binary":
-            votes, classes = links >= 0, 2
-        else:
-            votes = np.arange(self._task.k) == links.argmax(axis=2)[:, :, None]
-            classes = self._task.k
-        return self._task.link((votes.sum(axis=1) + 1 / classes) / (self._m + 1))
+        return self._task.majority(links)
 
 
 class Bagging(MeanProbability):
@@ -141,10 +130,9 @@ class WeightedVote(_Fixed):
     """Members vote with their probabilities; who errs loses weight.
 
     The continuous Weighted Majority algorithm, WMC [1]_: the vote is ``sum_j v_j p_j`` with weights
-    that sum to 1, and a label multiplies ``v_j`` by ``beta ** e_j``, where the error ``e_j`` is
-    ``|p_j - y|``, of classes ``1 - p_jy``, and of a number ``d / (d + s)`` for a distance ``d`` and
-    the mean ``s`` of the distances so far. Then every weight gets a
-    share ``alpha`` of the total [2]_, so that a member that was poor can come back.
+    that sum to 1, and a label multiplies ``v_j`` by ``beta ** e_j`` of the error ``e_j``, which is
+    ``|p_j - y|`` of yes or no (:meth:`models.task.Task.error`). Then every weight gets a share
+    ``alpha`` of the total [2]_, so that a member that was poor can come back.
 
     .. [1] N. Littlestone and M. Warmuth, "The weighted majority algorithm", Information and
        Computation 108, 1994, section 5.
@@ -157,7 +145,6 @@ class WeightedVote(_Fixed):
     def __init__(self, m: int, seed: int, task: Task = BINARY) -> None:
         super().__init__(m, seed, task)
         self._votes = np.full(m, 1 / m)
-        self._distance = np.zeros(2)  # of numbers: how many rows, and the sum of their distances
 
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
@@ -166,28 +153,12 @@ class WeightedVote(_Fixed):
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
-        factors = self.beta ** (self._errors(links, y) * w[:, None])
+        factors = self.beta ** (self._task.error(self._task.output(links), y) * w[:, None])
         some_silent = np.isnan(factors).any()
         for factor in factors:
             votes = self._votes * (self._silence(factor) if some_silent else factor)
             votes /= votes.sum()
             self._votes = (1 - self.alpha) * votes + self.alpha / self._m
-
-    def _errors(self, links: F64, y: F64) -> F64:
-        """What each member's output was wrong by, 0..1, ``(n, m)``."""
-        said = self._task.output(links)
-        if self._task.type == "binary":
-            return np.abs(said[:, :, 0] - y[:, None])
-        if self._task.type == "classes":
-            return 1 - np.take_along_axis(said, y.astype(np.int64)[:, None, None], axis=2)[:, :, 0]
-        away = np.abs(said[:, :, 0] - y[:, None])
-        errors = np.zeros_like(away)
-        for i, row in enumerate(away):
-            made = row[~np.isnan(row)]
-            self._distance += (len(made), np.add.accumulate(np.append(0.0, made))[-1])
-            usual = self._distance[1] / max(self._distance[0], 1.0)
-            errors[i] = row / (row + usual) if usual > 0 else row
-        return errors
 
     def _silence(self, factor: F64) -> F64:
         """``factor`` with what leaves their share of the votes to members that made no score."""
@@ -202,24 +173,16 @@ class WeightedVote(_Fixed):
 
     def parameters(self) -> Sequence[Parameter]:
         """The votes."""
-        votes = Parameter("votes", "learned", (self._m,), "float64", self._m, 8 * self._m)
-        return [votes, Parameter("distance", "statistic", (2,), "float64", 2, 16)][: self._own]
-
-    @property
-    def _own(self) -> int:
-        """How many arrays it has: distances are those of numbers."""
-        return 2 if self._task.type == "number" else 1
+        return [Parameter("votes", "learned", (self._m,), "float64", self._m, 8 * self._m)]
 
     def state(self) -> State:
-        """The votes, and the distances of numbers."""
-        arrays = (("votes", self._votes.copy()), ("distance", self._distance.copy()))
-        return {**super().state(), **dict(arrays[: self._own])}
+        """The votes."""
+        return {**super().state(), "votes": self._votes.copy()}
 
     def restore(self, state: State, known: Places) -> None:
         """See :meth:`Combiner.restore`."""
         here, there = known
         votes = state["votes"]
-        self._distance = np.array(state.get("distance", np.zeros(2)))
         self._votes = np.zeros(self._m)
         self._votes[here] = votes[there]
         if len(there) < len(votes):

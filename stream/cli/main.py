@@ -376,7 +376,9 @@ def print_quality(console: Console, summary: dict[str, Any]) -> None:
     if reasons:
         console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
     metrics = SHOWN[summary["target"]]
-    made = table(["", *metrics], right=metrics, title="Quality of the scores as they were made")
+    unit = f", in {summary['unit']}" if "unit" in summary else ""
+    title = f"Quality of the scores as they were made{unit}"
+    made = table(["", *metrics], right=metrics, title=title)
     members = summary.get("members", {})
     for name, values in summary["quality"].items():
         failed = members.get(name, {}).get("state", "working") != "working"

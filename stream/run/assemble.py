@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.base import FeatureSchema, Model
-from models.ensemble.conformal import PROMISE
+from models.ensemble.conformal import PROMISE, conformal
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.members import catalogue
@@ -67,7 +67,7 @@ def row_bytes(config: Config) -> int:
 
 def _row(features: FeatureStage, config: Config, task: Task) -> np.dtype[Any]:
     """The layout of a waiting event."""
-    fields, promise = len(features.entity_fields), 0 if task.type == "binary" else PROMISE
+    fields, promise = len(features.entity_fields), 0 if conformal(task) is None else PROMISE
     return row_dtype(features.schema, len(config.members), fields, task.k, promise)
 
 

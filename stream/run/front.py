@@ -18,7 +18,7 @@ from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
-from stream.http.live.page import POINT_S, PageView, class_names, finite
+from stream.http.live.page import POINT_S, PageView, finite
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.run.checkpointer import Written
@@ -216,7 +216,7 @@ class Front(Listener):
             "version": self.telemetry.versions["version"],
             "lag": lag,
             "checkpoint_ms": self.telemetry.checkpoint_success_ms,
-            "classes": class_names(service.config.label, service.config.task()),
+            "classes": list(service.config.task().grouped(service.config.label.field)),
             **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._page.snapshot(self._latest),
         }

@@ -277,13 +277,10 @@ def _target(config: Config) -> Iterator[str]:
 
     Windows of risk need a truth that is one: yes, or the class of `target.alert`.
     """
-    if config.target.type != "binary" and getattr(config.target, "alert", None) is None:
+    if (lacking := config.target.no_risk) is not None:
         for i, feature in enumerate(config.features):
             if feature.type == "risk":
-                need = (
-                    "target.alert" if config.target.type == "classes" else "a target of yes or no"
-                )
-                yield f"features[{i}].type: expected {need} for 'risk', whose share it counts"
+                yield f"features[{i}].type: expected {lacking} for 'risk', whose share it counts"
     yield from config.target.problems(config.label.values, config.label.at_horizon)
     combine, task = config.ensemble.combine, config.target.type
     if task not in COMBINERS[combine]:
@@ -295,8 +292,9 @@ def _corrected(config: Config) -> Iterator[str]:
     """`label.learning = "corrected"` has silence to correct: `at_horizon` is `"negative"`."""
     if config.label.learning != "corrected":
         return
-    if config.target.type != "binary" or config.label.at_horizon == "drop":
-        got = "'drop'" if config.target.type == "binary" else f"a target of {config.target.type}"
+    late = config.target.kind.late_positives
+    if not late or config.label.at_horizon == "drop":
+        got = "'drop'" if late else f"a target of {config.target.type}"
         yield (
             f"label.at_horizon: expected 'negative', got {got}; label.learning = 'corrected' learns"
             " positives that come late from silence"

@@ -104,7 +104,7 @@ class Maturity:
         told = settings.inline or math.isnan(task.silence)
         auto = settings.learning == "auto"
         # Parts need a truth that silence tells, and one other that comes late.
-        self._auto = auto and not told and task.type == "binary"
+        self._auto = auto and not told and task.late_positives
         self.at_once = settings.learning == "arrival" or (auto and told)
         self._looks = self._auto or settings.learning == "corrected"
         self._age_ms = int(settings.horizon * LOOK)

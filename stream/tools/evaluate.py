@@ -20,7 +20,6 @@ from rich.console import Console
 
 from models.base import F64, MillraceError
 from models.settings import parse_duration
-from models.task import Classes
 from monitoring.quality.measures import kappa_temporal, no_change_accuracy
 from monitoring.quality.tasks import measured
 from stream.contract.outputs import Outputs, Scored
@@ -202,6 +201,7 @@ class Evaluation:
             "configuration": self._config.name,
             "period": [_utc(int(min(times))), _utc(int(max(times)))] if times else None,
             "target": engine.task.type,
+            **({"unit": engine.task.unit} if engine.task.unit else {}),
             "threshold": _finite(engine.threshold),
             "events": self._play.events_sent,
             "scores": sum(len(part) for part in self._scored),
@@ -212,11 +212,11 @@ class Evaluation:
             "first_dead_letters": refused.first,
             "labelled": len(judged.y) + len(cold.y),
             "judged": len(judged.y),
-            **truths(judged),
+            **judged.task.counted(judged.y),
             "unlearned": {
                 "scores": int(sum(part[:, 2].sum() for part in self._scored)),
                 "judged": len(cold.y),
-                **truths(cold),
+                **cold.task.counted(cold.y),
                 "quality": _measured(cold, 0, engine.threshold),
             },
             "quality": {
@@ -242,13 +242,13 @@ class Evaluation:
             "steps": engine.seq,
             "digest": engine.digest,
         }
-        told = list(notes(summary))
-        del summary["only"], summary["unlearned"]["only"]
-        return summary | {"notes": told}
+        found = [one for one in (judged, cold) if len(one.y)]
+        only = {_only(one) for one in found}
+        return summary | {"notes": list(notes(summary, only.pop() if len(only) == 1 else None))}
 
 
-def notes(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What somebody who reads the figures must know, as sentences."""
+def notes(summary: Mapping[str, Any], only: str | None) -> Iterator[str]:
+    """What somebody who reads the figures must know; ``only``: the one truth that all rows have."""
     scores, judged, unlearned = summary["scores"], summary["judged"], summary["unlearned"]
     if not scores:
         yield f"nothing could be scored of {_many(summary['events'], 'row')}"
@@ -260,12 +260,9 @@ def notes(summary: Mapping[str, Any]) -> Iterator[str]:
         )
     if scores and not summary["labelled"]:
         yield "no row has a label: there is nothing to judge"
-    labelled, only = summary["labelled"], {*summary["only"], *unlearned["only"]}
-    if labelled > 1 and len(only) == 1 and only != {"several"}:
-        yield (
-            f"all {labelled:,} judged rows are {only.pop()}: with one truth no model can be told"
-            " apart"
-        )
+    labelled = summary["labelled"]
+    if labelled > 1 and only is not None:
+        yield f"all {labelled:,} judged rows are {only}: with one truth no model can be told apart"
     elif labelled and not judged:
         yield "every judged row was scored before anything was learned: the file is too short"
     waited = summary["labels_waited"]
@@ -304,25 +301,10 @@ def _seconds(value: float) -> str:
     return f"{value:.1f} s"
 
 
-def truths(judged: Judged) -> dict[str, Any]:
-    """How many rows have which truth, and the only one that they have, if it is one."""
-    task, y = judged.task, judged.y
-    found: dict[str, Any] = {}
-    if task.type == "binary":
-        found["positives"] = int(y.sum())
-    if isinstance(task, Classes):
-        counts = np.bincount(y.astype(np.int64), minlength=task.k)
-        found["classes"] = dict(zip(task.names, counts.tolist(), strict=True))
-    if task.type == "number" and len(y):
-        found["truths"] = {
-            "mean": float(y.mean()),
-            **{f"p{q}": float(np.quantile(y, q / 100)) for q in (5, 50, 95)},
-        }
-    words = {0: "negative", 1: "positive"} if task.type == "binary" else {}
-    one = len(y) > 0 and (y == y[0]).all()
-    only = words.get(y[0], task.named(y[0])) if one else "several"
-    found["only"] = [str(only)] if len(y) else []
-    return found
+def _only(judged: Judged) -> str | None:
+    """The truth that all rows have; none where they have several, or there are no rows."""
+    y = judged.y
+    return judged.task.word(y[0]) if len(y) and (y == y[0]).all() else None
 
 
 def _copying(judged: Judged) -> dict[str, float | None]:

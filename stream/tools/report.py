@@ -11,12 +11,12 @@ from html import escape
 from itertools import pairwise
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 
-from models.base import I64
+from models.base import F64, I64
 from models.task import SHARES, TaskType
 from monitoring.quality.tasks import measured
 from stream.contract import private
@@ -32,17 +32,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Okabe and Ito's colours, told apart by colour-blind people too; then another dash."""
 
+ENOUGH = 100
+"""Events of classes or numbers in a slice, at least."""
 POSITIVES = 5
 """A slice says nothing of quality with fewer positives: a line has a gap there."""
-
-QUALITY: dict[TaskType, dict[str, str]] = {
-    "binary": {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "recall": "recall"},
-    "classes": {"accuracy": "accuracy", "macro_f1": "macro F1", "kappa": "kappa"},
-    "number": {"mae": "mean absolute error", "rmse": "RMSE"},
-}
-"""What is drawn of each kind of target."""
-COMPARED: dict[TaskType, str] = {"binary": "pr_auc", "classes": "accuracy", "number": "mae"}
-"""What scorers are compared by."""
 
 
 def write_report(
@@ -70,13 +63,15 @@ def write_report(
     FileError
         When the file cannot be written.
     """
-    first = QUALITY[judged.task.type][COMPARED[judged.task.type]]
+    look = LOOKS[judged.task.type]
+    first = look.quality[look.compared]
+    unit = f", in {judged.task.unit}" if judged.task.unit else ""
     charts = [
-        ("Quality of the ensemble", _quality(judged, alarms)),
-        (f"{first[0].upper()}{first[1:]} by scorer", _members(names, judged)),
+        (f"Quality of the ensemble{unit}", _quality(judged, alarms)),
+        (f"{first[0].upper()}{first[1:]} by scorer{unit}", _members(names, judged)),
         ("Member weights", _weights(names[1:], course)),
         ("Drift alarms", _alarms(alarms)),
-        *TRUTHS[judged.task.type](judged),
+        *look.truths(judged),
         ("Throughput", _throughput(course)),
     ]
     facts = f"<section><dl>{_facts(summary)}</dl></section>"
@@ -137,8 +132,7 @@ def dates(ms: Any) -> Any:
 
 def _slices(judged: Judged) -> list[slice]:
     """At most :data:`SLICES` runs of equally many events, so that positives are in each."""
-    n = len(judged.y)
-    enough = int(judged.y.sum()) // (2 * POSITIVES) if judged.task.type == "binary" else n // 100
+    n, enough = len(judged.y), LOOKS[judged.task.type].slices(judged.y)
     ends = np.unique(np.linspace(0, n, min(SLICES, max(enough, 1)) + 1).astype(np.int64)).tolist()
     return [slice(a, b) for a, b in pairwise(ends)]
 
@@ -149,7 +143,7 @@ def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
     times = dates([judged.time_ms[s.stop - 1] for s in parts])
     found = [_told(judged, s, 0) for s in parts]
     figure = go.Figure()
-    for i, (key, title) in enumerate(QUALITY[judged.task.type].items()):
+    for i, (key, title) in enumerate(LOOKS[judged.task.type].quality.items()):
         figure.add_trace(line(i, title, times, [f[key] for f in found]))
     for alarm in [a for a in alarms if a.model == "ensemble"][-MARKS:]:
         figure.add_vline(
@@ -157,21 +151,18 @@ def _quality(judged: Judged, alarms: Sequence[AlarmMark]) -> go.Figure:
         )
     # Labels go on after the last event, and so may alarms.
     ends = {"range": dates([judged.time_ms.min(), judged.time_ms.max()])} if parts else {}
-    return figure.update_layout(xaxis=ends, yaxis=_share_axis(judged), hovermode="x unified")
+    return figure.update_layout(
+        xaxis=ends, yaxis=LOOKS[judged.task.type].axis, hovermode="x unified"
+    )
 
 
 def _told(judged: Judged, part: slice, scorer: int) -> dict[str, float]:
     """Quality of a scorer in a slice; nan where too few positives tell, or it did not score all."""
     output, y = judged.output[part, scorer], judged.y[part]
-    few = judged.task.type == "binary" and y.sum() < POSITIVES
-    if few or np.isnan(output).any():
-        return dict.fromkeys(QUALITY[judged.task.type], math.nan)
+    look = LOOKS[judged.task.type]
+    if not look.tells(y) or np.isnan(output).any():
+        return dict.fromkeys(look.quality, math.nan)
     return measured(judged.task, output, y, judged.alert[part])
-
-
-def _share_axis(judged: Judged) -> dict[str, Any]:
-    """From 0 to 1, but of numbers."""
-    return {"rangemode": "tozero"} if judged.task.type == "number" else {"range": [0, 1.02]}
 
 
 def _members(names: Sequence[str], judged: Judged) -> go.Figure:
@@ -179,9 +170,9 @@ def _members(names: Sequence[str], judged: Judged) -> go.Figure:
     times = dates([judged.time_ms[s.stop - 1] for s in parts])
     figure = go.Figure()
     for i, name in enumerate(names):
-        values = [_told(judged, s, i)[COMPARED[judged.task.type]] for s in parts]
+        values = [_told(judged, s, i)[LOOKS[judged.task.type].compared] for s in parts]
         figure.add_trace(line(i, name, times, values))
-    return figure.update_layout(yaxis=_share_axis(judged), hovermode="x unified")
+    return figure.update_layout(yaxis=LOOKS[judged.task.type].axis, hovermode="x unified")
 
 
 def _weights(names: Sequence[str], course: Sequence[Sample]) -> go.Figure:
@@ -310,22 +301,63 @@ def _errors(judged: Judged) -> go.Figure:
     return figure.update_layout(**axes)
 
 
-TRUTHS: dict[TaskType, Callable[[Judged], list[tuple[str, go.Figure]]]] = {
-    "binary": lambda judged: [
-        ("Calibration", _calibration(judged)),
-        ("Scores by truth", _histogram(judged, ("genuine", "positive"))),
-    ],
-    "classes": lambda judged: [
-        ("Confusion", _confusion(judged)),
-        ("Calibration of the likeliest class", _calibration(_likeliest(judged))),
-        ("Probability of the likeliest class", _histogram(_likeliest(judged), ("wrong", "right"))),
-    ],
-    "number": lambda judged: [
-        ("Truths by prediction", _expected(judged)),
-        ("Errors", _errors(judged)),
-    ],
+class Look(NamedTuple):
+    """How scores of one kind of target are drawn."""
+
+    quality: dict[str, str]
+    """Metrics of the ensemble over time, with their titles."""
+    compared: str
+    """The metric by which scorers are compared."""
+    axis: dict[str, Any]
+    """The axis of these metrics."""
+    slices: Callable[[F64], int]
+    """Into how many slices these truths may be cut, so that each tells something."""
+    tells: Callable[[F64], bool]
+    """Whether these truths are enough to tell the quality."""
+    truths: Callable[[Judged], list[tuple[str, go.Figure]]]
+    """Charts of scores beside truths, with their titles."""
+
+
+_SHARE = {"range": [0, 1.02]}
+LOOKS: dict[TaskType, Look] = {
+    "binary": Look(
+        {"roc_auc": "ROC AUC", "pr_auc": "PR AUC", "recall": "recall"},
+        "pr_auc",
+        _SHARE,
+        lambda y: int(y.sum()) // (2 * POSITIVES),
+        lambda y: y.sum() >= POSITIVES,
+        lambda judged: [
+            ("Calibration", _calibration(judged)),
+            ("Scores by truth", _histogram(judged, ("genuine", "positive"))),
+        ],
+    ),
+    "classes": Look(
+        {"accuracy": "accuracy", "macro_f1": "macro F1", "kappa": "kappa"},
+        "accuracy",
+        _SHARE,
+        lambda y: len(y) // ENOUGH,
+        lambda y: len(y) > 0,
+        lambda judged: [
+            ("Confusion", _confusion(judged)),
+            ("Calibration of the likeliest class", _calibration(_likeliest(judged))),
+            (
+                "Probability of the likeliest class",
+                _histogram(_likeliest(judged), ("wrong", "right")),
+            ),
+        ],
+    ),
+    "number": Look(
+        {"mae": "mean absolute error", "rmse": "RMSE"},
+        "mae",
+        {"rangemode": "tozero"},
+        lambda y: len(y) // ENOUGH,
+        lambda y: len(y) > 0,
+        lambda judged: [
+            ("Truths by prediction", _expected(judged)),
+            ("Errors", _errors(judged)),
+        ],
+    ),
 }
-"""Charts of scores beside truths, by the kind of target."""
 
 
 def _throughput(course: Sequence[Sample]) -> go.Figure:

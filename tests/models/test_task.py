@@ -53,8 +53,41 @@ def test_the_error_can_say_what_was_expected() -> None:
     """In the words of the configuration."""
     assert BINARY.expected == "one of true, false, 1, 0"
     assert COLOURS.expected == "one of red, green, blue, 1"
-    assert MINUTES.expected == "a number in 0..90"
+    assert MINUTES.expected == "a number of minutes in 0..90"
     assert Number().expected == "a number"
+
+
+def test_truths_are_counted_and_named_for_people() -> None:
+    """What an evaluation says of the rows that it judged."""
+    assert BINARY.counted(np.array([1.0, 0.0, 1.0])) == {"positives": 2}
+    assert COLOURS.counted(np.array([2.0, 2.0])) == {"classes": {"red": 0, "green": 0, "blue": 2}}
+    assert MINUTES.counted(np.array([1.0, 3.0]))["truths"]["mean"] == 2.0
+    assert MINUTES.counted(np.empty(0)) == {}
+    assert [BINARY.word(0.0), COLOURS.word(1.0), MINUTES.word(2.5)] == [
+        *("negative", "green", "2.5 minutes")
+    ]
+
+
+def test_most_members_decide() -> None:
+    """By yes or no, by their likeliest class, by the median."""
+    yes = BINARY.output(BINARY.majority(np.array([[[0.1], [2.0], [-5.0]]])))
+    np.testing.assert_allclose(yes, [[2.5 / 4]])
+    links = np.array([[[1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [0.0, 9.0, 0.0]]])
+    np.testing.assert_allclose(COLOURS.output(COLOURS.majority(links)), [[4 / 12, 7 / 12, 1 / 12]])
+    assert MINUTES.majority(np.array([[[1.0], [50.0], [3.0]]])).tolist() == [[3.0]]
+
+
+def test_errors_are_within_0_and_1_whatever_the_unit() -> None:
+    """Of who made none they are nan; who is as far off as the members' mean errs by a half."""
+    y = np.array([1.0, 0.0])
+    p = np.array([[[0.9], [np.nan]], [[0.9], [0.2]]])
+    np.testing.assert_allclose(BINARY.error(p, y), [[0.1, np.nan], [0.9, 0.2]])
+    two = np.array([[[0.2, 0.3, 0.5]], [[0.2, 0.3, 0.5]]])
+    np.testing.assert_allclose(COLOURS.error(two, y), [[0.7], [0.8]])
+    for unit in (1e-6, 1e6):
+        said = unit * np.array([[[10.0], [30.0], [20.0]], [[0.0], [0.0], [np.nan]]])
+        found = Number().error(said, np.zeros(2))
+        np.testing.assert_allclose(found, [[1 / 3, 0.6, 0.5], [0.0, 0.0, np.nan]])
 
 
 def test_truths_are_told_in_the_words_of_the_target() -> None:

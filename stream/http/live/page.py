@@ -14,14 +14,12 @@ import msgspec
 import numpy as np
 
 from models.base import I64
-from models.task import Task
 from monitoring.audit.words import told
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import Readings
 from stream.contract.outputs import Outputs
 from stream.http.live.recent import RecentScores
-from stream.settings.schema import LabelSettings
 
 POINT_S = 2.0
 POINTS = 300
@@ -261,17 +259,3 @@ def _shown_audit(raw: bytes) -> dict[str, Any]:
         "told": told(record),
         "raw": {k: v for k, v in record.items() if k not in _CHAIN},
     }
-
-
-def class_names(label: LabelSettings, task: Task) -> list[str]:
-    """The groups of labelled scores, as the label's JSON says them.
-
-    Yes or no: its field, and the first value of each truth.
-
-    >>> class_names(LabelSettings(field="fraud"), BINARY)
-    ['fraud = false', 'fraud = true']
-    """
-    if task.type != "binary":
-        return list(task.groups)
-    first = {task.truth(text): text for text in reversed(task.texts or ())}
-    return [f"{label.field} = {first.get(y, int(y))}" for y in (0.0, 1.0)]

@@ -258,10 +258,17 @@ def names(config: Config) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xff\xff\xff", bytes(4)]
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\xff\xff\xff\xff",
+        bytes(4),
+        b"\0\0\0\x02no",
+        b"\0\0\0\x08as short",
+    ],
 )
 def test_what_is_no_broker_is_told(answer: bytes) -> None:
-    """Whatever length its first bytes seem to say."""
+    """Whatever length its first bytes seem to say, and also where it keeps to it."""
 
     class Other(socketserver.BaseRequestHandler):
         def handle(self) -> None:

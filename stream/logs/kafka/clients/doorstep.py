@@ -35,6 +35,8 @@ WAIT_S = 3.0
 """How long each answer may take. A broker that is slower is away, for this purpose."""
 _TLS_ALERT = b"\x15\x03"
 _FRAME_BYTES = 1 << 20
+_NUMBER = 1
+"""Of each request; its answer begins with it."""
 
 
 def knock(options: Mapping[str, Any]) -> None:
@@ -173,16 +175,16 @@ class _Door:
 
     def ask(self, request: Any, answer: Any) -> Any:
         """The broker's answer to a request."""
-        request.with_header(correlation_id=1, client_id="millrace")
+        request.with_header(correlation_id=_NUMBER, client_id="millrace")
         try:
             self.socket.sendall(request.encode(framed=True, header=True))
             head = self._read(4)
             if head.startswith(_TLS_ALERT):
                 raise self.refused("it speaks TLS there")
             size = struct.unpack(">i", head)[0]
-            if not 0 < size <= _FRAME_BYTES:
+            body = self._read(size) if 0 < size <= _FRAME_BYTES else b""
+            if body[:4] != struct.pack(">i", _NUMBER):
                 raise self.refused("what answers there does not speak Kafka's protocol")
-            body = self._read(size)
         except ssl.SSLError as error:
             raise self.refused(
                 f"{error.reason or error}; log.ssl_certfile must please it"

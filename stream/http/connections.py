@@ -8,6 +8,7 @@ says to them, problems with the API's headers. Never looks at a whole request.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Connections:
         """The protocol of a new connection; ``arguments`` are uvicorn's for its own."""
         if self._tls is None:
             return Connection(self, **arguments)
-        return _Handshake(self, self._tls, lambda: Connection(self, **arguments))
+        return _Handshake(self, self._tls, lambda below: Connection(self, below, **arguments))
 
     def enter(self, one: _Open) -> None:
         """A connection was accepted."""
@@ -121,12 +122,18 @@ def _until(those: dict[_Open, float], moment: float) -> list[_Open]:
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol, with its place among all connections."""
+    """uvicorn's protocol, with its place among all connections.
 
-    def __init__(self, connections: Connections, **arguments: Any) -> None:
+    ``below`` is what TLS writes to: an answer waits there, encrypted, until it is taken.
+    """
+
+    def __init__(
+        self, connections: Connections, below: asyncio.Transport | None = None, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self._connections = connections
-        self._untaken = float("inf")
+        self._below = below
+        self._untaken = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Enter."""
@@ -158,7 +165,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, which may have come already."""
-        self._untaken = float("inf")
+        self._untaken = math.inf
         self._connections.waits(self)
         super().on_response_complete()
 
@@ -181,6 +188,8 @@ class Connection(H11Protocol):
     def takes(self) -> bool:
         """Whether some of a written answer was taken since this was asked last."""
         before, self._untaken = self._untaken, self.transport.get_write_buffer_size()
+        if self._below is not None:
+            self._untaken += self._below.get_write_buffer_size()
         return 0 < self._untaken < before
 
     def _in_progress(self) -> bool:
@@ -210,7 +219,10 @@ class _Handshake(asyncio.Protocol):
     """
 
     def __init__(
-        self, connections: Connections, tls: ssl.SSLContext, made: Callable[[], Connection]
+        self,
+        connections: Connections,
+        tls: ssl.SSLContext,
+        made: Callable[[asyncio.Transport], Connection],
     ) -> None:
         self._connections = connections
         self._tls = tls
@@ -234,7 +246,8 @@ class _Handshake(asyncio.Protocol):
                 self._tls,
                 server_side=True,
                 ssl_handshake_timeout=PATIENCE_S,
-                ssl_shutdown_timeout=PATIENCE_S,
+                # From the close on, which waits for an answer to be taken: the sweep looks at that.
+                ssl_shutdown_timeout=math.inf,
             )
         except OSError:  # no TLS, or not ours: the client has been told by an alert
             secured = None
@@ -242,7 +255,7 @@ class _Handshake(asyncio.Protocol):
         if secured is None or self._lost:
             self._transport.abort()
             return
-        self._secured = self._made()
+        self._secured = self._made(self._transport)
         secured.set_protocol(self._secured)
         self._secured.connection_made(secured)
         if self._early:

@@ -72,6 +72,11 @@ class Task(ABC):
     alert_at: float = math.inf
 
     @property
+    def thresholds(self) -> tuple[float, float] | None:
+        """What a threshold of alerts lies between; ``None`` where nothing alerts."""
+        return 0.0, 1.0
+
+    @property
     @abstractmethod
     def expected(self) -> str:
         """What a truth may be, for an error: ``"a number"``."""
@@ -341,6 +346,11 @@ class Classes(Task):
         self._index |= {text: self._index[name] for text, name in (values or {}).items()}
 
     @property
+    def thresholds(self) -> tuple[float, float] | None:
+        """See :attr:`Task.thresholds`."""
+        return (0.0, 1.0) if math.isfinite(self.alert_at) else None
+
+    @property
     def expected(self) -> str:
         """See :attr:`Task.expected`."""
         return f"one of {', '.join(self._index)}"
@@ -470,6 +480,11 @@ class Number(Task):
         self.bounds = tuple(np.linspace(low, high, 21)[1:-1].tolist()) if whole else NUMBERS
         self.silence = silence
         self.alert_at = alert_at
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """See :attr:`Task.thresholds`."""
+        return -math.inf, math.inf
 
     @property
     def expected(self) -> str:

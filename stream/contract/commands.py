@@ -18,9 +18,11 @@ from monitoring.audit.budgets import AuditEvent
 if TYPE_CHECKING:
     # Only names of types: the command line reads this table at each start, and these load Numba.
     from models.ensemble.ensemble import Ensemble
+    from models.task import Task
 
 NAMES = "names"
-"""What a field names, in the ``extra`` of its type; a member is all there is to name so far."""
+"""What a field means to a configuration, in the ``extra`` of its type: a member, or a threshold of
+the target."""
 
 Member = Annotated[str, msgspec.Meta(description="a member's name", extra={NAMES: "member"})]
 
@@ -68,13 +70,20 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         """The reason and the ticket, as far as they are given."""
         return {name: text for name in GROUNDS if (text := getattr(self, name))}
 
-    def check(self, members: Collection[str]) -> None:
-        """Raise :class:`ValueError` with its path where a field names what does not exist."""
+    def check(self, members: Collection[str], task: Task) -> None:
+        """Raise :class:`ValueError` with its path where a field means nothing here."""
         for field in fields(type(self)):
-            got = getattr(self, field.name)
+            got, expected = getattr(self, field.name), None
             if names(field) == "member" and got not in members:
-                known = ", ".join(members)
-                raise ValueError(f"Expected one of {known}; got {got[:80]!r} - at `$.{field.name}`")
+                expected = f"one of {', '.join(members)}"
+            elif names(field) == "threshold":
+                if task.thresholds is None:
+                    expected = "no threshold: target.alert names no class that alerts"
+                elif not task.thresholds[0] < got < task.thresholds[1]:
+                    expected = "above {:g} and below {:g}".format(*task.thresholds)
+            if expected is not None:
+                told = f"{got!r:.80}"
+                raise ValueError(f"Expected {expected}; got {told} - at `$.{field.name}`")
 
 
 class Freeze(Command, frozen=True, tag="freeze"):
@@ -106,7 +115,12 @@ class SetThreshold(Command, frozen=True, tag="set_threshold"):
 
     event = "threshold_set"
     threshold: Annotated[
-        float, msgspec.Meta(gt=0, lt=1, description="above 0, below 1", examples=[0.4])
+        float,
+        msgspec.Meta(
+            description="above 0, below 1; of a number any",
+            examples=[0.4],
+            extra={NAMES: "threshold"},
+        ),
     ]
 
     def apply(self, engine: Controlled) -> Done:

@@ -215,7 +215,7 @@ class Codec:
         """The operator's command in a control record; it names only what exists."""
         try:
             command: Command = self._command.decode(self._json(record))
-            command.check(self._members)
+            command.check(self._members, self._task)
             return command
         except _Refused as refusal:
             return DeadLetter(record, refusal.reason, refusal.error)

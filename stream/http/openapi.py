@@ -279,14 +279,20 @@ def _needed(node: Any) -> bool:
 
 def _command(config: Config) -> Json:
     """The table of commands, with what their fields may name; the server sets the actor."""
-    known = {"member": [member.name for member in config.members]}
+    members = [member.name for member in config.members]
+    known: dict[str, Json] = {"member": {"enum": members, "examples": members[:1]}}
+    if (between := config.task().thresholds) is not None:
+        ends = zip(("exclusiveMinimum", "exclusiveMaximum"), between, strict=True)
+        known["threshold"] = {key: end for key, end in ends if math.isfinite(end)}
     several, examples = [], []
     for name, kind in COMMANDS.items():
+        if {what for field in fields(kind) if (what := names(field))} - known.keys():
+            continue  # nothing here that it could be about
         one: Json = msgspec.json.schema(kind)["$defs"][kind.__name__]
         del one["properties"]["actor"]
         for field in fields(kind):
             if (what := names(field)) is not None:
-                one["properties"][field.name] |= {"enum": known[what], "examples": known[what][:1]}
+                one["properties"][field.name] |= known[what]
         told = one["properties"].items()
         several.append(one | {"title": name})
         examples.append(

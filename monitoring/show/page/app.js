@@ -215,8 +215,11 @@ function begin() {
   byId("metric").replaceChildren(...metrics.map((m) => new Option(TITLES[m] ?? m, m)));
   byId("metric").value = metrics.includes("roc_auc") ? "roc_auc" : metrics[0];
   byId("new-threshold").value = latest.threshold;
-  // Nothing alerts, or a number does, that no command changes.
-  byId("set-threshold").hidden = latest.threshold === null || latest.task === "number";
+  byId("set-threshold").hidden = latest.threshold === null;
+  if (latest.task === "number") {
+    byId("new-threshold").removeAttribute("min");
+    byId("new-threshold").removeAttribute("max");
+  }
   byId("alerting").hidden = latest.threshold === null;
   const of = { binary: "by truth", classes: "of right and wrong predictions", number: "as made" }[latest.task];
   byId("h-scores").textContent = `Scores ${of}`;

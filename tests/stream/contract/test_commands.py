@@ -72,6 +72,37 @@ def test_every_entrance_refuses_what_no_engine_would_follow(
     assert not (tmp_path / "log.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "threshold", "error"),
+    [
+        ({"type": "number"}, 7.5, None),
+        ({"type": "number"}, -3, None),
+        ({"type": "classes", "classes": ["a", "b"], "alert": "a"}, 0.4, None),
+        (
+            {"type": "classes", "classes": ["a", "b"], "alert": "a"},
+            7.5,
+            "Expected above 0 and below 1; got 7.5 - at `$.threshold`",
+        ),
+        (
+            {"type": "classes", "classes": ["a", "b"]},
+            0.4,
+            "Expected no threshold: target.alert names no class that alerts; got 0.4"
+            " - at `$.threshold`",
+        ),
+    ],
+)
+def test_a_threshold_is_one_of_the_target(
+    tmp_path: Path, target: dict[str, Any], threshold: float, error: str | None
+) -> None:
+    """Of a number any, of a probability one within its bounds, none where nothing alerts."""
+    members = [{"name": "linear", "type": "logistic"}]
+    features = [{"name": "amount", "type": "number", "field": "amount"}]
+    c = config(tmp_path, target=target, members=members, features=features)
+    raw = json.dumps({"command": "set_threshold", "threshold": threshold}).encode()
+    found = Codec(c).command(Record("control", 0, 0, None, raw))
+    assert (found.error if isinstance(found, DeadLetter) else None) == error
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_does_the_same_from_every_entrance(tmp_path: Path, name: str) -> None:
     """Command line and HTTP append the same record; an engine answers it with the table's event."""

@@ -155,6 +155,7 @@ export function scores(made, classes, scale) {
   const { bounds } = made;
   // Numbers have no truth to be told apart by: all of them are drawn.
   const [names, truth] = classes.length ? [classes, made.truth] : [["all scored"], [made.all]];
+  const title = document.getElementById("h-scores").textContent;
   const totals = truth.map((counts) => counts.reduce((a, b) => a + b, 0));
   const known = totals.some((t) => t > 0);
   draw("scores", names.map((name, y) => ({
@@ -167,8 +168,8 @@ export function scores(made, classes, scale) {
     xaxis: { type: "category", title: { text: "score" }, tickangle: -60 },
     yaxis: { type: scale, title: { text: classes.length ? "share of the class" : "share of all" }, tickformat: ".3~%", dtick: scale === "log" ? 1 : undefined },
   }), classes.length
-    ? `Scores by truth; over a half: ${truth.map((counts, y) => `${percent(above(counts, bounds), totals[y])} of ${names[y]}`).join(", ")}`
-    : `Scores as made: ${totals[0]}`);
+    ? `${title}; over a half: ${truth.map((counts, y) => `${percent(above(counts, bounds), totals[y])} of ${names[y]}`).join(", ")}`
+    : `${title}: ${totals[0]}`);
 }
 
 const above = (counts, bounds) => counts.slice(bounds.indexOf(0.5) + 1).reduce((a, b) => a + b, 0);

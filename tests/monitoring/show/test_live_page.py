@@ -388,14 +388,19 @@ TARGETS = {
 
 
 @pytest.mark.parametrize(
-    ("task", "said", "drawn"),
+    ("task", "said", "drawn", "title"),
     [
-        ("classes", ["Prediction", "Balanced accuracy", "Kappa"], ["wrong", "right"]),
-        ("number", ["Mean absolute error", "RMSE"], ["all scored"]),
+        (
+            "classes",
+            ["Prediction", "Balanced accuracy", "Kappa"],
+            ["wrong", "right"],
+            "Scores of right and wrong predictions; over a half: ",
+        ),
+        ("number", ["Mean absolute error", "RMSE"], ["all scored"], "Scores as made: 400"),
     ],
 )
 def test_the_page_speaks_of_the_target(
-    browser: Browser, tmp_path: Path, task: str, said: list[str], drawn: list[str]
+    browser: Browser, tmp_path: Path, task: str, said: list[str], drawn: list[str], title: str
 ) -> None:
     """Its metrics, its predictions and its scores, with nothing that it does not have."""
     c = config(
@@ -425,9 +430,10 @@ def test_the_page_speaks_of_the_target(
         )
         ready(page)
         heads = page.locator("#recent-table thead, #quality-table thead")
-        for title in said:
-            assert any(title in text for text in heads.all_text_contents())
+        for head in said:
+            assert any(head in text for text in heads.all_text_contents())
         assert page.locator("#scores").evaluate("c => c.data.map(t => t.name)") == drawn
+        assert (page.locator("#scores").get_attribute("aria-label") or "").startswith(title)
         values = page.locator("#quality").evaluate("c => c.data[0].y")
         assert values[-1] in [p["quality"]["ensemble"][0] for p in points(front)]
         assert values[-1] > 0

@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from models.task import TaskType
 from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults import disk as disks
@@ -45,7 +46,6 @@ Log = Annotated[
     typer.Option(help="The log under the service; confluent: Kafka through that client."),
 ]
 By = Annotated[Client, typer.Option(help="The service's client of Kafka.")]
-Task = Literal["binary", "classes", "number"]
 Seed = Annotated[int, typer.Option(help="Same seed, same input and same plan of faults.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Directory = Annotated[
@@ -115,7 +115,7 @@ def crash(
     kills: Annotated[int, typer.Option(min=1, help="SIGKILLs that hit.")] = 100,
     seed: Seed = 1,
     events: Annotated[int | None, typer.Option(help="Default: 150 for each kill.")] = None,
-    task: Annotated[Task, typer.Option(help="What the target is.")] = "binary",
+    task: Annotated[TaskType, typer.Option(help="What the target is.")] = "binary",
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:

@@ -41,8 +41,6 @@ from stream.http.score import DeadLettered, Scored, ScoreWaiters
 from stream.settings.schema import Config
 
 LIVE_PAGE = Path(next(iter(monitoring.show.__path__))) / "page"
-REQUESTS = 256
-"""Requests in progress at once beside those that wait for scores; then 503."""
 TAIL_DEFAULT = 50
 TAIL_MOST = 1000
 INLINE_BYTES = 16_384

@@ -18,12 +18,14 @@ import structlog
 import uvicorn
 
 from models.base import MillraceError
-from stream.http.api import REQUESTS, Api, Backend
+from stream.http.api import Api, Backend
 from stream.http.connections import Connections
 from stream.http.edge import Observe
 from stream.http.score import ScoreWaiters
 from stream.settings.schema import Config, TlsSettings
 
+REQUESTS = 256
+"""Requests in progress at once beside those that wait for scores; then 503."""
 BACKLOG = 2048
 """Connections that the kernel holds until they are accepted, and that are accepted at a time."""
 FILES = 256

@@ -369,6 +369,7 @@ class Service:
             else:
                 self._idle()
             self._losses.tell()
+            self.health.shared = self.topics.shared
             self._measure_lag()
 
     def _join_partitions(self) -> None:
@@ -389,7 +390,6 @@ class Service:
 
     def _measure_lag(self) -> None:
         now = time.monotonic()
-        self.health.shared = self.topics.shared
         if now - self._lag_s >= LAG_S:
             self._lag_s = now
             with suppress(LogUnavailable), self.health.calling("lag"):

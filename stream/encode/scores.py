@@ -7,7 +7,7 @@ function of that and of the number that the registry gave the schema.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -22,25 +22,29 @@ Write = Callable[[NewRecord], NewRecord]
 
 
 class Field(NamedTuple):
-    """One part of a score record, as each kind of schema calls its type."""
+    """One part of a score record: its type, and what each kind of schema calls that."""
 
+    kind: Any
     avro: Any
     protobuf: str
     json: Any
 
 
-_TEXT = Field("string", "string", {"type": "string"})
-_TEXT_OR_NONE = Field(["null", "string"], "optional string", {"type": ["string", "null"]})
-_COUNT = Field("long", "int64", {"type": "integer"})
-_INT = Field("int", "int32", {"type": "integer"})
+_TEXT = Field(str, "string", "string", {"type": "string"})
+_TEXT_OR_NONE = Field(
+    str | None, ["null", "string"], "optional string", {"type": ["string", "null"]}
+)
+_COUNT = Field(int, "long", "int64", {"type": "integer"})
+_INT = Field(int, "int", "int32", {"type": "integer"})
 _MOMENT = _COUNT._replace(avro={"type": "long", "logicalType": "timestamp-millis"})
-_NUMBER = Field("double", "double", {"type": "number"})
-_FLAG = Field("boolean", "bool", {"type": "boolean"})
+_NUMBER = Field(float, "double", "double", {"type": "number"})
+_FLAG = Field(bool, "boolean", "bool", {"type": "boolean"})
 
 
 def _each(field: Field) -> Field:
     """One for each name: another ensemble, or other classes, have the same schema."""
     return Field(
+        dict[str, field.kind],  # type: ignore[name-defined]
         {"type": "map", "values": field.avro},
         f"map<string, {field.protobuf}>",
         {"type": "object", "additionalProperties": field.json},
@@ -48,16 +52,19 @@ def _each(field: Field) -> Field:
 
 
 _TEXTS = Field(
+    list[str],
     {"type": "array", "items": "string"},
     "repeated string",
     {"type": "array", "items": {"type": "string"}},
 )
 _ENDS_OR_NONE = Field(
+    list[float] | None,
     ["null", {"type": "array", "items": "double"}],
     "repeated double",
     {"type": ["array", "null"], "items": {"type": "number"}},
 )
-_HEAD = {"id": _TEXT, "event_time": _MOMENT}
+_ID = _TEXT._replace(kind=Annotated[str, msgspec.Meta(min_length=1)])
+_HEAD = {"id": _ID, "event_time": _MOMENT}
 _TAIL = {
     "partition": _INT,
     "offset": _COUNT,
@@ -160,6 +167,11 @@ def reader(kind: str, task: TaskType) -> Callable[[bytes], dict[str, Any]]:
 
     Raises :class:`ValueError` for a value that is none of these.
     """
+    parts = [
+        (name, f.kind, False) if name in _OPTIONAL else (name, f.kind)
+        for name, f in FIELDS[task].items()
+    ]
+    form = msgspec.defstruct("Score", parts)
     if kind == "avro":
         from stream.encode.avro import avro_reader
 
@@ -175,12 +187,11 @@ def reader(kind: str, task: TaskType) -> Callable[[bytes], dict[str, Any]]:
         # A number of a schema begins with a null byte: the topic may hold an older format, too.
         try:
             value = decode(raw[5:]) if raw[:1] == b"\0" else msgspec.json.decode(raw)
+            if "specversion" in value:
+                value = value["data"]
+            msgspec.convert(value, form)
         except Exception as error:  # each library has its own
             raise ValueError(f"expected a score in {kind} or JSON: {error}") from error
-        if isinstance(value, dict) and "specversion" in value:
-            value = value.get("data")
-        if not isinstance(value, dict) or not value.get("id") or "seq" not in value:
-            raise ValueError("expected a score with its id and step")
         if value.get("interval") == []:  # Protobuf has no list that is not there
             value["interval"] = None
         return {name: v for name, v in value.items() if v or name not in _OPTIONAL}

@@ -213,7 +213,8 @@ def test_a_score_is_read_back_in_every_format(kind: str) -> None:
     plain = scores()
     for record, same in zip(written(kind, 7), plain, strict=True):
         assert read(record.value or b"") == read(same.value or b"") == json.loads(same.value or b"")
-    for raw in (b"", b"{}", b"[]", b"\0\0\0\0\7\xff", b"\xff"):
+    partly = b'{"id": "e0", "seq": 1}'
+    for raw in (b"", b"{}", b"[]", b"7", partly, b"\0\0\0\0\7\xff", b"\xff"):
         with pytest.raises(ValueError, match="expected a score"):
             read(raw)
 

@@ -10,9 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from models.base import MillraceError
 from monitoring.audit.trail import (
@@ -30,6 +31,7 @@ from monitoring.audit.trail import (
     verify,
 )
 from stream.contract import private
+from stream.decode.times import LATEST_MS
 from stream.run.assemble import wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.platform import sources
@@ -59,13 +61,14 @@ def certify(config: Config, target: Path) -> dict[str, Any]:
             f" {verified['where']}: {verified['got']}; see audit verify"
         )
     # As far as it was verified: a service may go on.
-    lines = read_trail(config)[: verified["head_seq"]]
+    head = Head(verified["head_seq"], verified["head_hash"])
+    lines = read_trail(config)[: head.seq]
     body = {
         "v": VERSION,
         "certificate": config.name,
         "at": wall_clock_ms(),
-        "head": {"seq": verified["head_seq"], "hash": verified["head_hash"]},
-        "anchors": [line.decode() for path in anchor_files(config) for line in _lines(path)],
+        "head": {"seq": head.seq, "hash": head.hash},
+        "anchors": _anchors(config, lines, head, key.public_key()),
         "not_checked": verified["not_checked"],
         **_card(lines, newest_saved(config, lines)),
     }
@@ -75,8 +78,31 @@ def certify(config: Config, target: Path) -> dict[str, Any]:
     return {"file": str(target), **body}
 
 
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.exists() else []
+def _anchors(
+    config: Config, lines: Iterable[bytes], head: Head, key: Ed25519PublicKey
+) -> list[str]:
+    """The anchors of a trail up to its head, each once.
+
+    Raises :class:`MillraceError` for one that another key signed or that the trail contradicts.
+    """
+    kept: dict[str, Head] = {}
+    for path in anchor_files(config):
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            try:
+                anchor = read_anchor(line, key, config.name)
+            except BadSignature as error:
+                raise MillraceError(f"certificate: {path}: {error}") from error
+            except TrailError:
+                continue  # half a line, which a killed process left
+            if anchor.seq <= head.seq:
+                kept[line.decode()] = anchor
+    verdict = verify(lines, anchors=list(kept.values()), name=config.name)
+    if verdict.outcome is not Exit.OK:
+        raise MillraceError(
+            f"certificate: expected anchors of this trail, got {verdict.expected} at"
+            f" {verdict.where}, where it holds {verdict.got}"
+        )
+    return list(kept)
 
 
 def _card(lines: Iterable[bytes], saved: Saved | None) -> dict[str, Any]:
@@ -92,9 +118,9 @@ def _card(lines: Iterable[bytes], saved: Saved | None) -> dict[str, Any]:
     }
     if saved is not None:
         engine, record = saved.engine, saved.record
-        card["config"] = record["config"]
-        card["code"] |= {"written_by": engine.tree["written_by"], "ran_on": saved.fingerprint}
-        card["checkpoint"] = {name: record[name] for name in CHECKPOINT}
+        card["config"] = record.get("config")
+        card["code"] |= {"written_by": engine.tree.get("written_by"), "ran_on": saved.fingerprint}
+        card["checkpoint"] = {name: record.get(name) for name in CHECKPOINT}
         card["quality"] = {
             name: {metric: v for metric, v in windows["all"].items() if math.isfinite(v)}
             for name, windows in engine.quality.snapshot().report().items()
@@ -127,17 +153,24 @@ def is_certificate(path: Path) -> bool:
 
 
 class _Statement(msgspec.Struct):
-    """What a certificate says, as far as it is compared."""
+    """What a certificate says, as far as it is compared or shown."""
 
     certificate: str
+    at: Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]
     head: _Place
     anchors: list[str]
     not_checked: list[str]
-    code: dict[str, Any]
+    code: _Code
     config: str | None
     checkpoint: dict[str, Any] | None
     members: dict[str, dict[str, Any]]
     events: dict[str, int]
+    quality: dict[str, dict[str, Any]] | None
+
+
+class _Code(msgspec.Struct):
+    sources: str
+    ran_on: dict[str, str] = {}
 
 
 class _Place(msgspec.Struct):
@@ -181,7 +214,7 @@ def verify_certificate(path: Path, public_key: Path | None, trail: Path | None) 
         unchecked.append("the trail itself: give an exported one by --file")
     unchecked += [f"when it was written: {text}" for text in stated.not_checked]
     unchecked.append("quality: figures of the checkpoint's state, of which the trail has a digest")
-    if stated.code.get("sources") != sources():
+    if stated.code.sources != sources():
         unchecked.append("its own sources: other ones than those of this checkout")
     return result(verdict, len(lines), anchors, unchecked) | {"certificate": body}
 

@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 
-from monitoring.audit.trail import sealed
+from monitoring.audit.trail import Head, make_anchor, sealed
 from monitoring.audit.words import number
 from stream.settings.upgrade import digest, journaled
+from stream.state.anchors import FILE
 from stream.state.generations import list_generations
+from stream.tools.audit import certificate
 from stream.tools.audit.read import read_trail
-from stream.tools.audit.verify import count_saved
+from stream.tools.audit.verify import count_saved, verify_trail
 from stream.tools.replay import rebuilt
 from tests.stream.tools.audit.audited import FOREIGN, KEY, in_topic, millrace, settings
+from tests.support.factory import event
+from tests.support.runner import append, caught_up, running
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,10 @@ FORGED: dict[str, tuple[Callable[[dict[str, Any]], None], int]] = {
     "fewer events": (change(events={}), 13),
     "another checkpoint": (lambda body: body["checkpoint"].update(root="0" * 64), 13),
     "no parts": (lambda body: body.pop("members"), 10),
+    "no time": (lambda body: body.pop("at"), 10),
+    "a time after all times": (change(at=10**15), 10),
+    "no machine": (lambda body: body["code"].update(ran_on="x"), 10),
+    "no figures": (change(quality={"ensemble": 7}), 10),
     "another shard": (change(certificate="other"), 10),
     "an anchor that is none": (change(anchors=["{}"]), 12),
 }
@@ -132,6 +140,42 @@ def test_a_cut_trail_is_not_the_one_certified(away: Path, tmp_path: Path) -> Non
     cut = tmp_path / "cut.jsonl"
     cut.write_bytes(b"\n".join((away / "trail.jsonl").read_bytes().splitlines()[:-1]) + b"\n")
     verify(away, "--public-key", away / "public.pem", "--file", cut, status=11)
+
+
+def test_what_a_service_writes_meanwhile_is_not_certified(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anchors after the head stay out, and so does half a line of a process that was killed."""
+    c = settings(shard)
+    anchors = c.state_dir / FILE
+    anchors.write_bytes(anchors.read_bytes() + b'{"anchor":')
+
+    def verified(*args: Any, **options: Any) -> dict[str, Any]:
+        found = verify_trail(*args, **options)
+        append(c, ("events", [event(400)]))
+        with running(c) as service:
+            caught_up(service, 801)
+        return found
+
+    before = anchors.read_bytes().splitlines()[:-1]
+    monkeypatch.setattr(certificate, "verify_trail", verified)
+    certified = "--certificate", shard / "certificate.json"
+    millrace("audit", "export", shard / "c.toml", *certified, "--out", shard / "trail.jsonl")
+    assert len(anchors.read_bytes().splitlines()) > len(before) + 1
+    key = "--public-key", shard / "public.pem"
+    found = verify(shard, *key, "--file", shard / "trail.jsonl")
+    assert found["certificate"]["anchors"] == [line.decode() for line in before]
+
+
+@pytest.mark.parametrize("key", [KEY, FOREIGN])
+def test_an_older_anchor_that_the_trail_contradicts_is_told(shard: Path, key: Any) -> None:
+    """The newest one may be that of whoever wrote the trail anew."""
+    anchors = shard / "state" / FILE
+    other = make_anchor("test", Head(2, "0" * 64), key)
+    anchors.write_bytes(other + b"\n" + anchors.read_bytes())
+    export = "audit", "export", shard / "c.toml", "--certificate", shard / "certificate.json"
+    assert "certificate: " in millrace(*export, status=3)
+    assert not (shard / "certificate.json").exists()
 
 
 def test_nothing_is_certified_that_does_not_verify(shard: Path) -> None:

@@ -48,8 +48,12 @@ def number(value: Any) -> Any:
     >>> number("0x1.8000000000000p+1"), number("forest")
     (3.0, 'forest')
     """
-    is_float = isinstance(value, str) and _HEX_FLOAT.fullmatch(value)
-    return float.fromhex(value) if is_float else value
+    if not isinstance(value, str) or not _HEX_FLOAT.fullmatch(value):
+        return value
+    try:
+        return float.fromhex(value)
+    except OverflowError:  # beyond what a float holds: no service wrote it
+        return value
 
 
 def short(value: Any) -> str:

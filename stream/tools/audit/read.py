@@ -184,9 +184,9 @@ def records_of(lines: Iterable[bytes]) -> list[dict[str, Any]]:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = msgspec.json.decode(line)
         msgspec.convert(record, _Fixed)
-    except (ValueError, RecursionError, msgspec.ValidationError):
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         return None
     level = [record]
     for _ in range(DEEPEST):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -518,6 +519,12 @@ CRAFTED: list[Any] = [
     {"statistic": [], "threshold": {}},
     {"from": {}, "to": 1, "root": 1, "version_to": "x"},
     {"error": {"a": "\x1b[2J"}},
+    {"statistic": math.nan, "threshold": 1},
+    {
+        **{"version_from": 0, "version_to": 1, "n_updates": 1, "steps": [1, 1]},
+        **{"held": 1, "bytes": 1, "verdict": "match"},
+        "tensors": [{"path": "weight", "delta_norm": "0x1.8p+99999"}],
+    },
 ]
 """What a trail may hold that no service wrote: each beside what every record has."""
 
@@ -546,6 +553,8 @@ def test_a_crafted_trail_is_read_without_a_traceback(shard: Path) -> None:
     millrace("audit", "show", shard / "c.toml", "--json")
     millrace("audit", "diff", shard / "c.toml", "--from", 1, "--to", good + 1)
     millrace("audit", "score", shard / "c.toml", "e250", status=10)
+    millrace("audit", "explain", shard / "c.toml", "linear")
+    millrace("audit", "report", shard / "c.toml", "--html", shard / "life.html", status=10)
     verify(shard, "--checkpoint", status=10)
 
 

@@ -8,14 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stream.contract.log import Log
+from stream.contract.log import Log, OutOfRetention
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Follower, steps
-from stream.state.generations import Snapshot, StateDirectory, list_generations, snapshot_of
+from stream.state.generations import (
+    CheckpointError,
+    Snapshot,
+    StateDirectory,
+    list_generations,
+    snapshot_of,
+)
 from stream.state.recovery import recover
+from stream.state.topics import TopicsChanged
+
+OUT_OF_REACH = (OutOfRetention, CheckpointError, TopicsChanged)
+"""What is raised where journal, input and checkpoints do not lead to a step any more."""
 
 
 class Rebuilt(NamedTuple):
@@ -27,7 +37,8 @@ class Rebuilt(NamedTuple):
     def onward(self, until: int) -> Iterator[tuple[Sequence[Slice], Outputs]]:
         """The steps after it, done again up to another one: what each took, and what comes out.
 
-        Raises :class:`~stream.contract.log.OutOfRetention` where a step's records are gone.
+        A step whose records are gone for good, and which is no part of the state, is left out.
+        Raises one of :data:`OUT_OF_REACH`.
         """
         follower = self.follower
         ids = dict(follower.standing.ids)

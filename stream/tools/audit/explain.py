@@ -20,17 +20,15 @@ from models.base import F64, FeatureBatch, MillraceError, State
 from monitoring.audit.trail import Exit
 from monitoring.audit.weights import Tensors, norm
 from stream.contract.hashing import hash_text
-from stream.contract.log import OutOfRetention
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.state.generations import CheckpointError
 from stream.step.engine import Engine
 from stream.step.learn import Learning
 from stream.tools.audit.read import read_trail, records_of
-from stream.tools.replay import rebuilt
+from stream.tools.replay import OUT_OF_REACH, rebuilt
 
 
 class _Array(msgspec.Struct):
@@ -56,7 +54,7 @@ class _Told(msgspec.Struct):
         for array in self.tensors:
             try:
                 found[array.path] = float.fromhex(array.delta_norm or "")
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
         return found
 
@@ -94,7 +92,7 @@ def explain(
         return found | {"replay": "nothing to do again: no record of a change"}
     try:
         found |= _again(config, member, layer, stretches[0], most)
-    except (OutOfRetention, CheckpointError, Diverged) as error:
+    except (*OUT_OF_REACH, Diverged) as error:
         found |= {"exit": int(Exit.MISSING), "replay": f"out of reach: {error}"}
     return found
 

@@ -16,14 +16,14 @@ from plotly.subplots import make_subplots
 
 from monitoring.audit.budgets import ALARMING, REACTIONS
 from monitoring.audit.words import number, told
-from stream.contract.log import OutOfRetention
+from stream.contract.commands import COMMANDS
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.state.generations import CheckpointError, list_generations
+from stream.state.generations import list_generations
 from stream.tools.audit.read import at_time, read_trail, records_of
 from stream.tools.audit.verify import verify_trail
-from stream.tools.replay import rebuilt
+from stream.tools.replay import OUT_OF_REACH, rebuilt
 from stream.tools.report import dates, line, section, write_page
 
 SAMPLES = 200
@@ -35,7 +35,7 @@ FEW = 12
 PREFERRED = ("pr_auc", "macro_f1", "rmse")
 """The figure that is drawn: the first that the task has."""
 
-ACTS = ("frozen", "released", "threshold_set", "checkpoint_requested")
+ACTS = tuple(kind.event for kind in COMMANDS.values())
 KINDS = {
     "drift": (("drift",), "#e69f00", "dot"),
     "operators' acts": (ACTS, "#0072b2", "dash"),
@@ -71,7 +71,7 @@ def write_life(config: Config, target: Path, since_ms: int | None) -> dict[str, 
     try:
         course = quality_course(config, since_ms)
         quality = f"{len(course)} points, from a replay"
-    except (OutOfRetention, CheckpointError, Diverged) as error:
+    except (*OUT_OF_REACH, Diverged) as error:
         course, quality = [], f"not known: {error}"
     models = dict.fromkeys(record["model"] for record in records)
     members = [name for name in models if _counted(records, name)]
@@ -134,7 +134,7 @@ def quality_course(config: Config, since_ms: int | None) -> list[Point]:
     if head.seq > 1:
         saved = [int(path.name) for path in list_generations(config.state_dir)]
         start = max(start, min(saved, default=start))
-    every = max(1, (last - start) // SAMPLES)
+    every = math.ceil((last - start) / SAMPLES)
     points = []
     with rebuilt(config, start) as past:
         for _, outputs in past.onward(last):

@@ -18,18 +18,17 @@ from models.base import MillraceError
 from monitoring.audit.budgets import REACTIONS
 from monitoring.audit.trail import Exit
 from stream.contract.hashing import hash_text
-from stream.contract.log import Log, OutOfRetention
+from stream.contract.log import Log
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import JournalRecord, Record
 from stream.encode.scores import reader, writer
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.state.generations import CheckpointError
 from stream.step.engine import Engine
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
-from stream.tools.replay import rebuilt
+from stream.tools.replay import OUT_OF_REACH, rebuilt
 
 NEWEST = 10_000
 """Records of a topic that are searched first, from its end; then eight times as many, and so on."""
@@ -189,7 +188,11 @@ def _again(
             engine, from_step = past.follower.engine, past.follower.from_seq
             before, head = engine.auditor.versions(), engine.trail.head()
             roots = engine.ensemble.roots()
-            [(_, outputs)] = past.onward(seq)
+            done = [outputs for _, outputs in past.onward(seq)]
+            if not done:
+                why = f"the records that step {seq} took are gone"
+                return {"exit": int(Exit.MISSING), "replay": f"out of reach: {why}"}
+            [outputs] = done
             divergences = past.follower.divergences
             made, row = _of_event(outputs, score)
             told: dict[str, Any] = {
@@ -207,10 +210,11 @@ def _again(
             }
     except Diverged as error:
         return {"exit": int(Exit.MODEL_MISMATCH), "replay": str(error)}
-    except (OutOfRetention, CheckpointError) as error:
+    except OUT_OF_REACH as error:
         return {"exit": int(Exit.MISSING), "replay": f"out of reach: {error}"}
     number = int.from_bytes((record.value or b"")[1:5], "big")
-    bits = None if row is None else writer(config, number)(outputs).scores[row].value
+    # In the format of then: that of today may be another.
+    bits = None if row is None else writer(engine.config, number)(outputs).scores[row].value
     same = bits == record.value and outputs.journal.digest == step.digest and not divergences
     known = told["step"]["trail_record"] is not False
     return told | {

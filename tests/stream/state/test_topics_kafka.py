@@ -12,11 +12,13 @@ import pytest
 from kafka import KafkaAdminClient
 from structlog.testing import capture_logs
 
+from monitoring.audit.trail import Exit
 from stream.run import health
 from stream.run.service import Service
 from stream.settings.schema import Config
 from stream.state.generations import list_generations
 from stream.state.topics import TopicsChanged
+from stream.tools.audit.score import explain_score
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import replay_to
 from tests.faults.worker import Worker
@@ -108,6 +110,7 @@ def test_an_input_made_anew_while_the_service_was_down_is_not_taken_for_the_old(
         seq, digest = service.engine.seq, service.engine.digest
     assert scored(kafka) == ids(*range(20), *range(100, 160))
     assert replay_to(kafka, seq, None, from_start=False)["digest"] == digest
+    assert explain_score(kafka, "e1")["exit"] == Exit.MISSING
     with pytest.raises(TopicsChanged, match=f"step 1 took {topic}/. offsets 0"):
         replay_to(kafka, seq, None, from_start=True)
 
@@ -145,6 +148,8 @@ def test_steps_whose_input_is_gone_are_left_out_when_that_is_accepted(
     found = replay_to(kafka, seq, None, from_start=False)
     assert (found["from_checkpoint"], found["digest"]) == (int(oldest.name), digest)
     assert verify_trail(kafka, None, None, None, checkpoints=True)["outcome"] == "ok"
+    told = explain_score(kafka, "e39")
+    assert (told["exit"], told["replay"][-9:]) == (Exit.MISSING, " are gone")
 
 
 def test_partitions_that_are_added_join_the_input(watched: Config, admin: Any) -> None:

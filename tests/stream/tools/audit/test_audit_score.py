@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stream.contract.records import NewRecord
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.state.generations import list_generations
 from stream.tools.replay import rebuilt
@@ -63,6 +64,29 @@ def test_a_score_that_was_changed_is_told(shard: Path) -> None:
     change = "UPDATE {table} SET value = CAST(replace(value, '\"alert\":', '\"alert\": ') AS BLOB)"
     in_topic(shard, "scores", change)
     assert score(shard, "e250", status=13)["replay"] == "other bits"
+
+
+def test_a_score_is_given_once_more_in_the_format_of_then(shard: Path) -> None:
+    """Whatever scores are written in today."""
+    c, path = settings(shard), shard / "c.toml"
+    text = path.read_text()
+    path.write_text(f'{text}\n[scores]\nformat = "cloudevents"\n')
+    append(c, ("events", [event(400)]))
+    with running(settings(shard)) as service:
+        caught_up(service, 801)
+    assert b"specversion" in (contents(c, "scores")[-1] or b"")
+    score(shard, "e400")
+    score(shard, "e250")
+    path.write_text(text)
+    score(shard, "e400")
+
+
+def test_what_is_no_score_is_passed_over(shard: Path) -> None:
+    """A record of somebody else's with the id of an event does not hide its score."""
+    log = open_log(settings(shard), wall_clock_ms)
+    log.append("scores", [NewRecord(None, b'{"id": "e250", "seq": "x", "model": "test"}')])
+    log.close()
+    score(shard, "e250")
 
 
 def test_a_trail_that_was_changed_is_told(shard: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stream.state.generations import list_generations
+from stream.tools.audit import life
 from stream.tools.audit.life import quality_course
 from stream.tools.audit.read import read_trail
 from stream.tools.replay import rebuilt
@@ -67,7 +68,9 @@ def test_it_tells_each_life_by_the_trail(page: Path) -> None:
     assert "Trail: ok" in html
 
 
-def test_quality_is_that_of_the_steps_done_again(ran: Path) -> None:
+def test_quality_is_that_of_the_steps_done_again(
+    ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last point is what a checkpoint of the last step would hold; `--since` begins later."""
     c = settings(ran)
     journal = [json.loads(raw or b"") for raw in contents(c, c.journal_topic)]
@@ -79,6 +82,11 @@ def test_quality_is_that_of_the_steps_done_again(ran: Path) -> None:
     since = journal[-3]["clock_ms"]
     later = [step["clock_ms"] for step in journal if step["clock_ms"] >= since]
     assert [point.at_ms for point in quality_course(c, since)] == later
+    most = len(journal) * 2 // 3
+    monkeypatch.setattr(life, "SAMPLES", most)
+    sampled = quality_course(c, None)
+    assert len(sampled) <= most
+    assert sampled[-1] == course[-1]
 
 
 def test_without_a_journal_that_reaches_back_it_says_so(shard: Path) -> None:

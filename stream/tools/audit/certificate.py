@@ -184,15 +184,16 @@ def verify_certificate(path: Path, public_key: Path | None, trail: Path | None) 
     1. Its form and its signature. 2. Each anchor in it: signed alike, none after the head. 3. The
     trail: it holds the head, every anchor, and the figures of each member. The result is that of
     ``audit verify``, with the certificate itself as ``certificate``.
+
+    Raises :class:`MillraceError` for a key or a trail that cannot be read.
     """
     unchecked: list[str] = []
+    if public_key is None:
+        found = Verdict(Exit.MISSING, Head(0, ""), 0, "key", "--public-key", "none")
+        return result(found, 0, [], unchecked)
+    key = load_public_key(public_key)
     try:
-        raw = path.read_bytes()
-        if public_key is None:
-            found = Verdict(Exit.MISSING, Head(0, ""), 0, "key", "--public-key", "none")
-            return result(found, 0, [], unchecked)
-        key = load_public_key(public_key)
-        body = unsealed(raw, key)
+        body = unsealed(path.read_bytes(), key)
         stated = msgspec.convert(body, _Statement)
         name = stated.certificate
         anchors = [read_anchor(anchor.encode(), key, name) for anchor in stated.anchors]

@@ -73,9 +73,11 @@ def test_a_certificate_says_what_ran(ran: Path, away: Path) -> None:
 
 
 def test_who_wrote_it_must_be_known(away: Path) -> None:
-    """Without a key it is missing; of another key it is a bad signature."""
+    """Missing without a key, a bad signature by another; a file that is no key is no verdict."""
     assert verify(away, status=14)["where"] == "key"
     verify(away, "--public-key", away / "foreign.pem", status=12)
+    certificate = away / "certificate.json"
+    millrace("audit", "verify", certificate, "--public-key", away / "none.pem", status=3)
 
 
 def change(**parts: Any) -> Callable[[dict[str, Any]], None]:

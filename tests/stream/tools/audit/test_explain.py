@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 from stream.run.assemble import wall_clock_ms
-from stream.tools.audit.read import at_time
 from stream.tools.replay import rebuilt
 from tests.stream.tools.audit.audited import in_topic, millrace, settings
 from tests.support.factory import event, label
@@ -63,7 +63,7 @@ def apart(directory: Path, member: str, layer: str | None, step: int) -> float:
 def test_the_event_that_moved_it_most_is_named(shard: Path) -> None:
     """One label that says the opposite of all like it moves the member furthest."""
     c = settings(shard)
-    since = at_time(wall_clock_ms())
+    since = datetime.fromtimestamp(wall_clock_ms() / 1000, UTC).isoformat(timespec="milliseconds")
     span = range(400, 500)
     odd = min(span, key=lambda i: float(event(i)["amount"]))
     labels = [label(i, True if i == odd else None) for i in span]

@@ -169,10 +169,13 @@ class TestRoom:
     def test_those_that_only_hold_a_place_make_room(self) -> None:
         """However many heads stay half-sent, whoever asks next is answered."""
         with small(2, CONNECTIONS) as it, ExitStack() as stack:
-            held = [stack.enter_context(dial(it, HALF)) for _ in range(3 * CONNECTIONS)]
+            oldest = stack.enter_context(dial(it, HALF))
+            wait_until(lambda: half_sent(it), "half a head")
+            for _ in range(3 * CONNECTIONS):
+                stack.enter_context(dial(it, HALF))
             for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
                 assert it.http.get(path).status_code == 200
-            first = rest(held[0])
+            first = rest(oldest)
             told(first, "overloaded")
             assert b"retry-after: 1\r\n" in first.lower()
             refusal = ("unmatched", "OTHER", 503)

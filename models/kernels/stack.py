@@ -78,8 +78,8 @@ def _share(
 
 
 @njit(**HELPER)
-def _unlearned(line: F64, first: F64) -> bool:
-    """Whether each member said what it said of its first row of all, which is noted here."""
+def unlearned(line: F64, first: F64) -> bool:
+    """Whether each of a row's links is that of the first row of all, which is noted here."""
     same = True
     for j in range(len(line)):
         if math.isnan(line[j]):
@@ -88,6 +88,14 @@ def _unlearned(line: F64, first: F64) -> bool:
             first[j] = line[j]
         same &= line[j] == first[j]
     return same
+
+
+@njit(**HELPER)
+def step(at: int, gradient: float, rate: float, weights: F64, squares: F64) -> None:
+    """AdaGrad's step of one weight; none before there was a gradient."""
+    squares[at] += gradient * gradient
+    if squares[at] > 0.0:
+        weights[at] -= rate * gradient / math.sqrt(squares[at])
 
 
 @entry(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 6))
@@ -108,14 +116,11 @@ def update(
     """Learn rows in order: first the shares, on what the experts said, then the stack's weights."""
     m = links.shape[1]
     for i in range(len(links)):
-        if _unlearned(links[i], first):
+        if unlearned(links[i], first):
             continue
         _experts(links[i], weights, experts)
         _share(y[i], w[i], positives[0] >= join_at, alpha, shares, experts)
         gradient = (sigmoid(experts[0]) - y[i]) * w[i]
         for j in range(m + 1):
-            g = gradient * (experts[3 + j] if j < m else 1.0)
-            squares[j] += g * g
-            if squares[j] > 0.0:
-                weights[j] -= rate * g / math.sqrt(squares[j])
+            step(j, gradient * (experts[3 + j] if j < m else 1.0), rate, weights, squares)
         positives[0] += y[i] * w[i]

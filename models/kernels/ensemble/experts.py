@@ -2,7 +2,8 @@
 
 The experts of ``m`` members are, in this order: the stack, the mean link, the mean probability (of
 numbers the median), each member. A link of ``nan`` is no score: the means go without it, and the
-member as an expert says their mean. Kernels keep no state of their own.
+member as an expert says their mean. Formulas and their sources stand in
+``models/ensemble/experts.py``. Kernels keep no state of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numba import float64, njit, void
 from models.base import F64
 from models.kernels.common import HELPER
 from models.kernels.entry import entry
+from models.kernels.stack import step, unlearned
 
 LEAST = -30.0
 """Log probabilities are at least this."""
@@ -91,33 +93,10 @@ def combine_classes(
 
 
 @njit(**HELPER)
-def _unlearned(links: F64, first: F64) -> bool:
-    """Whether each member said what it said of its first row of all, which is noted here."""
-    same = True
-    for j in range(links.shape[0]):
-        if math.isnan(links[j, 0]):
-            continue
-        if math.isnan(first[j, 0]):
-            for c in range(links.shape[1]):
-                first[j, c] = links[j, c]
-        for c in range(links.shape[1]):
-            same &= links[j, c] == first[j, c]
-    return same
-
-
-@njit(**HELPER)
 def _deal(alpha: float, total: float, shares: F64) -> None:
     """Shares sum to 1 again, ``alpha`` of them dealt out evenly."""
     for e in range(len(shares)):
         shares[e] = shares[e] * (1.0 - alpha) / total + alpha / len(shares)
-
-
-@njit(**HELPER)
-def _step(at: int, g: float, rate: float, weights: F64, squares: F64) -> None:
-    """AdaGrad's."""
-    squares[at] += g * g
-    if squares[at] > 0.0:
-        weights[at] -= rate * g / math.sqrt(squares[at])
 
 
 @entry(void(_CUBE, _LINE, _LINE, float64, float64, *[_LINE] * 5, _ROWS, _ROWS))
@@ -138,7 +117,10 @@ def update_classes(
     """Learn rows in order: first the shares, on what the experts said, then the stack."""
     m, k = links.shape[1], links.shape[2]
     for i in range(len(links)):
-        if _unlearned(links[i], first):
+        same = True
+        for j in range(m):
+            same &= unlearned(links[i, j], first[j])
+        if same:
             continue
         _class_experts(links[i], weights, intercepts, logs)
         truth, total = int(y[i]), 0.0
@@ -152,10 +134,10 @@ def update_classes(
             g = -logs[3 + j, truth]
             for c in range(k):
                 g += math.exp(logs[0, c]) * logs[3 + j, c]
-            _step(j, g * w[i], rate, weights, squares)
+            step(j, g * w[i], rate, weights, squares)
         for c in range(k):
             error = math.exp(logs[0, c]) - (1.0 if c == truth else 0.0)
-            _step(c, error * w[i], rate, intercepts, intercept_squares)
+            step(c, error * w[i], rate, intercepts, intercept_squares)
 
 
 # ------------------------------------------------------------------ numbers
@@ -241,15 +223,7 @@ def update_numbers(
     """Learn rows in order: the usual error, the shares on what the experts said, then the stack."""
     m = links.shape[1]
     for i in range(len(links)):
-        same = True
-        for j in range(m):
-            z = links[i, j]
-            if math.isnan(z):
-                continue
-            if math.isnan(first[j]):
-                first[j] = z
-            same &= z == first[j]
-        if same or w[i] == 0.0:
+        if unlearned(links[i], first) or w[i] == 0.0:
             continue
         _number_experts(links[i], weights, intercept, math.sqrt(error[1]), said, order)
         off = said[1] - y[i]
@@ -267,5 +241,5 @@ def update_numbers(
         # One absurd truth must not turn the stack around.
         wrong = min(max((said[0] - y[i]) / usual, -3.0), 3.0) * w[i]
         for j in range(m):
-            _step(j, wrong * (said[3 + j] - said[1]) / usual, rate, weights, squares)
-        _step(0, wrong, rate, intercept, intercept_squares)
+            step(j, wrong * (said[3 + j] - said[1]) / usual, rate, weights, squares)
+        step(0, wrong, rate, intercept, intercept_squares)

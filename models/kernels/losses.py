@@ -47,7 +47,7 @@ def clipped(y: float) -> float:
 
 @njit(**HELPER)
 def observe_truth(y: float, known: F64) -> None:
-    """Welford's update of mean and squared distances."""
+    """Welford's update (1962) of mean and squared distances."""
     known[SEEN] += 1.0
     before = y - known[MEAN]
     known[MEAN] += before / known[SEEN]
@@ -75,8 +75,10 @@ def begin(y: float, known: F64) -> float:
 def observe_error(error: float, known: F64) -> None:
     """Move the usual error towards this one's size, faster the longer all were on one side of it.
 
-    A median by multiplicative steps crosses orders of magnitude in a few dozen rows and does not
-    care how far off an outlier is. An error of 0 says nothing of how large errors are.
+    A median by steps that lengthen while they go one way (as Frugal-2U's do; Ma, Muthukrishnan and
+    Sandler 2013, "Frugal streaming for estimating quantiles"), here in shares of itself: it crosses
+    orders of magnitude in a few dozen rows and does not care how far off an outlier is. An error of
+    0 says nothing of how large errors are.
     """
     size = abs(error)
     if size == 0.0:
@@ -104,7 +106,11 @@ def unit(loss: float, known: F64) -> float:
 
 @njit(**HELPER)
 def slope(loss: float, quantile: float, error: float) -> float:
-    """The loss's derivative at ``error`` (what was said less the truth), in units."""
+    """The loss's derivative at ``error`` (what was said less the truth), in units.
+
+    Of ``e ** 2 / 2``, of Huber's loss, and of the pinball loss ``max(-q e, (1 - q) e)`` (Koenker
+    and Bassett 1978, "Regression quantiles").
+    """
     if loss == SQUARED:
         return error
     if loss == HUBER:

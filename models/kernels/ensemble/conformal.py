@@ -26,14 +26,17 @@ SET, INTERVAL = 4, 9
 """Numbers kept."""
 
 AT_ONCE = 0.02
-"""The reach moves by it times 1 - level after a label that it would not have held, times 1 - level
-back after one that it would have: known at once, however late the label comes."""
+"""The reach of an interval grows by ``AT_ONCE (broken - miss)`` at each label, of a share ``miss``
+of promises that may be broken: by ``level`` steps after a truth that it would not have held, back
+by ``1 - level`` after one that it would have. That is known at once, however late the label comes.
+The step of quantile tracking (Angelopoulos, Candes and Tibshirani 2023)."""
 
 LATE, LATE_AT_MOST = 1.0, 0.03
 """The debt moves likewise by promises as they were made, in steps of ``LATE`` over the labels that
 come in between: one that is repeated before its effect shows must be small. The loop of step and
 delay swings from 4 on; at 2 intervals are 2 % wider and months no better. Over ``n`` labels the
-share broken is ``(last - first debt) / (step n)`` off, whatever the stream does."""
+share broken is ``(last - first debt) / (step n)`` off, whatever the stream does (as in Gibbs and
+Candes 2021), unless the debt reaches a bound."""
 
 _FASTER = 3.0  # sets: the logarithm of a probability is so much more spread than that of an error
 _SET_LOW, _SET_HIGH = math.log(1e-6), math.log(0.5)  # above a half only the likeliest is left
@@ -123,7 +126,7 @@ def _place(known: F64, told: float) -> float:
 
 @njit(**HELPER)
 def _deviation(known: F64, told: float) -> float:
-    """How many deviations a prediction's place lies from their mean, within 3."""
+    """How many deviations a prediction's place lies from their mean, within -3 .. 3."""
     if known[VARIANCE] <= 0.0:
         return 0.0
     return min(max((_place(known, told) - known[MEAN]) / math.sqrt(known[VARIANCE]), -3.0), 3.0)
@@ -146,7 +149,11 @@ def promise_intervals(known: F64, cold: float, output: F64, promise: F64) -> Non
 
 @njit(**HELPER)
 def _learn_error(known: F64, told: float, error: float) -> None:
-    """Take an error into the usual one, and into its growth with what is predicted."""
+    """Take an error into the usual one, and into its growth with what is predicted.
+
+    Mean and variance of the places fade as in Finch (2009, "Incremental calculation of weighted
+    mean and variance").
+    """
     share = max(_USUAL, 1.0 / known[LEARNED])
     moments = max(_USUAL / 10.0, 1.0 / known[LEARNED])
     known[SIZE] += moments * (abs(told) - known[SIZE])

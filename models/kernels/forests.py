@@ -36,22 +36,19 @@ def _replace(i: int, root: I64, adwin: Adwins, t: Trees) -> None:
 
 @njit(**HELPER)
 def watch(
-    i: int, error: float, deltas: F64, root: I64, events: I64, adwin: Adwins, t: Trees
+    i: int, error: float, falls: bool, deltas: F64, root: I64, events: I64, adwin: Adwins, t: Trees
 ) -> bool:
-    """Show tree ``i``'s error, 0 to 1, to its detectors; whether another tree took its place."""
-    if adwin_update(2 * i, error, deltas[WARNINGS], adwin) > 0:
+    """Show tree ``i``'s error, 0 to 1, to its detectors; whether another tree took its place.
+
+    A rise of the error is a change; a fall is one if ``falls``.
+    """
+    change = adwin_update(2 * i, error, deltas[WARNINGS], adwin)
+    if change > 0 or (falls and change < 0):
         events[WARNINGS] += 1
         _begin_background(i, root, t)
-    if adwin_update(2 * i + 1, error, deltas[DRIFTS], adwin) > 0:
+    change = adwin_update(2 * i + 1, error, deltas[DRIFTS], adwin)
+    if change > 0 or (falls and change < 0):
         events[DRIFTS] += 1
         _replace(i, root, adwin, t)
         return True
     return False
-
-
-@njit(**HELPER)
-def plant(root: I64, t: Trees) -> None:
-    """The trees of a new forest."""
-    if root[0] < 0:
-        for i in range(len(root) // 2):
-            root[i] = new_tree(t)

@@ -223,6 +223,14 @@ def divide_bin(f: int, p: int, used: int, t: Trees) -> None:
 
 
 @njit(**HELPER)
+def plant(root: I64, t: Trees) -> None:
+    """A tree at each root, unless they are there already."""
+    if root[0] < 0:
+        for i in range(len(root)):
+            root[i] = new_tree(t)
+
+
+@njit(**HELPER)
 def grow(x: F64, bins: Bins, t: Trees) -> None:
     """Count the values of a row; where a bin splits, its sums do in every leaf."""
     for f in range(len(x)):

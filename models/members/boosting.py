@@ -17,7 +17,7 @@ from models.kernels.binning import place
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
 from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
-from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree
+from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
 from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
 from models.members.compiled import WeightedSettings, signature
 from models.task import BINARY, Task
@@ -61,9 +61,7 @@ def boosting_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: BoostingArrays
 ) -> None:
     """Walk the rows in order, see ``compiled.py``. The first call plants the trees."""
-    if a.root[0] < 0:
-        for s in range(len(a.root)):
-            a.root[s] = new_tree(a.trees)
+    plant(a.root, a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         if mode & SCORE:

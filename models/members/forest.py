@@ -10,64 +10,46 @@ counter that is part of the state.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from pydantic import Field
 
-from models.base import F32, F64, I64, U32, FeatureSchema, Role
-from models.kernels.adwin import ROLES as ADWIN_ROLES
-from models.kernels.adwin import Adwins, adwin_reset, adwin_update, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, place
+from models.base import F32, F64, I64, U32, FeatureSchema
+from models.kernels.adwin import Adwins, make_adwins
+from models.kernels.binning import Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
-from models.kernels.trees import ROLES as TREE_ROLES
-from models.kernels.trees import (
-    Trees,
-    find_leaf_node,
-    free_tree,
-    grow,
-    leaves_left,
-    make_trees,
-    new_tree,
-)
+from models.kernels.forests import watch
+from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
 from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
-from models.members.compiled import TreeModel, signature
-from models.settings import Settings
+from models.members.bagged import BaggedModel, BagSettings
+from models.members.compiled import signature
 from models.task import BINARY, Task
 
 
-class ForestParams(Settings):
+class ForestParams(BagSettings):
     """Parameters of ``type = "forest"``."""
 
-    trees: int = Field(10, ge=1, le=1000, description="trees that vote")
-    subspace: float = Field(0.6, gt=0, le=1, description="share of the columns a leaf looks at")
     negative_rate: float = Field(6.0, gt=0, le=20, description="mean weight of a genuine row")
     positive_rate: float = Field(
         6.0, gt=0, le=20, description="mean weight of a positive row; scores are corrected for it"
     )
-    grace: float = Field(50.0, gt=0, description="weight a leaf learns between looks for a split")
-    delta: float = Field(0.01, gt=0, lt=1, description="Hoeffding's chance of a wrong split")
-    tie: float = Field(0.05, ge=0, le=1, description="bound below which near-equal columns split")
-    warning: float = Field(0.01, gt=0, lt=1, description="ADWIN's delta for a background tree")
-    drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
     latest: bool = Field(
         False,
         description="let a leaf repeat its last label where that is right: for streams whose "
         "labels come at once and run in series",
     )
-    bins: int = Field(64, ge=4, le=256, description="most bins of one column")
-    max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
 
 
 class ForestArrays(NamedTuple):
     """State, settings and scratch; ``t`` trees, then their ``t`` background trees."""
 
-    root: I64  # (2t,): -1 where there is no background tree
+    root: I64  # (2t,): see forests.py
     events: I64  # (2,): warnings, drifts
     prior: F64  # (2,): class weights of everything learned
-    adwin: Adwins  # 2t detectors: warning at 2i, drift at 2i + 1
+    adwin: Adwins  # 2t detectors
     trees: Trees
     bins: Bins
     hyper: F64  # (5,): see GRACE and the rest in votes.py
@@ -136,32 +118,6 @@ def _link(a: ForestArrays) -> float:
     return math.log(p / (1.0 - p))
 
 
-@njit(**RARE)
-def _replace(i: int, a: ForestArrays) -> None:
-    """Put tree ``i``'s background tree, or a new one, in its place, and let that one vote."""
-    t = len(a.node)
-    a.events[1] += 1
-    free_tree(a.root[i], a.trees)
-    a.root[i] = a.root[t + i] if a.root[t + i] >= 0 else new_tree(a.trees)
-    a.root[t + i] = -1
-    adwin_reset(2 * i, a.adwin)
-    _vote_out_of_turn(i, a)
-
-
-@njit(**HELPER)
-def _watch(i: int, label: int, w: float, a: ForestArrays) -> None:
-    """Show tree ``i``'s error to its detectors; on a warning start, on a drift put in, another."""
-    t = len(a.node)
-    error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else min(w, 1.0)
-    if adwin_update(2 * i, error, a.deltas[0], a.adwin) != 0:
-        a.events[0] += 1
-        if a.root[t + i] >= 0:
-            free_tree(a.root[t + i], a.trees)
-        a.root[t + i] = new_tree(a.trees) if leaves_left(a.trees) > 0 else -1
-    if adwin_update(2 * i + 1, error, a.deltas[1], a.adwin) != 0:
-        _replace(i, a)
-
-
 @njit(**HELPER)
 def _learn_tree(i: int, node: int, label: int, weight: float, a: ForestArrays) -> None:
     leaf = a.trees.child[node]
@@ -181,7 +137,9 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
     label = 1 if y > 0.5 else 0
     for i in range(t):
         weight = w * poisson(a.trees.rng, label, a.rate)
-        _watch(i, label, w, a)
+        error = 0.0 if (a.odds[i] > 1.0) == (label == 1) else min(w, 1.0)
+        if watch(i, error, True, a.deltas, a.root, a.events, a.adwin, a.trees):
+            _vote_out_of_turn(i, a)
         if weight > 0.0:
             _learn_tree(i, a.node[i], label, weight, a)
             if a.root[t + i] >= 0:
@@ -195,9 +153,7 @@ def forest_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: ForestArrays
 ) -> None:
     """Walk the rows in order, see ``compiled.py``. The first call plants the trees."""
-    if a.root[0] < 0:
-        for tree in range(len(a.node)):
-            a.root[tree] = new_tree(a.trees)
+    plant(a.root[: len(a.node)], a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         for tree in range(len(a.node)):
@@ -208,7 +164,7 @@ def forest_kernel(
             _learn(y[i], w[i], a)
 
 
-class ForestModel(TreeModel):
+class ForestModel(BaggedModel):
     """Adaptive random forest; scores are logits of the trees' mean probability.
 
     Parameters
@@ -221,21 +177,9 @@ class ForestModel(TreeModel):
 
     Params = ForestParams
     _kernel = forest_kernel
-    _roles: ClassVar[dict[str, Role]] = {
-        "root": "control",
-        **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
-        "events": "statistic",
-        "prior": "statistic",
-        **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
-        **{f"bins.{name}": role for name, role in ROLES.items()},
-    }
 
     def __init__(
         self, params: ForestParams, schema: FeatureSchema, seed: int, task: Task = BINARY
     ) -> None:
         columns = len(schema.dense) + len(schema.hashed)
         super().__init__(schema, make_arrays(columns, params, seed))
-
-    def replaced(self) -> int:
-        """See :meth:`models.base.Model.replaced`: trees put in another's place."""
-        return int(self._arrays.events[1])

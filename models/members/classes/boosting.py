@@ -17,7 +17,7 @@ from models.kernels.binning import place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, softmax
 from models.kernels.entry import entry
 from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
-from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree
+from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
 from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
 from models.members.compiled import WeightedSettings, signature
 from models.task import Task
@@ -46,24 +46,20 @@ def _replace(first: int, a: BoostingArrays) -> None:
 
 
 @njit(**HELPER)
-def _learn(y: float, w: float, a: BoostingArrays) -> None:
+def _learn(label: int, w: float, a: BoostingArrays) -> None:
     """Let every round learn the prepared row at the sum of those before it."""
-    classes, rounds = len(a.link), len(a.size)
+    classes = len(a.link)
     for c in range(classes):
         a.link[c] = 0.0
-    for s in range(rounds):
+    for s in range(len(a.root) // classes):
         softmax(a.link, a.p)
-        error = 1.0
-        for c in range(classes):
-            if c == y:
-                error -= a.p[c]
-        if adwin_update(s, error, a.rate[1], a.adwin) > 0:
+        if adwin_update(s, 1.0 - a.p[label], a.rate[1], a.adwin) > 0:
             _replace(s * classes, a)
         for c in range(classes):
             node = _add(s * classes + c, c, a)
             if w > 0.0:
                 p = a.p[c]
-                gradient = (p - (1.0 if c == y else 0.0)) * w
+                gradient = (p - (c == label)) * w
                 curvature = max(p * (1.0 - p), LEAST_CURVATURE) * w
                 leaf = a.trees.child[node]
                 learn_leaf(leaf, gradient, curvature, a.at, a.bins, a.trees, a.hyper)
@@ -77,9 +73,7 @@ def boosting_classes_kernel(
 ) -> None:
     """Walk the rows in order; see :mod:`models.members.compiled`. The first call plants trees."""
     classes = len(a.link)
-    if a.root[0] < 0:
-        for s in range(len(a.root)):
-            a.root[s] = new_tree(a.trees)
+    plant(a.root, a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         if mode & SCORE:
@@ -89,7 +83,7 @@ def boosting_classes_kernel(
                     _add(tree, c, a)
                 out[i * classes + c] = a.link[c]
         if mode & LEARN:
-            _learn(y[i], w[i], a)
+            _learn(int(y[i]), w[i], a)
 
 
 class BoostingClassesModel(BoostedModel):

@@ -8,19 +8,18 @@ as the number of its code. Randomness comes from one seeded counter that is part
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from pydantic import Field
 
-from models.base import F32, F64, I64, U32, FeatureSchema, Role
-from models.kernels.adwin import ROLES as ADWIN_ROLES
+from models.base import F32, F64, I64, U32, FeatureSchema
 from models.kernels.adwin import Adwins, make_adwins
-from models.kernels.binning import ROLES, Bins, make_bins, place
+from models.kernels.binning import Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
-from models.kernels.forests import DRIFTS, plant, watch
+from models.kernels.forests import watch
 from models.kernels.leaves.classes import (
     known_of,
     leaf_vote,
@@ -29,25 +28,17 @@ from models.kernels.leaves.classes import (
     to_one,
     try_split,
 )
-from models.kernels.trees import ROLES as TREE_ROLES
-from models.kernels.trees import Trees, find_leaf_node, grow, make_trees
-from models.members.compiled import TreeModel, WeightedSettings, signature
+from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
+from models.members.bagged import BaggedModel, BagSettings
+from models.members.compiled import WeightedSettings, signature
 from models.task import Task
 
 
-class ForestParams(WeightedSettings):
+class ForestParams(BagSettings, WeightedSettings):
     """Parameters of ``type = "forest"`` for classes."""
 
-    trees: int = Field(10, ge=1, le=1000, description="trees that vote")
     subspace: float = Field(0.4, gt=0, le=1, description="share of the columns a leaf looks at")
     rate: float = Field(6.0, gt=0, le=20, description="mean weight of a row in a tree")
-    grace: float = Field(50.0, gt=0, description="weight a leaf learns between looks for a split")
-    delta: float = Field(0.01, gt=0, lt=1, description="Hoeffding's chance of a wrong split")
-    tie: float = Field(0.05, ge=0, le=1, description="bound below which near-equal columns split")
-    warning: float = Field(0.01, gt=0, lt=1, description="ADWIN's delta for a background tree")
-    drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
-    bins: int = Field(64, ge=4, le=256, description="most bins of one column")
-    max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
 
 
 class ForestArrays(NamedTuple):
@@ -156,7 +147,7 @@ def _learn(label: int, w: float, a: ForestArrays) -> None:
     for i in range(t):
         weight = w * poisson(a.trees.rng, 0, a.rate)
         error = 0.0 if likeliest(a.share[i]) == label else min(w, 1.0)
-        if watch(i, error, a.deltas, a.root, a.events, a.adwin, a.trees):
+        if watch(i, error, False, a.deltas, a.root, a.events, a.adwin, a.trees):
             _vote_out_of_turn(i, a)
         if weight > 0.0:
             _learn_tree(i, a.node[i], label, weight, a)
@@ -171,7 +162,7 @@ def forest_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: ForestArrays
 ) -> None:
     """Walk the rows in order; see :mod:`models.members.compiled`. The first call plants trees."""
-    plant(a.root, a.trees)
+    plant(a.root[: len(a.node)], a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         to_one(a.prior, a.mean)
@@ -183,7 +174,7 @@ def forest_kernel(
             _learn(int(y[i]), w[i], a)
 
 
-class ForestModel(TreeModel):
+class ForestModel(BaggedModel):
     """Adaptive random forest; scores are logarithms of the trees' mean probabilities.
 
     Parameters
@@ -197,14 +188,6 @@ class ForestModel(TreeModel):
 
     Params = ForestParams
     _kernel = forest_kernel
-    _roles: ClassVar[dict[str, Role]] = {
-        "root": "control",
-        **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
-        "events": "statistic",
-        "prior": "statistic",
-        **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
-        **{f"bins.{name}": role for name, role in ROLES.items()},
-    }
 
     def __init__(self, params: ForestParams, schema: FeatureSchema, seed: int, task: Task) -> None:
         columns = len(schema.dense) + len(schema.hashed)
@@ -212,7 +195,3 @@ class ForestModel(TreeModel):
         super().__init__(schema, arrays, task, params.class_weights)
         if self._class_weights is not None:
             arrays.weight[:] = self._class_weights
-
-    def replaced(self) -> int:
-        """See :meth:`models.base.Model.replaced`: trees put in another's place."""
-        return int(self._arrays.events[DRIFTS])

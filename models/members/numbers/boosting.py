@@ -6,8 +6,9 @@ measured by the size of the errors before it, so that its test for a split is on
 as that of probabilities is:
 
 - squared loss: a normal error of the running mean square; gradient ``e / v``, curvature ``1 / v``;
-- quantile loss: the gradient is ``1 - q`` above the truth and ``-q`` below, its variance
-  ``q (1 - q)`` the curvature, in units of the running mean error.
+- quantile loss (Koenker and Bassett 1978): in units ``s`` of the running mean error the gradient is
+  ``1 - q`` above the truth and ``-q`` below, over ``s``; its variance ``q (1 - q) / s ** 2`` is the
+  curvature, as the loss itself has none.
 
 An ADWIN on ``e / (1 + e)`` replaces a tree when the error before it rises.
 """
@@ -28,7 +29,7 @@ from models.kernels.common import HELPER, LEARN, RARE, SCORE
 from models.kernels.entry import entry
 from models.kernels.gradients import leaf_value, learn_leaf, try_split
 from models.kernels.losses import MEAN, QUANTILE, SEEN, SQUARED, clipped, observe_truth, slope, unit
-from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree
+from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
 from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
 from models.members.compiled import signature
 from models.task import Task
@@ -117,9 +118,7 @@ def boosting_number_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: BoostingArrays
 ) -> None:
     """Walk the rows in order; see :mod:`models.members.compiled`. The first call plants trees."""
-    if a.root[0] < 0:
-        for s in range(len(a.root)):
-            a.root[s] = new_tree(a.trees)
+    plant(a.root, a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         if mode & SCORE:

@@ -19,18 +19,8 @@ from numba import float32, float64, int64, uint32, void
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.base import (
-    F64,
-    FeatureBatch,
-    FeatureSchema,
-    Model,
-    Parameter,
-    Role,
-    State,
-    StateError,
-)
+from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, Role, State, StateError
 from models.kernels.common import LEARN, SCORE
-from models.kernels.losses import Loss
 from models.kernels.trees import used_part
 from models.members.weights import by_class
 from models.settings import Settings
@@ -47,17 +37,6 @@ class WeightedSettings(Settings):
         description="how many rows a row of each class counts for, by the label's value; "
         "1 for the others; scores are corrected for it",
     )
-
-
-class LossSettings(Settings):
-    """Parameters of a member that learns a number."""
-
-    loss: Loss = Field(
-        "squared",
-        description="`squared` says the mean; `huber` nearly the mean, whatever outliers there "
-        "are; `quantile` the number below which `quantile` of the truths are",
-    )
-    quantile: float = Field(0.5, gt=0, lt=1, description="of `quantile` loss; 0.5: the median")
 
 
 def signature(arrays: Any) -> Any:

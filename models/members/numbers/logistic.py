@@ -23,6 +23,7 @@ from models.kernels.losses import (
     LOSSES,
     SEEN,
     START,
+    Loss,
     begin,
     clipped,
     observe_error,
@@ -30,13 +31,20 @@ from models.kernels.losses import (
     slope,
     unit,
 )
-from models.members.compiled import CompiledModel, LossSettings, signature
+from models.members.compiled import CompiledModel, signature
+from models.settings import Settings
 from models.task import Task
 
 
-class LinearParams(LossSettings):
+class LinearParams(Settings):
     """Parameters of ``type = "logistic"`` for numbers."""
 
+    loss: Loss = Field(
+        "squared",
+        description="`squared` says the mean; `huber` nearly the mean, whatever outliers there "
+        "are; `quantile` the number below which `quantile` of the truths are",
+    )
+    quantile: float = Field(0.5, gt=0, lt=1, description="of `quantile` loss; 0.5: the median")
     learning_rate: float = Field(
         0.3, gt=0, le=10, description="AdaGrad's step: how far one event moves a fresh weight"
     )

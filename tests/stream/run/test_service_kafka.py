@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from rich.console import Console
 
+from stream.demo.kinds import KINDS, KindName
+from stream.demo.simulator import NEVER
+from stream.settings.load import parse
 from stream.settings.schema import Config, MemberSettings, RegistrySettings, ScoresSettings
 from stream.tools.audit.score import explain_score
 from stream.tools.past.backfill import backfill
@@ -77,6 +81,39 @@ def consume(c: Config, topic: str) -> list[Any]:
     wait_until(ended, f"the end of {topic}")
     consumer.close()
     return found
+
+
+@pytest.mark.parametrize("kind", ["triage", "arrival"])
+def test_the_examples_of_classes_and_numbers_run(kafka: Config, kind: KindName) -> None:
+    """Each event has one score of its target; a first life's labels serve a second's scores."""
+    raw = tomllib.loads(Path(f"examples/{kind}.toml").read_text())
+    whole = kafka.model_dump(mode="json")
+    taken = {key: whole[key] for key in ("name", "log", "topics", "state_dir")}
+    c = parse(raw | taken, kind)
+    made = KINDS[kind].make(3, 4000, drift=False, events=800)  # so many that all are of one day
+    writing = KINDS[kind].writing
+    rows = next(made.chunks(800)).events
+    taken_in = labelled = 0
+    for part in (rows[:400], rows[400:]):
+        known = part[part["reported_at_ms"] != NEVER]
+        labelled += len(known)
+        with running(c) as service:
+            produce(c, c.topics.events, [r.value for r in writing.events(part, 3)])
+            produce(c, c.topics.labels, [r.value for r in writing.labels(known, 3)])
+            taken_in += len(part) + len(known)
+            caught_up(service, taken_in)
+            assert service.engine is not None
+            assert service.engine.counts["labels.joined"] == labelled
+    found = [json.loads(r.value) for r in consume(c, c.topics.scores)]
+    assert len({s["id"] for s in found}) == len(found) == len(rows)
+    assert not consume(c, c.topics.dead_letters)
+    told = [s for s in found if not s.get("cold")]
+    assert len(told) >= 400
+    if kind == "triage":
+        assert all(sum(s["probabilities"].values()) == pytest.approx(1.0) for s in told)
+        assert all(s["set"] for s in told[-100:])
+    else:
+        assert all(s["interval"][0] <= s["score"] <= s["interval"][1] for s in told[-100:])
 
 
 def test_a_new_member_learns_from_what_the_topics_hold(kafka: Config, tmp_path: Path) -> None:

@@ -199,12 +199,15 @@ def verify(
         signed by this key. Missing: there is no record at all.
     """
     head, signed, trail = Head(0, GENESIS), 0, name
+    seen: dict[int, set[str]] = {}
+    for seq, digest in anchors:
+        seen.setdefault(seq, set()).add(digest)
     for place, line in enumerate(lines, 1):
         try:
             record = _parse(line.removesuffix(b"\n"))
             trail = record.get("trail") if trail is None else trail
             digest = _check_chain(record, head, trail)
-            _check_anchors(anchors, Head(head.seq + 1, digest))
+            _check_anchors(seen.get(head.seq + 1, ()), digest)
             if public_key is not None:
                 _check_signature(public_key, digest, record.get("sig"))
                 signed += 1
@@ -212,7 +215,7 @@ def verify(
             where = f"record {place}: {flaw.what}"
             return Verdict(flaw.outcome, head, signed, where, flaw.expected, flaw.got)
         head = Head(head.seq + 1, digest)
-    last = max((seq for seq, _ in anchors), default=0)
+    last = max(seen, default=0)
     if head.seq < last:
         return Verdict(Exit.TRUNCATED, head, signed, "end", f"record {last}", f"record {head.seq}")
     if head.seq == 0:
@@ -328,10 +331,10 @@ def _check_chain(record: Mapping[str, Any], head: Head, trail: object) -> str:
     return digest
 
 
-def _check_anchors(anchors: Sequence[Head | tuple[int, str]], head: Head) -> None:
-    for seq, digest in anchors:
-        if seq == head.seq and digest != head.hash:
-            raise _Flaw(Exit.BROKEN, "anchor", digest, head.hash)
+def _check_anchors(seen: Iterable[str], digest: str) -> None:
+    for expected in seen:
+        if expected != digest:
+            raise _Flaw(Exit.BROKEN, "anchor", expected, digest)
 
 
 def _check_signature(key: Ed25519PublicKey, digest: str, sig: object) -> None:

@@ -13,6 +13,7 @@ from monitoring.audit.trail import Head
 from monitoring.drift.monitor import Alarm
 from stream.contract.letters import DeadLetter
 from stream.contract.records import JournalRecord, NewRecord, Record
+from stream.settings.schema import TopicsSettings
 
 
 class Scored(msgspec.Struct, frozen=True, eq=False):
@@ -45,7 +46,7 @@ class Outputs(msgspec.Struct, frozen=True):
 
     ``scored`` holds as columns what stands in ``scores``, and ``alarms`` the drift alarms that are
     on record in ``audit``: for readers in this process. ``head`` is the audit trail's after the
-    step.
+    step, ``anchors`` that head once more, signed, when a topic shall witness it.
     """
 
     scores: Sequence[NewRecord]
@@ -55,6 +56,7 @@ class Outputs(msgspec.Struct, frozen=True):
     scored: Sequence[Scored] = ()
     alarms: Sequence[Alarm] = ()
     head: Head | None = None
+    anchors: Sequence[NewRecord] = ()
 
     def ids(self) -> list[str]:
         """The event id of each score."""
@@ -63,3 +65,12 @@ class Outputs(msgspec.Struct, frozen=True):
     def letters(self) -> list[NewRecord]:
         """The dead letters as records."""
         return [letter.encoded() for letter in self.dead_letters]
+
+    def by_topic(self, topics: TopicsSettings) -> list[tuple[str, Sequence[NewRecord]]]:
+        """What is written beside the journal record, and where."""
+        found: list[tuple[str, Sequence[NewRecord]]] = [
+            (topics.scores, self.scores),
+            (topics.dead_letters, self.letters()),
+            (topics.audit, self.audit),
+        ]
+        return found if topics.witness is None else [*found, (topics.witness, self.anchors)]

@@ -483,7 +483,7 @@ class Service:
         self._write = writer(self.config, number)
 
     def _written(self, outputs: Outputs) -> Outputs:
-        return self._write(outputs)
+        return self._write(self.anchors.witnessed(outputs))
 
     def _committed(self, outputs: Outputs, seconds: float) -> None:
         self.isolation.committed(outputs.journal.seq, self.config.limits.batch)

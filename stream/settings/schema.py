@@ -118,6 +118,11 @@ class TopicsSettings(Settings):
     scores: str = Field("scores", description="output: one record for each event that was scored")
     dead_letters: str = Field("dead-letters", description="output: records that were not taken in")
     audit: str = Field("audit", description="output: the audit trail")
+    witness: str | None = Field(
+        None,
+        description="output: signed heads of the audit trail, every `audit.anchor_every` records"
+        " and with each checkpoint; default none",
+    )
     journal: str | None = Field(
         None, description="output: what each step took; default `journal-NAME`, one partition"
     )

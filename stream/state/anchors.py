@@ -1,8 +1,9 @@
 """Signed heads of the audit trail, kept where others can see them: what shows that a tail was cut.
 
-The service calls :meth:`Anchors.committed` after each commit, in the commit thread, never the step:
-an anchor is no part of the state. One witness is a file beside the state, a second one that of
-``audit.witness``; ``millrace audit verify`` reads both, or a copy kept elsewhere.
+The service calls :class:`Anchors` around each commit, in the commit thread, never the step: an
+anchor is no part of the state. One witness is a file beside the state, a second one that of
+``audit.witness``; a topic, ``topics.witness``, is written with the step. ``millrace audit verify``
+reads them all, or a copy kept elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -17,6 +19,7 @@ from models.base import MillraceError
 from monitoring.audit.trail import Head, make_anchor, read_anchor
 from stream.contract import private
 from stream.contract.outputs import Outputs
+from stream.contract.records import NewRecord
 from stream.settings.schema import Config
 
 logger = structlog.get_logger()
@@ -25,7 +28,7 @@ FILE = "audit-anchors.jsonl"
 
 
 class Witness(Protocol):
-    """A place that keeps anchors: another file, a topic, a time-stamping service."""
+    """A place apart from the log that keeps anchors: a file, a time-stamping service."""
 
     def last(self) -> Head:
         """The newest head that it kept; ``Head(0, "")`` before the first."""
@@ -70,12 +73,30 @@ class Anchors:
         self._head = Head(0, "")
         self._kept = [0] * len(self._witnesses)
         self._deaf: set[int] = set()
+        self._topic = config.topics.witness
+        self._due = 0
 
     def open(self) -> None:
         """Go on after what the witnesses hold; once the directory is ours."""
         heads = [witness.last() for witness in self._witnesses]
         self._kept = [head.seq for head in heads]
         self._head = max(heads)
+
+    def witnessed(self, outputs: Outputs) -> Outputs:
+        """The outputs, with an anchor for ``topics.witness`` where one is due.
+
+        It is committed with the step, so the topic is away only when the log is. The first one of
+        a process is due at once: what the topic holds need not be read. So is that of a step
+        before a checkpoint, as is the last one of a service that is stopped.
+        """
+        head = outputs.head
+        if self._topic is None or head is None:
+            return outputs
+        if head.seq < self._due and not outputs.journal.checkpoint:
+            return outputs
+        self._due = head.seq + self._every
+        anchor = NewRecord(self._name.encode(), make_anchor(self._name, head, self._key), 0)
+        return msgspec.structs.replace(outputs, anchors=[anchor])
 
     def committed(self, outputs: Outputs) -> None:
         """A step with these outputs is visible."""

@@ -78,7 +78,7 @@ def lost(standing: Standing, topics: Mapping[str, Topic], config: Config) -> Los
     """
     names = config.topics
     outputs = (names.scores, names.dead_letters)
-    known = (*inputs(config), *outputs, names.audit, config.journal_topic)
+    known = (*inputs(config), *outputs, *evidence(config), config.journal_topic)
     gone = [name for name in known if name not in topics]
     anew = [name for name in standing.anew(ids_of(topics)) if name not in outputs]
     return Lost(gone, anew)
@@ -87,6 +87,12 @@ def lost(standing: Standing, topics: Mapping[str, Topic], config: Config) -> Los
 def inputs(config: Config) -> tuple[str, str, str]:
     """Topics that are read."""
     return config.topics.control, config.topics.events, config.topics.labels
+
+
+def evidence(config: Config) -> list[str]:
+    """Topics that hold the audit trail and its heads."""
+    names = config.topics
+    return [name for name in (names.audit, names.witness) if name is not None]
 
 
 def explained(found: Lost, standing: Standing, topics: Mapping[str, Topic], config: Config) -> str:
@@ -106,7 +112,7 @@ def _advice(found: Lost, config: Config) -> str:
             " (log.bootstrap, log.path), or begin a new shard with a name and a state_dir of its"
             " own"
         )
-    if not found.anew and not {*found.gone} & {*inputs(config), config.topics.audit}:
+    if not found.anew and not {*found.gone} & {*inputs(config), *evidence(config)}:
         return "Start again: what was deleted is made anew, empty"
     return (
         "Put the old topics back (log.bootstrap), or start with --accept-changes: it makes what was"
@@ -119,6 +125,8 @@ def _loss(name: str, standing: Standing, config: Config) -> str:
         return "the journal of this state is gone with it"
     if name == config.topics.audit:
         return "the audit trail up to now is gone with it, and cannot be verified any more"
+    if name == config.topics.witness:
+        return "what it witnessed of the audit trail is gone with it"
     positions = sorted(standing.positions.copy().items())
     read = [f"{at} of partition {p}" for (topic, p), at in positions if topic == name]
     if not read:

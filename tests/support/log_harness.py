@@ -45,14 +45,15 @@ def parse(log: dict[str, Any], name: str = "shard", **topics: Any) -> settings.C
 class Store:
     """One embedded file, or one set of topics on a broker; opens any number of logs over it."""
 
-    def __init__(self, log: dict[str, Any], partitions: int = 1) -> None:
-        self.config = parse(log, unique("shard"), partitions=partitions)
+    def __init__(self, log: dict[str, Any], partitions: int = 1, **topics: Any) -> None:
+        topics |= {"partitions": partitions}
+        self.config = parse(log, unique("shard"), **topics)
         if log["type"] == "kafka":
             names = {
                 topic: unique(topic)
                 for topic in ("events", "labels", "control", "scores", "dead_letters", "audit")
             }
-            self.config = parse(log, self.config.name, partitions=partitions, **names)
+            self.config = parse(log, self.config.name, **names, **topics)
         self._logs: list[Log] = []
 
     def log(self, clock_ms: Callable[[], int] = now_ms) -> Log:
@@ -75,9 +76,10 @@ class Store:
             log.close()
 
 
-def embedded(path: Path, partitions: int = 1) -> Store:
+def embedded(path: Path, partitions: int = 1, **topics: Any) -> Store:
     """A store in one SQLite file."""
-    return Store({"type": "embedded", "path": str(path / "log.db"), "timeout": PATIENT}, partitions)
+    table = {"type": "embedded", "path": str(path / "log.db"), "timeout": PATIENT}
+    return Store(table, partitions, **topics)
 
 
 def kafka(bootstrap: str, partitions: int = 1, **options: Any) -> Store:

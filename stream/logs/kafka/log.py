@@ -59,7 +59,7 @@ class KafkaLog:
         self._journal: Key = (config.journal_topic, 0)
         names = config.topics
         self._inputs = (names.control, names.events, names.labels)
-        self._outputs = (names.scores, names.dead_letters, names.audit)
+        self._outputs: tuple[str, ...] = (names.scores, names.dead_letters, names.audit)
         python = KafkaPython(config.log, config.name)
         self._cluster = Cluster(python)
         self._client: Client = python
@@ -81,6 +81,9 @@ class KafkaLog:
             names.audit: kept,
             config.journal_topic: kept,
         }
+        if names.witness is not None:
+            self._wanted[names.witness] = kept
+            self._outputs = (*self._outputs, names.witness)
         self._lock = threading.Lock()
         self._appender = Seat(
             "millrace-kafka-append",

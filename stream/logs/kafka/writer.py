@@ -169,18 +169,13 @@ class Writer:
         producer.commit(limit)
 
     def _send(self, producer: Producer, outputs: Outputs) -> None:
-        """Hand scores, dead letters and audit records to the producer."""
+        """Hand all but the journal record to the producer."""
         at = outputs.journal.clock_ms
         for topic, records in self._outputs(outputs):
             producer.send(topic, placed(topic, records, self._partitions[topic]), at)
 
     def _outputs(self, outputs: Outputs) -> list[tuple[str, Sequence[NewRecord]]]:
-        topics = self._config.topics
-        return [
-            (topics.scores, outputs.scores),
-            (topics.dead_letters, outputs.letters()),
-            (topics.audit, outputs.audit),
-        ]
+        return outputs.by_topic(self._config.topics)
 
     def hurry(self) -> None:
         """Wait no longer for what :meth:`open` waits for; a commit has its time."""

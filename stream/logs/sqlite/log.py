@@ -82,6 +82,8 @@ class SqliteLog:
             names.audit: 1,
             self._journal: 1,
         }
+        if names.witness is not None:
+            self._topics[names.witness] = 1
         self._inputs = (names.control, names.events, names.labels)
         self._writer = Connection(config.log.path, config.log.timeout)
         self._reader = Connection(config.log.path, config.log.timeout)
@@ -261,14 +263,12 @@ class SqliteLog:
     def commit(self, outputs: Outputs) -> None:
         """See :meth:`stream.contract.log.Log.commit`."""
         journal = outputs.journal
-        topics = self._config.topics
         with self._writer.transaction() as db:
             self._check_epoch(db)
             if self._stands(db, journal):
                 return
-            insert(db, topics.scores, outputs.scores, journal.clock_ms)
-            insert(db, topics.dead_letters, outputs.letters(), journal.clock_ms)
-            insert(db, topics.audit, outputs.audit, journal.clock_ms)
+            for topic, records in outputs.by_topic(self._config.topics):
+                insert(db, topic, records, journal.clock_ms)
             failpoint("commit.middle")
             entry = NewRecord(key=None, value=encode_journal(journal), partition=0)
             insert(db, self._journal, [entry], journal.clock_ms)
@@ -340,8 +340,8 @@ class SqliteLog:
     def truncate(self, positions: Positions, journal_seq: int) -> None:
         """See :meth:`stream.contract.log.Log.truncate`.
 
-        Scores and dead letters go by age alone; the audit trail and the newest journal record
-        stay for ever. What the deadline leaves undone, the next call does.
+        Scores and dead letters go by age alone; the audit trail, its heads and the newest journal
+        record stay for ever. What the deadline leaves undone, the next call does.
         """
         deadline = time.monotonic() + self._timeout_s / 2
         oldest_ms = self._clock_ms() - self._retention_ms

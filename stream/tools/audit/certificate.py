@@ -36,7 +36,7 @@ from stream.run.assemble import wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.platform import sources
 from stream.tools.audit.read import read_file, read_trail, records_of
-from stream.tools.audit.verify import Saved, anchor_files, newest_saved, result, verify_trail
+from stream.tools.audit.verify import Saved, anchor_places, newest_saved, result, verify_trail
 
 MEMBER = ("version_to", "held", "verdict", "exact", "trainable", "bytes", "structure", "root")
 """What a certificate says of a member, as the trail's newest full record of it does."""
@@ -86,12 +86,12 @@ def _anchors(
     Raises :class:`MillraceError` for one that another key signed or that the trail contradicts.
     """
     kept: dict[str, Head] = {}
-    for path in anchor_files(config):
-        for line in path.read_bytes().splitlines() if path.exists() else ():
+    for where, lines_there in anchor_places(config):
+        for line in (line.strip() for line in lines_there):
             try:
                 anchor = read_anchor(line, key, config.name)
             except BadSignature as error:
-                raise MillraceError(f"certificate: {path}: {error}") from error
+                raise MillraceError(f"certificate: {where}: {error}") from error
             except TrailError:
                 continue  # half a line, which a killed process left
             if anchor.seq <= head.seq:

@@ -83,9 +83,14 @@ def moment(text: str, now_ms: int) -> int:
 
 def read_trail(config: Config) -> list[bytes]:
     """This shard's records in the audit topic, in the order in which they were committed."""
+    return read_topic(config, config.topics.audit)
+
+
+def read_topic(config: Config, topic: str) -> list[bytes]:
+    """This shard's records in a topic, in the order in which they were committed."""
     log = open_log(config, wall_clock_ms)
     try:
-        records = log.tail(config.topics.audit, ALL)
+        records = log.tail(topic, ALL)
     finally:
         log.close()
     own = [r for r in records if r.key == config.name.encode()]

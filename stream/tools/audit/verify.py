@@ -7,7 +7,7 @@ may be running beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ from stream.state.generations import (
     revive,
 )
 from stream.step.engine import Engine
-from stream.tools.audit.read import read_file, read_trail, records_of
+from stream.tools.audit.read import read_file, read_topic, read_trail, records_of
 
 _SPAN = 1024
 
@@ -181,24 +181,26 @@ def _public_key(config: Config | None, path: Path | None, found: _Found) -> Ed25
 def _anchors(
     config: Config | None, path: Path | None, key: Ed25519PublicKey | None, found: _Found
 ) -> tuple[list[Head], Verdict | None]:
-    """The newest anchor in each place, or why one of them cannot be believed."""
-    places = [] if path is None else [path]
+    """All anchors in all places, or why one of them cannot be believed.
+
+    Not the newest alone: who has taken the key can add one to a witness, but take none away.
+    """
+    places = [] if path is None else [_in_file(path)]
     if config is not None:
-        places += anchor_files(config)[0 if path is None else 1 :]
+        places += anchor_places(config)[0 if path is None else 1 :]
+    name = None if config is None else config.name
     heads: list[Head] = []
-    for place in places:
-        named = place == path or (config is not None and place == config.audit.witness)
+    for where, lines in places:
+        before = len(heads)
         try:
-            head = _newest(place, key, None if config is None else config.name, found)
+            heads += [read_anchor(line, key, name) for line in _whole(where, lines, found)]
         except TrailError as error:
             outcome = Exit.BAD_SIGNATURE if isinstance(error, BadSignature) else Exit.BROKEN
-            got = str(error)
-            return heads, Verdict(outcome, Head(0, ""), 0, str(place), "a good anchor", got)
-        if head is not None:
-            heads.append(head)
-        elif named:
-            found.missing(str(place), "an anchor", "none")
-    if path is None and (config is None or config.audit.witness is None):
+            return heads, Verdict(outcome, Head(0, ""), 0, where, "a good anchor", str(error))
+        own = config is not None and where == str(config.state_dir / ANCHORS)
+        if len(heads) == before and not own:
+            found.missing(where, "an anchor", "none")
+    if not _apart(config, path):
         found.unchecked.append(
             "an anchor kept elsewhere: who can cut the trail can cut the service's own file too;"
             " give --anchor, or configure audit.witness"
@@ -206,29 +208,42 @@ def _anchors(
     return heads, None
 
 
-def anchor_files(config: Config) -> list[Path]:
-    """The service's own file of anchors, and that of a configured witness."""
-    witness = config.audit.witness
-    return [config.state_dir / ANCHORS] + ([] if witness is None else [witness])
+def _apart(config: Config | None, path: Path | None) -> bool:
+    """Whether anchors were given that need not lie where the trail does."""
+    if path is not None or config is None:
+        return path is not None
+    # An embedded log holds the topic in the trail's own file.
+    topic = config.topics.witness is not None and config.log.type == "kafka"
+    return topic or config.audit.witness is not None
 
 
-def _newest(
-    place: Path, key: Ed25519PublicKey | None, name: str | None, found: _Found
-) -> Head | None:
-    """The newest anchor in a file; half a line at its end is what a killed process leaves."""
-    if not place.exists():
-        return None
-    raw = place.read_bytes()
-    lines = [line for line in raw.splitlines() if line.strip()]
-    if lines and not raw.endswith(b"\n"):
-        try:
-            return read_anchor(lines[-1], key, name)
-        except BadSignature:
-            raise
-        except TrailError:
-            found.unchecked.append(f"the last line of {place}: it was cut while it was written")
-            lines.pop()
-    return read_anchor(lines[-1], key, name) if lines else None
+Anchored = tuple[str, list[bytes]]
+"""A place that keeps anchors, and its lines; all but the last end with their line end."""
+
+
+def anchor_places(config: Config) -> list[Anchored]:
+    """The service's own file of anchors, and what a file and a topic witnessed, if configured."""
+    files = [config.state_dir / ANCHORS, config.audit.witness]
+    places = [_in_file(file) for file in files if file is not None]
+    if (topic := config.topics.witness) is not None:
+        places.append((f"topic {topic}", [line + b"\n" for line in read_topic(config, topic)]))
+    return places
+
+
+def _in_file(path: Path) -> Anchored:
+    return str(path), path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _whole(where: str, lines: list[bytes], found: _Found) -> Iterator[bytes]:
+    """The anchors among the lines. Half of one, which a killed process left, is told."""
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        # The service begins a new line after it: half a line that ends is no service's last.
+        cut = number < len(lines) or not line.endswith(b"\n")
+        if cut and text and not text.endswith(b"}"):
+            found.unchecked.append(f"line {number} of {where}: it was cut while it was written")
+        elif text:
+            yield text
 
 
 def _journaled(config: Config, found: _Found) -> list[Head]:

@@ -146,6 +146,6 @@ class _Journaling:
             journal = msgspec.structs.replace(journal, body=journal.body | self._body)
             self._body = {}
         committed = msgspec.structs.replace(outputs, scores=[], journal=journal)
-        self._log.commit(committed)
+        self._log.commit(self.anchors.witnessed(committed))
         self.anchors.committed(committed)
         return outputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from stream.contract.log import Fenced, Log, LogError, OtherRecords
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, encode_journal
 from tests.support import log_harness
+from tests.support.broker import unique
 from tests.support.log_harness import (
     DIGEST,
     Store,
@@ -42,12 +44,13 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes stores; closes their logs at the end."""
     stores: list[Store] = []
 
-    def build(partitions: int = 1) -> Store:
+    def build(partitions: int = 1, **topics: Any) -> Store:
         if request.param == "embedded":
-            store = log_harness.embedded(tmp_path, partitions)
+            store = log_harness.embedded(tmp_path, partitions, **topics)
         else:
             bootstrap = request.getfixturevalue("kafka_bootstrap")
-            store = log_harness.kafka(bootstrap, partitions, client=request.param)
+            table = log_harness.kafka_table(bootstrap, client=request.param)
+            store = Store(table, partitions, **topics)
         stores.append(store)
         return store
 
@@ -166,7 +169,7 @@ def test_several_partitions_are_all_read(make: Make) -> None:
 
 def test_a_commit_shows_scores_and_journal(make: Make) -> None:
     """After a commit its outputs, its journal record and its headers can be read."""
-    store = make()
+    store = make(witness=unique("heads"))
     topics = store.config.topics
     log = store.opened()
     log.append(topics.events, values("event"))
@@ -174,12 +177,13 @@ def test_a_commit_shows_scores_and_journal(make: Make) -> None:
     journal = JournalRecord(1, now_ms(), DIGEST, (taken[0].range,))
     letter = DeadLetter(taken[0].records[0], "schema", "why")
     traced = NewRecord(b"k", b"s", 0, (("traceparent", b"1"),), now_ms() - 5_000)
-    log.commit(Outputs([traced], [letter], values("a"), journal))
+    log.commit(Outputs([traced], [letter], values("a"), journal, anchors=values("head")))
     eventually([b"s"], lambda: raw(log.tail(topics.scores, 5)))
     (score,) = log.tail(topics.scores, 5)
     assert (score.headers, score.timestamp_ms) == (traced.headers, traced.timestamp_ms)
     eventually([b"event"], lambda: raw(log.tail(topics.dead_letters, 5)))
     eventually([b"a"], lambda: raw(log.tail(topics.audit, 5)))
+    eventually([b"head"], lambda: raw(log.tail(topics.witness or "", 5)))
     eventually([journal], lambda: list(log.journal()))
 
 

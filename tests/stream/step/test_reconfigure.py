@@ -97,6 +97,7 @@ CHANGES: dict[str, Patch] = {
     "TopicsSettings.scores": {"topics.scores": "verdicts"},
     "TopicsSettings.dead_letters": {"topics.dead_letters": "refused"},
     "TopicsSettings.audit": {"topics.audit": "trail"},
+    "TopicsSettings.witness": {"topics.witness": "heads"},
     "TopicsSettings.journal": {"topics.journal": "diary"},
     "TopicsSettings.create": {"topics.create": False},
     "TopicsSettings.partitions": {"topics.partitions": 3},

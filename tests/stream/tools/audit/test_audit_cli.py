@@ -10,21 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from monitoring.audit.trail import Trail, make_anchor, read_anchor
+from monitoring.audit.trail import Trail, head_after, make_anchor, read_anchor
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.state.anchors import FILE, Anchors
 from stream.state.generations import list_generations, read_manifest
-from stream.tools.audit.read import read_trail
+from stream.tools.audit.read import read_topic, read_trail
 from stream.tools.audit.verify import check_generations
 from stream.tools.replay import replay_to
 from tests.stream.tools.audit.audited import FOREIGN, KEY, in_topic, millrace, settings
 from tests.support import crafted
 from tests.support.crafted import change_arrays, change_rest, evil_member
-from tests.support.factory import config
+from tests.support.factory import config, event
 from tests.support.runner import append, caught_up, running
 
 
@@ -200,11 +201,14 @@ def test_another_shards_trail_is_another_trail(shard: Path) -> None:
 def test_half_a_line_at_the_end_of_the_anchors_is_told(shard: Path) -> None:
     """A killed process leaves it; the anchor before it is whole."""
     path = shard / "state" / FILE
-    path.write_bytes(path.read_bytes() + b'{"anchor":')
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"anchor":')
     found = verify(shard)
     assert "was cut while it was written" in str(found["not_checked"])
     path.write_bytes(path.read_bytes() + b"\n")
     verify(shard, status=10)
+    path.write_bytes(path.read_bytes() + whole)
+    assert "was cut while it was written" in str(verify(shard)["not_checked"])
 
 
 def test_what_was_not_checked_is_told(shard: Path, tmp_path: Path) -> None:
@@ -241,6 +245,42 @@ def test_a_witness_elsewhere_hears_every_anchor(shard: Path, tmp_path: Path) -> 
     (shard / "state" / FILE).write_bytes(b"")
     lines = read_trail(settings(shard))[:-1]
     verify(shard, "--file", rewrite(shard, lines), status=11)
+
+
+def test_a_topic_witnesses_the_trail_with_its_steps(shard: Path) -> None:
+    """Who cuts the trail and the file of anchors is found out by the topic; an empty one is
+    missing. On an embedded log it lies where the trail does, which is told."""
+    text = (shard / "c.toml").read_text()
+    (shard / "c.toml").write_text(f'{text}\n[topics]\nwitness = "heads"\n')
+    assert verify(shard, status=14)["where"] == "topic heads"
+    with running(settings(shard)) as service:
+        caught_up(service, 800)
+        append(settings(shard), ("events", [event(i) for i in range(400, 450)]))
+        caught_up(service, 850)
+    lines = read_trail(settings(shard))
+    witnessed = [
+        read_anchor(line, KEY.public_key()) for line in read_topic(settings(shard), "heads")
+    ]
+    assert witnessed[-1] == head_after(lines[-1])
+    assert "an anchor kept elsewhere" in str(verify(shard)["not_checked"])
+    (shard / "state" / FILE).write_bytes(b"")
+    verify(shard, "--file", rewrite(shard, lines[:-1]), status=11)
+    in_topic(shard, "heads", "UPDATE {table} SET value = x'7b7d'")
+    assert verify(shard, status=12)["where"] == "topic heads"
+
+
+def test_a_witness_is_not_outvoted(shard: Path, tmp_path: Path) -> None:
+    """Who has taken the key and written a shorter trail can let a witness keep its head, too; what
+    it has kept before stays."""
+    kept = tmp_path / "kept.jsonl"
+    shutil.copy(shard / "state" / FILE, kept)
+    lines = read_trail(settings(shard))[:-3]
+    shorter = make_anchor("test", head_after(lines[-1]), KEY) + b"\n"
+    (shard / "state" / FILE).write_bytes(shorter)
+    forged = rewrite(shard, lines)
+    verify(shard, "--file", forged)
+    kept.write_bytes(kept.read_bytes() + shorter)
+    verify(shard, "--file", forged, "--anchor", kept, status=11)
 
 
 def test_usage_errors_are_no_verdict(ran: Path, tmp_path: Path) -> None:
@@ -471,6 +511,21 @@ def test_anchors_fall_due_by_records_and_at_the_end(tmp_path: Path) -> None:
     heads = [read_anchor(line, KEY.public_key()) for line in lines]
     assert [h.seq for h in heads] == [4, 8, 9]
     assert heads[-1] == trail.head()
+
+
+def test_a_topic_is_told_at_first_when_due_and_before_a_checkpoint(tmp_path: Path) -> None:
+    """In the step's own outputs, and as it is otherwise; without a topic nothing is added."""
+    c = config(tmp_path, audit={"anchor_every": 3}, topics={"witness": "heads"})
+    trail, anchors = Trail("test"), Anchors(c, KEY)
+    made = [outputs(trail, n) for n in (2, 2, 1, 1, 1)]
+    saved = msgspec.structs.replace(made[4].journal, checkpoint=True)
+    made[4] = msgspec.structs.replace(made[4], journal=saved)
+    told = [
+        [(r.key, read_anchor(r.value or b"").seq) for r in anchors.witnessed(out).anchors]
+        for out in made
+    ]
+    assert told == [[(b"test", 2)], [], [(b"test", 5)], [], [(b"test", 7)]]
+    assert Anchors(config(tmp_path), KEY).witnessed(made[0]) == made[0]
 
 
 def test_a_torn_anchor_is_passed_over(tmp_path: Path) -> None:

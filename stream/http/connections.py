@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from stream.http.edge import SEALED_HEADERS, UNMATCHED, Observe
 from stream.http.problem import Problem
+from stream.http.tls import Certificate
 
 PATIENCE_S = 10.0
 """How long the head of a request may take, from the beginning of the connection or the end of the
@@ -41,12 +42,12 @@ class Connections:
     ----------
     most : int
         How many may be open; more than there are requests in progress.
-    tls : ssl.SSLContext or None
+    tls : Certificate or None
     observe : callable
         As that of :class:`~stream.http.edge.Edge`; gets what is said outside of any request.
     """
 
-    def __init__(self, most: int, tls: ssl.SSLContext | None, observe: Observe) -> None:
+    def __init__(self, most: int, tls: Certificate | None, observe: Observe) -> None:
         self._most = most
         self._tls = tls
         self._observe = observe
@@ -59,7 +60,9 @@ class Connections:
         """The protocol of a new connection; ``arguments`` are uvicorn's for its own."""
         if self._tls is None:
             return Connection(self, **arguments)
-        return _Handshake(self, self._tls, lambda below: Connection(self, below, **arguments))
+        return _Handshake(
+            self, self._tls.context, lambda below: Connection(self, below, **arguments)
+        )
 
     def enter(self, one: _Open) -> None:
         """A connection was accepted."""

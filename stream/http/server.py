@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,8 @@ from stream.http.api import Api, Backend
 from stream.http.connections import Connections
 from stream.http.edge import Observe
 from stream.http.score import ScoreWaiters
-from stream.settings.schema import Config, TlsSettings
+from stream.http.tls import Certificate
+from stream.settings.schema import Config
 
 REQUESTS = 256
 """Requests in progress at once beside those that wait for scores; then 503."""
@@ -55,7 +55,7 @@ class Server:
 
     Raises
     ------
-    HttpError
+    CertificateError
         When certificate and key cannot be used.
 
     Examples
@@ -82,7 +82,9 @@ class Server:
         self._failed = failed
         requests, connections = _room(self._http.max_waiting)
         self._api = Api(config, backend, waiters, observe, requests)
-        self._connections = Connections(connections, _tls(self._http.tls), observe)
+        tls = self._http.tls
+        self._certificate = None if tls is None else Certificate(tls)
+        self._connections = Connections(connections, self._certificate, observe)
         # uvicorn calls it as the class that it asks for.
         protocol: Any = self._connections.accepted
         self._uvicorn = uvicorn.Server(
@@ -177,25 +179,12 @@ class Server:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._running.set()
-        watching = asyncio.create_task(self._connections.watch())
+        watching = [asyncio.create_task(self._connections.watch())]
+        if self._certificate is not None:
+            watching.append(asyncio.create_task(self._certificate.watch()))
         await self._uvicorn.serve(sockets=[self._socket] if self._socket else None)
-        watching.cancel()
-
-
-def _tls(settings: TlsSettings | None) -> ssl.SSLContext | None:
-    if settings is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        # Without a password OpenSSL would ask for one at the terminal.
-        context.load_cert_chain(settings.certfile, settings.keyfile, password="")
-    except OSError as error:
-        raise HttpError(
-            f"http.tls: expected a certificate and its key without a password, got "
-            f"{settings.certfile} and {settings.keyfile}: {error.strerror or error}"
-        ) from error
-    return context
+        for task in watching:
+            task.cancel()
 
 
 def _room(waiting: int) -> tuple[int, int]:

@@ -507,7 +507,7 @@ class TokenSettings(Settings):
 
 
 class TlsSettings(Settings):
-    """TLS 1.2 or newer for HTTP, on the same port. The files are read at the start."""
+    """TLS 1.2 or newer for HTTP, on the same port. Files that change are read again."""
 
     certfile: Path = Field(description="the server's certificate and its authorities', PEM")
     keyfile: Path = Field(description="its private key, PEM, without a password")

@@ -27,6 +27,7 @@ from stream.http import server
 from stream.http.connections import Connections
 from stream.http.problem import Problem
 from stream.http.score import ScoreWaiters
+from stream.http.tls import CertificateError
 from tests.stream.logs.secured import make_authority, make_signed
 from tests.support.http_fake import FakeBackend, Running, config, event, problem, running
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -358,6 +359,6 @@ class TestTls:
         backend = FakeBackend(config(), waiters)
         for key in (tmp_path / "none.pem", tmp_path / "other.pem", locked):
             cfg = config(tls=tls[0] | {"keyfile": str(key)})
-            with pytest.raises(server.HttpError, match=rf"http\.tls: .*{key.name}"):
+            with pytest.raises(CertificateError, match=rf"http\.tls: .*{key.name}"):
                 server.Server(cfg, backend, waiters, print)
         backend.close()

@@ -182,6 +182,13 @@ class Log(Protocol):
     def tail(self, topic: str, limit: int) -> list[Record]:
         """The newest ``limit`` committed records of a topic, oldest first, for people."""
 
+    def back(self, topic: str, limit: int) -> Iterator[list[Record]]:
+        """All committed records of a topic in pieces, the newest piece first.
+
+        A piece has at most ``limit`` of each partition, oldest first; what comes meanwhile is in
+        none. So a topic of any length is searched in the memory of one piece.
+        """
+
     def lag(self) -> dict[tuple[str, int], int]:
         """Records not yet polled, by input partition."""
 

@@ -270,10 +270,19 @@ class KafkaLog:
 
     def tail(self, topic: str, limit: int) -> list[Record]:
         """See :meth:`stream.contract.log.Log.tail`."""
+        return next(self.back(topic, limit), [])[-limit:] if limit > 0 else []
+
+    def back(self, topic: str, limit: int) -> Iterator[list[Record]]:
+        """See :meth:`stream.contract.log.Log.back`."""
         count = self._found_topics().get(topic, 0)
-        found = [row for i in range(count) for row in newest(self._reader, (topic, i), limit)]
-        found.sort(key=lambda row: row.timestamp_ms)
-        return found[-limit:] if limit > 0 else []
+        ends: dict[Key, int | None] = dict.fromkeys((topic, i) for i in range(count))
+        while ends:
+            found = {key: newest(self._reader, key, limit, end) for key, end in ends.items()}
+            ends = {key: rows[0].offset for key, rows in found.items() if rows}
+            piece = [row for rows in found.values() for row in rows]
+            piece.sort(key=lambda row: row.timestamp_ms)
+            if piece:
+                yield piece
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.contract.log.Log.lag`; before ``seek`` from the group's offsets."""

@@ -247,13 +247,13 @@ class Poller:
         self._seat.close()
 
 
-def newest(reader: Reader, key: Key, count: int) -> list[Record]:
-    """The newest ``count`` committed records of a partition, oldest first.
+def newest(reader: Reader, key: Key, count: int, before: int | None = None) -> list[Record]:
+    """The newest ``count`` committed records of a partition (``before`` an offset), oldest first.
 
     Reads back in growing windows, because transaction markers and aborted records fill offsets.
     """
     firsts, ends = reader.bounds([key])
-    first, end = firsts[key], ends[key]
+    first, end = firsts[key], ends[key] if before is None else before
     window = 2 * count + 16
     while True:
         start = max(first, end - window)

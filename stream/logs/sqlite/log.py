@@ -297,14 +297,23 @@ class SqliteLog:
 
     def tail(self, topic: str, limit: int) -> list[Record]:
         """See :meth:`stream.contract.log.Log.tail`."""
-        with self._reader.snapshot() as db:
-            newest = [
-                record
-                for part in partitions_of(db, [topic])
-                for record in select(db, part, part.next - limit, limit)
-            ]
-        newest.sort(key=lambda r: r.timestamp_ms)
-        return newest[-limit:] if limit > 0 else []
+        return next(self.back(topic, limit), [])[-limit:] if limit > 0 else []
+
+    def back(self, topic: str, limit: int) -> Iterator[list[Record]]:
+        """See :meth:`stream.contract.log.Log.back`."""
+        with self._reader.use() as db:
+            ends = {part: part.next for part in partitions_of(db, [topic])}
+        while ends := {part: end for part, end in ends.items() if end > part.first}:
+            with self._reader.snapshot() as db:
+                piece = [
+                    record
+                    for part, end in ends.items()
+                    for record in select(db, part, end - limit, limit)
+                    if record.offset < end
+                ]
+            ends = {part: end - limit for part, end in ends.items()}
+            piece.sort(key=lambda r: r.timestamp_ms)
+            yield piece
 
     def lag(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.contract.log.Log.lag`."""

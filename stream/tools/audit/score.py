@@ -30,8 +30,8 @@ from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import OUT_OF_REACH, rebuilt
 
-NEWEST = 10_000
-"""Records of a topic that are searched first, from its end; then eight times as many, and so on."""
+PIECE = 10_000
+"""Records of a partition that are searched at a time, from its end: what is held in memory."""
 
 
 class NoScore(MillraceError):
@@ -82,14 +82,8 @@ def explain_score(config: Config, identifier: str) -> dict[str, Any]:
 
 def _newest(log: Log, topic: str, fits: Callable[[Record], bool]) -> Record | None:
     """The newest record of a topic that fits."""
-    limit = NEWEST
-    while True:
-        records = log.tail(topic, limit)
-        if (found := next((r for r in reversed(records) if fits(r)), None)) is not None:
-            return found
-        if len(records) < limit:
-            return None
-        limit *= 8
+    newest_first = (r for piece in log.back(topic, PIECE) for r in reversed(piece))
+    return next((r for r in newest_first if fits(r)), None)
 
 
 def _committed(log: Log, config: Config, identifier: str) -> tuple[Record, dict[str, Any]] | None:

@@ -377,6 +377,28 @@ def test_tail_gives_the_newest_values_oldest_first(make: Make) -> None:
     assert log.tail(store.config.topics.labels, 3) == []
 
 
+def test_a_topic_is_read_back_in_pieces(make: Make) -> None:
+    """The newest piece first, each oldest first, all records once: of more partitions, too, and
+    over the markers that commits leave on Kafka."""
+    store = make(partitions=2)
+    topics = store.config.topics
+    log = store.opened()
+    for i in range(7):
+        scores = [NewRecord(b"%d" % n, b"%d" % n, n % 2, (), now_ms()) for n in (3 * i, 3 * i + 1)]
+        log.commit(step(i + 1, scores=scores))
+    eventually(14, lambda: len(log.tail(topics.scores, 100)))
+    pieces = list(log.back(topics.scores, 3))
+    assert [len(piece) for piece in pieces] == [6, 6, 2]
+    for number in (0, 1):
+        offsets = [[r.offset for r in piece if r.partition == number] for piece in pieces]
+        back = [offset for piece in offsets for offset in reversed(piece)]
+        assert len(back) == 7
+        assert back == sorted(back, reverse=True)
+    assert list(log.back(topics.labels, 3)) == []
+    one = next(log.back(topics.scores, 3))
+    assert log.tail(topics.scores, 2) == one[-2:]
+
+
 def test_wake_ends_a_waiting_poll(make: Make) -> None:
     """A poll that would wait for ever returns empty after ``wake``."""
     log = make().opened()

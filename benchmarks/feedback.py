@@ -32,7 +32,7 @@ from stream.demo.player import PAYMENTS, Writing
 from stream.demo.simulator import DAY_MS, GENUINE, NEVER, Rows, Simulator
 from stream.run.assemble import build_engine
 from stream.settings.load import parse
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LAGS = {"immediate": 0.0, "quarter": 0.25}
@@ -115,7 +115,7 @@ def run(stream: Stream, way: str) -> tuple[F64, float]:
 class _Windows:
     """Windows of risk that are told positives when somebody would, whatever members are told."""
 
-    def __init__(self, engine: Engine, stream: Stream) -> None:
+    def __init__(self, engine: ScoringEngine, stream: Stream) -> None:
         self._stream = stream
         self._tell, self._keep = engine.learning.told, engine.pending.hold
         self._held: list[tuple[int, int, Any]] = []

@@ -32,7 +32,7 @@ from stream.settings.schema import Config
 from stream.settings.upgrade import is_given, recorded, settings
 from stream.state.generations import CheckpointError, StateDirectory, revive, snapshot_of
 from stream.state.topics import Standing
-from stream.step import engine as step
+from stream.step.scoring import ScoringEngine
 from stream.tools.course import Course
 from stream.tools.evaluate import Evaluation
 
@@ -60,7 +60,7 @@ class Engine:
     for events more than ``limits.ahead`` later than those around them, which are refused.
     """
 
-    def __init__(self, config: Config, engine: step.Engine) -> None:
+    def __init__(self, config: Config, engine: ScoringEngine) -> None:
         self._config = config
         self._engine = engine
         self._course = Course(config.limits.ahead, config.label.horizon)

@@ -32,6 +32,7 @@ from stream.run.front import Front
 from stream.run.service import Listener, Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
+from stream.step.scoring import scoring
 from stream.tools.progress import progress
 
 BAD_SHARE = 0.002
@@ -241,7 +242,7 @@ def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, 
     if engine is None:
         raise MillraceError("demo: the service never started")
     counts = engine.counts
-    report = engine.quality.report()
+    report = scoring(engine).quality.report()
     return {
         "target": service.config.target.type,
         "events": counts[f"consumed.{service.config.topics.events}"],

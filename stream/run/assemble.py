@@ -25,13 +25,13 @@ from stream.contract.hashing import hash_text
 from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
-from stream.step.engine import Engine
-from stream.step.pending import Pending, row_dtype
+from stream.step.pending.store import Pending, row_dtype
+from stream.step.scoring import ScoringEngine
 
 
 def build_engine(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
-) -> Engine:
+) -> ScoringEngine:
     """A new engine; ``directory`` is where pending events live (``None``: in memory).
 
     ``key`` signs audit records; state and digest are the same without.
@@ -47,7 +47,7 @@ def build_engine(
     ensemble.fresh = make
     names = ("ensemble", *ensemble.names)
     dtype = _row(features, config, task)
-    return Engine(
+    return ScoringEngine(
         config,
         features,
         ensemble,

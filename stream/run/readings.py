@@ -9,6 +9,7 @@ from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
 from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine, scoring
 
 _LABEL_COUNTS = {
     "joined": "labels.joined",
@@ -21,6 +22,7 @@ _LABEL_COUNTS = {
 
 def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
     """The engine at this moment, for threads that must never touch it; costs about 1 ms."""
+    engine = scoring(engine)
     counts, ensemble, tallies = engine.counts, engine.ensemble, engine.tallies
     topics = engine.config.topics
     passed = counts["horizon.passed"]
@@ -97,7 +99,7 @@ def _violations(engine: Engine) -> dict[tuple[str, str], int]:
     }
 
 
-def _limits(engine: Engine) -> dict[str, float]:
+def _limits(engine: ScoringEngine) -> dict[str, float]:
     limits = engine.config.limits
     found = {
         "batch": float(limits.batch),

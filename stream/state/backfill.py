@@ -38,6 +38,7 @@ from stream.state.generations import (
 from stream.state.topics import Standing, ids_of
 from stream.step.backfill import Backfill
 from stream.step.engine import Engine
+from stream.step.scoring import scoring
 
 logger = structlog.get_logger()
 
@@ -156,7 +157,7 @@ def beginning(log: Log, build: Build, config: Config, after: int) -> Backfill:
         if record.seq > after:
             break
         adopt(engine.codec, record)
-    return Backfill(engine, after)
+    return Backfill(scoring(engine), after)
 
 
 def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) -> None:
@@ -203,7 +204,7 @@ def restored(loaded: Loaded, build: Build, config: Config) -> Backfill:
     """
     engine = build(config)
     revive(engine, loaded)
-    return Backfill(engine, loaded.manifest.after)
+    return Backfill(scoring(engine), loaded.manifest.after)
 
 
 # ---------------------------------------------------------------------- at the switch

@@ -34,7 +34,7 @@ from stream.contract.failpoint import failpoint
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
 from stream.step.engine import Engine
-from stream.step.segments import SegmentFile
+from stream.step.pending.segments import SegmentFile
 
 logger = structlog.get_logger()
 

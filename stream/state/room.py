@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from stream.step.pending import INDEX_BYTES
+from stream.step.pending.store import INDEX_BYTES
 
 DISK_SHARE, MEMORY_SHARE = 4, 8
 """A quarter of what is free on the disk; an index in an eighth of the machine's memory."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from models.base import BOOL, I64, FeatureSchema, State
 from models.carry import shared
 from models.settings import column_names
-from stream.step.engine import Engine
-from stream.step.pending import SEGMENT_ROWS
+from stream.step.pending.store import SEGMENT_ROWS
+from stream.step.scoring import ScoringEngine
 
 Rows = dict[int, NDArray[Any]]
 
@@ -25,17 +25,17 @@ Rows = dict[int, NDArray[Any]]
 class Backfill(NamedTuple):
     """An engine of the new configuration that took every step after ``after`` up to the switch."""
 
-    engine: Engine
+    engine: ScoringEngine
     after: int
 
 
-def covered(old: Engine, past: Engine) -> tuple[int, int]:
+def covered(old: ScoringEngine, past: ScoringEngine) -> tuple[int, int]:
     """Of the events held in ``old``, how many the past holds too, and how many only wait there."""
     numbers, known = _known(old, past)
     return int(known.sum()), int(np.isnan(old.pending.truth(numbers[~known])).sum())
 
 
-def _known(old: Engine, past: Engine) -> tuple[I64, BOOL]:
+def _known(old: ScoringEngine, past: ScoringEngine) -> tuple[I64, BOOL]:
     """Numbers of the rows that ``old`` holds, and whether the past holds their event too."""
     numbers = np.arange(old.pending.head, old.pending.tail, dtype=np.int64)
     ids = np.ascontiguousarray(old.pending.take(numbers)["id"])
@@ -43,7 +43,11 @@ def _known(old: Engine, past: Engine) -> tuple[I64, BOOL]:
 
 
 def completed(
-    state: State, old: Engine, past: Engine, staying: Collection[str], unchanged: Sequence[str]
+    state: State,
+    old: ScoringEngine,
+    past: ScoringEngine,
+    staying: Collection[str],
+    unchanged: Sequence[str],
 ) -> tuple[State, Rows]:
     """The carried ``state`` of ``old`` with what it lacks from ``past``, and the pending rows.
 
@@ -89,7 +93,7 @@ def _memories(state: State, theirs: State) -> State:
 
 
 def _rows(
-    old: Engine, past: Engine, staying: Collection[str], unchanged: Sequence[str]
+    old: ScoringEngine, past: ScoringEngine, staying: Collection[str], unchanged: Sequence[str]
 ) -> tuple[State, Rows, I64]:
     """The pending store's state, its rows numbered from 0, and their numbers in ``old``.
 
@@ -133,7 +137,7 @@ def _rows(
     return state, {i // SEGMENT_ROWS: rows[i : i + SEGMENT_ROWS] for i in parts}, kept
 
 
-def _feature_names(engine: Engine) -> list[str]:
+def _feature_names(engine: ScoringEngine) -> list[str]:
     return [feature.name for feature in engine.config.features]
 
 

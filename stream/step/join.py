@@ -22,7 +22,7 @@ from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record
 from stream.decode.codec import Events, Labels
 from stream.step.early import NEVER, EarlyLabel, EarlyLabels
-from stream.step.pending import Pending
+from stream.step.pending.store import Pending
 
 PARTS = 256
 """An event may overstay its horizon by a 256th of it."""

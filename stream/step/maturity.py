@@ -18,7 +18,7 @@ from models.base import BOOL, F64, I64, State
 from models.links import sigmoid
 from models.task import Task
 from stream.settings.schema import LabelSettings
-from stream.step.pending import Pending
+from stream.step.pending.store import Pending
 
 SILENT = 2
 """So many silent events for each negative told end learning as labels come. One would let it begin

@@ -19,6 +19,7 @@ from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine, scoring
 
 BOUNDS = frozenset({"max_entities"})
 """What a feature's definition may say without deciding what its columns mean."""
@@ -62,7 +63,7 @@ class Changes(NamedTuple):
         )
 
 
-def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
+def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Changes:
     """What becomes of each part of ``old`` in ``new``, a fresh engine; changes neither.
 
     A member stays while its definition and the columns it sees mean what they meant; a combiner
@@ -75,6 +76,7 @@ def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
     Raises :class:`Irreconcilable` for a change that no acceptance makes possible.
     """
     _refuse(old.config, new.config)
+    old, new = scoring(old), scoring(new)
     misread = _misread(old.config, new.config)
     meant, means = _meaning(old.config, misread), _meaning(new.config)
     same_columns = meant == means
@@ -116,7 +118,11 @@ def compare(old: Engine, new: Engine, past: Engine | None = None) -> Changes:
 
 
 def _lost(
-    old: Engine, new: Engine, past: Engine | None, staying: Collection[str], same_combiner: bool
+    old: ScoringEngine,
+    new: ScoringEngine,
+    past: ScoringEngine | None,
+    staying: Collection[str],
+    same_combiner: bool,
 ) -> list[str]:
     """Members and the combiner that have learned, and go with nothing in their place."""
     if old.counts["learned"] == 0:
@@ -130,7 +136,9 @@ def _lost(
     return lost + gone + ([f"combiner {old.config.ensemble.combine}"] if begins_anew else [])
 
 
-def _pending(old: Engine, past: Engine | None, same_columns: bool) -> tuple[list[str], list[str]]:
+def _pending(
+    old: ScoringEngine, past: ScoringEngine | None, same_columns: bool
+) -> tuple[list[str], list[str]]:
     """Of the events that wait for a label, those that stay and those that are lost."""
     if same_columns:
         return [f"{len(old.pending)} pending events"], []
@@ -160,6 +168,7 @@ def reconfigure(
     their own.
     """
     changes = compare(old, new, past.engine if past else None)
+    old, new = scoring(old), scoring(new)
     state, rows = _carried(old.state(), changes, old.config, new.config), old.pending.rows()
     body: dict[str, Any] = {"config": tree}
     cause = encoded(tree)
@@ -183,7 +192,7 @@ def reconfigure(
     return new.switched(body, cause)
 
 
-def _taught(past: Engine, staying: Collection[str]) -> dict[str, int]:
+def _taught(past: ScoringEngine, staying: Collection[str]) -> dict[str, int]:
     """Labels that each member which comes from the past has learned there."""
     return {n: past.counts[f"updates.{n}"] for n in past.ensemble.names if n not in staying}
 

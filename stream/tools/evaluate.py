@@ -26,7 +26,7 @@ from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from stream.tools.due import FileLabels, RowLabels, Source
 from stream.tools.files import ScoresWriter, count_rows, read_rows
 from stream.tools.judged import AlarmMark, Judged, Sample
@@ -44,7 +44,7 @@ class Evaluation:
     Parameters
     ----------
     config : Config
-    engine : Engine
+    engine : ScoringEngine
         New, with its pending events in memory.
     label_delay_ms : int or None
         A label is released this long after its event. ``None``: at its own ``label.time`` (no value
@@ -69,7 +69,7 @@ class Evaluation:
     def __init__(
         self,
         config: Config,
-        engine: Engine,
+        engine: ScoringEngine,
         label_delay_ms: int | None,
         batch: int,
         labels: Iterable[list[bytes]] | None = None,

@@ -20,7 +20,7 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.decode.codec import Events
 from stream.settings.schema import Config
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from stream.tools.course import Course
 from stream.tools.due import Due, Source, together
 
@@ -73,7 +73,7 @@ class Play:
     Parameters
     ----------
     config : Config
-    engine : Engine
+    engine : ScoringEngine
         Must have stepped each batch before the next one is asked for: where a step may end follows
         from what the engine holds.
     labels : Source
@@ -89,7 +89,7 @@ class Play:
     events_sent : int
     """
 
-    def __init__(self, config: Config, engine: Engine, labels: Source, batch: int) -> None:
+    def __init__(self, config: Config, engine: ScoringEngine, labels: Source, batch: int) -> None:
         self.course = Course(config.limits.ahead, config.label.horizon)
         self.waits = Waits()
         self.truth: list[F64] = []

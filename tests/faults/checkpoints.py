@@ -26,7 +26,7 @@ from stream.settings.load import load
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import TopicsChanged
-from stream.step import pending
+from stream.step.pending import store
 from tests.faults.check import journal_of, reference
 from tests.faults.crash import Feeder, Progress, append, newest
 from tests.faults.shard import Shard
@@ -78,7 +78,7 @@ class Tally:
 @contextmanager
 def small_segments() -> Iterator[None]:
     """Segments of :data:`SEGMENT_ROWS` rows in this process."""
-    with patch.object(pending, "SEGMENT_ROWS", SEGMENT_ROWS):
+    with patch.object(store, "SEGMENT_ROWS", SEGMENT_ROWS):
         yield
 
 

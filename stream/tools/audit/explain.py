@@ -25,8 +25,8 @@ from stream.contract.records import Slice
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.step.engine import Engine
 from stream.step.learn import Learning
+from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.replay import OUT_OF_REACH, rebuilt
 
@@ -162,16 +162,16 @@ def _again(
     events: list[dict[str, Any]] = []
     names: dict[int, str] = {}
     with rebuilt(config, first - 1) as past:
-        watching = _watch(past.follower.engine, member)
+        watching = _watch(scoring(past.follower.engine), member)
         for slices, outputs in past.onward(last):
             names |= _names(past.follower.engine.codec, config, slices, outputs)
             for update in watching.taken():
                 if update.version in versions:
                     rows.append(_row(update, layer, outputs.journal.seq, slices))
-                    engine = past.follower.engine
+                    engine = scoring(past.follower.engine)
                     events += _alone(engine, member, layer, update, names)
                     events = heapq.nlargest(most, events, key=_moved)
-            watching = _watch(past.follower.engine, member)
+            watching = _watch(scoring(past.follower.engine), member)
     return {
         "updates": heapq.nlargest(most, rows, key=_moved),
         "events": events,
@@ -207,7 +207,7 @@ class _Watching(Learning):
         return noted
 
 
-def _watch(engine: Engine, member: str) -> _Watching:
+def _watch(engine: ScoringEngine, member: str) -> _Watching:
     """The engine's learning, watched; a switch of the configuration made another engine."""
     if not isinstance(engine.learning, _Watching):
         engine.learning = _Watching(engine.learning, member)
@@ -247,7 +247,7 @@ def _names(
 
 
 def _alone(
-    engine: Engine, name: str, layer: str | None, update: Update, names: Mapping[int, str]
+    engine: ScoringEngine, name: str, layer: str | None, update: Update, names: Mapping[int, str]
 ) -> Iterator[dict[str, Any]]:
     """How far each event of an update moves the member alone, from where the update began."""
     member = engine.ensemble.fresh(name, 0)

@@ -25,7 +25,7 @@ from stream.encode.scores import reader, writer
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import OUT_OF_REACH, rebuilt
@@ -179,7 +179,7 @@ def _again(
         return {"exit": int(Exit.MISSING), "replay": f"out of reach: {why}"}
     try:
         with rebuilt(config, seq - 1) as past:
-            engine, from_step = past.follower.engine, past.follower.from_seq
+            engine, from_step = scoring(past.follower.engine), past.follower.from_seq
             before, head = engine.auditor.versions(), engine.trail.head()
             roots = engine.ensemble.roots()
             done = [outputs for _, outputs in past.onward(seq)]
@@ -229,7 +229,7 @@ def _of_event(outputs: Outputs, score: dict[str, Any]) -> tuple[Scored | None, i
     return None, None
 
 
-def _features(engine: Engine, identifier: str) -> dict[str, Any] | None:
+def _features(engine: ScoringEngine, identifier: str) -> dict[str, Any] | None:
     """The columns that members saw, as they wait for the label; ``None`` once they wait no more."""
     numbers = engine.pending.find(np.array([hash_text(identifier)], dtype=np.uint64))
     if numbers[0] < 0:
@@ -274,7 +274,7 @@ def _versions(
     return told
 
 
-def _standing(engine: Engine, trail: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _standing(engine: ScoringEngine, trail: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The trail's head after the step, and whether the trail holds this very record."""
     head = engine.trail.head()
     theirs = {r["seq"]: r["hash"] for r in trail}

@@ -27,7 +27,7 @@ from stream.state.follow import tell
 from stream.state.generations import StateDirectory, snapshot_of
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing, ids_of
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from stream.tools.evaluate import Evaluation, delay_ms, rows_of
 from stream.tools.files import count_rows
 from stream.tools.progress import progress
@@ -111,7 +111,7 @@ def _require_new(log: Log, directory: StateDirectory) -> None:
 class _Journaling:
     """Steps an engine as the service does, on records that it appends itself."""
 
-    def __init__(self, config: Config, engine: Engine, log: Log, anchors: Anchors) -> None:
+    def __init__(self, config: Config, engine: ScoringEngine, log: Log, anchors: Anchors) -> None:
         self.anchors = anchors
         topics = ids_of(log.topics())
         joined = [(*key, offset) for key, offset in log.earliest().items()]

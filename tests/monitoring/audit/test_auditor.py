@@ -28,8 +28,8 @@ from stream.settings.load import parse
 from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint
-from stream.step.engine import Engine
 from stream.step.reconfigure import reconfigure
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import HOUR_MS, START_MS, Feed, config, decoded, event, label, traffic
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -74,7 +74,7 @@ class Vector(Model):
         self.w = state["w"].copy()
 
 
-def build(directory: Path, vector: Vector | None = None, **changes: Any) -> Engine:
+def build(directory: Path, vector: Vector | None = None, **changes: Any) -> ScoringEngine:
     """An engine on the small configuration; ``vector`` takes the place of its second member."""
     engine = build_engine(config(directory, **changes), None)
     if vector is not None:
@@ -82,7 +82,7 @@ def build(directory: Path, vector: Vector | None = None, **changes: Any) -> Engi
     return engine
 
 
-def run(engine: Engine, feed: Feed, n: int, **options: Any) -> list[Outputs]:
+def run(engine: ScoringEngine, feed: Feed, n: int, **options: Any) -> list[Outputs]:
     """Step through the usual traffic."""
     return [engine.step(feed.batch(*parts)) for parts in traffic(n, **options)]
 
@@ -92,7 +92,9 @@ def trail(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
     return [record for out in outputs for record in decoded(list(out.audit))]
 
 
-def one(engine: Engine, feed: Feed, i: int, n: int = 1, **options: Any) -> list[dict[str, Any]]:
+def one(
+    engine: ScoringEngine, feed: Feed, i: int, n: int = 1, **options: Any
+) -> list[dict[str, Any]]:
     """One step: ``n`` events from ``i`` on, with their labels; its audit records."""
     span = range(i, i + n)
     parts = (("events", [event(j) for j in span]), ("labels", [label(j) for j in span]))
@@ -250,7 +252,7 @@ HUGE = 3e38
 """The largest amounts are legal: finite in float32."""
 
 
-def poisoned(engine: Engine, feed: Feed) -> list[dict[str, Any]]:
+def poisoned(engine: ScoringEngine, feed: Feed) -> list[dict[str, Any]]:
     """Quiet traffic, one step whose labels belong to absurd events, quiet traffic again."""
     records = trail(run(engine, feed, 200, lag=0))
     bad = [event(i, amount=HUGE) for i in range(1000, 1010)]

@@ -20,7 +20,7 @@ from stream.settings.schema import Config
 from stream.state import backfill as preparing
 from stream.state.backfill import BackfillRefused
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from stream.tools.audit.verify import verify_trail
 from stream.tools.past.backfill import backfill
 from tests.stream.run.test_changes import replays
@@ -52,7 +52,7 @@ def wider(directory: Path) -> Raw:
     return {"features": [plain, *raw_config(directory)["features"]]}
 
 
-def past_of(c: Config, after: int = 0, until: int | None = None) -> Engine:
+def past_of(c: Config, after: int = 0, until: int | None = None) -> ScoringEngine:
     """A fresh engine of this configuration after the journal's steps, switches left out."""
     log, engine = open_log(c, wall_clock_ms), build_engine(c, None)
     engine.seq = after
@@ -77,7 +77,7 @@ def begun(directory: Path, events: int = 400) -> Config:
     return c
 
 
-def go_on(c: Config, first: int, last: int, **options: Any) -> Engine:
+def go_on(c: Config, first: int, last: int, **options: Any) -> ScoringEngine:
     """The service takes more events, then the labels of all that wait; its engine at the end."""
     with running(c, **options) as s:
         engine = s.engine

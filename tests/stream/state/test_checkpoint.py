@@ -21,12 +21,12 @@ from stream.state.generations import (
     read_manifest,
 )
 from stream.state.platform import fingerprint
-from stream.step import pending
-from stream.step.engine import Engine
+from stream.step.pending import store
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import Feed, config, event, traffic
 
 
-def snapshot(engine: Engine) -> Snapshot:
+def snapshot(engine: ScoringEngine) -> Snapshot:
     return Snapshot(
         "test",
         engine.seq,
@@ -41,7 +41,7 @@ def snapshot(engine: Engine) -> Snapshot:
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> tuple[StateDirectory, Engine, Feed]:
+def trained(tmp_path: Path) -> tuple[StateDirectory, ScoringEngine, Feed]:
     """An engine with pending events, and one generation of it."""
     directory = StateDirectory(tmp_path / "state").open()
     engine, feed = build_engine(config(tmp_path), directory.pending), Feed()
@@ -52,7 +52,7 @@ def trained(tmp_path: Path) -> tuple[StateDirectory, Engine, Feed]:
 
 
 def test_a_loaded_engine_goes_on_as_if_never_saved(
-    trained: tuple[StateDirectory, Engine, Feed], tmp_path: Path
+    trained: tuple[StateDirectory, ScoringEngine, Feed], tmp_path: Path
 ) -> None:
     """Restored state has the same digest, and the next steps give the same bytes."""
     directory, engine, feed = trained
@@ -68,7 +68,7 @@ def test_a_loaded_engine_goes_on_as_if_never_saved(
 
 
 def test_a_generation_does_not_change_after_it_was_written(
-    trained: tuple[StateDirectory, Engine, Feed],
+    trained: tuple[StateDirectory, ScoringEngine, Feed],
 ) -> None:
     """Rows held later share the segment's file but not the generation."""
     directory, engine, feed = trained
@@ -79,7 +79,7 @@ def test_a_generation_does_not_change_after_it_was_written(
 
 
 def test_only_the_newest_generations_are_kept(
-    trained: tuple[StateDirectory, Engine, Feed],
+    trained: tuple[StateDirectory, ScoringEngine, Feed],
 ) -> None:
     """Publishing removes all but `keep`."""
     directory, engine, feed = trained
@@ -95,7 +95,7 @@ def _files(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
 def test_an_altered_generation_is_set_aside_and_the_one_before_is_used(
-    trained: tuple[StateDirectory, Engine, Feed], harm: str
+    trained: tuple[StateDirectory, ScoringEngine, Feed], harm: str
 ) -> None:
     """Whatever file is harmed and wherever, the bad generation is never loaded nor deleted."""
     directory, engine, feed = trained
@@ -123,7 +123,7 @@ def test_an_altered_generation_is_set_aside_and_the_one_before_is_used(
 
 
 def test_a_cut_write_leaves_no_generation(
-    trained: tuple[StateDirectory, Engine, Feed], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[StateDirectory, ScoringEngine, Feed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the disk fills up at any file, the old generations stay and nothing is left behind."""
     directory, engine, _ = trained
@@ -143,7 +143,7 @@ def test_a_cut_write_leaves_no_generation(
         assert [p.name for p in directory.generations.iterdir()] == ["000000000008"]
 
 
-def test_a_second_process_is_refused(trained: tuple[StateDirectory, Engine, Feed]) -> None:
+def test_a_second_process_is_refused(trained: tuple[StateDirectory, ScoringEngine, Feed]) -> None:
     """The lock names the process that holds the directory."""
     directory = trained[0]
     with pytest.raises(Locked, match=f"pid {os.getpid()}"):
@@ -152,7 +152,7 @@ def test_a_second_process_is_refused(trained: tuple[StateDirectory, Engine, Feed
     StateDirectory(directory.path).open().close()
 
 
-def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, Engine, Feed]) -> None:
+def test_a_foreign_format_is_refused(trained: tuple[StateDirectory, ScoringEngine, Feed]) -> None:
     """A manifest whose seal does not match its bytes is not read."""
     [path] = list_generations(trained[0].path)
     manifest = path / "manifest.json"
@@ -165,7 +165,7 @@ def test_a_segment_saved_before_and_after_it_filled_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A generation with a pending segment that an older one holds half full can be loaded."""
-    monkeypatch.setattr(pending, "SEGMENT_ROWS", 128)
+    monkeypatch.setattr(store, "SEGMENT_ROWS", 128)
     engine, feed = build_engine(config(tmp_path), tmp_path), Feed()
     directory = StateDirectory(tmp_path / "state").open()
     for start in (0, 100):

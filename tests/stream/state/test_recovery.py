@@ -22,7 +22,7 @@ from stream.state.follow import Build, Diverged, Follower, Past
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from stream.tools.replay import replay_to
 from tests.support.factory import config, event, label
 from tests.support.runner import append, caught_up, contents, running
@@ -45,7 +45,7 @@ def c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """A service with a member that is not deterministic."""
     real = service.build_engine
 
-    def build(c: Any, directory: Any, key: Any) -> Engine:
+    def build(c: Any, directory: Any, key: Any) -> ScoringEngine:
         engine = real(c, directory, key)
         engine.ensemble.members["prior"].__class__ = _Undecided
         return engine
@@ -127,7 +127,7 @@ def test_steps_made_here_may_differ_after_steps_made_elsewhere(c: Config, upgrad
 def from_nothing(log: Log, c: Config) -> tuple[Build, Past]:
     """What a follower builds in memory, and where it finds the past of new parts."""
 
-    def build(config: Config) -> Engine:
+    def build(config: Config) -> ScoringEngine:
         return build_engine(config, None)
 
     return build, partial(entered, log, StateDirectory(c.state_dir), build, lambda: None)

@@ -12,8 +12,8 @@ from models.base import state_digest
 from stream.contract.records import Batch
 from stream.settings.upgrade import journaled
 from stream.step.backfill import Backfill
-from stream.step.engine import Engine
 from stream.step.reconfigure import compare, reconfigure
+from stream.step.scoring import ScoringEngine
 from tests.stream.step.test_reconfigure import (
     CHANGES,
     WHOLE,
@@ -39,7 +39,7 @@ GAINS = {
 }
 
 
-def taught(raw: Raw, change: Raw, after: int) -> tuple[Engine, Engine, Stream]:
+def taught(raw: Raw, change: Raw, after: int) -> tuple[ScoringEngine, ScoringEngine, Stream]:
     """A stream's engine, one that took its steps after one under a change, and what comes next."""
     old, past, stream = alarmed(engine_of(raw)), engine_of(patched(raw, change)), Stream()
     past.seq = after
@@ -126,5 +126,5 @@ def test_events_that_wait_go_on_where_the_past_knows_them(
     assert gained["labels.timed_out"] > 0
 
 
-def rows(engine: Engine) -> np.ndarray[Any, Any]:
+def rows(engine: ScoringEngine) -> np.ndarray[Any, Any]:
     return engine.pending.take(np.arange(engine.pending.head, engine.pending.tail))

@@ -18,7 +18,7 @@ from stream.contract.letters import REASONS
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import DAY_MS, HOUR_MS, START_MS, config, event, label, to_json
 
 CLOCK_MS = START_MS + 400 * DAY_MS
@@ -89,7 +89,9 @@ def _slice(topic: str, records: list[Record]) -> Slice:
     return Slice(Range(topic, 0, first, last, len(records)), records)
 
 
-def run(c: Config, stream: Sequence[Item], cuts: Sequence[int]) -> tuple[Engine, dict[str, Any]]:
+def run(
+    c: Config, stream: Sequence[Item], cuts: Sequence[int]
+) -> tuple[ScoringEngine, dict[str, Any]]:
     """What became of each record."""
     engine = build_engine(c, None)
     outputs = [engine.step(batch) for batch in batches(stream, cuts)]
@@ -113,11 +115,11 @@ def run(c: Config, stream: Sequence[Item], cuts: Sequence[int]) -> tuple[Engine,
     }
 
 
-def _numbers(engine: Engine) -> Any:
+def _numbers(engine: ScoringEngine) -> Any:
     return np.arange(engine.pending.head, engine.pending.tail)
 
 
-def learned(engine: Engine) -> str:
+def learned(engine: ScoringEngine) -> str:
     """Digest of all that was learned and judged; the trail tells steps apart and is left out."""
     state = engine.state()
     kept = ("features", "quality", "matured", "drift", "tallies", "maturity", "threshold")

@@ -13,7 +13,8 @@ from models.members.constant import ConstantModel, ConstantParams
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.run.readings import readings
-from stream.step.engine import Engine, StepError
+from stream.step.engine import StepError
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import (
     DAY_MS,
     START_MS,
@@ -29,11 +30,11 @@ from tests.support.factory import (
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
+def engine(tmp_path: Path) -> ScoringEngine:
     return build_engine(config(tmp_path), None)
 
 
-def test_every_event_gets_one_score(engine: Engine) -> None:
+def test_every_event_gets_one_score(engine: ScoringEngine) -> None:
     """A score names its event, its position and every member, and is a probability."""
     out = engine.step(Feed().batch(("events", [event(i) for i in range(20)])))
     scores = decoded(out.scores)
@@ -43,7 +44,7 @@ def test_every_event_gets_one_score(engine: Engine) -> None:
     assert out.dead_letters == []
 
 
-def test_bad_events_become_dead_letters_with_their_bytes(engine: Engine) -> None:
+def test_bad_events_become_dead_letters_with_their_bytes(engine: ScoringEngine) -> None:
     """Each bad record is answered by one dead letter with its raw bytes, reason and position."""
     ahead = START_MS + 800 * DAY_MS
     values: list[Any] = [
@@ -71,7 +72,7 @@ def test_bad_events_become_dead_letters_with_their_bytes(engine: Engine) -> None
     assert letter.record.topic == "events"
 
 
-def test_a_duplicate_event_changes_nothing(engine: Engine) -> None:
+def test_a_duplicate_event_changes_nothing(engine: ScoringEngine) -> None:
     """The same id again, in another step, is a dead letter; features and windows do not move."""
     feed = Feed()
     engine.step(feed.batch(("events", [event(0)])))
@@ -81,7 +82,7 @@ def test_a_duplicate_event_changes_nothing(engine: Engine) -> None:
     assert engine.features.digest() == before
 
 
-def test_labels_join_before_and_after_their_event(engine: Engine) -> None:
+def test_labels_join_before_and_after_their_event(engine: ScoringEngine) -> None:
     """A label is learned once whether it comes first, last, or in the same step."""
     feed = Feed()
     engine.step(feed.batch(("labels", [label(0)])))
@@ -93,7 +94,7 @@ def test_labels_join_before_and_after_their_event(engine: Engine) -> None:
     assert len(engine.early) == 0
 
 
-def test_repeated_labels_are_told_apart(engine: Engine) -> None:
+def test_repeated_labels_are_told_apart(engine: ScoringEngine) -> None:
     """A second label is a duplicate if it agrees and a conflict if not; neither is learned."""
     feed = Feed()
     engine.step(feed.batch(("events", [event(0), event(1)])))
@@ -104,7 +105,7 @@ def test_repeated_labels_are_told_apart(engine: Engine) -> None:
     assert engine.counts["learned"] == 1
 
 
-def test_label_values_are_mapped_explicitly(engine: Engine) -> None:
+def test_label_values_are_mapped_explicitly(engine: ScoringEngine) -> None:
     """Only the configured values count: the text "no" or a null is never taken for false."""
     feed = Feed()
     engine.step(feed.batch(("events", [event(i) for i in range(6)])))
@@ -114,7 +115,7 @@ def test_label_values_are_mapped_explicitly(engine: Engine) -> None:
     assert engine.counts["labels.joined"] == 3
 
 
-def test_silence_counts_as_genuine_at_the_horizon(engine: Engine) -> None:
+def test_silence_counts_as_genuine_at_the_horizon(engine: ScoringEngine) -> None:
     """When event time passes the horizon, an event without a label is learned as 0, once."""
     feed = Feed()
     engine.step(feed.batch(("events", [event(0), event(1)]), ("labels", [label(0, 1)])))
@@ -164,7 +165,7 @@ class _Recorder(ConstantModel):
         self.learned += list(zip(x.dense, y, strict=True))
 
 
-def test_learned_features_are_the_scored_ones(engine: Engine) -> None:
+def test_learned_features_are_the_scored_ones(engine: ScoringEngine) -> None:
     """A label trains on the row as it was scored, although windows have moved on since."""
     recorder = _Recorder(None)
     engine.ensemble.members["prior"] = recorder
@@ -211,7 +212,7 @@ def test_early_labels_are_bounded(tmp_path: Path) -> None:
     assert out.dead_letters[0].record.offset == 0
 
 
-def test_commands_are_answered_by_audit_records(engine: Engine) -> None:
+def test_commands_are_answered_by_audit_records(engine: ScoringEngine) -> None:
     """Freeze, release, threshold and checkpoint act at once and stand in the trail."""
     feed = Feed()
     engine.step(feed.batch(("events", [event(0)])))
@@ -256,7 +257,9 @@ class _Breaks(ConstantModel):
 
 
 @pytest.mark.parametrize("action", ["score", "learn"])
-def test_a_failing_member_is_quarantined_and_the_rest_go_on(engine: Engine, action: str) -> None:
+def test_a_failing_member_is_quarantined_and_the_rest_go_on(
+    engine: ScoringEngine, action: str
+) -> None:
     """The stream never stops for a member; the trail says which one left and why."""
     engine.ensemble.members["prior"] = _Breaks(action)
     feed = Feed()
@@ -271,7 +274,7 @@ def test_a_failing_member_is_quarantined_and_the_rest_go_on(engine: Engine, acti
     assert len(engine.step(feed.batch(("events", [event(2)]))).scores) == 1
 
 
-def test_a_poisoned_record_is_left_out_unread(engine: Engine) -> None:
+def test_a_poisoned_record_is_left_out_unread(engine: ScoringEngine) -> None:
     """A record named in `skipped` becomes a dead letter; its neighbours are scored."""
     batch = Feed().batch(("events", [event(0), event(1), event(2)]))
     batch = Batch(batch.seq, batch.clock_ms, batch.slices, frozenset({("events", 0, 1)}))
@@ -281,7 +284,7 @@ def test_a_poisoned_record_is_left_out_unread(engine: Engine) -> None:
     assert out.journal.skipped == (("events", 0, 1),)
 
 
-def test_steps_go_in_order(engine: Engine) -> None:
+def test_steps_go_in_order(engine: ScoringEngine) -> None:
     """A step that is not the next one is refused."""
     with pytest.raises(StepError, match="expected seq 1, got 5"):
         engine.step(Batch(5, START_MS, []))
@@ -308,7 +311,7 @@ def test_the_digest_depends_on_every_output(tmp_path: Path) -> None:
     assert digests[0] != digests[1]
 
 
-def test_it_learns(engine: Engine) -> None:
+def test_it_learns(engine: ScoringEngine) -> None:
     """With labels 50 events late the linear member ranks large amounts above small ones."""
     feed = Feed()
     for parts in traffic(4000):

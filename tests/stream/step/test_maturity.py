@@ -16,9 +16,9 @@ from models.target import BinaryTarget
 from models.task import BINARY
 from stream.run.assemble import build_engine
 from stream.settings.schema import LabelSettings
-from stream.step.engine import Engine
 from stream.step.maturity import KNOWN, MOST, SILENT, Maturity
-from stream.step.pending import Pending, row_dtype
+from stream.step.pending.store import Pending, row_dtype
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, event, label
 
 DTYPE = row_dtype(FeatureSchema(("a",)), members=1, keys=0)
@@ -92,11 +92,11 @@ def test_what_is_learned_at_once_from_the_start(changes: dict[str, Any], at_once
     assert found.tolist() == ([2] if at_once else [])
 
 
-def engine_of(tmp_path: Path, **changes: Any) -> Engine:
+def engine_of(tmp_path: Path, **changes: Any) -> ScoringEngine:
     return build_engine(config(tmp_path, label={"field": "fraud", "horizon": "1d"} | changes), None)
 
 
-def learned(engine: Engine) -> list[tuple[float, float, float]]:
+def learned(engine: ScoringEngine) -> list[tuple[float, float, float]]:
     """Hour of the event, truth and weight of each row that members learn from now on."""
     found: list[tuple[float, float, float]] = []
     learn = engine.learning.learn

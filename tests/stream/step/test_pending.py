@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import FeatureSchema, state_digest
-from stream.step import pending as module
-from stream.step.pending import INDEX_BYTES, Pending, row_dtype
+from stream.step.pending import store as module
+from stream.step.pending.store import INDEX_BYTES, Pending, row_dtype
 
 MEMBERS = ("m", "n")
 DTYPE = row_dtype(FeatureSchema(("a", "b")), members=2, keys=1)

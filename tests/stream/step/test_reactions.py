@@ -25,8 +25,8 @@ from stream.settings.load import ConfigError
 from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory, list_generations
 from stream.state.platform import fingerprint
-from stream.step.engine import Engine
 from stream.step.reconfigure import reconfigure
+from stream.step.scoring import ScoringEngine
 from stream.tools.audit.verify import check_generations
 from tests.support.factory import Feed, config, decoded, event, label, truth
 
@@ -44,7 +44,7 @@ SIZE = 40
 TURN = 3_000
 
 
-def build(directory: Path, on_alarm: str | dict[str, Any], **changes: Any) -> Engine:
+def build(directory: Path, on_alarm: str | dict[str, Any], **changes: Any) -> ScoringEngine:
     """The small engine under a stack, with a reaction."""
     drift = on_alarm if isinstance(on_alarm, dict) else {"on_alarm": on_alarm}
     if "members" not in changes:
@@ -65,7 +65,7 @@ def turning(n: int, turn: int = TURN, lag: int = 0) -> list[Batch]:
     return out
 
 
-def run(engine: Engine, batches: Sequence[Batch]) -> list[Outputs]:
+def run(engine: ScoringEngine, batches: Sequence[Batch]) -> list[Outputs]:
     return [engine.step(batch) for batch in batches]
 
 
@@ -75,7 +75,7 @@ def audited(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
     return [record for record in found if record["event"] in REACTIONS]
 
 
-def react(engine: Engine, name: str, at_ms: int = 1, detector: str = "page_hinkley") -> None:
+def react(engine: ScoringEngine, name: str, at_ms: int = 1, detector: str = "page_hinkley") -> None:
     """An alarm out of the blue, between two steps; its records are thrown away."""
     engine.reactions.alarm(Alarm(detector, name, 16.0, 15.0, 0), at_ms)
     engine.audit_records()
@@ -295,7 +295,7 @@ def test_a_challenger_that_fails_is_dropped(tmp_path: Path, fails: str) -> None:
 # ---------------------------------------------------------------------- replay and checkpoints
 
 
-def restored(engine: Engine, directory: Path) -> Engine:
+def restored(engine: ScoringEngine, directory: Path) -> ScoringEngine:
     """The engine by way of a generation on disk."""
     state = StateDirectory(directory / "restored").open()
     snapshot = Snapshot(
@@ -325,7 +325,9 @@ def test_a_replay_and_a_restart_amid_a_reaction_end_the_same(
     for engine in engines:
         update = engine.drift.update
 
-        def alarming(*given: Any, engine: Engine = engine, update: Any = update) -> list[Alarm]:
+        def alarming(
+            *given: Any, engine: ScoringEngine = engine, update: Any = update
+        ) -> list[Alarm]:
             forced = [Alarm("page_hinkley", kind["name"], 16.0, 15.0, 3)]
             return update(*given) + (forced if engine.seq == 19 else [])
 

@@ -28,8 +28,8 @@ from stream.settings.schema import Config
 from stream.settings.upgrade import journaled, recorded
 from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint
-from stream.step.engine import Engine
 from stream.step.reconfigure import Irreconcilable, compare, differing_keys, reconfigure
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import DAY_MS, START_MS, Feed, event, label, raw_config, reasons, truth
 
 Raw = dict[str, Any]
@@ -359,11 +359,11 @@ COMMANDS: list[Raw] = [
 ]
 
 
-def engine_of(raw: Raw) -> Engine:
+def engine_of(raw: Raw) -> ScoringEngine:
     return build_engine(parse(raw, "test"), None)
 
 
-def alarmed(engine: Engine) -> Engine:
+def alarmed(engine: ScoringEngine) -> ScoringEngine:
     """The engine with an alarm of its first member out of the blue, every 150 labels."""
     update = engine.drift.update
 
@@ -376,7 +376,7 @@ def alarmed(engine: Engine) -> Engine:
     return engine
 
 
-def restored(engine: Engine, directory: Path) -> Engine:
+def restored(engine: ScoringEngine, directory: Path) -> ScoringEngine:
     """The engine by way of a generation on disk."""
     state = StateDirectory(directory / f"restored-{engine.seq}").open()
     snapshot = Snapshot(
@@ -391,7 +391,7 @@ def restored(engine: Engine, directory: Path) -> Engine:
     return again
 
 
-def switched(old: Engine, raw: Raw, journal: list[Any]) -> Engine:
+def switched(old: ScoringEngine, raw: Raw, journal: list[Any]) -> ScoringEngine:
     """The engine under another configuration; the switch goes into the journal as bytes do."""
     new = alarmed(engine_of(raw))
     tree = journaled(new.config)
@@ -400,7 +400,7 @@ def switched(old: Engine, raw: Raw, journal: list[Any]) -> Engine:
     return new
 
 
-def replayed(engine: Engine, journal: list[Any]) -> Engine:
+def replayed(engine: ScoringEngine, journal: list[Any]) -> ScoringEngine:
     """The engine after every step and switch of a journal."""
     for entry in journal:
         if isinstance(entry, Batch):
@@ -418,7 +418,7 @@ def visible(out: Outputs) -> list[Any]:
     return [out.journal, *((r.key, r.value, r.headers) for r in rows)]
 
 
-def step_alike(engines: list[Engine], batch: Batch) -> None:
+def step_alike(engines: list[ScoringEngine], batch: Batch) -> None:
     """The engines take a batch and give the same outputs."""
     ours, *others = [visible(engine.step(batch)) for engine in engines]
     assert all(other == ours for other in others)
@@ -429,7 +429,7 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Raw], Engine]:
+def known(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Raw], ScoringEngine]:
     """A function that gives an engine after the first steps, again and again."""
     engine, stream = alarmed(engine_of(first(tmp_path_factory.mktemp("known")))), Stream()
     for _ in range(STEPS):
@@ -438,7 +438,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Raw], Engine]:
     assert len(engine.early) > 10
     state, rows = engine.state(), engine.pending.rows()
 
-    def make(raw: Raw) -> Engine:
+    def make(raw: Raw) -> ScoringEngine:
         again = alarmed(engine_of(raw))
         again.restore(state, rows)
         return again
@@ -460,7 +460,7 @@ def test_no_setting_is_forgotten() -> None:
 
 @pytest.mark.parametrize("change", sorted({*CHANGES, *WHOLE} - REFUSED))
 def test_a_switch_is_what_a_restart_makes_of_it(
-    tmp_path: Path, known: Callable[[Raw], Engine], change: str
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine], change: str
 ) -> None:
     """Reconfigured live, restored after it, and replayed from the journal: one state, one digest.
 
@@ -497,7 +497,7 @@ def test_another_seed_draws_from_the_switch_on(tmp_path: Path, combine: str) -> 
 
 @pytest.mark.parametrize("change", sorted({*CHANGES, *WHOLE} - REFUSED))
 def test_what_is_said_to_stay_stays(
-    tmp_path: Path, known: Callable[[Raw], Engine], change: str
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine], change: str
 ) -> None:
     """Clocks, counts, tallies and early labels always; members and columns by name; and all of it
     where nothing is said to be new or lost."""
@@ -540,7 +540,7 @@ def test_what_a_shard_keeps_for_life_is_refused(tmp_path: Path, change: str) -> 
 
 
 def test_early_labels_over_a_lower_bound_leave_with_the_switch(
-    tmp_path: Path, known: Callable[[Raw], Engine]
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine]
 ) -> None:
     """The oldest first, each as a dead letter that is counted: nothing is silent."""
     raw = first(tmp_path)
@@ -554,7 +554,7 @@ def test_early_labels_over_a_lower_bound_leave_with_the_switch(
 
 @pytest.mark.parametrize("commanded", [False, True])
 def test_a_changed_threshold_reaches_all_who_judge_by_it(
-    tmp_path: Path, known: Callable[[Raw], Engine], commanded: bool
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine], commanded: bool
 ) -> None:
     """That of the configuration where it changed, else that of the last command."""
     raw, journal = first(tmp_path), []
@@ -573,7 +573,7 @@ def test_a_changed_threshold_reaches_all_who_judge_by_it(
 
 
 def test_a_new_member_is_judged_by_what_it_scored(
-    tmp_path: Path, known: Callable[[Raw], Engine]
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine]
 ) -> None:
     """It learns the events that wait, with no weight; their labels tell nothing of its scores."""
     raw, stream, journal = first(tmp_path), Stream(STEPS), []
@@ -606,7 +606,7 @@ def test_only_what_learned_can_be_lost(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_lost_is_named(tmp_path: Path, known: Callable[[Raw], Engine]) -> None:
+def test_what_is_lost_is_named(tmp_path: Path, known: Callable[[Raw], ScoringEngine]) -> None:
     """Another column: all members, the combiner, its feature's memory, and who waits for labels."""
     old = known(first(tmp_path))
     new = engine_of(patched(first(tmp_path), CHANGES["WindowFeature.entity"]))
@@ -632,7 +632,7 @@ def amount(**settings: Any) -> Patch:
     ],
 )
 def test_a_field_that_means_something_else_changes_what_is_made_of_it(
-    tmp_path: Path, known: Callable[[Raw], Engine], patch: Patch, forgotten: list[str]
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine], patch: Patch, forgotten: list[str]
 ) -> None:
     """Its features' memories begin anew, so do members and pending events; all of it is told."""
     raw, journal = first(tmp_path), []
@@ -681,7 +681,7 @@ def test_a_field_that_takes_more_or_less_means_the_same(
 
 @pytest.mark.parametrize("change", ["a written default", "WindowFeature.max_entities"])
 def test_what_means_the_same_is_no_change(
-    tmp_path: Path, known: Callable[[Raw], Engine], change: str
+    tmp_path: Path, known: Callable[[Raw], ScoringEngine], change: str
 ) -> None:
     """A default that is written out and another bound leave every part as it was."""
     patch = CHANGES.get(change) or WHOLE[change]

@@ -14,7 +14,7 @@ from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine
 from stream.settings.load import ConfigError
 from stream.settings.schema import Config
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from tests.support.factory import DAY_MS, START_MS, Feed, config, event
 
 KINDS = ["card", "login", "other"]
@@ -68,7 +68,7 @@ def parts(task: str, first: int, n: int, late: int = 50) -> list[tuple[str, list
     return [("events", [event(i) for i in range(first, first + n)]), ("labels", labels)]
 
 
-def run(engine: Engine, task: str, steps: int, feed: Feed, first: int = 0) -> list[Outputs]:
+def run(engine: ScoringEngine, task: str, steps: int, feed: Feed, first: int = 0) -> list[Outputs]:
     """So many steps of 25 events."""
     return [engine.step(feed.batch(*parts(task, first + 25 * i, 25))) for i in range(steps)]
 

@@ -16,7 +16,7 @@ from stream.contract.records import Batch, Slice
 from stream.logs.sqlite.log import SqliteLog
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
-from stream.step.engine import Engine
+from stream.step.scoring import ScoringEngine
 from stream.tools.course import FOLLOWERS, Course
 from stream.tools.due import FileLabels, RowLabels, Source
 from stream.tools.play import SHARE, Play
@@ -64,7 +64,7 @@ P = [0.3, 0.5, 0.15, 0.05]
 
 
 def source_of(
-    c: Config, engine: Engine, delay_ms: int | None, labels: list[bytes] | None
+    c: Config, engine: ScoringEngine, delay_ms: int | None, labels: list[bytes] | None
 ) -> Source:
     if labels is None:
         return RowLabels(c, engine.codec, delay_ms)
@@ -124,7 +124,7 @@ def test_the_streams_meet_what_can_happen(small: Config) -> None:
 
 def played(
     c: Config, rows: list[dict[str, Any]], delay_ms: int | None, batch: int = 512
-) -> tuple[Engine, Play, list[Batch]]:
+) -> tuple[ScoringEngine, Play, list[Batch]]:
     """The rows, played to their end."""
     engine = build_engine(c, None)
     play = Play(c, engine, RowLabels(c, engine.codec, delay_ms), batch)

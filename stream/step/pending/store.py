@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, U8, U64, FeatureSchema, State, StateError
 from models.carry import shared
-from stream.step.id_index import IdIndex
-from stream.step.segments import Segment, SegmentFile
+from stream.step.pending.id_index import IdIndex
+from stream.step.pending.segments import Segment, SegmentFile
 
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000

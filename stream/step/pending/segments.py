@@ -1,6 +1,6 @@
 """Fixed-width rows in mapped files that checkpoints hard-link: rows are appended and never change.
 
-``pending.py`` writes and reads them; ``stream/state/generations.py`` places them into generations.
+``store.py`` writes and reads them; ``stream/state/generations.py`` places them into generations.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Scored events that wait for their label, and what waits with them."""

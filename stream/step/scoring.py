@@ -1,0 +1,269 @@
+"""The step that scores: events are scored, held for their labels, and learned once these are told.
+
+Here stands the order of things; ``join.py`` finds the event of a label, ``learn.py`` learns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import BOOL, F64, I64, MillraceError, State
+from models.ensemble.ensemble import Ensemble
+from models.features.stage import FeatureStage
+from monitoring.audit.trail import Trail
+from monitoring.drift.monitor import DriftMonitor
+from monitoring.quality.tasks import Judge
+from stream.contract.letters import DeadLetter
+from stream.contract.outputs import Scored
+from stream.contract.records import Slice
+from stream.decode.codec import Codec, Events
+from stream.settings.schema import Config
+from stream.step.early import EarlyLabels
+from stream.step.engine import Engine, Made
+from stream.step.join import Join, Labelled, Left
+from stream.step.learn import Learning, outputs
+from stream.step.maturity import Maturity, Part
+from stream.step.pending.store import Pending
+from stream.step.reactions import Reactions
+from stream.step.scores import carrying, score_encoder
+from stream.step.tallies import Tallies
+
+Settle = Callable[[I64, F64], I64]
+"""Settles rows with their labels in the pending store; gives those that are learned now."""
+
+EARLY_BYTES_EACH = 512
+"""Raw bytes allowed for waiting labels, for each of ``limits.early_labels``."""
+
+
+class OtherEngine(MillraceError):
+    """What was asked for is about events that are scored, and this shard scores none."""
+
+
+class ScoringEngine(Engine):
+    """The engine of binary targets, classes and numbers.
+
+    Whether a record is scored, joined, late or a dead letter follows from the order of the
+    records and the clock, never from where batches are cut; what members know when they score does
+    too, but for labels that come in or before their event: those are learned when its run is over.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        features: FeatureStage,
+        ensemble: Ensemble,
+        pending: Pending,
+        quality: Judge,
+        matured: Judge,
+        drift: DriftMonitor,
+        trail: Trail,
+    ) -> None:
+        super().__init__(config, Codec(config), ensemble, pending, trail)
+        self.features = features
+        self.quality = quality
+        self.matured = matured
+        self.drift = drift
+        self.reactions = Reactions(config.drift, ensemble, self.auditor)
+        self.early = EarlyLabels(
+            config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
+        )
+        self.task = config.task()
+        self.tallies = Tallies(self.task)
+        self.maturity = Maturity(config.label, self.task, pending)
+        self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
+        self.learning = Learning(
+            *(features, ensemble, quality, drift, self.auditor, self.reactions, self.counts),
+            self.task,
+        )
+        self._encode = score_encoder(self.task, ensemble.names)
+        self.threshold = self.task.alert_at
+        self._handlers |= {config.topics.events: self._events, config.topics.labels: self._labels}
+
+    @property
+    def threshold(self) -> float:
+        """A score at or above it is an alert, and members are judged by it."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        self._threshold = threshold
+        self.quality.set_threshold(threshold)
+        self.matured.set_threshold(threshold)
+
+    @property
+    def _prior(self) -> float:
+        """What the parts of a label that comes late take for the score of a cold event."""
+        return float(self.ensemble.prior.output()[0])
+
+    @property
+    def watermark_ms(self) -> int:
+        """Newest event time scored: the clock of time-outs."""
+        return self.join.watermark_ms
+
+    # ------------------------------------------------------------------ events
+
+    def _events(self, piece: Slice, out: Made) -> None:
+        """Score events, hold them for their labels, let time pass.
+
+        In runs: one ends with the event that lets others pass their horizon.
+        """
+        events, bad = self.codec.decoded(piece, self.codec.events)
+        out.letters += bad
+        events = self._not_ahead(events, out)
+        while events.records:
+            looking = self.maturity.looking
+            run, events = events.split(self.join.run(events.columns.event_time_ms, looking))
+            run = self.join.unseen(run)
+            out.letters += self.join.take_letters()
+            if run.records:
+                before_ms = self.watermark_ms
+                self._score(run, out)
+                self._left(self.join.time_out(), out)
+                if looking and self.join.ticked(before_ms):
+                    self._learn(self.maturity.look(self.watermark_ms, self._prior))
+                out.letters += self.join.take_letters()
+
+    def _not_ahead(self, events: Events, out: Made) -> Events:
+        """Leave out events from the future."""
+        latest = self.clock_ms + self.config.limits.ahead
+        ahead = events.columns.event_time_ms > latest
+        if not ahead.any():
+            return events
+        for i in np.flatnonzero(ahead).tolist():
+            error = (
+                f"expected an event time up to limits.ahead after {self.clock_ms} ms, got "
+                f"{events.columns.event_time_ms[i]} ms"
+            )
+            out.letters.append(DeadLetter(events.records[i], "event_time_ahead", error))
+        return events.take(np.flatnonzero(~ahead))
+
+    def _score(self, events: Events, out: Made) -> None:
+        """Score new events, hold them, learn those whose label is known."""
+        n = len(events.records)
+        self._left(self.join.make_room(n), out)
+        x = self.features.transform(events.columns)
+        links, link = self.learning.score(x)
+        cold, task = self.ensemble.cold, self.task
+        # The prior itself, not through its link: one at the threshold alerts.
+        output = np.tile(self.ensemble.prior.output(), (n, 1)) if cold else task.output(link)
+        # What nothing was learned for alerts nobody, unless somebody configured it.
+        alert = task.alert(output, self.threshold)
+        alert &= not cold or self.config.ensemble.prior is not None
+        times, score = events.columns.event_time_ms, task.score(output)
+        members, left_out = task.output(links), self.ensemble.quarantined
+        promise, said = self.learning.promise(output)
+        scored = Scored(
+            *(events.records, events.ids, times, score, output, members, alert, cold, left_out),
+            *(self.auditor.versions(), said),
+        )
+        tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
+        tail += ',"cold":true' if cold else ""
+        made = self._encode(scored, tail)
+        out.scores += carrying(made, scored, self.config.scores, self.clock_ms)
+        out.scored.append(scored)
+        self.counts["scored"] += n
+        self.counts["alerts"] += int(alert.sum())
+        self.counts["cold"] += n if cold else 0
+        self.drift.observe(score[:0] if cold else score, x.dense)
+        confidence = task.confidence(output[:0] if cold else output, alert[:0] if cold else alert)
+        self.tallies.scored(score, confidence, (self.clock_ms - times) / 1000)
+        keep = links, link, promise
+        rows = self.join.hold(events, x, keep, alert, cold, self.features.entity_fields)
+        self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
+
+    # ------------------------------------------------------------------ labels
+
+    def _labels(self, piece: Slice, out: Made) -> None:
+        """Join labels with their events by id; learn those that are the first for their event."""
+        labels, bad = self.codec.decoded(piece, self.codec.labels)
+        out.letters += bad
+        if labels.records:
+            found = self.join.labels(labels, self.clock_ms)
+            self._labelled(found, self.maturity.labelled, out)
+            out.letters += self.join.take_letters()
+
+    def _labelled(self, found: Labelled | None, settle: Settle, out: Made) -> None:
+        """The truth of events came: windows of risk take it, and what is mature is learned."""
+        if found is None:
+            return
+        numbers, rows, y, at_ms = found
+        delay_s = (at_ms - rows["event_time_ms"]) / 1000
+        self.tallies.labelled(self.task.output(rows["score"]), y, delay_s)
+        self.learning.told(rows, y)
+        ripe = settle(numbers, y)
+        if len(ripe):
+            taken = rows if np.array_equal(ripe, numbers) else self.pending.take(ripe)
+            self._ripe(ripe, taken, self.pending.truth(ripe), self.pending.early(ripe), out)
+
+    def _ripe(self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, out: Made) -> None:
+        """Judge rows whose truth is settled, and learn what is left to learn of them."""
+        out.alarms += self.learning.judge(rows, y, self.watermark_ms)
+        self._learn(self.maturity.rest(numbers, rows, y, early, self._prior))
+
+    def _learn(self, part: Part) -> None:
+        if len(part.rows):
+            self.learning.learn(*part, self.watermark_ms, not self.maturity.at_once)
+
+    def _left(self, left: Left | None, out: Made) -> None:
+        """Events left the pending store: judge cohorts, learn what has waited until now.
+
+        By configuration silence is learned as a truth. An event that made room for others before
+        its horizon teaches nothing: only who was told would be learned.
+        """
+        if left is None or not len(left.rows):
+            return
+        y = left.y.copy()
+        if left.over:
+            y[np.isnan(y)] = self.task.silence
+        final = ~np.isnan(y)
+        ripe = final & ~left.learned & left.over
+        if left.over:
+            numbers = self.pending.head - len(y) + np.arange(len(y))
+            self.maturity.matured(numbers, y, left.early)
+        if ripe.any():
+            self._ripe(numbers[ripe], left.rows[ripe], y[ripe], left.early[ripe], out)
+        if final.any():
+            rows = left.rows[final]
+            output = outputs(self.task, rows)
+            said = self.learning.said(output, rows)
+            self.matured.update(output, y[final], rows["alert"], said)
+
+    # ------------------------------------------------------------------ state
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own, by its key in :meth:`state`."""
+        return {
+            "features": self.features,
+            "ensemble": self.ensemble,
+            "early": self.early,
+            "maturity": self.maturity,
+            "quality": self.quality,
+            "matured": self.matured,
+            "drift": self.drift,
+            "tallies": self.tallies,
+            "trail": self.trail,
+            "auditor": self.auditor,
+            "reactions": self.reactions,
+        }
+
+    def _left_over(self) -> list[DeadLetter]:
+        return list(self.join.take_letters())
+
+    def _marks(self) -> State:
+        return {"watermark_ms": self.watermark_ms, "threshold": self.threshold}
+
+    def _restore_marks(self, state: State) -> None:
+        self.join.watermark_ms = int(state["watermark_ms"])
+        self.threshold = float(state["threshold"])
+
+
+def scoring(engine: Engine) -> ScoringEngine:
+    """The engine, as one that scores events; raises :class:`OtherEngine` where it does not."""
+    if not isinstance(engine, ScoringEngine):
+        target = engine.config.target.type
+        raise OtherEngine(f"target.type: expected one whose events are scored, got {target!r}")
+    return engine

@@ -21,6 +21,8 @@ from tests.support.waiting import PATIENT, wait_until
 
 STATUSES = (0, 130)
 """Ended in order without what it waited for, or by its watchdog."""
+READY_S = 5.0
+"""How long a service may not be ready once the broker is back; the command asks, no test does."""
 GRACE_S = 60.0
 """What supervisors give a service before SIGKILL, at the least."""
 
@@ -69,6 +71,12 @@ def cluster(
                 f" {took_s} s"
             )
     return verdicts, {"lost": lost, "stopped_while_frozen": ended}
+
+
+def late(figures: dict[str, Any]) -> list[float]:
+    """The seconds of those that were not ready for longer than :data:`READY_S`."""
+    seconds = [s for lost in figures["lost"] for s in lost["not_ready_once_it_is_back_s"]]
+    return [s for s in seconds if s > READY_S]
 
 
 def _leader(admin: Any, shard: Shard) -> int:

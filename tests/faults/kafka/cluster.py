@@ -119,7 +119,9 @@ def _whole(admin: Any, made: Sequence[Side]) -> bool:
 def _watch(probes: Sequence[Probe], until: Callable[[], bool]) -> list[float]:
     """Look at the services until something holds and all of them are ready.
 
-    Gives the seconds after which each was last seen not ready, 0 for one that always was.
+    Gives the seconds after which each was last seen not ready, 0 for one that always was. Raises
+    :class:`WorkerFailed`, with what one says of itself and where its threads stand, if that never
+    comes.
     """
     last = [0.0] * len(probes)
     started = time.monotonic()
@@ -132,7 +134,14 @@ def _watch(probes: Sequence[Probe], until: Callable[[], bool]) -> list[float]:
                 last[i] = round(time.monotonic() - started, 1)
         return all(ready) and until()
 
-    wait_until(look, "services that are ready")
+    try:
+        wait_until(look, "services that are ready")
+    except AssertionError as error:
+        for probe in probes:
+            status, said = probe.answer("/readyz")
+            if status != 200:
+                raise probe.worker.stuck(f"{error}; /readyz: {said}") from error
+        raise
     return last
 
 

@@ -108,7 +108,9 @@ class Engine:
             for i in range(0, len(values), limit)
         ]
         schema = self._schema()
-        return give(pa.concat_tables(parts) if parts else schema.empty_table())
+        return give(
+            pa.concat_tables(parts, promote_options="default") if parts else schema.empty_table()
+        )
 
     def learn(self, ids: Any, labels: Any) -> Learned:
         """Teach the truth about events that were scored.
@@ -238,7 +240,8 @@ class Engine:
         if not isinstance(task, Classes):
             return [[None if math.isnan(end) else end for end in ends] for ends in part.said.T]
         sets = [list(itertools.compress(task.names, held)) for held in part.said]
-        return [_told(task, part.output, task.abstain_below), sets, *part.output.T.tolist()]
+        shares = part.output.T.tolist()[: len(task.names)]
+        return [_told(task, part.output, task.abstain_below), sets, *shares]
 
     def _schema(self) -> pa.Schema:
         task = self._engine.task
@@ -269,7 +272,7 @@ def _told(task: Task, output: F64, least: float = 0.0) -> list[Any]:
     if not isinstance(task, Classes):
         return list(output[:, 0].tolist())
     told = zip(task.predicted(output).tolist(), output.max(axis=1) >= least, strict=True)
-    return [task.named(y) if likely else None for y, likely in told]
+    return [task.named(y) if likely and y >= 0 else None for y, likely in told]
 
 
 def load(config: str | os.PathLike[str]) -> Engine:

@@ -25,8 +25,11 @@ def logit(p: F64) -> F64:
 def softmax(z: F64) -> F64:
     """``exp(z_c) / sum_c exp(z_c)`` over the last axis, without overflow.
 
+    A link of ``-inf`` has no probability; where all are, none has any.
+
     >>> softmax(np.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
     """
-    e: F64 = np.exp(z - z.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    top = z.max(axis=-1, keepdims=True)
+    e: F64 = np.exp(z - np.where(np.isneginf(top), 0.0, top))
+    return e / np.maximum(e.sum(axis=-1, keepdims=True), 1.0)  # the likeliest alone adds 1

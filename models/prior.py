@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -63,12 +64,16 @@ class BinaryPrior:
 
 
 class ClassPrior:
-    """The share of each class so far, with half a row of each (Krichevsky and Trofimov 1981)."""
+    """The share of each class so far, with half a row of each (Krichevsky and Trofimov 1981).
+
+    ``known`` says how many of the ``k`` classes, the first ones, have a share by now.
+    """
 
     scale = 1.0
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, known: Callable[[], int]) -> None:
         self._counts = np.zeros(k)
+        self._known = known
 
     def learn(self, y: F64, w: F64) -> None:
         """See :meth:`Prior.learn`."""
@@ -76,7 +81,9 @@ class ClassPrior:
 
     def output(self) -> F64:
         """Even shares before the first truth."""
-        return (self._counts + 0.5) / (self._counts.sum() + len(self._counts) / 2)
+        shares, n = np.zeros_like(self._counts), self._known()
+        shares[:n] = (self._counts[:n] + 0.5) / (self._counts[:n].sum() + n / 2)
+        return shares
 
     def state(self) -> State:
         """See :meth:`Prior.state`."""

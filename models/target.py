@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from models.settings import Settings, refused
-from models.task import Binary, Classes, Number, Task
+from models.task import NAME_LENGTH, Binary, Classes, Number, Task
 
 NEGATIVE, DROP = "negative", "drop"
 """What ``label.at_horizon`` says of silence, beside a class or a number."""
@@ -46,8 +46,17 @@ class ClassesTarget(Settings):
     kind: ClassVar[Kind] = Classes
 
     type: Literal["classes"]
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = Field(
-        min_length=2, max_length=1000, description="the classes, by the text of their labels"
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)], ...] = Field(
+        (),
+        max_length=1000,
+        description="the classes, by the text of their labels; two at least without `max_classes`",
+    )
+    max_classes: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="so many classes there may be: beside `classes`, those that labels name first."
+        " Members have a column for each from the start. Unset: `classes` are all",
     )
     abstain_below: float = Field(
         0.0,
@@ -71,6 +80,17 @@ class ClassesTarget(Settings):
         return "target.alert" if self.alert is None else None
 
     @model_validator(mode="after")
+    def _counted(self) -> Self:
+        n, most = len(self.classes), self.max_classes
+        if most is None and n < 2:
+            raise refused(
+                ("classes",), "expected two at least, or target.max_classes", self.classes
+            )
+        if most is not None and n > most:
+            raise refused(("max_classes",), f"expected at least the {n} of target.classes", most)
+        return self
+
+    @model_validator(mode="after")
     def _once(self) -> Self:
         for i, name in enumerate(self.classes):
             if name in self.classes[:i] or name == DROP:
@@ -81,10 +101,13 @@ class ClassesTarget(Settings):
 
     def problems(self, values: Values | None, at_horizon: str | None) -> Iterator[str]:
         """What does not fit of ``label.values`` and ``label.at_horizon``."""
-        known = f"one of {', '.join(self.classes)}"
+        known = f"one of {', '.join(self.classes)}" if self.classes else "one of target.classes"
         for text, name in (values or {}).items():
-            if name not in self.classes:
+            if self.max_classes is None and name not in self.classes:
                 yield f"label.values.{text}: expected {known}, got {name!r}"
+            elif not 1 <= len(str(name)) <= NAME_LENGTH:
+                named = f"a class, named by 1..{NAME_LENGTH} characters"
+                yield f"label.values.{text}: expected {named}, got {name!r}"
         if at_horizon not in (None, DROP, *self.classes):
             yield f"label.at_horizon: expected 'drop' or {known}, got {at_horizon!r}"
 
@@ -92,8 +115,8 @@ class ClassesTarget(Settings):
         """The task of settings without :meth:`problems`."""
         names = {text: str(name) for text, name in (values or {}).items()}
         silence = None if at_horizon in (None, DROP) else at_horizon
-        abstain, coverage = self.abstain_below, self.coverage
-        return Classes(self.classes, names, silence, self.alert, threshold, abstain, coverage)
+        settings = (self.alert, threshold, self.abstain_below, self.coverage, self.max_classes)
+        return Classes(self.classes, names, silence, *settings)
 
 
 class NumberTarget(Settings):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from models.base import BOOL, F64, I64
+from models.base import BOOL, F64, I64, State, StateError
 from models.links import MAX_LINK, logit, sigmoid, softmax
 from models.prior import BinaryPrior, ClassPrior, MeanPrior, Prior
 
@@ -32,6 +32,9 @@ _DECADES = [float(f"{d}e{e}") for e in range(-2, 7) for d in (1, 3)]
 NUMBERS = (*(-b for b in reversed(_DECADES)), 0.0, *_DECADES)
 """Upper bounds of the bins of a histogram of numbers of any size."""
 
+NAME_LENGTH = 80
+"""Characters of a class's name, at most."""
+
 TaskType = Literal["binary", "classes", "number"]
 
 
@@ -45,6 +48,10 @@ class Task(ABC):
         What the JSON value of a label may be.
     k : int
         Columns of a link, and of the output that it stands for.
+    known : int
+        So many of them, the first ones, say something by now.
+    names : tuple of str
+        The classes so far; none of other targets.
     low, high : float
         Bounds of a score.
     unit : str
@@ -62,6 +69,8 @@ class Task(ABC):
     type: ClassVar[TaskType]
     json: ClassVar[Any] = bool | int | str
     k: int = 1
+    known: int = 1
+    names: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 1.0
     unit: str = ""
@@ -93,6 +102,18 @@ class Task(ABC):
         ``value`` is what stood in the label: a JSON boolean, number or text.
         """
 
+    def newcomer(self, value: bool | float | str) -> str | None:
+        """The class that a value without a :meth:`truth` may enter as; ``None``: as none."""
+        return None
+
+    def enter(self, name: str) -> float:
+        """The truth of a class of this name, which is one from here on; ``nan`` if none may be."""
+        return math.nan
+
+    def catch_up(self) -> tuple[str, ...]:
+        """All classes have a probability from here on; those that had none before."""
+        return ()
+
     @abstractmethod
     def named(self, y: float) -> float | str:
         """A truth, or what is predicted, in the words of the target."""
@@ -100,6 +121,10 @@ class Task(ABC):
     @abstractmethod
     def output(self, links: F64) -> F64:
         """What links ``(..., k)`` say: probabilities, or the number itself, ``(..., k)``."""
+
+    def heard(self, links: F64) -> F64:
+        """Links ``(..., k)`` without those of classes that nobody named yet: ``-inf``."""
+        return links
 
     @abstractmethod
     def link(self, output: F64) -> F64:
@@ -176,6 +201,14 @@ class Task(ABC):
     @abstractmethod
     def prior(self, fixed: float | None = None) -> Prior:
         """A new prior; ``fixed``: what it always says."""
+
+    def state(self) -> State:
+        """See :data:`models.base.State`: what labels have changed of the target."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Become the task that gave ``state``; raises :class:`StateError` where it is another."""
+        del state
 
 
 # ------------------------------------------------------------------ yes or no
@@ -305,10 +338,14 @@ class Binary(Task):
 class Classes(Task):
     """One of ``k`` classes: a truth is the class's index, links are logits up to a constant.
 
+    With ``most`` classes the task is open: it has as many columns from the start, and a class that
+    a label names first takes the next one (:meth:`enter`). Members learn all columns at once; a
+    class is :attr:`known`, and has a probability, from :meth:`catch_up` on.
+
     Parameters
     ----------
     names : sequence of str
-        The classes, in the order of their columns; two at least.
+        The classes, in the order of their columns; two at least where none can enter.
     values : mapping of text to name
         A label's value, written as JSON text, where it is not the class's name.
     silence, alert : str, optional
@@ -317,10 +354,15 @@ class Classes(Task):
         A class of less probability than this is not said.
     coverage : float
         How often the set of classes told with a score is to hold the truth.
+    most : int, optional
+        So many classes there may be, those of ``names`` among them.
 
     >>> task = Classes(["low", "high"])
     >>> task.truth("high"), task.truth("hgih"), task.named(0.0)
     (1.0, nan, 'low')
+    >>> task = Classes(["low"], most=2)
+    >>> task.enter("high"), task.enter("mid"), task.catch_up()
+    (1.0, nan, ('high',))
     """
 
     type = "classes"
@@ -334,16 +376,19 @@ class Classes(Task):
         alert_at: float = 0.5,
         abstain_below: float = 0.0,
         coverage: float = 0.9,
+        most: int | None = None,
     ) -> None:
         self.names = tuple(names)
-        self.k = len(self.names)
+        self.known = self._first = len(self.names)
+        self.open = most is not None
+        self.k = self.known if most is None else most
         self.silence = math.nan if silence is None else float(self.names.index(silence))
         if alert is not None:
             self.alerting, self.alert_at = self.names.index(alert), alert_at
         self.abstain_below = abstain_below
         self.coverage = coverage
+        self._values = dict(values or {})
         self._index = {name: float(i) for i, name in enumerate(self.names)}
-        self._index |= {text: self._index[name] for text, name in (values or {}).items()}
 
     @property
     def thresholds(self) -> tuple[float, float] | None:
@@ -353,24 +398,54 @@ class Classes(Task):
     @property
     def expected(self) -> str:
         """See :attr:`Task.expected`."""
-        return f"one of {', '.join(self._index)}"
+        if self.open:
+            return f"a class, named by 1..{NAME_LENGTH} characters"
+        return f"one of {', '.join(self._texts())}"
 
     @property
-    def texts(self) -> Sequence[str]:
+    def texts(self) -> Sequence[str] | None:
         """See :attr:`Task.texts`."""
-        return list(self._index)
+        return None if self.open else self._texts()
+
+    def _texts(self) -> list[str]:
+        return list(dict.fromkeys([*self.names, *self._values]))
 
     def truth(self, value: bool | float | str) -> float:
         """See :meth:`Task.truth`."""
-        return self._index.get(json_text(value), math.nan)
+        text = json_text(value)
+        return self._index.get(self._values.get(text, text), math.nan)
+
+    def newcomer(self, value: bool | float | str) -> str | None:
+        """See :meth:`Task.newcomer`."""
+        text = json_text(value)
+        name = self._values.get(text, text)
+        return name if self.open and 1 <= len(name) <= NAME_LENGTH else None
+
+    def enter(self, name: str) -> float:
+        """See :meth:`Task.enter`: it takes the next column, if one is left."""
+        if name not in self._index and len(self.names) < self.k:
+            self._index[name] = float(len(self.names))
+            self.names += (name,)
+        return self._index.get(name, math.nan)
+
+    def catch_up(self) -> tuple[str, ...]:
+        """See :meth:`Task.catch_up`."""
+        before, self.known = self.known, len(self.names)
+        return self.names[before:]
 
     def named(self, y: float) -> str:
         """See :meth:`Task.named`."""
         return self.names[int(y)]
 
     def output(self, links: F64) -> F64:
-        """The probability of each class; they sum to 1."""
+        """The probability of each class; they sum to 1, or to 0 before there is one."""
         return softmax(links)
+
+    def heard(self, links: F64) -> F64:
+        """See :meth:`Task.heard`."""
+        if self.known == self.k:
+            return links
+        return np.where(np.arange(self.k) < self.known, links, -np.inf)
 
     def link(self, output: F64) -> F64:
         """The logarithm, at least :data:`MAX_LINK` below 0."""
@@ -379,7 +454,7 @@ class Classes(Task):
     def predicted(self, output: F64) -> F64:
         """The likeliest class, the first of equals; ``nan`` where nothing was said."""
         found: F64 = output.argmax(axis=-1).astype(np.float64)
-        return np.where(np.isnan(output).any(axis=-1), np.nan, found)
+        return np.where(output.max(axis=-1) > 0, found, np.nan)
 
     def score(self, output: F64) -> F64:
         """The probability of the class that alerts; without one, of the likeliest."""
@@ -405,13 +480,16 @@ class Classes(Task):
 
     def counted(self, y: F64) -> dict[str, Any]:
         """``classes``: how many of each."""
-        counts = np.bincount(y.astype(np.int64), minlength=self.k)
+        counts = np.bincount(y.astype(np.int64), minlength=len(self.names))
         return {"classes": dict(zip(self.names, counts.tolist(), strict=True))}
 
     def majority(self, links: F64) -> F64:
-        """The share of members whose likeliest class it is, as ``(votes + 1/k) / (m + 1)``."""
+        """The share of members whose likeliest class it is, as ``(votes + 1/k) / (m + 1)``.
+
+        ``k``: the classes known.
+        """
         votes = np.arange(self.k) == links.argmax(axis=2)[:, :, None]
-        return self.link((votes.sum(axis=1) + 1 / self.k) / (links.shape[1] + 1))
+        return self.link((votes.sum(axis=1) + 1 / max(self.known, 1)) / (links.shape[1] + 1))
 
     def error(self, output: F64, y: F64) -> F64:
         """``1 - p`` of the true class."""
@@ -430,7 +508,31 @@ class Classes(Task):
 
     def prior(self, fixed: float | None = None) -> ClassPrior:
         """The share of each class."""
-        return ClassPrior(self.k)
+        return ClassPrior(self.k, lambda: self.known)
+
+    def examples(self, n: int) -> F64:
+        """See :meth:`Task.examples`; to an open task classes enter for it."""
+        while self.open and len(self.names) < min(self.k, 3):
+            self.enter(f"class {len(self.names) + 1}")
+        return (np.arange(n) % len(self.names)).astype(np.float64)
+
+    def state(self) -> State:
+        """The classes, if others may enter."""
+        return {"classes": list(self.names)} if self.open else {}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`Task.restore`."""
+        if not self.open:
+            return
+        got = state.get("classes")
+        names = tuple(name for name in got or () if isinstance(name, str))
+        if list(names) != got or len(set(names)) < len(names) or len(names) > self.k:
+            raise StateError(f"classes: expected up to {self.k} different names, got {got!r:.200}")
+        if names[: self._first] != (first := self.names[: self._first]):
+            raise StateError(f"classes: expected {list(first)} first, got {got!r:.200}")
+        self.names = names
+        self._index = {name: float(i) for i, name in enumerate(self.names)}
+        self.known = len(self.names)
 
 
 def _of_truth(output: F64, y: F64) -> F64:

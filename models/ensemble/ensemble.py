@@ -119,8 +119,9 @@ class Ensemble:
 
     @property
     def cold(self) -> bool:
-        """Whether no member out of quarantine has learned a row since it began."""
-        return self._taught <= self._quarantined
+        """Whether no member out of quarantine has learned a row since it began, or there is
+        nothing to say: no class is known."""
+        return self._taught <= self._quarantined or not self.task.known
 
     def freeze(self, name: str) -> None:
         """The member scores on but learns nothing until it is released."""
@@ -141,7 +142,9 @@ class Ensemble:
         return name
 
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
-        """Member links ``(n, m, k)`` and the ensemble's links ``(n, k)``, all finite.
+        """Member links ``(n, m, k)`` and the ensemble's links ``(n, k)``.
+
+        All are finite, but ``-inf`` of classes that nobody named yet.
 
         Raises
         ------
@@ -157,9 +160,12 @@ class Ensemble:
         out = [j for j, name in enumerate(self.names) if name in self._quarantined]
         if out and len(out) < len(self.names):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
+        links = self.task.heard(links)
         if self.cold:
-            return links, np.tile(self.task.link(self.prior.output()), (len(x), 1))
-        return links, self.combiner.combine(links)
+            link = np.tile(self.task.link(self.prior.output()), (len(x), 1))
+        else:
+            link = self.combiner.combine(links)
+        return links, self.task.heard(link)
 
     def learn(self, x: FeatureBatch, links: F64, y: F64, w: F64) -> list[MemberError]:
         """Learn ``n`` labelled rows, in label order: :meth:`weigh`, then :meth:`teach`.

@@ -79,10 +79,13 @@ def _share(
 
 @njit(**HELPER)
 def unlearned(line: F64, first: F64) -> bool:
-    """Whether each of a row's links is that of the first row of all, which is noted here."""
+    """Whether each of a row's links is that of the first row of all, which is noted here.
+
+    ``-inf``: of a class that had none yet.
+    """
     same = True
     for j in range(len(line)):
-        if math.isnan(line[j]):
+        if not line[j] > -math.inf:
             continue
         if math.isnan(first[j]):
             first[j] = line[j]

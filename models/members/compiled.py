@@ -72,10 +72,17 @@ class CompiledModel(Model):
         self._dense = len(schema.dense)
         self._hashed = len(schema.hashed)
         self._k = task.k
-        self._class_weights = (
-            by_class("class_weights", class_weights, task) if class_weights else None
-        )
+        self._task = task
+        self._by_class, self._weighed = dict(class_weights or {}), -1
+        self._class_weights = np.ones(max(task.k, 2)) if class_weights else None
+        self._weigh()
         self._arrays = arrays
+
+    def _weigh(self) -> None:
+        """What each class counts for, in place: anew wherever others entered since."""
+        if self._class_weights is not None and self._weighed != (n := len(self._task.names)):
+            self._class_weights[:] = by_class("class_weights", self._by_class, self._task)
+            self._weighed = n
 
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`models.base.Model.score`; a row's score does not depend on its neighbours."""
@@ -106,6 +113,7 @@ class CompiledModel(Model):
                 f"{type(self).__name__}: expected y and w of shape ({rows},), "
                 f"got {y.shape} and {w.shape}"
             )
+        self._weigh()
         if self._class_weights is not None and rows:
             w = w * self._class_weights[y.astype(np.int64)]
         out = np.zeros(n * self._k if mode & SCORE else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -19,28 +19,28 @@ from models.task import BINARY, Task
 class _Constant(Model):
     """Gives the same link for every event and learns nothing."""
 
-    def __init__(self, link: F64) -> None:
+    def __init__(self, link: Callable[[], F64]) -> None:
         self._link = link
 
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`models.base.Model.score`."""
-        return np.tile(self._link, (len(x), 1))
+        return np.tile(self._link(), (len(x), 1))
 
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """Learns nothing."""
 
     def parameters(self) -> Sequence[Parameter]:
         """The link: hyper-parameters."""
-        k = len(self._link)
+        k = len(self._link())
         return [Parameter("link", "hyper", (k,), "float64", k, 8 * k, trainable=False)]
 
     def state(self) -> State:
         """The link, so that a checkpoint of another constant is refused by its digest."""
-        return {"link": self._link.copy()}
+        return {"link": self._link()}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        fill({"link": self._link}, state, type(self).__name__)
+        fill({"link": self._link()}, state, type(self).__name__)
 
 
 class ConstantParams(Settings):
@@ -57,7 +57,8 @@ class ConstantModel(_Constant):
     def __init__(
         self, params: ConstantParams, schema: FeatureSchema, seed: int, task: Task = BINARY
     ) -> None:
-        super().__init__(np.array([math.log(params.probability / (1 - params.probability))]))
+        link = math.log(params.probability / (1 - params.probability))
+        super().__init__(lambda: np.array([link]))
 
 
 class ConstantClassesParams(Settings):
@@ -78,8 +79,12 @@ class ConstantClassesModel(_Constant):
     def __init__(
         self, params: ConstantClassesParams, schema: FeatureSchema, seed: int, task: Task
     ) -> None:
-        shares = by_class("shares", params.shares, task)
-        super().__init__(np.log(shares / shares.sum()))
+        def link() -> F64:
+            shares = by_class("shares", params.shares, task)  # a class's once it has entered
+            return np.log(shares / shares.sum())
+
+        link()  # whether all names are of classes
+        super().__init__(link)
 
 
 class ConstantNumberParams(Settings):
@@ -96,4 +101,4 @@ class ConstantNumberModel(_Constant):
     def __init__(
         self, params: ConstantNumberParams, schema: FeatureSchema, seed: int, task: Task
     ) -> None:
-        super().__init__(np.array([params.value]))
+        super().__init__(lambda: np.array([params.value]))

@@ -15,11 +15,15 @@ class WeightsError(MillraceError):
 
 
 def by_class(key: str, given: Mapping[str, float], task: Task) -> F64:
-    """The number of each class, by its truth; 1 where none is given. ``key``: of the setting."""
+    """The number of each class, by its truth; 1 where none is given. ``key``: of the setting.
+
+    A class that may come to an open target has 1 until it does.
+    """
     numbers = np.ones(max(task.k, 2))
     for name, number in given.items():
         y = task.truth(name)
-        if np.isnan(y):
+        if not np.isnan(y):
+            numbers[int(y)] = number
+        elif task.newcomer(name) is None:
             raise WeightsError(f"{key}: expected {task.expected}; got {name!r}")
-        numbers[int(y)] = number
     return numbers

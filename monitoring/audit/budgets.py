@@ -32,6 +32,7 @@ AuditEvent = Literal[
     "rejected",
     "warned",
     "threshold_set",
+    "class_added",
     "checkpoint_requested",
     "drift",
     "weights_reset",

@@ -37,6 +37,8 @@ def told(record: Mapping[str, Any]) -> str:
     if record["event"] == "checkpointed":
         held = record["held"]
         return f"step {record['step']}: {len(held)} members, {sum(held.values()):,} parameters"
+    if "class" in record:
+        return f"{record['class']}, by {by}"
     if "from" in record and "to" in record:
         return f"from {number(record['from'])} to {number(record['to'])}, by {by}"
     return f"by {by}"

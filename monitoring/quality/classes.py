@@ -109,7 +109,7 @@ class ClassQuality(Windows):
     def __init__(
         self, names: Sequence[str], task: Classes, window: int = 10_000, fade: float = 0.999
     ) -> None:
-        self._classes = task.names
+        self._task = task
         super().__init__(names, task.k, window, fade)
 
     def _fresh(self) -> dict[str, NDArray[Any]]:
@@ -141,17 +141,16 @@ class ClassQuality(Windows):
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
-        return super().state() | {"classes": list(self._classes)}
+        return super().state() | {"classes": list(self._task.names)}
 
     def restore(self, state: State) -> None:
         """Like :meth:`Windows.restore`; classes may have come to those of the state, at the end."""
-        theirs = tuple(state["classes"])
-        if self._classes[: len(theirs)] != theirs:
+        ours, theirs = self._task.names, tuple(state["classes"])
+        if ours[: len(theirs)] != theirs:
             raise StateError(
-                f"quality.classes: expected {list(self._classes)} or the first of them, "
-                f"got {list(theirs)}"
+                f"quality.classes: expected {list(ours)} or the first of them, got {list(theirs)}"
             )
-        new = (0, self._k - len(theirs))
+        new = (0, self._k - state["waiting"].shape[1])
         old = (0, 0)
         more = {
             "sums": np.pad(state["sums"], (old, old, new, new)),

@@ -110,6 +110,8 @@ def _flow(r: Readings) -> Iterator[Metric]:
     yield counter(
         "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
     )
+    known = [(m, len(r.classes))] if r.task == "classes" else []
+    yield gauge("classes", "Classes of the target so far", ["model"], known)
     yield counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])
     yield counter(
         "dead_letters",

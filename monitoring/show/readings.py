@@ -43,6 +43,7 @@ class Readings:
     Attributes
     ----------
     consumed : records read, by topic.
+    classes : of the target, those known by now.
     cold_scores : events scored before any member had learned; ``cold`` whether that is so now.
     updates : labels learned, by member.
     labels : by :data:`LABEL_RESULTS`.
@@ -71,6 +72,7 @@ class Readings:
     model: str
     members: tuple[str, ...]
     task: TaskType = "binary"
+    classes: tuple[str, ...] = ()
     consumed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
     cold_scores: int = 0

@@ -16,6 +16,7 @@ Reason = Literal[
     "event_time_ahead",
     "duplicate_event",
     "label_value",
+    "label_class",
     "label_duplicate",
     "label_conflict",
     "label_orphan",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -40,7 +40,7 @@ class Events(msgspec.Struct, frozen=True):
     """Decoded events: row ``i`` of every column is ``records[i]``.
 
     ``id_hash`` uint64 ``(n,)`` is xxh3-64 of the id's UTF-8 text; ``label`` float64 ``(n,)`` is a
-    truth, ``nan`` where the event carries none.
+    truth, ``nan`` where the event carries none; ``newcomers`` see :class:`Labels`.
     """
 
     records: list[Record]
@@ -48,6 +48,7 @@ class Events(msgspec.Struct, frozen=True):
     id_hash: U64
     columns: EventColumns
     label: F64
+    newcomers: Mapping[float, str] = {}
 
     def split(self, n: int) -> tuple[Events, Events]:
         """The first ``n`` events and the rest."""
@@ -71,16 +72,28 @@ class Events(msgspec.Struct, frozen=True):
             self.id_hash[rows],
             columns,
             self.label[rows],
+            self.newcomers,
         )
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """Decoded labels: ``y`` float64 ``(n,)``, truths, ``labelled_at_ms`` -1 where not given."""
+    """Decoded labels: ``y`` float64 ``(n,)``, truths, ``labelled_at_ms`` -1 where not given.
+
+    Of a class that is none of the configuration's the step knows the truth, if it has one: here
+    ``y`` is :func:`provisional`, and ``newcomers`` says the class's name.
+    """
 
     records: list[Record]
     id_hash: U64
     y: F64
     labelled_at_ms: I64
+    newcomers: Mapping[float, str] = {}
+
+    def take(self, rows: I64) -> Labels:
+        """The given rows, in the given order."""
+        picked = [self.records[i] for i in rows.tolist()]
+        columns = (self.id_hash[rows], self.y[rows], self.labelled_at_ms[rows])
+        return Labels(picked, *columns, self.newcomers)
 
 
 class Keyed(NamedTuple):
@@ -179,16 +192,18 @@ class Codec:
         ids = [r.id for r in rows]
         hashes = np.array([hash_text(i) for i in ids], dtype=np.uint64)
         labels = [r.label for r in rows] if self._inline else [math.nan] * len(rows)
-        return Events(good, ids, hashes, columns, np.array(labels, dtype=np.float64)), bad
+        return Events(good, ids, hashes, columns, *_truths(labels)), bad
 
     def labels(self, records: Sequence[Record]) -> tuple[Labels, list[DeadLetter]]:
         """Columns of the good labels and the bad records, each in input order."""
         good, rows, bad = self._each(records, self._label_contents, self._read_label)
+        y, newcomers = _truths([r[1] for r in rows])
         return Labels(
             good,
             np.array([hash_text(r[0]) for r in rows], dtype=np.uint64),
-            np.array([r[1] for r in rows], dtype=np.float64),
+            y,
             np.array([r[2] for r in rows], dtype=np.int64),
+            newcomers,
         ), bad
 
     def event_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
@@ -252,8 +267,11 @@ class Codec:
             row.label = self._value(row.label)
         return row
 
-    def _read_label(self, payload: Any) -> tuple[str, float, int]:
-        """A label's event, the truth, and when it was labelled in UTC ms, -1 where not given."""
+    def _read_label(self, payload: Any) -> tuple[str, float | str, int]:
+        """A label's event, the truth or the newcomer, and when it was labelled.
+
+        In UTC ms, -1 where not given.
+        """
         row = self._label(payload)
         at = -1
         if self._label_time is not None and row.time is not None:
@@ -288,12 +306,16 @@ class Codec:
             return _Refused("malformed", f"the log could not read it: {record.unreadable}")
         return _Refused("null", "expected an object, got a null value")
 
-    def _value(self, value: bool | float | str) -> float:
+    def _value(self, value: bool | float | str) -> float | str:
+        """The truth that a label's value means, or the class that may enter by it."""
         y = self._task.truth(value)
-        if math.isnan(y):
+        if not math.isnan(y):
+            return y
+        newcomer = self._task.newcomer(value)
+        if newcomer is None:
             got = json_text(value)[:80]
             raise _Refused("label_value", f"expected {self._task.expected}; got {got!r}")
-        return y
+        return newcomer
 
 
 class _Refused(Exception):
@@ -379,6 +401,18 @@ def _label_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     if label.time is not None:
         values.append(Value("time", place(label.time), time, required=False))
     return decoder("Label", values, plain=label.format != "json")
+
+
+def provisional(name: str) -> float:
+    """In place of the truth of a class that may enter: a number below 0, by its name alone."""
+    return -1.0 - float(hash_text(name) >> 11)
+
+
+def _truths(labels: list[float | str]) -> tuple[F64, dict[float, str]]:
+    """Truths, provisional ones of newcomers among them, and the names of these."""
+    newcomers = {provisional(name): name for name in labels if isinstance(name, str)}
+    y = [provisional(label) if isinstance(label, str) else label for label in labels]
+    return np.array(y, dtype=np.float64), newcomers
 
 
 def _numbers(values: list[float | bool | None], missing: float) -> F64:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from models.task import Task
+from models.task import NAME_LENGTH, Task
 from stream.contract.commands import COMMANDS, fields, names
 from stream.decode.codec import ID_BYTES
 from stream.decode.coerce import json_values, number_pattern
@@ -198,6 +198,9 @@ def _truth(task: Task) -> tuple[Json, Any]:
     if task.texts is not None:
         values = json_values(task.texts)
         return {"enum": values}, values[0]
+    if task.type == "classes":
+        text = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}
+        return text, next(iter(task.names), "refund")
     within = _within(task)
     return {"type": "number", **within}, next(iter(within.values()), 1.5)
 

@@ -37,10 +37,10 @@ def build_engine(
     ``key`` signs audit records; state and digest are the same without.
     """
     features = FeatureStage(config.features)
-    make = member_maker(config, features.schema)
+    task = config.task()
+    make = member_maker(config, features.schema, task)
     members = {m.name: make(m.name, 0) for m in config.members}
     every = {m.name: m.learn_every for m in config.members}
-    task = config.task()
     ensemble = Ensemble(
         members, config.ensemble.combine, config.seed, every, config.ensemble.prior, task
     )
@@ -79,12 +79,12 @@ def room(config: Config, row: int) -> int | None:
     return pending
 
 
-def member_maker(config: Config, schema: FeatureSchema) -> Callable[[str, int], Model]:
+def member_maker(config: Config, schema: FeatureSchema, task: Task) -> Callable[[str, int], Model]:
     """A function of (name, number) that builds a member; each number is another seed.
 
     Number 0 is the member as configured; a higher one takes its place after drift.
     """
-    settings, task = {m.name: m for m in config.members}, config.task()
+    settings = {m.name: m for m in config.members}
 
     def make(name: str, number: int) -> Model:
         member = settings[name]

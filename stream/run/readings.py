@@ -48,6 +48,7 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         expected_accuracy=tallies.expected.value(),
         threshold=engine.threshold,
         task=engine.task.type,
+        classes=engine.task.names,
         alert_budget=engine.config.quality.alert_budget,
         arrival=engine.quality.snapshot(),
         matured=engine.matured.snapshot(),
@@ -108,6 +109,8 @@ def _limits(engine: ScoringEngine) -> dict[str, float]:
         "early_labels": float(limits.early_labels),
         "dead_letter_share": limits.dead_letter_share,
     }
+    if engine.task.type == "classes":
+        found["classes"] = float(engine.task.k)
     for feature in engine.config.features:
         if hasattr(feature, "max_entities"):
             found[f"{feature.name}.max_entities"] = float(feature.max_entities)

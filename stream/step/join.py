@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +27,9 @@ from stream.step.pending.store import Pending
 
 PARTS = 256
 """An event may overstay its horizon by a 256th of it."""
+
+SHOWN = 20
+"""Classes that a dead letter names."""
 
 
 class Labelled(NamedTuple):
@@ -86,6 +90,34 @@ class Join:
         self._horizon_ms = horizon_ms
         self._slack_ms = max(1, horizon_ms // PARTS)
         self._counts = counts
+
+    # ------------------------------------------------------------------ classes
+
+    def named(self, events: Events) -> Events:
+        """The events with the truths of classes that enter by their labels, in order."""
+        if not events.newcomers:
+            return events
+        y, placed = self._entered(events.records, events.label, events.newcomers)
+        return msgspec.structs.replace(events, label=y).take(placed)
+
+    def _entered(
+        self, records: Sequence[Record], y: F64, newcomers: Mapping[float, str]
+    ) -> tuple[F64, I64]:
+        """The truths with those of newcomers, and the rows that have one; others are refused."""
+        y, placed = y.copy(), np.ones(len(y), np.bool_)
+        for i in np.flatnonzero(y < 0).tolist():
+            name = newcomers[y[i]]
+            y[i] = self._task.enter(name)
+            if math.isnan(y[i]):
+                placed[i] = False
+                known = ", ".join(self._task.names[:SHOWN])
+                known += ", ..." if len(self._task.names) > SHOWN else ""
+                error = (
+                    f"expected one of {known}: with these there are as many as target.max_classes"
+                    f" = {self._task.k} allows; got {name!r}"
+                )
+                self._refuse(records[i], "label_class", error)
+        return y, np.flatnonzero(placed)
 
     # ------------------------------------------------------------------ events
 
@@ -186,9 +218,12 @@ class Join:
     def labels(self, labels: Labels, clock_ms: int) -> Labelled | None:
         """Join labels with their events by id: those that are the first for their event.
 
-        Further ones become dead letters; those without an event wait for it. The caller settles
-        what is returned in the pending store.
+        Further ones become dead letters, and those of a class that has no place; those without an
+        event wait for it. The caller settles what is returned in the pending store.
         """
+        if labels.newcomers:
+            truths, placed = self._entered(labels.records, labels.y, labels.newcomers)
+            labels = msgspec.structs.replace(labels, y=truths).take(placed)
         rows = self.pending.find(labels.id_hash)
         known = rows >= 0
         fresh = np.zeros(len(rows), dtype=np.bool_)

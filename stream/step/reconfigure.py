@@ -99,6 +99,12 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
     held = {memory for name, memory in theirs.items() if name not in misread}
     for name, memory in ours.items():
         (kept if memory in held else fresh).append(f"feature {name}")
+    if past is not None and past.task.names != old.task.names[: len(past.task.names)]:
+        raise Irreconcilable(
+            f"backfill: expected the past to name classes as the stream did ({old.task.names}), got"
+            f" {past.task.names}: the log no longer holds the labels by which they entered. Do "
+            "without the backfill"
+        )
     held_rows, lost_rows = _pending(old, past, same_columns)
     return Changes(
         kept=kept + held_rows,
@@ -248,7 +254,7 @@ def _remembered(state: State, features: Sequence[Feature], misread: Collection[s
 
 def _refuse(old: Config, new: Config) -> None:
     """Raise for what a shard keeps for life: its names, and what its labels mean."""
-    for key in ("type", "classes"):
+    for key in ("type", "classes", "max_classes"):
         kept, asked = (getattr(config.target, key, None) for config in (old, new))
         if kept != asked:
             raise Irreconcilable(

@@ -106,18 +106,24 @@ def _one_number(task: Task, names: Sequence[str]) -> Encode:
 
 def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
     """A score is a probability for each class; of a member its likeliest class is told."""
-    members, shares = _struct(names, str), _struct(task.names, float)
-    told = np.array(task.names, dtype=object)
+    members, nobody = _struct(names, str), _struct((), str)
+    shares = _struct(task.names[: task.known], float)
 
     def encode(scored: Scored, tail: str) -> list[NewRecord]:
-        likeliest = scored.output.argmax(axis=1)
+        nonlocal shares
+        n = task.known
+        if len(shares.__struct_fields__) != n:
+            shares = _struct(task.names[:n], float)
+        told = np.array([*task.names[:n], None], dtype=object)
+        likeliest = np.where(scored.output.any(axis=1), scored.output.argmax(axis=1), n)
         predicted = told[likeliest]
         predicted[scored.output.max(axis=1) < task.abstain_below] = None
-        sets = [told[held].tolist() for held in _said(scored)]
+        sets = [told[:-1][held[:n]].tolist() for held in _said(scored)]
+        said = told[scored.members.argmax(axis=2)]
         columns = (
             *(predicted.tolist(), sets, scored.score.tolist(), scored.alert.tolist()),
-            _each(shares, scored.output),
-            _each(members, told[scored.members.argmax(axis=2)]),
+            _each(shares, scored.output[:, :n]),
+            _each(members, said) if n else _each(nobody, said[:, :0]),
         )
         return _records(_Class, scored, columns, tail)
 
@@ -145,6 +151,8 @@ def _struct(names: Sequence[str], kind: type) -> type[msgspec.Struct]:
 
 def _each(struct: type[msgspec.Struct], table: NDArray[Any]) -> Iterator[msgspec.Struct]:
     """Each row of a table ``(n, names)`` as a struct."""
+    if not table.shape[1]:
+        return itertools.repeat(struct(), len(table))
     # Lists of columns: faster than a list of each row.
     return itertools.starmap(struct, zip(*(column.tolist() for column in table.T), strict=True))
 

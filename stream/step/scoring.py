@@ -71,7 +71,7 @@ class ScoringEngine(Engine):
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
-        self.task = config.task()
+        self.task = ensemble.task
         self.tallies = Tallies(self.task)
         self.maturity = Maturity(config.label, self.task, pending)
         self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
@@ -113,7 +113,7 @@ class ScoringEngine(Engine):
         """
         events, bad = self.codec.decoded(piece, self.codec.events)
         out.letters += bad
-        events = self._not_ahead(events, out)
+        events = self._not_ahead(self.join.named(events), out)
         while events.records:
             looking = self.maturity.looking
             run, events = events.split(self.join.run(events.columns.event_time_ms, looking))
@@ -126,6 +126,8 @@ class ScoringEngine(Engine):
                 if looking and self.join.ticked(before_ms):
                     self._learn(self.maturity.look(self.watermark_ms, self._prior))
                 out.letters += self.join.take_letters()
+        out.letters += self.join.take_letters()
+        self._classes_added()  # not before: what labels say of these events no score may know
 
     def _not_ahead(self, events: Events, out: Made) -> Events:
         """Leave out events from the future."""
@@ -183,8 +185,15 @@ class ScoringEngine(Engine):
         out.letters += bad
         if labels.records:
             found = self.join.labels(labels, self.clock_ms)
+            self._classes_added()
             self._labelled(found, self.maturity.labelled, out)
             out.letters += self.join.take_letters()
+
+    def _classes_added(self) -> None:
+        """Classes that labels named first have a probability from here on, and are on record."""
+        for name in self.task.catch_up():
+            detail = {"class": name, "column": self.task.names.index(name)}
+            self.auditor.record("class_added", "label", "ensemble", detail)
 
     def _labelled(self, found: Labelled | None, settle: Settle, out: Made) -> None:
         """The truth of events came: windows of risk take it, and what is mature is learned."""
@@ -254,11 +263,13 @@ class ScoringEngine(Engine):
         return list(self.join.take_letters())
 
     def _marks(self) -> State:
-        return {"watermark_ms": self.watermark_ms, "threshold": self.threshold}
+        marks = {"watermark_ms": self.watermark_ms, "threshold": self.threshold}
+        return marks | self.task.state()
 
     def _restore_marks(self, state: State) -> None:
         self.join.watermark_ms = int(state["watermark_ms"])
         self.threshold = float(state["threshold"])
+        self.task.restore(state)
 
 
 def scoring(engine: Engine) -> ScoringEngine:

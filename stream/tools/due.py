@@ -69,10 +69,13 @@ class Source(Protocol):
     untimed : int
         Labels without a time where the configuration names one: nobody knows when they came, so
         they are not learned.
+    newcomers : dict of float to str
+        Names of classes by their provisional truths, as far as labels were read.
     """
 
     at_once: bool
     untimed: int
+    newcomers: dict[float, str]
 
     def first(self) -> Due:
         """What is due whatever events come."""
@@ -93,6 +96,7 @@ class RowLabels:
     def __init__(self, config: Config, codec: Codec, delay_ms: int | None) -> None:
         label = config.label
         self.untimed = 0
+        self.newcomers: dict[float, str] = {}
         self._codec = codec
         self._delay_ms = delay_ms
         self._timed = delay_ms is None and label.time is not None
@@ -113,11 +117,13 @@ class RowLabels:
     def met(self, events: Events, offsets: I64, course_ms: I64) -> tuple[Due, F64]:
         """See :class:`Source`."""
         if self._inline:
+            self.newcomers.update(events.newcomers)
             return none_due(), events.label
         truth = np.full(len(offsets), WAITING)
         at_ms = np.full(len(offsets), -1, dtype=np.int64)
         labels = self._labels(events)
         good, bad = self._codec.labels(labels)
+        self.newcomers.update(good.newcomers)
         places = [r.offset for r in good.records]
         truth[places], at_ms[places] = good.y, good.labelled_at_ms
         chosen = np.array([r.offset for r in labels], dtype=np.int64)
@@ -170,6 +176,7 @@ class FileLabels:
         nought = [0] * len(wrong)
         self._first = due(nought, nought, wrong, nought, [values[i] for i in wrong])
         self.untimed = 0
+        self.newcomers = dict(good.newcomers)
         self._inline = config.label.inline
         self._delay_ms = delay_ms or 0
         self._by_event = delay_ms is not None or config.label.time is None
@@ -195,6 +202,7 @@ class FileLabels:
         truth = np.full(len(offsets), WAITING)
         truth[end > begin] = self._y[begin[end > begin]]
         if self._inline:
+            self.newcomers.update(events.newcomers)
             truth = np.where(events.label == WAITING, truth, events.label)
         if not self._by_event:
             return none_due(), truth

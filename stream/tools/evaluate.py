@@ -28,7 +28,7 @@ from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
 from stream.tools.due import FileLabels, RowLabels, Source
-from stream.tools.files import ScoresWriter, count_rows, read_rows
+from stream.tools.files import LABEL, ScoresWriter, count_rows, read_rows
 from stream.tools.judged import AlarmMark, Judged, Sample
 from stream.tools.play import Play
 from stream.tools.progress import progress
@@ -166,16 +166,23 @@ class Evaluation:
             self._said.append(scored.said)
         self._scored.append(np.column_stack([rows, times, cold, scored.alert, scored.output, flat]))
         if sink is not None:
-            truth = [self._play.truth_of(r.offset) for r in scored.records]
+            task = self._engine.task
+            truth = [self._label(self._play.truth_of(r.offset)) for r in scored.records]
             sink.write(
                 scored.ids,
                 scored.event_time_ms,
                 scored.score,
                 scored.alert,
                 cold.tolist(),
-                members[:, :, 0],
-                [None if math.isnan(t) else int(t) for t in truth],
+                np.stack([task.score(m) for m in members.swapaxes(0, 1)], axis=1),
+                truth,
             )
+
+    def _label(self, y: float) -> float | str | None:
+        """A truth as the file of scores has it."""
+        if math.isnan(y):
+            return None
+        return self._source.newcomers.get(y) or self._engine.task.named(y)
 
     def judged(self, cold: bool = False) -> Judged:
         """The scored events whose truth is known, made once a member had learned, or ``cold``."""
@@ -183,6 +190,10 @@ class Evaluation:
         table = np.concatenate([*self._scored, np.empty((0, 4 + m * k))])
         truth = np.concatenate([*self._play.truth, np.empty(0)])
         y = truth[table[:, 0].astype(np.int64)]
+        # Classes that entered on the way; what found no place was a dead letter.
+        if newcomers := self._source.newcomers:
+            settled = {p: self._engine.task.truth(name) for p, name in newcomers.items()}
+            y = np.array([settled.get(t, t) for t in y.tolist()], np.float64)
         chosen = ~np.isnan(y) & ((table[:, 2] > 0) == cold)
         table = table[chosen]
         said = np.concatenate(self._said)[chosen] if self._said else None
@@ -369,7 +380,9 @@ def evaluate_file(
     with ExitStack() as stack:
         sink = None
         if scores_out is not None:
-            sink = stack.enter_context(ScoresWriter(scores_out, engine.ensemble.names))
+            sink = stack.enter_context(
+                ScoresWriter(scores_out, engine.ensemble.names, LABEL[engine.task.type])
+            )
         refused = stack.enter_context(Refused(config, dead_letters_out))
         advance = stack.enter_context(progress(console, "scoring", count_rows(data)))
         summary = run.run(rows_of(config, data), advance, sink, refused)

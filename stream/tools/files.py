@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.base import F64, I64, MillraceError
+from models.task import TaskType
 from stream.contract import private
 from stream.decode.times import in_pattern
 from stream.settings.schema import TimeFormat
@@ -332,13 +333,23 @@ def _timestamps(cells: pa.Array, time_format: TimeFormat, time_zone: str | None)
     return pc.binary_join_element_wise('"', text, 'Z"', "")
 
 
+_YES_OR_NO = pa.int8()
+LABEL: Mapping[TaskType, pa.DataType] = {
+    "binary": _YES_OR_NO,
+    "classes": pa.string(),
+    "number": pa.float64(),
+}
+"""What a label is in a file of scores, for each type of target."""
+
+
 class ScoresWriter:
     """Scores as a Parquet file, written batch by batch; use it as a context manager.
 
     Columns: ``id``, ``event_time`` (UTC), ``score``, ``alert``, ``cold`` (made before any member
-    had learned), ``score_NAME`` of each member, null where it did not score, and ``label``, null
-    where the truth is not known. The file appears under its name when the block
-    ends without an exception; until then its name ends in ``.partial``, which an exception removes.
+    had learned), ``score_NAME`` of each member, null where it did not score, and ``label``
+    (:data:`LABEL`), null where the truth is not known. The file appears under its name when the
+    block ends without an exception; until then its name ends in ``.partial``, which an exception
+    removes.
 
     Examples
     --------
@@ -347,7 +358,7 @@ class ScoresWriter:
     ...               [None])
     """
 
-    def __init__(self, path: Path, members: Sequence[str]) -> None:
+    def __init__(self, path: Path, members: Sequence[str], label: pa.DataType = _YES_OR_NO) -> None:
         if kind_of(path) != "parquet":
             raise FileError(f"{path}: expected a name that ends in .parquet")
         self._path = path
@@ -360,7 +371,7 @@ class ScoresWriter:
                 ("alert", pa.bool_()),
                 ("cold", pa.bool_()),
                 *[(f"score_{name}", pa.float64()) for name in members],
-                ("label", pa.int8()),
+                ("label", label),
             ]
         )
 
@@ -380,17 +391,17 @@ class ScoresWriter:
         alerts: NDArray[np.bool_],
         cold: Sequence[bool],
         members: F64,
-        labels: Sequence[float | None],
+        labels: Sequence[float | str | None],
     ) -> None:
         """Append ``n`` rows.
 
         Parameters
         ----------
-        scores : float64 ``(n,)``, probabilities of the positive class
+        scores : float64 ``(n,)``
         alerts : bool ``(n,)``
         cold : bool each
-        members : float64 ``(n, m)``, each member's probability, nan where it has none
-        labels : 0, 1 or ``None`` each
+        members : float64 ``(n, m)``, each member's score, nan where it has none
+        labels : truths in the target's words, or ``None``, each
         """
         columns = [ids, event_time_ms, scores, alerts, cold, *members.T, labels]
         arrays = [

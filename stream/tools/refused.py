@@ -151,6 +151,7 @@ def _advice(
         text = msgspec.json.encode(value[1] if value else "").decode()
         return f"say what it means under [label.values], such as {text} = 1"
     return {
+        "label_class": "raise target.max_classes, or say under [label.values] which class it is of",
         "malformed": "each row must be one JSON object",
         "oversized": "raise limits.record_bytes",
         "event_time_ahead": "put the rows in the order of their event times, or raise limits.ahead",

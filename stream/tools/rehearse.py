@@ -27,7 +27,8 @@ TEXTS = ("category", "entity")
 def rehearse(config: Config) -> list[str]:
     """A line for each member that cannot be built, or fails to score or learn."""
     features = FeatureStage(config.features)
-    make = member_maker(config, features.schema)
+    task = config.task()
+    make = member_maker(config, features.schema, task)
     place = {m.name: f"members[{i}]" for i, m in enumerate(config.members)}
     problems: dict[str, str] = {}
     members: dict[str, Model] = {}
@@ -37,7 +38,7 @@ def rehearse(config: Config) -> list[str]:
         except Exception as error:  # noqa: BLE001 - a member may refuse to be built by any error
             problems[name] = f"member {name!r} cannot be built: {type(error).__name__}: {error}"
     if members:
-        ensemble = Ensemble(members, config.ensemble.combine, config.seed, task=config.task())
+        ensemble = Ensemble(members, config.ensemble.combine, config.seed, task=task)
         for x in map(features.transform, _events(config)):
             problems |= {failed.member: str(failed) for failed in _tried(ensemble, x)}
     tried = "expected to work on made-up events of this schema"

@@ -247,9 +247,10 @@ def _confusion(judged: Judged) -> go.Figure:
     """Of each true class, which share was predicted as which."""
     task = judged.task
     truth, said = (a.astype(np.int64) for a in (judged.y, task.predicted(judged.output[:, 0])))
-    counts = np.bincount(truth * task.k + said, minlength=task.k**2).reshape(task.k, task.k)
+    n = len(task.names)
+    counts = np.bincount(truth * n + said, minlength=n * n).reshape(n, n)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [escape(str(task.named(i))) for i in range(task.k)]
+    names = [escape(name) for name in task.names]
     heat = go.Heatmap(
         z=share,
         x=names,

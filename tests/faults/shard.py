@@ -56,6 +56,24 @@ TASKS: dict[str, dict[str, Any]] = {
             },
         ],
     },
+    "open": {
+        "target": {
+            "type": "classes",
+            "classes": ["true", "false"],
+            "max_classes": 8,
+            "alert": "true",
+        },
+        "label": {"field": "team", "horizon": HORIZON, "at_horizon": "false"},
+        "members": [
+            {"name": "linear", "type": "logistic", "class_weights": {"team 1": 2.0}},
+            {"name": "forest", "type": "forest", "trees": 3},
+            {
+                "name": "bayes",
+                "type": "river",
+                "model": "river.naive_bayes.GaussianNB",
+            },
+        ],
+    },
     "number": {
         "target": {"type": "number", "minimum": 0, "maximum": 100, "alert_above": 12},
         "label": {"field": "minutes", "horizon": HORIZON, "at_horizon": "0"},
@@ -67,7 +85,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "features": _PLAIN,
     },
 }
-"""What each kind of target changes of the configuration; its labels are the same."""
+"""What each kind of target changes of the configuration; the records are the same. ``open``:
+classes that enter by their labels."""
 
 
 def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
     assert tally.hits == 4
 
 
-@pytest.mark.parametrize("task", ["classes", "number"])
+@pytest.mark.parametrize("task", ["classes", "open", "number"])
 def test_kills_leave_no_trace_whatever_the_target(tmp_path: Path, task: str) -> None:
     """Classes and numbers are scored, learned and restored like yes or no."""
     verdict, tally = crash(Shard(tmp_path / "shard", **TASKS[task]), 2, 13, 300, quiet)

@@ -94,9 +94,12 @@ def told(tmp_path: Path, target: dict[str, Any]) -> tuple[list[dict[str, Any]], 
     return engine.score(later), [json.loads(r.value or b"") for r in made]
 
 
-def test_classes_are_told_by_prediction_and_probability(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [{"classes": ["a", "b"]}, {"max_classes": 3}])
+def test_classes_are_told_by_prediction_and_probability(
+    tmp_path: Path, classes: dict[str, Any]
+) -> None:
     """As the records have them; a prediction that is not sure enough is null."""
-    target = {"type": "classes", "classes": ["a", "b"], "abstain_below": 0.6}
+    target = {"type": "classes", "abstain_below": 0.6} | classes
     got, expected = told(tmp_path, target)
     assert {r["prediction"] for r in got} >= {"a", None}
     assert [r["prediction"] for r in got] == [r["prediction"] for r in expected]

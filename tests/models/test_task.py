@@ -53,8 +53,44 @@ def test_the_error_can_say_what_was_expected() -> None:
     """In the words of the configuration."""
     assert BINARY.expected == "one of true, false, 1, 0"
     assert COLOURS.expected == "one of red, green, blue, 1"
+    assert Classes(["red"], most=2).expected == "a class, named by 1..80 characters"
     assert MINUTES.expected == "a number of minutes in 0..90"
     assert Number().expected == "a number"
+
+
+def test_an_open_target_takes_classes_up_to_the_most() -> None:
+    """Each has the next column for good; it has a probability once all have caught up."""
+    task = Classes(["red"], {"1": "blue"}, most=3)
+    assert [task.newcomer(v) for v in (1, "green", True, "")] == ["blue", "green", "true", None]
+    assert [task.enter(name) for name in ("green", "red", "blue", "green")] == [1.0, 0.0, 2.0, 1.0]
+    assert math.isnan(task.enter("grey"))
+    links = np.zeros((2, 3))
+    np.testing.assert_array_equal(task.output(task.heard(links)), [[1.0, 0.0, 0.0]] * 2)
+    assert task.catch_up() == ("green", "blue")
+    assert task.catch_up() == ()
+    np.testing.assert_allclose(task.output(task.heard(links)), np.full((2, 3), 1 / 3))
+    assert (task.truth(1), task.named(2.0)) == (2.0, "blue")
+
+
+def test_before_any_class_is_known_nothing_is_said() -> None:
+    """No probability, no prediction, no share; and no warning of a division by nothing."""
+    task = Classes([], most=2)
+    output = task.output(task.heard(np.zeros((1, 2))))
+    np.testing.assert_array_equal(output, [[0.0, 0.0]])
+    np.testing.assert_array_equal(task.prior().output(), [0.0, 0.0])
+    assert math.isnan(task.predicted(output)[0])
+    assert task.score(output).tolist() == [0.0]
+
+
+def test_shares_of_the_prior_are_those_of_the_classes_known() -> None:
+    """Half a row for each of them, none for those to come."""
+    task = Classes(["red"], most=9)
+    prior = task.prior()
+    task.enter("green")
+    prior.learn(np.array([0.0, 0.0, 1.0]), np.ones(3))
+    assert prior.output().tolist() == [1.0, *[0.0] * 8]
+    task.catch_up()
+    np.testing.assert_allclose(prior.output(), [2.5 / 4, 1.5 / 4, *[0.0] * 7])
 
 
 def test_truths_are_counted_and_named_for_people() -> None:

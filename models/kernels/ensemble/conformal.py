@@ -40,6 +40,7 @@ Candes 2021), unless the debt reaches a bound."""
 
 _FASTER = 3.0  # sets: the logarithm of a probability is so much more spread than that of an error
 _SET_LOW, _SET_HIGH = math.log(1e-6), math.log(0.5)  # above a half only the likeliest is left
+_ANY = 1e-300
 _INTERVAL_LOW, _INTERVAL_HIGH = -3.0, 4.6
 _DEBT_LOW, _DEBT_HIGH = -2.0, 3.0
 _USUAL = 0.005  # the usual error is a mean of about 200 labels
@@ -75,9 +76,9 @@ def _later(known: F64) -> float:
 
 @njit(**HELPER)
 def _least(known: F64) -> float:
-    """The least probability of a class of a set; 0 where none is low enough: every class."""
+    """The least probability of a class of a set; next to 0 where it is every class that has any."""
     reach = known[REACH] - known[DEBT]
-    return math.exp(reach) if reach > _SET_LOW else 0.0
+    return math.exp(reach) if reach > _SET_LOW else _ANY
 
 
 @njit(**HELPER)
@@ -99,10 +100,15 @@ def promise_sets(known: F64, cold: float, promise: F64) -> None:
 
 @entry("void(f8[::1], f8, f8[:, ::1], f8[:, ::1], f8[::1])")
 def learn_sets(known: F64, miss: float, output: F64, promise: F64, y: F64) -> None:
-    """The least probability falls after a set without the truth, and rises after one with it."""
+    """The least probability falls after a set without the truth, and rises after one with it.
+
+    A class that nobody had named yet no set could hold: nothing is learned from its events.
+    """
     for i in range(len(y)):
-        _late(known, promise[i, 1])
         c = int(y[i])
+        if output[i, c] == 0.0:
+            continue
+        _late(known, promise[i, 1])
         broken = 0.0 if _within(output[i], c, math.exp(known[REACH])) else 1.0
         known[REACH] -= _FASTER * _at_once(known) * (broken - miss)
         known[REACH] = min(max(known[REACH], _SET_LOW), _SET_HIGH)

@@ -2,7 +2,8 @@
 
 The experts of ``m`` members are, in this order: the stack, the mean link, the mean probability (of
 numbers the median), each member. A link of ``nan`` is no score: the means go without it, and the
-member as an expert says their mean. Formulas and their sources stand in
+member as an expert says their mean. One of ``-inf`` is of a class that nobody had named yet: these
+are the last ones, and no expert says anything of them. Formulas and their sources stand in
 ``models/ensemble/experts.py``. Kernels keep no state of their own.
 """
 
@@ -35,23 +36,34 @@ _FAR = 2.0
 
 
 @njit(**HELPER)
-def _log_softmax(line: F64) -> None:
-    """Log probabilities in place of links."""
+def _log_softmax(line: F64, k: int) -> None:
+    """Log probabilities in place of the first ``k`` links."""
     top = line[0]
-    for c in range(1, len(line)):
+    for c in range(1, k):
         top = max(top, line[c])
     total = 0.0
-    for c in range(len(line)):
+    for c in range(k):
         total += math.exp(line[c] - top)
     shift = top + math.log(total)
-    for c in range(len(line)):
+    for c in range(k):
         line[c] = max(line[c] - shift, LEAST)
 
 
 @njit(**HELPER)
-def _class_experts(links: F64, weights: F64, intercepts: F64, logs: F64) -> None:
-    """The experts' log probabilities ``(m + 3, k)`` for one row of member links ``(m, k)``."""
+def _named(links: F64) -> int:
+    """How many classes a row of member links ``(m, k)`` knows."""
     m, k = links.shape
+    for c in range(k, 0, -1):
+        for j in range(m):
+            if links[j, c - 1] > -math.inf:
+                return c
+    return 0
+
+
+@njit(**HELPER)
+def _class_experts(links: F64, k: int, weights: F64, intercepts: F64, logs: F64) -> None:
+    """The experts' log probabilities of the ``k`` classes that a row of member links knows."""
+    m = len(links)
     made = 0
     for c in range(k):
         logs[0, c], logs[1, c], logs[2, c] = intercepts[c], 0.0, 0.0
@@ -62,7 +74,7 @@ def _class_experts(links: F64, weights: F64, intercepts: F64, logs: F64) -> None
         made += 1
         for c in range(k):
             line[c] = links[j, c]
-        _log_softmax(line)
+        _log_softmax(line, k)
         for c in range(k):
             logs[0, c] += weights[j] * line[c]
             logs[1, c] += line[c]
@@ -70,8 +82,8 @@ def _class_experts(links: F64, weights: F64, intercepts: F64, logs: F64) -> None
     for c in range(k):
         logs[1, c] /= made
         logs[2, c] = max(math.log(logs[2, c] / made), LEAST)
-    _log_softmax(logs[0])
-    _log_softmax(logs[1])
+    _log_softmax(logs[0], k)
+    _log_softmax(logs[1], k)
     for j in range(m):
         if math.isnan(links[j, 0]):
             for c in range(k):
@@ -84,8 +96,10 @@ def combine_classes(
 ) -> None:
     """``out[i]``: the log of the experts' probabilities, mixed by ``shares``."""
     for i in range(len(links)):
-        _class_experts(links[i], weights, intercepts, logs)
-        for c in range(links.shape[2]):
+        k = _named(links[i])
+        _class_experts(links[i], k, weights, intercepts, logs)
+        out[i] = -math.inf
+        for c in range(k):
             p = 0.0
             for e in range(len(shares)):
                 p += shares[e] * math.exp(logs[e, c])
@@ -114,16 +128,19 @@ def update_classes(
     first: F64,
     logs: F64,
 ) -> None:
-    """Learn rows in order: first the shares, on what the experts said, then the stack."""
-    m, k = links.shape[1], links.shape[2]
+    """Learn rows in order: first the shares, on what the experts said, then the stack.
+
+    A row whose class nobody had named when it was scored tells no expert from another.
+    """
+    m = links.shape[1]
     for i in range(len(links)):
         same = True
         for j in range(m):
             same &= unlearned(links[i, j], first[j])
-        if same:
+        k, truth, total = _named(links[i]), int(y[i]), 0.0
+        if same or truth >= k:
             continue
-        _class_experts(links[i], weights, intercepts, logs)
-        truth, total = int(y[i]), 0.0
+        _class_experts(links[i], k, weights, intercepts, logs)
         for e in range(len(shares)):
             shares[e] *= math.exp(w[i] * logs[e, truth])
             total += shares[e]

@@ -194,4 +194,4 @@ class ForestModel(BaggedModel):
         arrays = make_arrays(columns, task.k, params, seed)
         super().__init__(schema, arrays, task, params.class_weights)
         if self._class_weights is not None:
-            arrays.weight[:] = self._class_weights
+            self._arrays = arrays._replace(weight=self._class_weights)  # one array: it may change

@@ -260,21 +260,16 @@ class RiverClassModel(RiverModel):
     that has only ``predict_one`` scores the class it names as sure as 0.9 against any other.
     """
 
-    def __init__(
-        self, params: RiverParams, schema: FeatureSchema, seed: int, task: Task = BINARY
-    ) -> None:
-        self._names = [str(task.named(i)) for i in range(task.k)]
-        super().__init__(params, schema, seed, task)
-
     def _slots(self) -> int:
-        return len(self._names)
+        return self._task.k
 
     def _told(self, y: float) -> tuple[str, int]:
-        return self._names[int(y)], int(y)
+        return self._task.names[int(y)], int(y)
 
     def _link(self, row: dict[str, Any]) -> F64:
         proba = self._estimator.predict_proba_one(row)
-        p = np.array([float(proba.get(name, 0.0)) for name in self._names])
+        p = np.zeros(self._task.k)
+        p[: len(self._task.names)] = [float(proba.get(name, 0.0)) for name in self._task.names]
         if np.isnan(p).any():
             raise RiverError(
                 f"{self._params.model} predicted nan; its inputs may need a scaler before it"
@@ -283,7 +278,9 @@ class RiverClassModel(RiverModel):
 
     def _vote(self, row: dict[str, Any]) -> F64:
         label = self._estimator.predict_one(row)
-        return np.array([VOTE_LINK * (name == label) for name in self._names])
+        votes = np.zeros(self._task.k)
+        votes[: len(self._task.names)] = [VOTE_LINK * (n == label) for n in self._task.names]
+        return votes
 
 
 class RiverNumberModel(RiverModel):

@@ -42,7 +42,7 @@ ROWS: dict[str, Rows] = {
             [*p.SLIDING_CLASSES[8:], p.EXPECTED],
         ],
         "Arrived against matured labels, ensemble": [p.MATURED_CLASSES],
-        "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS]],
+        "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS, p.CLASSES]],
         "Scores by outcome and drift": [[*p.BY_RIGHT, p.DETECTORS], [p.PSI, p.KS]],
     },
     "quality-number": {

@@ -238,6 +238,7 @@ def _by_role(latest: Readings) -> dict[str, dict[str, int]]:
 def _limits(latest: Readings) -> list[dict[str, Any]]:
     """Configured bounds that fill up, and how far they have."""
     used: dict[str, float] = {"pending": latest.pending, "early_labels": latest.early_labels}
+    used |= {"classes": len(latest.classes)}
     used |= {
         f"{key.removesuffix('.entities')}.max_entities": value
         for key, value in latest.features.items()

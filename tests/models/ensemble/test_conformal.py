@@ -218,6 +218,22 @@ def test_a_set_has_the_likeliest_class_and_those_that_tie_with_the_last() -> Non
     ]
 
 
+def test_a_class_that_nobody_named_yet_is_in_no_set_and_teaches_none() -> None:
+    """Not even where a set has every class; no wider set could have held it."""
+    sets = Sets(Classes([], most=3), 0.5)
+    known, new = np.array([[0.999999999, 1e-9, 0.0]]), np.array([2.0])
+    said = []
+    for _ in range(500):
+        promise = sets.promise(known)
+        said.append(sets.said(known, promise)[0].tolist())
+        sets.learn(known, promise, np.array([1.0]))
+    assert [True, True, False] in said
+    assert not any(of_new for *_, of_new in said)
+    before = sets.digest()
+    sets.learn(known, sets.promise(known), new)
+    assert sets.digest() == before
+
+
 def test_after_certain_classes_sets_are_not_slow_to_grow() -> None:
     """While the likeliest is always right nothing is saved up that must be spent first."""
     rng = np.random.default_rng(7)

@@ -86,6 +86,21 @@ def test_extreme_links_stay_finite(name: str, task: Task) -> None:
         assert np.isfinite(made.weights()).all()
 
 
+def test_classes_that_nobody_named_yet_leave_the_stack_as_it_is() -> None:
+    """Columns without a probability: what the stack of the others says and learns, bit for bit."""
+    links, y, w = stream(THREE, 150, 3, 7)
+    wide = np.concatenate([links, np.full((150, 3, 2), -np.inf)], axis=2)
+    few, many = combiner("stack", 3, 0, THREE), combiner("stack", 3, 0, Classes([], most=5))
+    got = said_in_order(many, wide, y, w)
+    np.testing.assert_array_equal(got[:, :3], said_in_order(few, links, y, w))
+    assert np.isneginf(got[:, 3:]).all()
+    before = many.state()
+    many.update(wide[:1], np.array([4.0]), np.ones(1))
+    for name, array in many.state().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert np.isneginf(many.combine(np.full((1, 3, 5), -np.inf))).all()
+
+
 @settings(max_examples=10)
 @given(m=st.integers(1, 5), seed=st.integers(0, 100))
 def test_the_stack_of_classes_equals_its_reference(m: int, seed: int) -> None:

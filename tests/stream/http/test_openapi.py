@@ -127,6 +127,7 @@ def test_every_label_value_is_taken() -> None:
     [
         ({"type": "binary"}, {"minimum": 0, "maximum": 1}),
         ({"type": "classes", "classes": ["a", "b"]}, {"minimum": 0, "maximum": 1}),
+        ({"type": "classes", "max_classes": 3}, {"minimum": 0, "maximum": 1}),
         ({"type": "number", "minimum": 0}, {"minimum": 0}),
     ],
 )

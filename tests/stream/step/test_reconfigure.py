@@ -142,6 +142,10 @@ CHANGES: dict[str, Patch] = {
     "LabelSettings.at_horizon": {"label.at_horizon": "drop"},
     "LabelSettings.learning": {"label.learning": "arrival"},
     "ClassesTarget.classes": {"target": CLASSES, **LINEAR},
+    "ClassesTarget.max_classes": {
+        "target": {"type": "classes", "max_classes": 3},
+        **LINEAR,
+    },
     "ClassesTarget.abstain_below": {"target": CLASSES | {"abstain_below": 0.5}, **LINEAR},
     "ClassesTarget.coverage": {"target": CLASSES | {"coverage": 0.8}, **LINEAR},
     "NumberTarget.coverage": {"target": {"type": "number", "coverage": 0.8}, **LINEAR},

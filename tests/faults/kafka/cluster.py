@@ -21,6 +21,8 @@ from tests.support.waiting import PATIENT, wait_until
 
 STATUSES = (0, 130)
 """Ended in order without what it waited for, or by its watchdog."""
+READY_S = 5.0
+"""How long a service may not be ready once the broker is back; the command asks, no test does."""
 GRACE_S = 60.0
 """What supervisors give a service before SIGKILL, at the least."""
 
@@ -71,6 +73,12 @@ def cluster(
     return verdicts, {"lost": lost, "stopped_while_frozen": ended}
 
 
+def late(figures: dict[str, Any]) -> list[float]:
+    """The seconds of those that were not ready for longer than :data:`READY_S`."""
+    seconds = [s for lost in figures["lost"] for s in lost["not_ready_once_it_is_back_s"]]
+    return [s for s in seconds if s > READY_S]
+
+
 def _leader(admin: Any, shard: Shard) -> int:
     [journal] = admin.describe_topics(topics=[shard.topic("journal")])
     leader: int = journal["partitions"][0]["leader_id"]
@@ -111,7 +119,9 @@ def _whole(admin: Any, made: Sequence[Side]) -> bool:
 def _watch(probes: Sequence[Probe], until: Callable[[], bool]) -> list[float]:
     """Look at the services until something holds and all of them are ready.
 
-    Gives the seconds after which each was last seen not ready, 0 for one that always was.
+    Gives the seconds after which each was last seen not ready, 0 for one that always was. Raises
+    :class:`WorkerFailed`, with what one says of itself and where its threads stand, if that never
+    comes.
     """
     last = [0.0] * len(probes)
     started = time.monotonic()
@@ -124,7 +134,14 @@ def _watch(probes: Sequence[Probe], until: Callable[[], bool]) -> list[float]:
                 last[i] = round(time.monotonic() - started, 1)
         return all(ready) and until()
 
-    wait_until(look, "services that are ready")
+    try:
+        wait_until(look, "services that are ready")
+    except AssertionError as error:
+        for probe in probes:
+            status, said = probe.answer("/readyz")
+            if status != 200:
+                raise probe.worker.stuck(f"{error}; /readyz: {said}") from error
+        raise
     return last
 
 

@@ -94,6 +94,7 @@ class Confluent:
             # The library refuses longer ones.
             options["message.timeout.ms"] = min(limit_ms, self._log.transaction_timeout)
             options["socket.timeout.ms"] = options["message.timeout.ms"]
+            options["delivery.report.only.error"] = True  # all that settle() asks for
         made = _Producer(
             RawProducer(
                 {

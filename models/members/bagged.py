@@ -21,12 +21,17 @@ class BagSettings(Settings):
     trees: int = Field(10, ge=1, le=1000, description="trees that vote")
     subspace: float = Field(0.6, gt=0, le=1, description="share of the columns a leaf looks at")
     grace: float = Field(50.0, gt=0, description="weight a leaf learns between looks for a split")
-    delta: float = Field(0.01, gt=0, lt=1, description="Hoeffding's chance of a wrong split")
-    tie: float = Field(0.05, ge=0, le=1, description="bound below which near-equal columns split")
     warning: float = Field(0.01, gt=0, lt=1, description="ADWIN's delta for a background tree")
     drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
     bins: int = Field(64, ge=4, le=256, description="most bins of one column")
     max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
+
+
+class HoeffdingSettings(BagSettings):
+    """Parameters of a forest that votes among classes."""
+
+    delta: float = Field(0.01, gt=0, lt=1, description="Hoeffding's chance of a wrong split")
+    tie: float = Field(0.05, ge=0, le=1, description="bound below which near-equal columns split")
 
 
 class BaggedModel(TreeModel):
@@ -36,7 +41,6 @@ class BaggedModel(TreeModel):
         "root": "control",
         **{f"trees.{name}": role for name, role in TREE_ROLES.items()},
         "events": "statistic",
-        "prior": "statistic",
         **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }

@@ -40,6 +40,7 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
     "forest": {
         "binary": "models.members.forest:ForestModel",
         "classes": "models.members.classes.forest:ForestModel",
+        "number": "models.members.numbers.forest:ForestModel",
     },
     "river": {
         "binary": "models.members.river.model:RiverModel",

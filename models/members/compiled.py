@@ -186,6 +186,8 @@ class TreeModel(CompiledModel):
     """
 
     _version = 2  # 1: histograms by the bins' ids
+    _by_leaf: ClassVar[tuple[str, ...]] = ()
+    """Arrays of the bundle beside the arena that have a row for each leaf."""
 
     def __init__(
         self,
@@ -201,11 +203,13 @@ class TreeModel(CompiledModel):
         self.learn(FeatureBatch(schema, nothing, codes), NONE, NONE)
 
     def _used(self) -> dict[str, NDArray[Any]]:
-        cut = {f"trees.{name}": end for name, end in used_part(self._arrays.trees).items()}
+        used = used_part(self._arrays.trees)
+        cut = {f"trees.{name}": end for name, end in used.items()}
+        cut |= dict.fromkeys(self._by_leaf, used["known"])
         return {name: a[: cut.get(name)] for name, a in super()._used().items()}
 
     def _fits(self, name: str, got: tuple[int, ...], have: tuple[int, ...]) -> bool:
-        if name.startswith("trees."):
+        if name.startswith("trees.") or name in self._by_leaf:
             return got[1:] == have[1:] and got[0] <= have[0]
         return got == have
 

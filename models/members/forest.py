@@ -10,13 +10,13 @@ counter that is part of the state.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numba import njit
 from pydantic import Field
 
-from models.base import F32, F64, I64, U32, FeatureSchema
+from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import Adwins, make_adwins
 from models.kernels.binning import Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
@@ -24,12 +24,12 @@ from models.kernels.entry import entry
 from models.kernels.forests import watch
 from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
 from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
-from models.members.bagged import BaggedModel, BagSettings
+from models.members.bagged import BaggedModel, HoeffdingSettings
 from models.members.compiled import signature
 from models.task import BINARY, Task
 
 
-class ForestParams(BagSettings):
+class ForestParams(HoeffdingSettings):
     """Parameters of ``type = "forest"``."""
 
     negative_rate: float = Field(6.0, gt=0, le=20, description="mean weight of a genuine row")
@@ -177,6 +177,7 @@ class ForestModel(BaggedModel):
 
     Params = ForestParams
     _kernel = forest_kernel
+    _roles: ClassVar[dict[str, Role]] = {**BaggedModel._roles, "prior": "statistic"}
 
     def __init__(
         self, params: ForestParams, schema: FeatureSchema, seed: int, task: Task = BINARY

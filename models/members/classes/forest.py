@@ -8,13 +8,13 @@ as the number of its code. Randomness comes from one seeded counter that is part
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numba import njit
 from pydantic import Field
 
-from models.base import F32, F64, I64, U32, FeatureSchema
+from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import Adwins, make_adwins
 from models.kernels.binning import Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
@@ -29,12 +29,12 @@ from models.kernels.leaves.classes import (
     try_split,
 )
 from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
-from models.members.bagged import BaggedModel, BagSettings
+from models.members.bagged import BaggedModel, HoeffdingSettings
 from models.members.compiled import WeightedSettings, signature
 from models.task import Task
 
 
-class ForestParams(BagSettings, WeightedSettings):
+class ForestParams(HoeffdingSettings, WeightedSettings):
     """Parameters of ``type = "forest"`` for classes."""
 
     subspace: float = Field(0.4, gt=0, le=1, description="share of the columns a leaf looks at")
@@ -188,6 +188,7 @@ class ForestModel(BaggedModel):
 
     Params = ForestParams
     _kernel = forest_kernel
+    _roles: ClassVar[dict[str, Role]] = {**BaggedModel._roles, "prior": "statistic"}
 
     def __init__(self, params: ForestParams, schema: FeatureSchema, seed: int, task: Task) -> None:
         columns = len(schema.dense) + len(schema.hashed)

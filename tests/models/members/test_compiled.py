@@ -28,6 +28,7 @@ MEMBERS: list[tuple[str, Task, dict[str, Any]]] = [
     ("boosting", CLASSES, {"trees": 4, "max_leaves": 64}),
     ("boosting", NUMBER, {"trees": 8, "max_leaves": 64}),
     ("forest", CLASSES, {"trees": 3, "max_leaves": 64, "class_weights": {"high": 2.0}}),
+    ("forest", NUMBER, {"trees": 3, "max_leaves": 64}),
 ]
 EACH = pytest.mark.parametrize(
     ("name", "task", "params"), MEMBERS, ids=[f"{m[0]}-{m[1].type}" for m in MEMBERS]

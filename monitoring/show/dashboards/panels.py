@@ -44,7 +44,8 @@ def _distance(bounds: str) -> str:
 
     def ecdf(offset: str) -> str:
         buckets = f"rate(millrace_score_ratio_bucket{{M{bounds}}}[5m]{offset})"
-        count = f"rate(millrace_score_ratio_count{{M}}[5m]{offset})"
+        # A histogram with bounds below 0, of a number, has no `_count`.
+        count = f'rate(millrace_score_ratio_bucket{{M, le="+Inf"}}[5m]{offset})'
         return f"({buckets} / ignoring (le) group_left {count})"
 
     return f"max(abs({ecdf('')} - {ecdf(' offset 1h')}))"
@@ -204,7 +205,7 @@ SHIFT = panel("Shift of the scores", "none",
     "Kolmogorov-Smirnov distance of the last 5 minutes' scores to those an hour before, over all "
     "bounds and over those from 0.1 on (what alerts), and the population stability index that the "
     "service keeps.",
-    (_distance(""), "KS"), (_distance(', le=~"0[.][1-9].*"'), "KS from 0.1 on"),
+    (_distance(""), "KS"), (_distance(', le=~"(0[.])?[1-9].*"'), "KS from 0.1 on"),
     ("millrace_score_psi{M}", "PSI"))
 ALARMS = panel("Drift alarms", "short",
     "By detector and scorer since the start; orange marks on every panel show when.",

@@ -1,4 +1,5 @@
-"""Every panel's query against a real Prometheus that scraped a real service under traffic."""
+"""Every panel's query against a real Prometheus that scraped real services under traffic: one for
+each kind of target."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +19,18 @@ import httpx
 import pytest
 import yaml
 
+from models.task import TaskType
 from monitoring.show.dashboards.build import BOARDS, TASKS
+from stream.contract.records import NewRecord
+from stream.demo.arrival import ArrivalSimulator
 from stream.demo.demo import demo_config
-from stream.demo.player import Player
-from stream.demo.simulator import Simulator
+from stream.demo.kinds import KINDS as SIMULATED
+from stream.demo.kinds import KindName
+from stream.demo.player import CHUNK_S, Player
+from stream.demo.simulator import Simulation, Simulator
+from stream.demo.triage import TriageSimulator
 from stream.run.front import Front
+from stream.run.service import Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from tests.support.runner import caught_up, running
@@ -30,8 +39,36 @@ from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.prometheus
 
-OURS = [name for name in BOARDS if "binary" in TASKS.get(name, ("binary",))]
-EVENTS = 12_600
+
+class Kind(NamedTuple):
+    """One kind of target, and its stream: what is not the demo's."""
+
+    name: KindName
+    model: str
+    task: TaskType
+    members: tuple[str, str]
+    horizon: str
+    stream: Callable[[], Simulation]
+
+
+PLAIN = ("logistic", "crossed")
+PAYMENTS = partial(Simulator, 3, 60, 24, fraud_share=0.05, events=12_600)
+TICKETS = partial(TriageSimulator, 3, 400, events=3_000)
+DELIVERIES = partial(ArrivalSimulator, 3, 600, events=5_000)
+KINDS = (
+    Kind("payments", "fraud", "binary", ("logistic", "bayes"), "10d", PAYMENTS),
+    Kind("triage", "triage", "classes", PLAIN, "2d", TICKETS),
+    Kind("arrival", "arrival", "number", PLAIN, "4h", DELIVERIES),
+)
+JOBS = {"millrace": KINDS[0], "renamed": KINDS[0], "classes": KINDS[1], "number": KINDS[2]}
+"""What Prometheus scrapes as which job."""
+OURS = {
+    job: [name for name in BOARDS if kind.task in TASKS.get(name, (kind.task,))]
+    for job, kind in JOBS.items()
+}
+EACH = pytest.mark.parametrize(
+    ("job", "board"), [(job, b) for job, boards in OURS.items() if job != "renamed" for b in boards]
+)
 RENAMED = "millrace_score_ratio_bucket"
 """What the job `renamed` exposes under another name."""
 WITHOUT_NUMBERS = {
@@ -50,24 +87,29 @@ class Scraped(NamedTuple):
     end: float
 
 
-def configuration(directory: Path) -> Config:
+def configuration(directory: Path, kind: Kind) -> Config:
     """The demo's, with two quick members, its state saved every second."""
-    raw = demo_config(directory, 0).model_dump(mode="json", exclude_none=True)
-    raw["members"] = [m for m in raw["members"] if m["name"] in ("logistic", "bayes")]
+    raw = demo_config(directory, 0, kind.name).model_dump(mode="json", exclude_none=True)
+    raw["members"] = [m for m in raw["members"] if m["name"] in kind.members]
     raw["checkpoints"]["interval"] = "1s"
-    raw["label"]["horizon"] = "10d"
+    raw["label"]["horizon"] = kind.horizon
+    if kind.task == "classes":
+        raw["target"]["alert"] = "billing"  # without one no threshold is a number
     raw["audit"]["each"]["update_norm"] = {"limit": 1e9}  # measured at every update, never passed
     return parse(raw, "test")
 
 
 @contextmanager
-def prometheus(directory: Path, port: int) -> Iterator[httpx.Client]:
-    """Debian's Prometheus, scraping that port as job `millrace` and as job `renamed`."""
-    target = [{"targets": [f"127.0.0.1:{port}"]}]
+def prometheus(directory: Path, ports: dict[str, int]) -> Iterator[httpx.Client]:
+    """Debian's Prometheus, scraping each job's port; `renamed` with another name of one metric."""
     rename = {"source_labels": ["__name__"], "regex": RENAMED, "target_label": "__name__"}
-    jobs: list[dict[str, Any]] = [{"job_name": "millrace", "static_configs": target}]
-    jobs.append({"job_name": "renamed", "static_configs": target})
-    jobs[1]["metric_relabel_configs"] = [rename | {"replacement": RENAMED + "_x"}]
+    jobs: list[dict[str, Any]] = [
+        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        for job, port in ports.items()
+    ]
+    jobs[list(ports).index("renamed")]["metric_relabel_configs"] = [
+        rename | {"replacement": RENAMED + "_x"}
+    ]
     file = directory / "prometheus.yml"
     interval = {"scrape_interval": "2s", "scrape_timeout": "2s"}
     file.write_text(yaml.safe_dump({"global": interval, "scrape_configs": jobs}))
@@ -103,32 +145,71 @@ def answers(http: httpx.Client) -> bool:
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
-    """Payments with fraud and late labels, bad records and requests, scraped before and after."""
+    """Events and late labels, bad records and requests, scraped before and after."""
     directory = tmp_path_factory.mktemp("dashboards")
-    with running(configuration(directory)) as service:
-        front = Front(service)
-        front.start()
-        assert front.server is not None
-        with prometheus(directory, front.server.port) as http:
+    with ExitStack() as stack:
+        served = {kind: stack.enter_context(serving(directory / kind.name, kind)) for kind in KINDS}
+        ports = {job: port_of(served[kind][1]) for job, kind in JOBS.items()}
+        with prometheus(directory, ports) as http:
             start = time.time()
             scraped_again(http, 1)
-            simulator = Simulator(3, 60, 24, fraud_share=0.05, events=EVENTS)
-            player = Player(simulator, service.log.append, rate=None, bad_share=0.01)
-            counts = player.run(threading.Event())
-            url = f"http://127.0.0.1:{front.server.port}/v1/models"
-            assert httpx.get(url, trust_env=False, timeout=DEADLINE_S).status_code == 200
-            caught_up(service, counts.events + counts.labels + sum(counts.bad.values()))
-            wait_until(lambda: service.checkpointer.written_total > 0, "a checkpoint")
-            scored = f'millrace_events_scored_total{{model="fraud"}} {counts.events:.1f}'
-            wait_until(lambda: scored in front.metrics().decode(), "the readings")
-            # The first of them may have begun before; the KS distance is over two and an earlier.
-            scraped_again(http, 3)
+            for kind, (service, front) in served.items():
+                play(kind, service, front)
+            # The first of them may have begun before; the KS distance is over one before the last
+            # 2 s and an earlier one.
+            scraped_again(http, 4)
             yield Scraped(http, start, time.time())
-        front.stop()
+
+
+@contextmanager
+def serving(directory: Path, kind: Kind) -> Iterator[tuple[Service, Front]]:
+    """A service of that kind and its HTTP."""
+    with running(configuration(directory, kind)) as service:
+        front = Front(service)
+        front.start()
+        try:
+            yield service, front
+        finally:
+            front.stop()
+
+
+def port_of(front: Front) -> int:
+    assert front.server is not None
+    return front.server.port
+
+
+def play(kind: Kind, service: Service, front: Front) -> None:
+    """Let the service take a stream of its kind, to the end, and answer a request.
+
+    It learns what labels tell of a thousand events before it scores the next thousand.
+    """
+    sent = 0
+
+    def append(topic: str, records: Sequence[NewRecord]) -> None:
+        nonlocal sent
+        caught_up(service, sent)
+        service.log.append(topic, records)
+        sent += len(records)
+
+    player = Player(
+        kind.stream(),
+        append,
+        rate=1000 / CHUNK_S,
+        sleep=lambda s: None,
+        bad_share=0.01,
+        writing=SIMULATED[kind.name].writing,
+    )
+    counts = player.run(threading.Event())
+    url = f"http://127.0.0.1:{port_of(front)}/v1/models"
+    assert httpx.get(url, trust_env=False, timeout=DEADLINE_S).status_code == 200
+    caught_up(service, sent)
+    wait_until(lambda: service.checkpointer.written_total > 0, "a checkpoint")
+    scored = f'millrace_events_scored_total{{model="{kind.model}"}} {counts.events:.1f}'
+    wait_until(lambda: scored in front.metrics().decode(), "the readings")
 
 
 def scraped_again(http: httpx.Client, times: int) -> None:
-    """Wait until both jobs were scraped so many times more."""
+    """Wait until all jobs were scraped so many times more."""
 
     def successes() -> list[int]:
         query = {"query": "sort(sum_over_time(up[1h]))"}
@@ -141,7 +222,8 @@ def scraped_again(http: httpx.Client, times: int) -> None:
 
 def filled(query: str, job: str) -> str:
     """The query as Grafana sends it, over the whole run; the hour of the KS distance is seconds."""
-    query = query.replace("$__rate_interval", "1h").replace("$job", job).replace("$model", "fraud")
+    query = query.replace("$__rate_interval", "1h").replace("$job", job)
+    query = query.replace("$model", JOBS[job].model)
     return query.replace("[5m]", "[1h]").replace("offset 1h", "offset 2s")
 
 
@@ -150,7 +232,9 @@ def numbers(scraped: Scraped, query: str, instant: bool) -> list[float]:
     if instant:
         answer = scraped.http.get("/api/v1/query", params={"query": query, "time": scraped.end})
     else:
-        window = {"start": scraped.start, "end": scraped.end, "step": 1}
+        # In whole steps, so that the end is one of them.
+        seconds = math.ceil(scraped.end - scraped.start)
+        window = {"start": scraped.end - seconds, "end": scraped.end, "step": 1}
         answer = scraped.http.get("/api/v1/query_range", params={"query": query, **window})
     body = answer.json()
     assert body["status"] == "success", f"{query}: {body.get('error')}"
@@ -174,29 +258,29 @@ def unanswered(scraped: Scraped, board: str, job: str) -> list[str]:
     return titles
 
 
-@pytest.mark.parametrize("board", OURS)
-def test_every_panel_has_data(scraped: Scraped, board: str) -> None:
+@EACH
+def test_every_panel_has_data(scraped: Scraped, job: str, board: str) -> None:
     """No query of a dashboard fails or comes back empty after a real run."""
-    assert unanswered(scraped, board, "millrace") == []
+    assert unanswered(scraped, board, job) == []
 
 
 def test_a_renamed_metric_is_noticed(scraped: Scraped) -> None:
     """Where one metric has another name, the panels over it are empty and no other ones."""
-    found = [title for board in OURS for title in unanswered(scraped, board, "renamed")]
+    found = [title for board in OURS["renamed"] for title in unanswered(scraped, board, "renamed")]
     assert len(found) == 3
     assert all(RENAMED in title for title in found)
 
 
-@pytest.mark.parametrize("board", OURS)
-def test_variables_and_marks_have_data(scraped: Scraped, board: str) -> None:
+@EACH
+def test_variables_and_marks_have_data(scraped: Scraped, job: str, board: str) -> None:
     """The variables find job and model; the annotation's query finds its series."""
     made = BOARDS[board]
     for variable in made["templating"]["list"]:
         if variable["type"] == "query":
-            query = filled(variable["definition"], "millrace")
+            query = filled(variable["definition"], job)
             series, _, label = query.removeprefix("label_values(").rstrip(")").rpartition(", ")
             answer = scraped.http.get(f"/api/v1/label/{label}/values", params={"match[]": series})
-            assert {"job": "millrace", "model": "fraud"}[label] in answer.json()["data"]
+            assert {"job": job, "model": JOBS[job].model}[label] in answer.json()["data"]
     for mark in made["annotations"]["list"]:
-        query = filled(mark["expr"], "millrace").removesuffix("> 0")
+        query = filled(mark["expr"], job).removesuffix("> 0")
         assert numbers(scraped, query, instant=False)

@@ -8,7 +8,8 @@ constant for a year still grows bins when it starts to move. This is the growing
 Partition Incremental Discretization (Gama and Pinto 2006) with a size limit in the manner of the
 t-digest (Dunning 2021): a bin may hold at most ``4 / capacity`` of all rows, and no more than
 everything beyond it towards the nearer end, so tails halve and halve again down to :data:`FLOOR`
-rows. It never merges bins, keeps no raw rows but extremes, and draws no randomness.
+rows. Where that floor begins lower, a young column is resolved sooner. It never merges bins, keeps
+no raw rows but extremes, and draws no randomness.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from models.kernels.common import HELPER, RARE
 FLOOR = 32
 """A bin that saw fewer rows since it was born does not split."""
 
+YOUNG = 2
+"""Where that floor may begin: then it is a 16th of the column's rows, between the two. With 32 from
+the start a forest was right .10 less often than River's, whose leaves know mean and deviation after
+two rows, in the first 200 rows of plain streams; with 2 as often."""
+
 U8 = NDArray[np.uint8]
 
 
@@ -33,7 +39,7 @@ MASS, FRESH, CHECK, LOW, HIGH, TOTAL = range(6)
 many of these to await before the next look at its size; their least, greatest, and sum. They lie in
 one cache line: with an array each, counting a row took twice as long."""
 
-_BORN = (0.0, 0.0, float(FLOOR), np.inf, -np.inf, 0.0, 0.0, 0.0)
+_BORN = (0.0, 0.0, 0.0, np.inf, -np.inf, 0.0, 0.0, 0.0)
 
 
 class Bins(NamedTuple):
@@ -43,20 +49,26 @@ class Bins(NamedTuple):
     order: U8  # (d, b): by position, the bin's id
     used: I64  # (d,): bins in use
     known: F64  # (d, b, 8): by id, see MASS and the rest
+    floor: F64  # (1,): setting, where the floor begins
 
 
-ROLES: dict[str, Role] = dict.fromkeys(Bins._fields, "statistic")
+ROLES: dict[str, Role] = dict.fromkeys(("edge", "order", "used", "known"), "statistic")
 
 
-def make_bins(d: int, capacity: int) -> Bins:
-    """One bin for each of ``d`` columns; room for ``capacity``, at most 256 (ids are bytes)."""
+def make_bins(d: int, capacity: int, floor: int = FLOOR) -> Bins:
+    """One bin for each of ``d`` columns; room for ``capacity``, at most 256 (ids are bytes).
+
+    ``floor`` is that of the first rows, :data:`YOUNG` to :data:`FLOOR`.
+    """
     known = np.empty((d, capacity, len(_BORN)))
     known[:] = _BORN
+    known[:, :, CHECK] = floor
     return Bins(
         edge=np.full((d, capacity), np.inf),
         order=np.zeros((d, capacity), np.uint8),
         used=np.ones(d, np.int64),
         known=known,
+        floor=np.array([float(floor)]),
     )
 
 
@@ -93,15 +105,18 @@ def observe(f: int, x: float, bins: Bins) -> int:
     # Rounding may carry the mean of nearly equal values past one of them.
     middle = known[f, b, TOTAL] / known[f, b, FRESH]
     inside = known[f, b, LOW] <= middle and middle < known[f, b, HIGH]
-    if not inside or known[f, b, MASS] <= _limit(f, p, bins):
+    if not inside:
         return -1
-    _split(f, p, middle, bins)
+    limit, floor = _limit(f, p, bins)
+    if known[f, b, MASS] <= limit:
+        return -1
+    _split(f, p, middle, floor, bins)
     return p
 
 
 @njit(**RARE)
-def _limit(f: int, p: int, bins: Bins) -> float:
-    """The most rows that the bin at position ``p`` may hold."""
+def _limit(f: int, p: int, bins: Bins) -> tuple[float, float]:
+    """The most rows that the bin at position ``p`` may hold, and the column's present floor."""
     below = 0.0
     above = 0.0
     for q in range(bins.used[f]):
@@ -111,12 +126,16 @@ def _limit(f: int, p: int, bins: Bins) -> float:
         elif q > p:
             above += mass
     total = below + above + bins.known[f, bins.order[f, p], MASS]
-    return max(float(FLOOR), min(4.0 * total / bins.edge.shape[1], min(below, above)))
+    floor = min(max(total / 16.0, bins.floor[0]), float(FLOOR))
+    return max(floor, min(4.0 * total / bins.edge.shape[1], min(below, above))), floor
 
 
 @njit(**RARE)
-def _split(f: int, p: int, middle: float, bins: Bins) -> None:
-    """Cut the bin at position ``p``: values up to ``middle`` keep its id."""
+def _split(f: int, p: int, middle: float, floor: float, bins: Bins) -> None:
+    """Cut the bin at position ``p``: values up to ``middle`` keep its id.
+
+    Neither half is looked at before it has seen ``floor`` rows.
+    """
     old = np.int64(bins.order[f, p])
     new = bins.used[f]
     for q in range(new, p + 1, -1):
@@ -130,6 +149,7 @@ def _split(f: int, p: int, middle: float, bins: Bins) -> None:
     for b in (old, new):
         for i in range(len(_BORN)):
             bins.known[f, b, i] = _BORN[i]
+        bins.known[f, b, CHECK] = floor
         bins.known[f, b, MASS] = mass
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import Adwins, make_adwins
-from models.kernels.binning import Bins, make_bins, place
+from models.kernels.binning import YOUNG, Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
 from models.kernels.forests import watch
@@ -77,7 +77,7 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
         prior=np.ones(2),
         adwin=make_adwins(2 * p.trees),
         trees=trees,
-        bins=make_bins(columns, p.bins),
+        bins=make_bins(columns, p.bins, YOUNG),
         hyper=np.array(hyper),
         deltas=np.array([p.warning, p.drift]),
         rate=rate,

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.base import F32, F64
-from models.kernels.binning import FLOOR, MASS, Bins, locate, make_bins, observe, position
+from models.kernels.binning import (
+    CHECK,
+    FLOOR,
+    MASS,
+    YOUNG,
+    Bins,
+    locate,
+    make_bins,
+    observe,
+    position,
+)
 
 
 def fed(values: F64, capacity: int = 64) -> Bins:
@@ -96,3 +106,25 @@ def test_a_huge_outlier_does_not_spoil_the_body() -> None:
     bins = fed(values)
     body = values[values < 1e29]
     assert np.bincount(positions(body, bins)).max() < 0.12 * len(body)
+
+
+def test_a_low_floor_resolves_a_young_column() -> None:
+    """The first bin splits at its third row instead of past its 32nd; 100 rows make 12 bins."""
+    rows = np.random.default_rng(0).uniform(size=100)
+    splits = {}
+    for floor in (YOUNG, FLOOR):
+        bins = make_bins(1, 64, floor)
+        splits[floor] = [i for i, x in enumerate(rows, 1) if observe(0, x, bins) >= 0]
+    assert splits[YOUNG][0] == YOUNG + 1
+    assert splits[FLOOR][0] > FLOOR
+    assert len(splits[YOUNG]) >= 11
+
+
+def test_a_low_floor_rises_with_the_rows() -> None:
+    """A bin that is born waits for a 16th of the column's rows, for 32 from the 512th on."""
+    bins = make_bins(1, 64, YOUNG)
+    for n, x in enumerate(np.random.default_rng(0).uniform(size=5000), 1):
+        p = observe(0, x, bins)
+        if p >= 0:
+            halves = bins.order[0, p : p + 2]
+            assert (bins.known[0, halves, CHECK] == min(max(n / 16, YOUNG), FLOOR)).all()

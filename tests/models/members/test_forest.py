@@ -89,6 +89,21 @@ def test_it_is_as_accurate_as_rivers_forest() -> None:
     assert ((scores > 0) == (y == 1))[1000:].mean() > np.mean(right[1000:]) - 0.005
 
 
+def test_it_knows_something_after_fifty_rows() -> None:
+    """Rows 50..200 of six plain streams with 10 % noise: right in .78 and more, .72 before bins
+    were made of fewer rows while a column is young."""
+    right = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        dense = rng.uniform(0, 10, (200, 3)).astype(np.float32)
+        y = (dense[:, 0] + dense[:, 1] <= 8).astype(float)
+        y = np.where(rng.random(200) < 0.1, 1 - y, y)
+        x = FeatureBatch(SCHEMA, dense, np.zeros((200, 0), np.uint32))
+        model = ForestModel(ForestParams.model_validate({}), SCHEMA, seed)
+        right.append((model.score_learn(x, y, np.ones(200))[50:, 0] > 0) == (y[50:] == 1))
+    assert np.mean(right) > 0.78
+
+
 def test_it_recovers_from_a_drift() -> None:
     """After the labels swap, trees are replaced and accuracy returns within 1,500 rows."""
     x, y, w = stream(6000, turn=3000)

@@ -36,6 +36,9 @@ ROWS = (
     Row("logistic beside Vowpal Wabbit, ratio", "members", "logistic_beside_vowpal_wabbit", 30),
     Row("linear and softmax: least ratio to River's", "linear", "linear_ratio", 100),
     Row("their quality over River's, the least", "linear", "linear_quality", 1),
+    Row("forest less ARF-10, plain streams, the least", "plain", "plain_forest", 0),
+    Row("logistic less River's there, rows 0..1,000", "plain", "plain_logistic", 0),
+    Row("ensemble less its best member, any window", "plain", "plain_ensemble", -0.003),
     Row("engine in process, events/s", "engine", "in_process", 100_000),
     Row("engine beside a loop with River, ratio", "engine", "beside_river", 150),
     Row("service on the embedded log, events/s", "engine", "embedded_log", 80_000),
@@ -69,7 +72,8 @@ def main() -> None:
     """Run what can be run; print."""
     options = arguments(__doc__, _more)
     quick = ["--quick"] if options.quick else []
-    programs = dict.fromkeys(("service.overhead", "service.kafka_path", "engine", "linear"), quick)
+    always = ("service.overhead", "service.kafka_path", "engine", "linear", "plain")
+    programs = dict.fromkeys(always, quick)
     if options.elec:
         rows = ["--rows", "2000"] if options.quick else []
         programs["members"] = ["--elec", str(options.elec), *rows]

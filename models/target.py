@@ -139,6 +139,12 @@ class NumberTarget(Settings):
         lt=1,
         description="how often the interval that is told with a score holds the truth",
     )
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (),
+        max_length=20,
+        description="of each, such as `0.9`, the pinball loss of the scores as that quantile of the"
+        " truth is told with the quality",
+    )
     alert_above: float | None = Field(
         None, allow_inf_nan=False, description="a score at or above it is an alert"
     )
@@ -147,6 +153,14 @@ class NumberTarget(Settings):
     def _ordered(self) -> Self:
         if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
             raise refused(("maximum",), f"expected more than {self.minimum:g}", self.maximum)
+        return self
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        names = [f"{quantile:g}" for quantile in self.quantiles]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise refused(("quantiles", i), "expected another one", self.quantiles[i])
         return self
 
     def problems(self, values: Values | None, at_horizon: str | None) -> Iterator[str]:
@@ -167,7 +181,7 @@ class NumberTarget(Settings):
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
         above = math.inf if self.alert_above is None else self.alert_above
-        return Number(low, high, self.unit, silence, above, self.coverage)
+        return Number(low, high, self.unit, silence, above, self.coverage, self.quantiles)
 
 
 Target = Annotated[BinaryTarget | ClassesTarget | NumberTarget, Field(discriminator="type")]

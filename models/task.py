@@ -558,6 +558,8 @@ class Number(Task):
         A number at or above it alerts.
     coverage : float
         How often the interval told with a score is to hold the truth.
+    quantiles : sequence of float
+        Of each the pinball loss is told with the quality.
 
     >>> Number(low=0.0).truth(12.5), Number(low=0.0).truth(-1)
     (12.5, nan)
@@ -575,7 +577,9 @@ class Number(Task):
         silence: float = math.nan,
         alert_at: float = math.inf,
         coverage: float = 0.9,
+        quantiles: Sequence[float] = (),
     ) -> None:
+        self.quantiles = tuple(quantiles)
         self.low, self.high, self.unit = low, high, unit
         self.coverage = coverage
         whole = math.isfinite(low) and math.isfinite(high)

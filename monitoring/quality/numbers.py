@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64
+from models.base import F64, State
 from models.kernels.entry import entry
 from models.task import Number
 from monitoring.quality.measures import ratio
@@ -29,7 +29,11 @@ MOST = 1e140
 make a sum infinite for ever."""
 
 _COUNT, _ABSOLUTE, _SQUARED, _BIAS, _MEAN_Y, _SPREAD_Y = range(6)
-_PINBALL = 6
+_PINBALL = 6  # from there on of each quantile the loss, and the outcomes in it
+
+
+PINBALL = "pinball_"
+"""What the name of a quantile's metric begins with."""
 
 
 def pinball(quantile: float) -> str:
@@ -38,7 +42,7 @@ def pinball(quantile: float) -> str:
     >>> pinball(0.9)
     'pinball_0.9'
     """
-    return f"pinball_{quantile:g}"
+    return f"{PINBALL}{quantile:g}"
 
 
 def measure(
@@ -67,7 +71,11 @@ def measure(
         [
             *(len(y), np.abs(error).sum(), np.square(error).sum(), error.sum(), 0.0),
             np.square(centred - centred.mean()).sum() if len(y) else 0.0,
-            *(np.maximum(-q * error, (1 - q) * error).sum() for q in quantiles),
+            *(
+                total
+                for q in quantiles
+                for total in (np.maximum(-q * error, (1 - q) * error).sum(), len(y))
+            ),
         ]
     )
     became = np.full((len(y), 2), np.nan) if intervals is None else promises(intervals, y)
@@ -120,7 +128,7 @@ class NumberQuality(Windows):
     def _fresh(self) -> dict[str, NDArray[Any]]:
         m, window = len(self._names), self._window
         return {
-            "sums": np.zeros((2, m, _PINBALL + len(self._quantiles))),
+            "sums": np.zeros((2, m, _PINBALL + 2 * len(self._quantiles))),
             "kept": np.full((window, m), np.nan),
             "kept_y": np.zeros(window),
         }
@@ -131,6 +139,21 @@ class NumberQuality(Windows):
         own = self._own
         rings = (own["kept"], own["kept_y"])
         _absorb_rows(own["sums"], self._fade, self._quantiles, *rings, self._seen, output, y)
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        return super().state() | {"quantiles": self._quantiles.tolist()}
+
+    def restore(self, state: State) -> None:
+        """Like :meth:`Windows.restore`; quantiles that the state does not have start new."""
+        theirs, sums = list(state.get("quantiles", ())), np.asarray(state["sums"])
+        taken = np.zeros((*sums.shape[:2], _PINBALL + 2 * len(self._quantiles)))
+        taken[:, :, :_PINBALL] = sums[:, :, :_PINBALL]
+        for i, quantile in enumerate(self._quantiles.tolist()):
+            if quantile in theirs:
+                ours, its = (_PINBALL + 2 * at for at in (i, theirs.index(quantile)))
+                taken[:, :, ours : ours + 2] = sums[:, :, its : its + 2]
+        super().restore({**state, "sums": taken})
 
     def snapshot(self) -> NumberSnapshot:
         """See :meth:`monitoring.quality.windows.Windows.snapshot`; 0.6 MB for 4 scorers."""
@@ -162,7 +185,7 @@ def _summary(sums: F64, quantiles: Sequence[float]) -> dict[str, float]:
         "r2": 1 - ratio(squared, spread),
         "bias": ratio(bias, count),
         "effective_samples": count,
-        **{pinball(q): ratio(loss, count) for q, loss in zip(quantiles, losses, strict=True)},
+        **{pinball(q): ratio(*losses[2 * i : 2 * i + 2]) for i, q in enumerate(quantiles)},
     }
 
 
@@ -202,4 +225,6 @@ def _absorb_rows(
                 row[_MEAN_Y] = mean + (truth - mean) / row[_COUNT]
                 row[_SPREAD_Y] += (truth - mean) * (truth - row[_MEAN_Y])
                 for q in range(len(quantiles)):
-                    row[_PINBALL + q] += max(-quantiles[q] * error, (1.0 - quantiles[q]) * error)
+                    loss = max(-quantiles[q] * error, (1.0 - quantiles[q]) * error)
+                    row[_PINBALL + 2 * q] += loss
+                    row[_PINBALL + 2 * q + 1] += 1.0

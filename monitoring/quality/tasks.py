@@ -73,7 +73,7 @@ def quality_of(task: Task, names: Sequence[str]) -> Judge:
     if isinstance(task, Classes):
         return ClassQuality(names, task)
     if isinstance(task, Number):
-        return NumberQuality(names, task)
+        return NumberQuality(names, task, quantiles=task.quantiles)
     return Quality(names, task.alert_at)
 
 
@@ -85,4 +85,5 @@ def measured(
         return measures.measure(output[:, 0], y, alert)
     if task.type == "classes":
         return classes.measure(output, y, said)
-    return numbers.measure(output, y, said)
+    quantiles = task.quantiles if isinstance(task, Number) else ()
+    return numbers.measure(output, y, said, quantiles)

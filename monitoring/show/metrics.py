@@ -19,6 +19,7 @@ from models.ensemble.ensemble import FAILURES
 from monitoring.audit.budgets import RULES
 from monitoring.drift.monitor import MAX_FEATURES
 from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
+from monitoring.quality.numbers import PINBALL
 from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import LABEL_RESULTS, Readings, Telemetry, reactions
 from monitoring.show.series import Row, Rows, counter, gauge, histogram
@@ -203,6 +204,17 @@ def _quality(r: Readings) -> Iterator[Metric]:
     for metric in METRICS[r.task]:
         rows = [([r.model, *key], value(key, metric, math.nan)) for key in keys]
         yield gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
+    yield gauge(
+        "quality_pinball",
+        "Mean pinball loss of the numbers as this quantile of the truth",
+        [*labels, "quantile"],
+        (
+            ([r.model, *key, name.removeprefix(PINBALL)], value(key, name, math.nan))
+            for key in keys
+            for name in reports["arrival"].get("ensemble", {}).get("sliding", ())
+            if name.startswith(PINBALL)
+        ),
+    )
     yield gauge(
         "quality_effective_samples",
         "Outcomes that still count; of yes or no by their true class",

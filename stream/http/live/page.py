@@ -16,6 +16,7 @@ import numpy as np
 from models.base import I64
 from monitoring.audit.words import told
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
+from monitoring.quality.numbers import PINBALL
 from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import Readings
 from stream.contract.outputs import Outputs
@@ -102,7 +103,7 @@ class PageView:
                 "labels_per_s": round(rates["labels_per_s"], 1),
                 "step": rates["step"],
                 "quality": {
-                    name: [finite(values[m], 5) for m in METRICS[latest.task]]
+                    name: [finite(values[m], 5) for m in shown(latest)]
                     for name, values in sliding(latest.arrival).items()
                 },
                 "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
@@ -167,7 +168,7 @@ class PageView:
             "matured_quality": {
                 k: finite(v) for k, v in sliding(latest.matured).get("ensemble", {}).items()
             },
-            "metrics": METRICS[latest.task],
+            "metrics": shown(latest),
             "recent": {
                 "latest": [msgspec.Raw(r) for r in self.scores.latest(SHOWN)],
                 "highest": [msgspec.Raw(r) for r in self.scores.highest(SHOWN)],
@@ -185,6 +186,12 @@ class PageView:
             "last_dead_letters": list(self._dead),
             "points": list(self._points)[-RECENT:],
         }
+
+
+def shown(latest: Readings) -> list[str]:
+    """The metrics of the target, in the order in which they are shown."""
+    told = sliding(latest.arrival).get("ensemble", {})
+    return [*METRICS[latest.task], *(name for name in told if name.startswith(PINBALL))]
 
 
 def sliding(snapshot: Snapshot | None) -> dict[str, dict[str, float]]:

@@ -165,6 +165,30 @@ def test_columns_are_taken_over_by_name(before: list[Row], after: list[Row]) -> 
     assert str(report["new"]["all"]) == str(made(after).report()["member"]["all"])
 
 
+@settings(max_examples=20)
+@given(rows_of, rows_of)
+def test_quantiles_are_taken_over_by_their_number(before: list[Row], after: list[Row]) -> None:
+    """One that stays goes on; one that comes counts what came since, but for the kept rows."""
+    old = made(before, window=7)
+    names = ["ensemble", "member"]
+    new = NumberQuality(names, Number(), window=7, quantiles=[0.33, QUANTILES[-1]])
+    new.restore(old.state())
+    for quality in (old, new):
+        feed(quality, after)
+    kept = pinball(QUANTILES[-1])
+    for name, windows in new.report().items():
+        for window, found in windows.items():
+            expected = old.report()[name][window]
+            for metric in (*METRICS, kept):
+                np.testing.assert_equal(found[metric], expected[metric])
+    came = NumberQuality(names, Number(), window=7, quantiles=[0.33])
+    feed(came, after)
+    np.testing.assert_equal(
+        new.report()["ensemble"]["all"][pinball(0.33)],
+        came.report()["ensemble"]["all"][pinball(0.33)],
+    )
+
+
 @pytest.mark.parametrize(
     ("output", "y"),
     [
@@ -193,7 +217,7 @@ def test_impossible_settings_are_refused() -> None:
 
 
 def test_state_of_other_settings_is_refused() -> None:
-    """Another window, fade or other quantiles do not fit, and the error says which."""
-    for other in (made(window=5), made(fade=0.9), NumberQuality(["ensemble"], Number())):
+    """Another window or fade does not fit, and the error says which."""
+    for other in (made(window=5), made(fade=0.9)):
         with pytest.raises(StateError, match=r"quality\..*: expected"):
             made().restore(other.state())

@@ -150,6 +150,7 @@ CHANGES: dict[str, Patch] = {
     "ClassesTarget.coverage": {"target": CLASSES | {"coverage": 0.8}, **LINEAR},
     "NumberTarget.coverage": {"target": {"type": "number", "coverage": 0.8}, **LINEAR},
     "ClassesTarget.alert": {"target": CLASSES | {"alert": "a"}, **LINEAR},
+    "NumberTarget.quantiles": {"target": {"type": "number", "quantiles": [0.9]}, **LINEAR},
     "NumberTarget.unit": {"target": {"type": "number", "unit": "min"}, **LINEAR},
     "NumberTarget.minimum": {"target": {"type": "number", "minimum": 0.0}, **LINEAR},
     "NumberTarget.maximum": {"target": {"type": "number", "maximum": 9.0}, **LINEAR},

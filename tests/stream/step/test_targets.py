@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitoring.show.metrics import MillraceCollector
+from monitoring.show.readings import Telemetry
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine
+from stream.run.readings import readings
 from stream.settings.load import ConfigError
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
@@ -153,6 +156,25 @@ def test_a_class_that_alerts_and_one_that_is_too_unlikely(tmp_path: Path) -> Non
     assert any(s["alert"] for s in last)
     assert all(s["alert"] == (s["probabilities"]["card"] >= 0.5) for s in last)
     assert all(s["score"] == s["probabilities"]["card"] for s in last)
+
+
+def test_pinball_losses_are_told_of_the_quantiles_asked_for(tmp_path: Path) -> None:
+    """With the quality, as metrics by quantile; a quantile stands once."""
+    engine = build_engine(of(tmp_path, "number", target={"quantiles": [0.5, 0.9]}), None)
+    run(engine, "number", 8, Feed())
+    found = engine.quality.report()["ensemble"]["sliding"]
+    assert found["pinball_0.5"] == pytest.approx(found["mae"] / 2)
+    collector = MillraceCollector(lambda: readings(engine, {}), Telemetry({"version": "1"}))
+    wanted = {"member": "ensemble", "window": "sliding", "maturity": "arrival"}
+    told = {
+        sample.labels["quantile"]: sample.value
+        for family in collector.collect()
+        for sample in family.samples
+        if sample.name == "millrace_quality_pinball" and wanted.items() <= sample.labels.items()
+    }
+    assert told == {q: found[f"pinball_{q}"] for q in ("0.5", "0.9")}
+    with pytest.raises(ConfigError, match=r"target\.quantiles\[1\]: expected another one"):
+        of(tmp_path, "number", target={"quantiles": [0.5, 0.5]})
 
 
 def test_numbers_alert_at_a_number(tmp_path: Path) -> None:

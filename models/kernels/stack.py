@@ -61,20 +61,21 @@ def combine(links: F64, weights: F64, shares: F64, experts: F64, out: F64) -> No
 
 
 @njit(**HELPER)
-def _share(
-    truth: float, weight: float, members: bool, alpha: float, shares: F64, experts: F64
-) -> None:
-    """One step of Fixed-Share under log loss; the members' experts join when ``members``."""
+def deal(alpha: float, total: float, shares: F64) -> None:
+    """Shares sum to 1 again, ``alpha`` of them dealt out evenly."""
+    for e in range(len(shares)):
+        shares[e] = shares[e] * (1.0 - alpha) / total + alpha / len(shares)
+
+
+@njit(**HELPER)
+def _share(truth: float, weight: float, alpha: float, shares: F64, experts: F64) -> None:
+    """One step of Fixed-Share under log loss."""
     total = 0.0
     for e in range(len(shares)):
         likelihood = sigmoid(experts[e] if truth > 0.5 else -experts[e])
         shares[e] *= math.exp(weight * math.log(likelihood))
         total += shares[e]
-    joined = len(shares) if members else 3
-    for e in range(len(shares)):
-        shares[e] *= (1.0 - alpha) / total
-        if e < joined:
-            shares[e] += alpha / joined
+    deal(alpha, total, shares)
 
 
 @njit(**HELPER)
@@ -94,36 +95,56 @@ def unlearned(line: F64, first: F64) -> bool:
 
 
 @njit(**HELPER)
-def step(at: int, gradient: float, rate: float, weights: F64, squares: F64) -> None:
-    """AdaGrad's step of one weight; none before there was a gradient."""
+def _move(at: int, gradient: float, rate: float, squares: F64) -> float:
+    """How far AdaGrad moves a weight; not at all before there was a gradient."""
     squares[at] += gradient * gradient
-    if squares[at] > 0.0:
-        weights[at] -= rate * gradient / math.sqrt(squares[at])
+    return -rate * gradient / math.sqrt(squares[at]) if squares[at] > 0.0 else 0.0
 
 
-@entry(void(_ROWS, _LINE, _LINE, float64, float64, float64, *[_LINE] * 6))
+@njit(**HELPER)
+def step(at: int, gradient: float, rate: float, weights: F64, squares: F64) -> None:
+    """AdaGrad's step of one weight."""
+    weights[at] += _move(at, gradient, rate, squares)
+
+
+@njit(**HELPER)
+def _teach(
+    links: F64, gradient: float, rate: float, weights: F64, squares: F64, experts: F64
+) -> None:
+    """The stack's step: along what each member differs from the mean by, the mean, and 1."""
+    m, mean = len(links), experts[1]
+    made, moved = 0, 0.0
+    for j in range(m):
+        if not math.isnan(links[j]):
+            move = _move(j, gradient * (experts[3 + j] - mean), rate, squares)
+            weights[j] += move
+            moved += move
+            made += 1
+    common = (_move(m, gradient * mean, rate, squares) - moved) / made
+    for j in range(m):
+        if not math.isnan(links[j]):
+            weights[j] += common
+    weights[m] += _move(m + 1, gradient, rate, squares)
+
+
+@entry(void(_ROWS, _LINE, _LINE, float64, float64, *[_LINE] * 5))
 def update(
     links: F64,
     y: F64,
     w: F64,
     rate: float,
     alpha: float,
-    join_at: float,
     weights: F64,
     squares: F64,
     shares: F64,
-    positives: F64,
     first: F64,
     experts: F64,
 ) -> None:
     """Learn rows in order: first the shares, on what the experts said, then the stack's weights."""
-    m = links.shape[1]
     for i in range(len(links)):
         if unlearned(links[i], first):
             continue
         _experts(links[i], weights, experts)
-        _share(y[i], w[i], positives[0] >= join_at, alpha, shares, experts)
+        _share(y[i], w[i], alpha, shares, experts)
         gradient = (sigmoid(experts[0]) - y[i]) * w[i]
-        for j in range(m + 1):
-            step(j, gradient * (experts[3 + j] if j < m else 1.0), rate, weights, squares)
-        positives[0] += y[i] * w[i]
+        _teach(links[i], gradient, rate, weights, squares, experts)

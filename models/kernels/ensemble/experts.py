@@ -16,7 +16,7 @@ from numba import float64, njit, void
 from models.base import F64
 from models.kernels.common import HELPER
 from models.kernels.entry import entry
-from models.kernels.stack import step, unlearned
+from models.kernels.stack import deal, step, unlearned
 
 LEAST = -30.0
 """Log probabilities are at least this."""
@@ -106,13 +106,6 @@ def combine_classes(
             out[i, c] = max(math.log(p), LEAST)
 
 
-@njit(**HELPER)
-def _deal(alpha: float, total: float, shares: F64) -> None:
-    """Shares sum to 1 again, ``alpha`` of them dealt out evenly."""
-    for e in range(len(shares)):
-        shares[e] = shares[e] * (1.0 - alpha) / total + alpha / len(shares)
-
-
 @entry(void(_CUBE, _LINE, _LINE, float64, float64, *[_LINE] * 5, _ROWS, _ROWS))
 def update_classes(
     links: F64,
@@ -144,7 +137,7 @@ def update_classes(
         for e in range(len(shares)):
             shares[e] *= math.exp(w[i] * logs[e, truth])
             total += shares[e]
-        _deal(alpha, total, shares)
+        deal(alpha, total, shares)
         for j in range(m):
             if math.isnan(links[i, j, 0]):
                 continue
@@ -254,7 +247,7 @@ def update_numbers(
             far = min(abs(said[e] - y[i]) / usual, _FAR)
             shares[e] *= math.exp(-w[i] * far * far / 8.0)
             total += shares[e]
-        _deal(alpha, total, shares)
+        deal(alpha, total, shares)
         # One absurd truth must not turn the stack around.
         wrong = min(max((said[0] - y[i]) / usual, -3.0), 3.0) * w[i]
         for j in range(m):

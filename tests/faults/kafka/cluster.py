@@ -43,8 +43,9 @@ def cluster(
     3. Thaw them. The next start settles the commit in doubt; take the rest, and check.
     """
     lost = []
-    # On a busy machine the other two leave a request unanswered now and then, of either client: the
-    # deadline of a call ends that, and must come before ours.
+    # On a busy machine either client waits in vain now and then, whatever time it was given: 94 s
+    # for the coordinator of a group, 83 s for the offsets of partitions. What ends that is the
+    # deadline of a call, which must come before ours.
     log = {"timeout": "60s", "transaction_timeout": PATIENT, "replication_factor": 3}
     with brokers.cluster() as nodes:
         where = [node.bootstrap for node in nodes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from models.ensemble.ensemble import FAILURES
+from models.task import Classes
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
@@ -109,7 +110,7 @@ def _limits(engine: ScoringEngine) -> dict[str, float]:
         "early_labels": float(limits.early_labels),
         "dead_letter_share": limits.dead_letter_share,
     }
-    if engine.task.type == "classes":
+    if isinstance(engine.task, Classes) and engine.task.open:
         found["classes"] = float(engine.task.k)
     for feature in engine.config.features:
         if hasattr(feature, "max_entities"):

@@ -155,7 +155,8 @@ def _matured(**titles: str) -> list[Json]:
         for metric, title in titles.items()]
 
 
-CLASSES = panel("Classes", "short", "Those known so far, and as many as there may be.",
+CLASSES = panel("Classes", "short",
+    "Those known so far; where others may enter, as many as there may be.",
     ("millrace_classes{M}", "known"), ('millrace_limit{P, bound="classes"}', "at most"))
 MATURED = _matured(roc_auc="ROC AUC", recall="Recall", precision="Precision")
 MATURED_CLASSES = _matured(

@@ -94,7 +94,8 @@ def configuration(directory: Path, kind: Kind) -> Config:
     raw["checkpoints"]["interval"] = "1s"
     raw["label"]["horizon"] = kind.horizon
     if kind.task == "classes":
-        raw["target"]["alert"] = "billing"  # without one no threshold is a number
+        # Without a class that alerts no threshold is a number, without others to enter no limit.
+        raw["target"] |= {"classes": ["billing"], "alert": "billing", "max_classes": 6}
     raw["audit"]["each"]["update_norm"] = {"limit": 1e9}  # measured at every update, never passed
     return parse(raw, "test")
 

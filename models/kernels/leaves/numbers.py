@@ -48,6 +48,10 @@ FARTHEST = 100.0
 LEAST = 2.0
 """Rows on each side of a split, at least."""
 
+FINEST = 0.01
+"""Deviations of the target that a leaf errs by at least, as far as splits go: a leaf that is right,
+but for rounding, would split on that for ever."""
+
 GRACE, NEEDED = range(2)
 """Settings: rows between looks; gain in nats for a split."""
 
@@ -165,6 +169,7 @@ def _look(node: int, unit: float, bins: Bins, t: Trees, lines: Lines, hyper: F64
     for kind in (TRUTH, REST):
         total = left_sum(leaf, 0, bins.used[t.subspace[leaf, 0]] - 1, kind, t)
         squares = t.known[leaf, SQUARES + kind - TRUTH] - _explained(total, rows)
+        squares = max(squares, rows * FINEST * FINEST)
         for j in range(t.histogram.shape[1]):
             gain, at = _best_cut(leaf, j, kind, rows, total, bins, t)
             if gain > share * squares:

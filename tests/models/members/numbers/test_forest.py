@@ -94,6 +94,16 @@ def test_each_side_of_a_step_has_a_line_of_its_own() -> None:
     assert model.state()["trees.counter"][SPLITS] >= 10
 
 
+def test_a_leaf_of_one_number_does_not_split() -> None:
+    """Two numbers, told apart by one column: a few splits while it learns, none for rounding."""
+    x, _ = bent(4000)
+    x.dense[:, 0] = np.sign(x.dense[:, 0])
+    y = np.where(x.dense[:, 0] > 0, 5 / 3, 1.0)
+    model = member(x)
+    model.learn(x, y, np.ones(len(y)))
+    assert model.state()["trees.counter"][SPLITS] < 30
+
+
 def test_text_is_what_its_codes_come_to() -> None:
     """A hundred codes, each with a number of its own: learned by lines, as few splits could."""
     rng = np.random.default_rng(4)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = ("models", "monitoring", "stream", "millrace")
 """Each package may import those before it."""
 ROOMS = {
-    "models": ("kernels", "features", "members", "ensemble"),
+    "models": ("kernels", "features", "members", "ensemble", "reco"),
     "monitoring": ("quality", "drift", "parameters", "audit", "show"),
     "stream": (
         *("settings", "contract", "decode", "encode", "step", "logs", "state", "http", "run"),

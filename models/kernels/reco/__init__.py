@@ -1,0 +1,1 @@
+"""Compiled kernels of recommendation: who and what is known, members, stack, the walk over rows."""

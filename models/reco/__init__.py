@@ -1,0 +1,1 @@
+"""Recommendation: rank items for a user, and learn from what users do."""

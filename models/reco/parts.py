@@ -1,0 +1,86 @@
+"""What holds of every bundle of arrays of a recommender: roles, growth, the used part, state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import Parameter, Role, State, StateError
+
+
+class Column(NamedTuple):
+    """How an array of a bundle is kept.
+
+    ``by`` says what its rows stand for: ``"items"``, ``"users"``, ``"arena"``, or ``""`` for an
+    array that never grows. ``role`` is ``None`` for settings and scratch, which are no state.
+    """
+
+    role: Role | None
+    by: str = ""
+    axis: int = 0
+
+
+Table = Mapping[str, Column]
+
+
+class Sizes(NamedTuple):
+    """Rows of the arrays by what they stand for: room, or how much of it is in use."""
+
+    items: int
+    users: int
+    arena: int
+
+
+def grown(bundle: Any, table: Table, room: Sizes) -> Any:
+    """The bundle with room for more, zeros where it is new."""
+    changed = {}
+    for name, column in table.items():
+        if column.by:
+            old = getattr(bundle, name)
+            shape = list(old.shape)
+            shape[column.axis] = getattr(room, column.by)
+            new = np.zeros(shape, old.dtype)
+            new[tuple(map(slice, old.shape))] = old
+            changed[name] = new
+    return bundle._replace(**changed)
+
+
+def used(bundle: Any, table: Table, sizes: Sizes) -> dict[str, NDArray[Any]]:
+    """The state's arrays, cut to the rows in use; views."""
+    found = {}
+    for name, column in table.items():
+        if column.role is not None:
+            array = getattr(bundle, name)
+            found[name] = array[: getattr(sizes, column.by)] if column.by else array
+    return found
+
+
+def take(bundle: Any, table: Table, sizes: Sizes, state: Any, part: str) -> None:
+    """Copy a state's arrays into the bundle; raises :class:`StateError` where one does not fit."""
+    for name, ours in used(bundle, table, sizes).items():
+        got = state.get(name) if isinstance(state, dict) else None
+        if not isinstance(got, np.ndarray) or (got.shape, got.dtype) != (ours.shape, ours.dtype):
+            told = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else f"{got!r:.60}"
+            raise StateError(
+                f"{part}.{name}: expected {ours.dtype} {ours.shape}, got {told}; "
+                "the state is of a part with other settings"
+            )
+        ours[...] = got
+
+
+def copies(arrays: Mapping[str, NDArray[Any]]) -> State:
+    """The arrays, copied."""
+    return {name: array.copy() for name, array in arrays.items()}
+
+
+def rows(part: str, arrays: Mapping[str, NDArray[Any]], table: Table) -> Iterator[Parameter]:
+    """A part's rows of the parameter table."""
+    for name, a in arrays.items():
+        role = table[name].role
+        assert role is not None
+        trainable = role not in ("hyper", "rng", "control", "raw_sample")
+        path = f"{part}.{name}"
+        yield Parameter(path, role, a.shape, str(a.dtype), a.size, a.nbytes, trainable)

@@ -1,0 +1,308 @@
+"""The recommender: ranks items for a user, and learns every interaction in order.
+
+Members score every known item for a user, the stack makes one ranking of what they say. The walk
+over the rows is one kernel (``models/kernels/reco/walk.py``); this file makes room, reads requests
+and keeps the state. Nothing here reads a clock or draws a number that does not follow from the
+seed; however the rows are cut into batches, the state is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import F64, I64, U64, Parameter, State, StateError, state_digest
+from models.kernels.reco import walk as kernels
+from models.kernels.reco.cooccurrence import cooccurrence
+from models.kernels.reco.popular import popular
+from models.kernels.reco.sessions import sessions
+from models.kernels.reco.stack import stack
+from models.kernels.reco.tables import ARENA, BOUND, lookup_of, tables
+from models.kernels.windows.entities import ENTITIES, EVICTED, NEXT, OLDEST, SLOTS
+from models.reco.layout import LAYOUT
+from models.reco.parts import Sizes, copies, grown, rows, take, used
+from models.reco.settings import RecoSettings
+
+I32 = NDArray[np.int32]
+Seen = Literal["exclude", "include"]
+
+SMALLEST = 64
+"""Items, users and places of histories that a fresh recommender has room for."""
+
+Interactions = kernels.Rows
+"""``n`` interactions in order, as columns.
+
+``time_ms`` int64, UTC; ``user``, ``session`` and ``item`` uint64, xxh3-64 of the text, 0 where
+there is none (a row without a user has the history of its session, one without either none);
+``weight`` float64: a positive counts for that much, a row of 0 or less is not learned; ``value``
+float64: a rating, ``nan`` without.
+"""
+
+
+class Judged(NamedTuple):
+    """What the members and the stack made of rows before they were learned.
+
+    ``ranks`` int32 ``(n, m + 1)``: 1 + how many other items had a score at least as high as the
+    row's own, among all that could be shown to its user; 0 where the row's could not be, since it
+    was not known or taken by him before. The columns are ``names``, the stack's last. ``history``
+    int32 ``(n,)``: items that the row's user had taken before, in all.
+    """
+
+    names: tuple[str, ...]
+    ranks: I32
+    history: I32
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question: what should be shown to a user.
+
+    ``items``: the candidates, ``None`` for the whole catalogue; ``count``: how many at most;
+    ``exclude``: items that must not be shown; ``seen``: whether what the user took may be.
+    """
+
+    time_ms: int
+    user: int = 0
+    session: int = 0
+    items: U64 | None = None
+    count: int = 10
+    exclude: U64 | None = None
+    seen: Seen | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """An answer, best first: ``items`` uint64 ``(k,)``, the stack's ``scores`` float64 ``(k,)``,
+    the members' ``members`` float64 ``(k, m)``; ``known``: candidates that could be shown;
+    ``fallback``: whether nothing is known of the user, so that only what is popular speaks."""
+
+    items: U64
+    scores: F64
+    members: F64
+    known: int
+    fallback: bool
+
+
+class Recommender:
+    """Ranks items and learns from interactions.
+
+    Parameters
+    ----------
+    settings : RecoSettings
+    seed : int
+        Of all that is drawn.
+    """
+
+    def __init__(self, settings: RecoSettings, seed: int) -> None:
+        self._settings = settings
+        self.names = settings.members.names
+        self._room = Sizes(SMALLEST, SMALLEST, 2 * self._history + SMALLEST)
+        self._all = self._fresh(self._room)
+
+    @property
+    def _history(self) -> int:
+        return 1 << (self._settings.history - 1).bit_length()
+
+    def _fresh(self, room: Sizes) -> kernels.Everything:
+        s, m = self._settings, self._settings.members
+        n = room.items
+        items, users = tables(n, room.users, room.arena)
+        items.scalars[BOUND], users.scalars[BOUND] = s.items, s.users
+        users.history[0] = self._history
+        empty = kernels.smallest()
+        control = np.full(kernels.CONTROLS, -1, np.int64)
+        for kind, name in enumerate(("popular", "cooccurrence", "sessions")):
+            if name in self.names:
+                control[kind] = self.names.index(name)
+        control[kernels.SITTING_MS] = s.session_gap
+        control[kernels.EXCLUDE_SEEN] = s.seen == "exclude"
+        p, c, v = m.popular, m.cooccurrence, m.sessions
+        return kernels.Everything(
+            items,
+            users,
+            popular(n, p.slow, p.fast) if p else empty.popular,
+            cooccurrence(n, c.length, c.fade, c.back, c.prior) if c else empty.cooccurrence,
+            sessions(items=n, users=room.users, **v.model_dump()) if v else empty.sessions,
+            stack(len(self.names), n),
+            control,
+            np.zeros(n, np.uint8),
+        )
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self, given: Interactions, judge: bool = False) -> Judged | None:
+        """Learn rows in order; with ``judge`` each is ranked before it is learned."""
+        n = len(given.time_ms)
+        columns = kernels.Rows(
+            *(np.require(a, t, ["C", "W"]) for a, t in zip(given, _TYPES, strict=True))
+        )
+        m = len(self.names)
+        ranks = np.zeros((n if judge else 0, m + 2), np.int32)
+        done = kernels.walk(columns, 0, ranks, self._all)
+        while done < n:
+            self._make_room()
+            done = kernels.walk(columns, done, ranks, self._all)
+        if not judge:
+            return None
+        return Judged((*self.names, "stack"), ranks[:, : m + 1], ranks[:, m + 1])
+
+    def _make_room(self) -> None:
+        """Double what has no room left."""
+        sizes, room = self._sizes(), self._room
+        self._room = Sizes(
+            min(2 * room.items, max(self._settings.items, SMALLEST))
+            if sizes.items == room.items
+            else room.items,
+            min(2 * room.users, max(self._settings.users, SMALLEST))
+            if sizes.users == room.users
+            else room.users,
+            2 * room.arena if sizes.arena + 2 * self._history > room.arena else room.arena,
+        )
+        self._grow()
+
+    def _grow(self) -> None:
+        bundles = {}
+        for name, table in LAYOUT.items():
+            if self._has(name):
+                bundles[name] = grown(getattr(self._all, name), table, self._room)
+        shown = np.zeros(self._room.items, np.uint8)
+        self._all = self._all._replace(**bundles, shown=shown)
+        for side in ("items", "users"):
+            ids = getattr(self._all, side)
+            lookup = lookup_of(ids.keys, self._slots(ids), len(ids.keys))
+            self._all = self._all._replace(**{side: ids._replace(lookup=lookup)})
+
+    def _has(self, part: str) -> bool:
+        return part in ("items", "users", "stack") or part in self.names
+
+    @staticmethod
+    def _slots(ids: Any) -> I64:
+        """The slots in use: those that the list by idleness holds."""
+        found, slot = [], int(ids.scalars[OLDEST])
+        while slot >= 0:
+            found.append(slot)
+            slot = int(ids.ints[slot, NEXT])
+        return np.array(found, np.int64)
+
+    # ------------------------------------------------------------------ ranking
+
+    def rank(self, request: Request) -> Ranked:
+        """The best candidates, best first; changes nothing of the state."""
+        a, s = self._all, self._settings
+        nothing = np.zeros(0, np.uint64)
+        only = nothing if request.items is None else np.require(request.items, np.uint64, ["C"])
+        never = (
+            nothing if request.exclude is None else np.require(request.exclude, np.uint64, ["C"])
+        )
+        seen = (request.seen or s.seen) == "include"
+        who = request.user or request.session
+        n = 0
+        if request.items is None or len(only):
+            n = kernels.rank(who, request.time_ms, seen, only, never, a)
+        utility, slots = a.stack.utility[:n], a.stack.candidates[:n]
+        k = min(request.count, n)
+        best = np.argsort(-utility, kind="stable")[:k]
+        chosen = slots[best]
+        return Ranked(
+            a.items.keys[chosen],
+            utility[best].copy(),
+            a.stack.scores[:, chosen].T.astype(np.float64),
+            n,
+            not self.history(who),
+        )
+
+    def history(self, user: int) -> int:
+        """How many items the user took that are remembered."""
+        return int(kernels.history_of(user, self._all)) if user else 0
+
+    # ------------------------------------------------------------------ forgetting
+
+    def forget_user(self, user: int) -> None:
+        """Let a user go with his history; what he taught of items stays as sums."""
+        kernels.forget_user(user, self._all)
+
+    def forget_item(self, item: int) -> None:
+        """Let an item go: it is not shown any more, and new when it comes again."""
+        kernels.forget_item(item, self._all)
+
+    def counts(self) -> dict[str, int]:
+        """Users and items that are known, and how many were let go."""
+        found = {}
+        for side in ("users", "items"):
+            scalars = getattr(self._all, side).scalars
+            found[side] = int(scalars[ENTITIES])
+            found[f"{side}_evicted"] = int(scalars[EVICTED])
+        return found
+
+    # ------------------------------------------------------------------ state
+
+    def _sizes(self) -> Sizes:
+        """How much of the arrays is in use."""
+        users = self._all.users.scalars
+        return Sizes(int(self._all.items.scalars[SLOTS]), int(users[SLOTS]), int(users[ARENA]))
+
+    def _parts(self) -> dict[str, dict[str, NDArray[Any]]]:
+        sizes = self._sizes()
+        return {
+            name: used(getattr(self._all, name), table, sizes)
+            for name, table in LAYOUT.items()
+            if self._has(name)
+        }
+
+    def state(self) -> State:
+        """Everything :meth:`restore` needs, as copies."""
+        return {"members": list(self.names)} | {
+            name: copies(arrays) for name, arrays in self._parts().items()
+        }
+
+    def restore(self, state: State) -> None:
+        """Become the recommender that gave ``state``; raises :class:`StateError`."""
+        try:
+            users = state["users"]["scalars"]
+            sizes = Sizes(
+                int(state["items"]["scalars"][SLOTS]), int(users[SLOTS]), int(users[ARENA])
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise StateError("recommender: expected tables of items and users") from error
+        if state.get("members") != list(self.names):
+            raise StateError(
+                f"recommender.members: expected {list(self.names)}, got {state.get('members')!r}"
+            )
+        s = self._settings
+        self._room = Sizes(
+            max(sizes.items, SMALLEST),
+            max(sizes.users, SMALLEST),
+            max(sizes.arena + 2 * self._history, SMALLEST),
+        )
+        self._all = self._fresh(self._room)
+        for name, table in LAYOUT.items():
+            if self._has(name):
+                take(getattr(self._all, name), table, sizes, state.get(name), name)
+        self._all.items.scalars[BOUND], self._all.users.scalars[BOUND] = s.items, s.users
+        self._grow()
+
+    def parameters(self) -> Sequence[Parameter]:
+        """The parameter table of all parts, in a stable order."""
+        return [
+            p for name, arrays in self._parts().items() for p in rows(name, arrays, LAYOUT[name])
+        ]
+
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """Learned arrays by path; views to read."""
+        return {
+            f"{part}.{name}": array
+            for part, arrays in self._parts().items()
+            for name, array in arrays.items()
+            if LAYOUT[part][name].role == "learned"
+        }
+
+    def digest(self) -> str:
+        """Hex digest of the state."""
+        return state_digest(self.state())
+
+
+_TYPES = (np.int64, np.uint64, np.uint64, np.uint64, np.float64, np.float64)

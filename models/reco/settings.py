@@ -1,0 +1,85 @@
+"""Settings of a recommender: which members, how much is remembered, what may be shown."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.kernels.reco.tables import MOST_ITEMS
+from models.settings import Duration, Settings, refused
+
+
+class PopularParams(Settings):
+    """Parameters of the member `popular`: shares of two counts that fade."""
+
+    slow: float = Field(30_000, ge=10, le=1e9, description="interactions that the slow count holds")
+    fast: float = Field(1_000, ge=10, le=1e9, description="interactions that the fast count holds")
+
+
+class CooccurrenceParams(Settings):
+    """Parameters of the member `cooccurrence`: what users took after, and before, each item."""
+
+    length: int = Field(20, ge=1, le=200, description="a user's last items that count")
+    fade: float = Field(5.0, gt=0, le=1e6, description="the last but q counts for e^(-q / fade)")
+    back: float = Field(
+        0.7, ge=0, le=1, description="what the later item tells of the earlier, beside the reverse"
+    )
+    prior: float = Field(20.0, ge=0, le=1e6, description="items seen with less count for less")
+
+
+class SessionsParams(Settings):
+    """Parameters of the member `sessions`: users with the same last items, and what they took."""
+
+    entries: int = Field(512, ge=1, le=8192, description="users remembered for each item")
+    neighbours: int = Field(300, ge=1, le=10_000, description="most similar users that count")
+    length: int = Field(20, ge=1, le=200, description="a user's last items that are compared")
+    fade: float = Field(20.0, gt=0, le=1e6, description="the last but q counts for e^(-q / fade)")
+    reach: float = Field(
+        20.0, gt=0, le=1000, description="what stands d away counts for e^(-d / reach)"
+    )
+
+
+class Members(Settings):
+    """The members of a recommender; those that are named take part."""
+
+    popular: PopularParams | None = None
+    cooccurrence: CooccurrenceParams | None = None
+    sessions: SessionsParams | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that take part, in the order of their columns."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if not self.names:
+            raise refused((), "expected at least one member", {})
+        return self
+
+
+class RecoSettings(Settings):
+    """What a recommender remembers, and which members rank."""
+
+    members: Members = Field(
+        Members(
+            popular=PopularParams(), cooccurrence=CooccurrenceParams(), sessions=SessionsParams()
+        ),
+        description="the members that rank, each a table of its parameters",
+    )
+    users: int = Field(
+        1_000_000, ge=1, le=1 << 28, description="users kept; the longest idle goes first"
+    )
+    items: int = Field(
+        100_000, ge=1, le=MOST_ITEMS - 1, description="items kept; the longest idle goes first"
+    )
+    history: int = Field(
+        1024, ge=1, le=1 << 16, description="last items of a user that are remembered, hence seen"
+    )
+    seen: Literal["exclude", "include"] = Field(
+        "exclude", description="whether what a user took is shown to him again"
+    )
+    session_gap: Duration = Field(
+        1_800_000, ge=1, description="a longer silence of a user begins a new sitting"
+    )

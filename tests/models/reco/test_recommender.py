@@ -1,0 +1,160 @@
+"""What a recommender promises, whoever its members are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.base import StateError
+from models.reco.recommender import Request
+from tests.models.reco.common import cut, key, recommender, stream
+
+
+def test_many_rows_at_once_equal_many_single_calls() -> None:
+    """State and judgement do not depend on how the rows were cut into batches."""
+    rows = stream(700)
+    whole, pieces = recommender(), recommender()
+    judged = whole.learn(rows, judge=True)
+    assert judged is not None
+    found = []
+    for first in range(0, 700, 70):
+        part = pieces.learn(cut(rows, first, first + 70), judge=True)
+        assert part is not None
+        found.append(part.ranks)
+    assert whole.digest() == pieces.digest()
+    np.testing.assert_array_equal(np.concatenate(found), judged.ranks)
+
+
+def test_judging_changes_nothing() -> None:
+    """Rows that are ranked before they are learned teach what they teach without."""
+    rows = stream(500)
+    judged, plain = recommender(), recommender()
+    judged.learn(rows, judge=True)
+    plain.learn(rows)
+    assert judged.digest() == plain.digest()
+
+
+def test_a_restored_recommender_goes_on_bit_for_bit() -> None:
+    """With room for more, after users and items were let go."""
+    rows = stream(900, users=90, items=80)
+    one, other = (recommender(users=40, items=60, history=8) for _ in range(2))
+    one.learn(cut(rows, 0, 600))
+    other.restore(one.state())
+    assert other.digest() == one.digest()
+    one.learn(cut(rows, 600, 900))
+    other.learn(cut(rows, 600, 900))
+    assert other.digest() == one.digest()
+    assert one.counts()["users_evicted"] > 0
+    assert one.counts()["items_evicted"] > 0
+
+
+def test_the_state_of_other_members_is_refused() -> None:
+    """The error names what differs."""
+    state = recommender(members={"popular": {}}).state()
+    with pytest.raises(StateError, match="members"):
+        recommender().restore(state)
+
+
+def test_tables_stay_within_their_bounds() -> None:
+    """The longest idle goes first, and is counted."""
+    r = recommender(users=10, items=20)
+    r.learn(stream(800, users=50, items=60))
+    counts = r.counts()
+    assert (counts["users"], counts["items"]) == (10, 20)
+    assert counts["items_evicted"] > 0
+
+
+def test_what_a_user_took_is_not_shown_to_him_again() -> None:
+    """Unless the request says so."""
+    rows = stream(400)
+    r = recommender()
+    r.learn(rows)
+    user = int(rows.user[0])
+    took = set(rows.item[rows.user == rows.user[0]].tolist())
+    shown = r.rank(Request(int(rows.time_ms[-1]), user, count=100))
+    assert not took & set(shown.items.tolist())
+    assert len(shown.items) == shown.known == r.counts()["items"] - len(took)
+    assert took <= set(r.rank(Request(0, user, count=100, seen="include")).items.tolist())
+
+
+def test_only_candidates_are_ranked_and_no_excluded_item() -> None:
+    """Of the given items each known one comes once; what is excluded never."""
+    rows = stream(400)
+    r = recommender(seen="include")
+    r.learn(rows)
+    some = key(np.array([0, 1, 2, 3, 2, 39]))
+    unknown = np.array([12345], np.uint64)
+    items = np.concatenate([some, unknown])
+    got = r.rank(Request(0, int(rows.user[0]), items=items, exclude=some[:1], count=10))
+    assert sorted(got.items.tolist()) == sorted(some[[1, 2, 3, 5]].tolist())
+    assert np.all(np.diff(got.scores) <= 0)
+    assert not len(r.rank(Request(0, items=unknown[:0])).items)
+
+
+def test_ranking_changes_no_state() -> None:
+    """Not even for a user or an item that is not known."""
+    rows = stream(300)
+    r = recommender()
+    r.learn(rows)
+    before = r.digest()
+    r.rank(Request(0, user=99, items=np.array([5, 6], np.uint64)))
+    r.rank(Request(0, user=int(rows.user[3])))
+    assert r.digest() == before
+
+
+def test_nobody_is_shown_what_is_popular() -> None:
+    """An unknown user gets the order of the popular items, marked as a fallback."""
+    rows = stream(400)
+    r = recommender(members={"popular": {"slow": 1e6, "fast": 1e6}})
+    r.learn(rows)
+    got = r.rank(Request(0, user=1, count=5))
+    weight = {i: rows.weight[rows.item == i].sum() for i in np.unique(rows.item)}
+    best = sorted(weight, key=lambda i: -weight[i])[:5]
+    assert got.fallback
+    assert [weight[i] for i in got.items] == [weight[i] for i in best]
+
+
+def test_judged_ranks_are_places_among_all_that_could_be_shown() -> None:
+    """Each rank is 1 + how many others score at least as high; a seen or unknown item has 0."""
+    rows = stream(300)
+    r = recommender()
+    for i in range(300):
+        one = cut(rows, i, i + 1)
+        got = r.rank(Request(int(one.time_ms[0]), int(one.user[0]), count=100))
+        judged = r.learn(one, judge=True)
+        assert judged is not None
+        at = np.flatnonzero(got.items == one.item[0])
+        if not len(at):
+            assert not judged.ranks.any()
+            continue
+        scores = np.column_stack([got.members, got.scores])
+        expected = (scores >= scores[at[0]]).sum(0)
+        np.testing.assert_array_equal(judged.ranks[0], expected)
+
+
+def test_a_forgotten_item_is_never_shown() -> None:
+    """And comes back as a new one, of which nothing is known."""
+    rows = stream(400)
+    r = recommender(seen="include")
+    r.learn(rows)
+    item, user = rows.item[0], int(rows.user[0])
+    r.forget_item(int(item))
+    assert item not in r.rank(Request(0, user, count=100)).items
+    r.learn(cut(rows, 0, 1)._replace(user=key(np.array([200]))))
+    got = r.rank(Request(0, user, items=np.array([item], np.uint64)))
+    assert got.members[0, 1] == 0.0
+
+
+def test_a_forgotten_user_is_unknown() -> None:
+    """His history goes, and he is no neighbour of others any more."""
+    rows = stream(400)
+    r = recommender(members={"sessions": {}}, seen="include")
+    r.learn(rows)
+    for user in np.unique(rows.user)[1:].tolist():
+        r.forget_user(user)
+    last = int(np.unique(rows.user)[0])
+    assert r.rank(Request(0, last)).members.max() == 0.0
+    for user in np.unique(rows.user).tolist():
+        r.forget_user(user)
+    assert r.rank(Request(0, last)).fallback
+    assert r.counts()["users"] == 0

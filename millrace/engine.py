@@ -25,7 +25,7 @@ from models.task import Classes, Number, Task
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.decode.payload import encoded
-from stream.run.assemble import build_engine
+from stream.run.assemble import build_scoring
 from stream.settings.load import load as read
 from stream.settings.paths import place
 from stream.settings.schema import Config
@@ -170,7 +170,7 @@ class Engine:
             delay = None if label_delay is None else parse_duration(label_delay)
         except ValueError as error:
             raise MillraceError(f"label_delay: {error}, got {label_delay!r}") from error
-        fresh = build_engine(self._config, None)
+        fresh = build_scoring(self._config, None)
         apart = None if labels is None else rows_of(taken(labels)[0], self._config)
         run = Evaluation(self._config, fresh, delay, batch, apart)
         return run.run(rows_of(taken(data)[0], self._config), lambda n: None)
@@ -281,7 +281,7 @@ def load(config: str | os.PathLike[str]) -> Engine:
     Raises :class:`~stream.settings.problems.ConfigError` that lists every mistake.
     """
     settings = read(Path(config), os.environ).in_json()
-    return Engine(settings, build_engine(settings, None))
+    return Engine(settings, build_scoring(settings, None))
 
 
 def open(directory: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> Engine:
@@ -309,7 +309,7 @@ def open(directory: str | os.PathLike[str], config: str | os.PathLike[str] | Non
     try:
         for loaded in place.usable(lambda manifest: None):
             saved = _vouched(loaded.manifest.config, str(loaded.path), given)
-            engine = build_engine(saved, None)
+            engine = build_scoring(saved, None)
             try:
                 revive(engine, loaded)
                 return Engine(saved, engine)

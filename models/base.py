@@ -139,25 +139,16 @@ class Parameter:
     trainable: bool = True
 
 
-class Model(ABC):
-    """A learner of the ensemble. All of its state is reachable through :meth:`state`.
+class Learner(ABC):
+    """What learns. All of its state is reachable through :meth:`state`.
 
-    Scores live in link space: ``k = 1`` logit for a binary target, identity for regression, ``k``
-    columns for ``k`` classes. Two models built with the same arguments and fed the same calls hold
-    the same state, bit for bit.
+    Two learners built with the same arguments and fed the same calls hold the same state, bit for
+    bit.
     """
 
     skipped: int = 0
     """Updates left out because they could not be made (a gradient that is no number); part of the
-    state where a model counts any."""
-
-    @abstractmethod
-    def score(self, x: FeatureBatch) -> F64:
-        """Link scores ``(n, k)``, float64, finite. Must not change what :meth:`state` returns."""
-
-    @abstractmethod
-    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        """Learn ``n`` rows in order: ``y`` the task's truths, ``w`` weights >= 0, each ``(n,)``."""
+    state where a learner counts any."""
 
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]:
@@ -169,30 +160,46 @@ class Model(ABC):
 
     @abstractmethod
     def restore(self, state: State) -> None:
-        """Become the model that gave ``state``. Raises :class:`StateError` if it does not fit."""
+        """Become the learner that gave ``state``. Raises :class:`StateError` if it does not fit."""
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """The arrays of weights that ``learn`` moves, by path, in a stable order; views to read.
+        """The arrays of weights that learning moves, by path, in a stable order; views to read.
 
         What is counted but has no norm worth watching (nodes and leaves of trees) is left out.
         """
         return {}
 
     def replaced(self) -> int:
-        """How many parts (trees of a forest) were replaced after drift, since the model is new."""
+        """How many parts (trees of a forest) were replaced after drift, since it is new."""
         return 0
 
     def counted(self) -> Any:
-        """What the parameters are counted on: a torch module, a River estimator, or the model."""
+        """What the parameters are counted on: a torch module, a River estimator, or itself."""
         return self
 
     def digest(self) -> str:
-        """Hex digest of the state; equal for equal models, also across a save and a restore."""
+        """Hex digest of the state; equal for equal ones, also across a save and a restore."""
         return state_digest(self.state())
 
     def digests_state(self) -> bool:
         """Whether the digest is that of what is saved, so that a saved state alone gives it."""
-        return type(self).digest is Model.digest
+        return type(self).digest is Learner.digest
+
+
+class Model(Learner):
+    """A learner of the ensemble.
+
+    Scores live in link space: ``k = 1`` logit for a binary target, identity for regression, ``k``
+    columns for ``k`` classes.
+    """
+
+    @abstractmethod
+    def score(self, x: FeatureBatch) -> F64:
+        """Link scores ``(n, k)``, float64, finite. Must not change what :meth:`state` returns."""
+
+    @abstractmethod
+    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        """Learn ``n`` rows in order: ``y`` the task's truths, ``w`` weights >= 0, each ``(n,)``."""
 
 
 def state_digest(state: Any) -> str:

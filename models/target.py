@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from models.settings import Settings, refused
-from models.task import NAME_LENGTH, Binary, Classes, Number, Task
+from models.task import NAME_LENGTH, Binary, Classes, Number, Taken, Task
 
 NEGATIVE, DROP = "negative", "drop"
 """What ``label.at_horizon`` says of silence, beside a class or a number."""
@@ -184,4 +184,26 @@ class NumberTarget(Settings):
         return Number(low, high, self.unit, silence, above, self.coverage, self.quantiles)
 
 
-Target = Annotated[BinaryTarget | ClassesTarget | NumberTarget, Field(discriminator="type")]
+class RankingTarget(Settings):
+    """Items for users, best first: `[reco]` says how they are ranked."""
+
+    kind: ClassVar[Kind] = Taken
+    no_risk: ClassVar[str | None] = "a target of yes or no, or of classes"
+
+    type: Literal["ranking"]
+
+    def problems(self, values: Values | None, at_horizon: str | None) -> Iterator[str]:
+        """What does not fit of ``label.values`` and ``label.at_horizon``."""
+        if values:
+            yield f"label.values: expected none, since nothing is labelled, got {dict(values)}"
+        if at_horizon is not None:
+            yield f"label.at_horizon: expected none, got {at_horizon!r}"
+
+    def task(self, values: Values | None, at_horizon: str | None, threshold: float) -> Taken:
+        """The task of settings without :meth:`problems`."""
+        return Taken()
+
+
+Target = Annotated[
+    BinaryTarget | ClassesTarget | NumberTarget | RankingTarget, Field(discriminator="type")
+]

@@ -35,7 +35,7 @@ NUMBERS = (*(-b for b in reversed(_DECADES)), 0.0, *_DECADES)
 NAME_LENGTH = 80
 """Characters of a class's name, at most."""
 
-TaskType = Literal["binary", "classes", "number"]
+TaskType = Literal["binary", "classes", "number", "ranking"]
 
 
 class Task(ABC):
@@ -227,7 +227,7 @@ class Binary(Task):
     (1.0, [0.5])
     """
 
-    type = "binary"
+    type: ClassVar[TaskType] = "binary"
 
     def __init__(
         self,
@@ -330,6 +330,20 @@ class Binary(Task):
     def prior(self, fixed: float | None = None) -> BinaryPrior:
         """The share of positives."""
         return BinaryPrior(fixed)
+
+
+class Taken(Binary):
+    """Whether an item that was shown was taken: what a ranking is right by. It alerts nobody."""
+
+    type = "ranking"
+
+    def __init__(self) -> None:
+        super().__init__(alert_at=math.inf)
+
+    @property
+    def thresholds(self) -> tuple[float, float] | None:
+        """See :attr:`Task.thresholds`."""
+        return None
 
 
 # ------------------------------------------------------------------ one of several classes

@@ -19,12 +19,11 @@ from models.base import (
     Model,
     Parameter,
     State,
-    StateError,
-    state_digest,
 )
 from models.carry import shared
 from models.ensemble.combine import combiner
 from models.ensemble.conformal import conformal
+from models.ensemble.group import Group
 from models.prior import Prior
 from models.task import BINARY, Task
 
@@ -46,7 +45,7 @@ class MemberError(MillraceError):
         super().__init__(f"member {member!r} failed to {action} {rows} row(s): {reason}")
 
 
-class Ensemble:
+class Ensemble(Group[Model]):
     """Members in a fixed order under one combiner.
 
     Parameters
@@ -93,53 +92,21 @@ class Ensemble:
         prior: float | None = None,
         task: Task = BINARY,
     ) -> None:
-        self.members: dict[str, Model] = dict(members)
-        self.names: tuple[str, ...] = tuple(members)
+        super().__init__(members)
         self.task = task
         self._combine = (combine, len(self.names), seed, task)
         self.combiner = combiner(*self._combine)
-        self.challengers: dict[str, Model] = {}
         self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.names}
-        self._frozen: set[str] = set()
-        self._quarantined: set[str] = set()
         self._taught: set[str] = set()  # members that have learned a row since they began
         self._labelled = 0
         self.prior: Prior = task.prior(prior)
         self.promises = conformal(task)
 
     @property
-    def frozen(self) -> frozenset[str]:
-        """Names of the members that do not learn because an operator said so."""
-        return frozenset(self._frozen)
-
-    @property
-    def quarantined(self) -> frozenset[str]:
-        """Names of the members that are left out because they failed."""
-        return frozenset(self._quarantined)
-
-    @property
     def cold(self) -> bool:
         """Whether no member out of quarantine has learned a row since it began, or there is
         nothing to say: no class is known."""
         return self._taught <= self._quarantined or not self.task.known
-
-    def freeze(self, name: str) -> None:
-        """The member scores on but learns nothing until it is released."""
-        self._frozen.add(self._known(name))
-
-    def quarantine(self, name: str) -> None:
-        """The member neither scores nor learns until it is released."""
-        self._quarantined.add(self._known(name))
-
-    def release(self, name: str) -> None:
-        """The member scores and learns again."""
-        self._frozen.discard(self._known(name))
-        self._quarantined.discard(name)
-
-    def _known(self, name: str) -> str:
-        if name not in self.members:
-            raise KeyError(f"expected one of {', '.join(self.names)}; got {name!r}")
-        return name
 
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
         """Member links ``(n, m, k)`` and the ensemble's links ``(n, k)``.
@@ -260,28 +227,14 @@ class Ensemble:
 
     def parameters(self) -> dict[str, Sequence[Parameter]]:
         """Each member's parameter table, and the combiner's under ``"ensemble"``."""
-        tables = {name: self.members[name].parameters() for name in self.names}
+        tables = super().parameters()
         own = [*self.combiner.parameters(), *(self.promises.parameters() if self.promises else ())]
         return {**tables, "ensemble": own}
 
-    def state(self) -> State:
-        """Members', challengers', combiner's and own state, as copies.
-
-        ``names`` are the combiner's columns.
-        """
-        return {
-            "names": list(self.names),
-            "members": {name: member.state() for name, member in self.members.items()},
-            "challengers": {name: model.state() for name, model in self.challengers.items()},
-            **self._own_state(),
-        }
-
     def _own_state(self) -> State:
         return {
-            "format": 1,
+            **super()._own_state(),
             "combiner": self.combiner.state(),
-            "frozen": sorted(self._frozen),
-            "quarantined": sorted(self._quarantined),
             "taught": sorted(self._taught),
             "labelled": self._labelled,
             **self.prior.state(),
@@ -289,42 +242,21 @@ class Ensemble:
         }
 
     def restore(self, state: State) -> None:
-        """Take over what ``state`` tells of these members, by name; the others start new.
+        """See :meth:`Group.restore`. Without a ``combiner`` in the state that one starts new too.
 
-        Without a ``combiner`` in it that one starts new too. Raises :class:`StateError` where what
-        is there does not fit.
+        ``names`` are the combiner's columns.
         """
-        if state.get("format") != 1:
-            raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
-        beside = state["challengers"]
-        self.challengers = {name: self.fresh(name, 0) for name in beside if name in self.members}
-        for models, states in ((self.members, state["members"]), (self.challengers, beside)):
-            for name in [n for n in models if n in states]:
-                try:
-                    models[name].restore(states[name])
-                except StateError as error:
-                    raise type(error)(f"member {name!r}: {error}") from error
+        super().restore(state)
         if "combiner" in state:
             self.combiner.restore(state["combiner"], shared(self.names, state["names"]))
-        self._frozen = set(state["frozen"]).intersection(self.names)
-        self._quarantined = set(state["quarantined"]).intersection(self.names)
         self._taught = set(state["taught"]).intersection(self.names)
         self._labelled = int(state["labelled"])
         self.prior.restore(state)
         if self.promises and "promises" in state:
             self.promises.restore(state["promises"])
 
-    def roots(self) -> dict[str, str]:
-        """Digests of each member, each challenger, and under ``"ensemble"`` of all the rest."""
-        return self._digests() | {"ensemble": state_digest(self._own_state())}
-
-    def digest(self) -> str:
-        """Hex digest of the whole state, by the members' own digests."""
-        return state_digest({"members": self._digests(), **self._own_state()})
-
-    def _digests(self) -> dict[str, str]:
-        members = {name: member.digest() for name, member in self.members.items()}
-        return members | {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
+    def _begin_challengers(self, names: Sequence[str]) -> None:
+        self.challengers = {name: self.fresh(name, 0) for name in names}
 
 
 def _score(name: str, member: Model, x: FeatureBatch, k: int) -> F64:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, U64, Parameter, State, StateError, state_digest
+from models.base import BOOL, F64, I64, U64, Learner, Parameter, State, StateError
 from models.kernels.reco import walk as kernels
 from models.kernels.reco.cooccurrence import cooccurrence
 from models.kernels.reco.popular import popular
@@ -87,7 +87,7 @@ class Ranked:
     fallback: bool
 
 
-class Recommender:
+class Recommender(Learner):
     """Ranks items and learns from interactions.
 
     Parameters
@@ -229,6 +229,12 @@ class Recommender:
         """Let an item go: it is not shown any more, and new when it comes again."""
         kernels.forget_item(item, self._all)
 
+    def knows(self, items: U64) -> BOOL:
+        """Which items are known, bool ``(n,)``."""
+        found = np.zeros(len(items), np.bool_)
+        kernels.known(np.require(items, np.uint64, ["C", "W"]), found, self._all)
+        return found
+
     def counts(self) -> dict[str, int]:
         """Users and items that are known, and how many were let go."""
         found = {}
@@ -299,10 +305,6 @@ class Recommender:
             for name, array in arrays.items()
             if LAYOUT[part][name].role == "learned"
         }
-
-    def digest(self) -> str:
-        """Hex digest of the state."""
-        return state_digest(self.state())
 
 
 _TYPES = (np.int64, np.uint64, np.uint64, np.uint64, np.float64, np.float64)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.base import State
-from models.ensemble.ensemble import Ensemble, MemberError
+from models.ensemble.ensemble import MemberError
+from models.ensemble.group import Group
 from monitoring.audit.audited import (
     AuditedMember,
     Size,
@@ -71,12 +72,12 @@ class Breach(NamedTuple):
 
 
 class Auditor:
-    """Keeps the trail of one ensemble and enforces its budgets.
+    """Keeps the trail of one group of learners and enforces its budgets.
 
     Parameters
     ----------
     settings : AuditSettings
-    ensemble : Ensemble
+    ensemble : Group
     trail : Trail
 
     Attributes
@@ -89,7 +90,7 @@ class Auditor:
         Relative update norms by member, as far as they were measured.
     """
 
-    def __init__(self, settings: AuditSettings, ensemble: Ensemble, trail: Trail) -> None:
+    def __init__(self, settings: AuditSettings, ensemble: Group[Any], trail: Trail) -> None:
         self.trail = trail
         self.written: Counter[str] = Counter()
         self.violations: Counter[str] = Counter()

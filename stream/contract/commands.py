@@ -17,7 +17,7 @@ from monitoring.audit.budgets import AuditEvent
 
 if TYPE_CHECKING:
     # Only names of types: the command line reads this table at each start, and these load Numba.
-    from models.ensemble.ensemble import Ensemble
+    from models.ensemble.group import Group
     from models.task import Task
 
 NAMES = "names"
@@ -42,7 +42,7 @@ Ticket = Annotated[
 class Controlled(Protocol):
     """What commands reach of an engine."""
 
-    ensemble: Ensemble
+    ensemble: Group[Any]
     threshold: float
     checkpoint_wanted: bool
 

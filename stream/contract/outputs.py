@@ -41,12 +41,28 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
     said: NDArray[Any] | None = None
 
 
+class Judged(msgspec.Struct, frozen=True, eq=False):
+    """How the items of ``n`` interactions stood in rankings before they were learned.
+
+    ``ranks`` int32 ``(n, 1 + m)``: 1 the best, 0 an item that could not be ranked; the ranking
+    that would have been shown first, then the members'. ``history`` int32 ``(n,)``: items that the
+    user had taken before. ``weight`` float64 ``(n,)``: what it counts for, 0 where it is no
+    positive. ``items``: how many were known.
+    """
+
+    time_ms: I64
+    ranks: NDArray[Any]
+    history: NDArray[Any]
+    weight: F64
+    items: int
+
+
 class Outputs(msgspec.Struct, frozen=True):
     """All that a step makes visible, in one commit with the offsets in ``journal.ranges``.
 
     ``scored`` holds as columns what stands in ``scores``, and ``alarms`` the drift alarms that are
-    on record in ``audit``: for readers in this process. ``head`` is the audit trail's after the
-    step, ``anchors`` that head once more, signed, when a topic shall witness it.
+    on record in ``audit``: for readers in this process, as ``judged`` is. ``head`` is the audit
+    trail's after the step, ``anchors`` that head once more, signed, when a topic shall witness it.
     """
 
     scores: Sequence[NewRecord]
@@ -57,6 +73,7 @@ class Outputs(msgspec.Struct, frozen=True):
     alarms: Sequence[Alarm] = ()
     head: Head | None = None
     anchors: Sequence[NewRecord] = ()
+    judged: Sequence[Judged] = ()
 
     def ids(self) -> list[str]:
         """The event id of each score."""

@@ -16,26 +16,38 @@ from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.members.narrow import Narrow
+from models.reco.recommender import Recommender
 from models.settings import column_names, parse_size
 from models.task import Task
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
+from monitoring.quality.ranks import RankQuality
 from monitoring.quality.tasks import quality_of
 from stream.contract.hashing import hash_text
 from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
+from stream.step.engine import Engine
 from stream.step.pending.store import Pending, row_dtype
-from stream.step.scoring import ScoringEngine
+from stream.step.ranking import LIST_ROW, RankingEngine
+from stream.step.scoring import OtherEngine, ScoringEngine
 
 
 def build_engine(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
-) -> ScoringEngine:
+) -> Engine:
     """A new engine; ``directory`` is where pending events live (``None``: in memory).
 
     ``key`` signs audit records; state and digest are the same without.
     """
+    build = build_scoring if config.reco is None else build_ranking
+    return build(config, directory, key)
+
+
+def build_scoring(
+    config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
+) -> ScoringEngine:
+    """As :func:`build_engine`, of a configuration whose events are scored."""
     features = FeatureStage(config.features)
     task = config.task()
     make = member_maker(config, features.schema, task)
@@ -59,8 +71,28 @@ def build_engine(
     )
 
 
+def build_ranking(
+    config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
+) -> RankingEngine:
+    """As :func:`build_engine`, of a configuration that ranks items."""
+    if config.reco is None:
+        raise OtherEngine(f"target.type: expected 'ranking', got {config.target.type!r}")
+    recommender = Recommender(config.reco, config.seed)
+    names = ("ensemble", *recommender.names)
+    return RankingEngine(
+        config,
+        recommender,
+        Pending(LIST_ROW, (), directory, room(config, LIST_ROW.itemsize)),
+        RankQuality(names),
+        DriftMonitor(names, bounds=None),
+        Trail(config.name, key),
+    )
+
+
 def row_bytes(config: Config) -> int:
     """What an event takes on disk while it waits for its label."""
+    if config.reco is not None:
+        return LIST_ROW.itemsize
     features = FeatureStage(config.features)
     return _row(features, config, config.task()).itemsize
 

@@ -32,6 +32,19 @@ def check(config: Config, whole: bool) -> Iterator[str]:
                 raise
 
 
+def _some(config: Config) -> Iterator[str]:
+    """There are features and members; where items are ranked, `[reco]` instead of both."""
+    ranking = config.target.type == "ranking"
+    for key in ("features", "members"):
+        got = getattr(config, key)
+        if ranking and got:
+            yield f"{key}: expected none, since [reco] says what ranks, got {len(got)}"
+        if not ranking and not got:
+            yield f"{key}: expected at least one, got none"
+    if config.reco is not None and not ranking:
+        yield f"reco: expected target.type = 'ranking' beside it, got {config.target.type!r}"
+
+
 def _feature_names(config: Config) -> Iterator[str]:
     """Names of features are distinct."""
     names = [(f"features[{i}].name", f.name) for i, f in enumerate(config.features)]
@@ -283,7 +296,7 @@ def _target(config: Config) -> Iterator[str]:
                 yield f"features[{i}].type: expected {lacking} for 'risk', whose share it counts"
     yield from config.target.problems(config.label.values, config.label.at_horizon)
     combine, task = config.ensemble.combine, config.target.type
-    if task not in COMBINERS[combine]:
+    if task != "ranking" and task not in COMBINERS[combine]:
         known = ", ".join(name for name, tasks in COMBINERS.items() if task in tasks)
         yield f"ensemble.combine: expected one of {known} for {task}, got {combine!r}"
 
@@ -302,6 +315,7 @@ def _corrected(config: Config) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _some,
     _feature_names,
     _column_names,
     _member_names,

@@ -8,19 +8,23 @@ beside their code.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
+from operator import eq, ge, gt, le, lt
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
+    PositiveFloat,
     SecretStr,
     model_validator,
 )
 
+from models.reco.settings import RecoSettings
 from models.settings import (
     Duration,
     Feature,
@@ -413,6 +417,63 @@ class MemberSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+_CONDITION = re.compile(r"([^\s<>=]+)(?:\s*(<=|>=|<|>|==)\s*(-?\d+(?:\.\d+)?))?")
+
+
+def _condition(text: str) -> str:
+    if _CONDITION.fullmatch(text) is None:
+        raise ValueError("expected a type of interaction, such as `purchase`, or `rating >= 4`")
+    return text
+
+
+class RankingSettings(RecoSettings):
+    """How items are ranked, and what counts of what users do with them."""
+
+    positive: dict[Annotated[str, AfterValidator(_condition)], PositiveFloat] | None = Field(
+        None,
+        min_length=1,
+        description="the interactions that are learned, each with what it counts for: a type, such"
+        " as `purchase`, or a type whose `value` is in a range, such as `rating >= 4`; any other"
+        " is not learned. Default: every one counts for 1",
+    )
+    item_ttl: Duration | None = Field(
+        None, description="an item is not shown once nothing was heard of it for so long"
+    )
+    categories: Name = Field("categories", description="the field of an item that names them")
+    hidden: Name = Field("hidden", description="the field of an item that keeps it hidden")
+
+    def conditions(self) -> list[Condition]:
+        """:attr:`positive`, taken apart; empty where every interaction counts for 1."""
+        found = []
+        for text, weight in (self.positive or {}).items():
+            parts = _CONDITION.fullmatch(text)
+            assert parts is not None
+            kind, compare, value = parts.groups()
+            found.append(Condition(kind, compare, float(value or 0), weight))
+        return found
+
+
+class Condition(NamedTuple):
+    """Interactions of a type, with a value in a range where ``compare`` is given, and their weight.
+
+    The first that holds counts.
+    """
+
+    type: str
+    compare: str | None
+    value: float
+    weight: float
+
+    def holds(self, type: str, value: float) -> bool:
+        """Whether it is about an interaction; ``value`` is ``nan`` where it has none."""
+        return type == self.type and (
+            self.compare is None or _COMPARE[self.compare](value, self.value)
+        )
+
+
+_COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq}
+
+
 class EnsembleSettings(Settings):
     """How members become one score."""
 
@@ -561,6 +622,14 @@ class LimitsSettings(Settings):
     )
 
 
+RANKING_EVENT = {
+    "time": "timestamp",
+    "time_format": "ms",
+    "fields": {"user": "entity", "session": "entity", "item": "entity"},
+}
+"""How a record of :mod:`stream.decode.feedback` writes its time, and whom it is about."""
+
+
 class Config(Settings):
     """The configuration of one shard: one engine, one state directory, one set of partitions."""
 
@@ -574,8 +643,9 @@ class Config(Settings):
     target: Target = BinaryTarget()
     scores: ScoresSettings = ScoresSettings()
     registry: RegistrySettings | None = None
-    features: tuple[Feature, ...] = Field(min_length=1)
-    members: tuple[MemberSettings, ...] = Field(min_length=1, max_length=64)
+    features: tuple[Feature, ...] = ()
+    members: tuple[MemberSettings, ...] = Field((), max_length=64)
+    reco: RankingSettings | None = None
     ensemble: EnsembleSettings = EnsembleSettings()
     drift: DriftSettings = DriftSettings()
     quality: QualitySettings = QualitySettings()
@@ -583,6 +653,19 @@ class Config(Settings):
     http: HttpSettings = HttpSettings()
     limits: LimitsSettings = LimitsSettings()
     audit: AuditSettings = AuditSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_ranking(cls, raw: Any) -> Any:
+        """Where items are ranked the events have one form, and their times are in milliseconds."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("target"), dict):
+            return raw
+        if raw["target"].get("type") != "ranking":
+            return raw
+        event = raw.get("event", {})
+        if isinstance(event, dict):
+            raw = raw | {"event": RANKING_EVENT | event, "reco": raw.get("reco", {})}
+        return raw
 
     def in_json(self) -> Config:
         """The same with events and labels in JSON: what files and tables hold."""

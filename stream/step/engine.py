@@ -19,13 +19,13 @@ from typing import Any
 import msgspec
 
 from models.base import MillraceError, State, state_digest
-from models.ensemble.ensemble import Ensemble
+from models.ensemble.group import Group
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm
 from stream.contract.letters import DeadLetter
-from stream.contract.outputs import Outputs, Scored
+from stream.contract.outputs import Judged, Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
 from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
@@ -49,6 +49,7 @@ class Made:
         self.scored: list[Scored] = []
         self.letters: list[DeadLetter] = []
         self.alarms: list[Alarm] = []
+        self.judged: list[Judged] = []
 
 
 Handler = Callable[[Slice, Made], None]
@@ -80,7 +81,7 @@ class Engine(ABC):
     threshold: float = math.inf
 
     def __init__(
-        self, config: Config, codec: Codec, ensemble: Ensemble, pending: Pending, trail: Trail
+        self, config: Config, codec: Codec, ensemble: Group[Any], pending: Pending, trail: Trail
     ) -> None:
         self.config = config
         self.tree = journaled(config)
@@ -203,7 +204,10 @@ class Engine(ABC):
         journal = msgspec.structs.replace(
             journal, digest=self.digest, head=tuple(head) if audit else None
         )
-        return Outputs(out.scores, out.letters, audit, journal, out.scored, out.alarms, head)
+        return Outputs(
+            *(out.scores, out.letters, audit, journal, out.scored, out.alarms, head),
+            judged=out.judged,
+        )
 
     def audit_records(self) -> list[NewRecord]:
         """What the auditor wrote since the last call, on partition 0 to keep its order."""

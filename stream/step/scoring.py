@@ -51,6 +51,8 @@ class ScoringEngine(Engine):
     too, but for labels that come in or before their event: those are learned when its run is over.
     """
 
+    ensemble: Ensemble
+
     def __init__(
         self,
         config: Config,

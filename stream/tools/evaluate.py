@@ -24,7 +24,7 @@ from monitoring.quality.measures import kappa_temporal, no_change_accuracy
 from monitoring.quality.tasks import measured
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch
-from stream.run.assemble import build_engine
+from stream.run.assemble import build_scoring
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
 from stream.tools.due import FileLabels, RowLabels, Source
@@ -372,7 +372,7 @@ def evaluate_file(
     config, delay = config.in_json(), delay_ms(label_delay)
     if report is not None and not report.parent.is_dir():
         raise MillraceError(f"--report: expected a directory, got {str(report.parent)!r}")
-    engine = build_engine(config, None)
+    engine = build_scoring(config, None)
     files = (str(data), str(data if labels is None else labels))
     run = Evaluation(
         config, engine, delay, batch, None if labels is None else rows_of(config, labels), files

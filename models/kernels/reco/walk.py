@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba import int64, njit, uint64, void
 
-from models.base import F32, F64, I64, U8, U64
+from models.base import BOOL, F32, F64, I64, U8, U64
 from models.kernels.common import RARE
 from models.kernels.entry import entry
 from models.kernels.reco.cooccurrence import (
@@ -301,6 +301,13 @@ def rank(key: int, time_ms: int, seen: int, only: U64, never: U64, a: Everything
     context = context_of(a.users, user, _gap(a, user, time_ms), a.control[SITTING_MS])
     combine(a.stack, context, n)
     return n
+
+
+@entry(void(uint64[::1], numba.boolean[::1], _ALL))
+def known(keys: U64, found: BOOL, a: Everything) -> None:
+    """Which items there are."""
+    for k in range(len(keys)):
+        found[k] = find(a.items, keys[k]) >= 0
 
 
 @entry(int64(uint64, _ALL))

@@ -19,7 +19,7 @@ from monitoring.audit.trail import load_private_key
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, NewRecord, Slice, range_of
-from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.run.assemble import build_scoring, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
@@ -72,7 +72,7 @@ def warm(
     try:
         log.open()
         _require_new(log, directory)
-        engine = build_engine(config, directory.pending, key)
+        engine = build_scoring(config, directory.pending, key)
         writing = _Journaling(config, engine, log, Anchors(config, key))
         files = (str(data), str(data if labels is None else labels))
         apart = None if labels is None else rows_of(config, labels)

@@ -1,0 +1,112 @@
+"""Learners under their names: which of them learn, which are left out, and what they hold.
+
+The auditor watches a group, the engine saves it. What its learners do together is the subclass's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+from models.base import Learner, Parameter, State, StateError, state_digest
+
+L = TypeVar("L", bound=Learner)
+
+
+class Group(Generic[L]):
+    """Learners in a fixed order.
+
+    Parameters
+    ----------
+    members : mapping of name to Learner
+
+    A frozen one serves but does not learn. A quarantined one does neither. ``release`` ends both.
+    """
+
+    def __init__(self, members: Mapping[str, L]) -> None:
+        self.members: dict[str, L] = dict(members)
+        self.names: tuple[str, ...] = tuple(members)
+        self.challengers: dict[str, L] = {}
+        self._frozen: set[str] = set()
+        self._quarantined: set[str] = set()
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of those that do not learn because an operator said so."""
+        return frozenset(self._frozen)
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """Names of those that are left out because they failed."""
+        return frozenset(self._quarantined)
+
+    def freeze(self, name: str) -> None:
+        """It serves on but learns nothing until it is released."""
+        self._frozen.add(self._known(name))
+
+    def quarantine(self, name: str) -> None:
+        """It neither serves nor learns until it is released."""
+        self._quarantined.add(self._known(name))
+
+    def release(self, name: str) -> None:
+        """It serves and learns again."""
+        self._frozen.discard(self._known(name))
+        self._quarantined.discard(name)
+
+    def _known(self, name: str) -> str:
+        if name not in self.members:
+            raise KeyError(f"expected one of {', '.join(self.names)}; got {name!r}")
+        return name
+
+    def parameters(self) -> dict[str, Sequence[Parameter]]:
+        """Each one's parameter table."""
+        return {name: self.members[name].parameters() for name in self.names}
+
+    def state(self) -> State:
+        """The learners' and own state, as copies."""
+        return {
+            "names": list(self.names),
+            "members": {name: member.state() for name, member in self.members.items()},
+            "challengers": {name: model.state() for name, model in self.challengers.items()},
+            **self._own_state(),
+        }
+
+    def _own_state(self) -> State:
+        return {
+            "format": 1,
+            "frozen": sorted(self._frozen),
+            "quarantined": sorted(self._quarantined),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take over what ``state`` tells of these learners, by name; the others start new.
+
+        Raises :class:`StateError` where what is there does not fit.
+        """
+        if state.get("format") != 1:
+            raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
+        beside = state["challengers"]
+        self._begin_challengers([name for name in beside if name in self.members])
+        for models, states in ((self.members, state["members"]), (self.challengers, beside)):
+            for name in [n for n in models if n in states]:
+                try:
+                    models[name].restore(states[name])
+                except StateError as error:
+                    raise type(error)(f"member {name!r}: {error}") from error
+        self._frozen = set(state["frozen"]).intersection(self.names)
+        self._quarantined = set(state["quarantined"]).intersection(self.names)
+
+    def _begin_challengers(self, names: Sequence[str]) -> None:
+        """Build those that a state holds, to be restored."""
+
+    def roots(self) -> dict[str, str]:
+        """Digests of each learner, each challenger, and under ``"ensemble"`` of all the rest."""
+        return self._digests() | {"ensemble": state_digest(self._own_state())}
+
+    def digest(self) -> str:
+        """Hex digest of the whole state, by the learners' own digests."""
+        return state_digest({"members": self._digests(), **self._own_state()})
+
+    def _digests(self) -> dict[str, str]:
+        members = {name: member.digest() for name, member in self.members.items()}
+        return members | {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}

@@ -1,0 +1,41 @@
+"""Answers to requests for a ranking, as records: a list with its scores, and why it is short."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stream.contract.records import NewRecord
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Place(msgspec.Struct, gc=False, omit_defaults=True):
+    """An item in an answer; ``score``: null of one that nothing is known of."""
+
+    id: str
+    score: float | None
+    propensity: float = 1.0
+    members: dict[str, float] | None = None
+
+
+class Answer(msgspec.Struct, gc=False, tag_field="event", tag="ranking"):
+    """What is answered: itself the ranking that interactions with it name.
+
+    ``fallback``: nothing is known of the user, so that what is popular speaks. ``left_out``: how
+    many items that were asked for, or are known, cannot be shown, by the reason.
+    """
+
+    id: str
+    timestamp: int
+    user: str | None
+    session: str | None
+    items: list[Place]
+    fallback: bool
+    left_out: dict[str, int]
+    scored_at: int
+    model: str
+    seq: int
+
+    def record(self) -> NewRecord:
+        """Keyed by the request's id."""
+        return NewRecord(self.id.encode(), _encode(self))

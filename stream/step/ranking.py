@@ -1,0 +1,485 @@
+"""The step that ranks: interactions teach the recommender, requests are answered by what it knows.
+
+Records of one slice are taken in order; interactions between two others are learned together, which
+gives the same state as one at a time. Every list that is answered, or that somebody reports, waits
+in the pending store: an item of it that is taken before the horizon is a hit of that list, silence
+is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.base import I64, U64, State
+from models.ensemble.group import Group
+from models.reco.catalogue import Catalogue
+from models.reco.recommender import Interactions, Ranked, Recommender
+from models.reco.recommender import Request as Question
+from monitoring.audit.trail import Trail
+from monitoring.drift.monitor import DriftMonitor
+from monitoring.quality.ranks import RankQuality
+from stream.contract.hashing import hash_text
+from stream.contract.letters import DeadLetter, Reason
+from stream.contract.outputs import Judged, Scored
+from stream.contract.records import Record, Slice
+from stream.decode.feedback import (
+    Delete,
+    FeedbackCodec,
+    Interaction,
+    Item,
+    Rank,
+    Ranking,
+    Recommend,
+    Taken,
+    User,
+    fields_of,
+)
+from stream.settings.schema import Config
+from stream.step.answers import Answer, Place
+from stream.step.engine import Engine, Made
+from stream.step.pending.store import Pending
+
+RECOMMENDER = "recommender"
+"""Under which name the auditor watches it, and commands freeze it."""
+PARTS = 256
+"""Lists leave within so large a part of the horizon after it."""
+
+LIST_ROW = np.dtype(
+    [
+        ("id", "<u8"),  # of a list's item, or of a record
+        ("event_time_ms", "<i8"),
+        ("user", "<u8"),
+        ("item", "<u8"),
+        ("position", "<i4"),  # from 0; -1 of a record's own id
+        ("propensity", "<f8"),
+        # What every store's rows have.
+        ("score", "<f8", (1,)),
+        ("links", "<f8", (0, 1)),
+    ]
+)
+"""What waits: each item of a list that was shown, and the id of each record, so that none counts
+twice within the horizon."""
+
+
+class _Run(NamedTuple):
+    """Interactions that wait to be learned together, as columns, and the rows to be held."""
+
+    time_ms: list[int]
+    user: list[int]
+    session: list[int]
+    item: list[int]
+    weight: list[float]
+    value: list[float]
+    ids: list[int]
+
+    @classmethod
+    def empty(cls) -> _Run:
+        return cls([], [], [], [], [], [], [])
+
+
+class RankingEngine(Engine):
+    """The engine of items for users.
+
+    Attributes
+    ----------
+    recommender : Recommender
+    catalogue : Catalogue
+    quality : RankQuality
+        Of every interaction of a user who was known, ranked before it was learned.
+    drift : DriftMonitor
+    judged : list
+        What each run of interactions was judged by, of the last step: for readers in this process.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        recommender: Recommender,
+        pending: Pending,
+        quality: RankQuality,
+        drift: DriftMonitor,
+        trail: Trail,
+    ) -> None:
+        group: Group[Recommender] = Group({RECOMMENDER: recommender})
+        codec = FeedbackCodec(config)
+        super().__init__(config, codec, group, pending, trail)
+        assert config.reco is not None
+        self._settings = config.reco
+        self._conditions = config.reco.conditions()
+        self._feedback = codec.feedback
+        self.recommender = recommender
+        self.catalogue = Catalogue(config.reco.item_ttl)
+        self.quality = quality
+        self.drift = drift
+        self._watermark_ms = 0
+        self._horizon_ms = config.label.horizon
+        self._slack_ms = max(1, config.label.horizon // PARTS)
+        self._run = _Run.empty()
+        self._handlers |= {config.topics.events: self._records, config.topics.labels: self._none}
+
+    @property
+    def watermark_ms(self) -> int:
+        """Newest event time taken in."""
+        return self._watermark_ms
+
+    # ------------------------------------------------------------------ records
+
+    def _none(self, piece: Slice, out: Made) -> None:
+        for record in piece.records:
+            error = "a shard that ranks has no labels: interactions stand among the events"
+            out.letters.append(DeadLetter(record, "schema", error))
+
+    def _records(self, piece: Slice, out: Made) -> None:
+        """Take records in order."""
+        taken: Taken
+        taken, bad = self.codec.decoded(piece, self._feedback)
+        out.letters += bad
+        latest = self.clock_ms + self.config.limits.ahead
+        for record, what, time_ms in zip(taken.records, taken.what, taken.time_ms, strict=True):
+            if time_ms > latest:
+                error = (
+                    f"expected an event time up to limits.ahead after {self.clock_ms} ms, got "
+                    f"{time_ms} ms"
+                )
+                out.letters.append(DeadLetter(record, "event_time_ahead", error))
+                continue
+            self._pass(time_ms, out)
+            refused = self._take(record, what, time_ms, out)
+            if refused is not None:
+                out.letters.append(DeadLetter(record, *refused))
+        self._learn(out)
+
+    def _take(
+        self, record: Record, what: Any, time_ms: int, out: Made
+    ) -> tuple[Reason, str] | None:
+        if isinstance(what, Interaction):
+            return self._interaction(what, time_ms, out)
+        self._learn(out)
+        if isinstance(what, Rank | Recommend):
+            return self._answer(record, what, time_ms, out)
+        if isinstance(what, Ranking):
+            return self._shown(what, time_ms, out)
+        if isinstance(what, Item):
+            self._item(what, time_ms)
+        elif isinstance(what, Delete):
+            self._delete(what)
+        self.counts[f"feedback.{_KIND[type(what)]}"] += 1
+        return None
+
+    def _pass(self, time_ms: int, out: Made) -> None:
+        """Let time pass: lists leave whose horizon is over."""
+        before, self._watermark_ms = self._watermark_ms, max(self._watermark_ms, time_ms)
+        if self._watermark_ms // self._slack_ms > before // self._slack_ms:
+            self._learn(out)
+            self._leave(self.pending.due(self._watermark_ms - self._horizon_ms), "lists.matured")
+
+    def _leave(self, n: int, counted: str) -> None:
+        if n == 0:
+            return
+        rows, truth, _, _ = self.pending.expire(n)
+        shown = rows["position"] >= 0
+        self.counts[counted] += int(shown.sum())
+        self.counts[f"{counted}.untaken"] += int((shown & np.isnan(truth)).sum())
+
+    # ------------------------------------------------------------------ interactions
+
+    def _interaction(self, what: Interaction, time_ms: int, out: Made) -> tuple[Reason, str] | None:
+        key = hash_text(f"interaction\0{what.id}") if what.id else 0
+        if key and self._is_held(key, out):
+            return "duplicate_event", f"an interaction with the id {what.id!r} was taken before"
+        item = hash_text(what.item)
+        self.catalogue.heard(item, what.item, time_ms)
+        value = math.nan if what.value is None else what.value
+        run = self._run
+        run.time_ms.append(time_ms)
+        run.user.append(_key(what.user))
+        run.session.append(_key(what.session))
+        run.item.append(item)
+        run.weight.append(self._weight(what.type, value))
+        run.value.append(value)
+        if key:
+            run.ids.append(key)
+        self.counts["feedback.interaction"] += 1
+        if what.ranking is not None and run.weight[-1] > 0.0:
+            self._hit(what.ranking, what.item, out)
+        return None
+
+    def _weight(self, kind: str, value: float) -> float:
+        if not self._conditions:
+            return 1.0
+        return next((c.weight for c in self._conditions if c.holds(kind, value)), 0.0)
+
+    def _is_held(self, key: int, out: Made) -> bool:
+        """Whether a record with this id came within the horizon."""
+        if self.pending.overflow(len(self._run.ids) + 1):
+            self._learn(out)  # what waits to be held may push others out
+        return key in self._run.ids or int(self.pending.find(_one(key))[0]) >= 0
+
+    def _hit(self, ranking: str, item: str, out: Made) -> None:
+        """An item of a list was taken."""
+        number = self.pending.find(_one(_place(ranking, item)))
+        if number[0] < 0:
+            self.counts["hits.unknown"] += 1
+        elif math.isnan(self.pending.truth(number)[0]):
+            self.pending.settle(number, np.ones(1))
+            self.counts["hits"] += 1
+
+    def _learn(self, out: Made) -> None:
+        """Judge and learn the interactions that wait, in order."""
+        run, self._run = self._run, _Run.empty()
+        n = len(run.item)
+        if n == 0:
+            return
+        self._hold_ids(run)
+        if self.ensemble.frozen or self.ensemble.quarantined:
+            self.counts["feedback.unlearned"] += n
+            return
+        self.auditor.before(n)
+        judged = self.recommender.learn(
+            Interactions(
+                np.array(run.time_ms, np.int64),
+                np.array(run.user, np.uint64),
+                np.array(run.session, np.uint64),
+                np.array(run.item, np.uint64),
+                np.array(run.weight, np.float64),
+                np.array(run.value, np.float64),
+            ),
+            judge=True,
+        )
+        kept = self.auditor.after(n, [])
+        self.counts[f"updates.{RECOMMENDER}"] += n if kept else 0
+        self.counts["learned"] += sum(w > 0.0 for w in run.weight)
+        if judged is None:
+            return
+        times, weight = np.array(run.time_ms), np.array(run.weight)
+        known = (judged.history > 0) & (weight > 0.0)
+        self.counts["cold"] += int(((judged.history == 0) & (weight > 0.0)).sum())
+        every = np.ascontiguousarray(np.roll(judged.ranks, 1, axis=1))
+        ranks = every[known]
+        self.quality.update(ranks)
+        losses = np.log(np.where(ranks > 0, ranks, WORST).astype(np.float64))
+        alarms = self.drift.update(losses, times[known], self._watermark_ms)
+        for alarm in alarms:
+            self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
+        out.alarms += alarms
+        items = self.recommender.counts()["items"]
+        out.judged.append(Judged(times, every, judged.history, weight, items))
+        self._forget_evicted()
+
+    def _hold_ids(self, run: _Run) -> None:
+        if run.ids:
+            rows = np.zeros(len(run.ids), LIST_ROW)
+            rows["id"], rows["position"] = run.ids, -1
+            rows["event_time_ms"] = self._watermark_ms
+            numbers = self._hold(rows)
+            self.pending.settle(numbers, np.ones(len(numbers)))
+
+    def _hold(self, rows: np.ndarray[Any, Any]) -> I64:
+        self._leave(self.pending.overflow(len(rows)), "lists.evicted")
+        return self.pending.hold(rows)
+
+    def _forget_evicted(self) -> None:
+        """Of items that the recommender let go, those that nobody told anything of go too."""
+        if len(self.catalogue) > self._settings.items + CATALOGUE_SLACK:
+            keys = self.catalogue.keys()
+            self.catalogue.keep(set(keys[self.recommender.knows(keys)].tolist()))
+
+    # ------------------------------------------------------------------ items, deletions
+
+    def _item(self, what: Item, time_ms: int) -> None:
+        fields = fields_of(what.fields)
+        key = hash_text(what.item)
+        self.catalogue.heard(key, what.item, time_ms)
+        hidden, categories = (
+            fields.get(name, _ABSENT) for name in (self._settings.hidden, self._settings.categories)
+        )
+        self.catalogue.told(
+            key,
+            None if hidden is _ABSENT else hidden is True or hidden == "true",
+            None if categories is _ABSENT else _texts(categories),
+        )
+
+    def _delete(self, what: Delete) -> None:
+        """Forget a user or an item; what is held of lists leaves with its horizon."""
+        if what.user is not None:
+            self.recommender.forget_user(hash_text(what.user))
+        if what.item is not None:
+            key = hash_text(what.item)
+            self.recommender.forget_item(key)
+            self.catalogue.forget(key)
+
+    # ------------------------------------------------------------------ lists
+
+    def _shown(self, what: Ranking, time_ms: int, out: Made) -> tuple[Reason, str] | None:
+        """A list was shown that somebody else made, or one of ours."""
+        if self._known_list(what.id, out):
+            self.counts["lists.known"] += 1
+            return None
+        self.counts["feedback.ranking"] += 1
+        places = [(s.id, s.propensity or 1.0) for s in what.items]
+        self._hold_list(what.id, what.user or what.session, places, time_ms)
+        return None
+
+    def _known_list(self, identifier: str, out: Made) -> bool:
+        return self._is_held(hash_text(f"ranking\0{identifier}"), out)
+
+    def _hold_list(
+        self, identifier: str, who: str | None, places: Iterable[tuple[str, float]], time_ms: int
+    ) -> None:
+        """Let a list wait for what is taken of it; an item twice in it counts once."""
+        found = dict(places)
+        rows = np.zeros(1 + len(found), LIST_ROW)
+        rows["event_time_ms"], rows["user"] = time_ms, _key(who)
+        rows["id"] = [
+            hash_text(f"ranking\0{identifier}"),
+            *(_place(identifier, item) for item in found),
+        ]
+        rows["item"][1:] = [hash_text(item) for item in found]
+        rows["position"] = np.arange(-1, len(found))
+        rows["propensity"][1:] = list(found.values())
+        numbers = self._hold(rows)
+        self.pending.settle(numbers[:1], np.ones(1))
+        self.counts["shown"] += len(found)
+
+    def _answer(
+        self, record: Record, what: Rank | Recommend, time_ms: int, out: Made
+    ) -> tuple[Reason, str] | None:
+        """Answer a request, and hold the answer as a list that was shown."""
+        if self._known_list(what.id, out):
+            return "duplicate_event", f"a request with the id {what.id!r} was answered before"
+        places, fallback, left_out = self._places(what, time_ms)
+        answer = Answer(
+            *(what.id, time_ms, what.user, what.session, places, fallback, left_out),
+            *(self.clock_ms, self.config.name, self.seq + 1),
+        )
+        out.scores.append(answer.record())
+        out.scored.append(_answered(record, answer, len(self.recommender.names), self.versions()))
+        self.counts["scored"] += 1
+        self.counts["fallbacks"] += fallback
+        self.counts["short"] += len(places) < _asked(what)
+        who = what.user or what.session
+        self._hold_list(what.id, who, [(p.id, p.propensity) for p in places], time_ms)
+        return None
+
+    def versions(self) -> dict[str, int]:
+        """The recommender's updates that were kept."""
+        return self.auditor.versions()
+
+    def _places(
+        self, what: Rank | Recommend, time_ms: int
+    ) -> tuple[list[Place], bool, dict[str, int]]:
+        """The answer's items, whether it is a fallback, and what was left out, why.
+
+        Hidden, expired and excluded items, those of other categories and those seen are left out
+        here, whatever the path.
+        """
+        out = self.catalogue.kept_out(time_ms, what.categories)
+        never = np.array([hash_text(i) for i in what.exclude], np.uint64)
+        texts = {hash_text(s.id): s.id for s in what.items} if isinstance(what, Rank) else None
+        keys = None if texts is None else np.array(list(texts), np.uint64)
+        left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, never)}
+        if self.ensemble.quarantined:
+            return [], True, left_out | {"quarantined": 1}
+        offset = what.offset if isinstance(what, Recommend) else 0
+        asked = _asked(what)
+        found = self.recommender.rank(
+            Question(
+                *(time_ms, _key(what.user), _key(what.session), keys, offset + asked),
+                *(np.union1d(out, never), what.seen),
+            )
+        )
+        places = self._named(found, texts, what.explain)[offset:]
+        if texts is not None:
+            places += self._unknown(texts, found.items, set(out.tolist()) | set(never.tolist()))
+            left_out["seen"] = len(texts) - len(places) - sum(left_out.values())
+        return places, found.fallback, {why: n for why, n in left_out.items() if n}
+
+    def _named(self, found: Ranked, texts: dict[int, str] | None, explain: bool) -> list[Place]:
+        places = []
+        for j, (key, score) in enumerate(
+            zip(found.items.tolist(), found.scores.tolist(), strict=True)
+        ):
+            text = self.catalogue.text(key) if texts is None else texts[key]
+            if text is None:
+                continue
+            said = None
+            if explain:
+                said = dict(zip(self.recommender.names, found.members[j].tolist(), strict=True))
+            places.append(Place(text, score, 1.0, said))
+        return places
+
+    def _unknown(self, texts: dict[int, str], ranked: U64, never: Collection[int]) -> list[Place]:
+        """Candidates that nobody has taken yet, at the end, as they were given."""
+        keys = np.array(list(texts), np.uint64)
+        known = self.recommender.knows(keys).tolist()
+        return [
+            Place(text, None)
+            for (key, text), is_known in zip(texts.items(), known, strict=True)
+            if not is_known and key not in never
+        ]
+
+    # ------------------------------------------------------------------ state
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "ensemble": self.ensemble,
+            "catalogue": self.catalogue,
+            "quality": self.quality,
+            "drift": self.drift,
+            "trail": self.trail,
+            "auditor": self.auditor,
+        }
+
+    def _marks(self) -> State:
+        return {"watermark_ms": self._watermark_ms, "threshold": self.threshold}
+
+    def _restore_marks(self, state: State) -> None:
+        self._watermark_ms = int(state["watermark_ms"])
+
+
+WORST = 1 << 20
+"""The rank that a miss counts as where a rank must be a number."""
+CATALOGUE_SLACK = 1024
+_ABSENT: Any = object()
+_KIND: dict[Any, str] = {Item: "item", User: "user", Delete: "delete"}
+
+
+def _key(text: str | None) -> int:
+    return 0 if text is None else hash_text(text)
+
+
+def _one(key: int) -> U64:
+    return np.array([key], np.uint64)
+
+
+def _place(ranking: str, item: str) -> int:
+    """The id of an item in a list."""
+    return hash_text(f"{ranking}\0{item}")
+
+
+def _asked(what: Rank | Recommend) -> int:
+    """How many items are asked for."""
+    return what.count if isinstance(what, Recommend) else len({s.id for s in what.items})
+
+
+def _common(keys: U64 | None, out: U64) -> int:
+    return len(out) if keys is None else int(np.isin(keys, out).sum())
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(v) for v in (value if isinstance(value, list) else [value]) if v is not None]
+
+
+def _answered(record: Record, answer: Answer, members: int, versions: dict[str, int]) -> Scored:
+    """An answer for readers in this process: its best score stands for it."""
+    score = next((p.score for p in answer.items if p.score is not None), math.nan)
+    column = np.array([score])
+    return Scored(
+        *([record], [answer.id], np.array([answer.timestamp]), column, column[:, None]),
+        *(np.full((1, members, 1), math.nan), np.zeros(1, np.bool_), answer.fallback),
+        versions=versions,
+    )

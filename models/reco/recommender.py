@@ -235,6 +235,15 @@ class Recommender(Learner):
         kernels.known(np.require(items, np.uint64, ["C", "W"]), found, self._all)
         return found
 
+    @property
+    def settings(self) -> RecoSettings:
+        """As configured."""
+        return self._settings
+
+    def weights(self) -> dict[str, float]:
+        """The stack's weight of each member, by name."""
+        return dict(zip(self.names, self._all.stack.shared.tolist(), strict=True))
+
     def counts(self) -> dict[str, int]:
         """Users and items that are known, and how many were let go."""
         found = {}

@@ -19,7 +19,7 @@ from models.base import F64, State, state_digest
 from models.carry import fill, shared
 from models.kernels.entry import entry
 
-METRICS = ("hit@10", "hit@20", "mrr", "ndcg@10")
+METRICS = ("hit_10", "hit_20", "mrr", "ndcg_10")
 """In the order in which they are shown."""
 CUTOFF, WIDE = 10, 20
 
@@ -74,7 +74,7 @@ class RankQuality:
 
     >>> quality = RankQuality(["ensemble"])
     >>> quality.update(np.array([[1], [0]], np.int32))
-    >>> quality.report()["ensemble"]["all"]["hit@10"]
+    >>> quality.report()["ensemble"]["all"]["hit_10"]
     0.5
     """
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.base import BOOL, F64, State
 from models.task import Classes, Number, Task, TaskType
-from monitoring.quality import classes, measures, numbers
+from monitoring.quality import classes, measures, numbers, ranks
 from monitoring.quality.classes import ClassQuality
 from monitoring.quality.numbers import NumberQuality
 from monitoring.quality.quality import Figures, Quality
@@ -22,6 +22,7 @@ METRICS: Mapping[TaskType, tuple[str, ...]] = {
     "binary": measures.METRICS,
     "classes": classes.METRICS,
     "number": numbers.METRICS,
+    "ranking": ranks.METRICS,
 }
 """The quality metrics of each kind of target, in the order in which they are shown."""
 

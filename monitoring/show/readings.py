@@ -28,6 +28,14 @@ LABEL_RESULTS = ("joined", "orphan", "duplicate", "expired", "conflict")
 STAGES = ("step", "commit", "checkpoint")
 """``checkpoint`` is the snapshot, the part that the loop waits for."""
 RESTARTS = ("clean", "unclean")
+RANKING = (
+    *("users", "items", "users_evicted", "items_evicted"),
+    *("interactions", "cold", "shown", "hits", "untaken", "evicted", "fallbacks", "short"),
+)
+"""What is counted of rankings: users and items that are known, and those let go; interactions, and
+those of users of whom nothing was known; items of lists that were shown, that were taken, that were
+not by their horizon, that made room for others before it; answers to users of whom nothing is
+known, and answers with fewer items than were asked for."""
 MAX_HTTP_SERIES = 64
 """Route, method and code together; further ones are counted under route ``other``."""
 
@@ -66,6 +74,7 @@ class Readings:
     audit_violations : budgets passed, by (member, rule).
     refused_updates : by budgets, since the last one that was kept, by member.
     update_norms : relative, by member.
+    ranking : of a shard that ranks what :data:`RANKING` names, counted; of others nothing.
     scores : ``labelled_scores`` by groups of the task: of yes or no by truth, 0 and 1.
     """
 
@@ -112,6 +121,7 @@ class Readings:
     labelled_scores: Mapping[str, Histogram] = field(
         default_factory=lambda: {truth: Histogram(SHARES) for truth in ("0", "1")}
     )
+    ranking: Mapping[str, int] | None = None
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
     label_delay: Histogram = field(default_factory=lambda: Histogram(LABEL_DELAY_BOUNDS_S))
 

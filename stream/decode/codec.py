@@ -127,7 +127,7 @@ class Codec:
         label_time = label_times(config)
         self._label = _label_decoder(config, label_time.kind)
         self._command = msgspec.json.Decoder(COMMAND)
-        self._members = tuple(member.name for member in config.members)
+        self._members = config.learners
         self._task = config.task()
         self._inline = config.label.inline
         self._event_time = pointed(place(config.event.time))

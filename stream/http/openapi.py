@@ -282,7 +282,7 @@ def _needed(node: Any) -> bool:
 
 def _command(config: Config) -> Json:
     """The table of commands, with what their fields may name; the server sets the actor."""
-    members = [member.name for member in config.members]
+    members = list(config.learners)
     known: dict[str, Json] = {"member": {"enum": members, "examples": members[:1]}}
     if (between := config.task().thresholds) is not None:
         ends = zip(("exclusiveMinimum", "exclusiveMaximum"), between, strict=True)

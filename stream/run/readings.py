@@ -9,7 +9,9 @@ from models.task import Classes
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
+from stream.settings.schema import RECOMMENDER
 from stream.step.engine import Engine
+from stream.step.ranking import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
 
 _LABEL_COUNTS = {
@@ -23,16 +25,67 @@ _LABEL_COUNTS = {
 
 def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
     """The engine at this moment, for threads that must never touch it; costs about 1 ms."""
-    engine = scoring(engine)
-    counts, ensemble, tallies = engine.counts, engine.ensemble, engine.tallies
+    if isinstance(engine, RankingEngine):
+        return _of_ranking(engine, parameters)
+    return _of_scoring(scoring(engine), parameters)
+
+
+def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
+    counts, group, names = engine.counts, engine.ensemble, engine.recommender.names
+    return Readings(
+        model=engine.config.name,
+        members=names,
+        task="ranking",
+        consumed=_consumed(engine),
+        scored=counts["scored"],
+        cold_scores=counts["fallbacks"],
+        cold=counts["learned"] == 0,
+        updates=dict.fromkeys(names, counts[f"updates.{RECOMMENDER}"]),
+        dead_letters={reason: counts[f"dead.{reason}"] for reason in REASONS},
+        pending=engine.pending.waiting,
+        pending_evicted=counts["lists.evicted"],
+        commands=counts["commands"],
+        watermark_ms=engine.watermark_ms,
+        arrival=engine.quality.snapshot(),
+        drift=engine.drift.readings(),
+        weights=engine.recommender.weights(),
+        down=group.quarantined,
+        frozen=group.frozen,
+        parameters=parameters,
+        limits=_limits(engine)
+        | {
+            "users": float(engine.recommender.settings.users),
+            "items": float(engine.recommender.settings.items),
+        },
+        audit={event: engine.auditor.written[event] for event in EVENTS},
+        audit_seq=engine.trail.head()[0],
+        audit_violations=_violations(engine),
+        refused_updates=engine.auditor.refused(),
+        update_norms={name: h.copy() for name, h in engine.auditor.update_norms.items()},
+        ranking=engine.recommender.counts()
+        | {
+            "interactions": counts["feedback.interaction"],
+            "untaken": counts["lists.matured.untaken"],
+            "evicted": counts["lists.evicted"],
+            **{name: counts[name] for name in ("cold", "shown", "hits", "fallbacks", "short")},
+        },
+    )
+
+
+def _consumed(engine: Engine) -> dict[str, int]:
     topics = engine.config.topics
+    return {
+        t: engine.counts[f"consumed.{t}"] for t in (topics.events, topics.labels, topics.control)
+    }
+
+
+def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
+    counts, ensemble, tallies = engine.counts, engine.ensemble, engine.tallies
     passed = counts["horizon.passed"]
     return Readings(
         model=engine.config.name,
         members=ensemble.names,
-        consumed={
-            t: counts[f"consumed.{t}"] for t in (topics.events, topics.labels, topics.control)
-        },
+        consumed=_consumed(engine),
         scored=counts["scored"],
         cold_scores=counts["cold"],
         cold=ensemble.cold,
@@ -70,7 +123,7 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
         },
         parameters=parameters,
         features=engine.features.gauges(),
-        limits=_limits(engine),
+        limits=_bounds(engine),
         audit={event: engine.auditor.written[event] for event in EVENTS},
         audit_seq=engine.trail.head()[0],
         audit_violations=_violations(engine),
@@ -101,15 +154,19 @@ def _violations(engine: Engine) -> dict[tuple[str, str], int]:
     }
 
 
-def _limits(engine: ScoringEngine) -> dict[str, float]:
+def _limits(engine: Engine) -> dict[str, float]:
     limits = engine.config.limits
-    found = {
+    return {
         "batch": float(limits.batch),
         "record_bytes": float(limits.record_bytes),
         "pending": float(engine.pending.room),
         "early_labels": float(limits.early_labels),
         "dead_letter_share": limits.dead_letter_share,
     }
+
+
+def _bounds(engine: ScoringEngine) -> dict[str, float]:
+    found = _limits(engine)
     if isinstance(engine.task, Classes) and engine.task.open:
         found["classes"] = float(engine.task.k)
     for feature in engine.config.features:

@@ -258,7 +258,7 @@ def _deadlines(config: Config) -> Iterator[str]:
 
 def _budgets(config: Config) -> Iterator[str]:
     """A member in `audit.member` exists."""
-    names = [m.name for m in config.members]
+    names = config.learners
     for name in config.audit.member:
         if name not in names:
             known = ", ".join(names)

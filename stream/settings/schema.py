@@ -622,6 +622,9 @@ class LimitsSettings(Settings):
     )
 
 
+RECOMMENDER = "recommender"
+"""What learns in a shard that ranks: all of its members together."""
+
 RANKING_EVENT = {
     "time": "timestamp",
     "time_format": "ms",
@@ -679,6 +682,11 @@ class Config(Settings):
         """What the target is."""
         label = self.label
         return self.target.task(label.values, label.at_horizon, self.ensemble.threshold)
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of what learns, as commands and the auditor know it."""
+        return tuple(m.name for m in self.members) or (RECOMMENDER,)
 
     @property
     def journal_topic(self) -> str:

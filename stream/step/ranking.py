@@ -38,13 +38,11 @@ from stream.decode.feedback import (
     User,
     fields_of,
 )
-from stream.settings.schema import Config
+from stream.settings.schema import RECOMMENDER, Config
 from stream.step.answers import Answer, Place
 from stream.step.engine import Engine, Made
 from stream.step.pending.store import Pending
 
-RECOMMENDER = "recommender"
-"""Under which name the auditor watches it, and commands freeze it."""
 PARTS = 256
 """Lists leave within so large a part of the horizon after it."""
 

@@ -160,10 +160,8 @@ class RankSnapshot:
         return found
 
     def outcomes(self) -> dict[str, int]:
-        """How many interactions were judged since the start, by whether the item was in the top."""
-        judged = int(self.counts[0])
-        hits = round(self.sums[0, 0, 0])
-        return {"hit": hits, "miss": judged - hits}
+        """How many interactions were judged since the start."""
+        return {"judged": int(self.counts[0])}
 
     def precision_at_budget(self, budget: float) -> dict[str, float]:
         """Nothing alerts."""

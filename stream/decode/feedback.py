@@ -174,6 +174,11 @@ class FeedbackCodec(Codec):
         return [Keyed(what.id or "", whose(what)) for what in taken.what], bad
 
 
+def codec_of(config: Config) -> Codec:
+    """The decoder of a shard."""
+    return Codec(config) if config.reco is None else FeedbackCodec(config)
+
+
 def whose(what: Any) -> str:
     """The text by which a record's partition is chosen: its user, else its session, else its id."""
     for name in ("user", "session", "item", "id"):

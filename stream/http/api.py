@@ -8,6 +8,7 @@ append, score, live, problem; connections and server stand around them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +36,9 @@ from stream.http.edge import CLIENT_GONE, Edge, Observe
 from stream.http.ingest import Accepted, Ingest
 from stream.http.live.feed import Feed
 from stream.http.live.recent import KEPT
-from stream.http.openapi import document
+from stream.http.openapi.document import document
 from stream.http.problem import Problem, from_http_exception
+from stream.http.recommend import answer_of, record_of
 from stream.http.score import DeadLettered, Scored, ScoreWaiters
 from stream.settings.schema import Config
 
@@ -120,6 +122,7 @@ class Api:
         requests: int,
         page: Path = LIVE_PAGE,
     ) -> None:
+        self._config = config
         self._topics = config.topics
         self._timeout_s = config.http.score_timeout / 1000
         self._backend = backend
@@ -151,6 +154,7 @@ class Api:
             Route("/v1/events", self._events, methods=post),
             Route("/v1/score", self._score, methods=post),
             Route("/v1/labels", self._labels, methods=post),
+            *self._rankings(),
             Route("/v1/control", self._control, methods=post),
             Route("/v1/scores/{id:path}", self._scored, methods=get),
             Route("/v1/models", self._models, methods=get),
@@ -168,6 +172,17 @@ class Api:
             routes.append(Route("/live/plotly.min.js", self._plotly, methods=get))
             routes.append(Mount("/live", StaticFiles(directory=self._page)))
         return routes
+
+    def _rankings(self) -> list[BaseRoute]:
+        """What a shard that ranks is asked in Metarank's words."""
+        config = self._config
+        if config.reco is None:
+            return []
+        asked = {"rank": self._rank, "recommend": self._recommend}
+        return [
+            Route("/feedback", self._events, methods=["POST"]),
+            *(Route(f"/{k}/{config.name}", do, methods=["POST"]) for k, do in asked.items()),
+        ]
 
     def close(self) -> None:
         """End live streams and waits for scores (the event loop's thread)."""
@@ -203,14 +218,35 @@ class Api:
         return _json(_appended(topic, await self._appender.append(topic, [record])), 202)
 
     async def _score(self, request: Request) -> Response:
-        """One event in, its committed score out.
-
-        1. Check. 2. Expect the verdict, before the append, so that no commit can come too early.
-        3. Append. 4. Wait, until one deadline for 3 and 4.
-        """
+        """One event in, its committed score out."""
         self._tokens.caller(request, "score")
         async with self._bodies.read(request, JSON, STRUCTURED) as (body, _):
             event_id, record = self._ingest.event(body)
+        return Response(await self._verdict(event_id, record), media_type=JSON)
+
+    async def _rank(self, request: Request) -> Response:
+        return await self._ranked(request, "rank")
+
+    async def _recommend(self, request: Request) -> Response:
+        return await self._ranked(request, "recommend")
+
+    async def _ranked(self, request: Request, kind: str) -> Response:
+        """A request in, its committed answer out."""
+        self._tokens.caller(request, "score")
+        started = time.monotonic()
+        explain = request.query_params.get("explain") == "true"
+        async with self._bodies.read(request, JSON) as (body, _):
+            asked = record_of(self._config, kind, body, explain)
+            event_id, record = self._ingest.event(asked)
+        payload = await self._verdict(event_id, record)
+        return _json(answer_of(payload, 1000 * (time.monotonic() - started)))
+
+    async def _verdict(self, event_id: str, record: NewRecord) -> bytes:
+        """The committed score of an event that was checked.
+
+        1. Expect the verdict, before the append, so that no commit can come too early. 2. Append.
+        3. Wait, until one deadline for 2 and 3.
+        """
         where: dict[str, Any] = {"topic": self._topics.events}
         with self._waiters.expect(event_id, record.value or b"") as verdict:
             try:
@@ -221,7 +257,7 @@ class Api:
             except TimeoutError as error:
                 raise self._late(where) from error
         if isinstance(outcome, Scored):
-            return Response(outcome.payload, media_type=JSON)
+            return outcome.payload
         if isinstance(outcome, DeadLettered):
             reason, text = outcome.reason, outcome.error
             raise Problem("dead-lettered", f"{reason}: {text}", reason=reason, error=text, **where)

@@ -15,7 +15,8 @@ import msgspec
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
 from stream.decode.cloudevents import CONTENT_TYPE, STRUCTURED
-from stream.decode.codec import Codec, Keyed
+from stream.decode.codec import Keyed
+from stream.decode.feedback import codec_of
 from stream.http.body import NDJSON
 from stream.http.problem import Problem
 from stream.settings.schema import SCHEMA_TYPES, Config, InputFormat
@@ -41,7 +42,7 @@ class Ingest:
     """
 
     def __init__(self, config: Config) -> None:
-        self._codec = Codec(config)
+        self._codec = codec_of(config)
         self._event, self._label = config.event.format, config.label.format
 
     def events(self, body: bytes, media: str) -> Accepted:

@@ -9,13 +9,13 @@ from stream.contract.records import NewRecord
 _encode = msgspec.json.Encoder().encode
 
 
-class Place(msgspec.Struct, gc=False, omit_defaults=True):
+class Place(msgspec.Struct, gc=False):
     """An item in an answer; ``score``: null of one that nothing is known of."""
 
     id: str
     score: float | None
     propensity: float = 1.0
-    members: dict[str, float] | None = None
+    members: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Answer(msgspec.Struct, gc=False, tag_field="event", tag="ranking"):

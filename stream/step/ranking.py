@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 
 from models.base import I64, U64, State
 from models.ensemble.group import Group
@@ -404,7 +405,7 @@ class RankingEngine(Engine):
             text = self.catalogue.text(key) if texts is None else texts[key]
             if text is None:
                 continue
-            said = None
+            said: Any = UNSET
             if explain:
                 said = dict(zip(self.recommender.names, found.members[j].tolist(), strict=True))
             places.append(Place(text, score, 1.0, said))

@@ -21,7 +21,7 @@ import typer.main
 from models.base import FeatureBatch, FeatureSchema
 from models.members import catalogue
 from stream.cli.main import app
-from stream.http.openapi import document
+from stream.http.openapi.document import document
 from stream.settings.load import parse
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import Record
 from stream.decode.codec import Codec
 from stream.http.ingest import Ingest
-from stream.http.openapi import document
+from stream.http.openapi.document import document
 from stream.http.problem import Problem
 from stream.run.assemble import build_engine
 from tests.stream.cli.test_cli import toml
@@ -166,7 +166,7 @@ exec(compile(source, spec.origin, "exec"), module.__dict__)
 from typer.testing import CliRunner
 from stream.cli.control import control_app
 from stream.cli.reference import markdown
-from stream.http.openapi import document
+from stream.http.openapi.document import document
 from stream.run.assemble import build_engine
 from tests.support.factory import Feed, config, decoded
 from tests.support.runner import contents

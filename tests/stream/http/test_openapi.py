@@ -12,7 +12,7 @@ import pytest
 from stream.contract.commands import Command
 from stream.contract.records import Batch, Record
 from stream.decode.codec import Codec
-from stream.http.openapi import document
+from stream.http.openapi.document import document
 from stream.run.assemble import build_engine
 from stream.settings.load import parse
 from stream.settings.schema import Config

@@ -21,6 +21,7 @@ from stream.decode.times import event_times, label_times
 from stream.encode.scores import json_schema
 from stream.http.body import JSON, NDJSON
 from stream.http.live.recent import KEPT
+from stream.http.openapi import ranking
 from stream.http.problem import KINDS, MEDIA_TYPE
 from stream.settings.paths import place
 from stream.settings.schema import Config, FieldSettings
@@ -56,10 +57,8 @@ def document(config: Config) -> Json:
         "paths": _inputs(config) | _reads() | _health(),
         "components": {
             "schemas": {
-                "Event": _event(config),
-                "Label": _label(config),
+                **_records(config),
                 "Command": _command(config),
-                "Score": _score(config),
                 "Appended": _APPENDED,
                 "Problem": _PROBLEM,
             },
@@ -69,7 +68,25 @@ def document(config: Config) -> Json:
     }
 
 
+def _records(config: Config) -> Json:
+    if config.reco is not None:
+        return ranking.schemas(config)
+    return {"Event": _event(config), "Label": _label(config), "Score": _score(config)}
+
+
 def _inputs(config: Config) -> Json:
+    every = _events(config)
+    if config.reco is None:
+        return every
+    content = {"many": _many("Event"), "json": lambda name: _content(_ref(name))}
+    scored = every["/v1/score"]["post"]["responses"]
+    problems = {code: told for code, told in scored.items() if code != "200"}
+    appended = every["/v1/events"]["post"]["responses"]["202"]
+    del every["/v1/labels"]
+    return every | ranking.paths(config, _post, content, problems, appended)
+
+
+def _events(config: Config) -> Json:
     appended = {"description": "Appended, durably", "content": _content(_ref("Appended"))}
     return {
         "/v1/events": _post(

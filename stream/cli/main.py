@@ -22,6 +22,8 @@ from monitoring.table import SHOWN, show, table
 from monitoring.terminal import styled
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
+from stream.cli.ranking import refuse, tell_ranks
+from stream.cli.refused import print_refused
 from stream.cli.terminal import (
     ConfigPath,
     Json,
@@ -252,17 +254,27 @@ def evaluate(
         Path | None,
         typer.Option(help="Write each dead letter with its row to this JSON Lines file."),
     ] = None,
+    ranks_out: Annotated[
+        Path | None, typer.Option(help="Write the rank of each item taken to this Parquet file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a file prequentially with the service's own engine, learning each label when due.
 
-    Exit status 3: nothing could be scored; 4: a member failed.
+    Of a configuration that ranks: rank each item that was taken before it is learned. Exit status
+    3: nothing could be scored; 4: a member failed.
     """
     from stream.tools.evaluate import evaluate_file
 
     with reported():
+        loaded = load(config)
+        if loaded.reco is not None:
+            refuse("[reco]", label_delay=label_delay, labels=labels, scores_out=scores_out)
+            tell_ranks(loaded, data, ranks_out, batch, report, dead_letters_out, as_json)
+            return
+        refuse("a target that is no ranking", ranks_out=ranks_out)
         summary = evaluate_file(
-            *(load(config), data, label_delay, scores_out, batch, err, report),
+            *(loaded, data, label_delay, scores_out, batch, err, report),
             labels=labels,
             dead_letters_out=dead_letters_out,
         )
@@ -282,23 +294,6 @@ def _tell_played(summary: dict[str, Any], as_json: bool) -> None:
         raise typer.Exit(3)
     if any(member["state"] != "working" for member in summary["members"].values()):
         raise typer.Exit(4)
-
-
-def print_refused(console: Console, summary: dict[str, Any]) -> None:
-    """The first dead letters with their rows; what to do about each kind once."""
-    told: set[str] = set()
-    for letter in summary["first_dead_letters"]:
-        got = f": {letter['got']}" if "got" in letter else ""
-        advice = letter.get("advice", "")
-        console.print(
-            f"{letter['file']} row {letter['row']}: {letter['reason']}: {letter['error']}{got}"
-        )
-        if advice and advice not in told:
-            console.print(f"  {advice}")
-            told.add(advice)
-    more = summary["dead_letters"] - len(summary["first_dead_letters"])
-    if more > 0:
-        console.print(f"and {more:,} more dead letters; --dead-letters-out FILE writes them all")
 
 
 @app.command()

@@ -426,6 +426,26 @@ def _condition(text: str) -> str:
     return text
 
 
+class TableSettings(Settings):
+    """How a file of interactions is written that is no JSON Lines of records: one a row."""
+
+    columns: tuple[str, ...] = Field(
+        (), description="names of the columns, of a file that does not begin with them"
+    )
+    separator: str = Field(
+        ",", min_length=1, max_length=1, description="what stands between cells of a text file"
+    )
+    user: str = Field("user", description="the column of the user; it may be missing")
+    session: str = Field("session", description="the column of the session; it may be missing")
+    item: str = Field("item", description="the column of the item")
+    time: str = Field("timestamp", description="the column of the time, as `event.time_format`")
+    type: str = Field("type", description="the column of the type; it may be missing")
+    value: str = Field("value", description="the column of the rating; it may be missing")
+    default_type: str = Field(
+        "interaction", min_length=1, description="the type of rows that say none"
+    )
+
+
 class RankingSettings(RecoSettings):
     """How items are ranked, and what counts of what users do with them."""
 
@@ -439,6 +459,7 @@ class RankingSettings(RecoSettings):
     item_ttl: Duration | None = Field(
         None, description="an item is not shown once nothing was heard of it for so long"
     )
+    table: TableSettings = TableSettings()
     categories: Name = Field("categories", description="the field of an item that names them")
     hidden: Name = Field("hidden", description="the field of an item that keeps it hidden")
 

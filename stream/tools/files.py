@@ -61,6 +61,10 @@ def kind_of(path: Path) -> Kind:
     raise FileError(f"{path}: expected a name that ends in {', '.join(_SUFFIXES)}")
 
 
+def _known(path: Path) -> bool:
+    return path.name.lower().endswith(tuple(_SUFFIXES))
+
+
 def count_rows(path: Path) -> int | None:
     """The number of rows where it costs little (Parquet, plain JSON Lines), else ``None``."""
     kind = kind_of(path)
@@ -82,6 +86,8 @@ def read_rows(
     time_formats: Mapping[str, TimeFormat] | None = None,
     time_zone: str | None = None,
     text: Collection[str] = (),
+    separator: str = ",",
+    columns: Sequence[str] | None = None,
 ) -> Iterator[list[bytes]]:
     """The file's rows in order, each as the bytes of one JSON object.
 
@@ -105,6 +111,10 @@ def read_rows(
         The zone in which a pattern without ``%z`` writes them: ``event.time_zone``.
     text : collection of str
         Columns of a CSV file whose cells are text whatever they look like.
+    separator : str
+        Between the cells of a CSV file; with another one than a comma any unknown suffix is CSV.
+    columns : sequence of str, optional
+        Of a CSV file that does not begin with their names.
 
     Raises
     ------
@@ -112,12 +122,13 @@ def read_rows(
         When the file cannot be read, is damaged, has a row with another number of cells, or a
         column that has no form in JSON here.
     """
-    kind = kind_of(path)
+    bare = separator != "," or columns is not None
+    kind = "csv" if bare and not _known(path) else kind_of(path)
     try:
         if kind == "jsonl":
             yield from _json_lines(path, batch_rows)
         elif kind == "csv":
-            for block in _csv(path, text):
+            for block in _csv(path, text, separator, columns):
                 yield from _objects(block, batch_rows)
         else:
             for block in _parquet(path, batch_rows, time_format, time_formats or {}, time_zone):
@@ -176,17 +187,23 @@ def _quoted(cells: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise('"', cells, '"', "")
 
 
-def _csv(path: Path, text: Collection[str]) -> Iterator[Block]:
+def _csv(
+    path: Path, text: Collection[str], separator: str, columns: Sequence[str] | None
+) -> Iterator[Block]:
     # All columns are read as text: Arrow's own inference would drop leading zeros, and a cell that
     # does not fit would end the file.
-    one_thread = pyarrow.csv.ReadOptions(use_threads=False)  # so that errors name the row
-    names = pyarrow.csv.open_csv(path, read_options=one_thread).schema.names
+    one_thread = pyarrow.csv.ReadOptions(
+        use_threads=False,  # so that errors name the row
+        column_names=columns,
+    )
+    plain = pyarrow.csv.ParseOptions(delimiter=separator)
+    names = pyarrow.csv.open_csv(path, read_options=one_thread, parse_options=plain).schema.names
     if len(set(names)) < len(names):
         raise pa.ArrowInvalid(f"row 1: expected different column names, got {', '.join(names)}")
     reader = pyarrow.csv.open_csv(
         path,
         read_options=one_thread,
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             strings_can_be_null=True,

@@ -1,0 +1,69 @@
+"""``millrace evaluate`` of a configuration that ranks; no logic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from models.base import MillraceError
+from monitoring.table import show, table
+from monitoring.terminal import styled
+from stream.cli.refused import print_refused
+from stream.cli.terminal import err, out, print_json
+
+if TYPE_CHECKING:
+    from stream.settings.schema import Config
+
+
+def tell_ranks(
+    config: Config,
+    data: Path,
+    ranks_out: Path | None,
+    batch: int,
+    report: Path | None,
+    dead_letters_out: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a file of interactions; see ``millrace evaluate``."""
+    from stream.tools.ranking.evaluate import evaluate_ranks
+
+    summary = evaluate_ranks(config, data, ranks_out, batch, err, report, dead_letters_out)
+    print_refused(err, summary)
+    if as_json:
+        print_json(summary)
+    else:
+        print_ranks(out, summary)
+    if not summary["scored"]:
+        raise typer.Exit(3)
+
+
+def refuse(what: str, **options: object) -> None:
+    """Raise where an option is given that says nothing here."""
+    for name, value in options.items():
+        if value is not None:
+            raise MillraceError(f"--{name.replace('_', '-')}: expected none with {what}")
+
+
+def print_ranks(console: Console, summary: dict[str, Any]) -> None:
+    """The summary's counts in one line and its quality as a table."""
+    counts = ("events", "positives", "scored", "users", "items", "dead_letters")
+    parts = ((f"{name} ", styled(summary[name], "bold")) for name in counts)
+    console.print(Text("  ").join(Text.assemble(*part) for part in parts))
+    metrics = list(summary["quality"]["ensemble"])
+    made = table(["", *metrics], right=metrics, title="Rankings as they were made")
+    for name, values in summary["quality"].items():
+        made.add_row(name, *("-" if values[m] is None else f"{values[m]:.4f}" for m in metrics))
+    show(made, console)
+    best = summary["beside_best"]
+    if best is not None:
+        console.print(
+            f"beside {best['member']}, its best member: {best['hit_10']:+.4f} of hit_10, McNemar's"
+            f" p {best['p']:.2g}; {summary['positives'] / max(summary['seconds'], 1e-9):,.0f}"
+            " interactions/s"
+        )
+    for note in summary["notes"]:
+        console.print(note)

@@ -1,0 +1,1 @@
+"""Rankings judged over a file of interactions."""

@@ -1,0 +1,286 @@
+"""Prequential evaluation of rankings: each item that was taken is ranked before it is learned.
+
+All items that are known and may be shown are ranked, none is drawn; ties count against us. The
+engine is the service's own. Scored are interactions from a tenth of the file on, of users of whom
+something is known; an item that was never seen is a miss and stays in the denominator.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+
+from models.base import BOOL, F64, I64, MillraceError
+from monitoring.quality.ranks import CUTOFF, METRICS, measure
+from stream.contract import private
+from stream.contract.letters import DeadLetter
+from stream.contract.outputs import Judged
+from stream.contract.records import Batch, Record, Slice, range_of
+from stream.run.assemble import build_ranking
+from stream.settings.schema import Config
+from stream.step.ranking import RankingEngine
+from stream.tools.files import FileError, kind_of
+from stream.tools.progress import progress
+from stream.tools.ranking.interactions import Played, played
+from stream.tools.refused import Refused
+
+WARM = 0.1
+"""Share of the positives that comes before the first that is scored."""
+HISTORIES = (1, 2, 4, 10, 40)
+"""From how many items on a user's history counts as longer."""
+SAMPLES = 200
+
+
+class Course(NamedTuple):
+    """Where a run stood: positives so far, the stack's weights, seconds since it began."""
+
+    positives: int
+    weights: dict[str, float]
+    seconds: float
+
+
+class Ranks(NamedTuple):
+    """The positives of a run in order: columns are the ranking's, then the members'."""
+
+    names: tuple[str, ...]
+    row: I64
+    time_ms: I64
+    ranks: NDArray[Any]
+    history: NDArray[Any]
+
+    @property
+    def scored(self) -> BOOL:
+        """Which of them count."""
+        late = np.arange(len(self.row)) >= len(self.row) * WARM
+        found: BOOL = late & (self.history > 0)
+        return found
+
+
+class _Run:
+    """Plays records into an engine and keeps what became of each positive."""
+
+    def __init__(self, engine: RankingEngine, file: Played) -> None:
+        self._engine, self._file = engine, file
+        self._parts: list[tuple[I64, Judged]] = []
+        self._began = time.monotonic()
+        self._every = 1
+        self.course: list[Course] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    def step(self, part: list[Record]) -> Sequence[DeadLetter]:
+        """Take records; gives those that were not taken in."""
+        engine, file = self._engine, self._file
+        batch = Batch(engine.seq + 1, _LATE_MS, [Slice(range_of(part), part)])
+        outputs = engine.step(batch)
+        # What is frozen is not judged; what is judged are all interactions of a run.
+        gone = {letter.record.offset for letter in outputs.dead_letters}
+        there = [r.offset for r in part if file.interacts[r.offset] and r.offset not in gone]
+        rows, start = file.rows[there], 0
+        for judged in outputs.judged:
+            end = start + len(judged.weight)
+            self._parts.append((rows[start:end], judged))
+            start = end
+        if engine.seq % self._every == 0:
+            weights = engine.recommender.weights()
+            self.course.append(Course(engine.counts["learned"], weights, self.seconds))
+            if len(self.course) == 2 * SAMPLES:
+                del self.course[::2]
+                self._every *= 2
+        return outputs.dead_letters
+
+    def found(self) -> Ranks:
+        """The positives so far."""
+        names = ("ensemble", *self._engine.recommender.names)
+        none, nowhere = np.zeros(0, np.int64), np.zeros((0, len(names)), np.int32)
+        taken = [(rows, j, j.weight > 0.0) for rows, j in self._parts]
+        return Ranks(
+            names,
+            np.concatenate([*(rows[kept] for rows, _, kept in taken), none]),
+            np.concatenate([*(j.time_ms[kept] for _, j, kept in taken), none]),
+            np.concatenate([*(j.ranks[kept] for _, j, kept in taken), nowhere]),
+            np.concatenate([*(j.history[kept] for _, j, kept in taken), none]),
+        )
+
+
+def evaluate_ranks(
+    config: Config,
+    data: Path,
+    ranks_out: Path | None,
+    batch: int,
+    console: Console,
+    report: Path | None = None,
+    dead_letters_out: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a file of interactions with a progress bar on a terminal; returns the summary.
+
+    ``ranks_out`` names a Parquet file for the ranks, ``report`` an HTML file to write in the end,
+    ``dead_letters_out`` one for the dead letters. Raises :class:`~models.base.MillraceError`.
+    """
+    for option, path in (("report", report), ("ranks-out", ranks_out)):
+        if path is not None and not path.parent.is_dir():
+            raise MillraceError(f"--{option}: expected a directory, got {str(path.parent)!r}")
+    if ranks_out is not None and kind_of(ranks_out) != "parquet":
+        raise FileError(f"{ranks_out}: expected a name that ends in .parquet")
+    config = config.in_json()
+    engine = build_ranking(config, None)
+    file = played(config, data)
+    run = _Run(engine, file)
+    with ExitStack() as stack:
+        refused = stack.enter_context(Refused(config, dead_letters_out))
+        advance = stack.enter_context(progress(console, "ranking", len(file.records)))
+        for first in range(0, len(file.records), batch):
+            part = file.records[first : first + batch]
+            for letter in run.step(part):
+                refused.take(letter, str(data), int(file.rows[letter.record.offset]) + 1)
+            advance(len(part))
+    found = run.found()
+    if ranks_out is not None:
+        _write(ranks_out, found)
+    summary = _summary(config, data, engine, found, refused, run.seconds)
+    if report is not None:
+        from stream.tools.ranking.report import write_ranking_report
+
+        write_ranking_report(report, found, run.course, summary)
+    return summary
+
+
+_LATE_MS = 253_402_300_799_999
+"""The clock: no moment of a file is ahead of it."""
+
+
+def _summary(
+    config: Config,
+    data: Path,
+    engine: RankingEngine,
+    found: Ranks,
+    refused: Refused,
+    seconds: float,
+) -> dict[str, Any]:
+    scored = found.scored
+    ranks = found.ranks[scored]
+    counts, known = engine.counts, engine.recommender.counts()
+    summary: dict[str, Any] = {
+        "data": str(data),
+        "configuration": config.name,
+        "target": "ranking",
+        "events": int(counts[f"consumed.{config.topics.events}"]),
+        "interactions": int(counts["feedback.interaction"]),
+        "positives": len(found.row),
+        "scored": int(scored.sum()),
+        "dead_letters": sum(refused.reasons.values()),
+        "dead_letter_reasons": dict(sorted(refused.reasons.items())),
+        "first_dead_letters": refused.first,
+        "new_items": int((found.ranks[scored, 0] == 0).sum()),
+        "cold": int((found.history == 0).sum()),
+        "users": known["users"],
+        "items": known["items"],
+        "evicted": {side: known[f"{side}_evicted"] for side in ("users", "items")},
+        "quality": {
+            name: {k: _finite(v) for k, v in measure(ranks[:, j]).items()}
+            for j, name in enumerate(found.names)
+        },
+        "by_history": by_history(found),
+        "beside_best": beside_best(found.names, ranks),
+        "weights": engine.recommender.weights(),
+        "answers": int(counts["scored"]),
+        "steps": engine.seq,
+        "seconds": round(seconds, 3),
+        "digest": engine.digest,
+    }
+    return summary | {"notes": list(_notes(summary))}
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    notes = []
+    if not summary["scored"]:
+        notes.append("nothing could be scored: expected users, or sessions, with two positives")
+    if summary["new_items"]:
+        share = summary["new_items"] / summary["scored"]
+        notes.append(f"{share:.1%} of what was scored were items that nobody had taken before")
+    return notes
+
+
+def by_history(found: Ranks) -> dict[str, dict[str, Any]]:
+    """How the ranking did by how many items its user had taken before."""
+    scored, shares = found.scored, {}
+    for low, high in zip(HISTORIES, (*HISTORIES[1:], None), strict=True):
+        some = scored & (found.history >= low)
+        if high is not None:
+            some &= found.history < high
+        name = f"{low}+" if high is None else f"{low}..{high - 1}" if high - low > 1 else str(low)
+        figures = {k: _finite(v) for k, v in measure(found.ranks[some, 0]).items()}
+        shares[name] = {"scored": int(some.sum()), **figures}
+    return shares
+
+
+def beside_best(names: tuple[str, ...], ranks: NDArray[Any]) -> dict[str, Any] | None:
+    """The ranking beside its own best member: McNemar's exact test on hits among the first 10."""
+    if len(names) < 2 or not len(ranks):
+        return None
+    hits = (ranks > 0) & (ranks <= CUTOFF)
+    best = 1 + int(hits[:, 1:].sum(axis=0).argmax())
+    won = int((hits[:, 0] & ~hits[:, best]).sum())
+    lost = int((~hits[:, 0] & hits[:, best]).sum())
+    difference = (won - lost) / len(ranks)
+    return {
+        **{"member": names[best], METRICS[0]: difference, "won": won, "lost": lost},
+        "p": mcnemar(won, lost),
+    }
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """The chance of cases that differ being split as unevenly, were both alike (McNemar 1947).
+
+    The exact binomial test, of both sides.
+
+    >>> mcnemar(9, 1)
+    0.021484375
+    """
+    n, few = won + lost, min(won, lost)
+    logs = (
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
+        for i in range(few + 1)
+    )
+    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if np.isfinite(value) else None
+
+
+def _write(path: Path, found: Ranks) -> None:
+    """The ranks as Parquet: a row of the file each, in the order of play."""
+    columns: dict[str, Any] = {
+        "row": found.row,
+        "event_time": pa.array(found.time_ms, pa.timestamp("ms", "UTC")),
+        "scored": found.scored,
+        "history": found.history,
+        "rank": found.ranks[:, 0],
+    }
+    columns |= {f"rank_{name}": found.ranks[:, j] for j, name in enumerate(found.names) if j}
+    try:
+        private.opened(path).close()
+        pq.write_table(pa.table(columns), path, compression="zstd")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error}") from error
+
+
+def moving(values: F64, points: int) -> tuple[I64, F64]:
+    """Means of ``points`` equal runs of values, and where each ends."""
+    ends = np.unique(np.linspace(0, len(values), min(points, len(values)) + 1).astype(np.int64))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return ends[1:], np.diff(sums[ends]) / np.diff(ends)

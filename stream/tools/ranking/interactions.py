@@ -1,0 +1,87 @@
+"""A file of interactions as the records that a shard takes, in order of time.
+
+JSON Lines of records (with an ``event`` in each) pass as they stand. A table, one interaction a
+row, is written as such records by ``[reco.table]``. Nothing here learns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from models.base import I64
+from stream.contract.records import Record
+from stream.decode.feedback import FeedbackCodec, Interaction
+from stream.settings.schema import Config, TableSettings
+from stream.tools.files import FileError, read_rows
+
+
+class Played(NamedTuple):
+    """Records in the order of play, the row of each in the file, and whether it interacts."""
+
+    records: list[Record]
+    rows: I64
+    interacts: list[bool]
+
+
+def played(config: Config, path: Path) -> Played:
+    """The file's records, bad ones first, then by time.
+
+    Rows of a table with equal times stand in an order drawn with seed 0: a file sorted by item or
+    user would else tell what comes next. Raises :class:`FileError`.
+    """
+    assert config.reco is not None
+    table = config.reco.table
+    values = [
+        value
+        for part in read_rows(
+            *(path, 8192, config.event.time_format),
+            separator=table.separator,
+            columns=table.columns or None,
+        )
+        for value in part
+    ]
+    as_they_stand = bool(values) and "event" in msgspec.json.decode(values[0], type=dict[str, Any])
+    if not as_they_stand:
+        values = [_record(value, row, table, path) for row, value in enumerate(values)]
+    topic = config.topics.events
+    records = [Record(topic, 0, row, None, value) for row, value in enumerate(values)]
+    taken, bad = FeedbackCodec(config).feedback(records)
+    rows = np.array([r.offset for r in taken.records], np.int64)
+    interacts = np.array([isinstance(what, Interaction) for what in taken.what], np.bool_)
+    if not as_they_stand:
+        # Drawn for all rows alike, whichever of them are good.
+        drawn = np.random.default_rng(0).permutation(len(records))
+        place = np.argsort(drawn)[rows]
+        order = np.lexsort((place, np.array(taken.time_ms, np.int64)))
+        rows, interacts = rows[order], interacts[order]
+    first = np.array([letter.record.offset for letter in bad], np.int64)
+    every = np.concatenate([first, rows])
+    return Played(
+        [Record(topic, 0, i, None, values[row]) for i, row in enumerate(every.tolist())],
+        every,
+        [*(False for _ in bad), *interacts.tolist()],
+    )
+
+
+def _record(value: bytes, row: int, table: TableSettings, path: Path) -> bytes:
+    """A row of a table as an interaction."""
+    cells = msgspec.json.decode(value, type=dict[str, Any])
+    for name in (table.item, table.time):
+        if name not in cells:
+            raise FileError(
+                f"{path}: expected a column {name!r}, got {', '.join(cells)}; name the columns in"
+                " [reco.table]"
+            )
+    found: dict[str, Any] = {"event": "interaction", "id": str(row)}
+    for key, name in (
+        *(("user", table.user), ("session", table.session), ("item", table.item)),
+        *(("type", table.type), ("value", table.value), ("timestamp", table.time)),
+    ):
+        cell = cells.get(name)
+        if cell is not None:
+            found[key] = cell if key in ("timestamp", "value") else str(cell)
+    return msgspec.json.encode({"type": table.default_type} | found)

@@ -1,0 +1,104 @@
+"""The report of evaluated rankings: one HTML file with its charts in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from models.base import F64
+from monitoring.quality.ranks import METRICS, gains
+from stream.tools.ranking.evaluate import Course, Ranks, moving
+from stream.tools.report import line, section, write_page
+
+POINTS = 50
+BINS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def write_ranking_report(
+    path: Path, found: Ranks, course: Sequence[Course], summary: Mapping[str, Any]
+) -> None:
+    """Write the file; raises :class:`~stream.tools.files.FileError`."""
+    values = gains(found.ranks[found.scored])
+    charts = [
+        ("Share of items taken that stood among the first 10", _over(found.names, values[:, :, 0])),
+        ("Mean reciprocal rank", _over(found.names, values[:, :, 2])),
+        ("By what was known of the user", _by_history(summary["by_history"])),
+        ("Where the items taken had stood", _places(found)),
+        ("The stack's weights", _weights(course)),
+        ("Speed", _speed(course)),
+    ]
+    facts = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+    rows = "".join(
+        f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(_figure(v))}</dd></div>"
+        for k, v in facts.items()
+    )
+    quality = _table(summary["quality"])
+    body = [f"<section><dl>{rows}</dl></section>", quality]
+    body += [section(i, title, figure) for i, (title, figure) in enumerate(charts)]
+    intro = "Each item was ranked among all that could be shown before it was learned."
+    write_page(path, "Evaluation of rankings", intro, summary["notes"], "".join(body))
+
+
+def _over(names: Sequence[str], values: F64) -> go.Figure:
+    figure = go.Figure([line(j, n, *moving(values[:, j], POINTS)) for j, n in enumerate(names)])
+    return figure.update_layout(xaxis={"title": "interactions"}, yaxis={"rangemode": "tozero"})
+
+
+def _by_history(shares: Mapping[str, Mapping[str, Any]]) -> go.Figure:
+    bars = [
+        go.Bar(x=list(shares), y=[s[metric] for s in shares.values()], name=metric)
+        for metric in (METRICS[0], "mrr")
+    ]
+    x = {"title": "items that the user had taken before", "type": "category"}
+    return go.Figure(bars).update_layout(xaxis=x, yaxis={"rangemode": "tozero"})
+
+
+def _places(found: Ranks) -> go.Figure:
+    """The share of items that stood at a place or before it, by scorer."""
+    ranks, lines = found.ranks[found.scored], []
+    for j, name in enumerate(found.names):
+        known = ranks[:, j] > 0
+        shares = [float(np.mean(known & (ranks[:, j] <= k))) if len(ranks) else 0.0 for k in BINS]
+        lines.append(line(j, name, list(BINS), shares))
+    x = {"title": "place", "type": "log"}
+    return go.Figure(lines).update_layout(xaxis=x, yaxis={"range": [0, 1], "title": "share"})
+
+
+def _weights(course: Sequence[Course]) -> go.Figure:
+    names = list(course[0].weights) if course else []
+    at = [c.positives for c in course]
+    figure = go.Figure(
+        [line(j, n, at, [c.weights[n] for c in course]) for j, n in enumerate(names)]
+    )
+    return figure.update_layout(xaxis={"title": "interactions"})
+
+
+def _speed(course: Sequence[Course]) -> go.Figure:
+    at, seconds = np.array([c.positives for c in course]), np.array([c.seconds for c in course])
+    took = np.diff(seconds)
+    speed = np.divide(np.diff(at), took, out=np.zeros(len(took)), where=took > 0)
+    figure = go.Figure([line(0, "interactions a second", at[1:], speed)])
+    return figure.update_layout(xaxis={"title": "interactions"}, yaxis={"rangemode": "tozero"})
+
+
+def _table(quality: Mapping[str, Mapping[str, float | None]]) -> str:
+    head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in METRICS)
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th>"
+        + "".join(f"<td>{'-' if (v := found[m]) is None else f'{v:.4f}'}</td>" for m in METRICS)
+        + "</tr>"
+        for name, found in quality.items()
+    )
+    made = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<section><h2>Quality of the rankings as they were made</h2>{made}</section>"
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

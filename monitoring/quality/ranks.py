@@ -150,12 +150,14 @@ class RankSnapshot:
         """Every metric of every window."""
         found: Figures = {}
         for j, name in enumerate(self.names):
-            windows = {"sliding": measure(self.ranks[:, j])}
+            sliding = measure(self.ranks[:, j]) | {"effective_samples": float(len(self.ranks))}
+            windows = {"sliding": sliding}
             for window, sums, count in zip(
                 ("all", "fading"), self.sums[:, j], self.counts, strict=True
             ):
                 means = sums / count if count else np.full(len(METRICS), np.nan)
                 windows[window] = dict(zip(METRICS, means.tolist(), strict=True))
+                windows[window]["effective_samples"] = float(count)
             found[name] = windows
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -78,7 +79,7 @@ class MillraceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family, in the order of the pipeline."""
         readings = self._read()
-        for part in (_flow, _labels, _scores, _quality, _drift, _members, _features):
+        for part in (_flow, _labels, _scores, _quality, _ranking, _drift, _members, _features):
             yield from part(readings)
         yield from _process(self._telemetry)
         yield from _checkpoints(self._telemetry)
@@ -249,6 +250,62 @@ def _quality(r: Readings) -> Iterator[Metric]:
     )
 
 
+def _ranking(r: Readings) -> Iterator[Metric]:
+    """Families that hold something where items are ranked."""
+    ranks, got = r.task == "ranking", r.ranking
+
+    def alone(key: str, nothing: float = 0.0) -> Rows:
+        return [([r.model], got.get(key, nothing))] if ranks else []
+
+    def each(**keys: str) -> Rows:
+        return [([r.model, k], got.get(key, 0.0)) for k, key in keys.items()] if ranks else []
+
+    side = ["model", "side"]
+    yield gauge(
+        "ranking_known", "Users and items that are known", side, each(users="users", items="items")
+    )
+    yield counter(
+        "ranking_evicted",
+        "Users and items let go for lack of room",
+        side,
+        each(users="users_evicted", items="items_evicted"),
+    )
+    yield counter("interactions", "Interactions taken in", ["model"], alone("interactions"))
+    yield counter(
+        "cold_interactions",
+        "Interactions learned of users of whom nothing was known",
+        ["model"],
+        alone("cold"),
+    )
+    yield counter(
+        "listed_items",
+        "Items of lists: shown, then taken, not taken by the horizon, or let go before it",
+        ["model", "result"],
+        each(shown="shown", taken="hits", untaken="untaken", evicted="evicted"),
+    )
+    yield counter(
+        "fallback_answers",
+        "Answers to users of whom nothing was known, by what is popular",
+        ["model"],
+        alone("fallbacks"),
+    )
+    yield counter(
+        "short_answers", "Answers with fewer items than asked for", ["model"], alone("short")
+    )
+    yield gauge(
+        "catalogue_coverage_ratio",
+        "Share of the known items among the newest 10,000 places of lists",
+        ["model"],
+        alone("coverage", math.nan),
+    )
+    yield gauge(
+        "shown_top_10_ratio",
+        "Share of the newest 10,000 places of lists that the ten most shown items had",
+        ["model"],
+        alone("top_10", math.nan),
+    )
+
+
 def _at_budget(r: Readings) -> Iterator[Row]:
     for maturity, snapshot in (("arrival", r.arrival), ("matured", r.matured)):
         found = snapshot.precision_at_budget(r.alert_budget) if snapshot else {}
@@ -270,7 +327,7 @@ def _drift(r: Readings) -> Iterator[Metric]:
         "drift_reactions",
         "What alarms set off, by what was done and to whom",
         ["model", "reaction", "member"],
-        (([r.model, *key], r.reactions.get(key, 0)) for key in reactions(r.members)),
+        (([r.model, *key], r.reactions.get(key, 0)) for key in reactions(r.learners or r.members)),
     )
     psi = next((d.statistic for d in r.drift if d.detector == "psi"), math.nan)
     yield gauge(
@@ -279,8 +336,10 @@ def _drift(r: Readings) -> Iterator[Metric]:
 
 
 def _members(r: Readings) -> Iterator[Metric]:
+    learners = r.learners or r.members
+
     def each(values: Callable[[str], float]) -> Rows:
-        return (([r.model, name], values(name)) for name in r.members)
+        return (([r.model, name], values(name)) for name in learners)
 
     labels = ["model", "member"]
     yield counter("updates_applied", "Labels learned", labels, each(lambda n: r.updates.get(n, 0)))
@@ -288,7 +347,7 @@ def _members(r: Readings) -> Iterator[Metric]:
         "ensemble_weight_ratio",
         "The member's weight in the ensemble",
         labels,
-        each(lambda n: r.weights.get(n, math.nan)),
+        (([r.model, n], r.weights.get(n, math.nan)) for n in r.members),
     )
     yield gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
     yield gauge(
@@ -298,11 +357,7 @@ def _members(r: Readings) -> Iterator[Metric]:
         "member_errors",
         "Failures of the member by what it did",
         [*labels, "reason"],
-        (
-            ([r.model, n, reason], r.member_errors.get((n, reason), 0))
-            for n in r.members
-            for reason in FAILURES
-        ),
+        (([r.model, *k], r.member_errors.get(k, 0)) for k in product(learners, FAILURES)),
     )
     yield counter(
         "member_skipped_updates",
@@ -320,17 +375,13 @@ def _members(r: Readings) -> Iterator[Metric]:
         "update_norm",
         "Change of the weights in one update over their norm, where it was measured",
         labels,
-        (([r.model, n], r.update_norms.get(n, _NO_NORMS)) for n in r.members),
+        (([r.model, n], r.update_norms.get(n, _NO_NORMS)) for n in learners),
     )
     yield counter(
         "audit_violations",
         "Budgets passed",
         ["model", "member", "rule"],
-        (
-            ([r.model, n, rule], r.audit_violations.get((n, rule), 0))
-            for n in r.members
-            for rule in RULES
-        ),
+        (([r.model, *k], r.audit_violations.get(k, 0)) for k in product(learners, RULES)),
     )
     yield gauge(
         "parameters",

@@ -31,11 +31,13 @@ RESTARTS = ("clean", "unclean")
 RANKING = (
     *("users", "items", "users_evicted", "items_evicted"),
     *("interactions", "cold", "shown", "hits", "untaken", "evicted", "fallbacks", "short"),
+    *("coverage", "top_10"),
 )
 """What is counted of rankings: users and items that are known, and those let go; interactions, and
 those of users of whom nothing was known; items of lists that were shown, that were taken, that were
 not by their horizon, that made room for others before it; answers to users of whom nothing is
-known, and answers with fewer items than were asked for."""
+known, and answers with fewer items than were asked for. Of the newest places of lists: the share of
+the items that had one, and the share that the ten most shown items had."""
 MAX_HTTP_SERIES = 64
 """Route, method and code together; further ones are counted under route ``other``."""
 
@@ -52,9 +54,10 @@ class Readings:
     ----------
     consumed : records read, by topic.
     classes : of the target, those known by now.
+    learners : names under which it learns, is frozen and is audited; empty: those of ``members``.
     cold_scores : events scored before any member had learned; ``cold`` whether that is so now.
-    updates : labels learned, by member.
-    labels : by :data:`LABEL_RESULTS`.
+    updates : labels learned, by learner.
+    labels : by :data:`LABEL_RESULTS`; of a shard that ranks the interactions learned joined.
     dead_letters : by reason; every reason, also those at 0.
     watermark_ms : newest event time scored, UTC ms; 0 before the first.
     label_coverage : share of events past the horizon that got a label; ``nan`` before the first.
@@ -62,18 +65,18 @@ class Readings:
     arrival, matured : quality by labels as they come, and by cohorts past the horizon.
     drift : from :meth:`monitoring.drift.monitor.DriftMonitor.readings`.
     weights : the ensemble's, by member.
-    down, frozen : members that do not score; that do not learn.
-    member_errors : by (member, reason).
-    skipped : updates that a member left out, by member.
+    down, frozen : learners that do not score; that do not learn.
+    member_errors : by (learner, reason).
+    skipped : updates that a learner left out, by learner.
     reactions : to drift alarms, by what :func:`reactions` lists.
     parameters : scalars, by (member, role, trainable).
     features : from ``FeatureStage.gauges()``: ``FEATURE.GAUGE`` to value.
     feature_shifts : from :meth:`monitoring.drift.monitor.DriftMonitor.feature_shifts`.
     limits : configured bounds by name, as ``pending`` or ``windows.max_entities``.
     audit : records written, by event; ``audit_seq`` the trail's newest number.
-    audit_violations : budgets passed, by (member, rule).
-    refused_updates : by budgets, since the last one that was kept, by member.
-    update_norms : relative, by member.
+    audit_violations : budgets passed, by (learner, rule).
+    refused_updates : by budgets, since the last one that was kept, by learner.
+    update_norms : relative, by learner.
     ranking : of a shard that ranks what :data:`RANKING` names, counted; of others nothing.
     scores : ``labelled_scores`` by groups of the task: of yes or no by truth, 0 and 1.
     """
@@ -82,6 +85,7 @@ class Readings:
     members: tuple[str, ...]
     task: TaskType = "binary"
     classes: tuple[str, ...] = ()
+    learners: tuple[str, ...] = ()
     consumed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0
     cold_scores: int = 0
@@ -121,7 +125,7 @@ class Readings:
     labelled_scores: Mapping[str, Histogram] = field(
         default_factory=lambda: {truth: Histogram(SHARES) for truth in ("0", "1")}
     )
-    ranking: Mapping[str, int] | None = None
+    ranking: Mapping[str, float] = field(default_factory=dict)
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
     label_delay: Histogram = field(default_factory=lambda: Histogram(LABEL_DELAY_BOUNDS_S))
 

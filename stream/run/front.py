@@ -24,6 +24,7 @@ from stream.http.server import Server
 from stream.run.checkpointer import Written
 from stream.run.readings import parameter_counts, readings
 from stream.run.service import Listener, Service
+from stream.settings.schema import RECOMMENDER
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 
@@ -45,7 +46,12 @@ class Front(Listener):
         config = service.config
         self.telemetry = Telemetry({"version": version("millrace")} | fingerprint())
         self.waiters = ScoreWaiters(config.http.max_waiting)
-        self._latest = Readings(config.name, tuple(m.name for m in config.members))
+        self._kinds = {m.name: m.type for m in config.members}
+        if config.reco is not None:
+            self._kinds = {name: name for name in config.reco.members.names}
+        self._latest = Readings(
+            config.name, tuple(self._kinds), config.target.type, learners=config.learners
+        )
         self._parameters: dict[str, Any] = {}
         self._counts: dict[tuple[str, str, bool], int] = {}
         self._published_s = self._counted_s = float("-inf")
@@ -171,26 +177,26 @@ class Front(Listener):
             return exposition(self._registry)
 
     def models(self) -> dict[str, Any]:
-        """Members with type, weight and state."""
-        latest = self._latest
+        """Members with type, weight and state; those of a recommender learn as one."""
+        latest, config = self._latest, self._service.config
         return {
             "model": latest.model,
             "threshold": finite(latest.threshold),
-            "combine": self._service.config.ensemble.combine,
-            "members": [
-                {
-                    "name": m.name,
-                    "type": m.type,
-                    "weight": finite(latest.weights.get(m.name, float("nan"))),
-                    "up": m.name not in latest.down,
-                    "frozen": m.name in latest.frozen,
-                    "updates": latest.updates.get(m.name, 0),
-                    "errors": sum(
-                        n for (name, _), n in latest.member_errors.items() if name == m.name
-                    ),
-                }
-                for m in self._service.config.members
-            ],
+            "combine": config.ensemble.combine if config.reco is None else "stack",
+            "members": [self._member(name, type) for name, type in self._kinds.items()],
+        }
+
+    def _member(self, name: str, type: str) -> dict[str, Any]:
+        latest = self._latest
+        learner = name if self._service.config.reco is None else RECOMMENDER
+        return {
+            "name": name,
+            "type": type,
+            "weight": finite(latest.weights.get(name, float("nan"))),
+            "up": learner not in latest.down,
+            "frozen": learner in latest.frozen,
+            "updates": latest.updates.get(learner, 0),
+            "errors": sum(n for (of, _), n in latest.member_errors.items() if of == learner),
         }
 
     def parameters(self) -> dict[str, Any]:
@@ -217,6 +223,7 @@ class Front(Listener):
             "lag": lag,
             "checkpoint_ms": self.telemetry.checkpoint_success_ms,
             "classes": list(service.config.task().grouped(service.config.label.field)),
+            "learners": list(service.config.learners),
             **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._page.snapshot(self._latest),
         }

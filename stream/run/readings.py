@@ -35,12 +35,14 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
     return Readings(
         model=engine.config.name,
         members=names,
+        learners=group.names,
         task="ranking",
         consumed=_consumed(engine),
         scored=counts["scored"],
         cold_scores=counts["fallbacks"],
         cold=counts["learned"] == 0,
-        updates=dict.fromkeys(names, counts[f"updates.{RECOMMENDER}"]),
+        updates={RECOMMENDER: counts[f"updates.{RECOMMENDER}"]},
+        labels={"joined": counts["learned"]},
         dead_letters={reason: counts[f"dead.{reason}"] for reason in REASONS},
         pending=engine.pending.waiting,
         pending_evicted=counts["lists.evicted"],
@@ -48,7 +50,7 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
         watermark_ms=engine.watermark_ms,
         arrival=engine.quality.snapshot(),
         drift=engine.drift.readings(),
-        weights=engine.recommender.weights(),
+        weights=_shares(engine.recommender.weights()),
         down=group.quarantined,
         frozen=group.frozen,
         parameters=parameters,
@@ -63,6 +65,7 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
         refused_updates=engine.auditor.refused(),
         update_norms={name: h.copy() for name, h in engine.auditor.update_norms.items()},
         ranking=engine.recommender.counts()
+        | engine.spread()
         | {
             "interactions": counts["feedback.interaction"],
             "untaken": counts["lists.matured.untaken"],
@@ -70,6 +73,12 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
             **{name: counts[name] for name in ("cold", "shown", "hits", "fallbacks", "short")},
         },
     )
+
+
+def _shares(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights as shares of them all; one that counts against an item is below 0."""
+    total = sum(abs(w) for w in weights.values())
+    return {name: w / total if total else 0.0 for name, w in weights.items()}
 
 
 def _consumed(engine: Engine) -> dict[str, int]:
@@ -137,11 +146,13 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
 
 
 def parameter_counts(engine: Engine) -> dict[tuple[str, str, bool], int]:
-    """Scalars by (member, role, trainable)."""
+    """Scalars by (member, role, trainable); a recommender's by its parts that are members."""
     counted: dict[tuple[str, str, bool], int] = {}
+    parts = engine.recommender.names if isinstance(engine, RankingEngine) else ()
     for name, rows in engine.ensemble.parameters().items():
         for row in rows:
-            key = (name, row.role, row.trainable)
+            part = row.path.partition(".")[0]
+            key = (part if part in parts else name, row.role, row.trainable)
             counted[key] = counted.get(key, 0) + row.count
     return counted
 

@@ -23,6 +23,7 @@ from models.reco.recommender import Request as Question
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.ranks import RankQuality
+from monitoring.quality.shown import Shown
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.outputs import Judged, Scored
@@ -89,6 +90,8 @@ class RankingEngine(Engine):
     catalogue : Catalogue
     quality : RankQuality
         Of every interaction of a user who was known, ranked before it was learned.
+    shown : Shown
+        What stood in the newest lists.
     drift : DriftMonitor
     judged : list
         What each run of interactions was judged by, of the last step: for readers in this process.
@@ -113,6 +116,7 @@ class RankingEngine(Engine):
         self.recommender = recommender
         self.catalogue = Catalogue(config.reco.item_ttl)
         self.quality = quality
+        self.shown = Shown()
         self.drift = drift
         self._watermark_ms = 0
         self._horizon_ms = config.label.horizon
@@ -343,6 +347,7 @@ class RankingEngine(Engine):
         numbers = self._hold(rows)
         self.pending.settle(numbers[:1], np.ones(1))
         self.counts["shown"] += len(found)
+        self.shown.update(rows["item"][1:])
 
     def _answer(
         self, record: Record, what: Rank | Recommend, time_ms: int, out: Made
@@ -363,6 +368,12 @@ class RankingEngine(Engine):
         who = what.user or what.session
         self._hold_list(what.id, who, [(p.id, p.propensity) for p in places], time_ms)
         return None
+
+    def spread(self) -> dict[str, float]:
+        """How widely the catalogue is shown: :meth:`Shown.coverage` and :meth:`Shown.top`."""
+        known = self.recommender.knows(self.shown.items())
+        items = self.recommender.counts()["items"]
+        return {"coverage": self.shown.coverage(known, items), "top_10": self.shown.top()}
 
     def versions(self) -> dict[str, int]:
         """The recommender's updates that were kept."""
@@ -428,6 +439,7 @@ class RankingEngine(Engine):
             "ensemble": self.ensemble,
             "catalogue": self.catalogue,
             "quality": self.quality,
+            "shown": self.shown,
             "drift": self.drift,
             "trail": self.trail,
             "auditor": self.auditor,

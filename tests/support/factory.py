@@ -161,3 +161,42 @@ def traffic(n: int, lag: int = 50, size: int = 40) -> list[list[tuple[str, list[
 def rng(seed: int) -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(seed)
+
+
+def ranking_config(directory: Path, **changes: Any) -> Config:
+    """A shard that ranks on the embedded log; ``changes`` replace keys."""
+    raw: dict[str, Any] = {
+        "name": "shop",
+        "seed": 1,
+        "state_dir": str(directory / "state"),
+        "log": {"type": "embedded", "path": str(directory / "log.db"), "timeout": PATIENT},
+        "target": {"type": "ranking"},
+        "label": {"horizon": "1d"},
+        "checkpoints": RARELY,
+        "http": {"enabled": False, "port": 0},
+    }
+    return parse(raw | changes, "test")
+
+
+def interaction(i: int, **changes: Any) -> dict[str, Any]:
+    """Interaction ``i``, one a second: 20 users walk 30 items, each with a step of his own."""
+    user, turn = i % 20, i // 20
+    return {
+        "event": "interaction",
+        "id": f"i{i}",
+        "timestamp": START_MS + 1000 * i,
+        "user": f"u{user}",
+        "item": f"m{(user + (1 + user % 3) * turn) % 30}",
+    } | changes
+
+
+def wish(i: int, **changes: Any) -> dict[str, Any]:
+    """Request ``i`` for three items that may be seen already, after all of 600 interactions."""
+    return {
+        "event": "recommend",
+        "id": f"r{i}",
+        "timestamp": START_MS + 1_000_000 + i,
+        "user": f"u{i % 20}",
+        "count": 3,
+        "seen": "include",
+    } | changes

@@ -54,6 +54,15 @@ ROWS: dict[str, Rows] = {
         "Outcomes": [[p.OUTCOMES, p.SAMPLES, p.ALERTS]],
         "Scores and drift": [[p.SCORES, p.DETECTORS], [p.PSI, p.KS]],
     },
+    "quality-ranking": {
+        "Ranking and members over the sliding window, each item ranked before it was learned": [
+            p.SLIDING_RANKS[:2],
+            p.SLIDING_RANKS[2:],
+        ],
+        "Lists": [[p.LISTED, p.ANSWERS, p.COLD]],
+        "Catalogue": [[p.SPREAD, p.KNOWN, p.FORGOTTEN]],
+        "Members and drift": [[p.WEIGHTS, p.SAMPLES, p.DETECTORS]],
+    },
     "members": {
         "Members in the ensemble": [
             [p.WEIGHTS, p.LOSS],
@@ -80,6 +89,7 @@ TASKS: dict[str, tuple[TaskType, ...]] = {
     "quality": ("binary",),
     "quality-classes": ("classes",),
     "quality-number": ("number",),
+    "quality-ranking": ("ranking",),
 }
 """The kinds of target that a dashboard is for; the others are for all."""
 BOARDS = {name: board(name, rows) for name, rows in ROWS.items()}

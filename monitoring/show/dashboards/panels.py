@@ -55,7 +55,7 @@ def _distance(bounds: str) -> str:
 # A table: the formatter would spread a panel over seven lines where two or three will do.
 
 # What stands for quality whatever the target is
-_F1, _LOSS = "f1 or macro_f1 or r2", "log_loss or mae"
+_F1, _LOSS = "f1 or macro_f1 or r2 or hit_10", "log_loss or mae or mrr"
 
 # Single numbers
 LOOP = number("Loop", "s", "Time since its last turn; more than 30 s raises an alert.",
@@ -63,8 +63,8 @@ LOOP = number("Loop", "s", "Time since its last turn; more than 30 s raises an a
 SCORED = number("Scored", "ops", "Events scored a second.",
     "sum by (model) (rate(millrace_events_scored_total{M}[R]))", {None: "green"})
 F1_NOW = number("F1", "none",
-    "Of the ensemble, fading, by labels as they arrive; of classes macro F1, of numbers R2. The "
-    "alert's target for F1 is 0.3.",
+    "Of the ensemble, fading, by labels as they arrive; of classes macro F1, of numbers R2, of "
+    "rankings the hit rate at 10. The alert's target for F1 is 0.3.",
     _ensemble(_F1, "fading"), {None: "red", 0.3: "green"}, decimals=3)
 DOWN = number("Members down", "none", "Members that do not score.",
     "sum(1 - millrace_member_up{M})", {None: "green", 1: "red"})
@@ -100,7 +100,7 @@ DURATION = panel("Duration", "s", "99th percentile by route, to the start of the
 # Quality
 F1 = panel("F1 against its target", "none",
     "`arrival` is fast and flattering: frauds are reported first. `matured` waits. Of classes "
-    "macro F1, of numbers R2.",
+    "macro F1, of numbers R2, of rankings the hit rate at 10.",
     *((_ensemble(_F1, w, m), f"{w}, {m}")
       for w in ("fading", "sliding") for m in ("arrival", "matured")), ("0.3", "target"), max=1)
 ALERTED = panel("Precision and recall", "percentunit", "Of the ensemble's alerts, fading.",
@@ -109,7 +109,8 @@ COUNTING = panel("Outcomes that still count", "short",
     "Effective samples of the fading window by true class: few frauds, noisy figures.",
     (_ensemble("effective_samples", "fading"), "class {{class}}"))
 LOSS_FADING, LOSS = (panel("Loss by scorer", "none",
-    f"{window.capitalize()}: log loss in nats, of numbers mean absolute error; lower is better.",
+    f"{window.capitalize()}: log loss in nats, of numbers mean absolute error; lower is better. Of "
+    "rankings the mean reciprocal rank; higher is better.",
     _scorers(_LOSS, window)) for window in ("fading", "sliding"))
 SLIDING = [panel(title, "none", text, _scorers(metric)) for metric, title, text in (
     ("roc_auc", "ROC AUC", "Does the score rank frauds first? 0.5 is chance."),
@@ -149,6 +150,15 @@ SLIDING_NUMBERS = [panel(title, "none", text, _scorers(metric), min=None)
 )]
 
 
+SLIDING_RANKS = [panel(title, "none", text, _scorers(metric)) for metric, title, text in (
+    ("hit_10", "Hit rate at 10",
+     "Share of the items taken that stood among the first 10 before they were learned."),
+    ("mrr", "Mean reciprocal rank", "Mean of 1 / rank of the items taken; 1: always first."),
+    ("ndcg_10", "NDCG at 10", "As the hit rate; the nearer to the top the more."),
+    ("hit_20", "Hit rate at 20", "Among the first 20."),
+)]
+
+
 def _matured(**titles: str) -> list[Json]:
     return [panel(title, "none", "`arrival` is fast and flattering, `matured` is final and late.",
         *((_ensemble(metric, "sliding", m), m) for m in ("arrival", "matured")))
@@ -168,6 +178,31 @@ AT_BUDGET = panel("Precision at the alert budget", "percentunit",
 EXPECTED = panel("Estimate before labels", "none",
     "Expected accuracy from the scores alone; as good as their calibration.",
     ("millrace_quality_expected_accuracy{M}", "expected accuracy"), min=None, max=1)
+
+# Rankings
+LISTED = panel("Items of lists by what became of them", "ops",
+    "`untaken`: not taken by the horizon; `evicted`: let go before it, for lack of room.",
+    _rate("millrace_listed_items_total{M}", "result"))
+ANSWERS = panel("Answers", "percentunit",
+    "Share of the answers to users of whom nothing is known, which hold what is popular, and of "
+    "those with fewer items than asked for.",
+    *((f"{_rate(f'millrace_{name}_answers_total{{M}}', 'model')[0]}"
+       " / sum by (model) (rate(millrace_events_scored_total{M}[R]))", name)
+      for name in ("fallback", "short")), max=1)
+COLD = panel("Cold interactions", "percentunit",
+    "Share of the interactions that were of users of whom nothing was known.",
+    ("sum by (model) (rate(millrace_cold_interactions_total{M}[R]))"
+     " / sum by (model) (rate(millrace_interactions_total{M}[R]))", "cold"), max=1)
+SPREAD = panel("What is shown of the catalogue", "percentunit",
+    "Of the newest 10,000 places of lists: the share of the known items that had one, and the "
+    "share that the ten most shown items had.",
+    ("millrace_catalogue_coverage_ratio{M}", "coverage"),
+    ("millrace_shown_top_10_ratio{M}", "the ten most shown"), max=1)
+KNOWN = panel("Users and items", "short", "Those that are known.",
+    ("millrace_ranking_known{M}", "{{side}}"))
+FORGOTTEN = panel("Users and items let go", "ops",
+    "For lack of room (`reco.users`, `reco.items`): the longest idle first.",
+    _rate("millrace_ranking_evicted_total{M}", "side"))
 
 # Labels and outcomes
 LABELS = panel("Labels by what became of them", "ops",

@@ -1,0 +1,159 @@
+"""What a shard that ranks tells: its metrics and members beside what its engine counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring.quality.ranks import METRICS
+from monitoring.show.metrics import MillraceCollector, _ranking, exposition, registry
+from monitoring.show.readings import RANKING, Readings, Telemetry
+from stream.run.front import Front
+from stream.run.readings import parameter_counts, readings
+from stream.settings.schema import RECOMMENDER
+from stream.step.ranking import RankingEngine
+from tests.support.factory import interaction, ranking_config, wish
+from tests.support.runner import append, caught_up, running
+from tests.support.waiting import wait_until
+
+Series = dict[tuple[str, ...], float]
+TAKEN, ASKED, NEW = 600, 40, 5
+MEMBERS = ("popular", "cooccurrence", "sessions")
+
+
+class Shop(NamedTuple):
+    """A shard at rest: what it told before its first record, and what it tells now."""
+
+    front: Front
+    engine: RankingEngine
+    before: Series
+    now: Series
+
+
+def series(text: bytes) -> Series:
+    """Every series by its name and label values."""
+    return {
+        (s.name, *(v for _, v in sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(text.decode())
+        for s in family.samples
+    }
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Interactions, requests of users that are known and that are not, and one item taken twice."""
+    config = ranking_config(tmp_path_factory.mktemp("shop"))
+    with running(config) as service:
+        front = Front(service)
+        before = series(front.metrics())
+        asked = [wish(i) for i in range(ASKED)]
+        asked += [wish(ASKED + i, user=f"new{i}", count=40) for i in range(NEW)]
+        append(config, ("events", [interaction(i) for i in range(TAKEN)] + asked))
+        caught_up(service, TAKEN + ASKED + NEW)
+        wait_until(lambda: front.score("r0") is not None, "the first answer")
+        best = front.score("r0")
+        assert best is not None
+        item = best.decode().partition('"items":[{"id":"')[2].partition('"')[0]
+        hits = [interaction(TAKEN + i, ranking="r0", item=item, user="u0") for i in range(2)]
+        append(config, ("events", hits))
+        caught_up(service, TAKEN + ASKED + NEW + 2)
+        wait_until(
+            lambda: series(front.metrics())["millrace_interactions_total", "shop"] == TAKEN + 2,
+            "the readings",
+        )
+        assert isinstance(service.engine, RankingEngine)
+        yield Shop(front, service.engine, before, series(front.metrics()))
+
+
+def test_every_series_exists_before_the_first_record(shop: Shop) -> None:
+    """What rankings have beside other services is there from the start: counts at 0."""
+    of_rankings = {family.name for family in _ranking(Readings("shop", MEMBERS, "ranking"))}
+    names = (*of_rankings, *(f"millrace_quality_{m}" for m in METRICS))
+
+    def such(found: Series) -> set[tuple[str, ...]]:
+        return {key for key in found if key[0].removesuffix("_total") in names}
+
+    assert such(shop.before) == such(shop.now)
+    assert len({key[0] for key in such(shop.now)}) == len(names)
+    assert shop.before["millrace_listed_items_total", "shop", "taken"] == 0
+
+
+def test_counts_are_the_engines(shop: Shop) -> None:
+    """Interactions, lists, fallbacks and short answers as they were sent."""
+    now = shop.now
+    assert now["millrace_events_scored_total", "shop"] == ASKED + NEW
+    assert now["millrace_fallback_answers_total", "shop"] == NEW
+    assert now["millrace_short_answers_total", "shop"] == NEW
+    assert now["millrace_cold_interactions_total", "shop"] == 20
+    assert now["millrace_listed_items_total", "shop", "shown"] == 3 * ASKED + 30 * NEW
+    assert now["millrace_listed_items_total", "shop", "taken"] == 1
+    assert now["millrace_labels_total", "shop", "joined"] == TAKEN + 2
+    assert now["millrace_ranking_known", "shop", "users"] == 20
+    assert now["millrace_ranking_known", "shop", "items"] == 30
+    assert now["millrace_ranking_evicted_total", "shop", "items"] == 0
+    assert now["millrace_limit", "items"] == 100_000
+
+
+def test_what_is_shown_is_told(shop: Shop) -> None:
+    """Lists of the unknown hold the whole catalogue; the ten most shown items have their share."""
+    assert shop.now["millrace_catalogue_coverage_ratio", "shop"] == 1
+    assert shop.now["millrace_shown_top_10_ratio", "shop"] == shop.engine.shown.top()
+    assert 1 / 3 < shop.engine.shown.top() < 1
+
+
+def test_quality_is_the_reports(shop: Shop) -> None:
+    """Each gauge is the report's figure of that scorer and window."""
+    for name, windows in shop.engine.quality.report().items():
+        for window in ("fading", "sliding"):
+            for metric in METRICS:
+                key = (f"millrace_quality_{metric}", "arrival", name, "shop", window)
+                assert shop.now[key] == windows[window][metric]
+            key = ("millrace_quality_effective_samples", "all", "arrival", name, "shop", window)
+            assert shop.now[key] == windows[window]["effective_samples"] > 0
+
+
+def test_members_have_shares_and_learn_as_one(shop: Shop) -> None:
+    """`/v1/models` lists each member with its share of the weights and what all learned."""
+    told = shop.front.models()
+    assert [m["name"] for m in told["members"]] == list(MEMBERS)
+    assert math.isclose(sum(abs(m["weight"]) for m in told["members"]), 1)
+    assert {(m["updates"], m["up"], m["frozen"]) for m in told["members"]} == {
+        (TAKEN + 2, True, False)
+    }
+    assert shop.now["millrace_updates_applied_total", RECOMMENDER, "shop"] == TAKEN + 2
+    assert shop.now["millrace_member_up", RECOMMENDER, "shop"] == 1
+    assert all(("millrace_ensemble_weight_ratio", m, "shop") in shop.now for m in MEMBERS)
+
+
+def test_a_frozen_recommender_is_told(shop: Shop) -> None:
+    """What stops all members stands under the name that commands know."""
+    shop.engine.ensemble.freeze(RECOMMENDER)
+    read = readings(shop.engine, parameter_counts(shop.engine))
+    shop.engine.ensemble.release(RECOMMENDER)
+    found = series(exposition(registry(MillraceCollector(lambda: read, Telemetry()))))
+    assert found["millrace_member_frozen", RECOMMENDER, "shop"] == 1
+
+
+def test_parameters_stand_under_the_members_that_hold_them(shop: Shop) -> None:
+    """Each member's own, the rest under the recommender; none is left out."""
+    counted = parameter_counts(shop.engine)
+    assert {member for member, _, _ in counted} == {*MEMBERS, RECOMMENDER}
+    held = sum(p.count for p in shop.engine.recommender.parameters())
+    assert sum(counted.values()) == held
+
+
+def test_readings_name_all_that_is_counted(shop: Shop) -> None:
+    """No key of the readings is one that nobody shows."""
+    assert set(readings(shop.engine, {}).ranking) == set(RANKING)
+
+
+def test_services_that_rank_nothing_have_no_such_series() -> None:
+    """The families are there, without a sample."""
+    read = Readings("fraud", ("linear",))
+    text = exposition(registry(MillraceCollector(lambda: read, Telemetry())))
+    assert b"# TYPE millrace_listed_items_total counter\n" in text
+    assert "millrace_listed_items_total" not in {name for name, *_ in series(text)}

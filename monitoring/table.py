@@ -17,6 +17,7 @@ SHOWN = {
     "binary": ("roc_auc", "pr_auc", "f1", "precision", "recall", "accuracy", "log_loss"),
     "classes": ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "log_loss"),
     "number": ("mae", "rmse", "r2", "bias"),
+    "ranking": ("hit_10", "hit_20", "mrr", "ndcg_10"),
 }
 """Metrics of each kind of target that a table of 80 columns has room for."""
 

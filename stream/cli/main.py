@@ -161,8 +161,8 @@ def run(
 Kind = Annotated[
     KindName,
     typer.Option(
-        help="Card payments with fraud, clicked impressions, support tickets for five teams, or "
-        "minutes until deliveries arrive."
+        help="Card payments with fraud, clicked impressions, support tickets for five teams, "
+        "minutes until deliveries arrive, or what users of a shop look at and buy."
     ),
 ]
 
@@ -189,6 +189,11 @@ def demo(
         print_json(summary)
     else:
         print_quality(out, summary)
+        if lists := summary.get("lists"):
+            out.print(
+                f"{summary['scores']:,} lists of {lists['shown']:,} items, {lists['hits']:,} of "
+                f"them taken; {lists['fallbacks']:,} lists for users of whom nothing was known"
+            )
         out.print(
             f"{summary['events_per_s']:,.0f} events/s, first score after "
             f"{summary['first_score_s']} s, {summary['checkpoints']} checkpoints, "

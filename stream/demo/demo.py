@@ -32,6 +32,7 @@ from stream.run.front import Front
 from stream.run.service import Listener, Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
+from stream.step.ranking import RankingEngine
 from stream.step.scoring import scoring
 from stream.tools.progress import progress
 
@@ -57,14 +58,14 @@ def demo_config(directory: Path, port: int, kind: KindName = "payments") -> Conf
     raw["log"]["path"] = str(directory / "log.db")
     raw.setdefault("http", {})["port"] = port
     if find_spec("torch") is None:
-        raw["members"] = [m for m in raw["members"] if m["type"] != "torch"]
+        raw["members"] = [m for m in raw.get("members", []) if m["type"] != "torch"]
     return parse(raw, KINDS[kind].example)
 
 
 def left_out(config: Config, kind: KindName = "payments") -> list[str]:
     """Members of the kind's example that this configuration does without."""
     kept = {m.name for m in config.members}
-    return [m["name"] for m in _packaged(kind)["members"] if m["name"] not in kept]
+    return [m["name"] for m in _packaged(kind).get("members", []) if m["name"] not in kept]
 
 
 def _packaged(kind: KindName) -> dict[str, Any]:
@@ -212,23 +213,31 @@ def _show(
 def _table(service: Service, front: Front, first: list[float], place: Path, left: str) -> Group:
     shown = front.snapshot()
     address = f"http://127.0.0.1:{front.server.port}/" if front.server else "off"
-    scored, pending = shown["scored"], shown["pending"]
     head = Text.assemble(
         ("Millrace demo  ", "bold cyan"),
         f"{shown['state']}  {address}  {left}\n",
-        f"{scored:,} events scored, {shown['events_per_s']:,.0f}/s, {shown['alerts']:,} alerts, ",
-        f"{shown['labels'].get('joined', 0):,} labels learned, {pending:,} waiting, ",
+        f"{_done(shown)}, {shown['pending']:,} waiting, ",
         f"{sum(shown['dead_letters'].values()):,} dead letters\n",
         f"first score after {first[0]:.1f} s\n" if first else "compiling and starting...\n",
     )
     metrics = SHOWN[service.config.target.type]
     heads = ["", "weight", *metrics]
-    made = table(heads, right=heads[1:], title="Quality by late labels, last 10,000")
+    learned = "what users took" if shown["task"] == "ranking" else "late labels"
+    made = table(heads, right=heads[1:], title=f"Quality by {learned}, last 10,000")
     for name, values in shown["quality"].items():
         cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in metrics]
         weight = shown["weights"].get(name)
         made.add_row(name, "" if weight is None else f"{weight:.2f}", *cells)
     return Group(head, made)
+
+
+def _done(shown: dict[str, Any]) -> str:
+    """What was done so far, in the words of the target."""
+    scored, rate = f"{shown['scored']:,}", f"{shown['events_per_s']:,.0f}/s"
+    if shown["task"] == "ranking":
+        return f"{scored} lists answered, {rate}"
+    labels = shown["labels"].get("joined", 0)
+    return f"{scored} events scored, {rate}, {shown['alerts']:,} alerts, {labels:,} labels learned"
 
 
 def _catch_up(service: Service, worker: threading.Thread) -> None:
@@ -242,19 +251,21 @@ def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, 
     if engine is None:
         raise MillraceError("demo: the service never started")
     counts = engine.counts
-    report = scoring(engine).quality.report()
+    report = (engine if isinstance(engine, RankingEngine) else scoring(engine)).quality.report()
+    lists = {name: counts[name] for name in ("shown", "hits", "fallbacks")}
     return {
         "target": service.config.target.type,
         "events": counts[f"consumed.{service.config.topics.events}"],
         "scores": counts["scored"],
         "labels": counts["labels.joined"],
+        **({"lists": lists} if isinstance(engine, RankingEngine) else {}),
         "dead_letters": sum(v for k, v in counts.items() if k.startswith("dead.")),
         "dead_letter_reasons": {
             k[5:]: v for k, v in sorted(counts.items()) if k.startswith("dead.")
         },
         "alerts": counts["alerts"],
         "pending": engine.pending.waiting,
-        "events_per_s": round(counts["scored"] / seconds, 1),
+        "events_per_s": round((counts["scored"] + counts["feedback.interaction"]) / seconds, 1),
         "first_score_s": round(first[0], 3) if first else None,
         "seconds": round(seconds, 3),
         "steps": engine.seq,

@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 from stream.demo.arrival import COURIERS, DELIVERIES, DELIVERIES_A_DAY, ArrivalSimulator
 from stream.demo.clicks import CLICKS, IMPRESSIONS_A_DAY, USERS, ClickSimulator
 from stream.demo.player import PAYMENTS, Writing
+from stream.demo.shop import DEEDS, DEEDS_A_DAY, SHOPPERS, ShopSimulator
 from stream.demo.simulator import DAY_MS, START_MS, Simulation, Simulator
 from stream.demo.triage import CUSTOMERS, TICKETS, TICKETS_A_DAY, TriageSimulator
 
-KindName = Literal["payments", "clicks", "triage", "arrival"]
+KindName = Literal["payments", "clicks", "triage", "arrival", "shop"]
 
 
 class Kind(NamedTuple):
@@ -70,4 +71,5 @@ KINDS: Mapping[KindName, Kind] = {
     "clicks": Kind(ClickSimulator, CLICKS, USERS, IMPRESSIONS_A_DAY, "clicks.toml"),
     "triage": Kind(TriageSimulator, TICKETS, CUSTOMERS, TICKETS_A_DAY, "triage.toml"),
     "arrival": Kind(ArrivalSimulator, DELIVERIES, COURIERS, DELIVERIES_A_DAY, "arrival.toml"),
+    "shop": Kind(ShopSimulator, DEEDS, SHOPPERS, DEEDS_A_DAY, "shop.toml"),
 }

@@ -1,9 +1,9 @@
 """Simulated streams with late labels, as columns; first of all card payments with fraud and drift.
 
 After the simulator of the Fraud Detection Handbook (Le Borgne, Siblini, Lebichot and Bontempi 2022,
-chapter 3): same seed, same payments. ``clicks.py``, ``triage.py`` and ``arrival.py`` hold the other
-streams. ``player.py`` turns the columns into records and files; the demo, the tests and the
-benchmarks call both. Nothing here reads a clock or does I/O.
+chapter 3): same seed, same payments. ``clicks.py``, ``triage.py``, ``arrival.py`` and ``shop.py``
+hold the other streams. ``player.py`` turns the columns into records and files; the demo, the tests
+and the benchmarks call both. Nothing here reads a clock or does I/O.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ errors.
 - **Relative paths** start at the directory in which `millrace` runs.
 
 A key without a default is **required**. Whole files to start from: `examples/fraud.toml`,
-`examples/clicks.toml`, `examples/triage.toml`, `examples/arrival.toml`,
+`examples/clicks.toml`, `examples/triage.toml`, `examples/arrival.toml`, `examples/shop.toml`,
 `examples/fraud-kafka.toml`.
 """
 

@@ -216,6 +216,15 @@ def test_the_demo_of_a_number_shows_its_errors() -> None:
     assert "events/s" in printed
 
 
+def test_the_demo_of_a_shop_answers_lists() -> None:
+    """Every request that was read is answered; the table has the ranking, and its members."""
+    options = ("--kind", "shop", "--seconds", 3, "--rate", 500, "--port", 0)
+    found = json.loads(millrace("demo", *options, "--json"))
+    assert found["dead_letters"] <= found["events"] // 100
+    assert found["lists"]["shown"] >= found["scores"] > 0
+    assert set(found["quality"]) == {"ensemble", "popular", "cooccurrence", "sessions"}
+
+
 def test_a_state_without_a_checkpoint_says_so(file: Path, tmp_path: Path) -> None:
     """Before the first checkpoint `state` says what a start does; for machines it is no row."""
     assert f"no checkpoint in {tmp_path / 'state'} yet" in millrace("state", file)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from models.base import BOOL, F64, I64, U64, Learner, Parameter, State, StateError
 from models.kernels.reco import walk as kernels
 from models.kernels.reco.cooccurrence import cooccurrence
+from models.kernels.reco.ease import ease
+from models.kernels.reco.factors import bpr, eals
 from models.kernels.reco.popular import popular
 from models.kernels.reco.sessions import sessions
 from models.kernels.reco.stack import stack
@@ -99,6 +101,7 @@ class Recommender(Learner):
 
     def __init__(self, settings: RecoSettings, seed: int) -> None:
         self._settings = settings
+        self._seed = seed
         self.names = settings.members.names
         self._room = Sizes(SMALLEST, SMALLEST, 2 * self._history + SMALLEST)
         self._all = self._fresh(self._room)
@@ -115,19 +118,27 @@ class Recommender(Learner):
         users.history[0] = self._history
         empty = kernels.smallest()
         control = np.full(kernels.CONTROLS, -1, np.int64)
-        for kind, name in enumerate(("popular", "cooccurrence", "sessions")):
+        kinds: list[int] = []
+        for number, (name, theirs) in enumerate(kernels.KINDS.items()):
             if name in self.names:
-                control[kind] = self.names.index(name)
+                control[number] = len(kinds)
+                kinds += theirs
         control[kernels.SITTING_MS] = s.session_gap
         control[kernels.EXCLUDE_SEEN] = s.seen == "exclude"
-        p, c, v = m.popular, m.cooccurrence, m.sessions
+        p, c, v, e = m.popular, m.cooccurrence, m.sessions, m.ease
+        b, f = m.bpr, m.eals
         return kernels.Everything(
             items,
             users,
             popular(n, p.slow, p.fast) if p else empty.popular,
             cooccurrence(n, c.length, c.fade, c.back, c.prior) if c else empty.cooccurrence,
             sessions(items=n, users=room.users, **v.model_dump()) if v else empty.sessions,
-            stack(len(self.names), n),
+            ease(items=n, users=room.users, **e.model_dump()) if e else empty.ease,
+            bpr(items=n, users=room.users, seed=self._seed, **b.model_dump()) if b else empty.bpr,
+            eals(items=n, users=room.users, seed=self._seed, **f.model_dump()) if f else empty.eals,
+            stack(
+                [int(row) for row in control[: kernels.MEMBERS] if row >= 0], kinds, n, self._seed
+            ),
             control,
             np.zeros(n, np.uint8),
         )
@@ -142,13 +153,17 @@ class Recommender(Learner):
         )
         m = len(self.names)
         ranks = np.zeros((n if judge else 0, m + 2), np.int32)
-        done = kernels.walk(columns, 0, ranks, self._all)
+        done = self._walk(columns, 0, ranks)
         while done < n:
             self._make_room()
-            done = kernels.walk(columns, done, ranks, self._all)
+            done = self._walk(columns, done, ranks)
         if not judge:
             return None
         return Judged((*self.names, "stack"), ranks[:, : m + 1], ranks[:, m + 1])
+
+    def _walk(self, columns: Interactions, first: int, ranks: I32) -> int:
+        none = _NONE
+        return int(kernels.walk(columns, first, kernels.LEARN, 0, ranks, none, none, self._all))
 
     def _make_room(self) -> None:
         """Double what has no room left."""
@@ -193,26 +208,27 @@ class Recommender(Learner):
     def rank(self, request: Request) -> Ranked:
         """The best candidates, best first; changes nothing of the state."""
         a, s = self._all, self._settings
-        nothing = np.zeros(0, np.uint64)
-        only = nothing if request.items is None else np.require(request.items, np.uint64, ["C"])
-        never = (
-            nothing if request.exclude is None else np.require(request.exclude, np.uint64, ["C"])
-        )
+        only = _NONE if request.items is None else np.require(request.items, np.uint64, ["C"])
+        never = _NONE if request.exclude is None else np.require(request.exclude, np.uint64, ["C"])
         seen = (request.seen or s.seen) == "include"
-        who = request.user or request.session
         n = 0
         if request.items is None or len(only):
-            n = kernels.rank(who, request.time_ms, seen, only, never, a)
-        utility, slots = a.stack.utility[:n], a.stack.candidates[:n]
-        k = min(request.count, n)
-        best = np.argsort(-utility, kind="stable")[:k]
+            row = kernels.Rows(
+                np.array([request.time_ms]),
+                np.array([request.user], np.uint64),
+                np.array([request.session], np.uint64),
+                *_NO_COLUMNS,
+            )
+            n = kernels.walk(row, 0, kernels.RANK, seen, _NO_RANKS, only, never, a)
+        utility, slots = a.stack.answer[:n], a.stack.candidates[:n]
+        best = _best(utility, min(request.count, n))
         chosen = slots[best]
         return Ranked(
             a.items.keys[chosen],
             utility[best].copy(),
-            a.stack.scores[:, chosen].T.astype(np.float64),
+            a.stack.scores[np.ix_(a.stack.member, chosen)].T.astype(np.float64),
             n,
-            not self.history(who),
+            not self.history(request.user or request.session),
         )
 
     def history(self, user: int) -> int:
@@ -223,11 +239,11 @@ class Recommender(Learner):
 
     def forget_user(self, user: int) -> None:
         """Let a user go with his history; what he taught of items stays as sums."""
-        kernels.forget_user(user, self._all)
+        kernels.forget(user, 0, self._all)
 
     def forget_item(self, item: int) -> None:
         """Let an item go: it is not shown any more, and new when it comes again."""
-        kernels.forget_item(item, self._all)
+        kernels.forget(0, item, self._all)
 
     def knows(self, items: U64) -> BOOL:
         """Which items are known, bool ``(n,)``."""
@@ -241,8 +257,10 @@ class Recommender(Learner):
         return self._settings
 
     def weights(self) -> dict[str, float]:
-        """The stack's weight of each member, by name."""
-        return dict(zip(self.names, self._all.stack.shared.tolist(), strict=True))
+        """The stack's weight of each member, by name: of all that it says of a candidate."""
+        shared, first = self._all.stack.shared, self._all.stack.member
+        sums = np.add.reduceat(shared, first)
+        return dict(zip(self.names, sums.tolist(), strict=True))
 
     def counts(self) -> dict[str, int]:
         """Users and items that are known, and how many were let go."""
@@ -316,4 +334,15 @@ class Recommender(Learner):
         }
 
 
+def _best(scores: F64, k: int) -> NDArray[np.intp]:
+    """Where the ``k`` largest are, best first; of equals the first."""
+    if k == 0:
+        return np.zeros(0, np.intp)
+    among = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    return among[np.argsort(-scores[among], kind="stable")[:k]]
+
+
+_NONE = np.zeros(0, np.uint64)
+_NO_COLUMNS = (_NONE, np.zeros(0), np.zeros(0))
+_NO_RANKS = np.zeros((0, 0), np.int32)
 _TYPES = (np.int64, np.uint64, np.uint64, np.uint64, np.float64, np.float64)

@@ -38,6 +38,37 @@ class SessionsParams(Settings):
     reach: float = Field(
         20.0, gt=0, le=1000, description="what stands d away counts for e^(-d / reach)"
     )
+    back: float = Field(1.0, ge=0, le=1, description="what stands before counts for, beside after")
+
+
+class EaseParams(Settings):
+    """Parameters of the member `ease`: each item foretold from all others by one regression."""
+
+    places: int = Field(2048, ge=8, le=8192, description="items that take part, at most")
+    ridge: float = Field(300.0, gt=0, le=1e6, description="the ridge of the regression")
+    length: int = Field(50, ge=1, le=1000, description="a user's last items that count")
+    fade: float = Field(6.0, gt=0, le=1e6, description="the last but q counts for e^(-q / fade)")
+    floor: float = Field(0.02, ge=0, le=1, description="added to what each of them counts for")
+    batch: int = Field(
+        32, ge=1, le=512, description="items of a user that are learned at once, at most"
+    )
+
+
+class BprParams(Settings):
+    """Parameters of the member `bpr`: vectors by which what is taken scores above what is not."""
+
+    factors: int = Field(32, ge=1, le=512, description="length of the vectors")
+    rate: float = Field(0.05, gt=0, le=1, description="how far one step goes")
+    regularisation: float = Field(0.01, ge=0, le=1, description="how fast vectors shrink")
+    negatives: int = Field(5, ge=1, le=100, description="items drawn for each interaction")
+
+
+class EalsParams(Settings):
+    """Parameters of the member `eals`: vectors by which what is not taken scores 0."""
+
+    factors: int = Field(32, ge=1, le=256, description="length of the vectors")
+    missing: float = Field(0.02, gt=0, lt=1, description="weight of each item that was not taken")
+    regularisation: float = Field(0.1, gt=0, le=100, description="how small vectors are kept")
 
 
 class Members(Settings):
@@ -46,6 +77,9 @@ class Members(Settings):
     popular: PopularParams | None = None
     cooccurrence: CooccurrenceParams | None = None
     sessions: SessionsParams | None = None
+    ease: EaseParams | None = None
+    bpr: BprParams | None = None
+    eals: EalsParams | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

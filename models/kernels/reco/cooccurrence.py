@@ -21,6 +21,8 @@ from models.kernels.reco.tables import Items, Users, bucket_bits, recent, rememb
 
 CELLS = 256
 PROBES = 16
+READINGS = 3
+"""One table is read with three fades: that of learning, a third of it, three times it."""
 
 
 class Cooccurrence(NamedTuple):
@@ -29,7 +31,7 @@ class Cooccurrence(NamedTuple):
     tags: U32  # (S, CELLS)
     weights: F32  # (S, CELLS): 0 where the cell is empty
     total: F32  # (S,): all that was ever added to the row
-    near: F32  # (L,): what the user's last item but q counts for
+    near: F32  # (L, READINGS): what the user's last item but q counts for
     back: F32  # (1,): of that, what counts from the later item to the earlier
     prior: F32  # (1,): rows with less than this in all count for less
 
@@ -40,7 +42,7 @@ def cooccurrence(items: int, length: int, fade: float, back: float, prior: float
         np.zeros((items, CELLS), np.uint32),
         np.zeros((items, CELLS), np.float32),
         np.zeros(items, np.float32),
-        np.exp(-np.arange(length) / fade).astype(np.float32),
+        np.exp(-np.arange(length)[:, None] / (fade * np.array([1, 1 / 3, 3]))).astype(np.float32),
         np.array([back], np.float32),
         np.array([prior], np.float32),
     )
@@ -74,10 +76,13 @@ def _add(a: Cooccurrence, items: Items, row: int, tag: Any, amount: Any) -> None
 
 @njit(**RARE)
 def score_cooccurrence(a: Cooccurrence, items: Items, users: Users, user: int, out: F32) -> None:
-    """Add up the rows of the user's last items, each by its share."""
+    """Add up the rows of the user's last items, each by its share: ``out`` ``(READINGS, S)``."""
     n = items.scalars[0]
+    usual, short, long = out[0], out[1], out[2]
     for j in range(n):
-        out[j] = np.float32(0.0)
+        usual[j] = np.float32(0.0)
+        short[j] = np.float32(0.0)
+        long[j] = np.float32(0.0)
     if user < 0:
         return
     for q in range(min(remembered(users, user), len(a.near))):
@@ -85,14 +90,17 @@ def score_cooccurrence(a: Cooccurrence, items: Items, users: Users, user: int, o
         row = slot_of(tag)
         if items.tags[row] != tag:
             continue
-        share = a.near[q] / (a.total[row] + a.prior[0])
+        scale = np.float32(1.0) / (a.total[row] + a.prior[0])
+        f, g, h = a.near[q, 0] * scale, a.near[q, 1] * scale, a.near[q, 2] * scale
         for k in range(CELLS):
             weight = a.weights[row, k]
             if weight > 0.0:
                 held = a.tags[row, k]
                 slot = slot_of(held)
                 if items.tags[slot] == held:
-                    out[slot] += share * weight
+                    usual[slot] += f * weight
+                    short[slot] += g * weight
+                    long[slot] += h * weight
 
 
 @njit(**RARE)
@@ -107,7 +115,7 @@ def learn_cooccurrence(
         tag = recent(users, user, q)
         row = slot_of(tag)
         if items.tags[row] == tag:
-            amount = np.float32(weight) * a.near[q]
+            amount = np.float32(weight) * a.near[q, 0]
             _add(a, items, row, mine, amount)
             _add(a, items, item, tag, amount * a.back[0])
 

@@ -9,13 +9,14 @@ what stands near those items in their histories is scored by how near.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from models.base import F32, U64
 from models.kernels.common import RARE
+from models.kernels.reco.stack import largest
 from models.kernels.reco.tables import (
     I32,
     TOTAL,
@@ -37,7 +38,8 @@ class Sessions(NamedTuple):
     taken: I32  # (S,): how often the item was taken
     damp: F32  # (S,): what scores of the item are multiplied with
     near: F32  # (L,): what the user's last item but q counts for
-    reach: F32  # (R,): what stands d places away counts for, d = 0, 1, ...
+    after: F32  # (R,): what stands d places after counts for
+    before: F32  # (R,): what stands d places before counts for
     most: I32  # (1,): neighbours at most
     alike: F32  # (U,): scratch
     match: I32  # (U,): scratch
@@ -53,47 +55,25 @@ def sessions(
     length: int,
     fade: float,
     reach: float,
+    back: float,
     neighbours: int,
 ) -> Sessions:
     """An empty table with room for so many items and users."""
+    after = np.exp(-np.arange(int(3 * reach) + 1) / reach)
     return Sessions(
         np.zeros((items, entries), np.uint64),
         np.zeros((items, entries), np.int32),
         np.zeros(items, np.int32),
         np.zeros(items, np.float32),
         np.exp(-np.arange(length) / fade).astype(np.float32),
-        np.exp(-np.arange(int(3 * reach)) / reach).astype(np.float32),
+        after.astype(np.float32),
+        (back * after).astype(np.float32),
         np.array([neighbours], np.int32),
         np.zeros(users, np.float32),
         np.zeros(users, np.int32),
         np.zeros(length * entries, np.int32),
         np.zeros(length * entries, np.float32),
     )
-
-
-@njit(**RARE)
-def largest(values: F32, n: int, k: int) -> Any:
-    """The ``k``-th largest of the first ``n`` values, whose order changes (Hoare's selection)."""
-    lo, hi = 0, n - 1
-    while lo < hi:
-        pivot = values[(lo + hi) // 2]
-        i, j = lo, hi
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            hi = j
-        elif k - 1 >= i:
-            lo = i
-        else:
-            break
-    return values[k - 1]
 
 
 @njit(**RARE)
@@ -142,12 +122,13 @@ def score_sessions(a: Sessions, items: Items, users: Users, user: int, out: F32)
         k -= 1
         strength = alike * np.sqrt(alike)
         middle = users.ints[other, TOTAL] - 1 - a.match[other]
-        first = max(middle - len(a.reach) + 1, 0)
-        for q in range(first, min(middle + len(a.reach), remembered(users, other))):
+        first = max(middle - len(a.after) + 1, 0)
+        for q in range(first, min(middle + len(a.before), remembered(users, other))):
             tag = recent(users, other, q)
             slot = slot_of(tag)
             if items.tags[slot] == tag:
-                out[slot] += strength * a.reach[abs(q - middle)]
+                near = a.after[middle - q] if q <= middle else a.before[q - middle]
+                out[slot] += strength * near
     for j in range(known):
         out[j] *= a.damp[j]
 

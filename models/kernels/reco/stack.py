@@ -1,8 +1,12 @@
-"""The stack of a ranking: a conditional logit over the candidates, with weights by context.
+"""The stack of a ranking: a conditional logit over the candidates, guarded by its members.
 
 McFadden's choice model [1]_: a candidate's utility is a weighted sum of what the members say of it,
 the choice a softmax over the candidates. The weights are those shared by all contexts plus the
 context's own; both follow AdaGrad on the cross-entropy at each choice.
+
+The guard follows the leader: the stack and each member are rewarded for where they put what was
+chosen, and who has the most rewards, faded, gives the answer. The stack starts with an advantage,
+so that chance alone does not dethrone it.
 
 .. [1] D. McFadden, "Conditional logit analysis of qualitative choice behavior", 1974.
 """
@@ -10,12 +14,12 @@ context's own; both follow AdaGrad on the cross-entropy at each choice.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from models.base import F32, F64
+from models.base import F32, F64, U8, U64
 from models.kernels.common import RARE
 from models.kernels.reco.tables import I32, TOTAL, Users
 
@@ -24,41 +28,109 @@ SIZES = np.array([1, 3, 10, 40])
 GAPS = 3
 CONTEXTS = (len(SIZES) + 1) * GAPS
 
-FLOOR = 0.05
+SHARE, AS_IT_IS, DEVIATION = 0, 1, 2
+"""How the stack takes a row of scores: as the logarithm of its share, unchanged, or in deviations
+from its mean."""
+
+FLOOR = np.float32(0.05)
 """Added to a member's share of a candidate, in units of the mean share: nothing is impossible."""
 
 RATE, CONTEXT_RATE = 0.1, 0.05
 EPS = 1e-8
 
+TOP = 200
+"""Of a large catalogue, the best by each member are candidates."""
+
+FADE = 20_000.0
+"""Choices that the rewards hold."""
+ADVANTAGE = 10.0
+"""Rewards that the stack has ahead."""
+
+_ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+_LN2 = np.float32(math.log(2.0))
+_LOG2E = np.float32(1.0 / math.log(2.0))
+_L3, _L5, _L7, _L9 = (np.float32(1.0 / k) for k in (3, 5, 7, 9))
+_E1, _E2, _E3, _E4, _E5, _E6 = (
+    np.float32(math.log(2.0) ** k / math.factorial(k)) for k in range(1, 7)
+)
+
 
 class Stack(NamedTuple):
-    """Weights of ``m`` members' words; ``S`` item slots."""
+    """Weights of ``r`` rows of scores by ``m`` members; ``S`` item slots."""
 
-    shared: F64  # (m,)
-    own: F64  # (CONTEXTS, m)
-    shared_squares: F64  # (m,)
-    own_squares: F64  # (CONTEXTS, m)
-    scores: F32  # (m, S): scratch, of all items
+    shared: F64  # (r,)
+    own: F64  # (CONTEXTS, r)
+    shared_squares: F64  # (r,)
+    own_squares: F64  # (CONTEXTS, r)
+    rewards: F64  # (m + 1,): of the members and the stack
+    member: I32  # (m,): the row that is the member's ranking
+    kind: I32  # (r,): how the row is taken
+    scores: F32  # (r, S): scratch, of all items
     candidates: I32  # (S,): scratch, slots
-    said: F32  # (m, S): scratch, what members say of the candidates
-    utility: F64  # (S,): scratch, of the candidates
-    gradient: F64  # (m,): scratch
+    said: F32  # (r, S): scratch, what rows say of the candidates
+    utility: F32  # (S,): scratch, of the candidates
+    chance: F32  # (S,): scratch, not normalised
+    answer: F64  # (S,): scratch, the scores that candidates are ranked by
+    rng: U64  # (1,): draws items that the stack learns beside the best
+    best: I32  # (2 * TOP,): scratch
+    values: F32  # (2 * TOP,): scratch
 
 
-def stack(members: int, items: int) -> Stack:
-    """All members count alike."""
-    m = members
+def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
+    """Members' rankings count alike, other rows nothing."""
+    r = len(kind)
+    shared = np.zeros(r)
+    shared[member] = 1.0 / max(len(member), 1)
     return Stack(
-        np.full(m, 1.0 / max(m, 1)),
-        np.zeros((CONTEXTS, m)),
-        np.zeros(m),
-        np.zeros((CONTEXTS, m)),
-        np.zeros((m, items), np.float32),
+        shared,
+        np.zeros((CONTEXTS, r)),
+        np.zeros(r),
+        np.zeros((CONTEXTS, r)),
+        np.append(np.zeros(len(member)), ADVANTAGE),
+        np.array(member, np.int32),
+        np.array(kind, np.int32),
+        np.zeros((r, items), np.float32),
         np.zeros(items, np.int32),
-        np.zeros((m, items), np.float32),
+        np.zeros((r, items), np.float32),
+        np.zeros(items, np.float32),
+        np.zeros(items, np.float32),
         np.zeros(items),
-        np.zeros(m),
+        np.array([seed], np.uint64),
+        np.zeros(2 * TOP, np.int32),
+        np.zeros(2 * TOP, np.float32),
     )
+
+
+@njit(**RARE)
+def logarithms(values: F32, n: int) -> None:
+    """The natural logarithms of the first ``n`` values in their place, to 2e-6.
+
+    Twenty times as fast as the library's: plain operations on whole vectors, the same bits on every
+    machine.
+    """
+    bits = values.view(np.int32)
+    for c in range(n):
+        b = bits[c]
+        exponent = np.float32((b >> 23) - 127)
+        bits[c] = (b & np.int32(0x7FFFFF)) | np.int32(0x3F800000)
+        t = (values[c] - _ONE) / (values[c] + _ONE)
+        s = t * t
+        series = _ONE + s * (_L3 + s * (_L5 + s * (_L7 + s * _L9)))
+        values[c] = exponent * _LN2 + _TWO * t * series
+
+
+@njit(**RARE)
+def exponentials(values: F32, n: int, out: F32) -> None:
+    """``exp`` of the first ``n`` values, none above 0, to 4e-6; at least that of -80."""
+    bits = out.view(np.int32)
+    for c in range(n):
+        x = max(values[c], np.float32(-80.0)) * _LOG2E
+        whole = np.int32(x - np.float32(0.5))
+        bits[c] = (whole + np.int32(127)) << 23
+    for c in range(n):
+        x = max(values[c], np.float32(-80.0)) * _LOG2E
+        f = x - np.float32(np.int32(x - np.float32(0.5)))
+        out[c] *= _ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * _E6)))))
 
 
 @njit(**RARE)
@@ -73,42 +145,151 @@ def context_of(users: Users, user: int, gap_ms: int, sitting_ms: int) -> int:
 
 
 @njit(**RARE)
-def combine(a: Stack, context: int, n: int) -> None:
-    """Fill the utilities of the first ``n`` candidates."""
-    m = len(a.shared)
+def _say(a: Stack, r: int, n: int) -> None:
+    """What a row says of the first ``n`` candidates."""
+    scores, said = a.scores[r], a.said[r]
+    total, squares = 0.0, 0.0
     for c in range(n):
-        a.utility[c] = 0.0
-    for r in range(m):
-        total = 0.0
+        said[c] = scores[a.candidates[c]]
+    if a.kind[r] == AS_IT_IS:
+        return
+    if a.kind[r] == SHARE:
         for c in range(n):
-            total += a.scores[r, a.candidates[c]]
-        scale = np.float32(n / total) if total > 0.0 else np.float32(0.0)
-        weight = a.shared[r] + a.own[context, r]
+            said[c] = max(said[c], _ZERO)
+            total += said[c]
+        scale = np.float32(n / total) if total > 0.0 else _ZERO
         for c in range(n):
-            said = np.float32(math.log(a.scores[r, a.candidates[c]] * scale + np.float32(FLOOR)))
-            a.said[r, c] = said
-            a.utility[c] += weight * said
+            said[c] = said[c] * scale + FLOOR
+        logarithms(said, n)
+        return
+    for c in range(n):
+        total += said[c]
+        squares += said[c] * said[c]
+    mean = total / n
+    variance = squares / n - mean * mean
+    scale = np.float32(1.0 / math.sqrt(variance)) if variance > 1e-12 else _ZERO
+    for c in range(n):
+        said[c] = (said[c] - np.float32(mean)) * scale
+
+
+@njit(**RARE)
+def combine(a: Stack, context: int, n: int) -> None:
+    """Fill the utilities and the answer of the first ``n`` candidates."""
+    m = len(a.member)
+    for c in range(n):
+        a.utility[c] = _ZERO
+    for r in range(len(a.shared)):
+        _say(a, r, n)
+        weight = np.float32(a.shared[r] + a.own[context, r])
+        said = a.said[r]
+        for c in range(n):
+            a.utility[c] += weight * said[c]
+    leader = m
+    for e in range(m):
+        if a.rewards[e] > a.rewards[leader]:
+            leader = e
+    for c in range(n):
+        a.answer[c] = a.utility[c]
+    if leader < m:
+        # Where the leader says the same of two, the stack decides.
+        row = a.scores[a.member[leader]]
+        for c in range(n):
+            a.answer[c] = row[a.candidates[c]] + 1e-12 * a.answer[c]
+
+
+@njit(**RARE)
+def largest(values: F32, n: int, k: int) -> Any:
+    """The ``k``-th largest of the first ``n`` values, whose order changes (Hoare's selection)."""
+    lo, hi = 0, n - 1
+    while lo < hi:
+        pivot = values[(lo + hi) // 2]
+        i, j = lo, hi
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            hi = j
+        elif k - 1 >= i:
+            lo = i
+        else:
+            break
+    return values[k - 1]
+
+
+@njit(**RARE)
+def _keep(a: Stack, scores: F32, n: int) -> Any:
+    """Keep the ``TOP`` best of ``n`` items in ``best``, of equals the first; the least of them."""
+    for k in range(n):
+        a.values[k] = scores[a.best[k]]
+    least = largest(a.values, n, TOP)
+    above = 0
+    for k in range(n):
+        above += scores[a.best[k]] > least
+    equal, kept = TOP - above, 0
+    for k in range(n):
+        score = scores[a.best[k]]
+        if score == least:
+            equal -= 1
+        if score > least or (score == least and equal >= 0):
+            a.best[kept] = a.best[k]
+            kept += 1
+    return least
+
+
+@njit(**RARE)
+def add_best(a: Stack, r: int, shown: U8, slots: int, n: int) -> int:
+    """Add the ``TOP`` best by a row to the ``n`` candidates, and mark them by a 2 in ``shown``."""
+    scores, found = a.scores[r], 0
+    least = np.float32(0.0) if a.kind[r] == SHARE else np.float32(-np.inf)
+    for j in range(slots):
+        if scores[j] > least and shown[j]:
+            a.best[found] = j
+            found += 1
+            if found == 2 * TOP:
+                least = _keep(a, scores, found)
+                found = TOP
+    if found > TOP:
+        _keep(a, scores, found)
+        found = TOP
+    for k in range(found):
+        j = a.best[k]
+        if shown[j] == 1:
+            shown[j] = 2
+            a.candidates[n] = j
+            n += 1
+    return n
+
+
+@njit(**RARE)
+def reward(a: Stack, expert: int, place: int) -> None:
+    """Half for one of the first ten places, half for how near the first."""
+    gain = 0.5 / place + (0.5 if place <= 10 else 0.0)
+    a.rewards[expert] += gain - a.rewards[expert] / FADE
 
 
 @njit(**RARE)
 def learn_stack(a: Stack, context: int, n: int, chosen: int, weight: float) -> None:
     """One step, the ``chosen`` of the first ``n`` candidates being right."""
-    m = len(a.shared)
     top = a.utility[0]
     for c in range(1, n):
         top = max(top, a.utility[c])
-    for r in range(m):
-        a.gradient[r] = 0.0
+    for c in range(n):
+        a.utility[c] -= top
+    exponentials(a.utility, n, a.chance)
     total = 0.0
     for c in range(n):
-        p = math.exp(a.utility[c] - top)
-        total += p
-        a.utility[c] = p
-    for r in range(m):
-        g = 0.0
+        total += a.chance[c]
+    for r in range(len(a.shared)):
+        g, said = 0.0, a.said[r]
         for c in range(n):
-            g += a.utility[c] * a.said[r, c]
-        g = weight * (g / total - a.said[r, chosen])
+            g += a.chance[c] * said[c]
+        g = weight * (g / total - said[chosen])
         a.shared_squares[r] += g * g
         a.own_squares[context, r] += g * g
         a.shared[r] -= RATE * g / math.sqrt(a.shared_squares[r] + EPS)

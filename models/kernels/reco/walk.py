@@ -14,7 +14,7 @@ import numpy as np
 from numba import int64, njit, uint64, void
 
 from models.base import BOOL, F32, F64, I64, U8, U64
-from models.kernels.common import RARE
+from models.kernels.common import RARE, below
 from models.kernels.entry import entry
 from models.kernels.reco.cooccurrence import (
     Cooccurrence,
@@ -22,6 +22,27 @@ from models.kernels.reco.cooccurrence import (
     forget_cooccurrence,
     learn_cooccurrence,
     score_cooccurrence,
+)
+from models.kernels.reco.ease import (
+    Ease,
+    ease,
+    forget_ease,
+    learn_ease,
+    leave_ease,
+    place_ease,
+    score_ease,
+)
+from models.kernels.reco.factors import (
+    Bpr,
+    Eals,
+    add_outer,
+    bpr,
+    clear,
+    draw,
+    eals,
+    learn_bpr,
+    learn_eals,
+    score_factors,
 )
 from models.kernels.reco.popular import (
     Popular,
@@ -37,7 +58,18 @@ from models.kernels.reco.sessions import (
     score_sessions,
     sessions,
 )
-from models.kernels.reco.stack import Stack, combine, context_of, learn_stack, stack
+from models.kernels.reco.stack import (
+    AS_IT_IS,
+    DEVIATION,
+    SHARE,
+    Stack,
+    add_best,
+    combine,
+    context_of,
+    learn_stack,
+    reward,
+    stack,
+)
 from models.kernels.reco.tables import (
     ARENA,
     I32,
@@ -61,11 +93,30 @@ from models.kernels.reco.tables import (
 from models.kernels.windows.entities import SLOTS, find, touch
 
 # Places in ``control``: rows of the members' scores, -1 for a member that is not there.
-POPULAR, COOCCURRENCE, SESSIONS = 0, 1, 2
-MEMBERS = 3
-SITTING_MS = 3  # a longer gap begins a new sitting
-EXCLUDE_SEEN = 4  # whether what a user took is not shown again
-CONTROLS = 5
+POPULAR, COOCCURRENCE, SESSIONS, EASE, BPR, EALS = range(6)
+MEMBERS = 6
+SITTING_MS = MEMBERS  # a longer gap begins a new sitting
+EXCLUDE_SEEN = MEMBERS + 1  # whether what a user took is not shown again
+CONTROLS = MEMBERS + 2
+
+KINDS = {
+    "popular": [SHARE, SHARE, AS_IT_IS],
+    "cooccurrence": [SHARE, SHARE, SHARE],
+    "sessions": [SHARE],
+    "ease": [SHARE, DEVIATION, DEVIATION],
+    "bpr": [DEVIATION],
+    "eals": [DEVIATION],
+}
+"""Members, in the order of their places in ``control``: how the stack takes each of their rows of
+scores. The first is the member's ranking."""
+
+RANK, LEARN = 1, 2
+"""What a walk does."""
+
+LIMIT = 5000
+"""Of more items that could be shown, the best by each member are candidates."""
+DRAWN = 100
+"""Items that the stack then learns beside them."""
 
 LONGEST_MS = 1 << 50
 
@@ -78,6 +129,9 @@ class Everything(NamedTuple):
     popular: Popular
     cooccurrence: Cooccurrence
     sessions: Sessions
+    ease: Ease
+    bpr: Bpr
+    eals: Eals
     stack: Stack
     control: I64  # (CONTROLS,)
     shown: U8  # (S,): scratch, 1 for what may be shown
@@ -102,8 +156,13 @@ def smallest() -> Everything:
         users,
         popular(1, 10.0, 10.0),
         cooccurrence(1, 1, 1.0, 1.0, 1.0),
-        sessions(items=1, users=1, entries=1, length=1, fade=1.0, reach=1.0, neighbours=1),
-        stack(1, 1),
+        sessions(
+            items=1, users=1, entries=1, length=1, fade=1.0, reach=1.0, back=1.0, neighbours=1
+        ),
+        ease(items=1, users=1, places=1, ridge=1.0, length=1, fade=1.0, floor=0.0, batch=1),
+        bpr(items=1, users=1, seed=0, factors=1, rate=0.0, regularisation=0.0, negatives=0),
+        eals(items=1, users=1, seed=0, factors=1, missing=0.0, regularisation=0.0),
+        stack([0], [0], 1, 0),
         np.zeros(CONTROLS, np.int64),
         np.zeros(1, np.uint8),
     )
@@ -127,12 +186,29 @@ def _show(a: Everything, user: int, seen: int) -> None:
 
 @njit(**RARE)
 def _candidates(a: Everything) -> int:
-    """List what is marked."""
-    n = 0
-    for j in range(a.items.scalars[SLOTS]):
+    """List what is marked, or of a large catalogue the best of it by each member."""
+    n, slots = 0, a.items.scalars[SLOTS]
+    shown = 0
+    for j in range(slots):
+        shown += a.shown[j]
+    if shown > LIMIT:
+        for r in a.stack.member:
+            n = add_best(a.stack, r, a.shown, slots, n)
+        return n
+    for j in range(slots):
         a.stack.candidates[n] = j
         n += a.shown[j]
     return n
+
+
+@njit(**RARE)
+def _add(a: Everything, item: int, n: int) -> int:
+    """Make an item a candidate unless it is one of a large catalogue's already."""
+    if a.shown[item] != 1:
+        return n
+    a.shown[item] = 2
+    a.stack.candidates[n] = item
+    return n + 1
 
 
 @njit(**RARE)
@@ -140,12 +216,21 @@ def _score(a: Everything, user: int) -> None:
     """Each member's scores of all items."""
     scores = a.stack.scores
     if a.control[POPULAR] >= 0:
-        score_popular(a.popular, a.items.scalars[SLOTS], scores[a.control[POPULAR]])
+        score_popular(a.popular, a.items, a.users, user, scores[a.control[POPULAR] :])
     if a.control[COOCCURRENCE] >= 0:
-        out = scores[a.control[COOCCURRENCE]]
+        out = scores[a.control[COOCCURRENCE] :]
         score_cooccurrence(a.cooccurrence, a.items, a.users, user, out)
     if a.control[SESSIONS] >= 0:
         score_sessions(a.sessions, a.items, a.users, user, scores[a.control[SESSIONS]])
+    if a.control[EASE] >= 0:
+        score_ease(a.ease, a.items, a.users, user, scores[a.control[EASE] :])
+    n = a.items.scalars[SLOTS]
+    if a.control[BPR] >= 0:
+        out = scores[a.control[BPR]]
+        score_factors(a.bpr.users, a.bpr.items, a.bpr.bias, n, user, out)
+    if a.control[EALS] >= 0:
+        out = scores[a.control[EALS]]
+        score_factors(a.eals.users, a.eals.items, a.eals.items[0, :0], n, user, out)
 
 
 @njit(**RARE)
@@ -157,6 +242,19 @@ def _learn(a: Everything, user: int, item: int, weight: float) -> None:
         learn_cooccurrence(a.cooccurrence, a.items, a.users, user, item, weight)
     if a.control[SESSIONS] >= 0:
         learn_sessions(a.sessions, a.users, user, item)
+    if a.control[EASE] >= 0:
+        place_ease(a.ease, item)
+    if a.control[BPR] >= 0:
+        learn_bpr(a.bpr, a.items, user, item, weight)
+
+
+@njit(**RARE)
+def _learn_after(a: Everything, user: int, item: int) -> None:
+    """Members that learn from whole histories learn when the row is in its user's."""
+    if a.control[EASE] >= 0:
+        learn_ease(a.ease, a.items, a.users, user)
+    if a.control[EALS] >= 0:
+        learn_eals(a.eals, a.items, a.users, user, item)
 
 
 @njit(**RARE)
@@ -167,11 +265,22 @@ def _forget_item(a: Everything, item: int) -> None:
         forget_cooccurrence(a.cooccurrence, item)
     if a.control[SESSIONS] >= 0:
         forget_sessions(a.sessions, item)
+    if a.control[EASE] >= 0:
+        forget_ease(a.ease, item)
+    if a.control[EALS] >= 0:
+        add_outer(a.eals.item_sum, a.eals.items, item, -1.0)
+        clear(a.eals.items, item)
+        a.eals.taken[item] = 0
     leave_item(a.items, item)
 
 
 @njit(**RARE)
 def _forget_user(a: Everything, user: int) -> None:
+    if a.control[EASE] >= 0:
+        leave_ease(a.ease, user)
+    if a.control[EALS] >= 0:
+        add_outer(a.eals.user_sum, a.eals.users, user, -1.0)
+        clear(a.eals.users, user)
     leave_user(a.users, user)
 
 
@@ -184,7 +293,13 @@ def _user(a: Everything, key: int) -> int:
     if slot < 0:
         while is_full(a.users):
             _forget_user(a, oldest(a.users))
-        return enter_user(a.users, key)
+        slot = enter_user(a.users, key)
+        if a.control[BPR] >= 0:
+            draw(a.bpr.users, slot, a.bpr.rng)
+        if a.control[EALS] >= 0:
+            draw(a.eals.users, slot, a.eals.rng)
+            add_outer(a.eals.user_sum, a.eals.users, slot, 1.0)
+        return slot
     touch(a.users, slot)
     return slot
 
@@ -195,7 +310,14 @@ def _item(a: Everything, key: int) -> int:
     if slot < 0:
         while is_full(a.items):
             _forget_item(a, oldest(a.items))
-        return enter_item(a.items, key)
+        slot = enter_item(a.items, key)
+        if a.control[BPR] >= 0:
+            draw(a.bpr.items, slot, a.bpr.rng)
+            a.bpr.bias[slot] = 0.0
+        if a.control[EALS] >= 0:
+            draw(a.eals.items, slot, a.eals.rng)
+            add_outer(a.eals.item_sum, a.eals.items, slot, 1.0)
+        return slot
     touch(a.items, slot)
     return slot
 
@@ -209,98 +331,132 @@ def _gap(a: Everything, user: int, time_ms: int) -> int:
 
 
 @njit(**RARE)
-def _place(scores: F32, a: Everything, n: int, item: int) -> int:
-    """1 + how many other candidates a member scores at least as high as this one."""
-    least, place = scores[item], 1
-    for c in range(n):
-        other = a.stack.candidates[c]
-        if other != item and scores[other] >= least:
-            place += 1
+def _place(scores: F32, a: Everything, item: int) -> int:
+    """1 + how many others that can be shown a member scores at least as high as this one."""
+    least, place = scores[item], 0
+    for j in range(a.items.scalars[SLOTS]):
+        place += (scores[j] >= least) & (a.shown[j] > 0)
     return place
+
+
+@njit(**RARE)
+def _stack_places(a: Everything, n: int, item: int) -> tuple[int, int, int]:
+    """Where the item is among the ``n`` candidates, by the answer, by the stack; 0 where it is not
+    one of them."""
+    chosen = -1
+    for c in range(n):
+        if a.stack.candidates[c] == item:
+            chosen = c
+    if chosen < 0:
+        return -1, 0, 0
+    answer, mine, place, stacks = a.stack.answer[chosen], a.stack.utility[chosen], 0, 0
+    for c in range(n):
+        place += a.stack.answer[c] >= answer
+        stacks += a.stack.utility[c] >= mine
+    return chosen, place, stacks
 
 
 @njit(**RARE)
 def _choose(a: Everything, user: int, context: int, item: int, weight: float, ranks: I32) -> None:
     """Rank what may be shown, note the item's place, and let the stack learn the choice."""
-    m = len(a.stack.shared)
+    m = len(a.stack.member)
     if len(ranks):
         ranks[m + 1] = a.users.ints[user, TOTAL] if user >= 0 else 0
     _show(a, user, a.control[EXCLUDE_SEEN] == 0)
     if item < 0 or a.shown[item] == 0:
         return
-    n = _candidates(a)
     _score(a, user)
+    n = _candidates(a)
     combine(a.stack, context, n)
-    chosen = 0
-    while a.stack.candidates[chosen] != item:
-        chosen += 1
+    chosen, place, stacks = _stack_places(a, n, item)
+    for e in range(m):
+        theirs = _place(a.stack.scores[a.stack.member[e]], a, item)
+        reward(a.stack, e, theirs)
+        if len(ranks):
+            ranks[e] = theirs
+    if chosen < 0 or a.shown[item] == 2:
+        for _ in range(DRAWN):
+            n = _add(a, below(a.stack.rng, a.items.scalars[SLOTS]), n)
+        n = _add(a, item, n)
+        combine(a.stack, context, n)
+        if chosen < 0:
+            # Behind all candidates.
+            chosen, place, stacks = n - 1, n, n
+    reward(a.stack, m, stacks)
     if len(ranks):
-        for r in range(m):
-            ranks[r] = _place(a.stack.scores[r], a, n, item)
-        least, place = a.stack.utility[chosen], 0
-        for c in range(n):
-            place += a.stack.utility[c] >= least
         ranks[m] = place
     learn_stack(a.stack, context, n, chosen, weight)
 
 
-@entry(int64(_ROWS, int64, numba.int32[:, ::1], _ALL))
-def walk(rows: Rows, first: int, ranks: I32, a: Everything) -> int:
-    """Learn rows from ``first`` on; the number of the row that found no room, else of all.
-
-    ``ranks`` ``(n, m + 2)`` gets the place that each member, and the stack, gave the row's item
-    before it was learned, 0 where it could not be shown, and how many its user took before;
-    without rows none is noted.
-    """
-    nothing = ranks[:0, 0] if len(ranks) == 0 else ranks[0, :0]
-    for i in range(first, len(rows.time_ms)):
-        room = 2 * a.users.history[0] + a.users.scalars[ARENA] <= len(a.users.arena)
-        if not (room and has_room(a.items) and has_room(a.users)):
-            return i
-        if rows.weight[i] <= 0.0 or rows.item[i] == 0:
-            continue
-        user = _user(a, rows.user[i] if rows.user[i] != 0 else rows.session[i])
-        gap = _gap(a, user, rows.time_ms[i])
-        context = context_of(a.users, user, gap, a.control[SITTING_MS])
-        item = find(a.items, rows.item[i])
-        _choose(a, user, context, item, rows.weight[i], ranks[i] if len(ranks) else nothing)
-        item = _item(a, rows.item[i])
-        _learn(a, user, item, rows.weight[i])
-        if user >= 0:
-            if gap > a.control[SITTING_MS] or rows.session[i] != a.users.session[user]:
-                a.users.ints[user, SITTING] = a.users.ints[user, TOTAL]
-            push(a.users, user, a.items.tags[item])
-            a.users.last_ms[user] = max(rows.time_ms[i], a.users.last_ms[user])
-            a.users.session[user] = rows.session[i]
-    return len(rows.time_ms)
-
-
-@entry(int64(uint64, int64, int64, uint64[::1], uint64[::1], _ALL))
-def rank(key: int, time_ms: int, seen: int, only: U64, never: U64, a: Everything) -> int:
-    """Score for a user what may be shown to him: the number of candidates.
-
-    Of ``only`` these items where there are any; never those of ``never``.
-    """
-    user = find(a.users, key) if key != 0 else -1
+@njit(**RARE)
+def _rank(a: Everything, user: int, context: int, seen: int, only: U64, never: U64) -> int:
+    """Score what may be shown to a user: the number of candidates."""
     _show(a, user, seen)
     for k in range(len(never)):
         item = find(a.items, never[k])
         if item >= 0:
             a.shown[item] = 0
-    n = 0
-    if len(only):
-        for k in range(len(only)):
-            item = find(a.items, only[k])
-            if item >= 0 and a.shown[item]:
-                a.stack.candidates[n] = item
-                a.shown[item] = 0
-                n += 1
-    else:
-        n = _candidates(a)
     _score(a, user)
-    context = context_of(a.users, user, _gap(a, user, time_ms), a.control[SITTING_MS])
+    n = 0
+    for k in range(len(only)):
+        item = find(a.items, only[k])
+        if item >= 0 and a.shown[item]:
+            a.stack.candidates[n] = item
+            a.shown[item] = 0
+            n += 1
+    if len(only) == 0:
+        n = _candidates(a)
     combine(a.stack, context, n)
     return n
+
+
+@njit(**RARE)
+def _learn_row(a: Everything, rows: Rows, i: int, user: int, gap: int) -> None:
+    """Each member learns a row, and it enters its user's history."""
+    item = _item(a, rows.item[i])
+    _learn(a, user, item, rows.weight[i])
+    if user >= 0:
+        if gap > a.control[SITTING_MS] or rows.session[i] != a.users.session[user]:
+            a.users.ints[user, SITTING] = a.users.ints[user, TOTAL]
+        push(a.users, user, a.items.tags[item])
+        a.users.last_ms[user] = max(rows.time_ms[i], a.users.last_ms[user])
+        a.users.session[user] = rows.session[i]
+    _learn_after(a, user, item)
+
+
+@entry(int64(_ROWS, int64, int64, int64, numba.int32[:, ::1], uint64[::1], uint64[::1], _ALL))
+def walk(
+    rows: Rows, first: int, mode: int, seen: int, ranks: I32, only: U64, never: U64, a: Everything
+) -> int:
+    """Walk rows from ``first`` on, as ``mode`` says.
+
+    ``LEARN``: the number of the row that found no room, else of all. ``ranks`` ``(n, m + 2)`` gets
+    the place that each member, and the stack, gave the row's item before it was learned, 0 where it
+    could not be shown, and how many its user took before; without rows none is noted.
+
+    ``RANK``: score for the row's user what may be shown to him, what he took too if ``seen``; of
+    ``only`` these items where there are any, never those of ``never``. The number of candidates.
+    """
+    nothing = ranks[:0, 0] if len(ranks) == 0 else ranks[0, :0]
+    for i in range(first, len(rows.time_ms)):
+        who = rows.user[i] if rows.user[i] != 0 else rows.session[i]
+        if mode == LEARN:
+            room = 2 * a.users.history[0] + a.users.scalars[ARENA] <= len(a.users.arena)
+            if not (room and has_room(a.items) and has_room(a.users)):
+                return i
+            if rows.weight[i] <= 0.0 or rows.item[i] == 0:
+                continue
+            user = _user(a, who)
+        else:
+            user = find(a.users, who) if who != 0 else -1
+        gap = _gap(a, user, rows.time_ms[i])
+        context = context_of(a.users, user, gap, a.control[SITTING_MS])
+        if mode == RANK:
+            return _rank(a, user, context, seen, only, never)
+        item = find(a.items, rows.item[i])
+        _choose(a, user, context, item, rows.weight[i], ranks[i] if len(ranks) else nothing)
+        _learn_row(a, rows, i, user, gap)
+    return len(rows.time_ms)
 
 
 @entry(void(uint64[::1], numba.boolean[::1], _ALL))
@@ -317,17 +473,12 @@ def history_of(key: int, a: Everything) -> int:
     return remembered(a.users, slot) if slot >= 0 else 0
 
 
-@entry(void(uint64, _ALL))
-def forget_user(key: int, a: Everything) -> None:
-    """Let a user go, if he is known."""
-    slot = find(a.users, key)
+@entry(void(uint64, uint64, _ALL))
+def forget(user: int, item: int, a: Everything) -> None:
+    """Let a user and an item go, as far as they are known; 0 is nobody."""
+    slot = find(a.users, user) if user != 0 else -1
     if slot >= 0:
         _forget_user(a, slot)
-
-
-@entry(void(uint64, _ALL))
-def forget_item(key: int, a: Everything) -> None:
-    """Let an item go, if it is known."""
-    slot = find(a.items, key)
+    slot = find(a.items, item) if item != 0 else -1
     if slot >= 0:
         _forget_item(a, slot)

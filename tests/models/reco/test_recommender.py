@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.base import StateError
-from models.reco.recommender import Request
+from models.reco.recommender import Interactions, Request
 from tests.models.reco.common import cut, key, recommender, stream
 
 
@@ -158,3 +158,27 @@ def test_a_forgotten_user_is_unknown() -> None:
         r.forget_user(user)
     assert r.rank(Request(0, last)).fallback
     assert r.counts()["users"] == 0
+
+
+def test_of_a_large_catalogue_the_best_by_each_member_are_ranked() -> None:
+    """The first of more than 5,000 items are those of all; ranks still count every other item."""
+    n = 5300
+    rng = np.random.default_rng(2)
+    item = np.concatenate([np.arange(n), (rng.random(2000) ** 3 * n).astype(np.int64)])
+    rows = Interactions(
+        time_ms=np.arange(len(item)),
+        user=key(rng.integers(0, 50, len(item))),
+        session=np.zeros(len(item), np.uint64),
+        item=key(item),
+        weight=np.ones(len(item)),
+        value=np.full(len(item), np.nan),
+    )
+    r = recommender(members={"popular": {}}, seen="include")
+    judged = r.learn(rows, judge=True)
+    assert judged is not None
+    assert r.counts()["items"] == n
+    best = r.rank(Request(0, count=50))
+    every = r.rank(Request(0, count=50, items=key(np.arange(n))))
+    assert best.known < every.known == n
+    np.testing.assert_allclose(best.members, every.members)
+    assert judged.ranks[:, 0].max() > best.known

@@ -35,7 +35,11 @@ from models.reco.recommender import Interactions, Judged, Recommender
 from models.reco.settings import Members, RecoSettings
 
 TASTES: dict[str, Any] = {"popular": {}, "cooccurrence": {}, "sessions": {}, "ease": {}}
-SESSIONS = TASTES | {"cooccurrence": {"fade": 2, "back": 0.3, "prior": 1}}
+SESSIONS: dict[str, Any] = {
+    "popular": {},
+    "cooccurrence": {"fade": 2, "back": 0.3, "prior": 1},
+    "sessions": {},
+}
 """One configuration for streams where users do not come back to an item, one for those of sessions
 (``--repeats``)."""
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from models.base import BOOL, F64, I64, MillraceError
+from models.base import I64, MillraceError
 from monitoring.quality.ranks import CUTOFF, METRICS, measure
 from stream.contract import private
 from stream.contract.letters import DeadLetter
@@ -32,38 +32,12 @@ from stream.step.ranking import RankingEngine
 from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played
+from stream.tools.ranking.ranks import Course, Ranks
 from stream.tools.refused import Refused
 
-WARM = 0.1
-"""Share of the positives that comes before the first that is scored."""
 HISTORIES = (1, 2, 4, 10, 40)
 """From how many items on a user's history counts as longer."""
 SAMPLES = 200
-
-
-class Course(NamedTuple):
-    """Where a run stood: positives so far, the stack's weights, seconds since it began."""
-
-    positives: int
-    weights: dict[str, float]
-    seconds: float
-
-
-class Ranks(NamedTuple):
-    """The positives of a run in order: columns are the ranking's, then the members'."""
-
-    names: tuple[str, ...]
-    row: I64
-    time_ms: I64
-    ranks: NDArray[Any]
-    history: NDArray[Any]
-
-    @property
-    def scored(self) -> BOOL:
-        """Which of them count."""
-        late = np.arange(len(self.row)) >= len(self.row) * WARM
-        found: BOOL = late & (self.history > 0)
-        return found
 
 
 class _Run:
@@ -277,10 +251,3 @@ def _write(path: Path, found: Ranks) -> None:
         pq.write_table(pa.table(columns), path, compression="zstd")
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error}") from error
-
-
-def moving(values: F64, points: int) -> tuple[I64, F64]:
-    """Means of ``points`` equal runs of values, and where each ends."""
-    ends = np.unique(np.linspace(0, len(values), min(points, len(values)) + 1).astype(np.int64))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return ends[1:], np.diff(sums[ends]) / np.diff(ends)

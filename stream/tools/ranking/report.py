@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from models.base import F64
+from models.base import F64, I64
 from monitoring.quality.ranks import METRICS, gains
-from stream.tools.ranking.evaluate import Course, Ranks, moving
+from stream.tools.ranking.ranks import Course, Ranks
 from stream.tools.report import line, section, write_page
 
 POINTS = 50
@@ -102,3 +102,10 @@ def _figure(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def moving(values: F64, points: int) -> tuple[I64, F64]:
+    """Means of ``points`` equal runs of values, and where each ends."""
+    ends = np.unique(np.linspace(0, len(values), min(points, len(values)) + 1).astype(np.int64))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return ends[1:], np.diff(sums[ends]) / np.diff(ends)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from models.base import Model, State
+from models.base import Learner, State
 from monitoring.audit.budgets import AuditEvent
 from monitoring.audit.weights import Measured, Weights
 from monitoring.parameters.count import count
@@ -38,7 +38,7 @@ class Size(NamedTuple):
     structure: str
 
 
-def size_up(member: Model, name: str) -> Size:
+def size_up(member: Learner, name: str) -> Size:
     """Count a member by its layers' formulas, or by its own table where that cannot be done."""
     try:
         report = count(member, target=name)
@@ -146,7 +146,7 @@ class AuditedMember:
         return found
 
     def state(self) -> State:
-        """See :meth:`models.base.Model.state`."""
+        """See :meth:`models.base.Learner.state`."""
         plain = {name: getattr(self, name) for name in self._plain}
         recent = [list(one) for one in self._recent]
         return plain | {
@@ -156,7 +156,7 @@ class AuditedMember:
         }
 
     def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
+        """See :meth:`models.base.Learner.restore`."""
         for name in self._plain:
             setattr(self, name, state[name])
         self.told = dict(state["told"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models.base import Model
+from models.base import Learner
 from monitoring.parameters.counted import Counted, ParameterError
 from monitoring.parameters.torch.tensors import named_tensors
 
@@ -58,7 +58,7 @@ def content_digests(model: Any) -> dict[str, str]:
 
     Parameters
     ----------
-    model : torch.nn.Module, models.base.Model, or mapping of path to array
+    model : torch.nn.Module, models.base.Learner, or mapping of path to array
         A member's tensors are the arrays and numbers in its ``state()``; a member with a digest
         of its own is that one entry.
 
@@ -90,10 +90,10 @@ def _contents(model: Any) -> Iterator[Content]:
         for path, tensor, is_buffer in named_tensors(model):
             dtype, shape, raw = _tensor_bytes(tensor, path)
             yield path, "buffer" if is_buffer else "parameter", dtype, shape, raw
-    elif isinstance(model, Model) and type(model).digest is not Model.digest:
+    elif isinstance(model, Learner) and type(model).digest is not Learner.digest:
         # Such a member's state holds a pickle, whose bytes differ where the content does not.
         yield "", "state", "digest", (), bytes.fromhex(model.digest())
-    elif isinstance(model, Model):
+    elif isinstance(model, Learner):
         yield from _state(model.state(), "")
     elif isinstance(model, Mapping):
         yield from _state(model, "")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.base import Model, Parameter
+from models.base import Learner, Parameter
 from monitoring.parameters.counted import COUNTED_ROLES, Counted, Row, Verdict
 from monitoring.parameters.formula import formula
 
 
-def count_member(model: Model, target: str, inner: Counted | None = None) -> Counted:
+def count_member(model: Learner, target: str, inner: Counted | None = None) -> Counted:
     """The report of one member; its rows are the member's own table, in its order.
 
     ``inner`` is the report of what the member wraps: its rows stand in place of the table's for the

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from models.base import Model, Role
+from models.base import Learner, Role
 from monitoring.parameters.counted import COUNTED_ROLES, Counted, Kind, ParameterError, Row
 from monitoring.parameters.files.onnx import ONNX
 from monitoring.parameters.formula import NOTHING
@@ -108,7 +108,7 @@ class Walk:
         if isinstance(model, np.ndarray) and model.dtype != object:
             kind = type(model).__name__
             self._rows.append(loose(path, kind, model.shape, model.dtype.name, role or "learned"))
-        elif isinstance(model, Model):
+        elif isinstance(model, Learner):
             self._member(part)
         elif _is_optimizer(model):
             self._container(Part(path, list(model.state.values()), "optimizer"))
@@ -218,7 +218,7 @@ def kind_of(model: Any) -> Kind:
     """What a report calls a model: the library that its class or the nearest base comes from."""
     if is_module(model):
         return "torch"
-    if isinstance(model, Model):
+    if isinstance(model, Learner):
         return "member"
     libraries = (_library(base) for base in type(model).__mro__)
     return next((library for library in libraries if library is not None), "object")
@@ -294,7 +294,7 @@ def _holds_models(value: Any, seen: set[int]) -> bool:
     if isinstance(value, bool | int | float | str | bytes | np.ndarray | type) or id(value) in seen:
         return False
     seen.add(id(value))
-    if is_module(value) or is_tensor(value) or _is_optimizer(value) or isinstance(value, Model):
+    if is_module(value) or is_tensor(value) or _is_optimizer(value) or isinstance(value, Learner):
         return True
     if kind_of(value) != "object":
         return any(hasattr(value, name) for name in ("learn_one", "fit", "save_raw", "dump_model"))

@@ -32,6 +32,8 @@ class Answer(msgspec.Struct, gc=False, tag_field="event", tag="ranking"):
     items: list[Place]
     fallback: bool
     left_out: dict[str, int]
+    partition: int
+    offset: int
     scored_at: int
     model: str
     seq: int

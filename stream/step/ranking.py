@@ -358,7 +358,7 @@ class RankingEngine(Engine):
         places, fallback, left_out = self._places(what, time_ms)
         answer = Answer(
             *(what.id, time_ms, what.user, what.session, places, fallback, left_out),
-            *(self.clock_ms, self.config.name, self.seq + 1),
+            *(record.partition, record.offset, self.clock_ms, self.config.name, self.seq + 1),
         )
         out.scores.append(answer.record())
         out.scored.append(_answered(record, answer, len(self.recommender.names), self.versions()))

@@ -41,7 +41,7 @@ app = typer.Typer(
 out = Console(highlight=False)
 
 Client = Literal["kafka-python", "confluent"]
-Kind = Literal["binary", "classes", "open", "number"]
+Kind = Literal["binary", "classes", "open", "number", "ranking"]
 """The targets of :data:`tests.faults.shard.TASKS`."""
 Log = Annotated[
     Literal["embedded", "kafka", "confluent"],

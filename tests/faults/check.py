@@ -36,7 +36,7 @@ from stream.state.follow import Follower
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import Standing
-from stream.step.scoring import ScoringEngine
+from stream.step.engine import Engine
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 
@@ -187,6 +187,9 @@ def _check_fates(
     return applied
 
 
+_GOOD = {"event": "score", "feedback": "applied"}
+
+
 def _fates(
     shard: Shard, traffic: Traffic, inputs: dict[str, list[list[Record]]], reconfigured: bool
 ) -> Iterable[tuple[Place, str]]:
@@ -198,10 +201,11 @@ def _fates(
     for part in inputs[shard.topic("events")]:
         for record in part:
             kind = traffic.kind(record.value)
-            good = kind.what == "event" and kind.id not in scored
+            known = kind.what in _GOOD
+            good = known and kind.id not in scored
             scored |= {kind.id} if good else set()
-            again = "once" if reconfigured and kind.what == "event" else "dead"
-            yield _place(record), "score" if good else again
+            again = "once" if reconfigured and known else "dead"
+            yield _place(record), _GOOD[kind.what] if good else again
     labelled: set[str] = set()
     for part in inputs[shard.topic("labels")]:
         for record in part:
@@ -220,14 +224,14 @@ def reference(
     shard: Shard,
     journal: list[JournalRecord],
     inputs: dict[str, list[list[Record]]] | None = None,
-) -> tuple[ScoringEngine, dict[str, list[list[NewRecord]]]]:
+) -> tuple[Engine, dict[str, list[list[NewRecord]]]]:
     """A fresh engine after every journaled step, and the outputs by topic and partition."""
     if inputs is None:
         inputs = {shard.topic(name): shard.records(name) for name in INPUTS}
     cursor = {(t, i): iter(rows) for t, parts in inputs.items() for i, rows in enumerate(parts)}
     first = journal[0].body.get("config") if journal else None
 
-    def build(config: Config) -> ScoringEngine:
+    def build(config: Config) -> Engine:
         return build_engine(config, None)
 
     # Where it gives other bits than the journal, outputs and state are compared all the same.
@@ -279,7 +283,7 @@ def _check_outputs(
     verdict.outputs_equal = len(verdict.problems) == before
 
 
-def _check_state(shard: Shard, engine: ScoringEngine, verdict: Verdict) -> None:
+def _check_state(shard: Shard, engine: Engine, verdict: Verdict) -> None:
     """Each generation alone, replayed to the journal's end, is the fault-free engine."""
     wanted = engine.state_digest()
     before = len(verdict.problems)
@@ -317,7 +321,7 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
         shutil.rmtree(scratch)
 
 
-def _check_learned(engine: ScoringEngine, applied: int, verdict: Verdict) -> None:
+def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
     """I4: as many labels joined as were applied; each joined or timed-out event learned once.
 
     Or it waits for its horizon, where silence tells negatives.

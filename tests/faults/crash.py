@@ -99,7 +99,7 @@ def crash(
 ) -> tuple[Verdict, Tally]:
     """Kill the service ``kills`` times under load, drain, stop in order, check."""
     rng = random.Random(f"crash {seed}")
-    traffic = Traffic(seed)
+    traffic = shard.traffic(seed)
     feeder = Feeder(shard, traffic, events if events is not None else 150 * kills)
     tally = Tally()
     shard.log.create_topics()

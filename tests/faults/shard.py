@@ -16,7 +16,8 @@ from stream.logs.sqlite.io import Connection, partitions_of, select
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.load import load
 from stream.settings.schema import Config, EmbeddedLogSettings, KafkaLogSettings
-from tests.faults.traffic import HORIZON, RECORD_BYTES
+from tests.faults.rankings import RankingTraffic
+from tests.faults.traffic import HORIZON, RECORD_BYTES, Traffic
 from tests.support.broker import unique
 from tests.support.waiting import PATIENT
 
@@ -84,9 +85,15 @@ TASKS: dict[str, dict[str, Any]] = {
         ],
         "features": _PLAIN,
     },
+    "ranking": {
+        "target": {"type": "ranking"},
+        "event": {"time_format": "ms"},
+        "label": {"horizon": HORIZON},
+        **dict.fromkeys(("features", "members", "ensemble")),
+    },
 }
-"""What each kind of target changes of the configuration; the records are the same. ``open``:
-classes that enter by their labels."""
+"""What each kind of target changes of the configuration; the records are the same, but
+for rankings. ``open``: classes that enter by their labels."""
 
 
 def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str
         limits={"record_bytes": RECORD_BYTES, "batch": 256},
     )
     raw.update(changes)
-    return raw
+    return {key: value for key, value in raw.items() if value is not None}
 
 
 class Shard:
@@ -159,6 +166,10 @@ class Shard:
         environ = {"MILLRACE_LOG__BOOTSTRAP": self._direct} if self._direct else {}
         self._reach = load(self.path, environ)
         self._log: Log | None = None
+
+    def traffic(self, seed: int) -> Traffic:
+        """Input that it can read."""
+        return (Traffic if self.config.reco is None else RankingTraffic)(seed)
 
     @property
     def log(self) -> Log:

@@ -23,7 +23,9 @@ RECORD_BYTES = 2_000
 
 
 class Kind(NamedTuple):
-    """What a record is: ``event``, ``label``, ``command`` or ``bad``; ``y`` of a label.
+    """What a record is: ``event``, ``feedback``, ``label``, ``command``, ``bad``; ``y`` of a label.
+
+    ``feedback`` is learned or noted, where an ``event`` is scored or answered.
 
     ``late`` marks a label whose event's horizon may have passed when it is read.
     """
@@ -172,7 +174,10 @@ class Traffic:
         return self._record(f"e{i}", told(i, y), Kind("label", f"e{i}", int(y), late))
 
     def _command(self) -> NewRecord:
-        choices: list[tuple[Any, str]] = [
+        return self._operator(*self._rng.choice(self._commands()))
+
+    def _commands(self) -> list[tuple[Any, str]]:
+        return [
             ({"command": "freeze", "member": "linear"}, "command"),
             ({"command": "release", "member": "linear"}, "command"),
             ({"command": "release", "member": "bayes"}, "command"),
@@ -181,7 +186,6 @@ class Traffic:
             ({"command": "freeze", "member": "nobody"}, "bad"),
             ({"command": "explode"}, "bad"),
         ]
-        return self._operator(*self._rng.choice(choices))
 
     def _operator(self, command: dict[str, Any], what: str) -> NewRecord:
         return self._record("operator", command | {"actor": f"a{self._serial}"}, Kind(what))

@@ -75,10 +75,11 @@ class _Run(NamedTuple):
     weight: list[float]
     value: list[float]
     ids: list[int]
+    held_ms: list[int]
 
     @classmethod
     def empty(cls) -> _Run:
-        return cls([], [], [], [], [], [], [])
+        return cls([], [], [], [], [], [], [], [])
 
 
 class RankingEngine(Engine):
@@ -206,6 +207,7 @@ class RankingEngine(Engine):
         run.value.append(value)
         if key:
             run.ids.append(key)
+            run.held_ms.append(self._watermark_ms)
         self.counts["feedback.interaction"] += 1
         if what.ranking is not None and run.weight[-1] > 0.0:
             self._hit(what.ranking, what.item, out)
@@ -218,7 +220,7 @@ class RankingEngine(Engine):
 
     def _is_held(self, key: int, out: Made) -> bool:
         """Whether a record with this id came within the horizon."""
-        if self.pending.overflow(len(self._run.ids) + 1):
+        if len(self.pending) + len(self._run.ids) >= self.pending.room:
             self._learn(out)  # what waits to be held may push others out
         return key in self._run.ids or int(self.pending.find(_one(key))[0]) >= 0
 
@@ -277,7 +279,7 @@ class RankingEngine(Engine):
         if run.ids:
             rows = np.zeros(len(run.ids), LIST_ROW)
             rows["id"], rows["position"] = run.ids, -1
-            rows["event_time_ms"] = self._watermark_ms
+            rows["event_time_ms"] = run.held_ms
             numbers = self._hold(rows)
             self.pending.settle(numbers, np.ones(len(numbers)))
 
@@ -391,6 +393,10 @@ class RankingEngine(Engine):
         never = np.array([hash_text(i) for i in what.exclude], np.uint64)
         texts = {hash_text(s.id): s.id for s in what.items} if isinstance(what, Rank) else None
         keys = None if texts is None else np.array(list(texts), np.uint64)
+        if texts is not None and what.categories:
+            # Of an item that was never heard of nobody knows that it is in one of them.
+            strangers = [key for key in texts if self.catalogue.text(key) is None]
+            out = np.union1d(out, np.array(strangers, np.uint64))
         left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, never)}
         if self.ensemble.quarantined:
             return [], True, left_out | {"quarantined": 1}

@@ -37,6 +37,7 @@ from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import Standing
 from stream.step.engine import Engine
+from stream.step.ranking import RankingEngine
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 
@@ -326,6 +327,9 @@ def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
 
     Or it waits for its horizon, where silence tells negatives.
     """
+    if isinstance(engine, RankingEngine):
+        _check_taken(engine, verdict)
+        return
     joined = engine.counts["labels.joined"]
     learned = engine.counts["learned"]
     timed_out = engine.counts["labels.timed_out"]
@@ -336,6 +340,15 @@ def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
             f"labels: {applied} applied by their fates, {joined} joined, {timed_out} timed out,"
             f" {learned} learned, {waiting} known and not learned yet"
         )
+
+
+def _check_taken(engine: RankingEngine, verdict: Verdict) -> None:
+    """Each interaction that was taken in was learned, or came while nothing learns."""
+    counts = engine.counts
+    taken, learned = counts["feedback.interaction"], counts["learned"]
+    verdict.learned_once = taken == learned + counts["feedback.unlearned"]
+    if not verdict.learned_once:
+        verdict.found(f"interactions: {taken} taken in, {learned} learned")
 
 
 def _json(record: Record) -> dict[str, Any]:

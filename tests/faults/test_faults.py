@@ -33,9 +33,9 @@ def test_kills_at_random_moments_leave_no_trace(tmp_path: Path) -> None:
     assert tally.hits == 4
 
 
-@pytest.mark.parametrize("task", ["classes", "open", "number"])
+@pytest.mark.parametrize("task", ["classes", "open", "number", "ranking"])
 def test_kills_leave_no_trace_whatever_the_target(tmp_path: Path, task: str) -> None:
-    """Classes and numbers are scored, learned and restored like yes or no."""
+    """Classes, numbers and rankings are made, learned and restored like yes or no."""
     verdict, tally = crash(Shard(tmp_path / "shard", **TASKS[task]), 2, 13, 300, quiet)
     assert verdict.problems == []
     assert tally.hits == 2

@@ -1,0 +1,402 @@
+"""The step that ranks: what is learned, what is answered, and what no answer may hold."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.base import state_digest
+from stream.contract.outputs import Outputs
+from stream.run.assemble import build_engine, build_ranking
+from stream.settings.load import ConfigError, parse
+from stream.settings.schema import Config
+from stream.step.ranking import RankingEngine
+from tests.support.factory import HOUR_MS, START_MS, Feed, decoded, reasons
+
+
+def config(**changes: Any) -> Config:
+    """A shard that ranks."""
+    raw: dict[str, Any] = {
+        "name": "shop",
+        "log": {"type": "embedded"},
+        "target": {"type": "ranking"},
+        "label": {"horizon": "1d"},
+    }
+    return parse(raw | changes, "test")
+
+
+def told(event: str, at: int = 0, **fields: Any) -> dict[str, Any]:
+    """A record, ``at`` minutes after the start."""
+    return {"event": event, "timestamp": START_MS + at * 60_000} | fields
+
+
+def take(user: str, item: str, at: int = 0, **fields: Any) -> dict[str, Any]:
+    """A user takes an item."""
+    return told("interaction", at, user=user, item=item, **fields)
+
+
+def ask(at: int = 0, name: str = "q", **fields: Any) -> dict[str, Any]:
+    """A request for five items."""
+    return told("recommend", at, id=name, count=5) | fields
+
+
+class Shard:
+    """An engine and what feeds it."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.engine = build_ranking(config(**changes), None)
+        self._feed = Feed()
+
+    def step(self, *values: Any) -> Outputs:
+        """One step of records."""
+        return self.engine.step(self._feed.batch(("events", list(values))))
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What a request is answered."""
+        [found] = decoded(list(self.step(request).scores))
+        return found
+
+    def items(self, request: dict[str, Any]) -> list[str]:
+        """The items of the answer, best first."""
+        return [place["id"] for place in self.answer(request)["items"]]
+
+
+@pytest.fixture
+def shard() -> Shard:
+    """Three users have taken some of five items; `a` is the most popular."""
+    made = Shard()
+    made.step(
+        *(take(f"u{i}", "a", i) for i in range(3)),
+        *(take("u0", item, 10 + i) for i, item in enumerate("bc")),
+        *(take("u1", item, 20 + i) for i, item in enumerate("bd")),
+        take("u2", "e", 30),
+    )
+    return made
+
+
+class TestAnswers:
+    def test_an_unknown_user_gets_what_is_popular(self, shard: Shard) -> None:
+        """Never an error; the answer says that it is a fallback."""
+        found = shard.answer(ask(40, user="nobody"))
+        assert found["items"][0]["id"] == "a"
+        assert found["fallback"] is True
+
+    def test_what_a_user_took_is_not_shown_again(self, shard: Shard) -> None:
+        """The seen policy of the configuration holds unless the request says another."""
+        assert set(shard.items(ask(40, user="u0"))) == {"d", "e"}
+        assert set(shard.items(ask(41, "r", user="u0", seen="include"))) == set("abcde")
+
+    def test_candidates_are_put_in_order(self, shard: Shard) -> None:
+        """Those that nobody has taken come last, as they were given."""
+        items = [{"id": i} for i in ("new", "e", "a", "newer")]
+        found = shard.answer(told("rank", 40, id="q", user="nobody", items=items))
+        assert [p["id"] for p in found["items"]] == ["a", "e", "new", "newer"]
+        assert [p["score"] is None for p in found["items"]] == [False, False, True, True]
+
+    def test_an_answer_says_what_it_left_out(self, shard: Shard) -> None:
+        """A short list has its reasons."""
+        shard.step(told("item", 35, item="d", fields={"hidden": True}))
+        items = [{"id": i} for i in "abde"]
+        asked = told("rank", 40, id="q", user="u2", items=items, exclude=["b"])
+        found = shard.answer(asked)
+        assert found["items"] == []
+        assert found["left_out"] == {"kept_out": 1, "excluded": 1, "seen": 2}
+
+    def test_several_categories_are_any_of(self, shard: Shard) -> None:
+        """Fields come as an object, or as Metarank's list of names and values."""
+        shard.step(
+            told("item", 35, item="b", fields={"categories": ["x"]}),
+            told("item", 35, item="d", fields=[{"name": "categories", "value": ["y", "z"]}]),
+            told("item", 35, item="e", fields={"categories": "w"}),
+        )
+        assert set(shard.items(ask(40, categories=["x", "y"]))) == {"b", "d"}
+
+    def test_a_page_begins_at_its_offset(self, shard: Shard) -> None:
+        """Pages of one list do not overlap."""
+        whole = shard.items(ask(40, user="x"))
+        assert shard.items(ask(40, "r", user="x", count=2, offset=2)) == whole[2:4]
+
+    def test_members_are_told_on_demand(self, shard: Shard) -> None:
+        """What each says of each item."""
+        [*_, last] = shard.answer(ask(40, explain=True))["items"]
+        assert set(last["members"]) == set(shard.engine.recommender.names)
+        assert "members" not in shard.answer(ask(41, "r"))["items"][0]
+
+
+class TestFeedback:
+    def test_only_what_counts_as_positive_is_learned(self) -> None:
+        """By type, or by type and value; the first condition that holds gives the weight."""
+        shard = Shard(reco={"positive": {"buy": 2.0, "rating >= 4": 1.0}})
+        shard.step(
+            take("u", "a", type="buy"),
+            take("u", "b", type="rating", value=4),
+            take("u", "c", type="rating", value=3.9),
+            take("u", "d", type="view"),
+        )
+        assert set(shard.items(ask(1, user="x"))) == {"a", "b"}
+        assert shard.engine.counts["learned"] == 2
+
+    def test_an_item_of_an_answer_that_is_taken_is_a_hit(self, shard: Shard) -> None:
+        """Once; what is not taken by the horizon was shown in vain."""
+        shown = shard.items(ask(40, user="u0"))
+        shard.step(*(take("u0", shown[0], 41 + i, ranking="q", id=f"x{i}") for i in range(2)))
+        assert shard.engine.counts["hits"] == 1
+        shard.step(take("u9", "a", 3 * 24 * 60))
+        assert shard.engine.counts["lists.matured"] == len(shown)
+        assert shard.engine.counts["lists.matured.untaken"] == len(shown) - 1
+
+    def test_a_list_that_somebody_reports_is_one_of_ours_or_his(self, shard: Shard) -> None:
+        """Metarank's producers report the lists that they asked for: that is no second one."""
+        shard.step(ask(40, user="u0"))
+        items = [{"id": "d"}, {"id": "zz"}]
+        out = shard.step(
+            told("ranking", 41, id="q", user="u0", items=items),
+            told("ranking", 41, id="theirs", user="u0", items=items),
+            take("u0", "zz", 42, ranking="theirs"),
+        )
+        assert out.dead_letters == []
+        counts = shard.engine.counts
+        assert (counts["lists.known"], counts["feedback.ranking"], counts["hits"]) == (1, 1, 1)
+
+    def test_repeated_ids_and_what_is_no_record_are_dead_letters(self, shard: Shard) -> None:
+        """Each with its reason; nothing of them is learned."""
+        before = shard.engine.counts["learned"]
+        out = shard.step(
+            take("u0", "d", 40, id="x"),
+            take("u0", "d", 41, id="x"),
+            ask(42),
+            ask(43),
+            {"event": "purchase", "timestamp": START_MS},
+            told("delete", 44),
+            told("delete", 44, user="u", item="i"),
+            told("interaction", 1 << 40, item="a"),
+            take("u0", "d", 500 * 24 * 60),
+            b"{",
+        )
+        assert reasons(out.dead_letters) == [
+            *("schema", "schema", "schema", "schema", "malformed"),
+            *("duplicate_event", "duplicate_event", "event_time_ahead"),
+        ]
+        assert shard.engine.counts["learned"] == before + 1
+
+    def test_a_frozen_recommender_answers_and_does_not_learn(self, shard: Shard) -> None:
+        """As an operator says; released, it learns again."""
+        engine, feed = shard.engine, shard._feed
+        engine.step(feed.batch(("control", [{"command": "freeze", "member": "recommender"}])))
+        before = engine.recommender.digest()
+        shard.step(take("u0", "e", 40))
+        assert engine.recommender.digest() == before
+        assert shard.items(ask(41, user="u0"))
+        engine.step(feed.batch(("control", [{"command": "release", "member": "recommender"}])))
+        shard.step(take("u0", "e", 42))
+        assert engine.recommender.digest() != before
+
+    def test_thresholds_and_other_members_mean_nothing_here(self, shard: Shard) -> None:
+        """Such commands are dead letters."""
+        commands = [
+            {"command": "set_threshold", "threshold": 0.5},
+            {"command": "freeze", "member": "forest"},
+        ]
+        out = shard.engine.step(shard._feed.batch(("control", commands)))
+        assert reasons(out.dead_letters) == ["command", "command"]
+
+
+class TestForgetting:
+    def test_a_deleted_user_is_a_stranger(self, shard: Shard) -> None:
+        """His history is gone: nothing is kept from him, and he gets the fallback."""
+        shard.step(told("delete", 40, user="u0"))
+        found = shard.answer(ask(41, user="u0"))
+        assert found["fallback"] is True
+        assert {p["id"] for p in found["items"]} == set("abcde")
+
+    def test_a_deleted_item_is_not_shown(self, shard: Shard) -> None:
+        """Until somebody takes it again."""
+        shard.step(told("delete", 40, item="a"))
+        assert "a" not in shard.items(ask(41))
+        shard.step(take("u9", "a", 42))
+        assert "a" in shard.items(ask(43, "r"))
+
+    def test_an_item_that_nothing_is_heard_of_expires(self) -> None:
+        """After ``item_ttl``; an item event, or somebody who takes it, brings it back."""
+        shard = Shard(reco={"item_ttl": "1h"})
+        shard.step(take("u", "a", 0), take("u", "b", 50))
+        assert shard.items(ask(70, user="x")) == ["b"]
+        shard.step(told("item", 80, item="a"))
+        assert set(shard.items(ask(90, "r", user="x"))) == {"a", "b"}
+
+
+_ITEMS = [f"i{n}" for n in range(8)]
+_ITEM = st.sampled_from(_ITEMS)
+_USER = st.sampled_from(["u0", "u1", "u2", None])
+_EVENT = st.one_of(
+    st.tuples(st.just("take"), _USER, _ITEM),
+    st.tuples(st.just("hide"), st.booleans(), _ITEM),
+    st.tuples(st.just("file"), st.sampled_from([[], ["x"], ["y", "x"]]), _ITEM),
+    st.tuples(st.just("delete"), st.none(), _ITEM),
+    st.tuples(
+        st.just("ask"),
+        _USER,
+        st.lists(_ITEM, max_size=3),
+        st.sampled_from([[], ["x"], ["y"]]),
+        st.booleans(),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(_EVENT, min_size=1, max_size=40))
+def test_what_must_not_be_shown_never_is(events: list[tuple[Any, ...]]) -> None:
+    """Hidden, excluded, seen, deleted, expired, of another category: on every path."""
+    shard = Shard(reco={"item_ttl": "6h"})
+    heard: dict[str, int] = {}
+    hidden: set[str] = set()
+    filed: dict[str, list[str]] = {}
+    seen: dict[str, set[str]] = {}
+    for n, event in enumerate(events):
+        at, ms = n * 30, n * 30 * 60_000
+        if event[0] == "ask":
+            _, user, exclude, categories, listed = event
+            extra: dict[str, Any] = {"exclude": exclude, "categories": categories}
+            extra |= {} if user is None else {"user": user}
+            asked = ask(at, f"q{n}", count=8, **extra)
+            if listed:
+                items = [{"id": i} for i in _ITEMS]
+                asked = told("rank", at, id=f"q{n}", items=items, **extra)
+            fine = {
+                i
+                for i in _ITEMS
+                if i not in hidden
+                and i not in exclude
+                and i not in seen.get(user, ())
+                and (i not in heard or heard[i] >= ms - 6 * HOUR_MS)
+                and (not categories or set(categories) & set(filed.get(i, ())))
+            }
+            shown = shard.items(asked)
+            assert set(shown) <= fine
+            assert len(set(shown)) == len(shown)
+            continue
+        kind, what, item = event
+        if kind == "take":
+            shard.step(take(what, item, at) if what else told("interaction", at, item=item))
+            if what:
+                seen.setdefault(what, set()).add(item)
+        elif kind == "delete":
+            shard.step(told("delete", at, item=item))
+            hidden.discard(item)
+            filed.pop(item, None)
+            heard.pop(item, None)
+            for items in seen.values():
+                items.discard(item)
+            continue
+        else:
+            fields = {"hidden": what} if kind == "hide" else {"categories": what}
+            shard.step(told("item", at, item=item, fields=fields))
+            if kind == "hide":
+                (hidden.add if what else hidden.discard)(item)
+            else:
+                filed[item] = what
+        heard[item] = ms
+
+
+def life(n: int) -> list[dict[str, Any]]:
+    """Seeded records of every kind."""
+    rng, found = random.Random(3), []
+    for i in range(n):
+        user, item = f"u{rng.randrange(9)}", f"i{int(30 * rng.random() ** 2)}"
+        r = rng.random()
+        if r < 0.1:
+            found.append(ask(i * 7, f"q{i}", user=user))
+        elif r < 0.13:
+            found.append(told("item", i * 7, item=item, fields={"hidden": r < 0.115}))
+        elif r < 0.15:
+            found.append(told("delete", i * 7, **({"user": user} if r < 0.14 else {"item": item})))
+        else:
+            listed = {"ranking": f"q{rng.randrange(i + 1)}"} if r < 0.5 else {}
+            found.append(take(user, item, i * 7, id=f"x{i}", **listed))
+    return found
+
+
+def parts(engine: RankingEngine) -> dict[str, str]:
+    """Digests of what does not count steps."""
+    state = engine.state()
+    names = ("catalogue", "quality", "drift", "watermark_ms")
+    return {name: state_digest(state[name]) for name in names} | {
+        "recommender": engine.recommender.digest(),
+        "pending": state_digest(engine.pending.digest_state()),
+    }
+
+
+def test_where_batches_are_cut_decides_nothing() -> None:
+    """The same records give the same state and the same answers, one by one or all at once."""
+    records, found = life(400), []
+    for size in (1, 37, 400):
+        shard, lists = Shard(), []
+        for i in range(0, len(records), size):
+            for answer in decoded(list(shard.step(*records[i : i + size]).scores)):
+                lists.append((answer["id"], answer["items"]))
+        found.append((parts(shard.engine), lists))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_restored_engine_goes_on_alike() -> None:
+    """Bit for bit, through the state alone."""
+    records = life(300)
+    one = Shard()
+    one.step(*records[:150])
+    other = Shard()
+    other.engine.restore(one.engine.state(), one.engine.pending.rows())
+    other._feed = one._feed
+    batch = one._feed.batch(("events", records[150:]))
+    assert one.engine.step(batch).journal == other.engine.step(batch).journal
+    assert one.engine.state_digest() == other.engine.state_digest()
+
+
+def test_room_for_lists_is_bounded() -> None:
+    """The oldest leave first, counted; an id that left is new again."""
+    shard = Shard(limits={"pending": 20, "batch": 20})
+    shard.step(take("u", "a", id="x"), *(take("u", f"i{i}", 1, id=f"y{i}") for i in range(30)))
+    assert len(shard.engine.pending) == 20
+    out = shard.step(take("u", "a", 2, id="x"), take("u", "a", 2, id="y29"))
+    assert reasons(out.dead_letters) == ["duplicate_event"]
+
+
+class TestConfiguration:
+    def test_it_needs_no_features_and_no_members(self) -> None:
+        """The records have one form; `[reco]` has defaults."""
+        c = config()
+        assert isinstance(build_engine(c, None), RankingEngine)
+        assert (c.event.time, c.event.time_format) == ("timestamp", "ms")
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            (
+                {"members": [{"name": "m", "type": "logistic"}]},
+                "members: expected none, since [reco] says what ranks, got 1",
+            ),
+            (
+                {"reco": {"positive": {"rating > high": 1}}},
+                'reco.positive."rating > high": expected a type of interaction',
+            ),
+            ({"label": {"at_horizon": "drop"}}, "label.at_horizon: expected none, got 'drop'"),
+        ],
+    )
+    def test_what_means_nothing_is_refused(self, changes: dict[str, Any], problem: str) -> None:
+        """With its path."""
+        with pytest.raises(ConfigError) as refused:
+            config(**changes)
+        assert any(problem in line for line in refused.value.problems), refused.value.problems
+
+    def test_others_have_no_table_for_it(self) -> None:
+        """`[reco]` beside a target that is no ranking is a mistake."""
+        raw = {"name": "x", "log": {"type": "embedded"}, "reco": {}}
+        event = {"fields": {"amount": "number"}}
+        features = [{"name": "amount", "type": "number", "field": "amount"}]
+        members = [{"name": "m", "type": "logistic"}]
+        whole = raw | {"event": event, "features": features, "members": members}
+        with pytest.raises(ConfigError, match=r"reco: expected target.type = 'ranking'"):
+            parse(whole, "test")

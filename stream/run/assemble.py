@@ -29,7 +29,7 @@ from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
 from stream.step.engine import Engine
 from stream.step.pending.store import Pending, row_dtype
-from stream.step.ranking import LIST_ROW, RankingEngine
+from stream.step.ranking.engine import LIST_ROW, RankingEngine
 from stream.step.scoring import OtherEngine, ScoringEngine
 
 

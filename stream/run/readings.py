@@ -11,7 +11,7 @@ from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
 from stream.settings.schema import RECOMMENDER
 from stream.step.engine import Engine
-from stream.step.ranking import RankingEngine
+from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
 
 _LABEL_COUNTS = {

@@ -314,7 +314,8 @@ class Service:
         unread = self._left_unread(engine.config)
         told = [*changes.lines(), *unread]
         if (changes.lost or unread) and not self._accept_changes:
-            first = " to teach what is new first (`millrace backfill`)" if changes.fresh else ""
+            taught = changes.fresh and changes.from_past
+            first = " to teach what is new first (`millrace backfill`)" if taught else ""
             raise ReconfigurationRefused(
                 "the configuration changed and state or input would be lost:\n"
                 + "\n".join(f"  {line}" for line in told)

@@ -169,6 +169,10 @@ class Engine(ABC):
         """Dead letters that a switch of configurations made."""
         return []
 
+    @abstractmethod
+    def reconfigured(self, combiner_is_new: bool) -> None:
+        """What a state from another configuration holds, and this one does not allow, leaves."""
+
     def adopt(self, schema: Schema, clock_ms: int) -> Outputs:
         """Records may be written by the schema from here on: a step of its own."""
         self.clock_ms = max(self.clock_ms, clock_ms)

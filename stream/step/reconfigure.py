@@ -15,10 +15,12 @@ from models.members import catalogue
 from models.settings import Feature, feature_fields
 from models.task import TaskType
 from stream.contract.outputs import Outputs
-from stream.settings.schema import Config, FieldSettings, MemberSettings
+from stream.settings.schema import RECOMMENDER, Config, FieldSettings, MemberSettings
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
+from stream.step.ranking import changes as ranking
+from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
 
 BOUNDS = frozenset({"max_entities"})
@@ -36,6 +38,7 @@ class Changes(NamedTuple):
 
     ``kept``, ``taught``, ``fresh`` and ``lost`` name, for people, parts that keep their state, come
     from a backfill, start new, or are gone with their state; ``moved`` inputs with another topic.
+    With ``from_past`` a backfill can teach what starts new.
     ``staying`` are the members, ``unchanged`` the features that mean what they meant;
     ``differences`` holds for each member in both the keys that differ; ``misread`` names the old
     features of which a field is read as something else now.
@@ -52,6 +55,7 @@ class Changes(NamedTuple):
     unchanged: list[str]
     differences: dict[str, list[str]]
     misread: frozenset[str]
+    from_past: bool = True
 
     def lines(self) -> list[str]:
         """One line for each part."""
@@ -76,6 +80,8 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
     Raises :class:`Irreconcilable` for a change that no acceptance makes possible.
     """
     _refuse(old.config, new.config)
+    if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
+        return _compare_rankings(old, new)
     old, new = scoring(old), scoring(new)
     misread = _misread(old.config, new.config)
     meant, means = _meaning(old.config, misread), _meaning(new.config)
@@ -120,6 +126,26 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
         unchanged=[f["name"] for f in means if f in meant],
         differences=differences,
         misread=misread,
+    )
+
+
+def _compare_rankings(old: RankingEngine, new: RankingEngine) -> Changes:
+    """The recommender stays, or starts new; all else goes on."""
+    same, keys = ranking.stays(old, new), ranking.differences(old, new)
+    held = [f"{len(old.catalogue)} items", f"{len(old.pending)} waiting parts of lists"]
+    return Changes(
+        kept=[RECOMMENDER, *held] if same else held,
+        taught=[],
+        fresh=[] if same else [RECOMMENDER],
+        lost=[f"{RECOMMENDER} as it was"] if old.counts["learned"] and not same else [],
+        moved=_renamed(old.config, new.config),
+        same_columns=True,
+        same_combiner=same,
+        staying=[RECOMMENDER] if same else [],
+        unchanged=[],
+        differences={RECOMMENDER: [f"reco.{key}" for key in keys]},
+        misread=frozenset(),
+        from_past=False,
     )
 
 
@@ -174,12 +200,16 @@ def reconfigure(
     their own.
     """
     changes = compare(old, new, past.engine if past else None)
-    old, new = scoring(old), scoring(new)
-    state, rows = _carried(old.state(), changes, old.config, new.config), old.pending.rows()
+    rows = old.pending.rows()
+    if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
+        state = ranking.carried(old.state(), old, new)
+    else:
+        state = _carried(old.state(), changes, old.config, new.config)
     body: dict[str, Any] = {"config": tree}
     cause = encoded(tree)
     if past is not None:
-        state, rows = completed(state, old, past.engine, changes.staying, changes.unchanged)
+        staying = changes.staying, changes.unchanged
+        state, rows = completed(state, scoring(old), past.engine, *staying)
         body["backfill"] = {"after": past.after, "digest": past.engine.state_digest()}
         cause += encoded(body["backfill"])
     new.restore(state, rows)
@@ -192,8 +222,7 @@ def reconfigure(
         body.get("backfill"),
         past and _taught(past.engine, changes.staying),
     )
-    new.reactions.reconfigured(combiner_is_new=not changes.same_combiner)
-    new.join.reconfigured()
+    new.reconfigured(combiner_is_new=not changes.same_combiner)
     new.tree = tree
     return new.switched(body, cause)
 

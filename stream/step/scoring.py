@@ -261,6 +261,11 @@ class ScoringEngine(Engine):
             "reactions": self.reactions,
         }
 
+    def reconfigured(self, combiner_is_new: bool) -> None:
+        """See :meth:`Engine.reconfigured`: early labels and challengers leave."""
+        self.reactions.reconfigured(combiner_is_new)
+        self.join.reconfigured()
+
     def _left_over(self) -> list[DeadLetter]:
         return list(self.join.take_letters())
 

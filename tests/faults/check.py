@@ -37,7 +37,7 @@ from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import Standing
 from stream.step.engine import Engine
-from stream.step.ranking import RankingEngine
+from stream.step.ranking.engine import RankingEngine
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 

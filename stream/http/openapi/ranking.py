@@ -9,7 +9,7 @@ import msgspec
 from stream.decode.feedback import KINDS, Rank, Recommend
 from stream.decode.times import event_times
 from stream.settings.schema import Config
-from stream.step.answers import Answer
+from stream.step.ranking.answers import Answer
 
 Json = dict[str, Any]
 _TEMPLATE = "#/components/schemas/{name}"

@@ -28,7 +28,7 @@ from stream.contract.outputs import Judged
 from stream.contract.records import Batch, Record, Slice, range_of
 from stream.run.assemble import build_ranking
 from stream.settings.schema import Config
-from stream.step.ranking import RankingEngine
+from stream.step.ranking.engine import RankingEngine
 from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played

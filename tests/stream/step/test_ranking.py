@@ -14,7 +14,9 @@ from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_ranking
 from stream.settings.load import ConfigError, parse
 from stream.settings.schema import Config
-from stream.step.ranking import RankingEngine
+from stream.settings.upgrade import journaled
+from stream.step.ranking.engine import RankingEngine
+from stream.step.reconfigure import Changes, compare, reconfigure
 from tests.support.factory import HOUR_MS, START_MS, Feed, decoded, reasons
 
 
@@ -353,6 +355,37 @@ def test_a_restored_engine_goes_on_alike() -> None:
     batch = one._feed.batch(("events", records[150:]))
     assert one.engine.step(batch).journal == other.engine.step(batch).journal
     assert one.engine.state_digest() == other.engine.state_digest()
+
+
+def switched(one: Shard, **changes: Any) -> tuple[Changes, Shard]:
+    """What becomes of a shard under another configuration, and that shard."""
+    other = Shard(**changes)
+    found = compare(one.engine, other.engine)
+    out = reconfigure(one.engine, other.engine, journaled(other.engine.config))
+    assert out.journal.seq == one.engine.seq + 1
+    other._feed = one._feed
+    other._feed.seq += 1
+    return found, other
+
+
+def test_what_a_recommender_may_show_can_change(shard: Shard) -> None:
+    """Bounds, policies and what counts change; what was learned stays."""
+    before = shard.items(ask(40, user="u9"))
+    reco = {"seen": "include", "items": 500, "item_ttl": "9d", "positive": {"buy": 1}}
+    found, other = switched(shard, reco=reco)
+    assert found.lost == []
+    assert other.items(ask(41, "r", user="u9")) == before
+    assert set(other.items(ask(42, "s", user="u0"))) == set("abcde")
+
+
+def test_other_members_begin_anew(shard: Shard) -> None:
+    """What was learned is lost, and told so; items, lists and their quality go on."""
+    found, other = switched(shard, reco={"members": {"popular": {}}})
+    assert found.lost == ["recommender as it was"]
+    assert len(other.engine.catalogue) == 5
+    assert other.engine.recommender.counts()["items"] == 0
+    other.step(take("u", "a", 50))
+    assert other.items(ask(51)) == ["a"]
 
 
 def test_room_for_lists_is_bounded() -> None:

@@ -41,9 +41,9 @@ from stream.decode.feedback import (
     fields_of,
 )
 from stream.settings.schema import RECOMMENDER, Config
-from stream.step.answers import Answer, Place
 from stream.step.engine import Engine, Made
 from stream.step.pending.store import Pending
+from stream.step.ranking.answers import Answer, Place
 
 PARTS = 256
 """Lists leave within so large a part of the horizon after it."""
@@ -439,6 +439,9 @@ class RankingEngine(Engine):
         ]
 
     # ------------------------------------------------------------------ state
+
+    def reconfigured(self, combiner_is_new: bool) -> None:
+        """See :meth:`Engine.reconfigured`: bounds hold from the next record on."""
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,1 @@
+"""The step of a shard that ranks items for users."""

@@ -1,0 +1,45 @@
+"""From one configuration of a shard that ranks to the next: what keeps its state.
+
+``stream/step/reconfigure.py`` asks here. What is known of items, the lists that wait, quality,
+drift, counts and the trail always go on; the recommender does while what it remembers and its
+members mean what they meant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.base import State
+from stream.settings.schema import RECOMMENDER
+from stream.step.ranking.engine import RankingEngine
+
+REMEMBERED = ("members", "history", "session_gap")
+
+
+def differences(old: RankingEngine, new: RankingEngine) -> list[str]:
+    """The keys of ``[reco]`` in which the two differ, sorted."""
+    before, after = (_settings(engine) for engine in (old, new))
+    return sorted(key for key in before if before[key] != after[key])
+
+
+def stays(old: RankingEngine, new: RankingEngine) -> bool:
+    """Whether the recommender's state means in ``new`` what it meant in ``old``."""
+    return not set(differences(old, new)).intersection(REMEMBERED)
+
+
+def _settings(engine: RankingEngine) -> dict[str, Any]:
+    return engine.recommender.settings.model_dump(mode="json")
+
+
+def carried(state: State, old: RankingEngine, new: RankingEngine) -> State:
+    """The state of ``old`` without what belongs to a recommender that starts new."""
+    if stays(old, new):
+        return state
+    ensemble, watched = state["ensemble"], state["auditor"]["watched"]
+    return state | {
+        "ensemble": ensemble | {"members": {}, "names": []},
+        "quality": state["quality"] | {"names": [""] * len(state["quality"]["names"])},
+        "drift": state["drift"] | {"names": [""] * len(state["drift"]["names"])},
+        "auditor": state["auditor"]
+        | {"watched": {name: w for name, w in watched.items() if name != RECOMMENDER}},
+    }

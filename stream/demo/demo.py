@@ -32,7 +32,7 @@ from stream.run.front import Front
 from stream.run.service import Listener, Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
-from stream.step.ranking import RankingEngine
+from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import scoring
 from stream.tools.progress import progress
 

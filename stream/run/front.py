@@ -55,7 +55,7 @@ class Front(Listener):
         self._parameters: dict[str, Any] = {}
         self._counts: dict[tuple[str, str, bool], int] = {}
         self._published_s = self._counted_s = float("-inf")
-        self._page = PageView()
+        self._page = PageView(ranks=config.reco is not None)
         self._stop = threading.Event()
         self._points: threading.Thread | None = None
         self._registry = registry(MillraceCollector(self._read, self.telemetry))

@@ -44,7 +44,7 @@ class Losses:
         self._notices = _Notices()
         self._let_go = _LetGo()
         self._breaker = Breaker(config.limits.dead_letter_share)
-        self._unscored = Unscored(config.topics.events)
+        self._unscored = Unscored(config.topics.events, config.reco is not None)
         self._refused: set[str] = set()
 
     def taken(self, outputs: Outputs, let_go: int) -> str:
@@ -118,29 +118,32 @@ class Breaker:
 
 
 class Unscored:
-    """Events that came since the last one that was scored, by what became of them."""
+    """Events that came since the last one that was scored, by what became of them.
 
-    def __init__(self, topic: str) -> None:
+    Where items are ranked, since the last that was taken in: most of them ask for no list.
+    """
+
+    def __init__(self, topic: str, ranks: bool = False) -> None:
         self._topic = topic
+        self._ranks = ranks
         self._events = 0
         self._reasons = Counter[Reason]()
 
     def taken(self, outputs: Outputs) -> str:
         """A step was taken; what there is to say, empty where events are scored."""
-        if outputs.scores:
+        came = sum(r.count for r in outputs.journal.ranges if r.topic == self._topic)
+        bad = [d.reason for d in outputs.dead_letters if d.record.topic == self._topic]
+        if outputs.scores or (self._ranks and came > len(bad)):
             self._events = 0
             self._reasons.clear()
         else:
-            self._events += sum(r.count for r in outputs.journal.ranges if r.topic == self._topic)
-            self._reasons.update(
-                letter.reason
-                for letter in outputs.dead_letters
-                if letter.record.topic == self._topic
-            )
+            self._events += came
+            self._reasons.update(bad)
         if not self._events:
             return ""
         why = ", ".join(f"{reason} {n:,}" for reason, n in self._reasons.most_common())
-        return f"no event was scored of the last {self._events:,}: {why}"
+        done = "taken in" if self._ranks else "scored"
+        return f"no event was {done} of the last {self._events:,}: {why}"
 
 
 class _Notices:

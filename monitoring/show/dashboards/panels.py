@@ -258,7 +258,7 @@ KS = panel("Features, KS", "none",
 
 # Members
 WEIGHTS = panel("Weights", "percentunit", "Of the members in the ensemble.",
-    ("millrace_ensemble_weight_ratio{M}", "{{member}}"))
+    ("millrace_ensemble_weight_ratio{M}", "{{member}}"), min=None)
 UP = panel("Up", "none", "1 where the member scores; 0 in quarantine.",
     ("millrace_member_up{M}", "{{member}}"), max=1)
 FROZEN = panel("Frozen", "none", "1 where the member scores and does not learn.",

@@ -13,6 +13,7 @@ const TITLES = {
   balanced_accuracy: "Balanced accuracy", macro_f1: "Macro F1", weighted_f1: "Weighted F1", kappa: "Kappa",
   top_2_accuracy: "Top 2 accuracy", no_change_accuracy: "Accuracy of no change", kappa_temporal: "Temporal kappa",
   coverage: "Coverage", width: "Width", mae: "Mean absolute error", rmse: "RMSE", r2: "R²", bias: "Bias",
+  hit_10: "Hit rate at 10", hit_20: "Hit rate at 20", mrr: "Mean reciprocal rank", ndcg_10: "NDCG at 10",
 };
 const LONGEST_S = 86400; // the last bound of the service's histogram
 
@@ -51,20 +52,34 @@ function put(name, text) {
 
 // ---------------------------------------------------------------- the parts of the page
 
+// What comes in and what teaches, in the words of the service's kind.
+const words = (s) => (s.ranking ? ["lists", "interactions"] : ["events", "labels"]);
+
+function shown(r) {
+  put("alerts", count(r.hits));
+  put("alert_share", `${percent(r.hits, r.shown)} of the items shown`);
+  put("known_items", count(r.items));
+  put("known_users", count(r.users));
+  put("gone", count(r.items_evicted + r.users_evicted));
+  put("shown", count(r.shown));
+  put("untaken", count(r.untaken));
+}
+
 function tiles(s) {
+  const [events, labels] = words(s);
   const sum = (o) => Object.values(o).reduce((a, b) => a + b, 0);
   const dead = sum(s.dead_letters);
   const alarms = s.drift.reduce((a, d) => a + d[4], 0);
   const marked = points.filter((p) => p.drift.length).at(-1);
   put("scored", count(s.scored));
-  put("events_per_s", rate(s.events_per_s, "events"));
+  put("events_per_s", rate(s.events_per_s, events));
   put("step_p50", duration(s.step[0]));
   put("step_p99", `p99 ${duration(s.step[1])}`);
   put("event_latency", s.event[0] < LONGEST_S ? `p50 ${duration(s.event[0])}, p99 ${duration(s.event[1])}` : "more than a day: old events are played back");
   put("alerts", count(s.alerts));
   put("alert_share", `${percent(s.alerts, s.scored)} of the events`);
   put("joined", count(s.labels.joined ?? 0));
-  put("labels_per_s", rate(s.labels_per_s, "labels"));
+  put("labels_per_s", rate(s.labels_per_s, labels));
   put("pending", count(s.pending));
   const bound = s.limits.find((l) => l.name === "pending");
   const share = bound ? `${percent(s.pending, bound.limit)} of the limit` : "";
@@ -78,6 +93,7 @@ function tiles(s) {
   put("threshold", s.threshold === null ? NONE : String(s.threshold));
   put("judged_share", percent(s.judged, s.scored));
   put("matured_share", percent(s.matured, s.scored));
+  if (s.ranking) shown(s.ranking);
   byId("matured").value = s.scored ? s.matured / s.scored : 0;
 }
 
@@ -89,12 +105,16 @@ function qualityTable(s) {
   table("quality-table", ["", ...metrics.map((m) => n(TITLES[m] ?? m)), n(title)], rows);
 }
 
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
 function flowTable() {
+  const [events, labels] = words(latest);
+  const [share, title] = latest.ranking ? ["fallback_share", "Fallbacks"] : ["alert_share", "Alerts"];
   const rows = points.slice(-30).reverse().map((p) => [
     clock(p.t), n(rate(p.events_per_s, "")), n(rate(p.labels_per_s, "")), n(duration(p.step[0])), n(duration(p.step[1])),
-    n(p.alert_share === null ? NONE : percent(p.alert_share, 1)),
+    n(p[share] === null ? NONE : percent(p[share], 1)),
   ]);
-  table("flow-table", ["Time", n("Events"), n("Labels"), n("Step p50"), n("Step p99"), n("Alerts")], rows);
+  table("flow-table", ["Time", n(capital(events)), n(capital(labels)), n("Step p50"), n("Step p99"), n(title)], rows);
 }
 
 function scoresTable(s) {
@@ -112,12 +132,13 @@ function membersTable(s) {
     return [m.name, m.type, status, n(fixed(m.weight, 3)), n(count(m.updates)), n(count(m.errors)),
       ...roles.map((r) => n(count(held[r] ?? 0))), n(count(total(held)))];
   });
-  const own = s.parameters.ensemble;
+  const all = s.ranking ? s.learners[0] : "ensemble";
+  const own = s.parameters[all];
   if (own) {
-    rows.push(["ensemble", s.combine, "", n(""), n(""), n(""), ...roles.map((r) => n(count(own[r] ?? 0))), n(count(total(own)))]);
+    rows.push([all, s.combine, "", n(""), n(""), n(""), ...roles.map((r) => n(count(own[r] ?? 0))), n(count(total(own)))]);
   }
-  table("members-table", ["Member", "Type", "State", n("Weight"), n("Labels learned"), n("Errors"),
-    ...roles.map((r) => n(r[0].toUpperCase() + r.slice(1))), n("All parameters")], rows);
+  table("members-table", ["Member", "Type", "State", n("Weight"), n(`${capital(words(s)[1])} learned`), n("Errors"),
+    ...roles.map((r) => n(capital(r))), n("All parameters")], rows);
 }
 
 function limits(s) {
@@ -161,11 +182,15 @@ function drawCharts() {
   if (document.hidden || !latest) return;
   const i = Math.max(0, metrics.indexOf(byId("metric").value));
   charts.quality(points, i, TITLES[metrics[i]] ?? "");
-  charts.flow(points);
-  charts.alerts(points);
+  charts.flow(points, words(latest));
   charts.weights(points);
   charts.parameters(points);
-  charts.scores(latest.scores, latest.classes, byId("scale").value);
+  if (latest.ranking) {
+    charts.catalogue(points);
+  } else {
+    charts.alerts(points);
+    charts.scores(latest.scores, latest.classes, byId("scale").value);
+  }
   flowTable();
 }
 
@@ -200,7 +225,7 @@ function snapshot(s) {
   const grown = merge(s.points);
   tiles(s);
   scored.show(s);
-  control.offer(s.members);
+  control.offer(s.learners);
   qualityTable(s);
   membersTable(s);
   scoresTable(s);
@@ -212,6 +237,7 @@ function snapshot(s) {
 
 // With the first numbers: what can be chosen, and the charts once the numbers are on the screen.
 function begin() {
+  document.body.dataset.task = latest.task;
   byId("metric").replaceChildren(...metrics.map((m) => new Option(TITLES[m] ?? m, m)));
   byId("metric").value = metrics.includes("roc_auc") ? "roc_auc" : metrics[0];
   byId("new-threshold").value = latest.threshold;
@@ -221,6 +247,7 @@ function begin() {
     byId("new-threshold").removeAttribute("max");
   }
   byId("alerting").hidden = latest.threshold === null;
+  // Rankings have no such section.
   const of = { binary: "by truth", classes: "of right and wrong predictions", number: "as made" }[latest.task];
   byId("h-scores").textContent = `Scores ${of}`;
   requestAnimationFrame(() => setTimeout(() => charts.load(drawCharts)));

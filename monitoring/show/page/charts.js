@@ -104,13 +104,13 @@ export function quality(points, metric, title) {
   }), `${title} over time, with ${drift.shapes.length} drift alarms of the ensemble; latest: ${told}`);
 }
 
-export function flow(points) {
-  const series = [["events", "events_per_s"], ["labels", "labels_per_s"]];
+export function flow(points, [events, labels]) {
+  const series = [[events, "events_per_s"], [labels, "labels_per_s"]];
   const last = points.at(-1);
   draw("flow", series.map(([name, key], i) => ({
     name, x: times(points), y: points.map((p) => p[key]), mode: "lines", line: { color: COLOURS[i] },
   })), layout({ xaxis: OVER_TIME, yaxis: { title: { text: "per second" }, rangemode: "tozero" } }),
-  last ? `Latest: ${last.events_per_s} events and ${last.labels_per_s} labels a second` : "No data yet");
+  last ? `Latest: ${last.events_per_s} ${events} and ${last.labels_per_s} ${labels} a second` : "No data yet");
   draw("latency", ["p50", "p99"].map((name, i) => ({
     name, x: times(points), y: points.map((p) => (p.step[i] === null ? null : p.step[i] * 1000)),
     mode: "lines", line: { color: COLOURS[i + 2] },
@@ -130,6 +130,16 @@ export function alerts(points) {
     yaxis: { title: { text: "of scored events" }, tickformat: ".3~%", rangemode: "tozero", automargin: false },
   }),
   last ? `Latest: ${percent(last.alert_share, 1)} of the events alert` : "No data yet");
+}
+
+export function catalogue(points) {
+  const names = { coverage: "coverage", top_10: "top 10", fallback_share: "fallbacks" };
+  const last = points.at(-1);
+  const told = Object.entries(names).map(([key, name]) => `${name} ${percent(last?.[key] ?? 0, 1)}`).join(", ");
+  draw("catalogue", Object.entries(names).map(([key, name], i) => ({
+    name, x: times(points), y: points.map((p) => p[key]), mode: "lines", line: { color: COLOURS[i] },
+  })), layout({ xaxis: OVER_TIME, yaxis: { title: { text: "share" }, tickformat: ".3~%", rangemode: "tozero" } }),
+  `Latest: ${told}`);
 }
 
 export function weights(points) {

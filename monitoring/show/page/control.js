@@ -8,9 +8,8 @@ let admin = null;
 let refused = null;
 let known = "";
 
-// The members to choose from; built anew only when they change, so that a choice stays.
-export function offer(members) {
-  const names = members.map((m) => m.name);
+// What can be frozen; built anew only when they change, so that a choice stays.
+export function offer(names) {
   if (names.join("\n") === known) return;
   known = names.join("\n");
   byId("member").replaceChildren(...names.map((name) => new Option(name, name)));

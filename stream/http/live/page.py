@@ -18,9 +18,9 @@ from monitoring.audit.words import told
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.tasks import METRICS, Snapshot
-from monitoring.show.readings import Readings
+from monitoring.show.readings import RANKING, Readings
 from stream.contract.outputs import Outputs
-from stream.http.live.recent import RecentScores
+from stream.http.live.recent import KEPT, LISTS, RecentScores
 
 POINT_S = 2.0
 POINTS = 300
@@ -46,19 +46,19 @@ class _Mark(NamedTuple):
 
 
 class PageView:
-    """The live page's numbers.
+    """The live page's numbers; ``ranks``: of a shard that ranks.
 
     Threads: the loop calls :meth:`published`, the commit thread :meth:`committed`, one thread of
     its own adds points, the HTTP server's worker calls :meth:`snapshot` and :meth:`history`. A
     deque's append and a list of it are single steps of the interpreter, so there is no lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: bool = False) -> None:
         self._marks: deque[_Mark] = deque(maxlen=64)
         self._points: deque[dict[str, Any]] = deque(maxlen=POINTS)
         self._alarms: Counter[tuple[str, str]] | None = None
-        self._alerts: tuple[int, int] | None = None
-        self.scores = RecentScores()
+        self._before: dict[str, tuple[int, int]] = {}
+        self.scores = RecentScores(LISTS if ranks else KEPT)
         self._audit: deque[bytes] = deque(maxlen=LATEST)
         self._dead: deque[dict[str, str]] = deque(maxlen=LATEST)
 
@@ -109,14 +109,25 @@ class PageView:
                 "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
                 "parameters": dict(held),
                 "drift": sorted(fresh),
-                "alert_share": self._alert_share(latest),
+                "alert_share": self._share("alerts", latest.alerts, latest.scored),
+                **self._shown(latest),
             }
         )
 
-    def _alert_share(self, latest: Readings) -> float | None:
-        """Alerts among the events scored since the point before; ``None`` without any."""
-        now = (latest.alerts, latest.scored)
-        before, self._alerts = self._alerts, now
+    def _shown(self, latest: Readings) -> dict[str, float | None]:
+        """Shares of what is shown, where items are ranked."""
+        of = latest.ranking
+        if latest.task != "ranking":
+            return {}
+        return {
+            "fallback_share": self._share("fallbacks", int(of.get("fallbacks", 0)), latest.scored),
+            **{name: finite(of.get(name, np.nan), 5) for name in ("coverage", "top_10")},
+        }
+
+    def _share(self, name: str, part: int, scored: int) -> float | None:
+        """Share of the events scored since the point before; ``None`` without any."""
+        now = (part, scored)
+        before, self._before[name] = self._before.get(name), now
         if before is None or now[1] == before[1]:
             return None
         return round((now[0] - before[0]) / (now[1] - before[1]), 6)
@@ -185,6 +196,16 @@ class PageView:
             "audit": [_shown_audit(raw) for raw in list(self._audit)],
             "last_dead_letters": list(self._dead),
             "points": list(self._points)[-RECENT:],
+            **self._ranking(latest),
+        }
+
+    def _ranking(self, latest: Readings) -> dict[str, Any]:
+        """Of rankings: what is counted, and the newest lists instead of scores."""
+        if latest.task != "ranking":
+            return {"ranking": None}
+        return {
+            "ranking": {name: finite(latest.ranking.get(name, 0.0)) for name in RANKING},
+            "recent": {"latest": [_list(r) for r in self.scores.latest(SHOWN)], "highest": []},
         }
 
 
@@ -244,8 +265,11 @@ def _by_role(latest: Readings) -> dict[str, dict[str, int]]:
 
 def _limits(latest: Readings) -> list[dict[str, Any]]:
     """Configured bounds that fill up, and how far they have."""
-    used: dict[str, float] = {"pending": latest.pending, "early_labels": latest.early_labels}
-    used |= {"classes": len(latest.classes)}
+    used: dict[str, float] = {"pending": latest.pending, "classes": len(latest.classes)}
+    if latest.task == "ranking":
+        used |= {side: latest.ranking.get(side, 0) for side in ("users", "items")}
+    else:
+        used["early_labels"] = latest.early_labels
     used |= {
         f"{key.removesuffix('.entities')}.max_entities": value
         for key, value in latest.features.items()
@@ -256,6 +280,12 @@ def _limits(latest: Readings) -> list[dict[str, Any]]:
         for name, limit in latest.limits.items()
         if name in used
     ]
+
+
+def _list(raw: bytes) -> dict[str, Any]:
+    """An answer without most of its items, and how many they are."""
+    answer = msgspec.json.decode(raw)
+    return answer | {"items": answer["items"][:SHOWN], "count": len(answer["items"])}
 
 
 def _shown_audit(raw: bytes) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from stream.contract.records import NewRecord
 KEPT = 10_000
 """Score records kept, and those of the step that has the oldest of them; about 5 MB."""
 
+LISTS = 1_000
+"""As many of lists: one of the longest takes 60 kB."""
+
 
 class _Step(NamedTuple):
     records: list[NewRecord]
@@ -32,7 +35,8 @@ class RecentScores:
     server's workers search a copy of the list of steps, so there is no lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._steps: deque[_Step] = deque()
         self._held = 0
 
@@ -44,7 +48,7 @@ class RecentScores:
             _Step(list(outputs.scores), outputs.ids(), [s.score for s in outputs.scored])
         )
         self._held += len(outputs.scores)
-        while self._held - len(self._steps[0].records) >= KEPT:
+        while self._held - len(self._steps[0].records) >= self._kept:
             self._held -= len(self._steps.popleft().records)
 
     def latest(self, most: int) -> list[bytes]:

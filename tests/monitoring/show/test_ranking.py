@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.quality.ranks import METRICS
+from monitoring.show.dashboards.build import BOARDS
 from monitoring.show.metrics import MillraceCollector, _ranking, exposition, registry
 from monitoring.show.readings import RANKING, Readings, Telemetry
 from stream.run.front import Front
 from stream.run.readings import parameter_counts, readings
 from stream.settings.schema import RECOMMENDER
-from stream.step.ranking import RankingEngine
+from stream.step.ranking.engine import RankingEngine
 from tests.support.factory import interaction, ranking_config, wish
 from tests.support.runner import append, caught_up, running
-from tests.support.waiting import wait_until
+from tests.support.tools import chromium
+from tests.support.waiting import DEADLINE_S, wait_until
 
 Series = dict[tuple[str, ...], float]
 TAKEN, ASKED, NEW = 600, 40, 5
@@ -46,9 +50,10 @@ def series(text: bytes) -> Series:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Interactions, requests of users that are known and that are not, and one item taken twice."""
-    config = ranking_config(tmp_path_factory.mktemp("shop"))
+    config = ranking_config(tmp_path_factory.mktemp("shop"), http={"port": 0})
     with running(config) as service:
         front = Front(service)
+        front.start()
         before = series(front.metrics())
         asked = [wish(i) for i in range(ASKED)]
         asked += [wish(ASKED + i, user=f"new{i}", count=40) for i in range(NEW)]
@@ -66,7 +71,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
             "the readings",
         )
         assert isinstance(service.engine, RankingEngine)
+        wait_until(lambda: front.history()["points"], "a point")
         yield Shop(front, service.engine, before, series(front.metrics()))
+        front.stop()
 
 
 def test_every_series_exists_before_the_first_record(shop: Shop) -> None:
@@ -151,9 +158,56 @@ def test_readings_name_all_that_is_counted(shop: Shop) -> None:
     assert set(readings(shop.engine, {}).ranking) == set(RANKING)
 
 
+def test_a_shard_that_only_learns_is_not_said_to_stand_still(shop: Shop) -> None:
+    """Probes and the page have nothing to say where interactions come and nobody asks."""
+    assert shop.front.snapshot()["unscored"] == ""
+
+
+def test_every_panel_of_the_dashboard_has_numbers(shop: Shop) -> None:
+    """Each series that a query of `quality-ranking` names holds a number after a run."""
+    finite = {name for (name, *_), value in shop.now.items() if math.isfinite(value)}
+    queries = [t["expr"] for p in BOARDS["quality-ranking"]["panels"] for t in p.get("targets", ())]
+    used = {name for q in queries for name in re.findall(r"millrace_[a-z0-9_]+", q)}
+    assert len(queries) > 10
+    assert used <= finite
+
+
 def test_services_that_rank_nothing_have_no_such_series() -> None:
     """The families are there, without a sample."""
     read = Readings("fraud", ("linear",))
     text = exposition(registry(MillraceCollector(lambda: read, Telemetry())))
     assert b"# TYPE millrace_listed_items_total counter\n" in text
     assert "millrace_listed_items_total" not in {name for name, *_ in series(text)}
+
+
+@pytest.mark.browser
+def test_the_page_shows_lists_and_no_alerts(shop: Shop) -> None:
+    """Lists, hit rates, members and what is shown; nothing of alerts, labels or truths."""
+    assert shop.front.server is not None
+    complaints: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(DEADLINE_S * 1000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda m: complaints.append(m.text) if m.type != "log" else None)
+        page.goto(f"http://127.0.0.1:{shop.front.server.port}")
+        for chart in ("quality", "flow", "catalogue", "weights", "parameters"):
+            expect(page.locator(f"#{chart} .main-svg").first).to_be_attached()
+        expect(page.locator('[data-value="scored"]')).to_have_text(str(ASKED + NEW))
+        expect(page.locator('[data-value="joined"]')).to_have_text(str(TAKEN + 2))
+        expect(page.locator('[data-value="known_items"]')).to_have_text("30")
+        newest = page.locator("#recent-table tbody tr").first
+        expect(newest).to_contain_text(f"r{ASKED + NEW - 1}")
+        expect(newest).to_contain_text("what is popular")
+        assert page.locator("#metric option").all_text_contents()[0] == "Hit rate at 10"
+        members = page.locator("#members-table tbody th").all_text_contents()
+        assert members == [*MEMBERS, RECOMMENDER]
+        assert page.locator("#member option").all_text_contents() == [RECOMMENDER]
+        parts = page.locator('section:visible:not([aria-labelledby="h-audit"])').all_inner_texts()
+        seen = " ".join(parts).lower()
+        expect(page.locator("#set-threshold")).to_be_hidden()
+        page.fill("#event-id", "r0")
+        page.click("#lookup button")
+        expect(page.locator("#found-table tbody")).to_contain_text("u0")
+    assert [word for word in ("alert", "label", "truth", "event") if word in seen] == []
+    assert complaints == []

@@ -7,7 +7,6 @@ import pytest
 
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import JournalRecord, NewRecord
-from stream.http.live import recent
 from stream.http.live.recent import RecentScores
 
 
@@ -24,10 +23,9 @@ def step(first: int, p: list[float]) -> Outputs:
 
 
 @pytest.fixture
-def ring(monkeypatch: pytest.MonkeyPatch) -> RecentScores:
+def ring() -> RecentScores:
     """A ring for five scores, after three steps of three and one without."""
-    monkeypatch.setattr(recent, "KEPT", 5)
-    made = RecentScores()
+    made = RecentScores(5)
     for first, p in ((0, [0.99, 0.1, 0.2]), (3, [0.3, 0.9, 0.1]), (6, []), (6, [0.2, 0.9, 0.4])):
         made.committed(step(first, p))
     return made

@@ -16,8 +16,7 @@ from stream.logs.sqlite.io import Connection, partitions_of, select
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.load import load
 from stream.settings.schema import Config, EmbeddedLogSettings, KafkaLogSettings
-from tests.faults.rankings import RankingTraffic
-from tests.faults.traffic import HORIZON, RECORD_BYTES, Traffic
+from tests.faults.traffic import HORIZON, RECORD_BYTES, RankingTraffic, Traffic
 from tests.support.broker import unique
 from tests.support.waiting import PATIENT
 

@@ -592,7 +592,7 @@ def test_a_new_member_is_judged_by_what_it_scored(
     new.step(stream.batch(new.config))  # labels of events from before the switch
     assert new.counts["updates.new"] > 0
     assert new.quality.report()["new"]["all"]["effective_samples"] == 4  # whose labels were early
-    assert new.ensemble.combiner.state()["weights"][1] == 0
+    assert abs(new.ensemble.combiner.state()["weights"][1]) < 0.01  # moved by these four alone
     for _ in range(4):
         new.step(stream.batch(new.config))
     assert 0 < new.quality.report()["new"]["all"]["effective_samples"] < 160

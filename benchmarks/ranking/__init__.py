@@ -1,0 +1,1 @@
+"""Rankings of public streams of interactions, judged in time order."""

@@ -117,6 +117,28 @@ def test_the_examples_of_classes_and_numbers_run(kafka: Config, kind: KindName) 
         assert all(s["interval"][0] <= s["score"] <= s["interval"][1] for s in told[-100:])
 
 
+def test_a_shop_is_answered_once_over_kafka(kafka: Config) -> None:
+    """Each request of two lives has one answer; the second knows what the first one learned."""
+    raw = tomllib.loads(Path("examples/shop.toml").read_text())
+    whole = kafka.model_dump(mode="json")
+    taken = {key: whole[key] for key in ("name", "log", "topics", "state_dir")}
+    c = parse(raw | taken, "shop")
+    made = KINDS["shop"].make(3, 200, drift=False, events=800)
+    rows = next(made.chunks(800)).events
+    events = KINDS["shop"].writing.events(rows, 3)
+    for end in (400, 800):
+        with running(c) as service:
+            produce(c, c.topics.events, [r.value for r in events[end - 400 : end]])
+            caught_up(service, end)
+    asked = [json.loads(r.value or b"") for r in events]
+    requests = [one["id"] for one in asked if one["event"] == "recommend"]
+    found = [json.loads(r.value) for r in consume(c, c.topics.scores)]
+    assert requests
+    assert sorted(one["id"] for one in found) == sorted(requests)
+    assert not consume(c, c.topics.dead_letters)
+    assert any(not one["fallback"] for one in found)
+
+
 def test_a_new_member_learns_from_what_the_topics_hold(kafka: Config, tmp_path: Path) -> None:
     """Beside the running service, from the first step on; the journal replays over the switch."""
     crossed = MemberSettings(name="crossed", type="crossed")

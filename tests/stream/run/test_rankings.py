@@ -1,0 +1,147 @@
+"""A shard that ranks, asked over HTTP in Metarank's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from stream.run.front import Front
+from stream.run.service import Service
+from stream.settings.load import parse
+from stream.settings.schema import Config
+from tests.support.runner import running
+from tests.support.waiting import DEADLINE_S, PATIENT
+
+JACKETS = [
+    {
+        "event": "item",
+        "id": "81f46c34-a4bb-469c-8708-f8127cd67d27",
+        "item": "jacket",
+        "timestamp": "1699391467000",
+        "fields": [
+            {"name": "title", "value": "Nice jacket"},
+            {"name": "price", "value": 50.5},
+            {"name": "categories", "value": ["clothes", "winter"]},
+        ],
+    },
+    {
+        "event": "user",
+        "id": "7884fa1d-4a8a-4b3c-a5bb-5fe3b1a2ee48",
+        "user": "user1",
+        "timestamp": "1699391467000",
+        "fields": [{"name": "age", "value": 33}],
+    },
+    {
+        "event": "ranking",
+        "id": "81f46c34-a4bb-469c-8708-f8127cd67d28",
+        "timestamp": "1699391467001",
+        "user": "user1",
+        "session": "session1",
+        "fields": [{"name": "query", "value": "cat"}],
+        "items": [
+            {"id": "jacket", "fields": [{"name": "relevancy", "value": 2.0}]},
+            {"id": "socks", "fields": [{"name": "relevancy", "value": 1.0}]},
+        ],
+    },
+    {
+        "event": "interaction",
+        "id": "0f4c0036-04fb-4409-b2c6-7163a59f6b7d",
+        "ranking": "81f46c34-a4bb-469c-8708-f8127cd67d28",
+        "timestamp": "1699391467002",
+        "user": "user1",
+        "session": "session1",
+        "type": "purchase",
+        "item": "socks",
+        "fields": [{"name": "count", "value": 1}],
+    },
+]
+"""One of each of Metarank's events, with fields that mean nothing here."""
+
+
+def config(directory: Path) -> Config:
+    """Of a shop."""
+    return parse(
+        {
+            "name": "shop",
+            "state_dir": str(directory / "state"),
+            "log": {"type": "embedded", "path": str(directory / "log.db"), "timeout": PATIENT},
+            "target": {"type": "ranking"},
+            "http": {"port": 0, "score_timeout": PATIENT},
+        },
+        "test",
+    )
+
+
+@contextmanager
+def shop(directory: Path) -> Iterator[tuple[httpx.Client, Service]]:
+    """A service and a client of it."""
+    with running(config(directory)) as service:
+        front = Front(service)
+        front.start()
+        try:
+            assert front.server is not None
+            url = f"http://127.0.0.1:{front.server.port}"
+            with httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
+                yield client, service
+        finally:
+            front.stop()
+
+
+def ids(answer: httpx.Response) -> list[str]:
+    """The items of an answer."""
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return [place["item"] for place in body["items"]]
+
+
+def test_metaranks_events_and_requests_are_taken(tmp_path: Path) -> None:
+    """Its events teach; its requests are answered in its shape, and the same after a restart."""
+    asked = {
+        "id": "q1",
+        "timestamp": "1699391468000",
+        "user": "user2",
+        "fields": [{"name": "query", "value": "jacket"}],
+        "items": [{"id": "jacket"}, {"id": "socks"}],
+    }
+    with shop(tmp_path) as (client, service):
+        assert client.post("/feedback", json=JACKETS).status_code == 202
+        answer = client.post("/rank/shop", json=asked)
+        assert ids(answer) == ["socks", "jacket"]
+        assert answer.json()["took"] >= 0
+        assert service.engine is not None
+        assert service.engine.counts["hits"] == 1
+        assert service.engine.counts["dead.schema"] == 0
+        again = client.post("/rank/shop", json=asked)
+        assert again.status_code == 422  # answered before: the id is the list's
+        first = client.get("/v1/scores/q1").json()
+    with shop(tmp_path) as (client, _):
+        explained = client.post("/recommend/shop?explain=true", json={"user": "user2", "count": 1})
+        assert ids(explained) == ["socks"]
+        assert set(explained.json()["items"][0]["features"]) >= {"popular", "cooccurrence"}
+        assert first["items"][0]["id"] == "socks"
+
+
+REFUSED: list[tuple[str, Any, int]] = [
+    ("/recommend/shop", [], 422),
+    ("/recommend/shop", {"count": 0}, 422),
+    ("/rank/shop", {"user": "u"}, 422),
+    ("/rank/other", {"items": [{"id": "a"}]}, 404),
+    ("/feedback", {"event": "purchase", "timestamp": 1}, 422),
+    ("/feedback", {"event": "interaction", "timestamp": "soon", "item": "a"}, 422),
+]
+
+
+def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
+    """As a problem; nothing is appended."""
+    with shop(tmp_path) as (client, service):
+        for path, body, status in REFUSED:
+            refused = client.post(path, json=body)
+            assert refused.status_code == status, (path, body, refused.text)
+            assert refused.headers["content-type"] == "application/problem+json"
+        assert sum(service.log.lag().values()) == 0
+        assert service.engine is not None
+        assert service.engine.counts["consumed.events"] == 0

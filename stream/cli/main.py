@@ -109,8 +109,11 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
         return
     valid = f"is valid: shard {loaded.name!r}, {loaded.log.type} log"
     out.print(styled(config, "bold green"), valid)
-    out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
-    out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
+    if loaded.reco is not None:
+        out.print(f"  ranks by: {', '.join(loaded.reco.members.names)}")
+    else:
+        out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
+        out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
     found = holds(loaded)
     out.print(
         f"  waiting:  {found.events:,} events at most, {found.bytes / 1e9:,.1f} GB: up to "

@@ -75,7 +75,7 @@ def write_report(
         ("Throughput", _throughput(course)),
     ]
     facts = f"<section><dl>{_facts(summary)}</dl></section>"
-    table = _quality_table(summary["quality"], summary["members"])
+    table = quality_table(summary["quality"], summary["members"])
     quality = f"<section><h2>Quality of the scores as they were made</h2>{table}</section>"
     parts = [section(i, title, figure) for i, (title, figure) in enumerate(charts)]
     intro = "Each event was scored before its label could be learned."
@@ -363,11 +363,15 @@ LOOKS: dict[TaskType, Look] = {
 
 def _throughput(course: Sequence[Sample]) -> go.Figure:
     """Events a second between neighbouring samples, over the events so far."""
-    events, seconds = np.array([s.events for s in course]), np.array([s.seconds for s in course])
-    took = np.diff(seconds)
-    speed = np.divide(np.diff(events), took, out=np.zeros(len(took)), where=took > 0)
-    figure = go.Figure([line(0, "events a second", events[1:], speed)])
-    return figure.update_layout(xaxis={"title": "events"}, yaxis={"rangemode": "tozero"})
+    return speed("events", [s.events for s in course], [s.seconds for s in course])
+
+
+def speed(what: str, counts: Sequence[int], seconds: Sequence[float]) -> go.Figure:
+    """How fast ``counts`` of ``what`` grew between neighbouring moments."""
+    done, took = np.array(counts), np.diff(seconds)
+    fast = np.divide(np.diff(done), took, out=np.zeros(len(took)), where=took > 0)
+    figure = go.Figure([line(0, f"{what} a second", done[1:], fast)])
+    return figure.update_layout(xaxis={"title": what}, yaxis={"rangemode": "tozero"})
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
@@ -379,11 +383,15 @@ def _facts(summary: Mapping[str, Any]) -> str:
     failed = [k for k, v in summary["members"].items() if v["state"] != "working"]
     shown["members that failed"] = ", ".join(failed) or "none"
     shown["unlearned"] = f"{summary['unlearned']['judged']:,} judged apart"
-    rows = (
+    return facts_list(shown)
+
+
+def facts_list(facts: Mapping[str, int | float | str]) -> str:
+    """Figures by name as a definition list."""
+    return "".join(
         f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(_figure(v))}</dd></div>"
-        for k, v in shown.items()
+        for k, v in facts.items()
     )
-    return "".join(rows)
 
 
 def _figure(value: object) -> str:
@@ -392,9 +400,11 @@ def _figure(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _quality_table(
+def quality_table(
     quality: Mapping[str, Mapping[str, float | None]], members: Mapping[str, Mapping[str, Any]]
 ) -> str:
+    """Each scorer's measures as HTML; ``members`` says which failed."""
+
     def failed(name: str) -> str:
         state = members.get(name, {"state": "working"})["state"]
         return "" if state == "working" else " (failed)"

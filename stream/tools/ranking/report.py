@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import plotly.graph_objects as go
 from models.base import F64, I64
 from monitoring.quality.ranks import METRICS, gains
 from stream.tools.ranking.ranks import Course, Ranks
-from stream.tools.report import line, section, write_page
+from stream.tools.report import facts_list, line, quality_table, section, speed, write_page
 
 POINTS = 50
 BINS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -30,15 +29,15 @@ def write_ranking_report(
         ("By what was known of the user", _by_history(summary["by_history"])),
         ("Where the items taken had stood", _places(found)),
         ("The stack's weights", _weights(course)),
-        ("Speed", _speed(course)),
+        (
+            "Speed",
+            speed("interactions", [c.positives for c in course], [c.seconds for c in course]),
+        ),
     ]
     facts = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
-    rows = "".join(
-        f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(_figure(v))}</dd></div>"
-        for k, v in facts.items()
-    )
-    quality = _table(summary["quality"])
-    body = [f"<section><dl>{rows}</dl></section>", quality]
+    table = quality_table(summary["quality"], {})
+    quality = f"<section><h2>Quality of the rankings as they were made</h2>{table}</section>"
+    body = [f"<section><dl>{facts_list(facts)}</dl></section>", quality]
     body += [section(i, title, figure) for i, (title, figure) in enumerate(charts)]
     intro = "Each item was ranked among all that could be shown before it was learned."
     write_page(path, "Evaluation of rankings", intro, summary["notes"], "".join(body))
@@ -76,32 +75,6 @@ def _weights(course: Sequence[Course]) -> go.Figure:
         [line(j, n, at, [c.weights[n] for c in course]) for j, n in enumerate(names)]
     )
     return figure.update_layout(xaxis={"title": "interactions"})
-
-
-def _speed(course: Sequence[Course]) -> go.Figure:
-    at, seconds = np.array([c.positives for c in course]), np.array([c.seconds for c in course])
-    took = np.diff(seconds)
-    speed = np.divide(np.diff(at), took, out=np.zeros(len(took)), where=took > 0)
-    figure = go.Figure([line(0, "interactions a second", at[1:], speed)])
-    return figure.update_layout(xaxis={"title": "interactions"}, yaxis={"rangemode": "tozero"})
-
-
-def _table(quality: Mapping[str, Mapping[str, float | None]]) -> str:
-    head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in METRICS)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
-        + "".join(f"<td>{'-' if (v := found[m]) is None else f'{v:.4f}'}</td>" for m in METRICS)
-        + "</tr>"
-        for name, found in quality.items()
-    )
-    made = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f"<section><h2>Quality of the rankings as they were made</h2>{made}</section>"
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def moving(values: F64, points: int) -> tuple[I64, F64]:

@@ -90,7 +90,7 @@ def test_a_new_member_costs_nobody_anything(tmp_path: Path) -> None:
     changed = config(tmp_path, members=more, ensemble=stack)
     with running(changed) as s:
         assert s.engine is not None
-        assert s.engine.ensemble.weights().tolist()[2] < 0.35 * min(before)
+        assert abs(s.engine.ensemble.weights().tolist()[2]) < 0.01 * max(before)
         append(changed, *feed(100, first=300))
         caught_up(s, 800)
     replays(changed, last_seq(changed))

@@ -13,7 +13,7 @@ from models.base import state_digest
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_ranking
 from stream.settings.load import ConfigError, parse
-from stream.settings.schema import Config
+from stream.settings.schema import Config, RankingSettings
 from stream.settings.upgrade import journaled
 from stream.step.ranking.engine import RankingEngine
 from stream.step.reconfigure import Changes, compare, reconfigure
@@ -386,6 +386,41 @@ def test_other_members_begin_anew(shard: Shard) -> None:
     assert other.engine.recommender.counts()["items"] == 0
     other.step(take("u", "a", 50))
     assert other.items(ask(51)) == ["a"]
+
+
+SETTINGS: dict[str, Any] = {
+    "members": {"popular": {}, "cooccurrence": {"length": 5}},
+    "users": 4,
+    "items": 5,
+    "history": 16,
+    "seen": "include",
+    "session_gap": "5m",
+    "positive": {"interaction": 2.0},
+    "item_ttl": "1h",
+    "table": {"item": "product"},
+    "categories": "kinds",
+    "hidden": "gone",
+}
+
+
+def test_no_setting_of_a_recommender_is_forgotten() -> None:
+    """The table has a change of every one there is."""
+    assert sorted(SETTINGS) == sorted(RankingSettings.model_fields)
+
+
+@pytest.mark.parametrize("key", sorted(SETTINGS))
+def test_a_switch_is_what_a_restart_makes_of_it(key: str) -> None:
+    """Switched live, and restored after it: one state, step by step."""
+    records, one = life(200), Shard()
+    one.step(*records[:100])
+    found, other = switched(one, reco={key: SETTINGS[key]})
+    assert bool(found.lost) == (key in ("members", "history", "session_gap"))
+    again = Shard(reco={key: SETTINGS[key]})
+    again.engine.restore(other.engine.state(), other.engine.pending.rows())
+    for i in range(100, 200, 25):
+        batch = other._feed.batch(("events", records[i : i + 25]))
+        assert other.engine.step(batch).journal == again.engine.step(batch).journal
+    assert other.engine.state_digest() == again.engine.state_digest()
 
 
 def test_room_for_lists_is_bounded() -> None:

@@ -34,7 +34,7 @@ def test_it_says_what_its_parameters_say(
     model.learn(ROWS, np.ones(3), np.ones(3))
     assert task.output(model.score(ROWS)) == pytest.approx(np.array([said] * 3))
     assert [p.count for p in model.parameters()] == [task.k]
-    other = build("constant", {}, SCHEMA, 0, task)
+    other = build("constant", params, SCHEMA, 0, task)
     other.restore(model.state())
     assert other.digest() == model.digest()
 

@@ -237,7 +237,7 @@ def test_the_process_ends_with_the_sentence_and_status_3(
 ) -> None:
     """While it runs, and at the next start: a supervisor need not try again."""
     topic = kafka.topics.events
-    topics = kafka.topics.model_dump(exclude={"journal"}) | {"metadata_age": "50ms"}
+    topics = kafka.topics.model_dump(exclude_none=True) | {"metadata_age": "50ms"}
     log = kafka_table(kafka.log.bootstrap)  # type: ignore[union-attr]
     file = tmp_path / "c.toml"
     file.write_text(toml(raw_config(tmp_path, name=kafka.name, log=log, topics=topics)))

@@ -130,8 +130,12 @@ class Catalogue:
             self._by_category.setdefault(category, set()).add(slot)
 
     def state(self) -> State:
-        """See :meth:`models.base.Learner.state`: the items that are held, in order of slots."""
-        slots = np.flatnonzero(self._held[: len(self._texts)])
+        """See :meth:`models.base.Learner.state`: the items that are held, by key.
+
+        Not by slot: which one an item has depends on those that are gone, whom no state tells.
+        """
+        held = np.flatnonzero(self._held[: len(self._texts)])
+        slots = held[np.argsort(self._keys[held])]
         return {
             "keys": self._keys[slots],
             "heard_ms": self._heard_ms[slots],

@@ -94,8 +94,6 @@ class RankingEngine(Engine):
     shown : Shown
         What stood in the newest lists.
     drift : DriftMonitor
-    judged : list
-        What each run of interactions was judged by, of the last step: for readers in this process.
     """
 
     def __init__(
@@ -363,7 +361,9 @@ class RankingEngine(Engine):
             *(record.partition, record.offset, self.clock_ms, self.config.name, self.seq + 1),
         )
         out.scores.append(answer.record())
-        out.scored.append(_answered(record, answer, len(self.recommender.names), self.versions()))
+        out.scored.append(
+            _answered(record, answer, len(self.recommender.names), self.auditor.versions())
+        )
         self.counts["scored"] += 1
         self.counts["fallbacks"] += fallback
         self.counts["short"] += len(places) < _asked(what)
@@ -376,10 +376,6 @@ class RankingEngine(Engine):
         known = self.recommender.knows(self.shown.items())
         items = self.recommender.counts()["items"]
         return {"coverage": self.shown.coverage(known, items), "top_10": self.shown.top()}
-
-    def versions(self) -> dict[str, int]:
-        """The recommender's updates that were kept."""
-        return self.auditor.versions()
 
     def _places(
         self, what: Rank | Recommend, time_ms: int

@@ -101,39 +101,33 @@ class Delete(msgspec.Struct, frozen=True, tag_field="event", tag="delete"):
     item: Text | None = None
 
 
-class Rank(msgspec.Struct, frozen=True, tag_field="event", tag="rank"):
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What both requests have; the user, else the session, is whom the list is for."""
+
+    id: Text
+    timestamp: msgspec.Raw
+    user: Text | None = None
+    session: Text | None = None
+    exclude: Annotated[list[Text], msgspec.Meta(max_length=MOST_ITEMS)] = []
+    seen: Literal["exclude", "include"] | None = None
+    categories: Annotated[list[Text], msgspec.Meta(max_length=100)] = []
+    explain: bool = False
+    fields: Fields = []
+
+
+class Rank(Request, frozen=True, kw_only=True, tag_field="event", tag="rank"):
     """Put these items in order for a user."""
 
-    id: Text
-    timestamp: msgspec.Raw
     items: Annotated[list[Shown], msgspec.Meta(min_length=1, max_length=MOST_ITEMS)]
-    user: Text | None = None
-    session: Text | None = None
-    exclude: Annotated[list[Text], msgspec.Meta(max_length=MOST_ITEMS)] = []
-    seen: Literal["exclude", "include"] | None = None
-    categories: Annotated[list[Text], msgspec.Meta(max_length=100)] = []
-    explain: bool = False
-    fields: Fields = []
 
 
-class Recommend(msgspec.Struct, frozen=True, tag_field="event", tag="recommend"):
+class Recommend(Request, frozen=True, kw_only=True, tag_field="event", tag="recommend"):
     """Find items for a user."""
 
-    id: Text
-    timestamp: msgspec.Raw
     count: Annotated[int, msgspec.Meta(ge=1, le=MOST_SHOWN)] = 10
     offset: Annotated[int, msgspec.Meta(ge=0, le=MOST_ITEMS)] = 0
-    user: Text | None = None
-    session: Text | None = None
-    exclude: Annotated[list[Text], msgspec.Meta(max_length=MOST_ITEMS)] = []
-    seen: Literal["exclude", "include"] | None = None
-    categories: Annotated[list[Text], msgspec.Meta(max_length=100)] = []
-    explain: bool = False
-    fields: Fields = []
 
 
-Request = Rank | Recommend
-Feedback = Item | User | Ranking | Interaction | Delete
 KINDS = (Item, User, Ranking, Interaction, Delete, Rank, Recommend)
 
 

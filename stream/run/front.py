@@ -24,7 +24,7 @@ from stream.http.server import Server
 from stream.run.checkpointer import Written
 from stream.run.readings import parameter_counts, readings
 from stream.run.service import Listener, Service
-from stream.settings.schema import RECOMMENDER
+from stream.settings.ranking import RECOMMENDER
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 

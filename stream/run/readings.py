@@ -9,7 +9,7 @@ from models.task import Classes
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
-from stream.settings.schema import RECOMMENDER
+from stream.settings.ranking import RECOMMENDER
 from stream.step.engine import Engine
 from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring

@@ -1,30 +1,26 @@
 """The settings of one shard: every key, its type, default, bounds and meaning, in one place.
 
 ``docs/configuration.md`` is generated from these classes. Settings of features stand in
-``models/settings.py``, those of the auditor in ``monitoring/audit/budgets.py``, those of members
-beside their code.
+``models/settings.py``, those of the auditor in ``monitoring/audit/budgets.py``, those of a shard
+that ranks in ``ranking.py``, those of members beside their code.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import UTC, datetime
-from operator import eq, ge, gt, le, lt
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
-    PositiveFloat,
     SecretStr,
     model_validator,
 )
 
-from models.reco.settings import RecoSettings
 from models.settings import (
     Duration,
     Feature,
@@ -39,6 +35,7 @@ from models.target import BinaryTarget, Target
 from models.task import Task
 from monitoring.audit.budgets import AuditSettings
 from stream.settings.paths import FieldName, JsonPath, place
+from stream.settings.ranking import RANKING_EVENT, RECOMMENDER, RankingSettings
 from stream.settings.shape import HIDDEN, Place
 
 
@@ -417,84 +414,6 @@ class MemberSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-_CONDITION = re.compile(r"([^\s<>=]+)(?:\s*(<=|>=|<|>|==)\s*(-?\d+(?:\.\d+)?))?")
-
-
-def _condition(text: str) -> str:
-    if _CONDITION.fullmatch(text) is None:
-        raise ValueError("expected a type of interaction, such as `purchase`, or `rating >= 4`")
-    return text
-
-
-class TableSettings(Settings):
-    """How a file of interactions is written that is no JSON Lines of records: one a row."""
-
-    columns: tuple[str, ...] = Field(
-        (), description="names of the columns, of a file that does not begin with them"
-    )
-    separator: str = Field(
-        ",", min_length=1, max_length=1, description="what stands between cells of a text file"
-    )
-    user: str = Field("user", description="the column of the user; it may be missing")
-    session: str = Field("session", description="the column of the session; it may be missing")
-    item: str = Field("item", description="the column of the item")
-    time: str = Field("timestamp", description="the column of the time, as `event.time_format`")
-    type: str = Field("type", description="the column of the type; it may be missing")
-    value: str = Field("value", description="the column of the rating; it may be missing")
-    default_type: str = Field(
-        "interaction", min_length=1, description="the type of rows that say none"
-    )
-
-
-class RankingSettings(RecoSettings):
-    """How items are ranked, and what counts of what users do with them."""
-
-    positive: dict[Annotated[str, AfterValidator(_condition)], PositiveFloat] | None = Field(
-        None,
-        min_length=1,
-        description="the interactions that are learned, each with what it counts for: a type, such"
-        " as `purchase`, or a type whose `value` is in a range, such as `rating >= 4`; any other"
-        " is not learned. Default: every one counts for 1",
-    )
-    item_ttl: Duration | None = Field(
-        None, description="an item is not shown once nothing was heard of it for so long"
-    )
-    table: TableSettings = TableSettings()
-    categories: Name = Field("categories", description="the field of an item that names them")
-    hidden: Name = Field("hidden", description="the field of an item that keeps it hidden")
-
-    def conditions(self) -> list[Condition]:
-        """:attr:`positive`, taken apart; empty where every interaction counts for 1."""
-        found = []
-        for text, weight in (self.positive or {}).items():
-            parts = _CONDITION.fullmatch(text)
-            assert parts is not None
-            kind, compare, value = parts.groups()
-            found.append(Condition(kind, compare, float(value or 0), weight))
-        return found
-
-
-class Condition(NamedTuple):
-    """Interactions of a type, with a value in a range where ``compare`` is given, and their weight.
-
-    The first that holds counts.
-    """
-
-    type: str
-    compare: str | None
-    value: float
-    weight: float
-
-    def holds(self, type: str, value: float) -> bool:
-        """Whether it is about an interaction; ``value`` is ``nan`` where it has none."""
-        return type == self.type and (
-            self.compare is None or _COMPARE[self.compare](value, self.value)
-        )
-
-
-_COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq}
-
-
 class EnsembleSettings(Settings):
     """How members become one score."""
 
@@ -641,17 +560,6 @@ class LimitsSettings(Settings):
         description="with more than this share of the last 1,000 records of a topic unusable the"
         " service stops",
     )
-
-
-RECOMMENDER = "recommender"
-"""What learns in a shard that ranks: all of its members together."""
-
-RANKING_EVENT = {
-    "time": "timestamp",
-    "time_format": "ms",
-    "fields": {"user": "entity", "session": "entity", "item": "entity"},
-}
-"""How a record of :mod:`stream.decode.feedback` writes its time, and whom it is about."""
 
 
 class Config(Settings):

@@ -15,7 +15,8 @@ from models.members import catalogue
 from models.settings import Feature, feature_fields
 from models.task import TaskType
 from stream.contract.outputs import Outputs
-from stream.settings.schema import RECOMMENDER, Config, FieldSettings, MemberSettings
+from stream.settings.ranking import RECOMMENDER
+from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.base import State
-from stream.settings.schema import RECOMMENDER
+from stream.settings.ranking import RECOMMENDER
 from stream.step.ranking.engine import RankingEngine
 
 REMEMBERED = ("members", "history", "session_gap")

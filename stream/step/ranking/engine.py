@@ -40,7 +40,8 @@ from stream.decode.feedback import (
     User,
     fields_of,
 )
-from stream.settings.schema import RECOMMENDER, Config
+from stream.settings.ranking import RECOMMENDER
+from stream.settings.schema import Config
 from stream.step.engine import Engine, Made
 from stream.step.pending.store import Pending
 from stream.step.ranking.answers import Answer, Place
@@ -52,10 +53,7 @@ LIST_ROW = np.dtype(
     [
         ("id", "<u8"),  # of a list's item, or of a record
         ("event_time_ms", "<i8"),
-        ("user", "<u8"),
-        ("item", "<u8"),
-        ("position", "<i4"),  # from 0; -1 of a record's own id
-        ("propensity", "<f8"),
+        ("shown", "?"),  # an item of a list; not the id of a record
         # What every store's rows have.
         ("score", "<f8", (1,)),
         ("links", "<f8", (0, 1)),
@@ -74,12 +72,12 @@ class _Run(NamedTuple):
     item: list[int]
     weight: list[float]
     value: list[float]
-    ids: list[int]
+    ids: dict[int, None]
     held_ms: list[int]
 
     @classmethod
     def empty(cls) -> _Run:
-        return cls([], [], [], [], [], [], [], [])
+        return cls([], [], [], [], [], [], {}, [])
 
 
 class RankingEngine(Engine):
@@ -164,7 +162,8 @@ class RankingEngine(Engine):
         if isinstance(what, Rank | Recommend):
             return self._answer(record, what, time_ms, out)
         if isinstance(what, Ranking):
-            return self._shown(what, time_ms, out)
+            self._reported(what, time_ms, out)
+            return None
         if isinstance(what, Item):
             self._item(what, time_ms)
         elif isinstance(what, Delete):
@@ -183,7 +182,7 @@ class RankingEngine(Engine):
         if n == 0:
             return
         rows, truth, _, _ = self.pending.expire(n)
-        shown = rows["position"] >= 0
+        shown = rows["shown"]
         self.counts[counted] += int(shown.sum())
         self.counts[f"{counted}.untaken"] += int((shown & np.isnan(truth)).sum())
 
@@ -204,7 +203,7 @@ class RankingEngine(Engine):
         run.weight.append(self._weight(what.type, value))
         run.value.append(value)
         if key:
-            run.ids.append(key)
+            run.ids[key] = None
             run.held_ms.append(self._watermark_ms)
         self.counts["feedback.interaction"] += 1
         if what.ranking is not None and run.weight[-1] > 0.0:
@@ -276,8 +275,7 @@ class RankingEngine(Engine):
     def _hold_ids(self, run: _Run) -> None:
         if run.ids:
             rows = np.zeros(len(run.ids), LIST_ROW)
-            rows["id"], rows["position"] = run.ids, -1
-            rows["event_time_ms"] = run.held_ms
+            rows["id"], rows["event_time_ms"] = list(run.ids), run.held_ms
             numbers = self._hold(rows)
             self.pending.settle(numbers, np.ones(len(numbers)))
 
@@ -317,37 +315,30 @@ class RankingEngine(Engine):
 
     # ------------------------------------------------------------------ lists
 
-    def _shown(self, what: Ranking, time_ms: int, out: Made) -> tuple[Reason, str] | None:
+    def _reported(self, what: Ranking, time_ms: int, out: Made) -> None:
         """A list was shown that somebody else made, or one of ours."""
         if self._known_list(what.id, out):
             self.counts["lists.known"] += 1
-            return None
-        self.counts["feedback.ranking"] += 1
-        places = [(s.id, s.propensity or 1.0) for s in what.items]
-        self._hold_list(what.id, what.user or what.session, places, time_ms)
-        return None
+        else:
+            self.counts["feedback.ranking"] += 1
+            self._hold_list(what.id, [shown.id for shown in what.items], time_ms)
 
     def _known_list(self, identifier: str, out: Made) -> bool:
         return self._is_held(hash_text(f"ranking\0{identifier}"), out)
 
-    def _hold_list(
-        self, identifier: str, who: str | None, places: Iterable[tuple[str, float]], time_ms: int
-    ) -> None:
+    def _hold_list(self, identifier: str, items: Iterable[str], time_ms: int) -> None:
         """Let a list wait for what is taken of it; an item twice in it counts once."""
-        found = dict(places)
-        rows = np.zeros(1 + len(found), LIST_ROW)
-        rows["event_time_ms"], rows["user"] = time_ms, _key(who)
+        texts = list(dict.fromkeys(items))
+        rows = np.zeros(1 + len(texts), LIST_ROW)
+        rows["event_time_ms"], rows["shown"][1:] = time_ms, True
         rows["id"] = [
             hash_text(f"ranking\0{identifier}"),
-            *(_place(identifier, item) for item in found),
+            *(_place(identifier, text) for text in texts),
         ]
-        rows["item"][1:] = [hash_text(item) for item in found]
-        rows["position"] = np.arange(-1, len(found))
-        rows["propensity"][1:] = list(found.values())
         numbers = self._hold(rows)
         self.pending.settle(numbers[:1], np.ones(1))
-        self.counts["shown"] += len(found)
-        self.shown.update(rows["item"][1:])
+        self.counts["shown"] += len(texts)
+        self.shown.update(np.array([hash_text(text) for text in texts], np.uint64))
 
     def _answer(
         self, record: Record, what: Rank | Recommend, time_ms: int, out: Made
@@ -367,8 +358,7 @@ class RankingEngine(Engine):
         self.counts["scored"] += 1
         self.counts["fallbacks"] += fallback
         self.counts["short"] += len(places) < _asked(what)
-        who = what.user or what.session
-        self._hold_list(what.id, who, [(p.id, p.propensity) for p in places], time_ms)
+        self._hold_list(what.id, [place.id for place in places], time_ms)
         return None
 
     def spread(self) -> dict[str, float]:
@@ -393,7 +383,9 @@ class RankingEngine(Engine):
             # Of an item that was never heard of nobody knows that it is in one of them.
             strangers = [key for key in texts if self.catalogue.text(key) is None]
             out = np.union1d(out, np.array(strangers, np.uint64))
-        left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, never)}
+        # An item counts by the first reason that there is.
+        excluded = np.setdiff1d(never, out)
+        left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, excluded)}
         if self.ensemble.quarantined:
             return [], True, left_out | {"quarantined": 1}
         offset = what.offset if isinstance(what, Recommend) else 0
@@ -406,7 +398,7 @@ class RankingEngine(Engine):
         )
         places = self._named(found, texts, what.explain)[offset:]
         if texts is not None:
-            places += self._unknown(texts, found.items, set(out.tolist()) | set(never.tolist()))
+            places += self._unknown(texts, set(out.tolist()) | set(never.tolist()))
             left_out["seen"] = len(texts) - len(places) - sum(left_out.values())
         return places, found.fallback, {why: n for why, n in left_out.items() if n}
 
@@ -424,7 +416,7 @@ class RankingEngine(Engine):
             places.append(Place(text, score, 1.0, said))
         return places
 
-    def _unknown(self, texts: dict[int, str], ranked: U64, never: Collection[int]) -> list[Place]:
+    def _unknown(self, texts: dict[int, str], never: Collection[int]) -> list[Place]:
         """Candidates that nobody has taken yet, at the end, as they were given."""
         keys = np.array(list(texts), np.uint64)
         known = self.recommender.knows(keys).tolist()

@@ -15,7 +15,8 @@ import numpy as np
 from models.base import I64
 from stream.contract.records import Record
 from stream.decode.feedback import FeedbackCodec, Interaction
-from stream.settings.schema import Config, TableSettings
+from stream.settings.ranking import TableSettings
+from stream.settings.schema import Config
 from stream.tools.files import FileError, read_rows
 
 

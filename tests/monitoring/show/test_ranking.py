@@ -17,7 +17,7 @@ from monitoring.show.metrics import MillraceCollector, _ranking, exposition, reg
 from monitoring.show.readings import RANKING, Readings, Telemetry
 from stream.run.front import Front
 from stream.run.readings import parameter_counts, readings
-from stream.settings.schema import RECOMMENDER
+from stream.settings.ranking import RECOMMENDER
 from stream.step.ranking.engine import RankingEngine
 from tests.support.factory import interaction, ranking_config, wish
 from tests.support.runner import append, caught_up, running

@@ -13,7 +13,8 @@ from models.base import state_digest
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_ranking
 from stream.settings.load import ConfigError, parse
-from stream.settings.schema import Config, RankingSettings
+from stream.settings.ranking import RankingSettings
+from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
 from stream.step.ranking.engine import RankingEngine
 from stream.step.reconfigure import Changes, compare, reconfigure
@@ -107,6 +108,14 @@ class TestAnswers:
         found = shard.answer(asked)
         assert found["items"] == []
         assert found["left_out"] == {"kept_out": 1, "excluded": 1, "seen": 2}
+
+    def test_an_item_is_left_out_for_one_reason(self, shard: Shard) -> None:
+        """Hidden and excluded and seen it counts once: the reasons sum to what is missing."""
+        shard.step(told("item", 35, item="a", fields={"hidden": True}))
+        items = [{"id": i} for i in "abe"]
+        found = shard.answer(told("rank", 40, id="q", user="u2", items=items, exclude=["a"]))
+        assert [p["id"] for p in found["items"]] == ["b"]
+        assert found["left_out"] == {"kept_out": 1, "seen": 1}
 
     def test_several_categories_are_any_of(self, shard: Shard) -> None:
         """Fields come as an object, or as Metarank's list of names and values."""

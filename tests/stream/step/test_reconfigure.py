@@ -24,7 +24,8 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.settings.load import ConfigError, parse
-from stream.settings.schema import Config, RankingSettings
+from stream.settings.ranking import RankingSettings
+from stream.settings.schema import Config
 from stream.settings.upgrade import journaled, recorded
 from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint

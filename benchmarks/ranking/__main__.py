@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +30,9 @@ from rich.table import Table
 from benchmarks.common import arguments, show
 from models.base import F64, I64
 from models.kernels.common import mix_all
-from models.reco.recommender import Interactions, Judged, Recommender
+from models.reco.recommender import Interactions, Recommender
 from models.reco.settings import Members, RecoSettings
+from stream.tools.ranking.ranks import Ranks, beside_best, in_order, quality
 
 TASTES: dict[str, Any] = {"popular": {}, "cooccurrence": {}, "sessions": {}, "ease": {}}
 SESSIONS: dict[str, Any] = {
@@ -94,13 +94,6 @@ def generated(shape: str, n: int, seed: int = 1) -> Stream:
 SHAPES = ("drift", "popularity", "repetition", "sparse")
 
 
-def in_order(s: Stream) -> Stream:
-    """By time; ties as the protocol says."""
-    mixed = np.random.default_rng(0).permutation(len(s.time_s))
-    order = mixed[np.argsort(s.time_s[mixed], kind="stable")]
-    return s.take(order)
-
-
 def rows(s: Stream) -> Interactions:
     """What the recommender takes, each a positive of weight 1."""
     none = np.zeros(len(s.user), np.uint64)
@@ -109,36 +102,10 @@ def rows(s: Stream) -> Interactions:
     return Interactions(ms, keys[0], none, keys[1], np.ones(len(ms)), s.rating)
 
 
-def figures(judged: Judged) -> tuple[dict[str, dict[str, float]], NDArray[np.bool_]]:
-    """hit@10, hit@20, MRR and NDCG@10 of each member and the stack; who was among the first ten."""
-    n = len(judged.ranks)
-    scored = (np.arange(n) >= n // 10) & (judged.history > 0)
-    ranks = np.where(judged.ranks == 0, np.inf, judged.ranks)[scored]
-    near = ranks <= 10
-    columns = {
-        "hit@10": near.mean(0),
-        "hit@20": (ranks <= 20).mean(0),
-        "MRR": (1 / ranks).mean(0),
-        "NDCG@10": np.where(near, 1 / np.log2(ranks + 1), 0.0).mean(0),
-    }
-    found = {
-        name: {measure: round(float(values[c]), 4) for measure, values in columns.items()}
-        for c, name in enumerate(judged.names)
-    }
-    return found, near
-
-
-def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """How likely so unequal a number of disagreements is by chance: the p-value, corrected."""
-    more, less = int((one & ~other).sum()), int((other & ~one).sum())
-    if more == less:
-        return 1.0
-    return math.erfc((abs(more - less) - 1) / math.sqrt(2 * (more + less)))
-
-
 def judge(s: Stream, members: dict[str, Any], repeats: bool) -> dict[str, Any]:
     """Run the protocol over a stream."""
-    given = rows(in_order(s))
+    n = len(s.time_s)
+    given = rows(s.take(in_order(s.time_s, np.arange(n), n)))
     settings = RecoSettings(
         members=Members.model_validate(members), seen="include" if repeats else "exclude"
     )
@@ -147,15 +114,16 @@ def judge(s: Stream, members: dict[str, Any], repeats: bool) -> dict[str, Any]:
     judged = recommender.learn(given, judge=True)
     seconds = time.process_time() - start
     assert judged is not None
-    found, near = figures(judged)
-    best = max(judged.names[:-1], key=lambda name: found[name]["hit@10"])
+    # The stack first, as what is shown.
+    ranks = np.roll(judged.ranks, 1, axis=1)
+    names = ("stack", *judged.names[:-1])
+    found = Ranks(names, np.arange(n), given.time_ms, ranks, judged.history)
     return {
-        "rows": len(given.item),
-        "judged": len(near),
-        "rows_per_s": round(len(given.item) / seconds),
-        "figures": found,
-        "best_member": best,
-        "mcnemar_p": mcnemar(near[:, -1], near[:, judged.names.index(best)]),
+        "rows": n,
+        "judged": int(found.scored.sum()),
+        "rows_per_s": round(n / seconds),
+        "figures": quality(found),
+        "beside_best": beside_best(found),
     }
 
 
@@ -179,9 +147,10 @@ def main() -> None:
     measures = list(found["figures"]["stack"])
     table = Table("", *measures, title=f"{found['judged']:,} of {found['rows']:,} rows")
     for name, line in found["figures"].items():
-        table.add_row(name, *(f"{line[measure]:.4f}" for measure in measures))
+        table.add_row(name, *(f"{line[measure] or 0.0:.4f}" for measure in measures))
     Console(width=80).print(table)
-    print(f"beside {found['best_member']}: p = {found['mcnemar_p']:.2g}")
+    if (best := found["beside_best"]) is not None:
+        print(f"beside {best['member']}: hit_10 {best['hit_10']:+.4f}, p = {best['p']:.2g}")
     print(f"judged and learned: {found['rows_per_s']:,} rows a second")
 
 

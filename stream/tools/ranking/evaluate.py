@@ -7,7 +7,6 @@ something is known; an item that was never seen is a miss and stays in the denom
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,11 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from rich.console import Console
 
 from models.base import I64, MillraceError
-from monitoring.quality.ranks import CUTOFF, METRICS, measure
 from stream.contract import private
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged
@@ -32,11 +29,9 @@ from stream.step.ranking.engine import RankingEngine
 from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played
-from stream.tools.ranking.ranks import Course, Ranks
+from stream.tools.ranking.ranks import Course, Ranks, beside_best, by_history, quality
 from stream.tools.refused import Refused
 
-HISTORIES = (1, 2, 4, 10, 40)
-"""From how many items on a user's history counts as longer."""
 SAMPLES = 200
 
 
@@ -145,7 +140,6 @@ def _summary(
     seconds: float,
 ) -> dict[str, Any]:
     scored = found.scored
-    ranks = found.ranks[scored]
     counts, known = engine.counts, engine.recommender.counts()
     summary: dict[str, Any] = {
         "data": str(data),
@@ -163,12 +157,9 @@ def _summary(
         "users": known["users"],
         "items": known["items"],
         "evicted": {side: known[f"{side}_evicted"] for side in ("users", "items")},
-        "quality": {
-            name: {k: _finite(v) for k, v in measure(ranks[:, j]).items()}
-            for j, name in enumerate(found.names)
-        },
+        "quality": quality(found),
         "by_history": by_history(found),
-        "beside_best": beside_best(found.names, ranks),
+        "beside_best": beside_best(found),
         "weights": engine.recommender.weights(),
         "answers": int(counts["scored"]),
         "steps": engine.seq,
@@ -186,54 +177,6 @@ def _notes(summary: dict[str, Any]) -> list[str]:
         share = summary["new_items"] / summary["scored"]
         notes.append(f"{share:.1%} of what was scored were items that nobody had taken before")
     return notes
-
-
-def by_history(found: Ranks) -> dict[str, dict[str, Any]]:
-    """How the ranking did by how many items its user had taken before."""
-    scored, shares = found.scored, {}
-    for low, high in zip(HISTORIES, (*HISTORIES[1:], None), strict=True):
-        some = scored & (found.history >= low)
-        if high is not None:
-            some &= found.history < high
-        name = f"{low}+" if high is None else f"{low}..{high - 1}" if high - low > 1 else str(low)
-        figures = {k: _finite(v) for k, v in measure(found.ranks[some, 0]).items()}
-        shares[name] = {"scored": int(some.sum()), **figures}
-    return shares
-
-
-def beside_best(names: tuple[str, ...], ranks: NDArray[Any]) -> dict[str, Any] | None:
-    """The ranking beside its own best member: McNemar's exact test on hits among the first 10."""
-    if len(names) < 2 or not len(ranks):
-        return None
-    hits = (ranks > 0) & (ranks <= CUTOFF)
-    best = 1 + int(hits[:, 1:].sum(axis=0).argmax())
-    won = int((hits[:, 0] & ~hits[:, best]).sum())
-    lost = int((~hits[:, 0] & hits[:, best]).sum())
-    difference = (won - lost) / len(ranks)
-    return {
-        **{"member": names[best], METRICS[0]: difference, "won": won, "lost": lost},
-        "p": mcnemar(won, lost),
-    }
-
-
-def mcnemar(won: int, lost: int) -> float:
-    """The chance of cases that differ being split as unevenly, were both alike (McNemar 1947).
-
-    The exact binomial test, of both sides.
-
-    >>> mcnemar(9, 1)
-    0.021484375
-    """
-    n, few = won + lost, min(won, lost)
-    logs = (
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
-        for i in range(few + 1)
-    )
-    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 6) if np.isfinite(value) else None
 
 
 def _write(path: Path, found: Ranks) -> None:

@@ -18,6 +18,7 @@ from stream.decode.feedback import FeedbackCodec, Interaction
 from stream.settings.ranking import TableSettings
 from stream.settings.schema import Config
 from stream.tools.files import FileError, read_rows
+from stream.tools.ranking.ranks import in_order
 
 
 class Played(NamedTuple):
@@ -29,10 +30,9 @@ class Played(NamedTuple):
 
 
 def played(config: Config, path: Path) -> Played:
-    """The file's records, bad ones first, then by time.
+    """The file's records, bad ones first; those of a table :func:`in_order`.
 
-    Rows of a table with equal times stand in an order drawn with seed 0: a file sorted by item or
-    user would else tell what comes next. Raises :class:`FileError`.
+    Raises :class:`FileError`.
     """
     assert config.reco is not None
     table = config.reco.table
@@ -54,10 +54,7 @@ def played(config: Config, path: Path) -> Played:
     rows = np.array([r.offset for r in taken.records], np.int64)
     interacts = np.array([isinstance(what, Interaction) for what in taken.what], np.bool_)
     if not as_they_stand:
-        # Drawn for all rows alike, whichever of them are good.
-        drawn = np.random.default_rng(0).permutation(len(records))
-        place = np.argsort(drawn)[rows]
-        order = np.lexsort((place, np.array(taken.time_ms, np.int64)))
+        order = in_order(np.array(taken.time_ms, np.int64), rows, len(records))
         rows, interacts = rows[order], interacts[order]
     first = np.array([letter.record.offset for letter in bad], np.int64)
     every = np.concatenate([first, rows])

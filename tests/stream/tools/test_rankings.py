@@ -21,8 +21,9 @@ from stream.cli.main import app
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.tools.files import FileError
-from stream.tools.ranking.evaluate import evaluate_ranks, mcnemar
+from stream.tools.ranking.evaluate import evaluate_ranks
 from stream.tools.ranking.interactions import played
+from stream.tools.ranking.ranks import mcnemar
 
 QUIET = Console(file=io.StringIO())
 CONFIG: dict[str, Any] = {

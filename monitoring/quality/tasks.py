@@ -44,20 +44,24 @@ class Snapshot(Protocol):
         """Each scorer's precision among as many of its highest scores as may alert, if it has."""
 
 
-class Judge(Protocol):
-    """Prequential quality of the ensemble and its members, as the engine keeps it."""
-
-    def update(self, output: F64, y: F64, alert: BOOL, said: NDArray[Any] | None = None) -> None:
-        """Take ``n`` outcomes: outputs ``(n, 1 + m, k)``, truths, alerts, and what was promised."""
-
-    def set_threshold(self, threshold: float) -> None:
-        """What alerts from here on."""
+class Kept(Protocol):
+    """Quality of what was said, as any engine keeps it."""
 
     def snapshot(self) -> Snapshot:
         """A copy that another thread may keep and read."""
 
     def report(self) -> Figures:
         """Every metric of every window."""
+
+
+class Judge(Kept, Protocol):
+    """Prequential quality of the ensemble and its members."""
+
+    def update(self, output: F64, y: F64, alert: BOOL, said: NDArray[Any] | None = None) -> None:
+        """Take ``n`` outcomes: outputs ``(n, 1 + m, k)``, truths, alerts, and what was promised."""
+
+    def set_threshold(self, threshold: float) -> None:
+        """What alerts from here on."""
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""

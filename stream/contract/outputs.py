@@ -47,14 +47,13 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     ``ranks`` int32 ``(n, 1 + m)``: 1 the best, 0 an item that could not be ranked; the ranking
     that would have been shown first, then the members'. ``history`` int32 ``(n,)``: items that the
     user had taken before. ``weight`` float64 ``(n,)``: what it counts for, 0 where it is no
-    positive. ``items``: how many were known.
+    positive.
     """
 
     time_ms: I64
     ranks: NDArray[Any]
     history: NDArray[Any]
     weight: F64
-    items: int
 
 
 class Outputs(msgspec.Struct, frozen=True):

@@ -33,7 +33,6 @@ from stream.run.service import Listener, Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.step.ranking.engine import RankingEngine
-from stream.step.scoring import scoring
 from stream.tools.progress import progress
 
 BAD_SHARE = 0.002
@@ -251,7 +250,7 @@ def _summary(service: Service, seconds: float, first: list[float]) -> dict[str, 
     if engine is None:
         raise MillraceError("demo: the service never started")
     counts = engine.counts
-    report = (engine if isinstance(engine, RankingEngine) else scoring(engine)).quality.report()
+    report = engine.quality.report()
     lists = {name: counts[name] for name in ("shown", "hits", "fallbacks")}
     return {
         "target": service.config.target.type,

@@ -24,6 +24,7 @@ from monitoring.audit.auditor import Auditor
 from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm
+from monitoring.quality.tasks import Kept
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged, Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
@@ -76,9 +77,12 @@ class Engine(ABC):
         A command asked for a checkpoint after this step; the service resets it.
     threshold : float
         A score at or above it is an alert; infinite where nothing alerts.
+    quality : Kept
+        How good what was said turned out to be.
     """
 
     threshold: float = math.inf
+    quality: Kept
 
     def __init__(
         self, config: Config, codec: Codec, ensemble: Group[Any], pending: Pending, trail: Trail

@@ -52,6 +52,7 @@ class ScoringEngine(Engine):
     """
 
     ensemble: Ensemble
+    quality: Judge
 
     def __init__(
         self,

@@ -94,6 +94,8 @@ class RankingEngine(Engine):
     drift : DriftMonitor
     """
 
+    quality: RankQuality
+
     def __init__(
         self,
         config: Config,
@@ -268,8 +270,7 @@ class RankingEngine(Engine):
         for alarm in alarms:
             self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
         out.alarms += alarms
-        items = self.recommender.counts()["items"]
-        out.judged.append(Judged(times, every, judged.history, weight, items))
+        out.judged.append(Judged(times, every, judged.history, weight))
         self._forget_evicted()
 
     def _hold_ids(self, run: _Run) -> None:

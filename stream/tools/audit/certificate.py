@@ -35,7 +35,6 @@ from stream.decode.times import LATEST_MS
 from stream.run.assemble import wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.platform import sources
-from stream.step.scoring import scoring
 from stream.tools.audit.read import read_file, read_trail, records_of
 from stream.tools.audit.verify import Saved, anchor_places, newest_saved, result, verify_trail
 
@@ -124,7 +123,7 @@ def _card(lines: Iterable[bytes], saved: Saved | None) -> dict[str, Any]:
         card["checkpoint"] = {name: record.get(name) for name in CHECKPOINT}
         card["quality"] = {
             name: {metric: v for metric, v in windows["all"].items() if math.isfinite(v)}
-            for name, windows in scoring(engine).quality.snapshot().report().items()
+            for name, windows in engine.quality.snapshot().report().items()
         }
     return card
 

@@ -21,7 +21,6 @@ from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
 from stream.state.generations import list_generations
-from stream.step.scoring import scoring
 from stream.tools.audit.read import at_time, read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import OUT_OF_REACH, rebuilt
@@ -139,7 +138,7 @@ def quality_course(config: Config, since_ms: int | None) -> list[Point]:
     points = []
     with rebuilt(config, start) as past:
         for _, outputs in past.onward(last):
-            seq, engine = outputs.journal.seq, scoring(past.follower.engine)
+            seq, engine = outputs.journal.seq, past.follower.engine
             if (last - seq) % every == 0:
                 report = engine.quality.snapshot().report()
                 figures = {name: windows["fading"] for name, windows in report.items()}

@@ -30,7 +30,7 @@ from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
 from stream.step.engine import Engine
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
-from stream.step.scoring import OtherEngine, ScoringEngine
+from stream.step.scoring import OtherEngine, ScoringEngine, other
 
 
 def build_engine(
@@ -47,7 +47,12 @@ def build_engine(
 def build_scoring(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
 ) -> ScoringEngine:
-    """As :func:`build_engine`, of a configuration whose events are scored."""
+    """As :func:`build_engine`, of a configuration whose events are scored.
+
+    Raises :class:`~stream.step.scoring.OtherEngine` for one of another kind.
+    """
+    if config.reco is not None:
+        raise other(config)
     features = FeatureStage(config.features)
     task = config.task()
     make = member_maker(config, features.schema, task)

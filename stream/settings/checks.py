@@ -33,7 +33,7 @@ def check(config: Config, whole: bool) -> Iterator[str]:
 
 
 def _some(config: Config) -> Iterator[str]:
-    """There are features and members; where items are ranked, `[reco]` instead of both."""
+    """There are features and members; where items are ranked, `[reco]` instead, and all in JSON."""
     ranking = config.target.type == "ranking"
     for key in ("features", "members"):
         got = getattr(config, key)
@@ -41,6 +41,10 @@ def _some(config: Config) -> Iterator[str]:
             yield f"{key}: expected none, since [reco] says what ranks, got {len(got)}"
         if not ranking and not got:
             yield f"{key}: expected at least one, got none"
+    for key in ("event", "scores") if ranking else ():
+        got = getattr(config, key).format
+        if got != "json":
+            yield f"{key}.format: expected 'json' for records of a ranking, got {got!r}"
     if config.reco is not None and not ranking:
         yield f"reco: expected target.type = 'ranking' beside it, got {config.target.type!r}"
 

@@ -283,6 +283,11 @@ class ScoringEngine(Engine):
 def scoring(engine: Engine) -> ScoringEngine:
     """The engine, as one that scores events; raises :class:`OtherEngine` where it does not."""
     if not isinstance(engine, ScoringEngine):
-        target = engine.config.target.type
-        raise OtherEngine(f"target.type: expected one whose events are scored, got {target!r}")
+        raise other(engine.config)
     return engine
+
+
+def other(config: Config) -> OtherEngine:
+    """What to raise of a configuration that scores no events."""
+    target = config.target.type
+    return OtherEngine(f"target.type: expected one whose events are scored, got {target!r}")

@@ -25,7 +25,7 @@ from stream.encode.scores import reader, writer
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.step.scoring import ScoringEngine, scoring
+from stream.step.scoring import ScoringEngine, other, scoring
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import OUT_OF_REACH, rebuilt
@@ -48,8 +48,10 @@ def explain_score(config: Config, identifier: str) -> dict[str, Any]:
     ``exit`` in the result is 0 for the same bits, 13 for others, 14 where journal and checkpoints
     do not reach back to the step, or what ``audit verify`` says of the trail.
 
-    Raises :class:`NoScore`.
+    Raises :class:`NoScore`, and :class:`~stream.step.scoring.OtherEngine` of a shard that ranks.
     """
+    if config.reco is not None:
+        raise other(config)
     log = open_log(config, wall_clock_ms)
     try:
         found = _committed(log, config, identifier)

@@ -459,6 +459,10 @@ class TestConfiguration:
                 {"reco": {"positive": {"rating > high": 1}}},
                 'reco.positive."rating > high": expected a type of interaction',
             ),
+            (
+                {"scores": {"format": "avro"}},
+                "scores.format: expected 'json' for records of a ranking",
+            ),
             ({"label": {"at_horizon": "drop"}}, "label.at_horizon: expected none, got 'drop'"),
         ],
     )

@@ -200,3 +200,22 @@ def test_the_command_tells_and_writes(tmp_path: Path) -> None:
     assert refused.exit_code != 0
     few = written(tmp_path / "few.data", rows(200)[:1])
     assert CliRunner().invoke(app, ["evaluate", str(place), "--data", str(few)]).exit_code == 3
+
+
+def test_what_is_about_scored_events_is_refused(tmp_path: Path) -> None:
+    """In one sentence, not by a traceback; what is about any shard is not."""
+    place = tmp_path / "c.toml"
+    place.write_text(
+        f'name = "films"\nstate_dir = "{tmp_path / "state"}"\ntarget = {{ type = "ranking" }}\n'
+        f'log = {{ type = "embedded", path = "{tmp_path / "log.db"}" }}\n'
+    )
+    data = tmp_path / "e.jsonl"
+    data.write_text('{"event": "interaction", "timestamp": 1, "item": "a"}\n')
+    for command in (
+        ["warm", str(place), "--data", str(data)],
+        ["audit", "score", str(place), "q"],
+    ):
+        refused = CliRunner().invoke(app, command)
+        assert refused.exit_code == 3, refused.output
+        assert "target.type: expected one whose events are scored, got 'ranking'" in refused.output
+    assert CliRunner().invoke(app, ["check", str(place)]).exit_code == 0

@@ -20,6 +20,7 @@ from models.reco.recommender import Recommender
 from models.settings import column_names, parse_size
 from models.task import Task
 from monitoring.audit.trail import Trail
+from monitoring.drift.detectors import RANKS_THRESHOLD
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
 from monitoring.quality.ranks import RankQuality
 from monitoring.quality.tasks import quality_of
@@ -89,7 +90,7 @@ def build_ranking(
         recommender,
         Pending(LIST_ROW, (), directory, room(config, LIST_ROW.itemsize)),
         RankQuality(names),
-        DriftMonitor(names, bounds=None),
+        DriftMonitor(names, page_hinkley=RANKS_THRESHOLD, bounds=None),
         Trail(config.name, key),
     )
 

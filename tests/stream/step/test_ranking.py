@@ -313,6 +313,26 @@ def test_what_must_not_be_shown_never_is(events: list[tuple[Any, ...]]) -> None:
         heard[item] = ms
 
 
+def test_only_a_ranking_that_grows_worse_raises_an_alarm() -> None:
+    """Ranks vary much more than errors of yes or no: by themselves they are no drift."""
+    rng, shard = random.Random(5), Shard(reco={"seen": "include"})
+
+    def taken(n: int, first: int, scattered: float) -> list[str]:
+        """Interactions; ``scattered``: the share that follows no taste."""
+        records = []
+        for i in range(first, first + n):
+            user = rng.randrange(20)
+            item = 5 * (user % 10) + min(int(rng.expovariate(1.0)), 4)
+            if rng.random() < scattered:
+                item = rng.randrange(50)
+            records.append(take(f"u{user}", f"i{item}", i))
+        alarms = shard.step(*records).alarms
+        return [a.detector for a in alarms if a.signal == "ensemble"]
+
+    assert [a for i in range(16) for a in taken(500, 500 * i, 0.2)] == []
+    assert "page_hinkley" in [a for i in range(16, 20) for a in taken(500, 500 * i, 0.8)]
+
+
 def life(n: int) -> list[dict[str, Any]]:
     """Seeded records of every kind."""
     rng, found = random.Random(3), []

@@ -79,11 +79,13 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """An answer, best first: ``items`` uint64 ``(k,)``, the stack's ``scores`` float64 ``(k,)``,
+    ``logits`` float64 ``(k,)``, the logarithms of how likely each is to be taken up to a constant,
     the members' ``members`` float64 ``(k, m)``; ``known``: candidates that could be shown;
     ``fallback``: whether nothing is known of the user, so that only what is popular speaks."""
 
     items: U64
     scores: F64
+    logits: F64
     members: F64
     known: int
     fallback: bool
@@ -226,10 +228,20 @@ class Recommender(Learner):
         return Ranked(
             a.items.keys[chosen],
             utility[best].copy(),
+            self._logits()[best].astype(np.float64),
             a.stack.scores[np.ix_(a.stack.member, chosen)].T.astype(np.float64),
             n,
             not self.history(request.user or request.session),
         )
+
+    def _logits(self) -> NDArray[np.float32]:
+        """What the stack says of the candidates, or a member that leads it."""
+        stack = self._all.stack
+        leader = int(np.argmax(stack.rewards[:-1]))
+        if stack.rewards[leader] > stack.rewards[-1]:
+            found: NDArray[np.float32] = stack.said[stack.member[leader]]
+            return found
+        return stack.utility
 
     def history(self, user: int) -> int:
         """How many items the user took that are remembered."""

@@ -93,6 +93,27 @@ class Members(Settings):
         return self
 
 
+class ExploreSettings(Settings):
+    """How lists are drawn, so that what is not shown by itself gets its chance; one of the two."""
+
+    epsilon: float | None = Field(
+        None, gt=0, le=1, description="a place is filled by any item with this probability"
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="items are drawn by how likely they are to be taken, at 1 as the stack"
+        " believes, above more evenly, below less",
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.epsilon is None) == (self.temperature is None):
+            raise refused((), "expected one of epsilon and temperature", self.model_dump())
+        return self
+
+
 class RecoSettings(Settings):
     """What a recommender remembers, and which members rank."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field, PositiveFloat
 
-from models.reco.settings import RecoSettings
+from models.reco.settings import ExploreSettings, RecoSettings
 from models.settings import Duration, Name, Settings
 
 RECOMMENDER = "recommender"
@@ -62,6 +62,9 @@ class RankingSettings(RecoSettings):
     )
     item_ttl: Duration | None = Field(
         None, description="an item is not shown once nothing was heard of it for so long"
+    )
+    explore: ExploreSettings | None = Field(
+        None, description="how lists are drawn; default: the best items, in order"
     )
     table: TableSettings = TableSettings()
     categories: Name = Field("categories", description="the field of an item that names them")

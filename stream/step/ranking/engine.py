@@ -9,6 +9,7 @@ is none.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from msgspec import UNSET
 from models.base import I64, U64, State
 from models.ensemble.group import Group
 from models.reco.catalogue import Catalogue
+from models.reco.explore import Drawn, best, explored
 from models.reco.recommender import Interactions, Ranked, Recommender
 from models.reco.recommender import Request as Question
 from monitoring.audit.trail import Trail
@@ -390,39 +392,61 @@ class RankingEngine(Engine):
         if self.ensemble.quarantined:
             return [], True, left_out | {"quarantined": 1}
         offset = what.offset if isinstance(what, Recommend) else 0
-        asked = _asked(what)
+        last = offset + _asked(what)
         found = self.recommender.rank(
             Question(
-                *(time_ms, _key(what.user), _key(what.session), keys, offset + asked),
-                *(np.union1d(out, never), what.seen),
+                *(time_ms, _key(what.user), _key(what.session), keys),
+                *(last if self._settings.explore is None else sys.maxsize, np.union1d(out, never)),
+                what.seen,
             )
         )
-        places = self._named(found, texts, what.explain)[offset:]
+        unknown: list[str] = []
         if texts is not None:
-            places += self._unknown(texts, set(out.tolist()) | set(never.tolist()))
+            unknown = self._unknown(texts, set(out.tolist()) | set(never.tolist()))
+        drawn = self._drawn(what.id, found, len(unknown), last).since(offset)
+        places = self._named(found, unknown, drawn, texts, what.explain)
+        if texts is not None:
             left_out["seen"] = len(texts) - len(places) - sum(left_out.values())
         return places, found.fallback, {why: n for why, n in left_out.items() if n}
 
-    def _named(self, found: Ranked, texts: dict[int, str] | None, explain: bool) -> list[Place]:
-        places = []
-        for j, (key, score) in enumerate(
-            zip(found.items.tolist(), found.scores.tolist(), strict=True)
-        ):
+    def _drawn(self, identifier: str, found: Ranked, unknown: int, last: int) -> Drawn:
+        """Which of the candidates stand in the answer; unknown ones are as likely as the least."""
+        if self._settings.explore is None:
+            return best(len(found.items) + unknown, last)
+        least = found.logits.min() if len(found.logits) else 0.0
+        logits = np.append(found.logits, np.full(unknown, least))
+        return explored(self._settings.explore, logits, last, hash_text(f"explore\0{identifier}"))
+
+    def _named(
+        self,
+        found: Ranked,
+        unknown: list[str],
+        drawn: Drawn,
+        texts: dict[int, str] | None,
+        explain: bool,
+    ) -> list[Place]:
+        """The drawn of those found and, behind them, unknown."""
+        places, n = [], len(found.items)
+        for j, propensity in zip(drawn.order.tolist(), drawn.propensity.tolist(), strict=True):
+            if j >= n:
+                places.append(Place(unknown[j - n], None, propensity))
+                continue
+            key = int(found.items[j])
             text = self.catalogue.text(key) if texts is None else texts[key]
             if text is None:
                 continue
             said: Any = UNSET
             if explain:
                 said = dict(zip(self.recommender.names, found.members[j].tolist(), strict=True))
-            places.append(Place(text, score, 1.0, said))
+            places.append(Place(text, float(found.scores[j]), propensity, said))
         return places
 
-    def _unknown(self, texts: dict[int, str], never: Collection[int]) -> list[Place]:
-        """Candidates that nobody has taken yet, at the end, as they were given."""
+    def _unknown(self, texts: dict[int, str], never: Collection[int]) -> list[str]:
+        """Candidates that nobody has taken yet, as they were given."""
         keys = np.array(list(texts), np.uint64)
         known = self.recommender.knows(keys).tolist()
         return [
-            Place(text, None)
+            text
             for (key, text), is_known in zip(texts.items(), known, strict=True)
             if not is_known and key not in never
         ]

@@ -138,6 +138,41 @@ class TestAnswers:
         assert "members" not in shard.answer(ask(41, "r"))["items"][0]
 
 
+class TestExploration:
+    def test_a_request_draws_the_same_list_each_time(self) -> None:
+        """Its id is the seed: another shard of the same records draws it too, another id not."""
+        lists = []
+        for name in ("q", "q", "r"):
+            made = Shard(reco={"explore": {"temperature": 5.0}})
+            made.step(*(take(f"u{i}", f"i{i % 20}", i) for i in range(60)))
+            lists.append(made.answer(ask(99, name, count=20))["items"])
+        assert lists[0] == lists[1] != lists[2]
+        assert {p["id"] for p in lists[0]} == {p["id"] for p in lists[2]}
+
+    def test_an_answer_says_how_likely_each_place_was(self) -> None:
+        """Of five items any is as likely at the first place, and the last must stand last."""
+        made = Shard(reco={"explore": {"epsilon": 1.0}})
+        made.step(*(take(f"u{i}", item, i) for i, item in enumerate("abcde")))
+        found = made.answer(ask(40))["items"]
+        assert [p["propensity"] for p in found] == [0.2, 0.25, 1 / 3, 0.5, 1.0]
+        again = made.answer(ask(41, "r", offset=3, count=2))["items"]
+        assert [p["propensity"] for p in again] == [0.5, 1.0]
+
+    def test_candidates_that_nobody_took_get_their_chance(self) -> None:
+        """By an epsilon as any other, by a temperature as the least likely of those known."""
+        for explore in ({"epsilon": 1.0}, {"temperature": 100.0}):
+            made = Shard(reco={"explore": explore})
+            made.step(*(take(f"u{i}", item, i) for i, item in enumerate("ab")))
+            items = [{"id": i} for i in ("a", "b", "new")]
+            asked = [told("rank", 40, id=f"q{i}", items=items) for i in range(40)]
+            first = {a["items"][0]["id"] for a in decoded(list(made.step(*asked).scores))}
+            assert first == {"a", "b", "new"}
+
+    def test_where_nothing_is_drawn_all_is_as_likely(self, shard: Shard) -> None:
+        """Without ``explore`` each place could only be filled as it is."""
+        assert {p["propensity"] for p in shard.answer(ask(40))["items"]} == {1.0}
+
+
 class TestFeedback:
     def test_only_what_counts_as_positive_is_learned(self) -> None:
         """By type, or by type and value; the first condition that holds gives the weight."""
@@ -240,6 +275,7 @@ class TestForgetting:
         assert set(shard.items(ask(90, "r", user="x"))) == {"a", "b"}
 
 
+_DRAWN = [None, {"epsilon": 0.5}, {"temperature": 2.0}]
 _ITEMS = [f"i{n}" for n in range(8)]
 _ITEM = st.sampled_from(_ITEMS)
 _USER = st.sampled_from(["u0", "u1", "u2", None])
@@ -259,10 +295,12 @@ _EVENT = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_EVENT, min_size=1, max_size=40))
-def test_what_must_not_be_shown_never_is(events: list[tuple[Any, ...]]) -> None:
+@given(st.lists(_EVENT, min_size=1, max_size=40), st.sampled_from(_DRAWN))
+def test_what_must_not_be_shown_never_is(
+    events: list[tuple[Any, ...]], explore: dict[str, float] | None
+) -> None:
     """Hidden, excluded, seen, deleted, expired, of another category: on every path."""
-    shard = Shard(reco={"item_ttl": "6h"})
+    shard = Shard(reco={"item_ttl": "6h", "explore": explore})
     heard: dict[str, int] = {}
     hidden: set[str] = set()
     filed: dict[str, list[str]] = {}
@@ -361,11 +399,12 @@ def parts(engine: RankingEngine) -> dict[str, str]:
     }
 
 
-def test_where_batches_are_cut_decides_nothing() -> None:
+@pytest.mark.parametrize("reco", [{}, {"explore": {"temperature": 1.0}}])
+def test_where_batches_are_cut_decides_nothing(reco: dict[str, Any]) -> None:
     """The same records give the same state and the same answers, one by one or all at once."""
     records, found = life(400), []
     for size in (1, 37, 400):
-        shard, lists = Shard(), []
+        shard, lists = Shard(reco=reco), []
         for i in range(0, len(records), size):
             for answer in decoded(list(shard.step(*records[i : i + size]).scores)):
                 lists.append((answer["id"], answer["items"]))
@@ -426,6 +465,7 @@ SETTINGS: dict[str, Any] = {
     "session_gap": "5m",
     "positive": {"interaction": 2.0},
     "item_ttl": "1h",
+    "explore": {"epsilon": 0.2},
     "table": {"item": "product"},
     "categories": "kinds",
     "hidden": "gone",

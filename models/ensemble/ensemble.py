@@ -60,6 +60,8 @@ class Ensemble(Group[Model]):
     prior : float or None
         What is said while cold; ``None``: what the truths learned so far are on average.
     task : Task
+    beside : mapping of name to Learner
+        Others that are frozen, watched and saved with the members, and have no part in the score.
 
     While no member that counts has learned a row since it began, the ensemble is cold: its score
     is the prior, whatever members say. A frozen member scores but does not learn. A quarantined one
@@ -69,6 +71,8 @@ class Ensemble(Group[Model]):
 
     Attributes
     ----------
+    voters : tuple of str
+        The members, in the order of the links' columns; ``names`` has those beside them too.
     prior : Prior
         What a cold ensemble says.
     promises : Conformal or None
@@ -91,12 +95,14 @@ class Ensemble(Group[Model]):
         learn_every: Mapping[str, int] | None = None,
         prior: float | None = None,
         task: Task = BINARY,
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(members)
+        super().__init__({**(beside or {}), **members})
+        self.voters = tuple(members)
         self.task = task
-        self._combine = (combine, len(self.names), seed, task)
+        self._combine = (combine, len(self.voters), seed, task)
         self.combiner = combiner(*self._combine)
-        self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.names}
+        self.learn_every = {name: (learn_every or {}).get(name, 1) for name in self.voters}
         self._taught: set[str] = set()  # members that have learned a row since they began
         self._labelled = 0
         self.prior: Prior = task.prior(prior)
@@ -120,12 +126,12 @@ class Ensemble(Group[Model]):
             the same call works once that member is in quarantine.
         """
         k = self.task.k
-        links = np.zeros((len(x), len(self.names), k))
-        for j, name in enumerate(self.names):
+        links = np.zeros((len(x), len(self.voters), k))
+        for j, name in enumerate(self.voters):
             if name not in self._quarantined:
                 links[:, j] = _score(name, self.members[name], x, k)
-        out = [j for j, name in enumerate(self.names) if name in self._quarantined]
-        if out and len(out) < len(self.names):
+        out = [j for j, name in enumerate(self.voters) if name in self._quarantined]
+        if out and len(out) < len(self.voters):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
         links = self.task.heard(links)
         if self.cold:
@@ -166,7 +172,7 @@ class Ensemble(Group[Model]):
         first = self._labelled
         self._labelled += len(y)
         errors = []
-        for j, name in enumerate(self.names):
+        for j, name in enumerate(self.voters):
             if name in self._frozen or name in self._quarantined:
                 continue
             taken = self._taken(name, first, len(y))
@@ -212,7 +218,7 @@ class Ensemble(Group[Model]):
         Raises :class:`MemberError` if it fails.
         """
         first = self._labelled - len(y)
-        weights = self.combiner.member_weights(first, w)[:, self.names.index(name)]
+        weights = self.combiner.member_weights(first, w)[:, self.voters.index(name)]
         taken = self._taken(name, first, len(y))
         _learn(name, self.challengers[name], x.take(taken), y[taken], weights[taken])
 
@@ -238,18 +244,20 @@ class Ensemble(Group[Model]):
             "taught": sorted(self._taught),
             "labelled": self._labelled,
             **self.prior.state(),
+            **({"voters": list(self.voters)} if self.voters != self.names else {}),
             **({"promises": self.promises.state()} if self.promises else {}),
         }
 
     def restore(self, state: State) -> None:
         """See :meth:`Group.restore`. Without a ``combiner`` in the state that one starts new too.
 
-        ``names`` are the combiner's columns.
+        ``voters``, else ``names``, are the combiner's columns.
         """
         super().restore(state)
         if "combiner" in state:
-            self.combiner.restore(state["combiner"], shared(self.names, state["names"]))
-        self._taught = set(state["taught"]).intersection(self.names)
+            columns = state.get("voters", state["names"])
+            self.combiner.restore(state["combiner"], shared(self.voters, columns))
+        self._taught = set(state["taught"]).intersection(self.voters)
         self._labelled = int(state["labelled"])
         self.prior.restore(state)
         if self.promises and "promises" in state:

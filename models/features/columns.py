@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 import xxhash
+from numba import njit
 
 from models.base import F64, I64, U32, U64
-from models.kernels.common import F32_MAX, mix_all
+from models.kernels.common import F32_MAX, HELPER, mix_all
 from models.kernels.entry import entry
 
 DAY_MIN = 24 * 60
@@ -63,6 +64,25 @@ def codes(name: str, buckets: int, hashes: U64) -> U32:
 _V = numba.types.Array(numba.f8, 1, "C")
 
 
+@njit(**HELPER)
+def _number(v: float, stats: F64, log: bool, scale: bool) -> float:
+    """One number, transformed, learned and scaled."""
+    if math.isnan(v):
+        stats[MISSING] += 1.0
+        return 0.0 if scale else stats[_MEAN]
+    if log:
+        v = math.copysign(math.log1p(min(abs(v), 1.7976931348623157e308)), v)
+    v = min(max(v, -F32_MAX), F32_MAX)
+    stats[_COUNT] += 1.0
+    step = v - stats[_MEAN]
+    stats[_MEAN] += step / stats[_COUNT]
+    stats[_M2] += step * (v - stats[_MEAN])
+    if scale:
+        variance = stats[_M2] / stats[_COUNT]
+        v = (v - stats[_MEAN]) / math.sqrt(variance) if variance > 0.0 else 0.0
+    return v
+
+
 @entry(numba.void(_V, _V, numba.b1, numba.b1, _V))
 def number(values: F64, stats: F64, log: bool, scale: bool, out: F64) -> None:
     """Transform, learn and scale one number column in order; ``stats`` changes.
@@ -74,19 +94,13 @@ def number(values: F64, stats: F64, log: bool, scale: bool, out: F64) -> None:
     ``nan`` gives the mean so far, which is 0 when scaled, and is counted.
     """
     for i in range(len(values)):
-        v = values[i]
-        if math.isnan(v):
-            stats[MISSING] += 1.0
-            out[i] = 0.0 if scale else stats[_MEAN]
-            continue
-        if log:
-            v = math.copysign(math.log1p(min(abs(v), 1.7976931348623157e308)), v)
-        v = min(max(v, -F32_MAX), F32_MAX)
-        stats[_COUNT] += 1.0
-        step = v - stats[_MEAN]
-        stats[_MEAN] += step / stats[_COUNT]
-        stats[_M2] += step * (v - stats[_MEAN])
-        if scale:
-            variance = stats[_M2] / stats[_COUNT]
-            v = (v - stats[_MEAN]) / math.sqrt(variance) if variance > 0.0 else 0.0
-        out[i] = v
+        out[i] = _number(values[i], stats, log, scale)
+
+
+@entry(numba.void(_V, _V, numba.b1, numba.b1, _V, _V))
+def look_number(values: F64, stats: F64, log: bool, scale: bool, own: F64, out: F64) -> None:
+    """What :func:`number` would give for each value as the next one; ``own`` is scratch."""
+    for i in range(len(values)):
+        for j in range(STATS):
+            own[j] = stats[j]
+        out[i] = _number(values[i], own, log, scale)

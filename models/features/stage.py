@@ -31,6 +31,7 @@ from models.features.columns import (
     STATS,
     calendar_table,
     codes,
+    look_number,
     minute_of_week,
     number,
 )
@@ -83,14 +84,16 @@ class _Table:
             extremes=self.extremes,
         )
 
-    def update(self, events: EventColumns) -> F64:
+    def statistics(self, events: EventColumns, learn: bool) -> F64:
         keys = events.entities[self.entity]
         values = np.zeros(len(events)) if self.value is None else events.numbers[self.value]
-        return self.held.update(keys, events.event_time_ms, values)
+        take = self.held.update if learn else self.held.look
+        return take(keys, events.event_time_ms, values)
 
 
-_Block = Callable[[EventColumns, Mapping[str, F64]], F64]
-"""Makes a feature's dense columns, ``(n, width)``, from the events and the tables' statistics."""
+_Block = Callable[[EventColumns, Mapping[str, F64], bool], F64]
+"""Makes a feature's dense columns, ``(n, width)``, from the events and the tables' statistics, and
+learns from them if so told."""
 
 
 class FeatureStage:
@@ -138,10 +141,17 @@ class FeatureStage:
 
     def transform(self, events: EventColumns) -> FeatureBatch:
         """The features of ``n`` events in order, each seeing those before it; changes the state."""
-        seen = {table.name: table.update(events) for table in self._tables}
+        return self._features_of(events, True)
+
+    def look(self, events: EventColumns) -> FeatureBatch:
+        """The features of each event as if it were the next one; changes nothing."""
+        return self._features_of(events, False)
+
+    def _features_of(self, events: EventColumns, learn: bool) -> FeatureBatch:
+        seen = {table.name: table.statistics(events, learn) for table in self._tables}
         wide, at = np.empty((len(events), len(self.schema.dense))), 0
         for width, block in self._blocks:
-            wide[:, at : at + width] = block(events, seen)
+            wide[:, at : at + width] = block(events, seen, learn)
             at += width
         dense = np.clip(wide, -F32_MAX, F32_MAX).astype(np.float32)
         hashed = np.empty((len(events), len(self._categories)), np.uint32)
@@ -237,10 +247,13 @@ class FeatureStage:
         stats = self._number_stats[self._numbers.index(feature)]
         log, scale = feature.transform == "log1p", feature.scale == "standard"
 
-        def block(events: EventColumns, seen: Mapping[str, F64]) -> F64:
+        def block(events: EventColumns, seen: Mapping[str, F64], learn: bool) -> F64:
             out = np.empty((len(events), 1))
             values = np.require(events.numbers[feature.field], np.float64, ["C", "W"])
-            number(values, stats, log, scale, out[:, 0])
+            if learn:
+                number(values, stats, log, scale, out[:, 0])
+            else:
+                look_number(values, stats, log, scale, np.empty(STATS), out[:, 0])
             return out
 
         return block
@@ -281,9 +294,9 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
 def _calendar_block(feature: CalendarFeature) -> _Block:
     if feature.zone is None:
         table = calendar_table(feature.parts, feature.utc_offset)
-        return lambda events, seen: table[minute_of_week(events.event_time_ms)]
+        return lambda events, seen, learn: table[minute_of_week(events.event_time_ms)]
     local, clock = calendar_table(feature.parts, 0), LocalClock(feature.zone)
-    return lambda events, seen: local[minute_of_week(clock.local_ms(events.event_time_ms))]
+    return lambda events, seen, learn: local[minute_of_week(clock.local_ms(events.event_time_ms))]
 
 
 def _window_block(feature: WindowFeature | RiskFeature, table: _Table) -> _Block:
@@ -308,7 +321,7 @@ def _window_block(feature: WindowFeature | RiskFeature, table: _Table) -> _Block
         picks += [first[stat] + table.held.windows.index(w) for w in feature.windows]
         caps += [np.inf] * len(feature.windows)
 
-    def block(events: EventColumns, seen: Mapping[str, F64]) -> F64:
+    def block(events: EventColumns, seen: Mapping[str, F64], learn: bool) -> F64:
         out = seen[table.name].take(picks, axis=1)
         np.minimum(out, caps, out=out)
         for i in ratios:

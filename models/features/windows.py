@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, MillraceError, State, StateError
 from models.carry import fill
-from models.kernels.windows import updates
+from models.kernels.windows import looks, updates
 from models.kernels.windows.entities import (
     ARENA,
     ENTITIES,
@@ -124,6 +124,26 @@ class EntityWindows:
             if done == n:
                 return out
             self._grow_arena()
+
+    def look(self, keys: U64, times_ms: I64, values: F64) -> F64:
+        """What :meth:`update` would give for each event as the next one; keeps nothing.
+
+        An event older than its entity's newest is looked at as of that one.
+
+        >>> table = EntityWindows([10_000])
+        >>> one = np.ones(2, np.uint64), np.array([0, 4_000]), np.array([1.0, 3.0])
+        >>> table.look(*one)[:, :3].tolist()
+        [[1.0, 1.0, 1.0], [1.0, 3.0, 3.0]]
+        """
+        out = np.empty((len(keys), (5 if self.extremes else 3) * len(self.windows) + 2))
+        looks.look(
+            *(self._arrays, self._windows, self.delay_ms, self.own_event),
+            np.require(keys, np.uint64, ["C", "W"]),
+            np.require(times_ms, np.int64, ["C", "W"]),
+            np.require(values, np.float64, ["C", "W"]),
+            *(np.empty(3), out),
+        )
+        return out
 
     def mark(self, keys: U64, times_ms: I64, delta: NDArray[np.int8]) -> None:
         """Mark (+1) an event at that time of that entity as positive, or take a mark back (-1).

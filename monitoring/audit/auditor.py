@@ -205,11 +205,11 @@ class Auditor:
 
     # ------------------------------------------------------------------ around an update
 
-    def before(self, n: int) -> None:
-        """The members are about to learn ``n`` labels: keep what undoing and measuring need."""
+    def before(self, n: int, members: Sequence[str]) -> None:
+        """These members are about to learn ``n`` labels: keep what undoing and measuring need."""
         self._saved, self._before, self._norms = {}, {}, {}
         out = self._ensemble.frozen | self._ensemble.quarantined
-        self._learners = [name for name in self._ensemble.names if name not in out]
+        self._learners = [name for name in members if name not in out]
         for name in self._learners:
             member = self._ensemble.members[name]
             if name in self._guarded:

@@ -90,7 +90,7 @@ class Learning:
             links[cold] = self.score(x.take(cold))[0]
         self._ensemble.weigh(links, y, w)
         self._reactions.judge(x, y, w)
-        self._auditor.before(len(y))
+        self._auditor.before(len(y), self._ensemble.voters)
         errors = self._ensemble.teach(x, y, w)
         for error in errors:
             self._counts[f"member_errors.{error.member}.{error.kind}"] += 1

@@ -244,7 +244,7 @@ class RankingEngine(Engine):
         if self.ensemble.frozen or self.ensemble.quarantined:
             self.counts["feedback.unlearned"] += n
             return
-        self.auditor.before(n)
+        self.auditor.before(n, (RECOMMENDER,))
         judged = self.recommender.learn(
             Interactions(
                 np.array(run.time_ms, np.int64),

@@ -395,3 +395,27 @@ def test_labels_must_bring_a_key_for_each_entity_field() -> None:
     """A label of another shape is refused before anything changes."""
     with pytest.raises(ValueError, match="expected shape"):
         stage().label(np.ones((1, 2), np.uint64), np.zeros(1, np.int64), np.ones(1, np.int8))
+
+
+def test_a_look_sees_each_event_alone_and_keeps_nothing() -> None:
+    """As the transform of a stage that has taken none of the others."""
+    one = stage()
+    one.transform(columns([0, DAY], [3.0, 5.0], [1, 2], [1, 1]))
+    before = one.digest()
+    asked = columns([2 * DAY] * 3, [4.0, NAN, 9.0], [1, 1, 2], [1, 0, 1])
+    looked = one.look(asked)
+    assert one.digest() == before
+    for i in range(3):
+        again = stage()
+        again.restore(one.state())
+        alone = again.transform(
+            EventColumns(
+                asked.event_time_ms[i : i + 1],
+                *(
+                    {name: column[i : i + 1] for name, column in side.items()}
+                    for side in (asked.numbers, asked.categories, asked.entities)
+                ),
+            )
+        )
+        assert looked.dense[i].tolist() == alone.dense[0].tolist()
+        assert looked.hashed[i].tolist() == alone.hashed[0].tolist()

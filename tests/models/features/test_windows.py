@@ -328,3 +328,40 @@ def test_other_deltas_and_ragged_columns_are_refused() -> None:
         mark_one(table, 1, 1, 0)
     with pytest.raises(ValueError, match="columns"):
         table.update(np.ones(2, np.uint64), np.ones(1, np.int64), np.ones(2))
+
+
+LOOKS = st.lists(
+    st.one_of(
+        st.tuples(st.just("event"), KEYS, st.integers(0, 40), VALUES),
+        st.tuples(st.just("mark"), KEYS, st.integers(0, 400), st.just(1)),
+    ),
+    max_size=60,
+)
+
+
+@given(WINDOWS, st.sampled_from([None, 0, 7]), LOOKS)
+@settings(max_examples=150)
+def test_a_look_tells_what_the_event_will_be_told(
+    windows: list[int], delay: int | None, steps: list[Any]
+) -> None:
+    """Bit for bit, of each event by itself; and it leaves no trace."""
+    own = delay is None
+    table = EntityWindows(windows, delay_ms=delay or 0, own_event=own, extremes=own)
+    t, every = 0, np.arange(5, dtype=np.uint64)
+    for kind, key, at, v in steps:
+        if kind == "mark":
+            mark_one(table, key, at, 1)
+            continue
+        t, v = t + at, v if own else 0.0
+        before = state_digest(table.state())
+        looked = table.look(every, np.full(5, t), np.full(5, v))
+        assert state_digest(table.state()) == before
+        assert looked[key].tolist() == one(table, key, t, v)
+
+
+def test_a_late_event_is_looked_at_as_of_the_newest() -> None:
+    """What came later than it is seen."""
+    table = EntityWindows([10])
+    one(table, 1, 100, 5.0)
+    looked = table.look(np.array([1], np.uint64), np.array([50]), np.array([2.0]))
+    assert looked[0].tolist() == [2.0, 7.0, 3.5, 0.0, 0.01]

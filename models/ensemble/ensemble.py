@@ -255,7 +255,7 @@ class Ensemble(Group[Model]):
         """
         super().restore(state)
         if "combiner" in state:
-            columns = state.get("voters", state["names"])
+            columns: Sequence[str] = state.get("voters") or state["names"]
             self.combiner.restore(state["combiner"], shared(self.voters, columns))
         self._taught = set(state["taught"]).intersection(self.voters)
         self._labelled = int(state["labelled"])

@@ -1,17 +1,16 @@
 """The step that scores: events are scored, held for their labels, and learned once these are told.
 
-Here stands the order of things; ``join.py`` finds the event of a label, ``learn.py`` learns it.
+Here stands the order of things; ``join.py`` finds the event of a label, ``outcomes.py`` takes it
+through its truth, ``learn.py`` learns it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.base import BOOL, F64, I64, MillraceError, State
+from models.base import MillraceError, State
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
@@ -25,15 +24,13 @@ from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
 from stream.step.engine import Engine, Made
 from stream.step.join import Join, Labelled, Left
-from stream.step.learn import Learning, outputs
-from stream.step.maturity import Maturity, Part
+from stream.step.learn import Learning
+from stream.step.maturity import Maturity
+from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
 from stream.step.reactions import Reactions
 from stream.step.scores import carrying, score_encoder
 from stream.step.tallies import Tallies
-
-Settle = Callable[[I64, F64], I64]
-"""Settles rows with their labels in the pending store; gives those that are learned now."""
 
 EARLY_BYTES_EACH = 512
 """Raw bytes allowed for waiting labels, for each of ``limits.early_labels``."""
@@ -82,6 +79,9 @@ class ScoringEngine(Engine):
             *(features, ensemble, quality, drift, self.auditor, self.reactions, self.counts),
             self.task,
         )
+        self.outcomes = Outcomes(
+            *(pending, ensemble, self.learning, self.maturity, self.tallies, matured)
+        )
         self._encode = score_encoder(self.task, ensemble.names)
         self.threshold = self.task.alert_at
         self._handlers |= {config.topics.events: self._events, config.topics.labels: self._labels}
@@ -96,11 +96,6 @@ class ScoringEngine(Engine):
         self._threshold = threshold
         self.quality.set_threshold(threshold)
         self.matured.set_threshold(threshold)
-
-    @property
-    def _prior(self) -> float:
-        """What the parts of a label that comes late take for the score of a cold event."""
-        return float(self.ensemble.prior.output()[0])
 
     @property
     def watermark_ms(self) -> int:
@@ -127,7 +122,7 @@ class ScoringEngine(Engine):
                 self._score(run, out)
                 self._left(self.join.time_out(), out)
                 if looking and self.join.ticked(before_ms):
-                    self._learn(self.maturity.look(self.watermark_ms, self._prior))
+                    self.outcomes.looked(self.watermark_ms)
                 out.letters += self.join.take_letters()
         out.letters += self.join.take_letters()
         self._classes_added()  # not before: what labels say of these events no score may know
@@ -199,50 +194,14 @@ class ScoringEngine(Engine):
             self.auditor.record("class_added", "label", "ensemble", detail)
 
     def _labelled(self, found: Labelled | None, settle: Settle, out: Made) -> None:
-        """The truth of events came: windows of risk take it, and what is mature is learned."""
-        if found is None:
-            return
-        numbers, rows, y, at_ms = found
-        delay_s = (at_ms - rows["event_time_ms"]) / 1000
-        self.tallies.labelled(self.task.output(rows["score"]), y, delay_s)
-        self.learning.told(rows, y)
-        ripe = settle(numbers, y)
-        if len(ripe):
-            taken = rows if np.array_equal(ripe, numbers) else self.pending.take(ripe)
-            self._ripe(ripe, taken, self.pending.truth(ripe), self.pending.early(ripe), out)
-
-    def _ripe(self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, out: Made) -> None:
-        """Judge rows whose truth is settled, and learn what is left to learn of them."""
-        out.alarms += self.learning.judge(rows, y, self.watermark_ms)
-        self._learn(self.maturity.rest(numbers, rows, y, early, self._prior))
-
-    def _learn(self, part: Part) -> None:
-        if len(part.rows):
-            self.learning.learn(*part, self.watermark_ms, not self.maturity.at_once)
+        if found is not None:
+            out.alarms += self.outcomes.labelled(found, settle, self.watermark_ms)
 
     def _left(self, left: Left | None, out: Made) -> None:
-        """Events left the pending store: judge cohorts, learn what has waited until now.
-
-        By configuration silence is learned as a truth. An event that made room for others before
-        its horizon teaches nothing: only who was told would be learned.
-        """
-        if left is None or not len(left.rows):
-            return
-        y = left.y.copy()
-        if left.over:
-            y[np.isnan(y)] = self.task.silence
-        final = ~np.isnan(y)
-        ripe = final & ~left.learned & left.over
-        if left.over:
-            numbers = self.pending.head - len(y) + np.arange(len(y))
-            self.maturity.matured(numbers, y, left.early)
-        if ripe.any():
-            self._ripe(numbers[ripe], left.rows[ripe], y[ripe], left.early[ripe], out)
-        if final.any():
-            rows = left.rows[final]
-            output = outputs(self.task, rows)
-            said = self.learning.said(output, rows)
-            self.matured.update(output, y[final], rows["alert"], said)
+        """Events left the pending store, the newest of them just before its head."""
+        if left is not None:
+            numbers = self.pending.head - len(left.y) + np.arange(len(left.y))
+            out.alarms += self.outcomes.left(left, numbers, self.watermark_ms)
 
     # ------------------------------------------------------------------ state
 

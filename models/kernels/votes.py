@@ -31,25 +31,35 @@ FADE = 0.98
 REACH = 3
 """Naive Bayes counts the bins this near to a value's own too: single bins hold a row or two."""
 
-SPREAD = 3
-"""A column of ``n`` bins has a reach of ``n >> SPREAD``, so eight bins for each: seven of a young
-column's few are nearly all. Divided by 8 instead of shifted the forest took a tenth longer."""
+SPREAD = 8
+"""Bins that a column has for each it reaches: seven of a young column's few are nearly all."""
 
 GRACE, DELTA, TIE, CORRECTION, TRUST_LATEST = range(5)
 """Settings of a forest's leaves, by place in an array."""
 
 
 @njit(**HELPER)
-def _bayes_ratio(leaf: int, at: I64, bins: Bins, t: Trees) -> float:
-    """Likelihood of the positions ``at`` under the positive class over that under the negative."""
+def look_around(at: I64, used: I64, near: I64) -> None:
+    """Fill ``near`` with where the bins begin and end that naive Bayes counts of each column.
+
+    Once a row: it is the same in all leaves.
+    """
+    for f in range(len(at)):
+        reach = min(REACH, used[f] // SPREAD)
+        near[f, 0] = max(at[f] - reach, 0)
+        near[f, 1] = min(at[f] + reach + 1, used[f])
+
+
+@njit(**HELPER)
+def _bayes_ratio(leaf: int, near: I64, t: Trees) -> float:
+    """Likelihood of the bins ``near`` under the positive class over that under the negative."""
     least = 0.5 * t.histogram.shape[2] / (2 * REACH + 1)
     share = (t.known[leaf, SEEN_NEGATIVE] + least) / (t.known[leaf, SEEN_POSITIVE] + least)
     ratio = 1.0
     for j in range(t.histogram.shape[1]):
         f = t.subspace[leaf, j]
         up, down = 0.5, 0.5
-        reach = min(REACH, bins.used[f] >> SPREAD)
-        for p in range(max(at[f] - reach, 0), min(at[f] + reach + 1, bins.used[f])):
+        for p in range(near[f, 0], near[f, 1]):
             down += t.histogram[leaf, j, p, 0]
             up += t.histogram[leaf, j, p, 1]
         ratio *= up / down * share
@@ -60,8 +70,7 @@ def _bayes_ratio(leaf: int, at: I64, bins: Bins, t: Trees) -> float:
 def leaf_odds(
     leaf: int,
     prior: float,
-    at: I64,
-    bins: Bins,
+    near: I64,
     t: Trees,
     trust: float,
     said: F64,
@@ -79,7 +88,7 @@ def leaf_odds(
     none = 1.0 - prior
     said[i, MAJORITY] = (t.known[leaf, POSITIVE] + prior) / (t.known[leaf, NEGATIVE] + none)
     if judged or best == BAYES:
-        said[i, BAYES] = said[i, MAJORITY] * _bayes_ratio(leaf, at, bins, t)
+        said[i, BAYES] = said[i, MAJORITY] * _bayes_ratio(leaf, near, t)
     said[i, LAST_LABEL] = said[i, MAJORITY]
     last = t.known[leaf, LATEST]
     if last > 0.0:

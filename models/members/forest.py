@@ -23,7 +23,14 @@ from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_t
 from models.kernels.entry import entry
 from models.kernels.forests import watch
 from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
-from models.kernels.votes import CORRECTION, TRUST_LATEST, leaf_odds, learn_leaf, try_split
+from models.kernels.votes import (
+    CORRECTION,
+    TRUST_LATEST,
+    leaf_odds,
+    learn_leaf,
+    look_around,
+    try_split,
+)
 from models.members.bagged import BaggedModel, HoeffdingSettings
 from models.members.compiled import signature
 from models.task import BINARY, Task
@@ -57,6 +64,7 @@ class ForestArrays(NamedTuple):
     rate: F64  # (2, k): cumulative Poisson probabilities by class
     x: F64  # (columns,): scratch
     at: I64  # (columns,): scratch, positions among the bins
+    near: I64  # (columns, 2): scratch, see look_around
     node: I64  # (t,): scratch
     odds: F64  # (t,): scratch
     said: F64  # (2t, 3): scratch, see leaf_odds
@@ -83,6 +91,7 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
         rate=rate,
         x=np.zeros(columns),
         at=np.zeros(columns, np.int64),
+        near=np.zeros((columns, 2), np.int64),
         node=np.zeros(p.trees, np.int64),
         odds=np.zeros(p.trees),
         said=np.zeros((2 * p.trees, 3)),
@@ -95,7 +104,7 @@ def _vote(i: int, judged: bool, a: ForestArrays) -> int:
     prior = a.prior[1] / (a.prior[0] + a.prior[1])
     node = find_leaf_node(a.root[i], a.x, a.trees)
     leaf, trust = a.trees.child[node], a.hyper[TRUST_LATEST]
-    odds = leaf_odds(leaf, prior, a.at, a.bins, a.trees, trust, a.said, i, judged)
+    odds = leaf_odds(leaf, prior, a.near, a.trees, trust, a.said, i, judged)
     if i < len(a.node):
         a.node[i] = node
         a.odds[i] = odds
@@ -156,6 +165,7 @@ def forest_kernel(
     plant(a.root[: len(a.node)], a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
+        look_around(a.at, a.bins.used, a.near)
         for tree in range(len(a.node)):
             _vote(tree, mode & LEARN != 0, a)
         if mode & SCORE:

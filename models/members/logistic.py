@@ -21,7 +21,7 @@ from pydantic import Field
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
-from models.kernels.linear import adagrad, bucket, observe_row, standardise, starts
+from models.kernels.linear import EPS, bucket, observe_row, standardise, starts
 from models.members.compiled import CompiledModel, WeightedSettings, signature
 from models.task import BINARY, Task
 
@@ -55,17 +55,18 @@ class LogisticParams(WeightedSettings):
 class LogisticArrays(NamedTuple):
     """State, settings and scratch of the kernel; ``d`` dense columns, ``m`` buckets in all."""
 
-    weight: F64  # (RATES, 1 + d + m): bias, dense columns, buckets
-    squares: F64  # (RATES, 1 + d + m): sums of squared gradients
+    weight: F64  # (1 + d + m, RATES): bias, dense columns, buckets
+    squares: F64  # (1 + d + m, RATES): sums of squared gradients
     share: F64  # (RATES,): sum to 1
     mean: F64  # (d,)
     variance: F64  # (d,)
     seen: I64  # (1,)
     first: I64  # (k + 1,): where each hashed column's weights begin
-    rate: F64  # (RATES,)
+    rate: F64  # (RATES * (1 + d),): of each weight of the bias and the dense columns
     z: F64  # (d,): scratch
     links: F64  # (RATES,): scratch
     error: F64  # (RATES,): scratch
+    gradient: F64  # (RATES * (1 + d),): scratch
 
 
 def make_arrays(d: int, buckets: list[int], rate: float) -> LogisticArrays:
@@ -73,29 +74,53 @@ def make_arrays(d: int, buckets: list[int], rate: float) -> LogisticArrays:
     first = starts(d, buckets)
     n = int(first[-1])
     return LogisticArrays(
-        weight=np.zeros((RATES, n)),
-        squares=np.zeros((RATES, n)),
+        weight=np.zeros((n, RATES)),
+        squares=np.zeros((n, RATES)),
         share=np.full(RATES, 1 / RATES),
         mean=np.zeros(d),
         variance=np.zeros(d),
         seen=np.zeros(1, np.int64),
         first=first,
-        rate=np.array([rate / 2**r for r in range(RATES)]),
+        rate=np.tile([rate / 2**r for r in range(RATES)], 1 + d),
         z=np.zeros(d),
         links=np.zeros(RATES),
         error=np.zeros(RATES),
+        gradient=np.zeros(RATES * (1 + d)),
     )
 
 
 @njit(**HELPER)
 def _links(z: F64, hashed: U32, i: int, first: I64, weight: F64, links: F64) -> None:
     for r in range(RATES):
-        total = weight[r, 0]
+        total = weight[0, r]
         for j in range(len(z)):
-            total += weight[r, 1 + j] * z[j]
+            total += weight[1 + j, r] * z[j]
         for k in range(hashed.shape[1]):
-            total += weight[r, bucket(hashed, i, k, first)]
+            total += weight[bucket(hashed, i, k, first), r]
         links[r] = min(max(total, -LIMIT), LIMIT)
+
+
+@njit(**HELPER)
+def _gradients(z: F64, error: F64, gradient: F64) -> None:
+    """Of the bias and the dense columns, for each regression."""
+    for r in range(RATES):
+        gradient[r] = error[r]
+    for j in range(len(z)):
+        for r in range(RATES):
+            gradient[RATES * (1 + j) + r] = error[r] * z[j]
+
+
+@njit(**HELPER)
+def _step(first: int, gradient: F64, rate: F64, weight: F64, squares: F64) -> None:
+    """AdaGrad's step (Duchi, Hazan and Singer 2011) of the weights from ``first`` on, in a row.
+
+    In one loop over columns and rates it vectorises: a loop over the rates within one over the
+    columns took three times as long.
+    """
+    for i in range(len(gradient)):
+        total = squares[first + i] + gradient[i] * gradient[i]
+        squares[first + i] = total
+        weight[first + i] -= rate[i] * gradient[i] / math.sqrt(total + EPS)
 
 
 @njit(**HELPER)
@@ -128,14 +153,8 @@ def logistic_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: LogisticArrays
 ) -> None:
     """Walk the rows in order; see :mod:`models.members.compiled`."""
-    weight, squares, mean, variance, z, first = (
-        a.weight,
-        a.squares,
-        a.mean,
-        a.variance,
-        a.z,
-        a.first,
-    )
+    weight, mean, variance, z, first = a.weight, a.mean, a.variance, a.z, a.first
+    weights, squares = weight.reshape(weight.size), a.squares.reshape(weight.size)
     for i in range(len(dense)):
         if mode & SCORE:
             standardise(dense, i, mean, variance, z)
@@ -147,13 +166,11 @@ def logistic_kernel(
             standardise(dense, i, mean, variance, z)
             _links(z, hashed, i, first, weight, a.links)
             _judge(y[i], w[i], a.links, a.share, a.error)
-            for r in range(RATES):
-                error, rate, theirs, sums = a.error[r], a.rate[r], weight[r], squares[r]
-                adagrad(0, error, rate, theirs, sums)
-                for j in range(len(z)):
-                    adagrad(1 + j, error * z[j], rate, theirs, sums)
-                for k in range(hashed.shape[1]):
-                    adagrad(bucket(hashed, i, k, first), error, rate, theirs, sums)
+            _gradients(z, a.error, a.gradient)
+            _step(0, a.gradient, a.rate, weights, squares)
+            for k in range(hashed.shape[1]):
+                at = RATES * bucket(hashed, i, k, first)
+                _step(at, a.error, a.rate, weights, squares)
 
 
 class LogisticModel(CompiledModel):
@@ -169,7 +186,7 @@ class LogisticModel(CompiledModel):
 
     Params = LogisticParams
     _kernel = logistic_kernel
-    _version = 2  # 1: one regression
+    _version = 3  # 2: rates first
     _roles: ClassVar[dict[str, Role]] = {
         "weight": "learned",
         "squares": "optimizer",

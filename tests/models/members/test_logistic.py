@@ -105,7 +105,7 @@ def test_each_rate_equals_rivers_scaler_and_logistic_regression() -> None:
     names += [f"{k}={v}" for k, column in enumerate(SCHEMA.hashed) for v in range(column.buckets)]
     for r, one in enumerate(linear):
         theirs = [one.weights[name] for name in names]
-        assert model.state()["weight"][r] == pytest.approx(theirs, abs=1e-9)
+        assert model.state()["weight"][:, r] == pytest.approx(theirs, abs=1e-9)
 
 
 def plain_columns(n: int, seed: int, noise: float) -> tuple[FeatureBatch, F64]:
@@ -160,4 +160,4 @@ def test_a_constant_column_gets_no_weight() -> None:
     x, y, w = stream(300)
     model = LogisticModel(LogisticParams(), SCHEMA, 0)
     model.learn(x, y, w)
-    assert not model.state()["weight"][:, 3].any()
+    assert not model.state()["weight"][3].any()

@@ -23,10 +23,6 @@ class Drawn(NamedTuple):
     order: I64
     propensity: F64
 
-    def since(self, place: int) -> Drawn:
-        """The list without the places before this one."""
-        return Drawn(self.order[place:], self.propensity[place:])
-
 
 def best(n: int, k: int) -> Drawn:
     """The first ``k`` of ``n`` candidates, as they stand: nothing is drawn."""

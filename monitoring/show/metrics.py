@@ -304,6 +304,31 @@ def _ranking(r: Readings) -> Iterator[Metric]:
         ["model"],
         alone("top_10", math.nan),
     )
+    yield from _worth(r)
+
+
+def _worth(r: Readings) -> Iterator[Metric]:
+    """What lists are worth; of others than rankings without a sample."""
+    ranks, got = r.task == "ranking", r.ranking
+    yield counter(
+        "valued_lists",
+        "Lists that say what rankings are worth",
+        ["model"],
+        [([r.model], got.get("lists", 0.0))] if ranks else [],
+    )
+    yield gauge(
+        "policy_effective_lists",
+        "So many lists drawn by the best ranking the newest 10,000 come to",
+        ["model"],
+        [([r.model], got.get("effective", 0.0))] if ranks else [],
+    )
+    estimates = {"shown": "shown_value", "ips": "ips", "snips": "snips", "dr": "dr"}
+    yield gauge(
+        "policy_value_ratio",
+        "Share of lists whose first item is taken: as shown, and estimated with the best first",
+        ["model", "estimator"],
+        [([r.model, k], got.get(key, math.nan)) for k, key in estimates.items()] if ranks else [],
+    )
 
 
 def _at_budget(r: Readings) -> Iterator[Row]:

@@ -31,13 +31,14 @@ RESTARTS = ("clean", "unclean")
 RANKING = (
     *("users", "items", "users_evicted", "items_evicted"),
     *("interactions", "cold", "shown", "hits", "untaken", "evicted", "fallbacks", "short"),
-    *("coverage", "top_10"),
+    *("coverage", "top_10", "lists", "effective", "shown_value", "ips", "snips", "dr"),
 )
 """What is counted of rankings: users and items that are known, and those let go; interactions, and
 those of users of whom nothing was known; items of lists that were shown, that were taken, that were
 not by their horizon, that made room for others before it; answers to users of whom nothing is
 known, and answers with fewer items than were asked for. Of the newest places of lists: the share of
-the items that had one, and the share that the ten most shown items had."""
+the items that had one, and the share that the ten most shown items had. Lists whose horizon is
+over, how many of the newest the weighted ones come to, and what lists are worth."""
 MAX_HTTP_SERIES = 64
 """Route, method and code together; further ones are counted under route ``other``."""
 

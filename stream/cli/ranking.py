@@ -65,5 +65,30 @@ def print_ranks(console: Console, summary: dict[str, Any]) -> None:
             f" p {best['p']:.2g}; {summary['positives'] / max(summary['seconds'], 1e-9):,.0f}"
             " interactions/s"
         )
+    if summary["value"] is not None:
+        _print_value(console, summary["value"])
     for note in summary["notes"]:
         console.print(note)
+
+
+def _print_value(console: Console, value: dict[str, dict[str, float | None]]) -> None:
+    """How often the first item is taken: of what was shown, and of the best by each estimator."""
+    columns = ("value", "low", "high")
+    made = table(["", *columns], right=list(columns), title="Lists whose first item is taken")
+    for name, told in _ESTIMATES.items():
+        figures = (value[name][column] for column in columns)
+        made.add_row(told, *("-" if f is None else f"{f:.4f}" for f in figures))
+    show(made, console)
+    lists = value["lists"]
+    console.print(
+        f"{lists['all']:,.0f} lists whose horizon is over, for the best ranking worth"
+        f" {lists['effective']:,.1f}; bounds hold with 95 %"
+    )
+
+
+_ESTIMATES = {
+    "shown": "as shown",
+    "ips": "the best first, IPS",
+    "snips": "the best first, SNIPS",
+    "dr": "the best first, DR",
+}

@@ -67,14 +67,27 @@ class User(msgspec.Struct, frozen=True, tag_field="event", tag="user"):
     fields: Fields = []
 
 
+class Among(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which items of the catalogue a list was drawn from: as the request for it said."""
+
+    exclude: Annotated[list[Text], msgspec.Meta(max_length=MOST_ITEMS)] = []
+    seen: Literal["exclude", "include"] | None = None
+    categories: Annotated[list[Text], msgspec.Meta(max_length=100)] = []
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MOST_ITEMS)] = 0
+
+
 class Ranking(msgspec.Struct, frozen=True, tag_field="event", tag="ranking"):
-    """A list that a user was shown; ``id`` is what interactions with it name."""
+    """A list that a user was shown; ``id`` is what interactions with it name.
+
+    Without ``among`` the list holds all that it was drawn from.
+    """
 
     id: Text
     timestamp: msgspec.Raw
     items: Annotated[list[Shown], msgspec.Meta(min_length=1, max_length=MOST_ITEMS)]
     user: Text | None = None
     session: Text | None = None
+    among: Among | None = None
     fields: Fields = []
 
 
@@ -179,6 +192,15 @@ def whose(what: Any) -> str:
         if isinstance(found := getattr(what, name, None), str):
             return found
     return ""
+
+
+def question(what: Ranking) -> Rank | Recommend:
+    """The request that a list could be the answer to."""
+    told: dict[str, Any] = {name: getattr(what, name) for name in ("id", "timestamp", "user")}
+    told["session"] = what.session
+    if what.among is None:
+        return Rank(items=what.items, **told)
+    return Recommend(**told, **msgspec.structs.asdict(what.among))
 
 
 def fields_of(fields: Fields) -> dict[str, Value]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from models.ensemble.ensemble import FAILURES
 from models.task import Classes
 from monitoring.audit.budgets import EVENTS, RULES
+from monitoring.quality.policy import PolicyValue
 from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
 from stream.settings.ranking import RECOMMENDER
@@ -66,6 +67,7 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
         update_norms={name: h.copy() for name, h in engine.auditor.update_norms.items()},
         ranking=engine.recommender.counts()
         | engine.spread()
+        | _worth(engine.value)
         | {
             "interactions": counts["feedback.interaction"],
             "untaken": counts["lists.matured.untaken"],
@@ -73,6 +75,12 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
             **{name: counts[name] for name in ("cold", "shown", "hits", "fallbacks", "short")},
         },
     )
+
+
+def _worth(value: PolicyValue) -> dict[str, float]:
+    """What lists are worth; what was shown stands beside how much was."""
+    found = value.fading()
+    return {"lists": value.lists, "shown_value": found.pop("shown")} | found
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:

@@ -198,6 +198,13 @@ SPREAD = panel("What is shown of the catalogue", "percentunit",
     "share that the ten most shown items had.",
     ("millrace_catalogue_coverage_ratio{M}", "coverage"),
     ("millrace_shown_top_10_ratio{M}", "the ten most shown"), max=1)
+VALUE = panel("Lists whose first item is taken", "percentunit",
+    "`shown`: of the newest 10,000 lists whose horizon is over; the others estimate it with the "
+    "best item first, from lists that were drawn.",
+    ("millrace_policy_value_ratio{M}", "{{estimator}}"))
+EFFECTIVE = panel("Lists that the estimates rest on", "short",
+    "The newest 10,000 lists come to so many drawn by the best ranking.",
+    ("millrace_policy_effective_lists{M}", "effective"))
 KNOWN = panel("Users and items", "short", "Those that are known.",
     ("millrace_ranking_known{M}", "{{side}}"))
 FORGOTTEN = panel("Users and items let go", "ops",

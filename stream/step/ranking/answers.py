@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stream.contract.records import NewRecord
+from stream.decode.feedback import Among
 
 _encode = msgspec.json.Encoder().encode
 
@@ -22,7 +23,8 @@ class Answer(msgspec.Struct, gc=False, tag_field="event", tag="ranking"):
     """What is answered: itself the ranking that interactions with it name.
 
     ``fallback``: nothing is known of the user, so that what is popular speaks. ``left_out``: how
-    many items that were asked for, or are known, cannot be shown, by the reason.
+    many items that were asked for, or are known, cannot be shown, by the reason. ``among``: what a
+    list was drawn from that does not hold all of it.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Answer(msgspec.Struct, gc=False, tag_field="event", tag="ranking"):
     scored_at: int
     model: str
     seq: int
+    among: Among | msgspec.UnsetType = msgspec.UNSET
 
     def record(self) -> NewRecord:
         """Keyed by the request's id."""

@@ -9,8 +9,7 @@ is none.
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +18,10 @@ from msgspec import UNSET
 from models.base import I64, U64, State
 from models.ensemble.group import Group
 from models.reco.catalogue import Catalogue
-from models.reco.explore import Drawn, best, explored
-from models.reco.recommender import Interactions, Ranked, Recommender
-from models.reco.recommender import Request as Question
+from models.reco.recommender import Interactions, Recommender
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
+from monitoring.quality.policy import Credit, PolicyValue, credit
 from monitoring.quality.ranks import RankQuality
 from monitoring.quality.shown import Shown
 from stream.contract.hashing import hash_text
@@ -31,6 +29,7 @@ from stream.contract.letters import DeadLetter, Reason
 from stream.contract.outputs import Judged, Scored
 from stream.contract.records import Record, Slice
 from stream.decode.feedback import (
+    Among,
     Delete,
     FeedbackCodec,
     Interaction,
@@ -41,12 +40,14 @@ from stream.decode.feedback import (
     Taken,
     User,
     fields_of,
+    question,
 )
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config
 from stream.step.engine import Engine, Made
 from stream.step.pending.store import Pending
 from stream.step.ranking.answers import Answer, Place
+from stream.step.ranking.candidates import Candidates, asked, key_of
 
 PARTS = 256
 """Lists leave within so large a part of the horizon after it."""
@@ -56,6 +57,9 @@ LIST_ROW = np.dtype(
         ("id", "<u8"),  # of a list's item, or of a record
         ("event_time_ms", "<i8"),
         ("shown", "?"),  # an item of a list; not the id of a record
+        # Of a list's first item what it tells of the best ranking, else ``nan``.
+        ("weight", "<f8"),
+        ("likely", "<f4", (2,)),
         # What every store's rows have.
         ("score", "<f8", (1,)),
         ("links", "<f8", (0, 1)),
@@ -93,6 +97,8 @@ class RankingEngine(Engine):
         Of every interaction of a user who was known, ranked before it was learned.
     shown : Shown
         What stood in the newest lists.
+    value : PolicyValue
+        What lists are worth.
     drift : DriftMonitor
     """
 
@@ -117,7 +123,9 @@ class RankingEngine(Engine):
         self.recommender = recommender
         self.catalogue = Catalogue(config.reco.item_ttl)
         self.quality = quality
+        self._candidates = Candidates(recommender, self.catalogue, config.reco.explore)
         self.shown = Shown()
+        self.value = PolicyValue()
         self.drift = drift
         self._watermark_ms = 0
         self._horizon_ms = config.label.horizon
@@ -180,7 +188,7 @@ class RankingEngine(Engine):
         before, self._watermark_ms = self._watermark_ms, max(self._watermark_ms, time_ms)
         if self._watermark_ms // self._slack_ms > before // self._slack_ms:
             self._learn(out)
-            self._leave(self.pending.due(self._watermark_ms - self._horizon_ms), "lists.matured")
+            self._leave(self.pending.due(self._watermark_ms - self._horizon_ms), MATURED)
 
     def _leave(self, n: int, counted: str) -> None:
         if n == 0:
@@ -189,6 +197,11 @@ class RankingEngine(Engine):
         shown = rows["shown"]
         self.counts[counted] += int(shown.sum())
         self.counts[f"{counted}.untaken"] += int((shown & np.isnan(truth)).sum())
+        if counted == MATURED:
+            tell = shown & ~np.isnan(rows["weight"])
+            likely = rows["likely"][tell].astype(np.float64)
+            taken = (~np.isnan(truth[tell])).astype(np.float64)
+            self.value.update(rows["weight"][tell], taken, likely[:, 0], likely[:, 1])
 
     # ------------------------------------------------------------------ interactions
 
@@ -201,8 +214,8 @@ class RankingEngine(Engine):
         value = math.nan if what.value is None else what.value
         run = self._run
         run.time_ms.append(time_ms)
-        run.user.append(_key(what.user))
-        run.session.append(_key(what.session))
+        run.user.append(key_of(what.user))
+        run.session.append(key_of(what.session))
         run.item.append(item)
         run.weight.append(self._weight(what.type, value))
         run.value.append(value)
@@ -324,15 +337,38 @@ class RankingEngine(Engine):
             self.counts["lists.known"] += 1
         else:
             self.counts["feedback.ranking"] += 1
-            self._hold_list(what.id, [shown.id for shown in what.items], time_ms)
+            tells = self._tells(what, time_ms)
+            self._hold_list(what.id, [shown.id for shown in what.items], time_ms, tells)
+
+    def _tells(self, what: Ranking, time_ms: int) -> Credit | None:
+        """What somebody's list tells of our own ranking of what it was drawn from.
+
+        Nothing, where the first item was certain: the others that may be best had no chance.
+        """
+        first, among = what.items[0], what.among
+        if first.propensity in (None, 1.0) or self.ensemble.quarantined:
+            return None
+        if among is not None and among.offset:
+            return None
+        found = self._candidates.found(question(what), time_ms)
+        logits = found.logits()
+        return credit(logits, found.number(first.id), first.propensity) if len(logits) else None
 
     def _known_list(self, identifier: str, out: Made) -> bool:
         return self._is_held(hash_text(f"ranking\0{identifier}"), out)
 
-    def _hold_list(self, identifier: str, items: Iterable[str], time_ms: int) -> None:
-        """Let a list wait for what is taken of it; an item twice in it counts once."""
+    def _hold_list(
+        self, identifier: str, items: Iterable[str], time_ms: int, tells: Credit | None
+    ) -> None:
+        """Let a list wait for what is taken of it; an item twice in it counts once.
+
+        ``tells`` is what it tells of the best ranking, once its horizon is over.
+        """
         texts = list(dict.fromkeys(items))
         rows = np.zeros(1 + len(texts), LIST_ROW)
+        rows["weight"] = math.nan
+        if tells is not None:
+            rows["weight"][1], rows["likely"][1] = tells.weight, (tells.best, tells.first)
         rows["event_time_ms"], rows["shown"][1:] = time_ms, True
         rows["id"] = [
             hash_text(f"ranking\0{identifier}"),
@@ -349,10 +385,11 @@ class RankingEngine(Engine):
         """Answer a request, and hold the answer as a list that was shown."""
         if self._known_list(what.id, out):
             return "duplicate_event", f"a request with the id {what.id!r} was answered before"
-        places, fallback, left_out = self._places(what, time_ms)
+        places, tells, fallback, left_out = self._list(what, time_ms)
         answer = Answer(
             *(what.id, time_ms, what.user, what.session, places, fallback, left_out),
             *(record.partition, record.offset, self.clock_ms, self.config.name, self.seq + 1),
+            self._among(what),
         )
         out.scores.append(answer.record())
         out.scored.append(
@@ -360,96 +397,35 @@ class RankingEngine(Engine):
         )
         self.counts["scored"] += 1
         self.counts["fallbacks"] += fallback
-        self.counts["short"] += len(places) < _asked(what)
-        self._hold_list(what.id, [place.id for place in places], time_ms)
+        self.counts["short"] += len(places) < asked(what)
+        self._hold_list(what.id, [place.id for place in places], time_ms, tells)
         return None
+
+    def _list(
+        self, what: Rank | Recommend, time_ms: int
+    ) -> tuple[list[Place], Credit | None, bool, dict[str, int]]:
+        """The answer's items, what they tell, whether it is a fallback, and what was left out."""
+        if self.ensemble.quarantined:
+            return [], None, True, {"quarantined": 1}
+        found, places, first = self._candidates.listed(what, time_ms)
+        tells = None
+        if places and first is not None:
+            # Only where lists are drawn are all candidates there; else the best is certain.
+            logits = found.logits() if self._settings.explore else np.zeros(1)
+            tells = credit(logits, first, places[0].propensity)
+        return places, tells, found.ranked.fallback, found.left_out
+
+    def _among(self, what: Rank | Recommend) -> Any:
+        """What the answer's reader must know to value another ranking of what was there."""
+        if self._settings.explore is None or isinstance(what, Rank):
+            return UNSET
+        return Among(what.exclude, what.seen, what.categories, what.offset)
 
     def spread(self) -> dict[str, float]:
         """How widely the catalogue is shown: :meth:`Shown.coverage` and :meth:`Shown.top`."""
         known = self.recommender.knows(self.shown.items())
         items = self.recommender.counts()["items"]
         return {"coverage": self.shown.coverage(known, items), "top_10": self.shown.top()}
-
-    def _places(
-        self, what: Rank | Recommend, time_ms: int
-    ) -> tuple[list[Place], bool, dict[str, int]]:
-        """The answer's items, whether it is a fallback, and what was left out, why.
-
-        Hidden, expired and excluded items, those of other categories and those seen are left out
-        here, whatever the path.
-        """
-        out = self.catalogue.kept_out(time_ms, what.categories)
-        never = np.array([hash_text(i) for i in what.exclude], np.uint64)
-        texts = {hash_text(s.id): s.id for s in what.items} if isinstance(what, Rank) else None
-        keys = None if texts is None else np.array(list(texts), np.uint64)
-        if texts is not None and what.categories:
-            # Of an item that was never heard of nobody knows that it is in one of them.
-            strangers = [key for key in texts if self.catalogue.text(key) is None]
-            out = np.union1d(out, np.array(strangers, np.uint64))
-        # An item counts by the first reason that there is.
-        excluded = np.setdiff1d(never, out)
-        left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, excluded)}
-        if self.ensemble.quarantined:
-            return [], True, left_out | {"quarantined": 1}
-        offset = what.offset if isinstance(what, Recommend) else 0
-        last = offset + _asked(what)
-        found = self.recommender.rank(
-            Question(
-                *(time_ms, _key(what.user), _key(what.session), keys),
-                *(last if self._settings.explore is None else sys.maxsize, np.union1d(out, never)),
-                what.seen,
-            )
-        )
-        unknown: list[str] = []
-        if texts is not None:
-            unknown = self._unknown(texts, set(out.tolist()) | set(never.tolist()))
-        drawn = self._drawn(what.id, found, len(unknown), last).since(offset)
-        places = self._named(found, unknown, drawn, texts, what.explain)
-        if texts is not None:
-            left_out["seen"] = len(texts) - len(places) - sum(left_out.values())
-        return places, found.fallback, {why: n for why, n in left_out.items() if n}
-
-    def _drawn(self, identifier: str, found: Ranked, unknown: int, last: int) -> Drawn:
-        """Which of the candidates stand in the answer; unknown ones are as likely as the least."""
-        if self._settings.explore is None:
-            return best(len(found.items) + unknown, last)
-        least = found.logits.min() if len(found.logits) else 0.0
-        logits = np.append(found.logits, np.full(unknown, least))
-        return explored(self._settings.explore, logits, last, hash_text(f"explore\0{identifier}"))
-
-    def _named(
-        self,
-        found: Ranked,
-        unknown: list[str],
-        drawn: Drawn,
-        texts: dict[int, str] | None,
-        explain: bool,
-    ) -> list[Place]:
-        """The drawn of those found and, behind them, unknown."""
-        places, n = [], len(found.items)
-        for j, propensity in zip(drawn.order.tolist(), drawn.propensity.tolist(), strict=True):
-            if j >= n:
-                places.append(Place(unknown[j - n], None, propensity))
-                continue
-            key = int(found.items[j])
-            text = self.catalogue.text(key) if texts is None else texts[key]
-            if text is None:
-                continue
-            said: Any = UNSET
-            if explain:
-                said = dict(zip(self.recommender.names, found.members[j].tolist(), strict=True))
-            places.append(Place(text, float(found.scores[j]), propensity, said))
-        return places
-
-    def _unknown(self, texts: dict[int, str], never: Collection[int]) -> list[str]:
-        """Candidates that nobody has taken yet, as they were given."""
-        keys = np.array(list(texts), np.uint64)
-        known = self.recommender.knows(keys).tolist()
-        return [
-            text
-            for (key, text), is_known in zip(texts.items(), known, strict=True)
-            if not is_known and key not in never
-        ]
 
     # ------------------------------------------------------------------ state
 
@@ -462,6 +438,7 @@ class RankingEngine(Engine):
             "catalogue": self.catalogue,
             "quality": self.quality,
             "shown": self.shown,
+            "value": self.value,
             "drift": self.drift,
             "trail": self.trail,
             "auditor": self.auditor,
@@ -474,15 +451,12 @@ class RankingEngine(Engine):
         self._watermark_ms = int(state["watermark_ms"])
 
 
+MATURED = "lists.matured"
 WORST = 1 << 20
 """The rank that a miss counts as where a rank must be a number."""
 CATALOGUE_SLACK = 1024
 _ABSENT: Any = object()
 _KIND: dict[Any, str] = {Item: "item", User: "user", Delete: "delete"}
-
-
-def _key(text: str | None) -> int:
-    return 0 if text is None else hash_text(text)
 
 
 def _one(key: int) -> U64:
@@ -492,15 +466,6 @@ def _one(key: int) -> U64:
 def _place(ranking: str, item: str) -> int:
     """The id of an item in a list."""
     return hash_text(f"{ranking}\0{item}")
-
-
-def _asked(what: Rank | Recommend) -> int:
-    """How many items are asked for."""
-    return what.count if isinstance(what, Recommend) else len({s.id for s in what.items})
-
-
-def _common(keys: U64 | None, out: U64) -> int:
-    return len(out) if keys is None else int(np.isin(keys, out).sum())
 
 
 def _texts(value: Any) -> list[str]:

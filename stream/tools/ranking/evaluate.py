@@ -161,12 +161,23 @@ def _summary(
         "by_history": by_history(found),
         "beside_best": beside_best(found),
         "weights": engine.recommender.weights(),
+        "value": _worth(engine),
         "answers": int(counts["scored"]),
         "steps": engine.seq,
         "seconds": round(seconds, 3),
         "digest": engine.digest,
     }
     return summary | {"notes": list(_notes(summary))}
+
+
+def _worth(engine: RankingEngine) -> dict[str, dict[str, float | None]] | None:
+    """What lists are worth, as far as their horizon is over; ``None``: there are none."""
+    if not engine.value.lists:
+        return None
+    return {
+        name: {k: round(v, 6) if np.isfinite(v) else None for k, v in figures.items()}
+        for name, figures in engine.value.report().items()
+    }
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:

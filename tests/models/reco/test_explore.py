@@ -83,7 +83,6 @@ def test_of_no_candidates_nothing_is_drawn() -> None:
         assert len(explored(explore, np.zeros(0), 5, 1).order) == 0
         assert sorted(explored(explore, np.zeros(3), 5, 1).order.tolist()) == [0, 1, 2]
     assert best(3, 5).order.tolist() == [0, 1, 2]
-    assert best(3, 5).since(2).order.tolist() == [2]
 
 
 @pytest.mark.parametrize("given", [{}, {"epsilon": 0.1, "temperature": 1.0}])

@@ -19,7 +19,7 @@ from stream.run.front import Front
 from stream.run.readings import parameter_counts, readings
 from stream.settings.ranking import RECOMMENDER
 from stream.step.ranking.engine import RankingEngine
-from tests.support.factory import interaction, ranking_config, wish
+from tests.support.factory import DAY_MS, START_MS, interaction, ranking_config, wish
 from tests.support.runner import append, caught_up, running
 from tests.support.tools import chromium
 from tests.support.waiting import DEADLINE_S, wait_until
@@ -66,8 +66,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         hits = [interaction(TAKEN + i, ranking="r0", item=item, user="u0") for i in range(2)]
         append(config, ("events", hits))
         caught_up(service, TAKEN + ASKED + NEW + 2)
+        late = {"event": "item", "item": "m0", "timestamp": START_MS + 3 * DAY_MS}
+        append(config, ("events", [late]))
+        caught_up(service, TAKEN + ASKED + NEW + 3)
         wait_until(
-            lambda: series(front.metrics())["millrace_interactions_total", "shop"] == TAKEN + 2,
+            lambda: series(front.metrics())["millrace_valued_lists_total", "shop"] == ASKED + NEW,
             "the readings",
         )
         assert isinstance(service.engine, RankingEngine)
@@ -110,6 +113,14 @@ def test_what_is_shown_is_told(shop: Shop) -> None:
     assert shop.now["millrace_catalogue_coverage_ratio", "shop"] == 1
     assert shop.now["millrace_shown_top_10_ratio", "shop"] == shop.engine.shown.top()
     assert 1 / 3 < shop.engine.shown.top() < 1
+
+
+def test_what_lists_are_worth_is_told(shop: Shop) -> None:
+    """Of those whose horizon is over: nothing was drawn, so that the best was shown."""
+    assert shop.now["millrace_valued_lists_total", "shop"] == ASKED + NEW
+    assert shop.now["millrace_policy_effective_lists", "shop"] == pytest.approx(45, rel=1e-2)
+    found = {shop.now["millrace_policy_value_ratio", e, "shop"] for e in ("shown", "snips", "dr")}
+    assert [pytest.approx(1 / 45, rel=1e-2)] * len(found) == list(found)
 
 
 def test_quality_is_the_reports(shop: Shop) -> None:

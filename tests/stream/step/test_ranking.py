@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -171,6 +172,63 @@ class TestExploration:
     def test_where_nothing_is_drawn_all_is_as_likely(self, shard: Shard) -> None:
         """Without ``explore`` each place could only be filled as it is."""
         assert {p["propensity"] for p in shard.answer(ask(40))["items"]} == {1.0}
+
+
+class TestValue:
+    def test_drawn_lists_say_what_the_best_are_worth(self) -> None:
+        """As a plain reading of the answers beside those of a shard that draws nothing."""
+        rng = random.Random(2)
+        drawing, plain = Shard(reco={"explore": {"temperature": 3.0}}), Shard()
+        weights, rewards = [], []
+        for made in (drawing, plain):
+            made.step(*(take(f"u{i}", item, i) for i, item in enumerate("aaabbc")))
+        for i in range(60):
+            asked = ask(10 + i, f"q{i}", count=2)
+            first, best = (made.answer(asked)["items"][0] for made in (drawing, plain))
+            weights.append((first["id"] == best["id"]) / first["propensity"])
+            rewards.append(float(rng.random() < 0.4))
+            if rewards[-1]:
+                hit = take(f"w{i}", first["id"], 10 + i, ranking=f"q{i}")
+                drawing.step(hit)
+                plain.step(hit)
+        assert drawing.engine.value.lists == 0
+        drawing.step(told("item", 3 * 24 * 60, item="a"))
+        found = drawing.engine.value.report()
+        w, r = np.array(weights), np.array(rewards)
+        assert 0 < (w > 0).mean() < 1
+        assert found["shown"]["value"] == pytest.approx(r.mean())
+        assert found["ips"]["value"] == pytest.approx((w * r).mean())
+        assert found["snips"]["value"] == pytest.approx((w * r).sum() / w.sum())
+        assert found["lists"]["effective"] == pytest.approx(w.sum() ** 2 / (w**2).sum())
+
+    def test_lists_of_others_count_where_they_say_their_propensity(self, shard: Shard) -> None:
+        """Ours would begin with the popular one; what was certain says nothing of the others."""
+        for i, (first, propensity) in enumerate(
+            [("a", 0.5), ("e", 0.5), ("a", 1.0), ("a", None), ("new", 0.25)]
+        ):
+            items = [{"id": item} for item in dict.fromkeys([first, "a", "e", "new"])]
+            items[0] |= {} if propensity is None else {"propensity": propensity}
+            shard.step(told("ranking", 40 + i, id=f"l{i}", items=items))
+            shard.step(take("x", first, 40 + i, ranking=f"l{i}"))
+        shard.step(told("item", 3 * 24 * 60, item="a"))
+        found = shard.engine.value.report()
+        assert found["lists"]["all"] == 3
+        assert found["shown"]["value"] == 1.0
+        assert found["ips"]["value"] == pytest.approx(2 / 3)
+
+    def test_an_answer_can_be_valued_by_another_ranking(self) -> None:
+        """It says what it was drawn from: what was excluded then could not have been shown."""
+        made = Shard(reco={"explore": {"epsilon": 0.5}})
+        made.step(*(take(f"u{i}", item, i) for i, item in enumerate("aaabbc")))
+        answer = made.answer(ask(10, exclude=["a"], count=1))
+        assert answer["among"] == {"exclude": ["a"]}
+        [first] = answer["items"]
+        other = Shard()
+        other.step(*(take(f"u{i}", item, i) for i, item in enumerate("aaabbc")))
+        other.step(answer, take("u9", first["id"], 11, ranking="q"))
+        other.step(told("item", 3 * 24 * 60, item="a"))
+        expected = (first["id"] == "b") / first["propensity"]
+        assert other.engine.value.report()["ips"]["value"] == pytest.approx(expected)
 
 
 class TestFeedback:

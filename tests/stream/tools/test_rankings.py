@@ -202,6 +202,42 @@ def test_the_command_tells_and_writes(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["evaluate", str(place), "--data", str(few)]).exit_code == 3
 
 
+def test_logged_lists_are_valued_by_a_configuration(tmp_path: Path) -> None:
+    """Lists drawn at random of three items, in days of their own: the value of each ranking."""
+    rng, day = np.random.default_rng(4), 86_400
+    chance = {"a": 0.6, "b": 0.3, "c": 0.1}
+    records: list[dict[str, Any]] = [
+        {"event": "interaction", "timestamp": 1000 + i, "user": f"u{i}", "item": item}
+        for i, item in enumerate("aaaabbbc")
+    ]
+    for i in range(300):
+        now = 2000 + i * day // 10
+        order = rng.permutation(list(chance)).tolist()
+        items = [{"id": item, "propensity": 1 / (3 - k)} for k, item in enumerate(order)]
+        records.append({"event": "ranking", "id": f"l{i}", "timestamp": now, "items": items})
+        if rng.random() < chance[order[0]]:
+            hit = {"event": "interaction", "timestamp": now + 1, "user": f"v{i}"}
+            records.append(hit | {"item": order[0], "ranking": f"l{i}"})
+    records.append({"event": "item", "timestamp": now + 90 * day, "item": "a"})
+    data = tmp_path / "logged.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    shard = parse(CONFIG | {"label": {"horizon": "1d"}}, "test")
+    value = evaluate_ranks(shard, data, None, 64, QUIET)["value"]
+    assert value["lists"]["all"] == 300
+    for name in ("ips", "snips", "dr"):
+        assert value[name]["low"] < 0.6 < value[name]["high"]
+        assert abs(value[name]["value"] - 0.6) < 0.1
+    assert value["shown"]["value"] < 0.45
+    place = tmp_path / "c.toml"
+    place.write_text(
+        'name = "films"\nlog = { type = "embedded" }\ntarget = { type = "ranking" }\n'
+        'event = { time_format = "s" }\nlabel = { horizon = "1d" }\n'
+    )
+    done = CliRunner().invoke(app, ["evaluate", str(place), "--data", str(data)])
+    assert f"{value['snips']['value']:.4f}" in done.output
+    assert "300 lists whose horizon is over" in done.output
+
+
 def test_what_is_about_scored_events_is_refused(tmp_path: Path) -> None:
     """In one sentence, not by a traceback; what is about any shard is not."""
     place = tmp_path / "c.toml"

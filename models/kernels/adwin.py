@@ -1,9 +1,8 @@
 """ADWIN, compiled: windows of exponential buckets, over arrays of their owners.
 
 The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda 2007, doi
-10.1137/1.9781611972771.42), bit for bit. ``monitoring/drift/detectors.py`` keeps all that River
-keeps. The trees' detectors (:class:`Adwins`) forget their whole window at a signal, as River's do;
-so a bucket needs its sum alone, and the variance is that of everything since the last signal.
+10.1137/1.9781611972771.42), bit for bit. Detectors forget their whole window at a signal; so a
+bucket needs its sum alone, and the variance is that of everything since the last signal.
 Draws no randomness and allocates nothing.
 """
 
@@ -29,10 +28,6 @@ SHORTEST = 5
 
 WIDTH, SUM, SQUARES = range(3)
 """What is known of a window: values, their sum, sum of squared deviations from their mean."""
-
-GAP, CUT = 5, 6
-"""The gap between two parts' means that came nearest to its threshold, or furthest beyond, and that
-threshold: of the last test, where there is room for them."""
 
 LEVELS = 40
 
@@ -67,10 +62,10 @@ def adwin_reset(d: int, a: Adwins) -> None:
 @njit(**HELPER)
 def adwin_update(d: int, x: float, delta: float, a: Adwins) -> int:
     """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell (all is forgotten); or 0."""
-    insert(d, x, a.moments, a.held, a.bucket, a.bucket[:0])
+    _insert(d, x, a.moments, a.held, a.bucket)
     if np.int64(a.moments[d, WIDTH]) % CLOCK != 0:
         return 0
-    change = find_cut(d, a.moments, a.held, a.bucket, LEVELS, delta)
+    change = _find_cut(d, a.moments, a.held, a.bucket, delta)
     if change == 0.0:
         return 0
     adwin_reset(d, a)
@@ -78,53 +73,39 @@ def adwin_update(d: int, x: float, delta: float, a: Adwins) -> int:
 
 
 @njit(**HELPER)
-def insert(d: int, x: float, known: F64, held: I64, sums: F64, squares: F64) -> None:
-    """Add a bucket of one value to window ``d``; merge the two oldest of a level with too many.
-
-    ``known`` ``(n, 3)`` or wider, see :data:`WIDTH`; ``held`` ``(n, levels)`` and ``sums``
-    ``(n, levels, PER_ROW + 1)``, see :class:`Adwins`; ``squares``, like ``sums`` or empty: each
-    bucket's sum of squared deviations, where it is wanted.
-    """
+def _insert(d: int, x: float, known: F64, held: I64, sums: F64) -> None:
+    """Add a bucket of one value to window ``d``; merge the two oldest of a level with too many."""
     width = known[d, WIDTH]
     if width > 0.0:
         gap = x - known[d, SUM] / width
         known[d, SQUARES] += width * gap * gap / (width + 1.0)
     known[d, WIDTH] = width + 1.0
     known[d, SUM] += x
-    level, size, deviation = 0, 1.0, 0.0
+    level = 0
     while True:
         n = held[d, level]
         sums[d, level, n] = x
-        if len(squares) > 0:
-            squares[d, level, n] = deviation
         if n < PER_ROW or level + 1 == held.shape[1]:
             held[d, level] = min(n + 1, PER_ROW)
             return
         x = sums[d, level, 0] + sums[d, level, 1]
-        if len(squares) > 0:
-            gap = sums[d, level, 0] / size - sums[d, level, 1] / size
-            deviation = squares[d, level, 0] + squares[d, level, 1]
-            deviation += size * size * gap * gap / (size + size)
-            for k in range(PER_ROW - 1):
-                squares[d, level, k] = squares[d, level, k + 2]
         for k in range(PER_ROW - 1):
             sums[d, level, k] = sums[d, level, k + 2]
         held[d, level] = PER_ROW - 1
         level += 1
-        size *= 2.0
 
 
 @njit(**RARE)
-def find_cut(d: int, known: F64, held: I64, sums: F64, levels: int, delta: float) -> float:
+def _find_cut(d: int, known: F64, held: I64, sums: F64, delta: float) -> float:
     """How far the mean rose at the first cut between two means too far apart (theorem 3.1); or 0.
 
-    Looks from the oldest of the ``levels`` in use to the youngest.
+    Looks from the oldest bucket to the youngest.
     """
     old, old_sum = 0.0, 0.0
     new, new_sum = known[d, WIDTH], known[d, SUM]
     spread = 2.0 * known[d, SQUARES] / known[d, WIDTH]
     log_term = math.log(2.0 * math.log(known[d, WIDTH]) / delta)
-    for level in range(levels - 1, -1, -1):
+    for level in range(LEVELS - 1, -1, -1):
         size = 2.0**level
         for k in range(held[d, level]):
             old += size
@@ -137,8 +118,6 @@ def find_cut(d: int, known: F64, held: I64, sums: F64, levels: int, delta: float
             gap = abs(rise)
             inverse = 1.0 / (old - SHORTEST + 1.0) + 1.0 / (new - SHORTEST + 1.0)
             cut = math.sqrt(inverse * spread * log_term) + 2.0 / 3.0 * log_term * inverse
-            if known.shape[1] > CUT and gap * known[d, CUT] >= known[d, GAP] * cut:
-                known[d, GAP], known[d, CUT] = gap, cut
             if gap > cut:
                 return rise
     return 0.0

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from models.base import F32, F64, I64, State, StateError, state_digest
 from models.carry import fill, shared
 from models.task import SHARES
-from monitoring.drift.detectors import ADWIN_DELTA, PAGE_HINKLEY_THRESHOLD, Adwin, PageHinkley
+from monitoring.drift.betting import Betting
+from monitoring.drift.settings import EVIDENCE, MARGIN
 from monitoring.drift.shift import Shift
 
 PSI_THRESHOLD = 0.25
@@ -39,8 +40,8 @@ MAX_FEATURES = 50
 class Alarm(NamedTuple):
     """One detection.
 
-    ``detector`` is adwin or page_hinkley; ``signal`` the scorer's name; ``statistic`` had passed
-    ``threshold``; ``row`` is the place in the update's batch.
+    ``detector`` is betting; ``signal`` the scorer's name; ``statistic`` had passed ``threshold``;
+    ``row`` is the place in the update's batch.
     """
 
     detector: str
@@ -68,12 +69,12 @@ class DriftReading(NamedTuple):
 
 
 class DriftMonitor:
-    """ADWIN and Page-Hinkley on each scorer's error, PSI and KS on scores and features.
+    """Bets on a rise of each scorer's error, PSI and KS on scores and features.
 
     Only an error that rises is an alarm: while a model learns it falls, and that is no drift. The
-    error is ``1 - exp(-loss)``, for the log loss ``|y - p|``: in [0, 1] as ADWIN's bound wants it,
-    so that one very wrong probability is not a drift by itself. Scores and features raise no alarm:
-    a learning ensemble's scores move on a stationary stream too, and a calendar feature moves every
+    error is ``1 - exp(-loss)``, for the log loss ``|y - p|``: in [0, 1] as the bets want it, so
+    that one very wrong probability is not a drift by itself. Scores and features raise no alarm: a
+    learning ensemble's scores move on a stationary stream too, and a calendar feature moves every
     night; their figures are there to be looked at when an alarm came.
 
     Parameters
@@ -82,10 +83,8 @@ class DriftMonitor:
         The ensemble, then the members: the signals.
     features : sequence of str
         Dense columns to watch: the first ones of a batch, at most :data:`MAX_FEATURES`.
-    delta : float
-        ADWIN's chance of a false alarm.
-    page_hinkley : float
-        Page-Hinkley's threshold.
+    evidence, margin : float
+        See :class:`~monitoring.drift.betting.Betting`.
     reference, window : int
         Events in the frozen reference and in the window compared with it.
     bounds : sequence of float, optional
@@ -96,8 +95,8 @@ class DriftMonitor:
         self,
         names: Sequence[str],
         features: Sequence[str] = (),
-        delta: float = ADWIN_DELTA,
-        page_hinkley: float = PAGE_HINKLEY_THRESHOLD,
+        evidence: float = EVIDENCE,
+        margin: float = MARGIN,
         reference: int = 10_000,
         window: int = 10_000,
         bounds: Sequence[float] | None = SHARES,
@@ -108,11 +107,8 @@ class DriftMonitor:
             )
         self._names = tuple(names)
         self._features = tuple(features)
-        self._detectors: tuple[Adwin | PageHinkley, ...] = (
-            Adwin(len(names), delta),
-            PageHinkley(len(names), page_hinkley),
-        )
-        self._alarms = np.zeros((len(self._detectors), len(names)), np.int64)
+        self._bets = Betting(len(names), evidence, margin)
+        self._alarms = np.zeros(len(names), np.int64)
         self._labels = np.zeros(len(names), np.int64)
         self._warm_ms = np.full(len(names), _NOT_YET)
         self._scores = Shift(1, bounds, reference, window)
@@ -124,10 +120,10 @@ class DriftMonitor:
         """Take the losses ``(n, 1 + m)`` of ``n`` labels in order; ``nan`` where no score was made.
 
         ``event_time_ms`` ``(n,)`` are the times of the events scored, ``watermark_ms`` the newest
-        one scored so far: what a scorer scored before it had learned :data:`WARM_UP` labels raises
-        no alarm. Without times everything counts.
+        one scored so far: what a scorer scored before it had learned :data:`WARM_UP` labels is not
+        looked at. Without times everything counts.
 
-        Returns the alarms, ADWIN's before Page-Hinkley's, each by row.
+        Returns the alarms by row.
         """
         if losses.ndim != 2 or losses.shape[1] != len(self._names):
             raise ValueError(
@@ -138,14 +134,12 @@ class DriftMonitor:
             self._labels += len(losses)
             self._warm_ms[(warm_ms == _NOT_YET) & (self._labels >= WARM_UP)] = watermark_ms
         errors = np.ascontiguousarray(-np.expm1(-losses), np.float64)
+        if event_time_ms is not None:
+            errors[event_time_ms[:, None] <= warm_ms] = np.nan
         alarms = []
-        for d, detector in enumerate(self._detectors):
-            for row, j, statistic, threshold in detector.update(errors):
-                early = event_time_ms is not None and event_time_ms[row] <= warm_ms[j]
-                if statistic < 0 or early:
-                    continue
-                self._alarms[d, j] += 1
-                alarms.append(Alarm(detector.detector, self._names[j], statistic, threshold, row))
+        for row, j, statistic, threshold in self._bets.update(errors):
+            self._alarms[j] += 1
+            alarms.append(Alarm(Betting.detector, self._names[j], statistic, threshold, row))
         return alarms
 
     def observe(self, p: F64, dense: F32 | None = None) -> None:
@@ -157,8 +151,13 @@ class DriftMonitor:
     def readings(self) -> list[DriftReading]:
         """Every detector and signal, in a fixed order, from the start."""
         rows = [
-            DriftReading(d.detector, name, d.statistic(j), d.threshold(j), int(self._alarms[i, j]))
-            for i, d in enumerate(self._detectors)
+            DriftReading(
+                Betting.detector,
+                name,
+                self._bets.statistic(j),
+                self._bets.threshold(),
+                int(self._alarms[j]),
+            )
             for j, name in enumerate(self._names)
         ]
         for name, value, limit in (
@@ -190,7 +189,7 @@ class DriftMonitor:
         """
         for name, array in self._arrays().items():
             array[...] = _NOT_YET if name == "warm_ms" else 0
-        axes = {name: 1 if name == "alarms" else 0 for name in self._arrays()}
+        axes = dict.fromkeys(self._arrays(), 0)
         fill(self._arrays(), state, "drift", axes, shared(self._names, state["names"]))
         self._scores.restore(state["scores"])
         if "columns" in state:
@@ -210,6 +209,4 @@ class DriftMonitor:
             "labels": self._labels,
             "warm_ms": self._warm_ms,
         }
-        for detector in self._detectors:
-            arrays |= {f"{detector.detector}_{k}": a for k, a in detector.arrays().items()}
-        return arrays
+        return arrays | {f"bets_{name}": array for name, array in self._bets.arrays().items()}

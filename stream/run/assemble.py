@@ -20,7 +20,6 @@ from models.reco.recommender import Recommender
 from models.settings import column_names, parse_size
 from models.task import Task
 from monitoring.audit.trail import Trail
-from monitoring.drift.detectors import RANKS_THRESHOLD
 from monitoring.drift.monitor import MAX_FEATURES, DriftMonitor
 from monitoring.quality.ranks import RankQuality
 from monitoring.quality.tasks import quality_of
@@ -72,7 +71,13 @@ def build_scoring(
         Pending(dtype, ensemble.names, directory, room(config, dtype.itemsize)),
         quality_of(task, names),
         quality_of(task, names),
-        DriftMonitor(names, features.schema.dense[:MAX_FEATURES], bounds=task.score_bins),
+        DriftMonitor(
+            names,
+            features.schema.dense[:MAX_FEATURES],
+            config.drift.evidence,
+            config.drift.margin,
+            bounds=task.score_bins,
+        ),
         Trail(config.name, key),
     )
 
@@ -90,7 +95,7 @@ def build_ranking(
         recommender,
         Pending(LIST_ROW, (), directory, room(config, LIST_ROW.itemsize)),
         RankQuality(names),
-        DriftMonitor(names, page_hinkley=RANKS_THRESHOLD, bounds=None),
+        DriftMonitor(names, (), config.drift.evidence, config.drift.margin, bounds=None),
         Trail(config.name, key),
     )
 

@@ -34,6 +34,7 @@ from models.settings import (
 from models.target import BinaryTarget, Target
 from models.task import Task
 from monitoring.audit.budgets import AuditSettings
+from monitoring.drift.settings import DriftSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.ranking import RANKING_EVENT, RECOMMENDER, RankingSettings
 from stream.settings.shape import HIDDEN, Place
@@ -451,23 +452,6 @@ class QualitySettings(Settings):
         le=1000,
         description="alerts for 1,000 events that somebody can look at: of so many of the highest"
         " scores `millrace_alert_precision_at_budget_ratio` is the precision",
-    )
-
-
-class DriftSettings(Settings):
-    """What an alarm of Page-Hinkley sets off; alarms are told whatever is chosen."""
-
-    on_alarm: Literal["none", "weights", "reset", "swap"] = Field(
-        "none",
-        description="`weights`: the combiner begins anew; `reset`: the member that alarmed begins"
-        " anew, at an alarm of the ensemble the combiner; `swap`: a challenger of the member that"
-        " alarmed begins to learn beside it and takes its place once it is better",
-    )
-    challenger_after: int = Field(
-        1000, ge=1, description="labels that member and challenger are compared on at least"
-    )
-    challenger_until: int = Field(
-        10_000, ge=1, description="labels after which a challenger that is not better is dropped"
     )
 
 

@@ -38,7 +38,7 @@ from stream.step.pending.segments import SegmentFile
 
 logger = structlog.get_logger()
 
-FORMAT = 6
+FORMAT = 7
 """1: arrays that were not compressed. 2: labels of pending rows as another
 code. 4: truths of pending rows as a byte each."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"

@@ -19,10 +19,10 @@ from models.ensemble.ensemble import Ensemble, MemberError
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.budgets import Reaction
 from monitoring.drift.monitor import WARM_UP, Alarm
-from stream.settings.schema import DriftSettings
+from monitoring.drift.settings import DriftSettings
 
-ACTING = "page_hinkley"
-"""The one detector whose alarms act: ADWIN raises false ones where labels come a week late."""
+_CAUSE = "drift"
+"""The cause of what an alarm sets off, in the trail."""
 
 
 class Reactions:
@@ -60,7 +60,7 @@ class Reactions:
         tell so much later.
         """
         reaction = self._settings.on_alarm
-        if alarm.detector != ACTING or reaction == "none":
+        if reaction == "none":
             return
         name = alarm.signal
         if reaction == "weights" or (reaction == "reset" and name == "ensemble"):
@@ -94,7 +94,7 @@ class Reactions:
         self._ensemble.renew(name, self._births[name])
         self._began(name)
         self.counts[f"member_reset/{name}"] += 1
-        self._auditor.renewed(name, "member_reset", ACTING, {"number": self._births[name]})
+        self._auditor.renewed(name, "member_reset", _CAUSE, {"number": self._births[name]})
 
     # ------------------------------------------------------------------ challengers
 
@@ -165,7 +165,7 @@ class Reactions:
         self._tell("challenger_dropped", name, detail, cause)
 
     def _tell(
-        self, reaction: Reaction, target: str, detail: dict[str, Any], cause: str = ACTING
+        self, reaction: Reaction, target: str, detail: dict[str, Any], cause: str = _CAUSE
     ) -> None:
         self.counts[f"{reaction}/{target}"] += 1
         self._auditor.record(reaction, cause, target, detail)

@@ -242,7 +242,7 @@ def test_an_event_is_looked_up_by_its_id(browser: Browser, live: Live) -> None:
 def test_an_audit_record_is_a_sentence_and_whole_behind_a_click(page: Page) -> None:
     """What happened is told in words; the record opens, and stays open while others come."""
     drift = page.locator("#audit-table tr", has_text="drift").first
-    expect(drift).to_contain_text(re.compile(r"(adwin|page_hinkley): [\d.]+ over [\d.]+"))
+    expect(drift).to_contain_text(re.compile(r"betting: [\d.]+ over [\d.]+"))
     expect(drift.locator("pre")).to_be_hidden()
     drift.locator("summary").click()
     expect(drift.locator("pre")).to_contain_text('"event": "drift"')
@@ -318,7 +318,7 @@ def test_an_announcement_is_for_screen_readers_only(page: Page) -> None:
     """However long its text, nothing of it covers what is seen."""
     said = page.locator("#announce")
     text = said.text_content()
-    said.evaluate("e => { e.textContent = 'Drift alarm: page_hinkley on forest, '.repeat(40) }")
+    said.evaluate("e => { e.textContent = 'Drift alarm: betting on forest, '.repeat(40) }")
     box = said.bounding_box()
     said.evaluate("(e, text) => { e.textContent = text }", text)
     assert box is not None

@@ -64,7 +64,7 @@ def busy() -> Readings:
     quality = Quality(("ensemble", *MEMBERS), 0.5)
     quality.update(p, y, p[:, 0] >= 0.5)
     drift = DriftMonitor(("ensemble", *MEMBERS))
-    drift.update(np.vstack([np.full((500, 3), 0.1), np.full((500, 3), 2.0)]))
+    drift.update(np.vstack([rng.random((2500, 3)) / 5, np.full((500, 3), 2.0)]))
     scores = Histogram(SHARES)
     scores.observe_many(p[:, 0])
     return replace(
@@ -139,8 +139,8 @@ def test_values_are_those_of_the_readings() -> None:
     began = {"model": "fraud", "member": "forest", "reaction": "member_reset"}
     assert get(series, "drift_reactions_total", **began) == 1
     assert get(series, "build_info", version="0.1.0", python="3.11") == 1
-    adwin = {"model": "fraud", "detector": "adwin", "signal": "linear"}
-    assert get(series, "drift_alarms_total", **adwin) == 1
+    betting = {"model": "fraud", "detector": "betting", "signal": "linear"}
+    assert get(series, "drift_alarms_total", **betting) == 1
 
 
 def test_quality_gauges_are_those_of_the_report() -> None:

@@ -20,7 +20,7 @@ from stream.http.live.page import LATEST, POINTS, RECENT, PageView, quantile
 
 def readings(alarms: int = 0, scored: int = 0) -> Readings:
     """Readings with one detector's alarms."""
-    drift = [DriftReading("adwin", "ensemble", 0.1, 0.2, alarms)]
+    drift = [DriftReading("betting", "ensemble", 0.1, 0.2, alarms)]
     return replace(Readings("fraud", ("linear",)), drift=drift, scored=scored)
 
 
@@ -48,7 +48,7 @@ def test_a_mark_stands_where_alarms_were_new() -> None:
     view = PageView()
     for alarms in (3, 3, 4, 4):
         view.add_point(readings(alarms))
-    assert [p["drift"] for p in view.history()["points"]] == [[], [], [("adwin", "ensemble")], []]
+    assert [p["drift"] for p in view.history()["points"]] == [[], [], [("betting", "ensemble")], []]
 
 
 def test_the_ring_is_bounded_and_a_snapshot_repeats_its_end() -> None:

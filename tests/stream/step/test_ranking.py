@@ -426,7 +426,7 @@ def test_only_a_ranking_that_grows_worse_raises_an_alarm() -> None:
         return [a.detector for a in alarms if a.signal == "ensemble"]
 
     assert [a for i in range(16) for a in taken(500, 500 * i, 0.2)] == []
-    assert "page_hinkley" in [a for i in range(16, 20) for a in taken(500, 500 * i, 0.8)]
+    assert "betting" in [a for i in range(16, 20) for a in taken(500, 500 * i, 0.8)]
 
 
 def life(n: int) -> list[dict[str, Any]]:

@@ -192,6 +192,8 @@ CHANGES: dict[str, Patch] = {
     "EnsembleSettings.combine": {"ensemble.combine": "weighted_vote"},
     "EnsembleSettings.threshold": {"ensemble.threshold": 0.2},
     "EnsembleSettings.prior": {"ensemble.prior": 0.2},
+    "DriftSettings.evidence": {"drift.evidence": 50.0},
+    "DriftSettings.margin": {"drift.margin": 0.02},
     "DriftSettings.on_alarm": {"drift.on_alarm": "reset"},
     "DriftSettings.challenger_after": {"drift.challenger_after": 400},
     "DriftSettings.challenger_until": {"drift.challenger_until": 70},
@@ -375,7 +377,7 @@ def alarmed(engine: ScoringEngine) -> ScoringEngine:
 
     def alarming(losses: Any, *rest: Any) -> list[Alarm]:
         before, after = engine.counts["learned"], engine.counts["learned"] + len(losses)
-        forced = [Alarm("page_hinkley", engine.ensemble.names[0], 16.0, 15.0, 0)]
+        forced = [Alarm("betting", engine.ensemble.names[0], 16.0, 15.0, 0)]
         return update(losses, *rest) + (forced if before // 150 < after // 150 else [])
 
     engine.drift.update = alarming  # type: ignore[method-assign]
@@ -524,10 +526,14 @@ def test_what_is_said_to_stay_stays(
         assert new.ensemble.members[name].digest() == old.ensemble.members[name].digest()
     signals = ("ensemble", *changes.staying)
     for report in ("quality", "matured"):
-        ours, theirs = getattr(new, report).report(), getattr(old, report).report()
-        assert str([ours[n] for n in signals]) == str([theirs[n] for n in signals])
-    readings = [{str(r) for r in e.drift.readings() if r.signal in signals} for e in (new, old)]
-    assert readings[0] == readings[1]
+        now, then = getattr(new, report).report(), getattr(old, report).report()
+        assert str([now[n] for n in signals]) == str([then[n] for n in signals])
+    ours, theirs = (
+        # What a statistic is compared with is a setting.
+        {str(r._replace(threshold=0.0)) for r in e.drift.readings() if r.signal in signals}
+        for e in (new, old)
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("change", sorted(REFUSED))

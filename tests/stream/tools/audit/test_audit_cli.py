@@ -373,7 +373,7 @@ def test_one_altered_value_of_any_part_is_a_mismatch(shard: Path, part: str) -> 
     [
         ("features", "features/numbers"),
         ("quality", "quality/p"),
-        ("drift", "drift/adwin_totals"),
+        ("drift", "drift/bets_bets"),
         ("pending", "pending/truth"),
         ("tallies", "tallies/scores/counts"),
     ],

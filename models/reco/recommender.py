@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,9 @@ from models.kernels.reco.tables import ARENA, BOUND, lookup_of, tables
 from models.kernels.windows.entities import ENTITIES, EVICTED, NEXT, OLDEST, SLOTS
 from models.reco.layout import LAYOUT
 from models.reco.parts import Sizes, copies, grown, rows, take, used
-from models.reco.settings import RecoSettings
+from models.reco.settings import RecoSettings, Seen
 
 I32 = NDArray[np.int32]
-Seen = Literal["exclude", "include"]
 
 SMALLEST = 64
 """Items, users and places of histories that a fresh recommender has room for."""
@@ -51,12 +50,14 @@ class Judged(NamedTuple):
     ``ranks`` int32 ``(n, m + 1)``: 1 + how many other items had a score at least as high as the
     row's own, among all that could be shown to its user; 0 where the row's could not be, since it
     was not known or taken by him before. The columns are ``names``, the stack's last. ``history``
-    int32 ``(n,)``: items that the row's user had taken before, in all.
+    int32 ``(n,)``: items that the row's user had taken before, in all. ``again`` bool ``(n,)``: he
+    had taken the row's item before, and so it was not shown.
     """
 
     names: tuple[str, ...]
     ranks: I32
     history: I32
+    again: BOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Request:
     """A question: what should be shown to a user.
 
     ``items``: the candidates, ``None`` for the whole catalogue; ``count``: how many at most;
-    ``exclude``: items that must not be shown; ``seen``: whether what the user took may be.
+    ``exclude``: items that must not be shown; ``seen``: whether what the user took may be;
+    ``given``: items that he looks at, which count as the last of his history.
     """
 
     time_ms: int
@@ -74,6 +76,7 @@ class Request:
     count: int = 10
     exclude: U64 | None = None
     seen: Seen | None = None
+    given: U64 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,8 @@ class Recommender(Learner):
                 control[number] = len(kinds)
                 kinds += theirs
         control[kernels.SITTING_MS] = s.session_gap
-        control[kernels.EXCLUDE_SEEN] = s.seen == "exclude"
+        control[kernels.SEEN] = _SEEN[s.seen]
+        back = np.log(-np.expm1(-np.arange(1, self._history + 1) / s.seen_fade))
         p, c, v, e = m.popular, m.cooccurrence, m.sessions, m.ease
         b, f = m.bpr, m.eals
         return kernels.Everything(
@@ -142,6 +146,7 @@ class Recommender(Learner):
                 [int(row) for row in control[: kernels.MEMBERS] if row >= 0], kinds, n, self._seed
             ),
             control,
+            back.astype(np.float32),
             np.zeros(n, np.uint8),
         )
 
@@ -161,11 +166,14 @@ class Recommender(Learner):
             done = self._walk(columns, done, ranks)
         if not judge:
             return None
-        return Judged((*self.names, "stack"), ranks[:, : m + 1], ranks[:, m + 1])
+        again = ranks[:, m] == kernels.TAKEN
+        ranks[again, : m + 1] = 0
+        return Judged((*self.names, "stack"), ranks[:, : m + 1], ranks[:, m + 1], again)
 
     def _walk(self, columns: Interactions, first: int, ranks: I32) -> int:
         none = _NONE
-        return int(kernels.walk(columns, first, kernels.LEARN, 0, ranks, none, none, self._all))
+        state = self._all
+        return int(kernels.walk(columns, first, kernels.LEARN, 0, ranks, none, none, none, state))
 
     def _make_room(self) -> None:
         """Double what has no room left."""
@@ -209,10 +217,14 @@ class Recommender(Learner):
 
     def rank(self, request: Request) -> Ranked:
         """The best candidates, best first; changes nothing of the state."""
+        if request.given is not None:
+            self._keep_one_free()
         a, s = self._all, self._settings
-        only = _NONE if request.items is None else np.require(request.items, np.uint64, ["C"])
-        never = _NONE if request.exclude is None else np.require(request.exclude, np.uint64, ["C"])
-        seen = (request.seen or s.seen) == "include"
+        only, never, given = (
+            _NONE if keys is None else np.require(keys, np.uint64, ["C"])
+            for keys in (request.items, request.exclude, request.given)
+        )
+        seen = _SEEN[request.seen or s.seen]
         n = 0
         if request.items is None or len(only):
             row = kernels.Rows(
@@ -221,22 +233,30 @@ class Recommender(Learner):
                 np.array([request.session], np.uint64),
                 *_NO_COLUMNS,
             )
-            n = kernels.walk(row, 0, kernels.RANK, seen, _NO_RANKS, only, never, a)
+            n = kernels.walk(row, 0, kernels.RANK, seen, _NO_RANKS, only, never, given, a)
         utility, slots = a.stack.answer[:n], a.stack.candidates[:n]
         best = _best(utility, min(request.count, n))
         chosen = slots[best]
         return Ranked(
             a.items.keys[chosen],
             utility[best].copy(),
-            self._logits()[best].astype(np.float64),
+            self._logits(seen)[best].astype(np.float64),
             a.stack.scores[np.ix_(a.stack.member, chosen)].T.astype(np.float64),
             n,
-            not self.history(request.user or request.session),
+            not self.history(request.user or request.session) and not self.knows(given).any(),
         )
 
-    def _logits(self) -> NDArray[np.float32]:
+    def _keep_one_free(self) -> None:
+        """Keep room for a user more: a stranger who looks at items is he for a moment."""
+        if self._sizes().users == self._room.users:
+            self._room = self._room._replace(users=self._room.users + 1)
+            self._grow()
+
+    def _logits(self, seen: int) -> NDArray[Any]:
         """What the stack says of the candidates, or a member that leads it."""
         stack = self._all.stack
+        if seen == kernels.DECAY:
+            return stack.answer
         leader = int(np.argmax(stack.rewards[:-1]))
         if stack.rewards[leader] > stack.rewards[-1]:
             found: NDArray[np.float32] = stack.said[stack.member[leader]]
@@ -354,6 +374,11 @@ def _best(scores: F64, k: int) -> NDArray[np.intp]:
     return among[np.argsort(-scores[among], kind="stable")[:k]]
 
 
+_SEEN: dict[Seen, int] = {
+    "exclude": kernels.EXCLUDE,
+    "include": kernels.INCLUDE,
+    "decay": kernels.DECAY,
+}
 _NONE = np.zeros(0, np.uint64)
 _NO_COLUMNS = (_NONE, np.zeros(0), np.zeros(0))
 _NO_RANKS = np.zeros((0, 0), np.int32)

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from models.kernels.reco.tables import MOST_ITEMS
 from models.settings import Duration, Settings, refused
 
+Seen = Literal["exclude", "include", "decay"]
+"""What becomes of items that a user took."""
+
 
 class PopularParams(Settings):
     """Parameters of the member `popular`: shares of two counts that fade."""
@@ -132,8 +135,17 @@ class RecoSettings(Settings):
     history: int = Field(
         1024, ge=1, le=1 << 16, description="last items of a user that are remembered, hence seen"
     )
-    seen: Literal["exclude", "include"] = Field(
-        "exclude", description="whether what a user took is shown to him again"
+    seen: Seen = Field(
+        "exclude",
+        description="whether what a user took is shown to him again; `decay`: the less the later he"
+        " took it",
+    )
+    seen_fade: float = Field(
+        20.0,
+        gt=0,
+        le=1e6,
+        description="with `decay`, what he took last but q is as likely to be taken again as any"
+        " other item, times 1 - e^(-(q + 1) / seen_fade)",
     )
     session_gap: Duration = Field(
         1_800_000, ge=1, description="a longer silence of a user begins a new sitting"

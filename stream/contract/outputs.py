@@ -47,13 +47,15 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     ``ranks`` int32 ``(n, 1 + m)``: 1 the best, 0 an item that could not be ranked; the ranking
     that would have been shown first, then the members'. ``history`` int32 ``(n,)``: items that the
     user had taken before. ``weight`` float64 ``(n,)``: what it counts for, 0 where it is no
-    positive.
+    positive. ``repeat`` bool ``(n,)``: the user took the item before, for less, and it is not shown
+    again: no list is to blame.
     """
 
     time_ms: I64
     ranks: NDArray[Any]
     history: NDArray[Any]
     weight: F64
+    repeat: BOOL
 
 
 class Outputs(msgspec.Struct, frozen=True):

@@ -12,10 +12,11 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias, Union
+from typing import Annotated, Any, TypeAlias, Union
 
 import msgspec
 
+from models.reco.settings import Seen
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Record
 from stream.decode.codec import FINITE, ID_BYTES, Codec, Keyed
@@ -70,8 +71,9 @@ class User(msgspec.Struct, frozen=True, tag_field="event", tag="user"):
 class Among(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which items of the catalogue a list was drawn from: as the request for it said."""
 
+    items: Annotated[list[Shown], msgspec.Meta(max_length=MOST_ITEMS)] = []
     exclude: Annotated[list[Text], msgspec.Meta(max_length=MOST_ITEMS)] = []
-    seen: Literal["exclude", "include"] | None = None
+    seen: Seen | None = None
     categories: Annotated[list[Text], msgspec.Meta(max_length=100)] = []
     offset: Annotated[int, msgspec.Meta(ge=0, le=MOST_ITEMS)] = 0
 
@@ -122,7 +124,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     user: Text | None = None
     session: Text | None = None
     exclude: Annotated[list[Text], msgspec.Meta(max_length=MOST_ITEMS)] = []
-    seen: Literal["exclude", "include"] | None = None
+    seen: Seen | None = None
     categories: Annotated[list[Text], msgspec.Meta(max_length=100)] = []
     explain: bool = False
     fields: Fields = []
@@ -135,8 +137,9 @@ class Rank(Request, frozen=True, kw_only=True, tag_field="event", tag="rank"):
 
 
 class Recommend(Request, frozen=True, kw_only=True, tag_field="event", tag="recommend"):
-    """Find items for a user."""
+    """Find items for a user; ``items`` are those that he looks at, which are not among them."""
 
+    items: Annotated[list[Shown], msgspec.Meta(max_length=MOST_ITEMS)] = []
     count: Annotated[int, msgspec.Meta(ge=1, le=MOST_SHOWN)] = 10
     offset: Annotated[int, msgspec.Meta(ge=0, le=MOST_ITEMS)] = 0
 

@@ -60,6 +60,11 @@ class RankingSettings(RecoSettings):
         " as `purchase`, or a type whose `value` is in a range, such as `rating >= 4`; any other"
         " is not learned. Default: every one counts for 1",
     )
+    also_seen: tuple[Annotated[str, AfterValidator(_condition)], ...] = Field(
+        (),
+        description='interactions that are not learned, and yet with `seen = "exclude"` the item'
+        " is not shown to the user again: such as `dislike`, or `rating < 4`",
+    )
     item_ttl: Duration | None = Field(
         None, description="an item is not shown once nothing was heard of it for so long"
     )
@@ -72,13 +77,11 @@ class RankingSettings(RecoSettings):
 
     def conditions(self) -> list[Condition]:
         """:attr:`positive`, taken apart; empty where every interaction counts for 1."""
-        found = []
-        for text, weight in (self.positive or {}).items():
-            parts = _CONDITION.fullmatch(text)
-            assert parts is not None
-            kind, compare, value = parts.groups()
-            found.append(Condition(kind, compare, float(value or 0), weight))
-        return found
+        return [_parsed(text, weight) for text, weight in (self.positive or {}).items()]
+
+    def seen_conditions(self) -> list[Condition]:
+        """:attr:`also_seen`, taken apart."""
+        return [_parsed(text, 0.0) for text in self.also_seen]
 
 
 class Condition(NamedTuple):
@@ -97,6 +100,13 @@ class Condition(NamedTuple):
         return type == self.type and (
             self.compare is None or _COMPARE[self.compare](value, self.value)
         )
+
+
+def _parsed(text: str, weight: float) -> Condition:
+    parts = _CONDITION.fullmatch(text)
+    assert parts is not None
+    kind, compare, value = parts.groups()
+    return Condition(kind, compare, float(value or 0), weight)
 
 
 _COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq}

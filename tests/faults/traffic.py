@@ -240,6 +240,8 @@ class RankingTraffic(Traffic):
         if self._rng.random() < 0.5:
             items = [{"id": self._item()} for _ in range(5)]
             return self._told("rank", f"e{i}", Kind("event", f"e{i}"), items=items, **asked)
+        if self._rng.random() < 0.5:
+            asked |= {"items": [{"id": self._item()}], "seen": "decay"}
         return self._told("recommend", f"e{i}", Kind("event", f"e{i}"), count=5, **asked)
 
     def _company(self, i: int) -> list[NewRecord]:

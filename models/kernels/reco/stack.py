@@ -21,7 +21,7 @@ from numba import njit
 
 from models.base import F32, F64, U8, U64
 from models.kernels.common import RARE
-from models.kernels.reco.tables import I32, TOTAL, Users
+from models.kernels.reco.tables import I32, TOTAL, Items, Users, recent, remembered, slot_of
 
 SIZES = np.array([1, 3, 10, 40])
 """Where the contexts by the length of a history begin, after the first."""
@@ -173,6 +173,34 @@ def _say(a: Stack, r: int, n: int) -> None:
 
 
 @njit(**RARE)
+def leader(a: Stack) -> int:
+    """Who gives the answer: a member, or the stack after the last of them."""
+    first = len(a.member)
+    for e in range(len(a.member)):
+        if a.rewards[e] > a.rewards[first]:
+            first = e
+    return first
+
+
+@njit(**RARE)
+def fade(a: Stack, users: Users, items: Items, user: int, back: F32, n: int) -> None:
+    """Make the answer's ``n`` scores logits, and lower those of what the user took: by ``back``
+    ``(H,)`` of the last but q of his items."""
+    lowered, first = a.chance, leader(a)
+    for c in range(n):
+        lowered[a.candidates[c]] = _ZERO
+    took = remembered(users, user) if user >= 0 else 0
+    for q in range(min(took, len(back)) - 1, -1, -1):
+        tag = recent(users, user, q)
+        if items.tags[slot_of(tag)] == tag:
+            lowered[slot_of(tag)] = back[q]
+    for c in range(n):
+        if first < len(a.member):
+            a.answer[c] = a.said[a.member[first], c] + 1e-12 * a.utility[c]
+        a.answer[c] += lowered[a.candidates[c]]
+
+
+@njit(**RARE)
 def combine(a: Stack, context: int, n: int) -> None:
     """Fill the utilities and the answer of the first ``n`` candidates."""
     m = len(a.member)
@@ -184,15 +212,12 @@ def combine(a: Stack, context: int, n: int) -> None:
         said = a.said[r]
         for c in range(n):
             a.utility[c] += weight * said[c]
-    leader = m
-    for e in range(m):
-        if a.rewards[e] > a.rewards[leader]:
-            leader = e
+    first = leader(a)
     for c in range(n):
         a.answer[c] = a.utility[c]
-    if leader < m:
+    if first < m:
         # Where the leader says the same of two, the stack decides.
-        row = a.scores[a.member[leader]]
+        row = a.scores[a.member[first]]
         for c in range(n):
             a.answer[c] = row[a.candidates[c]] + 1e-12 * a.answer[c]
 

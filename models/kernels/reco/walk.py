@@ -66,6 +66,7 @@ from models.kernels.reco.stack import (
     add_best,
     combine,
     context_of,
+    fade,
     learn_stack,
     reward,
     stack,
@@ -90,13 +91,13 @@ from models.kernels.reco.tables import (
     slot_of,
     tables,
 )
-from models.kernels.windows.entities import SLOTS, find, touch
+from models.kernels.windows.entities import BLOCK, CLASS, COUNT, HEAD, SLOTS, find, touch
 
 # Places in ``control``: rows of the members' scores, -1 for a member that is not there.
 POPULAR, COOCCURRENCE, SESSIONS, EASE, BPR, EALS = range(6)
 MEMBERS = 6
 SITTING_MS = MEMBERS  # a longer gap begins a new sitting
-EXCLUDE_SEEN = MEMBERS + 1  # whether what a user took is not shown again
+SEEN = MEMBERS + 1  # whether what a user took is shown again: one of the three below
 CONTROLS = MEMBERS + 2
 
 KINDS = {
@@ -110,6 +111,9 @@ KINDS = {
 """Members, in the order of their places in ``control``: how the stack takes each of their rows of
 scores. The first is the member's ranking."""
 
+EXCLUDE, INCLUDE, DECAY = range(3)
+"""What a user took is not shown to him, is, or the less the later he took it."""
+
 RANK, LEARN = 1, 2
 """What a walk does."""
 
@@ -117,6 +121,9 @@ LIMIT = 5000
 """Of more items that could be shown, the best by each member are candidates."""
 DRAWN = 100
 """Items that the stack then learns beside them."""
+
+TAKEN = -1
+"""The rank of an item that is not shown to its user since he took it before."""
 
 LONGEST_MS = 1 << 50
 
@@ -134,6 +141,7 @@ class Everything(NamedTuple):
     eals: Eals
     stack: Stack
     control: I64  # (CONTROLS,)
+    back: F32  # (H,): added to a logit where what the user took last but q comes back
     shown: U8  # (S,): scratch, 1 for what may be shown
 
 
@@ -164,6 +172,7 @@ def smallest() -> Everything:
         eals(items=1, users=1, seed=0, factors=1, missing=0.0, regularisation=0.0),
         stack([0], [0], 1, 0),
         np.zeros(CONTROLS, np.int64),
+        np.zeros(1, np.float32),
         np.zeros(1, np.uint8),
     )
 
@@ -174,10 +183,10 @@ _ALL = numba.typeof(smallest())
 
 @njit(**RARE)
 def _show(a: Everything, user: int, seen: int) -> None:
-    """Mark what may be shown to a user: what is known, and not taken by him unless ``seen``."""
+    """Mark what may be shown to a user: what is known, and not taken by him if ``EXCLUDE``."""
     for j in range(a.items.scalars[SLOTS]):
         a.shown[j] = a.items.alive[j]
-    if user >= 0 and not seen:
+    if user >= 0 and seen == EXCLUDE:
         for q in range(remembered(a.users, user)):
             tag = recent(a.users, user, q)
             if a.items.tags[slot_of(tag)] == tag:
@@ -362,12 +371,19 @@ def _choose(a: Everything, user: int, context: int, item: int, weight: float, ra
     m = len(a.stack.member)
     if len(ranks):
         ranks[m + 1] = a.users.ints[user, TOTAL] if user >= 0 else 0
-    _show(a, user, a.control[EXCLUDE_SEEN] == 0)
-    if item < 0 or a.shown[item] == 0:
+    seen = a.control[SEEN]
+    _show(a, user, seen)
+    if item < 0:
+        return
+    if a.shown[item] == 0:
+        if len(ranks):
+            ranks[: m + 1] = TAKEN
         return
     _score(a, user)
     n = _candidates(a)
     combine(a.stack, context, n)
+    if seen == DECAY:
+        fade(a.stack, a.users, a.items, user, a.back, n)
     chosen, place, stacks = _stack_places(a, n, item)
     for e in range(m):
         theirs = _place(a.stack.scores[a.stack.member[e]], a, item)
@@ -389,14 +405,79 @@ def _choose(a: Everything, user: int, context: int, item: int, weight: float, ra
 
 
 @njit(**RARE)
-def _rank(a: Everything, user: int, context: int, seen: int, only: U64, never: U64) -> int:
-    """Score what may be shown to a user: the number of candidates."""
+def _lend(a: Everything, user: int, given: U64) -> None:
+    """Let a user have taken these items last; his own history stays where it is."""
+    users = a.users
+    most, block, n = users.history[0], users.scalars[ARENA], 0
+    for k in range(len(given)):
+        n += find(a.items, given[k]) >= 0
+    own = max(min(remembered(users, user), most - n), 0)
+    for q in range(own):
+        users.arena[block + own - 1 - q] = recent(users, user, q)
+    count, size = own, 0
+    for k in range(len(given)):
+        item = find(a.items, given[k])
+        if item >= 0 and count < most:
+            users.arena[block + count] = a.items.tags[item]
+            count += 1
+    while 1 << size < most:
+        size += 1
+    ints = users.ints[user]
+    ints[BLOCK], ints[CLASS], ints[HEAD], ints[COUNT] = block, size, 0, count
+    ints[TOTAL] += count - own
+
+
+@njit(**RARE)
+def _lend_vector(users: F32, items: F32, user: int, a: Everything) -> None:
+    """Give a user the mean of the vectors of his items."""
+    n = remembered(a.users, user)
+    for f in range(users.shape[1]):
+        total = np.float32(0.0)
+        for q in range(n):
+            total += items[slot_of(recent(a.users, user, q)), f]
+        users[user, f] = total / np.float32(n)
+
+
+@njit(**RARE)
+def _score_given(a: Everything, user: int, given: U64, gap: int) -> int:
+    """Score all items for a user who has just looked at some: the context he is in.
+
+    A stranger is one in the first free slot, which the owner keeps.
+    """
+    slot = user if user >= 0 else a.users.scalars[SLOTS]
+    ints = a.users.ints[slot]
+    if user < 0:
+        ints[:] = 0
+        ints[CLASS] = -1
+    block, size, head = ints[BLOCK], ints[CLASS], ints[HEAD]
+    count, total = ints[COUNT], ints[TOTAL]
+    _lend(a, slot, given)
+    if user < 0 and ints[COUNT] > 0:
+        if a.control[BPR] >= 0:
+            _lend_vector(a.bpr.users, a.bpr.items, slot, a)
+        if a.control[EALS] >= 0:
+            _lend_vector(a.eals.users, a.eals.items, slot, a)
+    heard = ints[TOTAL] > total
+    _score(a, slot if heard or user >= 0 else -1)
+    context = context_of(a.users, slot, 0 if heard else gap, a.control[SITTING_MS])
+    ints[BLOCK], ints[CLASS], ints[HEAD] = block, size, head
+    ints[COUNT], ints[TOTAL] = count, total
+    return context
+
+
+@njit(**RARE)
+def _rank(a: Everything, user: int, gap: int, seen: int, only: U64, never: U64, given: U64) -> int:
+    """Score what may be shown to a user who looks at what is given: the number of candidates."""
     _show(a, user, seen)
     for k in range(len(never)):
         item = find(a.items, never[k])
         if item >= 0:
             a.shown[item] = 0
-    _score(a, user)
+    if len(given):
+        context = _score_given(a, user, given, gap)
+    else:
+        context = context_of(a.users, user, gap, a.control[SITTING_MS])
+        _score(a, user)
     n = 0
     for k in range(len(only)):
         item = find(a.items, only[k])
@@ -407,6 +488,8 @@ def _rank(a: Everything, user: int, context: int, seen: int, only: U64, never: U
     if len(only) == 0:
         n = _candidates(a)
     combine(a.stack, context, n)
+    if seen == DECAY:
+        fade(a.stack, a.users, a.items, user, a.back, n)
     return n
 
 
@@ -424,18 +507,28 @@ def _learn_row(a: Everything, rows: Rows, i: int, user: int, gap: int) -> None:
     _learn_after(a, user, item)
 
 
-@entry(int64(_ROWS, int64, int64, int64, numba.int32[:, ::1], uint64[::1], uint64[::1], _ALL))
+@entry(int64(_ROWS, int64, int64, int64, numba.int32[:, ::1], *(3 * (uint64[::1],)), _ALL))
 def walk(
-    rows: Rows, first: int, mode: int, seen: int, ranks: I32, only: U64, never: U64, a: Everything
+    rows: Rows,
+    first: int,
+    mode: int,
+    seen: int,
+    ranks: I32,
+    only: U64,
+    never: U64,
+    given: U64,
+    a: Everything,
 ) -> int:
     """Walk rows from ``first`` on, as ``mode`` says.
 
     ``LEARN``: the number of the row that found no room, else of all. ``ranks`` ``(n, m + 2)`` gets
-    the place that each member, and the stack, gave the row's item before it was learned, 0 where it
-    could not be shown, and how many its user took before; without rows none is noted.
+    the place that each member, and the stack, gave the row's item before it was learned, 0 of an
+    item that was not known, ``TAKEN`` of one that is not shown again, and how many its user took
+    before; without rows none is noted.
 
-    ``RANK``: score for the row's user what may be shown to him, what he took too if ``seen``; of
-    ``only`` these items where there are any, never those of ``never``. The number of candidates.
+    ``RANK``: score for the row's user what may be shown to him, what he took as ``seen`` says; of
+    ``only`` these items where there are any, never those of ``never``; ``given``: the items that he
+    looks at, which count as his last. The number of candidates.
     """
     nothing = ranks[:0, 0] if len(ranks) == 0 else ranks[0, :0]
     for i in range(first, len(rows.time_ms)):
@@ -450,9 +543,9 @@ def walk(
         else:
             user = find(a.users, who) if who != 0 else -1
         gap = _gap(a, user, rows.time_ms[i])
-        context = context_of(a.users, user, gap, a.control[SITTING_MS])
         if mode == RANK:
-            return _rank(a, user, context, seen, only, never)
+            return _rank(a, user, gap, seen, only, never, given)
+        context = context_of(a.users, user, gap, a.control[SITTING_MS])
         item = find(a.items, rows.item[i])
         _choose(a, user, context, item, rows.weight[i], ranks[i] if len(ranks) else nothing)
         _learn_row(a, rows, i, user, gap)

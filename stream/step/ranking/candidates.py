@@ -7,6 +7,7 @@ whatever asks. Nothing here changes a state.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from msgspec import UNSET
 
 from models.base import F64, U64
+from models.reco.also_seen import AlsoSeen
 from models.reco.catalogue import Catalogue
 from models.reco.explore import best, explored
 from models.reco.recommender import Ranked, Recommender
@@ -55,34 +57,45 @@ class Candidates:
     ----------
     recommender : Recommender
     catalogue : Catalogue
+    also_seen : AlsoSeen
     explore : ExploreSettings or None
         How lists are drawn of them; ``None``: the best, in order.
     """
 
     def __init__(
-        self, recommender: Recommender, catalogue: Catalogue, explore: ExploreSettings | None
+        self,
+        recommender: Recommender,
+        catalogue: Catalogue,
+        also_seen: AlsoSeen,
+        explore: ExploreSettings | None,
     ) -> None:
         self._recommender = recommender
         self._catalogue = catalogue
+        self._also_seen = also_seen
         self.explore = explore
 
     def found(self, what: Rank | Recommend, time_ms: int, most: int = sys.maxsize) -> Found:
         """The best ``most`` candidates."""
         out = self._catalogue.kept_out(time_ms, what.categories)
-        never = np.array([hash_text(i) for i in what.exclude], np.uint64)
-        texts = {hash_text(s.id): s.id for s in what.items} if isinstance(what, Rank) else None
-        keys = None if texts is None else np.array(list(texts), np.uint64)
+        items = {hash_text(s.id): s.id for s in what.items}
+        texts, given = (items, None) if isinstance(what, Rank) else (None, _keys(items))
+        never = _keys([*(hash_text(i) for i in what.exclude), *(() if given is None else given)])
+        keys = None if texts is None else _keys(texts)
         if texts is not None and what.categories:
             # Of an item that was never heard of nobody knows that it is in one of them.
             strangers = [key for key in texts if self._catalogue.text(key) is None]
-            out = np.union1d(out, np.array(strangers, np.uint64))
+            out = np.union1d(out, _keys(strangers))
         # An item counts by the first reason that there is.
         excluded = np.setdiff1d(never, out)
         left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, excluded)}
         never = np.union1d(out, never)
+        if (what.seen or self._recommender.settings.seen) == "exclude":
+            whose = key_of(what.user) or key_of(what.session)
+            never = np.union1d(never, self._also_seen.of(whose))
         ranked = self._recommender.rank(
             Question(
-                *(time_ms, key_of(what.user), key_of(what.session), keys, most, never, what.seen)
+                *(time_ms, key_of(what.user), key_of(what.session), keys, most, never, what.seen),
+                given if items else None,
             )
         )
         named = [
@@ -97,8 +110,7 @@ class Candidates:
 
     def _unknown(self, texts: dict[int, str], never: set[int]) -> list[str]:
         """Candidates that nobody has taken yet, as they were given."""
-        keys = np.array(list(texts), np.uint64)
-        known = self._recommender.knows(keys).tolist()
+        known = self._recommender.knows(_keys(texts)).tolist()
         return [
             text
             for (key, text), is_known in zip(texts.items(), known, strict=True)
@@ -146,6 +158,10 @@ def key_of(text: str | None) -> int:
 def asked(what: Rank | Recommend) -> int:
     """How many items are asked for."""
     return what.count if isinstance(what, Recommend) else len({s.id for s in what.items})
+
+
+def _keys(keys: Iterable[int]) -> U64:
+    return np.array(list(keys), np.uint64)
 
 
 def _common(keys: U64 | None, out: U64) -> int:

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from models.base import I64, U64, State
 from models.ensemble.group import Group
+from models.reco.also_seen import AlsoSeen
 from models.reco.catalogue import Catalogue
 from models.reco.recommender import Interactions, Recommender
 from monitoring.audit.trail import Trail
@@ -93,6 +94,8 @@ class RankingEngine(Engine):
     ----------
     recommender : Recommender
     catalogue : Catalogue
+    also_seen : AlsoSeen
+        What users have done with, beside what they took.
     quality : RankQuality
         Of every interaction of a user who was known, ranked before it was learned.
     shown : Shown
@@ -119,11 +122,16 @@ class RankingEngine(Engine):
         assert config.reco is not None
         self._settings = config.reco
         self._conditions = config.reco.conditions()
+        self._seen_too = config.reco.seen_conditions()
+        self._least = min((c.weight for c in self._conditions), default=math.inf)
         self._feedback = codec.feedback
         self.recommender = recommender
         self.catalogue = Catalogue(config.reco.item_ttl)
         self.quality = quality
-        self._candidates = Candidates(recommender, self.catalogue, config.reco.explore)
+        self.also_seen = AlsoSeen(config.reco.users, config.reco.history)
+        self._candidates = Candidates(
+            recommender, self.catalogue, self.also_seen, config.reco.explore
+        )
         self.shown = Shown()
         self.value = PolicyValue()
         self.drift = drift
@@ -219,6 +227,8 @@ class RankingEngine(Engine):
         run.item.append(item)
         run.weight.append(self._weight(what.type, value))
         run.value.append(value)
+        if run.weight[-1] == 0.0 and any(c.holds(what.type, value) for c in self._seen_too):
+            self.also_seen.add(run.user[-1] or run.session[-1], item)
         if key:
             run.ids[key] = None
             run.held_ms.append(self._watermark_ms)
@@ -275,7 +285,10 @@ class RankingEngine(Engine):
         if judged is None:
             return
         times, weight = np.array(run.time_ms), np.array(run.weight)
-        known = (judged.history > 0) & (weight > 0.0)
+        # No list would show it again: what he bought after he looked at it says nothing of lists.
+        repeat = judged.again & (weight > self._least)
+        self.counts["repeats"] += int(repeat.sum())
+        known = (judged.history > 0) & (weight > 0.0) & ~repeat
         self.counts["cold"] += int(((judged.history == 0) & (weight > 0.0)).sum())
         every = np.ascontiguousarray(np.roll(judged.ranks, 1, axis=1))
         ranks = every[known]
@@ -285,7 +298,7 @@ class RankingEngine(Engine):
         for alarm in alarms:
             self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
         out.alarms += alarms
-        out.judged.append(Judged(times, every, judged.history, weight))
+        out.judged.append(Judged(times, every, judged.history, weight, repeat))
         self._forget_evicted()
 
     def _hold_ids(self, run: _Run) -> None:
@@ -323,10 +336,13 @@ class RankingEngine(Engine):
     def _delete(self, what: Delete) -> None:
         """Forget a user or an item; what is held of lists leaves with its horizon."""
         if what.user is not None:
-            self.recommender.forget_user(hash_text(what.user))
+            key = hash_text(what.user)
+            self.recommender.forget_user(key)
+            self.also_seen.forget_user(key)
         if what.item is not None:
             key = hash_text(what.item)
             self.recommender.forget_item(key)
+            self.also_seen.forget_item(key)
             self.catalogue.forget(key)
 
     # ------------------------------------------------------------------ lists
@@ -419,7 +435,7 @@ class RankingEngine(Engine):
         """What the answer's reader must know to value another ranking of what was there."""
         if self._settings.explore is None or isinstance(what, Rank):
             return UNSET
-        return Among(what.exclude, what.seen, what.categories, what.offset)
+        return Among(what.items, what.exclude, what.seen, what.categories, what.offset)
 
     def spread(self) -> dict[str, float]:
         """How widely the catalogue is shown: :meth:`Shown.coverage` and :meth:`Shown.top`."""
@@ -436,6 +452,7 @@ class RankingEngine(Engine):
         return {
             "ensemble": self.ensemble,
             "catalogue": self.catalogue,
+            "also_seen": self.also_seen,
             "quality": self.quality,
             "shown": self.shown,
             "value": self.value,

@@ -72,10 +72,10 @@ class _Run:
         return outputs.dead_letters
 
     def found(self) -> Ranks:
-        """The positives so far."""
+        """The positives so far, without repeats."""
         names = ("ensemble", *self._engine.recommender.names)
         none, nowhere = np.zeros(0, np.int64), np.zeros((0, len(names)), np.int32)
-        taken = [(rows, j, j.weight > 0.0) for rows, j in self._parts]
+        taken = [(rows, j, (j.weight > 0.0) & ~j.repeat) for rows, j in self._parts]
         return Ranks(
             names,
             np.concatenate([*(rows[kept] for rows, _, kept in taken), none]),
@@ -149,6 +149,7 @@ def _summary(
         "interactions": int(counts["feedback.interaction"]),
         "positives": len(found.row),
         "scored": int(scored.sum()),
+        "repeats": int(counts["repeats"]),
         "dead_letters": sum(refused.reasons.values()),
         "dead_letter_reasons": dict(sorted(refused.reasons.items())),
         "first_dead_letters": refused.first,
@@ -184,6 +185,11 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     notes = []
     if not summary["scored"]:
         notes.append("nothing could be scored: expected users, or sessions, with two positives")
+    if summary["repeats"]:
+        notes.append(
+            f"{summary['repeats']:,} interactions with what the user took before for less, such as"
+            " a purchase of what was looked at, are not scored: it is not shown again"
+        )
     if summary["new_items"]:
         share = summary["new_items"] / summary["scored"]
         notes.append(f"{share:.1%} of what was scored were items that nobody had taken before")

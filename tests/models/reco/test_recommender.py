@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models.base import StateError
 from models.reco.recommender import Interactions, Request
+from models.reco.settings import Seen
 from tests.models.reco.common import cut, key, recommender, stream
 
 
@@ -77,6 +80,73 @@ def test_what_a_user_took_is_not_shown_to_him_again() -> None:
     assert took <= set(r.rank(Request(0, user, count=100, seen="include")).items.tolist())
 
 
+def test_what_comes_back_counts_for_less_the_later_it_was_taken() -> None:
+    """By a share of how likely it is; of an item that was taken twice the last time counts."""
+    rows = stream(400)
+    r = recommender(seen_fade=5.0)
+    r.learn(rows)
+    user = int(rows.user[0])
+    at = Request(int(rows.time_ms[-1]), user, count=100, seen="include")
+    plain, faded = r.rank(at), r.rank(replace(at, seen="decay"))
+    took = rows.item[rows.user == rows.user[0]].tolist()[::-1]
+    logits = dict(zip(plain.items.tolist(), plain.logits.tolist(), strict=True))
+    for item, score in zip(faded.items.tolist(), faded.scores.tolist(), strict=True):
+        share = 1 - np.exp(-(took.index(item) + 1) / 5) if item in took else 1.0
+        assert score == pytest.approx(logits[item] + np.log(share), abs=1e-5)
+    assert set(plain.items.tolist()) == set(faded.items.tolist())
+    np.testing.assert_array_equal(faded.scores, faded.logits)
+
+
+def test_items_that_are_given_count_as_the_last_of_a_history() -> None:
+    """Of a stranger they are all there is of it; unknown ones say nothing."""
+    rows = stream(600, users=12)
+    r = recommender(members={"popular": {}, "cooccurrence": {}, "ease": {"places": 64}})
+    r.learn(rows)
+    user = int(rows.user[0])
+    own, more = rows.item[rows.user == rows.user[0]], key(np.array([3, 17, 4]))
+    at = Request(0, count=100, seen="include", given=np.concatenate([own, more]))
+    unknown = np.array([12345], np.uint64)
+    mine = replace(at, user=user, given=np.concatenate([more, unknown]))
+    stranger, known = r.rank(at), r.rank(mine)
+    assert not stranger.fallback
+    for found in (stranger, known):
+        order = np.argsort(found.items)
+        found.members[:] = found.members[order]
+    np.testing.assert_array_equal(stranger.members, known.members)
+    assert r.rank(replace(at, given=unknown)).fallback
+
+
+def test_vectors_of_what_a_stranger_looks_at_say_what_is_near() -> None:
+    """Of one item: what scores best by its own vector."""
+    rows = stream(900)
+    r = recommender(members={"eals": {}}, seen="include")
+    r.learn(rows)
+    state = r.state()
+    vectors, slots = state["eals"]["items"], state["items"]["keys"]
+    item = int(rows.item[0])
+    at = int(np.flatnonzero(slots == rows.item[0])[0])
+    found = r.rank(Request(0, count=100, given=np.array([item], np.uint64)))
+    expected = dict(zip(slots.tolist(), (vectors @ vectors[at]).tolist(), strict=True))
+    for key_, said in zip(found.items.tolist(), found.members[:, 0].tolist(), strict=True):
+        assert said == pytest.approx(expected[key_], rel=1e-4, abs=1e-5)
+
+
+def test_looking_at_items_changes_no_state() -> None:
+    """Nor what is learned after, where there was no room for a user more."""
+    rows = stream(700)._replace(user=key(np.arange(700) % 64))
+    asked, plain = recommender(), recommender()
+    for r in (asked, plain):
+        r.learn(rows)
+        assert r.counts()["users"] == 64
+    for user in (0, int(rows.user[0])):
+        asked.rank(Request(0, user, given=rows.item[:3]))
+    assert asked.digest() == plain.digest()
+    for r in (asked, plain):
+        r.learn(stream(900, users=90))
+    assert asked.digest() == plain.digest()
+    assert asked.counts()["users"] > 64
+
+
 def test_only_candidates_are_ranked_and_no_excluded_item() -> None:
     """Of the given items each known one comes once; what is excluded never."""
     rows = stream(400)
@@ -114,10 +184,11 @@ def test_nobody_is_shown_what_is_popular() -> None:
     assert [weight[i] for i in got.items] == [weight[i] for i in best]
 
 
-def test_judged_ranks_are_places_among_all_that_could_be_shown() -> None:
+@pytest.mark.parametrize("seen", ["exclude", "include", "decay"])
+def test_judged_ranks_are_places_among_all_that_could_be_shown(seen: Seen) -> None:
     """Each rank is 1 + how many others score at least as high; a seen or unknown item has 0."""
     rows = stream(300)
-    r = recommender()
+    r = recommender(seen=seen)
     for i in range(300):
         one = cut(rows, i, i + 1)
         got = r.rank(Request(int(one.time_ms[0]), int(one.user[0]), count=100))
@@ -126,7 +197,9 @@ def test_judged_ranks_are_places_among_all_that_could_be_shown() -> None:
         at = np.flatnonzero(got.items == one.item[0])
         if not len(at):
             assert not judged.ranks.any()
+            assert judged.again[0] == (one.item[0] in rows.item[:i])
             continue
+        assert not judged.again[0]
         scores = np.column_stack([got.members, got.scores])
         expected = (scores >= scores[at[0]]).sum(0)
         np.testing.assert_array_equal(judged.ranks[0], expected)

@@ -122,6 +122,10 @@ def test_metaranks_events_and_requests_are_taken(tmp_path: Path) -> None:
         explained = client.post("/recommend/shop?explain=true", json={"user": "user2", "count": 1})
         assert ids(explained) == ["socks"]
         assert set(explained.json()["items"][0]["features"]) >= {"popular", "cooccurrence"}
+        like = {"items": [{"id": "socks"}], "seen": "decay"}
+        similar = client.post("/recommend/shop", json=like)
+        assert ids(similar) == []
+        assert similar.json()["fallback"] is False
         assert first["items"][0]["id"] == "socks"
 
 

@@ -127,6 +127,31 @@ class TestAnswers:
         )
         assert set(shard.items(ask(40, categories=["x", "y"]))) == {"b", "d"}
 
+    def test_items_that_are_looked_at_say_what_is_asked_for(self, shard: Shard) -> None:
+        """`b` was taken after `a`: who looks at `a` is shown it first, and never `a` itself."""
+        looks = {"items": [{"id": "a"}], "seen": "include"}
+        found = shard.answer(ask(40, **looks))
+        assert found["items"][0]["id"] == "b"
+        assert {p["id"] for p in found["items"]} == set("bcde")
+        assert found["fallback"] is False
+        known = shard.items(ask(41, "r", user="u2", **looks))
+        assert set(known) == set("bcde")
+        assert shard.answer(ask(42, "s", items=[{"id": "new"}]))["fallback"] is True
+
+    def test_what_was_taken_long_ago_comes_back_first(self) -> None:
+        """With `decay`: by the request, or by the configuration."""
+        records = [take("u", item, i) for i, item in enumerate("abcde")]
+        records += [take(f"v{i}", item, 10 + i) for i, item in enumerate("abcde" * 4)]
+        plain, faded = (
+            Shard(reco={"members": {"popular": {"slow": 1e9, "fast": 1e9}}} | more)
+            for more in ({}, {"seen": "decay"})
+        )
+        for made in (plain, faded):
+            made.step(*records)
+        assert plain.items(ask(40, user="u")) == []
+        found = plain.items(ask(41, "r", user="u", seen="decay"))
+        assert found == faded.items(ask(40, user="u")) == list("abcde")
+
     def test_a_page_begins_at_its_offset(self, shard: Shard) -> None:
         """Pages of one list do not overlap."""
         whole = shard.items(ask(40, user="x"))
@@ -244,6 +269,39 @@ class TestFeedback:
         assert set(shard.items(ask(1, user="x"))) == {"a", "b"}
         assert shard.engine.counts["learned"] == 2
 
+    def test_what_is_not_learned_can_count_as_seen(self) -> None:
+        """As `also_seen` says: of this user, until he or the item is forgotten."""
+        reco = {"positive": {"rating >= 4": 1.0}, "also_seen": ["rating < 3", "dislike"]}
+        shard = Shard(reco=reco)
+        shard.step(*(take(f"v{i}", item, type="rating", value=5) for i, item in enumerate("abcd")))
+        shard.step(
+            take("u", "a", 1, type="rating", value=2),
+            take("u", "b", 1, type="rating", value=3),
+            take("u", "c", 1, type="dislike"),
+        )
+        assert shard.engine.counts["learned"] == 4
+        assert set(shard.items(ask(2, user="u"))) == {"b", "d"}
+        candidates = [{"id": item} for item in "abcd"]
+        found = shard.answer(told("rank", 2, id="k", user="u", items=candidates))
+        assert found["left_out"] == {"seen": 2}
+        assert set(shard.items(ask(2, "r", user="u", seen="include"))) == set("abcd")
+        assert set(shard.items(ask(2, "s", user="v"))) == set("abcd")
+        shard.step(told("delete", 3, user="u"))
+        assert set(shard.items(ask(4, "t", user="u"))) == set("abcd")
+
+    def test_a_purchase_of_what_was_looked_at_is_no_miss(self) -> None:
+        """It counts for more, and no list would have shown it: it is not judged, and counted."""
+        shard = Shard(reco={"positive": {"view": 0.2, "buy": 1.0}})
+        shard.step(*(take("v", item, type="view") for item in "abc"))
+        shard.step(take("u", "a", 1, type="view"), take("u", "b", 2, type="view"))
+        before = shard.engine.quality.snapshot().outcomes()["judged"]
+        shard.step(take("u", "a", 3, type="buy"), take("u", "a", 4, type="view"))
+        out = shard.step(take("u", "b", 6, type="buy"), take("u", "c", 7, type="buy"))
+        assert [j.repeat.tolist() for j in out.judged] == [[True, False]]
+        assert shard.engine.counts["repeats"] == 2
+        # What counts for the least is a miss as ever.
+        assert shard.engine.quality.snapshot().outcomes()["judged"] == before + 2
+
     def test_an_item_of_an_answer_that_is_taken_is_a_hit(self, shard: Shard) -> None:
         """Once; what is not taken by the horizon was shown in vain."""
         shown = shard.items(ask(40, user="u0"))
@@ -339,6 +397,7 @@ _ITEM = st.sampled_from(_ITEMS)
 _USER = st.sampled_from(["u0", "u1", "u2", None])
 _EVENT = st.one_of(
     st.tuples(st.just("take"), _USER, _ITEM),
+    st.tuples(st.just("dislike"), _USER, _ITEM),
     st.tuples(st.just("hide"), st.booleans(), _ITEM),
     st.tuples(st.just("file"), st.sampled_from([[], ["x"], ["y", "x"]]), _ITEM),
     st.tuples(st.just("delete"), st.none(), _ITEM),
@@ -347,7 +406,8 @@ _EVENT = st.one_of(
         _USER,
         st.lists(_ITEM, max_size=3),
         st.sampled_from([[], ["x"], ["y"]]),
-        st.booleans(),
+        st.sampled_from(["rank", "recommend", "similar"]),
+        st.sampled_from([None, "exclude", "include", "decay"]),
     ),
 )
 
@@ -358,7 +418,8 @@ def test_what_must_not_be_shown_never_is(
     events: list[tuple[Any, ...]], explore: dict[str, float] | None
 ) -> None:
     """Hidden, excluded, seen, deleted, expired, of another category: on every path."""
-    shard = Shard(reco={"item_ttl": "6h", "explore": explore})
+    reco = {"positive": {"interaction": 1}, "also_seen": ["dislike"], "item_ttl": "6h"}
+    shard = Shard(reco=reco | {"explore": explore})
     heard: dict[str, int] = {}
     hidden: set[str] = set()
     filed: dict[str, list[str]] = {}
@@ -366,11 +427,13 @@ def test_what_must_not_be_shown_never_is(
     for n, event in enumerate(events):
         at, ms = n * 30, n * 30 * 60_000
         if event[0] == "ask":
-            _, user, exclude, categories, listed = event
-            extra: dict[str, Any] = {"exclude": exclude, "categories": categories}
+            _, user, exclude, categories, how, policy = event
+            extra: dict[str, Any] = {"exclude": exclude, "categories": categories, "seen": policy}
             extra |= {} if user is None else {"user": user}
             asked = ask(at, f"q{n}", count=8, **extra)
-            if listed:
+            if how == "similar":
+                asked["items"] = [{"id": i} for i in exclude]
+            if how == "rank":
                 items = [{"id": i} for i in _ITEMS]
                 asked = told("rank", at, id=f"q{n}", items=items, **extra)
             fine = {
@@ -378,7 +441,7 @@ def test_what_must_not_be_shown_never_is(
                 for i in _ITEMS
                 if i not in hidden
                 and i not in exclude
-                and i not in seen.get(user, ())
+                and (policy in ("include", "decay") or i not in seen.get(user, ()))
                 and (i not in heard or heard[i] >= ms - 6 * HOUR_MS)
                 and (not categories or set(categories) & set(filed.get(i, ())))
             }
@@ -387,8 +450,10 @@ def test_what_must_not_be_shown_never_is(
             assert len(set(shown)) == len(shown)
             continue
         kind, what, item = event
-        if kind == "take":
-            shard.step(take(what, item, at) if what else told("interaction", at, item=item))
+        if kind in ("take", "dislike"):
+            given = {} if what is None else {"user": what}
+            given |= {} if kind == "take" else {"type": kind}
+            shard.step(told("interaction", at, item=item, **given))
             if what:
                 seen.setdefault(what, set()).add(item)
         elif kind == "delete":
@@ -520,6 +585,8 @@ SETTINGS: dict[str, Any] = {
     "items": 5,
     "history": 16,
     "seen": "include",
+    "seen_fade": 3.0,
+    "also_seen": ["view"],
     "session_gap": "5m",
     "positive": {"interaction": 2.0},
     "item_ttl": "1h",

@@ -84,3 +84,38 @@ LAYOUT: dict[str, Table] = {
     },
 }
 """The bundles of ``models/kernels/reco`` by part; arrays that are not named never change."""
+
+
+def _neighbours(rows: str, others: str) -> dict[str, Column]:
+    return {
+        "cells": Column("control", rows),
+        "sums": Column("learned", rows),
+        "rated": Column("raw_sample", others),
+        "said": Column("raw_sample", others),
+        "heard": Column("statistic", others),
+    }
+
+
+RATINGS: dict[str, Table] = {
+    "items": _ids("items"),
+    "users": _ids("users"),
+    "means": {
+        "scale": Column("statistic"),
+        "user_rated": Column("statistic", "users"),
+        "item_rated": Column("statistic", "items"),
+        "users": Column("statistic", "users"),
+        "items": Column("statistic", "items"),
+        "last_ms": Column("raw_sample", "users"),
+    },
+    "bias_factors": {
+        "users": Column("learned", "users"),
+        "items": Column("learned", "items"),
+        "user_spread": Column("optimizer", "users"),
+        "item_spread": Column("optimizer", "items"),
+        "rng": Column("rng"),
+    },
+    "item_knn": _neighbours("items", "users"),
+    "user_knn": _neighbours("users", "items"),
+    "line": {"weights": Column("learned"), "spread": Column("optimizer")},
+}
+"""The bundles of ``models/kernels/ratings``, likewise."""

@@ -8,14 +8,13 @@ seed; however the rows are cut into batches, the state is the same, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, F64, I64, U64, Learner, Parameter, State, StateError
+from models.base import BOOL, F64, U64
 from models.kernels.reco import walk as kernels
 from models.kernels.reco.cooccurrence import cooccurrence
 from models.kernels.reco.ease import ease
@@ -23,16 +22,13 @@ from models.kernels.reco.factors import bpr, eals
 from models.kernels.reco.popular import popular
 from models.kernels.reco.sessions import sessions
 from models.kernels.reco.stack import stack
-from models.kernels.reco.tables import ARENA, BOUND, lookup_of, tables
-from models.kernels.windows.entities import ENTITIES, EVICTED, NEXT, OLDEST, SLOTS
+from models.kernels.reco.tables import tables
 from models.reco.layout import LAYOUT
-from models.reco.parts import Sizes, copies, grown, rows, take, used
+from models.reco.parts import Sizes
 from models.reco.settings import RecoSettings, Seen
+from models.reco.tabled import Tabled
 
 I32 = NDArray[np.int32]
-
-SMALLEST = 64
-"""Items, users and places of histories that a fresh recommender has room for."""
 
 Interactions = kernels.Rows
 """``n`` interactions in order, as columns.
@@ -94,7 +90,7 @@ class Ranked:
     fallback: bool
 
 
-class Recommender(Learner):
+class Recommender(Tabled):
     """Ranks items and learns from interactions.
 
     Parameters
@@ -104,22 +100,18 @@ class Recommender(Learner):
         Of all that is drawn.
     """
 
+    _layout = LAYOUT
+
     def __init__(self, settings: RecoSettings, seed: int) -> None:
         self._settings = settings
         self._seed = seed
-        self.names = settings.members.names
-        self._room = Sizes(SMALLEST, SMALLEST, 2 * self._history + SMALLEST)
-        self._all = self._fresh(self._room)
-
-    @property
-    def _history(self) -> int:
-        return 1 << (self._settings.history - 1).bit_length()
+        members, history = settings.members, 1 << (settings.history - 1).bit_length()
+        super().__init__(members.names, members.absent, settings.items, settings.users, history)
 
     def _fresh(self, room: Sizes) -> kernels.Everything:
         s, m = self._settings, self._settings.members
         n = room.items
         items, users = tables(n, room.users, room.arena)
-        items.scalars[BOUND], users.scalars[BOUND] = s.items, s.users
         users.history[0] = self._history
         empty = kernels.smallest()
         control = np.full(kernels.CONTROLS, -1, np.int64)
@@ -175,43 +167,9 @@ class Recommender(Learner):
         state = self._all
         return int(kernels.walk(columns, first, kernels.LEARN, 0, ranks, none, none, none, state))
 
-    def _make_room(self) -> None:
-        """Double what has no room left."""
-        sizes, room = self._sizes(), self._room
-        self._room = Sizes(
-            min(2 * room.items, max(self._settings.items, SMALLEST))
-            if sizes.items == room.items
-            else room.items,
-            min(2 * room.users, max(self._settings.users, SMALLEST))
-            if sizes.users == room.users
-            else room.users,
-            2 * room.arena if sizes.arena + 2 * self._history > room.arena else room.arena,
-        )
-        self._grow()
-
     def _grow(self) -> None:
-        bundles = {}
-        for name, table in LAYOUT.items():
-            if self._has(name):
-                bundles[name] = grown(getattr(self._all, name), table, self._room)
-        shown = np.zeros(self._room.items, np.uint8)
-        self._all = self._all._replace(**bundles, shown=shown)
-        for side in ("items", "users"):
-            ids = getattr(self._all, side)
-            lookup = lookup_of(ids.keys, self._slots(ids), len(ids.keys))
-            self._all = self._all._replace(**{side: ids._replace(lookup=lookup)})
-
-    def _has(self, part: str) -> bool:
-        return part in ("items", "users", "stack") or part in self.names
-
-    @staticmethod
-    def _slots(ids: Any) -> I64:
-        """The slots in use: those that the list by idleness holds."""
-        found, slot = [], int(ids.scalars[OLDEST])
-        while slot >= 0:
-            found.append(slot)
-            slot = int(ids.ints[slot, NEXT])
-        return np.array(found, np.int64)
+        super()._grow()
+        self._all = self._all._replace(shown=np.zeros(self._room.items, np.uint8))
 
     # ------------------------------------------------------------------ ranking
 
@@ -293,77 +251,6 @@ class Recommender(Learner):
         shared, first = self._all.stack.shared, self._all.stack.member
         sums = np.add.reduceat(shared, first)
         return dict(zip(self.names, sums.tolist(), strict=True))
-
-    def counts(self) -> dict[str, int]:
-        """Users and items that are known, and how many were let go."""
-        found = {}
-        for side in ("users", "items"):
-            scalars = getattr(self._all, side).scalars
-            found[side] = int(scalars[ENTITIES])
-            found[f"{side}_evicted"] = int(scalars[EVICTED])
-        return found
-
-    # ------------------------------------------------------------------ state
-
-    def _sizes(self) -> Sizes:
-        """How much of the arrays is in use."""
-        users = self._all.users.scalars
-        return Sizes(int(self._all.items.scalars[SLOTS]), int(users[SLOTS]), int(users[ARENA]))
-
-    def _parts(self) -> dict[str, dict[str, NDArray[Any]]]:
-        sizes = self._sizes()
-        return {
-            name: used(getattr(self._all, name), table, sizes)
-            for name, table in LAYOUT.items()
-            if self._has(name)
-        }
-
-    def state(self) -> State:
-        """Everything :meth:`restore` needs, as copies."""
-        return {"members": list(self.names)} | {
-            name: copies(arrays) for name, arrays in self._parts().items()
-        }
-
-    def restore(self, state: State) -> None:
-        """Become the recommender that gave ``state``; raises :class:`StateError`."""
-        try:
-            users = state["users"]["scalars"]
-            sizes = Sizes(
-                int(state["items"]["scalars"][SLOTS]), int(users[SLOTS]), int(users[ARENA])
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise StateError("recommender: expected tables of items and users") from error
-        if state.get("members") != list(self.names):
-            raise StateError(
-                f"recommender.members: expected {list(self.names)}, got {state.get('members')!r}"
-            )
-        s = self._settings
-        self._room = Sizes(
-            max(sizes.items, SMALLEST),
-            max(sizes.users, SMALLEST),
-            max(sizes.arena + 2 * self._history, SMALLEST),
-        )
-        self._all = self._fresh(self._room)
-        for name, table in LAYOUT.items():
-            if self._has(name):
-                take(getattr(self._all, name), table, sizes, state.get(name), name)
-        self._all.items.scalars[BOUND], self._all.users.scalars[BOUND] = s.items, s.users
-        self._grow()
-
-    def parameters(self) -> Sequence[Parameter]:
-        """The parameter table of all parts, in a stable order."""
-        return [
-            p for name, arrays in self._parts().items() for p in rows(name, arrays, LAYOUT[name])
-        ]
-
-    def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Learned arrays by path; views to read."""
-        return {
-            f"{part}.{name}": array
-            for part, arrays in self._parts().items()
-            for name, array in arrays.items()
-            if LAYOUT[part][name].role == "learned"
-        }
 
 
 def _best(scores: F64, k: int) -> NDArray[np.intp]:

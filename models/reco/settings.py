@@ -74,8 +74,55 @@ class EalsParams(Settings):
     regularisation: float = Field(0.1, gt=0, le=100, description="how small vectors are kept")
 
 
-class Members(Settings):
-    """The members of a recommender; those that are named take part."""
+class BiasFactorsParams(Settings):
+    """Parameters of the member `bias_factors`: biases and vectors, by a filter."""
+
+    factors: int = Field(8, ge=1, le=64, description="length of the vectors")
+    noise: float = Field(
+        0.6, gt=0, le=10, description="variance of a rating that is known best, in that of all"
+    )
+
+
+class NeighboursParams(Settings):
+    """Parameters of the members `item_knn` and `user_knn`: what is rated alike."""
+
+    cells: int = Field(256, ge=16, le=8192, description="neighbours kept of each, a power of two")
+    length: int = Field(
+        128, ge=1, le=8192, description="last ratings of a user, or of an item, that count"
+    )
+    prior: float = Field(
+        50.0, ge=0, le=1e6, description="neighbours with fewer ratings in common count for less"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_power(self) -> Self:
+        if self.cells & (self.cells - 1):
+            raise refused(("cells",), "expected a power of two", self.cells)
+        return self
+
+
+class Chosen(Settings):
+    """Members by name, each a table of its parameters; those that are named take part."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that take part, in the order of their columns."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Those that do not."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is None)
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if not self.names:
+            raise refused((), "expected at least one member", {})
+        return self
+
+
+class Members(Chosen):
+    """The members of a recommender."""
 
     popular: PopularParams | None = None
     cooccurrence: CooccurrenceParams | None = None
@@ -84,16 +131,33 @@ class Members(Settings):
     bpr: BprParams | None = None
     eals: EalsParams | None = None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Those that take part, in the order of their columns."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
-    @model_validator(mode="after")
-    def _has_one(self) -> Self:
-        if not self.names:
-            raise refused((), "expected at least one member", {})
-        return self
+class RatingMembers(Chosen):
+    """The members that foretell ratings."""
+
+    bias_factors: BiasFactorsParams | None = None
+    item_knn: NeighboursParams | None = None
+    user_knn: NeighboursParams | None = None
+
+
+class RatingSettings(Settings):
+    """How the `value` of interactions is foretold."""
+
+    members: RatingMembers = Field(
+        RatingMembers(
+            bias_factors=BiasFactorsParams(),
+            item_knn=NeighboursParams(),
+            user_knn=NeighboursParams(),
+        ),
+        description="the members that foretell ratings, each a table of its parameters",
+    )
+    drift: float = Field(
+        2e-9,
+        ge=0,
+        le=1,
+        description="how fast the stack forgets: what each rating adds to the variances of its"
+        " weights",
+    )
 
 
 class ExploreSettings(Settings):

@@ -232,9 +232,9 @@ def push(a: Users, slot: int, tag: Any) -> None:
 def tables(items: int, users: int, places: int) -> tuple[Items, Users]:
     """Empty tables with room for so many items, users, and places of histories."""
     return (
-        Items(*_table(items), np.zeros(items, np.uint8)),
+        Items(*known(items), np.zeros(items, np.uint8)),
         Users(
-            *_table(users),
+            *known(users),
             np.zeros(users, np.int64),
             np.zeros(users, np.uint64),
             np.zeros(places, np.uint32),
@@ -255,7 +255,8 @@ def lookup_of(keys: U64, slots: I64, room: int) -> I32:
     return lookup
 
 
-def _table(slots: int) -> tuple[I64, I32, U64, I32, U32]:
+def known(slots: int) -> tuple[I64, I32, U64, I32, U32]:
+    """An empty table of ids: scalars, lookup, keys, ints and tags."""
     scalars = np.full(SCALARS, -1, np.int64)
     scalars[[SLOTS, ARENA, ENTITIES, EVICTED, BOUND]] = 0
     keys = np.zeros(slots, np.uint64)

@@ -107,22 +107,25 @@ def score(
 def _print_score(found: dict[str, Any]) -> None:
     from monitoring.audit.words import short
 
-    made = found["score"]
-    alert = "an alert" if made["alert"] else "no alert"
-    out.print(styled(found["id"], "bold"), f"{_said(made)}, {alert}", sep=": ", end="")
+    made, ranks = found["score"], found["score"].get("event") == "ranking"
+    out.print(styled(found["id"], "bold"), _said(made), sep=": ", end="")
     out.print(f"; step {made['seq']}, event {made['partition']}@{made['offset']}")
     if "versions" in found:
         said = "prediction" if "probabilities" in made else "score"
         shown = ("version", "root", "record", "record_version", "record_root")
         rows = [
-            {"member": name, said: short(made["members"].get(name))}
+            {"member": name}
+            | ({} if ranks else {said: short(made["members"].get(name))})
             | {key: short("" if version[key] is None else version[key]) for key in shown}
             for name, version in found["versions"].items()
         ]
         print_rows(rows, as_json=False)
-        features = found["features"] or {}
-        rows = [{"feature": name, "value": short(value)} for name, value in features.items()]
-        print_rows(rows, False, none="features: they wait for no label any more")
+        if ranks:
+            _print_places(found["places"] or [])
+        else:
+            features = found["features"] or {}
+            rows = [{"feature": name, "value": short(value)} for name, value in features.items()]
+            print_rows(rows, False, none="features: they wait for no label any more")
         step = found["step"]
         out.print(f"step     digest {step['digest']}, in the journal {step['journal_digest']}")
         out.print(f"trail    record {step['trail_seq']} after it, {step['trail_hash']}")
@@ -134,14 +137,39 @@ def _print_score(found: dict[str, Any]) -> None:
         out.print(" ", styled("not checked", "yellow"), text)
 
 
-def _said(score: dict[str, Any]) -> str:
-    """What a score record says: its number, or its class and the likeliest five.
+def _print_places(places: list[dict[str, Any]]) -> None:
+    """The places of a ranking, and what members said of each."""
+    from monitoring.audit.words import short
 
-    >>> _said({"score": 12.5, "interval": [10.0, 15.0]})
-    '12.5 (10 to 15)'
-    >>> _said({"prediction": "high", "probabilities": {"low": 0.25, "high": 0.75}})
-    'high (high 0.75, low 0.25)'
+    said: list[dict[str, float]] = [place.get("members", {}) for place in places]
+    # Of items that nobody took nothing is said.
+    names = list(dict.fromkeys(name for theirs in said for name in theirs))
+    rows = [
+        {"item": place["id"], "score": short(place["score"])}
+        | {"propensity": short(place["propensity"])}
+        | {name: short(theirs.get(name, "")) for name in names}
+        for place, theirs in zip(places, said, strict=True)
+    ]
+    print_rows(rows, False, none="places: none")
+
+
+def _said(score: dict[str, Any]) -> str:
+    """What a score record says: its number, or its class and the likeliest five, or its items.
+
+    >>> _said({"score": 12.5, "interval": [10.0, 15.0], "alert": True})
+    '12.5 (10 to 15), an alert'
+    >>> _said({"prediction": "high", "probabilities": {"low": 0.25, "high": 0.75}, "alert": False})
+    'high (high 0.75, low 0.25), no alert'
+    >>> _said({"event": "ranking", "items": [{"id": "boots"}, {"id": "parka"}]})
+    '2 items'
     """
+    if score.get("event") == "ranking":
+        return f"{len(score['items'])} items"
+    alert = "an alert" if score["alert"] else "no alert"
+    return f"{_verdict(score)}, {alert}"
+
+
+def _verdict(score: dict[str, Any]) -> str:
     if "probabilities" not in score:
         ends = " to ".join(f"{end:.6g}" for end in score.get("interval") or ())
         return f"{score['score']:.6g}" + (f" ({ends})" if ends else "")

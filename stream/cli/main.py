@@ -22,7 +22,7 @@ from monitoring.table import SHOWN, show, table
 from monitoring.terminal import styled
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
-from stream.cli.ranking import refuse, tell_ranks
+from stream.cli.ranking import refuse, tell_ranked, tell_ranks
 from stream.cli.refused import print_refused
 from stream.cli.terminal import (
     ConfigPath,
@@ -291,6 +291,9 @@ def evaluate(
 
 def _tell_played(summary: dict[str, Any], as_json: bool) -> None:
     """What a played file gave; the exit status says whether it was of any use."""
+    if summary.get("target") == "ranking":
+        tell_ranked(summary, as_json)
+        return
     print_refused(err, summary)
     if as_json:
         print_json(summary)
@@ -319,8 +322,8 @@ def warm(
 ) -> None:
     """Play history into a new shard's own log and state; `run` then goes on from there.
 
-    It learns what `evaluate` would have learned; every step is journaled and audited. Exit status
-    as that of `evaluate`.
+    It learns what `evaluate` would have learned; every step is journaled and audited. Where items
+    are ranked DATA holds interactions. Exit status as that of `evaluate`.
     """
     from stream.tools.past.warm import warm as play
 

@@ -32,6 +32,11 @@ def tell_ranks(
     from stream.tools.ranking.evaluate import evaluate_ranks
 
     summary = evaluate_ranks(config, data, ranks_out, batch, err, report, dead_letters_out)
+    tell_ranked(summary, as_json)
+
+
+def tell_ranked(summary: dict[str, Any], as_json: bool) -> None:
+    """What a played file gave; the exit status says whether it was of any use."""
     print_refused(err, summary)
     if as_json:
         print_json(summary)

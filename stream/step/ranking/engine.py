@@ -96,6 +96,8 @@ class RankingEngine(Engine):
     catalogue : Catalogue
     also_seen : AlsoSeen
         What users have done with, beside what they took.
+    candidates : Candidates
+        Finds what may be shown.
     quality : RankQuality
         Of every interaction of a user who was known, ranked before it was learned.
     shown : Shown
@@ -129,7 +131,7 @@ class RankingEngine(Engine):
         self.catalogue = Catalogue(config.reco.item_ttl)
         self.quality = quality
         self.also_seen = AlsoSeen(config.reco.users, config.reco.history)
-        self._candidates = Candidates(
+        self.candidates = Candidates(
             recommender, self.catalogue, self.also_seen, config.reco.explore
         )
         self.shown = Shown()
@@ -366,7 +368,7 @@ class RankingEngine(Engine):
             return None
         if among is not None and among.offset:
             return None
-        found = self._candidates.found(question(what), time_ms)
+        found = self.candidates.found(question(what), time_ms)
         logits = found.logits()
         return credit(logits, found.number(first.id), first.propensity) if len(logits) else None
 
@@ -423,7 +425,7 @@ class RankingEngine(Engine):
         """The answer's items, what they tell, whether it is a fallback, and what was left out."""
         if self.ensemble.quarantined:
             return [], None, True, {"quarantined": 1}
-        found, places, first = self._candidates.listed(what, time_ms)
+        found, places, first = self.candidates.listed(what, time_ms)
         tells = None
         if places and first is not None:
             # Only where lists are drawn are all candidates there; else the best is certain.

@@ -25,7 +25,10 @@ from stream.encode.scores import reader, writer
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
-from stream.step.scoring import ScoringEngine, other, scoring
+from stream.step.engine import Engine
+from stream.step.ranking.engine import RankingEngine
+from stream.step.scoring import ScoringEngine, scoring
+from stream.tools.audit.places import Watched, answer_reader
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import OUT_OF_REACH, rebuilt
@@ -48,10 +51,11 @@ def explain_score(config: Config, identifier: str) -> dict[str, Any]:
     ``exit`` in the result is 0 for the same bits, 13 for others, 14 where journal and checkpoints
     do not reach back to the step, or what ``audit verify`` says of the trail.
 
-    Raises :class:`NoScore`, and :class:`~stream.step.scoring.OtherEngine` of a shard that ranks.
+    Of a shard that ranks the answer to a request is its score: in place of features it has places,
+    each with what the members said of its item.
+
+    Raises :class:`NoScore`.
     """
-    if config.reco is not None:
-        raise other(config)
     log = open_log(config, wall_clock_ms)
     try:
         found = _committed(log, config, identifier)
@@ -90,7 +94,7 @@ def _newest(log: Log, topic: str, fits: Callable[[Record], bool]) -> Record | No
 
 def _committed(log: Log, config: Config, identifier: str) -> tuple[Record, dict[str, Any]] | None:
     """The newest score of this id and shard."""
-    read, parts = reader(config.scores.format, config.target.type), _forms(identifier)
+    read, parts = _reader(config), _forms(identifier)
 
     def score(record: Record) -> dict[str, Any] | None:
         if not _holds(record.value, parts):
@@ -105,6 +109,12 @@ def _committed(log: Log, config: Config, identifier: str) -> tuple[Record, dict[
     record = _newest(log, config.topics.scores, lambda r: score(r) is not None)
     found = None if record is None else score(record)
     return None if record is None or found is None else (record, found)
+
+
+def _reader(config: Config) -> Callable[[bytes], dict[str, Any]]:
+    if config.reco is not None:
+        return answer_reader()
+    return reader(config.scores.format, config.target.type)
 
 
 def _forms(identifier: str) -> list[bytes]:
@@ -181,7 +191,9 @@ def _again(
         return {"exit": int(Exit.MISSING), "replay": f"out of reach: {why}"}
     try:
         with rebuilt(config, seq - 1) as past:
-            engine, from_step = scoring(past.follower.engine), past.follower.from_seq
+            engine, from_step = past.follower.engine, past.follower.from_seq
+            if isinstance(engine, RankingEngine):
+                engine.candidates = Watched(engine.candidates, score["id"])
             before, head = engine.auditor.versions(), engine.trail.head()
             roots = engine.ensemble.roots()
             done = [outputs for _, outputs in past.onward(seq)]
@@ -192,8 +204,7 @@ def _again(
             divergences = past.follower.divergences
             made, row = _of_event(outputs, score)
             told: dict[str, Any] = {
-                "features": _features(engine, score["id"]),
-                "threshold": engine.threshold,
+                **_said(engine, score["id"]),
                 "versions": _versions(made, before, roots, seq, head.seq, trail),
                 "step": {
                     "seq": seq,
@@ -229,6 +240,15 @@ def _of_event(outputs: Outputs, score: dict[str, Any]) -> tuple[Scored | None, i
                 return scored, row
             row += 1
     return None, None
+
+
+def _said(engine: Engine, identifier: str) -> dict[str, Any]:
+    """What was said of the event, from what."""
+    if isinstance(engine, RankingEngine):
+        watched = engine.candidates
+        return {"places": watched.places if isinstance(watched, Watched) else None}
+    engine = scoring(engine)
+    return {"features": _features(engine, identifier), "threshold": engine.threshold}
 
 
 def _features(engine: ScoringEngine, identifier: str) -> dict[str, Any] | None:
@@ -276,7 +296,7 @@ def _versions(
     return told
 
 
-def _standing(engine: ScoringEngine, trail: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _standing(engine: Engine, trail: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The trail's head after the step, and whether the trail holds this very record."""
     head = engine.trail.head()
     theirs = {r["seq"]: r["hash"] for r in trail}

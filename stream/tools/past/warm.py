@@ -7,6 +7,7 @@ Scores of history are not published: nobody waits for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from monitoring.audit.trail import load_private_key
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, NewRecord, Slice, range_of
-from stream.run.assemble import build_scoring, open_log, wall_clock_ms
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
 from stream.state.anchors import Anchors
@@ -27,10 +28,13 @@ from stream.state.follow import tell
 from stream.state.generations import StateDirectory, snapshot_of
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing, ids_of
-from stream.step.scoring import ScoringEngine
+from stream.step.engine import Engine
+from stream.step.ranking.engine import RankingEngine
+from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.evaluate import Evaluation, delay_ms, rows_of
 from stream.tools.files import count_rows
 from stream.tools.progress import progress
+from stream.tools.ranking.evaluate import play
 from stream.tools.refused import Refused
 
 
@@ -48,6 +52,8 @@ def warm(
 ) -> dict[str, Any]:
     """Play history into the shard's own log and state; returns what ``evaluate`` returns.
 
+    Where items are ranked, ``data`` holds interactions, and labels and their delay mean nothing.
+
     1. The shard must be new: no journal, no generation, empty inputs. 2. Each step's records are
     appended to the input topics, stepped, committed. 3. The state is saved as a generation.
 
@@ -58,6 +64,8 @@ def warm(
     MillraceError
         The topics are not in JSON, in which history would be written.
     """
+    if config.reco is not None and (labels is not None or label_delay is not None):
+        raise MillraceError("warm: expected no labels and no label delay where items are ranked")
     if config != config.in_json():
         raise MillraceError(
             "warm: expected event.format and label.format 'json', in which it writes to topics, "
@@ -72,13 +80,14 @@ def warm(
     try:
         log.open()
         _require_new(log, directory)
-        engine = build_scoring(config, directory.pending, key)
+        engine = build_engine(config, directory.pending, key)
         writing = _Journaling(config, engine, log, Anchors(config, key))
-        files = (str(data), str(data if labels is None else labels))
-        apart = None if labels is None else rows_of(config, labels)
-        run = Evaluation(config, engine, delay, batch, apart, files, writing.step)
-        with Refused(config) as refused, progress(console, "playing", count_rows(data)) as done:
-            summary = run.run(rows_of(config, data), done, None, refused)
+        if isinstance(engine, RankingEngine):
+            summary = play(config, engine, data, batch, console, step=writing.step).summary
+        else:
+            summary = _scored(
+                config, scoring(engine), data, labels, delay, batch, console, writing.step
+            )
         writing.step(Batch(engine.seq + 1, engine.clock_ms, [], checkpoint=True))
         writing.anchors.close()
         written = directory.write(snapshot_of(engine, writing.standing, wall_clock_ms()))
@@ -88,6 +97,24 @@ def warm(
         log.close()
         directory.close()
     return {"data": str(data), "label_delay": label_delay} | summary
+
+
+def _scored(
+    config: Config,
+    engine: ScoringEngine,
+    data: Path,
+    labels: Path | None,
+    delay: int | None,
+    batch: int,
+    console: Console,
+    step: Callable[[Batch], Outputs],
+) -> dict[str, Any]:
+    """Play events and their labels."""
+    files = (str(data), str(data if labels is None else labels))
+    apart = None if labels is None else rows_of(config, labels)
+    run = Evaluation(config, engine, delay, batch, apart, files, step)
+    with Refused(config) as refused, progress(console, "playing", count_rows(data)) as done:
+        return run.run(rows_of(config, data), done, None, refused)
 
 
 def _require_new(log: Log, directory: StateDirectory) -> None:
@@ -111,7 +138,7 @@ def _require_new(log: Log, directory: StateDirectory) -> None:
 class _Journaling:
     """Steps an engine as the service does, on records that it appends itself."""
 
-    def __init__(self, config: Config, engine: ScoringEngine, log: Log, anchors: Anchors) -> None:
+    def __init__(self, config: Config, engine: Engine, log: Log, anchors: Anchors) -> None:
         self.anchors = anchors
         topics = ids_of(log.topics())
         joined = [(*key, offset) for key, offset in log.earliest().items()]

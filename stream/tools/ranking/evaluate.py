@@ -8,10 +8,10 @@ something is known; an item that was never seen is a miss and stays in the denom
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from rich.console import Console
 from models.base import I64, MillraceError
 from stream.contract import private
 from stream.contract.letters import DeadLetter
-from stream.contract.outputs import Judged
+from stream.contract.outputs import Judged, Outputs
 from stream.contract.records import Batch, Record, Slice, range_of
 from stream.run.assemble import build_ranking
 from stream.settings.schema import Config
@@ -36,10 +36,15 @@ SAMPLES = 200
 
 
 class _Run:
-    """Plays records into an engine and keeps what became of each positive."""
+    """Plays records into an engine and keeps what became of each positive.
 
-    def __init__(self, engine: RankingEngine, file: Played) -> None:
-        self._engine, self._file = engine, file
+    The clock is the latest time of the file's records so far.
+    """
+
+    def __init__(
+        self, engine: RankingEngine, file: Played, step: Callable[[Batch], Outputs]
+    ) -> None:
+        self._engine, self._file, self._step = engine, file, step
         self._parts: list[tuple[I64, Judged]] = []
         self._began = time.monotonic()
         self._every = 1
@@ -53,8 +58,8 @@ class _Run:
     def step(self, part: list[Record]) -> Sequence[DeadLetter]:
         """Take records; gives those that were not taken in."""
         engine, file = self._engine, self._file
-        batch = Batch(engine.seq + 1, _LATE_MS, [Slice(range_of(part), part)])
-        outputs = engine.step(batch)
+        clock_ms = int(file.time_ms[[r.offset for r in part]].max())
+        outputs = self._step(Batch(engine.seq + 1, clock_ms, [Slice(range_of(part), part)]))
         # What is frozen is not judged; what is judged are all interactions of a run.
         gone = {letter.record.offset for letter in outputs.dead_letters}
         there = [r.offset for r in part if file.interacts[r.offset] and r.offset not in gone]
@@ -105,9 +110,39 @@ def evaluate_ranks(
     if ranks_out is not None and kind_of(ranks_out) != "parquet":
         raise FileError(f"{ranks_out}: expected a name that ends in .parquet")
     config = config.in_json()
-    engine = build_ranking(config, None)
+    run = play(config, build_ranking(config, None), data, batch, console, dead_letters_out)
+    if ranks_out is not None:
+        _write(ranks_out, run.found)
+    if report is not None:
+        from stream.tools.ranking.report import write_ranking_report
+
+        write_ranking_report(report, run.found, run.course, run.summary)
+    return run.summary
+
+
+class Done(NamedTuple):
+    """What a file gave: its positives, the course of the run, and the summary."""
+
+    found: Ranks
+    course: list[Course]
+    summary: dict[str, Any]
+
+
+def play(
+    config: Config,
+    engine: RankingEngine,
+    data: Path,
+    batch: int,
+    console: Console,
+    dead_letters_out: Path | None = None,
+    step: Callable[[Batch], Outputs] | None = None,
+) -> Done:
+    """Play a file into a new engine, ``batch`` records a step, with a progress bar on a terminal.
+
+    ``step`` takes each batch instead of ``engine.step``, which it must call.
+    """
     file = played(config, data)
-    run = _Run(engine, file)
+    run = _Run(engine, file, step or engine.step)
     with ExitStack() as stack:
         refused = stack.enter_context(Refused(config, dead_letters_out))
         advance = stack.enter_context(progress(console, "ranking", len(file.records)))
@@ -117,18 +152,7 @@ def evaluate_ranks(
                 refused.take(letter, str(data), int(file.rows[letter.record.offset]) + 1)
             advance(len(part))
     found = run.found()
-    if ranks_out is not None:
-        _write(ranks_out, found)
-    summary = _summary(config, data, engine, found, refused, run.seconds)
-    if report is not None:
-        from stream.tools.ranking.report import write_ranking_report
-
-        write_ranking_report(report, found, run.course, summary)
-    return summary
-
-
-_LATE_MS = 253_402_300_799_999
-"""The clock: no moment of a file is ahead of it."""
+    return Done(found, run.course, _summary(config, data, engine, found, refused, run.seconds))
 
 
 def _summary(

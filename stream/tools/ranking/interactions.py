@@ -22,10 +22,12 @@ from stream.tools.ranking.ranks import in_order
 
 
 class Played(NamedTuple):
-    """Records in the order of play, the row of each in the file, and whether it interacts."""
+    """Records in the order of play, the row of each in the file, its time (0 of a bad one), and
+    whether it interacts."""
 
     records: list[Record]
     rows: I64
+    time_ms: I64
     interacts: list[bool]
 
 
@@ -52,15 +54,17 @@ def played(config: Config, path: Path) -> Played:
     records = [Record(topic, 0, row, None, value) for row, value in enumerate(values)]
     taken, bad = FeedbackCodec(config).feedback(records)
     rows = np.array([r.offset for r in taken.records], np.int64)
+    times = np.array(taken.time_ms, np.int64)
     interacts = np.array([isinstance(what, Interaction) for what in taken.what], np.bool_)
     if not as_they_stand:
-        order = in_order(np.array(taken.time_ms, np.int64), rows, len(records))
-        rows, interacts = rows[order], interacts[order]
+        order = in_order(times, rows, len(records))
+        rows, times, interacts = rows[order], times[order], interacts[order]
     first = np.array([letter.record.offset for letter in bad], np.int64)
     every = np.concatenate([first, rows])
     return Played(
         [Record(topic, 0, i, None, values[row]) for i, row in enumerate(every.tolist())],
         every,
+        np.concatenate([np.zeros(len(first), np.int64), times]),
         [*(False for _ in bad), *interacts.tolist()],
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from models.base import MillraceError
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.run.service import Service
 from stream.settings.schema import Config
@@ -16,7 +17,16 @@ from stream.state.generations import StateDirectory
 from stream.state.recovery import recover
 from stream.tools.evaluate import evaluate_file
 from stream.tools.past.warm import NotNew, warm
-from tests.support.factory import config, event, label, truth
+from stream.tools.ranking.evaluate import evaluate_ranks
+from tests.support.factory import (
+    config,
+    event,
+    interaction,
+    label,
+    ranking_config,
+    truth,
+    wish,
+)
 from tests.support.runner import append, caught_up, contents, running
 
 QUIET = Console(quiet=True)
@@ -96,3 +106,31 @@ def test_only_a_new_shard_takes_history(tmp_path: Path) -> None:
     with pytest.raises(NotNew, match="expected empty input topics, got events/0 with 1 records"):
         warm(other, data, None, "1h", 64, QUIET)
     assert contents(other, "journal-b") == []
+
+
+def test_a_shard_that_ranks_takes_its_past(tmp_path: Path) -> None:
+    """What `evaluate` makes of it; the service goes on from there, and the journal replays."""
+    data, c = tmp_path / "h.jsonl", ranking_config(tmp_path)
+    data.write_text("".join(json.dumps(interaction(i)) + "\n" for i in range(600)))
+    judged = evaluate_ranks(c, data, None, 64, QUIET)
+    found = warm(c, data, None, None, 64, QUIET)
+    assert found["quality"] == judged["quality"]
+    assert found["digest"] == judged["digest"]
+    loaded = recovered(c)
+    for generation in StateDirectory(c.state_dir).listed():
+        generation.rename(tmp_path / "aside")
+    assert recovered(c).state_digest() == loaded.state_digest()
+    append(c, ("events", [interaction(3), wish(0)]))
+    with running(c) as service:
+        caught_up(service, 602)
+        assert service.engine is not None
+        assert service.engine.counts["dead.duplicate_event"] == 1
+    assert len(contents(c, "scores")) == 1
+
+
+def test_interactions_have_no_labels(tmp_path: Path) -> None:
+    """What means nothing is refused before anything is written."""
+    c = ranking_config(tmp_path)
+    with pytest.raises(MillraceError, match="expected no labels and no label delay"):
+        warm(c, tmp_path / "h.jsonl", None, "1h", 64, QUIET)
+    assert not c.state_dir.exists()

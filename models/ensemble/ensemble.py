@@ -6,7 +6,7 @@ came. Knows nothing of where events come from; reads no clock, does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -79,13 +79,7 @@ class Ensemble(Group[Model]):
         Intervals around numbers, sets of classes; of yes or no there is nothing to promise.
     challengers : dict of str to Model
         By the member that each may replace.
-    fresh : callable
-        Builds the member of a name anew: ``(name, number)``, where another number means another
-        seed. Set by the engine; needed only for :meth:`renew`, :meth:`challenge` and to restore a
-        state with challengers.
     """
-
-    fresh: Callable[[str, int], Model]
 
     def __init__(
         self,
@@ -199,6 +193,11 @@ class Ensemble(Group[Model]):
         """The member begins anew, under its name and its marks."""
         self.members[self._known(name)] = self.fresh(name, number)
         self._taught.discard(name)
+
+    def replace(self, name: str, model: Model) -> None:
+        """See :meth:`Group.replace`."""
+        super().replace(name, model)
+        self._taught.add(name)
 
     def challenge(self, name: str, number: int) -> None:
         """A new model begins to learn beside the member; one that did before goes."""

@@ -5,7 +5,7 @@ The auditor watches a group, the engine saves it. What its learners do together 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from models.base import Learner, Parameter, State, StateError, state_digest
@@ -20,8 +20,16 @@ class Group(Generic[L]):
     ----------
     members : mapping of name to Learner
 
+    Attributes
+    ----------
+    fresh : callable
+        Builds the learner of a name anew: ``(name, number)``, where another number means another
+        seed. Set by who builds the engine.
+
     A frozen one serves but does not learn. A quarantined one does neither. ``release`` ends both.
     """
+
+    fresh: Callable[[str, int], L]
 
     def __init__(self, members: Mapping[str, L]) -> None:
         self.members: dict[str, L] = dict(members)
@@ -52,6 +60,12 @@ class Group(Generic[L]):
         """It serves and learns again."""
         self._frozen.discard(self._known(name))
         self._quarantined.discard(name)
+
+    def replace(self, name: str, model: L) -> None:
+        """Another model takes the place; it serves, and learns unless the place is frozen."""
+        self.members[self._known(name)] = model
+        self._quarantined.discard(name)
+        self.challengers.pop(name, None)
 
     def _known(self, name: str) -> str:
         if name not in self.members:

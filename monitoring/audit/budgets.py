@@ -20,7 +20,9 @@ AuditEvent = Literal[
     "restructured",
     "swapped",
     "refit",
+    "installed",
     "rolled_back",
+    "pinned",
     "hyper_changed",
     "member_added",
     "member_removed",
@@ -42,7 +44,7 @@ AuditEvent = Literal[
     "challenger_dropped",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
-"""Every event a record may name. ``refit`` and ``rolled_back`` are reserved."""
+"""Every event a record may name. ``refit`` is reserved."""
 
 Reaction = Literal[
     "weights_reset",

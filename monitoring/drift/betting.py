@@ -104,6 +104,10 @@ class Betting:
         on = self._numbers[j, _N] > _GRACE and not self._numbers[j, _FIRED]
         return math.log(max(1.0, self._bets[j, :, _STAKE].max())) if on else math.nan
 
+    def raised(self, j: int) -> bool:
+        """Whether an alarm was told of a rise that lasts."""
+        return bool(self._numbers[j, _FIRED])
+
     def threshold(self) -> float:
         """What :meth:`statistic` may be."""
         return math.log(self._enough)

@@ -142,6 +142,17 @@ class DriftMonitor:
             alarms.append(Alarm(Betting.detector, self._names[j], statistic, threshold, row))
         return alarms
 
+    def renew(self, name: str) -> None:
+        """Another model scores under the name: its bets begin anew, and it must warm up."""
+        j = self._names.index(name)
+        for array in self._bets.arrays().values():
+            array[j] = 0
+        self._labels[j], self._warm_ms[j] = 0, _NOT_YET
+
+    def raised(self) -> set[str]:
+        """Signals that were told to have risen, and are not back nor at a new level yet."""
+        return {name for j, name in enumerate(self._names) if self._bets.raised(j)}
+
     def observe(self, p: F64, dense: F32 | None = None) -> None:
         """Take the ensemble's scores as made ``(n,)`` and their features ``(n, d)``."""
         self._scores.observe(p[:, None])

@@ -35,6 +35,7 @@ from stream.cli.terminal import (
     reported,
     tell_unexpected,
 )
+from stream.cli.versions import models_app
 from stream.demo.kinds import KindName
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ topics_app = typer.Typer(help="List or create the topics of a configuration.", n
 app.add_typer(control_app, name="control")
 app.add_typer(topics_app, name="topics")
 app.add_typer(audit_app, name="audit")
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:

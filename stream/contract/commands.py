@@ -8,8 +8,9 @@ live and in a replay alike, ``event`` the audit record that answers it. A subcla
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, Union
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Union
 
 import msgspec
 
@@ -39,6 +40,10 @@ Ticket = Annotated[
 ]
 
 
+class CommandRefused(ValueError):
+    """A command cannot be followed as things are: its record becomes a dead letter."""
+
+
 class Controlled(Protocol):
     """What commands reach of an engine."""
 
@@ -46,12 +51,25 @@ class Controlled(Protocol):
     threshold: float
     checkpoint_wanted: bool
 
+    def version(self, name: str, to: str) -> str:
+        """Digest of the kept version that is meant; raises :class:`CommandRefused`."""
+
+    def pin(self, digest: str, until_ms: int) -> None:
+        """Keep a version for longer."""
+
+    def install(
+        self, digests: Mapping[str, str], cause: Literal["installed", "rolled_back"]
+    ) -> dict[str, dict[str, Any]]:
+        """Put models in the places of members; raises :class:`CommandRefused`."""
+
 
 class Done(NamedTuple):
-    """What a command did: whom it concerns, and what else its audit record tells."""
+    """What a command did: whom it concerns, what else its audit record tells, and of each member
+    in whose place another model stands what that one's record tells."""
 
     target: str
     detail: dict[str, Any]
+    renewed: Mapping[str, dict[str, Any]] = {}
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
@@ -66,6 +84,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         """Do what was asked, at the place between two events where the record stands."""
         raise TypeError(f"{type(self).__name__}: a command needs a method apply")
 
+    def models(self, engine: Controlled) -> dict[str, str]:
+        """Digests of the models that it puts in the places of members; must be had before it."""
+        return {}
+
     def grounds(self) -> dict[str, str]:
         """The reason and the ticket, as far as they are given."""
         return {name: text for name in GROUNDS if (text := getattr(self, name))}
@@ -74,7 +96,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         """Raise :class:`ValueError` with its path where a field means nothing here."""
         for field in fields(type(self)):
             got, expected = getattr(self, field.name), None
-            if names(field) == "member" and got not in members:
+            if names(field) == "member" and (field.required or got) and got not in members:
                 expected = f"one of {', '.join(members)}"
             elif names(field) == "threshold":
                 if task.thresholds is None:
@@ -138,6 +160,82 @@ class Checkpoint(Command, frozen=True, tag="checkpoint"):
         """See :meth:`Command.apply`."""
         engine.checkpoint_wanted = True
         return Done("service", {})
+
+
+class Install(Command, frozen=True, tag="install"):
+    """A model that was made elsewhere, or kept, takes the member's place."""
+
+    event = "installed"
+    member: Member
+    artefact: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[0-9a-f]{64}$(?!\n)",
+            description="digest, as `millrace models list` says it",
+            examples=["0123456789abcdef" * 4],
+        ),
+    ]
+
+    def models(self, engine: Controlled) -> dict[str, str]:
+        """See :meth:`Command.models`."""
+        return {self.member: self.artefact}
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        made = engine.install(self.models(engine), "installed")
+        return Done(self.member, made[self.member], made)
+
+
+class Rollback(Command, frozen=True, tag="rollback"):
+    """The member becomes a version that was kept; its windows, rows and counts go on."""
+
+    event = "rolled_back"
+    to: Annotated[
+        str,
+        msgspec.Meta(
+            description="`last_good`, a step, or 8 or more digits of a digest",
+            pattern=r"^(last_good|[0-9]{1,7}|[0-9a-f]{8,64})$(?!\n)",
+            examples=["last_good"],
+        ),
+    ]
+    member: Annotated[
+        str, msgspec.Meta(description="a member's name; without it all", extra={NAMES: "member"})
+    ] = ""
+
+    def models(self, engine: Controlled) -> dict[str, str]:
+        """See :meth:`Command.models`."""
+        names = [self.member] if self.member else engine.ensemble.names
+        return {name: engine.version(name, self.to) for name in names}
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        made = engine.install(self.models(engine), "rolled_back")
+        return Done(self.member or "ensemble", {"to": self.to, "members": list(made)}, made)
+
+
+class Pin(Command, frozen=True, tag="pin"):
+    """A version is kept for longer, or, until a time that is past, no longer than others."""
+
+    event = "pinned"
+    member: Member
+    version: Annotated[
+        str, msgspec.Meta(description="as `to` of a rollback", examples=["last_good"])
+    ]
+    until: Annotated[
+        datetime,
+        msgspec.Meta(
+            tz=True,
+            description="an event time, as `2027-01-31T00:00:00Z`",
+            examples=["2027-01-31T00:00:00Z"],
+        ),
+    ]
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        digest = engine.version(self.member, self.version)
+        until_ms = int(self.until.timestamp() * 1000)
+        engine.pin(digest, until_ms)
+        return Done(self.member, {"version": digest, "until_ms": until_ms})
 
 
 GROUNDS = ("reason", "ticket")

@@ -19,6 +19,8 @@ FAILPOINTS = (
     "commit.middle",
     "commit.after",
     "checkpoint.snapshot",
+    "artefact.write",
+    "artefact.written",
     "checkpoint.write",
     "checkpoint.files",
     "checkpoint.manifest",

@@ -6,7 +6,7 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -101,7 +101,9 @@ class Batch(msgspec.Struct, frozen=True):
     step is replayed). ``skipped`` names records that must become dead letters unread because they
     crashed the step before. ``checkpoint``: a checkpoint will be taken of the state after this
     step, and the members' digests must go on record. ``room``: how many events may wait for a label
-    from here on, where the configuration does not say; 0: as before.
+    from here on, where the configuration does not say; 0: as before. ``models``: what the commands
+    among the records put in the place of members, by member and digest; where one cannot be had,
+    why.
     """
 
     seq: int
@@ -110,6 +112,7 @@ class Batch(msgspec.Struct, frozen=True):
     skipped: frozenset[tuple[str, int, int]] = frozenset()
     checkpoint: bool = False
     room: int = 0
+    models: Mapping[tuple[str, str], Any] = {}
 
     def __len__(self) -> int:
         return sum(len(s.records) for s in self.slices)
@@ -120,7 +123,8 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``kind`` says what ``body`` holds and how the record is done again; ``stream/state/follow.py``
     has the table. Text of any kind is read, so that a record of a later version can be named.
-    ``checkpoint``, ``room``: see :class:`Batch`.
+    ``checkpoint``, ``room``: see :class:`Batch`; ``missing``: digests of the ``models`` that could
+    not be had.
 
     Where a checkpoint was taken, ``config`` is the SHA-256 of the configuration that the engine ran
     under, and ``contents`` those of the parts of its state: a start loads nothing else. ``head`` is
@@ -142,6 +146,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     config: str = ""
     contents: dict[str, str] = {}
     head: tuple[int, str] | None = None
+    missing: tuple[str, ...] = ()
 
 
 _journal_encoder = msgspec.json.Encoder()

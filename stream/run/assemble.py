@@ -88,11 +88,11 @@ def build_ranking(
     """As :func:`build_engine`, of a configuration that ranks items."""
     if config.reco is None:
         raise OtherEngine(f"target.type: expected 'ranking', got {config.target.type!r}")
-    recommender = Recommender(config.reco, config.seed)
-    names = ("ensemble", *recommender.names)
+    reco, seed = config.reco, config.seed
+    names = ("ensemble", *reco.members.names)
     return RankingEngine(
         config,
-        recommender,
+        lambda name, number: Recommender(reco, seed),
         Pending(LIST_ROW, (), directory, room(config, LIST_ROW.itemsize)),
         RankQuality(names),
         DriftMonitor(names, (), config.drift.evidence, config.drift.margin, bounds=None),

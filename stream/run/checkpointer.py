@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import structlog
 
-from models.base import MillraceError
+from models.base import MillraceError, State
+from models.settings import parse_duration
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, LogError
 from stream.run.committer import Committer
@@ -38,6 +39,8 @@ _BUDGET_SHARE = 0.75  # of the recovery budget: the rest is for loading the gene
 _STEP_SHARE = 0.25  # of that: what one step may take, since it is replayed whole
 _FIRST_RECORDS = 256
 """Records of a step whose cost nobody has measured yet."""
+SPARE_MS = parse_duration("7d")
+"""For how long an artefact stays that nobody names: one from elsewhere may be installed yet."""
 _ENOUGH = 64
 """A step of fewer records tells of its overhead, not of what a record costs."""
 
@@ -83,6 +86,7 @@ class Checkpointer:
         self._interval_s = config.checkpoints.interval / 1000
         self._condition = threading.Condition()
         self._work: Snapshot | None = None
+        self._versions: dict[str, Callable[[], State]] = {}  # kept, not saved yet
         self._closing = False
         self._last_s = time.monotonic()
         self._last_seq = 0
@@ -158,6 +162,7 @@ class Checkpointer:
         """Hand the state over to the writer; only after :meth:`due` or :meth:`wait`."""
         started = time.monotonic()
         snapshot = snapshot_of(engine, standing, self._clock_ms())
+        self._versions |= engine.ledger.unsaved()
         failpoint("checkpoint.snapshot")
         engine.checkpoint_wanted = False
         self._snapshot_s = time.monotonic() - started
@@ -167,6 +172,22 @@ class Checkpointer:
         with self._condition:
             self._work = snapshot
             self._condition.notify_all()
+
+    def save_versions(self, engine: Engine) -> None:
+        """Save the versions that were kept up to now, for a command that may ask for them."""
+        self.wait()
+        self._versions |= engine.ledger.unsaved()
+        try:
+            self._save_versions()
+        except OSError as error:
+            self.failures_total += 1
+            logger.error("versions_not_saved", error=str(error), next_step="free the disk")
+
+    def _save_versions(self) -> None:
+        """What cannot be saved is tried again with the next generation, which names it."""
+        for digest, state in list(self._versions.items()):
+            self._directory.artefacts.put(digest, state)
+            del self._versions[digest]
 
     def _run(self) -> None:
         try:
@@ -200,6 +221,7 @@ class Checkpointer:
 
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()
+        self._save_versions()
         written = self._directory.write(snapshot)
         if not self._committer.wait_for(snapshot.seq):
             raise MillraceError(f"step {snapshot.seq} was never committed")
@@ -211,8 +233,11 @@ class Checkpointer:
         logger.debug("checkpoint", seq=snapshot.seq, seconds=round(self._write_s, 3))
 
     def _let_go(self) -> None:
-        """Input and journal before the oldest generation are not needed by anybody here."""
-        oldest = read_manifest(list_generations(self._directory.path)[-1])
+        """Input, journal and artefacts before the oldest generation nobody here needs."""
+        kept = [read_manifest(path) for path in list_generations(self._directory.path)]
+        oldest = kept[-1]
+        named = {digest for manifest in kept for digest in manifest.artefacts}
+        self._directory.artefacts.prune(named, oldest.written_ms - SPARE_MS)
         positions = oldest.standing.positions
         try:
             self._log.truncate(positions, oldest.seq - 1)

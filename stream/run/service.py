@@ -23,7 +23,7 @@ from monitoring.audit.trail import head_after, load_private_key
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogError, LogUnavailable
 from stream.contract.outputs import Outputs
-from stream.contract.records import Batch, Range, Slice
+from stream.contract.records import Batch, Range, Slice, range_of
 from stream.contract.schemas import RegistryUnavailable, Schema
 from stream.encode.scores import schema_text, writer
 from stream.logs.ahead import Ahead
@@ -45,7 +45,7 @@ from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 from stream.state.room import free_room
 from stream.state.topics import inputs
-from stream.step.engine import Engine
+from stream.step.engine import Engine, Models
 from stream.step.reconfigure import compare, reconfigure
 
 logger = structlog.get_logger()
@@ -366,7 +366,9 @@ class Service:
             if slices:
                 self.busy = True
                 if self._adopt(slices):
-                    self._take(slices)
+                    for part in self._apart(slices):
+                        if not self._take(part):
+                            break
             else:
                 self._idle()
             self._losses.tell()
@@ -426,8 +428,29 @@ class Service:
     def _ask(self, number: int, found: dict[int, Schema | None]) -> None:
         found[number] = self.registry.schema(number)
 
-    def _take(self, slices: list[Slice], checkpoint: bool = False) -> None:
-        """One step: compute, hand over to the commit thread, snapshot when due."""
+    def _apart(self, slices: list[Slice]) -> list[list[Slice]]:
+        """A command that puts models in place is a step of its own: what it names is had before."""
+        engine, topic = self._engine(), self.config.topics.control
+        if all(piece.range.topic != topic for piece in slices) or not engine.wanted(slices):
+            return [slices]
+        control = [piece for piece in slices if piece.range.topic == topic]
+        rest = [piece for piece in slices if piece.range.topic != topic]
+        each = [[Slice(range_of([r]), [r])] for piece in control for r in piece.records]
+        return [*each, rest] if rest else each
+
+    def _models(self, slices: list[Slice]) -> Models:
+        """The models that the commands among the records put in place."""
+        engine = self._engine()
+        if not engine.wanted(slices):
+            return {}
+        self.checkpointer.save_versions(engine)
+        return self.directory.artefacts.models(engine, slices)
+
+    def _take(self, slices: list[Slice], checkpoint: bool = False) -> bool:
+        """One step: compute, hand over to the commit thread, snapshot when due.
+
+        ``False`` where it failed: its records, and those polled after them, come again.
+        """
         engine = self._engine()
         started = time.monotonic()
         records = sum(len(s.records) for s in slices)
@@ -435,14 +458,17 @@ class Service:
         if self.isolation.careful:
             self.committer.wait(self.beat)
         skipped = self.isolation.taking(slices, engine.seq)
-        batch = Batch(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room())
+        models = self._models(slices)
+        batch = Batch(
+            *(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room(), models)
+        )
         try:
             failpoint("step.before")
             outputs = engine.step(batch)
             failpoint("step.after")
         except Exception as error:  # noqa: BLE001 - any defect of a part: isolate the record
             self._isolate(slices, error)
-            return
+            return False
         seconds = time.monotonic() - started
         self.health.unscored = self._losses.taken(outputs, engine.counts["pending.evicted"])
         self._losses.refused(engine.auditor.refused())
@@ -454,6 +480,7 @@ class Service:
         self.checkpointer.stepped(seconds, records)
         if checkpoint:
             self.checkpointer.snapshot(engine, self.topics.standing)
+        return True
 
     def _room(self) -> int:
         """How many events may wait for a label, where nobody has said so yet; else 0."""

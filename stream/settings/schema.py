@@ -469,6 +469,18 @@ class CheckpointsSettings(Settings):
     )
 
 
+class VersionsSettings(Settings):
+    """Which versions of each member are kept, for it to become one of them again."""
+
+    every: Duration = Field(
+        parse_duration("1d"),
+        gt=0,
+        description="event time between two regular ones; one more is kept of what another model"
+        " replaces",
+    )
+    keep: int = Field(30, ge=1, le=1000, description="kept of each member, beside those pinned")
+
+
 _OF_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b" ")}
 """What a recipe gives that made no token."""
 
@@ -566,6 +578,7 @@ class Config(Settings):
     drift: DriftSettings = DriftSettings()
     quality: QualitySettings = QualitySettings()
     checkpoints: CheckpointsSettings = CheckpointsSettings()
+    versions: VersionsSettings = VersionsSettings()
     http: HttpSettings = HttpSettings()
     limits: LimitsSettings = LimitsSettings()
     audit: AuditSettings = AuditSettings()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -26,11 +26,12 @@ from stream.decode.codec import Codec
 from stream.logs.ahead import read_together
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
+from stream.state.artefacts import Artefacts
 from stream.state.generations import CheckpointError, Manifest
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing, TopicsChanged, ids_of
 from stream.step.backfill import Backfill
-from stream.step.engine import Engine
+from stream.step.engine import Engine, Models, usable
 from stream.step.reconfigure import reconfigure
 
 logger = structlog.get_logger()
@@ -39,6 +40,18 @@ Build = Callable[[Config], Engine]
 """A new engine of a configuration."""
 Past = Callable[[Config, int, int], Backfill]
 """An engine of a configuration that took the steps after one up to another one."""
+
+
+class Means(NamedTuple):
+    """What steps are done again with.
+
+    ``build`` makes the engine that takes over at a switch, ``past`` the one that taught its new
+    parts; ``artefacts`` hold the versions of members.
+    """
+
+    build: Build
+    past: Past
+    artefacts: Artefacts
 
 
 CHUNK = 1_000
@@ -85,13 +98,19 @@ class Step(Told, frozen=True, kw_only=True):
         engine: Engine,
         record: JournalRecord,
         slices: Sequence[Slice],
-        build: Build,
-        past: Past,
+        means: Means,
     ) -> tuple[Engine, Outputs]:
         """The engine after the record, and what came out."""
         skipped = frozenset(record.skipped)
-        batch = Batch(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room)
-        return engine, engine.step(batch)
+        models = means.artefacts.models(engine, slices, record.missing)
+        _refuse_gone(record, models)
+        batch = Batch(
+            *(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room, models)
+        )
+        outputs = engine.step(batch)
+        for kept, state in engine.ledger.unsaved().items():
+            means.artefacts.put(kept, state)
+        return engine, outputs
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -115,14 +134,12 @@ class Reconfigured(Told, frozen=True, kw_only=True):
         engine: Engine,
         record: JournalRecord,
         slices: Sequence[Slice],
-        build: Build,
-        past: Past,
+        means: Means,
     ) -> tuple[Engine, Outputs]:
-        """See :meth:`Step.replay`; ``build`` makes the engine that takes over, ``past`` the one
-        that taught its new parts."""
-        new = built(build, self.config, f"{engine.config.journal_topic}: step {record.seq}")
+        """See :meth:`Step.replay`."""
+        new = built(means.build, self.config, f"{engine.config.journal_topic}: step {record.seq}")
         taken = self.backfill
-        taught = None if taken is None else past(new.config, taken.after, engine.seq)
+        taught = None if taken is None else means.past(new.config, taken.after, engine.seq)
         outputs = reconfigure(engine, new, self.config, taught)
         for left in (engine, *(() if taught is None else (taught.engine,))):
             left.pending.close()
@@ -140,8 +157,7 @@ class Adopted(Told, frozen=True, kw_only=True):
         engine: Engine,
         record: JournalRecord,
         slices: Sequence[Slice],
-        build: Build,
-        past: Past,
+        means: Means,
     ) -> tuple[Engine, Outputs]:
         """See :meth:`Step.replay`."""
         return engine, engine.adopt(self.schema, record.clock_ms)
@@ -192,8 +208,7 @@ class Follower:
     engine : Engine
     standing : Standing
         Where to resume each input partition, and of which topics.
-    build : callable
-    past : callable
+    means : Means
     on_divergence : str
         ``checkpoints.on_divergence``: the operator's word of today, not that of the steps.
     loaded : Manifest, optional
@@ -217,8 +232,7 @@ class Follower:
         self,
         engine: Engine,
         standing: Standing,
-        build: Build,
-        past: Past,
+        means: Means,
         on_divergence: str,
         loaded: Manifest | None = None,
     ) -> None:
@@ -229,7 +243,7 @@ class Follower:
         self.replayed_steps = self.replayed_records = self.skipped_steps = self.divergences = 0
         self.elsewhere: set[str] = set()
         self.seconds = 0.0
-        self._build, self._past = build, past
+        self._means = means
         self._on_divergence = on_divergence
         self._made = loaded.fingerprint if loaded else {}
         self._version = ""
@@ -270,7 +284,7 @@ class Follower:
         tell(self.engine, self.standing, body.topics, body.joined)
         if body.resumed is not None:
             self.engine.trail.go_on(Head(*body.resumed))
-        self.engine, outputs = body.replay(self.engine, record, slices, self._build, self._past)
+        self.engine, outputs = body.replay(self.engine, record, slices, self._means)
         self._take(record)
         self.replayed_steps += 1
         self.replayed_records += sum(r.count for r in record.ranges)
@@ -355,6 +369,17 @@ def _read(
     for record, slices in zip(chunk, together, strict=True):
         read = codec()
         yield record, [read.ahead(piece) for piece in slices]
+
+
+def _refuse_gone(record: JournalRecord, models: Models) -> None:
+    """Raise where a model that the step put in place cannot be had any more."""
+    for (name, wanted), model in models.items():
+        if not usable(model) and wanted not in record.missing:
+            raise CheckpointError(
+                f"step {record.seq}: put version {wanted} in the place of {name}, which cannot be "
+                f"had now ({model}). Put the file back from a backup, or a generation of step "
+                f"{record.seq} or later"
+            )
 
 
 def _gone(record: JournalRecord, anew: Sequence[str]) -> Range | None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 import safetensors
 import safetensors.numpy
 import structlog
@@ -31,6 +30,8 @@ from numpy.typing import NDArray
 from models.base import MillraceError, OtherVersion, State, StateError
 from stream.contract import private
 from stream.contract.failpoint import failpoint
+from stream.state.artefacts import FOLDER, Artefacts
+from stream.state.packed import joined, memory_bytes, split, sync_directory, write_durably
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
 from stream.step.engine import Engine
@@ -68,7 +69,8 @@ class FileEntry(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What a generation is. ``digest`` is the journal's at ``seq``, ``topics`` are their ids.
 
-    ``after``: the step that its engine began after, where that is not the first one.
+    ``after``: the step that its engine began after, where that is not the first one;
+    ``artefacts``: digests of the versions that its ledger names.
     """
 
     format: int
@@ -82,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, FileEntry]
     after: int = 0
     topics: dict[str, str] = {}
+    artefacts: list[str] = []
 
     @property
     def standing(self) -> Standing:
@@ -108,6 +111,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     segments: list[SegmentFile]
     after: int = 0
     topics: dict[str, str] = {}
+    artefacts: list[str] = []
 
 
 def snapshot_of(engine: Engine, standing: Standing, written_ms: int, after: int = 0) -> Snapshot:
@@ -127,6 +131,7 @@ def snapshot_of(engine: Engine, standing: Standing, written_ms: int, after: int 
         engine.pending.files(),
         after,
         dict(standing.ids),
+        sorted(engine.ledger.digests()),
     )
 
 
@@ -157,6 +162,7 @@ class StateDirectory:
         self.quarantine = path / "quarantine"
         self.entered = path / "entered"
         self.pending = path / "pending"
+        self.artefacts = Artefacts(path / FOLDER)
         self._lock: int | None = None
 
     def open(self) -> Self:
@@ -257,10 +263,11 @@ class StateDirectory:
                 files,
                 snapshot.after,
                 snapshot.topics,
+                snapshot.artefacts,
             )
             failpoint("checkpoint.manifest")
-            _write_durably(temporary / "manifest.json", _sealed(manifest))
-            _sync_directory(temporary)
+            write_durably(temporary / "manifest.json", _sealed(manifest))
+            sync_directory(temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -273,7 +280,7 @@ class StateDirectory:
         if final.exists():
             shutil.rmtree(final)  # the same step written again after a restart
         written.rename(final)
-        _sync_directory(self.generations)
+        sync_directory(self.generations)
         failpoint("checkpoint.publish")
         for old in self.listed()[keep:]:
             shutil.rmtree(old)
@@ -291,8 +298,8 @@ class StateDirectory:
         if final.exists():
             shutil.rmtree(final)  # of a start that ended before its switch was committed
         written.rename(final)
-        _sync_directory(self.entered)
-        _sync_directory(self.path)
+        sync_directory(self.entered)
+        sync_directory(self.path)
         return final
 
 
@@ -389,14 +396,14 @@ def _sealed(manifest: Manifest) -> bytes:
 
 def _write_state(directory: Path, state: State) -> dict[str, FileEntry]:
     arrays: dict[str, NDArray[Any]] = {}
-    rest = _split(state, "", arrays)
+    rest = split(state, "", arrays)
     # Trees' histograms are mostly zeros: compressing 46 MB to 7 takes 50 ms, writing the rest 120.
     unpacked = safetensors.numpy.save(arrays)
     packed = zstandard.ZstdCompressor(level=1).compress(unpacked)
     files = {_ARRAYS: (packed, len(unpacked)), _REST: (msgspec.msgpack.encode(rest), 0)}
     entries = {}
     for name, (raw, length) in files.items():
-        _write_durably(directory / name, raw)
+        write_durably(directory / name, raw)
         entries[name] = FileEntry(len(raw), hashlib.sha256(raw).hexdigest(), length)
     return entries
 
@@ -404,55 +411,11 @@ def _write_state(directory: Path, state: State) -> dict[str, FileEntry]:
 def _read_state(directory: Path, unpacked: int) -> State:
     packed = (directory / _ARRAYS).read_bytes()
     declared = zstandard.get_frame_parameters(packed).content_size
-    if declared > _memory_bytes() or declared != (unpacked or declared):
+    if declared > memory_bytes() or declared != (unpacked or declared):
         raise CheckpointError(
             f"{_ARRAYS}: expected {unpacked or 'as many bytes as this machine holds'} unpacked, its"
             f" frame declares {declared}"
         )
     arrays = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(packed))
     rest = msgspec.msgpack.decode((directory / _REST).read_bytes())
-    return _join(rest, arrays)
-
-
-def _memory_bytes() -> int:
-    """This machine's memory: what does not fit was not held here."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-_ARRAY = "\0array"
-
-
-def _split(value: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """The tree with each array replaced by its name in ``arrays``."""
-    if isinstance(value, np.ndarray):
-        # Reshaped: numpy makes one dimension of none.
-        arrays[path] = np.ascontiguousarray(value).reshape(value.shape)
-        return {_ARRAY: path}
-    if isinstance(value, dict):
-        return {k: _split(v, f"{path}/{k}", arrays) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_split(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
-    return value
-
-
-def _join(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    if isinstance(value, dict):
-        if _ARRAY in value:
-            return arrays[value[_ARRAY]]
-        return {k: _join(v, arrays) for k, v in value.items()}
-    return [_join(v, arrays) for v in value] if isinstance(value, list) else value
-
-
-def _write_durably(path: Path, raw: bytes) -> None:
-    with private.opened(path) as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    return joined(rest, arrays)

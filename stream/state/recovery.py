@@ -21,7 +21,7 @@ from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
 from stream.settings.upgrade import UnreadableConfig, digest, settings
 from stream.state.backfill import entered
-from stream.state.follow import Build, Follower, Past, body_of, built, steps
+from stream.state.follow import Build, Follower, Means, body_of, built, steps
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
 from stream.state.topics import Lost, Standing, TopicsChanged, explained, lost
 from stream.step.engine import Engine
@@ -90,7 +90,7 @@ def load(
     :func:`recover`.
     """
     on_divergence = config.checkpoints.on_divergence
-    past = partial(entered, log, directory, build, beat)
+    means = Means(build, partial(entered, log, directory, build, beat), directory.artefacts)
     head = log.journal_head()
     for loaded in directory.usable(lambda m: _refusal(m, log, config), until_seq):
         if head is not None and head.seq > loaded.manifest.seq + 1:
@@ -100,7 +100,7 @@ def load(
             )
         try:
             contents = _journaled(loaded.manifest, log).contents
-            return _restored(loaded, contents, build, past, on_divergence)
+            return _restored(loaded, contents, means, on_divergence)
         except CheckpointError as error:
             directory.set_aside(loaded.path, str(error))
     if head is not None and head.seq > 1:
@@ -110,9 +110,9 @@ def load(
         )
     first = body_of(head).config if head is not None else None
     if first is None:
-        return Follower(build(config), Standing(), build, past, on_divergence)
+        return Follower(build(config), Standing(), means, on_divergence)
     engine = built(build, first, f"{config.journal_topic}: step 1")
-    return Follower(engine, Standing(), build, past, on_divergence)
+    return Follower(engine, Standing(), means, on_divergence)
 
 
 def _refusal(manifest: Manifest, log: Log, config: Config) -> str | None:
@@ -185,14 +185,14 @@ def _journaled(manifest: Manifest, log: Log) -> JournalRecord:
 
 
 def _restored(
-    loaded: Loaded, contents: Mapping[str, str], build: Build, past: Past, on_divergence: str
+    loaded: Loaded, contents: Mapping[str, str], means: Means, on_divergence: str
 ) -> Follower:
     manifest = loaded.manifest
-    engine = built(build, manifest.config, str(loaded.path))
+    engine = built(means.build, manifest.config, str(loaded.path))
     if contents:  # a journal from before vouches for no state
         _check(loaded, engine, contents)
     revive(engine, loaded)
-    return Follower(engine, manifest.standing, build, past, on_divergence, manifest)
+    return Follower(engine, manifest.standing, means, on_divergence, manifest)
 
 
 def _check(loaded: Loaded, engine: Engine, contents: Mapping[str, str]) -> None:

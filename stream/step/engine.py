@@ -13,18 +13,22 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from models.base import MillraceError, State, state_digest
+from models.base import Learner, MillraceError, State, state_digest
 from models.ensemble.group import Group
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
-from monitoring.drift.monitor import Alarm
+from monitoring.drift.monitor import Alarm, DriftMonitor
+from monitoring.quality.quality import Figures
 from monitoring.quality.tasks import Kept
+from stream.contract.commands import CommandRefused
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged, Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
@@ -32,6 +36,7 @@ from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
+from stream.step.ledger import Cause, Ledger, NoVersion, Version
 from stream.step.pending.store import Pending
 
 GENESIS = "0" * 32
@@ -53,6 +58,8 @@ class Made:
         self.judged: list[Judged] = []
 
 
+Models = Mapping[tuple[str, str], Any]
+"""Models by member and digest; the error where one cannot be had."""
 Handler = Callable[[Slice, Made], None]
 """Takes one slice of a topic in."""
 
@@ -79,10 +86,14 @@ class Engine(ABC):
         A score at or above it is an alert; infinite where nothing alerts.
     quality : Kept
         How good what was said turned out to be.
+    drift : DriftMonitor
+    ledger : Ledger
+        Which versions of the members are kept.
     """
 
     threshold: float = math.inf
     quality: Kept
+    drift: DriftMonitor
 
     def __init__(
         self, config: Config, codec: Codec, ensemble: Group[Any], pending: Pending, trail: Trail
@@ -94,6 +105,8 @@ class Engine(ABC):
         self.pending = pending
         self.trail = trail
         self.auditor = Auditor(config.audit, ensemble, trail)
+        self.ledger = Ledger(config.versions, ensemble.names)
+        self._models: Models = {}
         self.counts: Counter[str] = Counter()
         self.seq = 0
         self.digest = GENESIS
@@ -128,6 +141,7 @@ class Engine(ABC):
         self.clock_ms = max(self.clock_ms, batch.clock_ms)
         if batch.room:
             self.pending.tell(batch.room)
+        self._models = batch.models
         self.auditor.begin(batch.seq, self.clock_ms)
         for piece in batch.slices:
             r = piece.range
@@ -138,8 +152,12 @@ class Engine(ABC):
         for piece in batch.slices:
             taken[f"consumed.{piece.range.topic}"] += len(piece.records)
         taken.update(f"dead.{letter.reason}" for letter in out.letters)
+        for alarm in out.alarms:
+            self.ledger.alarmed(alarm.signal, batch.seq)
         vouched: dict[str, Any] = {}
         if batch.checkpoint:
+            if self.ledger.due(self.watermark_ms):
+                self._keep_all()
             held = self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
             roots = {member_key(name): root for name, root in held["roots"].items()}
             vouched = {"config": held["config"], "contents": held["parts"] | roots}
@@ -151,6 +169,7 @@ class Engine(ABC):
             skipped=tuple(sorted(batch.skipped)),
             checkpoint=batch.checkpoint,
             room=batch.room,
+            missing=tuple(sorted(d for (_, d), m in batch.models.items() if not usable(m))),
             **vouched,
         )
         outputs = self._finish(journal, out)
@@ -230,12 +249,86 @@ class Engine(ABC):
             if isinstance(command, DeadLetter):
                 out.letters.append(command)
                 continue
-            done = command.apply(self)
+            try:
+                done = command.apply(self)
+            except CommandRefused as error:
+                out.letters.append(DeadLetter(record, "command", str(error)))
+                continue
             self.counts["commands"] += 1
             where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             actor = command.actor or "engine"
             detail = done.detail | command.grounds() | where
             self.auditor.record(command.event, "command", done.target, detail, actor)
+            for name, moved in done.renewed.items():
+                self.auditor.renewed(name, command.event, "command", moved)
+
+    def wanted(self, slices: Iterable[Slice]) -> list[tuple[str, str]]:
+        """Members and the digests of the models that the commands in ``slices`` put in place."""
+        found: list[tuple[str, str]] = []
+        for piece in slices:
+            for record in piece.records if piece.range.topic == self.config.topics.control else ():
+                command = self.codec.command(record)
+                if not isinstance(command, DeadLetter):
+                    with suppress(CommandRefused):  # its dead letter says so
+                        found += command.models(self).items()
+        return found
+
+    def version(self, name: str, to: str) -> str:
+        """The digest of :meth:`Ledger.named`; raises :class:`CommandRefused`."""
+        try:
+            return self.ledger.named(name, to).digest
+        except NoVersion as error:
+            raise CommandRefused(str(error)) from error
+
+    def pin(self, digest: str, until_ms: int) -> None:
+        """See :meth:`Ledger.pin`."""
+        self.ledger.pin(digest, until_ms)
+
+    def install(self, digests: Mapping[str, str], cause: Cause) -> dict[str, dict[str, Any]]:
+        """Put models in the places of members, all or none; gives what it did to each.
+
+        What makes room is kept as a version. Raises :class:`CommandRefused`.
+        """
+        models = {name: self._models.get((name, digest)) for name, digest in digests.items()}
+        for name, model in models.items():
+            if not usable(model):
+                raise CommandRefused(
+                    f"{name}: artefact {digests[name]} cannot be had; put it there by `millrace "
+                    "models import`, and send the command again"
+                )
+        made, report = {}, self.quality.report()
+        for name, model in models.items():
+            replaced = self.ensemble.members[name]
+            before = self._version(name, "replaced", self.seq, report)
+            self.ledger.keep(name, before, replaced.state)
+            self.ensemble.replace(name, model)
+            self.ledger.keep(name, self._version(name, cause, self.seq + 1, report), None)
+            self.ledger.replaced(name)
+            self._renewed(name)
+            made[name] = {"from": before.digest, "to": digests[name]}
+        self.checkpoint_wanted = True  # a start need not load the artefact again
+        return made
+
+    @abstractmethod
+    def _renewed(self, name: str) -> None:
+        """Another model stands in the member's place: what is known of the old one leaves."""
+
+    def _keep_all(self) -> None:
+        """Keep a version of each member that serves."""
+        self.ledger.regular(self.watermark_ms, self.drift.raised())
+        report = self.quality.report()
+        for name, member in self.ensemble.members.items():
+            if name not in self.ensemble.quarantined:
+                state = member.state()
+                version = self._version(name, "regular", self.seq + 1, report)
+                self.ledger.keep(name, version, partial(_same, state))
+
+    def _version(self, name: str, cause: Cause, seq: int, report: Figures) -> Version:
+        """The member as it is now, the state after step ``seq``."""
+        quality = report.get(name, report["ensemble"])["fading"]
+        digest = self.ensemble.members[name].digest()
+        updates = self.auditor.versions()[name]
+        return Version(seq, self.watermark_ms, digest, cause, updates, dict(quality))
 
     # ------------------------------------------------------------------ state
 
@@ -252,6 +345,7 @@ class Engine(ABC):
             "counts": dict(self.counts),
             "pending": self.pending.state(),
             "schemas": self.codec.schemas.state(),
+            "ledger": self.ledger.state(),
             **{name: part.state() for name, part in self._parts().items() if name != "ensemble"},
         }
 
@@ -275,6 +369,8 @@ class Engine(ABC):
         self.counts.clear()
         self.counts.update(state["counts"])
         self.codec.schemas.restore(state.get("schemas", ()))
+        if "ledger" in state:
+            self.ledger.restore(state["ledger"])
         if "pending" in state:
             self.pending.restore(state["pending"], segments or {})
         for name, part in self._parts().items():
@@ -292,6 +388,15 @@ class Engine(ABC):
         rows = [file.sha256() for file in self.pending.files()]
         state = self._beside_members() | {"counts": dict(counts)}
         return contents_of(digest(self.tree), state, rows, self.auditor.members())
+
+
+def _same(state: State) -> State:
+    return state
+
+
+def usable(model: Learner | Exception | None) -> bool:
+    """Whether a model that a command names could be had."""
+    return isinstance(model, Learner)
 
 
 def _chain(h: Any, values: Iterable[bytes | None]) -> None:

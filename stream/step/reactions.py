@@ -170,6 +170,11 @@ class Reactions:
         self.counts[f"{reaction}/{target}"] += 1
         self._auditor.record(reaction, cause, target, detail)
 
+    def replaced(self, name: str) -> None:
+        """By command another model stands in the member's place: forget the old one."""
+        self._judged.pop(name, None)
+        self._began(name)
+
     # ------------------------------------------------------------------ state
 
     def reconfigured(self, combiner_is_new: bool) -> None:

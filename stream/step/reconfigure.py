@@ -257,6 +257,8 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         "drift": drift | {"names": nameless(drift["names"])},
         "pending": state["pending"] | {"members": nameless(state["pending"]["members"])},
         "auditor": state["auditor"] | {"watched": without(state["auditor"]["watched"])},
+        "ledger": state["ledger"]
+        | {key: without(state["ledger"][key]) for key in ("versions", "alarmed")},
         "reactions": {
             key: known if key == "counts" else without(known)
             for key, known in state["reactions"].items()

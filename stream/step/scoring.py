@@ -221,6 +221,10 @@ class ScoringEngine(Engine):
             "reactions": self.reactions,
         }
 
+    def _renewed(self, name: str) -> None:
+        self.reactions.replaced(name)
+        self.drift.renew(name)
+
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: early labels and challengers leave."""
         self.reactions.reconfigured(combiner_is_new)

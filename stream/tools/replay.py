@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stream.contract import private
 from stream.contract.log import Log, OutOfRetention
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
+from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.follow import Follower, steps
 from stream.state.generations import (
     CheckpointError,
@@ -60,6 +62,7 @@ def rebuilt(config: Config, seq: int, from_start: bool = False) -> Iterator[Rebu
     with tempfile.TemporaryDirectory(prefix="millrace-replay-") as scratch:
         directory = StateDirectory(Path(scratch)).open()
         try:
+            _borrow_artefacts(config, directory)
             if not from_start:
                 _borrow(config, directory)
             follower = recover(
@@ -116,6 +119,14 @@ def _borrow(config: Config, directory: StateDirectory) -> None:
         target = directory.generations / path.name
         if not target.exists():
             target.symlink_to(path.resolve(), target_is_directory=True)
+
+
+def _borrow_artefacts(config: Config, directory: StateDirectory) -> None:
+    """Link the service's artefacts too; versions that a replay keeps are written beside them."""
+    private.folder(directory.artefacts.path)
+    for digest in Artefacts(config.state_dir / FOLDER).sizes():
+        ours = directory.artefacts.file(digest)
+        ours.symlink_to((config.state_dir / FOLDER / ours.name).resolve())
 
 
 def _journaled(log: Log, seq: int) -> str:

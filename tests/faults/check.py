@@ -31,8 +31,9 @@ from stream.contract.routing import places
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
+from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.backfill import entered
-from stream.state.follow import Follower
+from stream.state.follow import Follower, Means
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import Standing
@@ -217,8 +218,8 @@ def _fates(
             yield _place(record), "either" if reconfigured and kind.what == "label" else fate
     for part in inputs[shard.topic("control")]:
         for record in part:
-            bad = traffic.kind(record.value).what == "bad"
-            yield _place(record), "dead" if bad else "applied"
+            what = traffic.kind(record.value).what
+            yield _place(record), {"bad": "dead", "either": "either"}.get(what, "applied")
 
 
 def reference(
@@ -240,7 +241,8 @@ def reference(
     past = partial(
         entered, shard.log, StateDirectory(shard.directory / "nothing"), build, lambda: None
     )
-    follower = Follower(engine, Standing(), build, past, "warn")
+    artefacts = Artefacts(shard.directory / "replayed")
+    follower = Follower(engine, Standing(), Means(build, past, artefacts), "warn")
     partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
     made: dict[str, list[list[NewRecord]]] = {
         name: [[] for _ in range(count)] for name, count in partitions.items()
@@ -307,6 +309,7 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
     directory = StateDirectory(scratch).open()
     try:
         (directory.generations / generation.name).symlink_to(generation.resolve())
+        directory.artefacts.path.symlink_to((shard.config.state_dir / FOLDER).resolve())
         recovered = recover(
             shard.log,
             directory,

@@ -110,6 +110,7 @@ def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str
         members=MEMBERS,
         ensemble={"combine": "stack"},
         checkpoints={"interval": "300ms", "recovery_budget": "1s"},
+        versions={"every": "1h", "keep": 5},
         limits={"record_bytes": RECORD_BYTES, "batch": 256},
     )
     raw.update(changes)

@@ -183,6 +183,8 @@ class Traffic:
             ({"command": "release", "member": "bayes"}, "command"),
             ({"command": "set_threshold", "threshold": 0.4}, "command"),
             ({"command": "checkpoint"}, "command"),
+            ({"command": "rollback", "to": "last_good", "member": "linear"}, "either"),
+            ({"command": "rollback", "to": str(self._rng.randrange(40))}, "either"),
             ({"command": "freeze", "member": "nobody"}, "bad"),
             ({"command": "explode"}, "bad"),
         ]
@@ -272,6 +274,7 @@ class RankingTraffic(Traffic):
             ({"command": "release", "member": "recommender"}, "command"),
             ({"command": "release", "member": "recommender"}, "command"),
             ({"command": "checkpoint"}, "command"),
+            ({"command": "rollback", "to": "last_good"}, "either"),
             ({"command": "set_threshold", "threshold": 0.4}, "bad"),
             ({"command": "freeze", "member": "linear"}, "bad"),
         ]

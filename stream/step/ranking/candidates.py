@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import UNSET
 
 from models.base import F64, U64
+from models.ensemble.group import Group
 from models.reco.also_seen import AlsoSeen
 from models.reco.catalogue import Catalogue
 from models.reco.explore import best, explored
@@ -23,6 +24,7 @@ from models.reco.recommender import Request as Question
 from models.reco.settings import ExploreSettings
 from stream.contract.hashing import hash_text
 from stream.decode.feedback import Rank, Recommend
+from stream.settings.ranking import RECOMMENDER
 from stream.step.ranking.answers import Place
 
 
@@ -55,7 +57,8 @@ class Candidates:
 
     Parameters
     ----------
-    recommender : Recommender
+    ensemble : Group
+        Of the recommender that serves.
     catalogue : Catalogue
     also_seen : AlsoSeen
     explore : ExploreSettings or None
@@ -64,15 +67,19 @@ class Candidates:
 
     def __init__(
         self,
-        recommender: Recommender,
+        ensemble: Group[Recommender],
         catalogue: Catalogue,
         also_seen: AlsoSeen,
         explore: ExploreSettings | None,
     ) -> None:
-        self._recommender = recommender
+        self._ensemble = ensemble
         self._catalogue = catalogue
         self._also_seen = also_seen
         self.explore = explore
+
+    @property
+    def _recommender(self) -> Recommender:
+        return self._ensemble.members[RECOMMENDER]
 
     def found(self, what: Rank | Recommend, time_ms: int, most: int = sys.maxsize) -> Found:
         """The best ``most`` candidates."""

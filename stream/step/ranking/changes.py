@@ -40,6 +40,7 @@ def carried(state: State, old: RankingEngine, new: RankingEngine) -> State:
         "ensemble": ensemble | {"members": {}, "names": []},
         "quality": state["quality"] | {"names": [""] * len(state["quality"]["names"])},
         "drift": state["drift"] | {"names": [""] * len(state["drift"]["names"])},
+        "ledger": state["ledger"] | {"versions": {}, "alarmed": {}},
         "auditor": state["auditor"]
         | {"watched": {name: w for name, w in watched.items() if name != RECOMMENDER}},
     }

@@ -9,7 +9,7 @@ is none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,6 @@ class RankingEngine(Engine):
 
     Attributes
     ----------
-    recommender : Recommender
     catalogue : Catalogue
     also_seen : AlsoSeen
         What users have done with, beside what they took.
@@ -107,18 +106,20 @@ class RankingEngine(Engine):
     drift : DriftMonitor
     """
 
+    ensemble: Group[Recommender]
     quality: RankQuality
 
     def __init__(
         self,
         config: Config,
-        recommender: Recommender,
+        fresh: Callable[[str, int], Recommender],
         pending: Pending,
         quality: RankQuality,
         drift: DriftMonitor,
         trail: Trail,
     ) -> None:
-        group: Group[Recommender] = Group({RECOMMENDER: recommender})
+        group: Group[Recommender] = Group({RECOMMENDER: fresh(RECOMMENDER, 0)})
+        group.fresh = fresh
         codec = FeedbackCodec(config)
         super().__init__(config, codec, group, pending, trail)
         assert config.reco is not None
@@ -127,13 +128,10 @@ class RankingEngine(Engine):
         self._seen_too = config.reco.seen_conditions()
         self._least = min((c.weight for c in self._conditions), default=math.inf)
         self._feedback = codec.feedback
-        self.recommender = recommender
         self.catalogue = Catalogue(config.reco.item_ttl)
         self.quality = quality
         self.also_seen = AlsoSeen(config.reco.users, config.reco.history)
-        self.candidates = Candidates(
-            recommender, self.catalogue, self.also_seen, config.reco.explore
-        )
+        self.candidates = Candidates(group, self.catalogue, self.also_seen, config.reco.explore)
         self.shown = Shown()
         self.value = PolicyValue()
         self.drift = drift
@@ -142,6 +140,11 @@ class RankingEngine(Engine):
         self._slack_ms = max(1, config.label.horizon // PARTS)
         self._run = _Run.empty()
         self._handlers |= {config.topics.events: self._records, config.topics.labels: self._none}
+
+    @property
+    def recommender(self) -> Recommender:
+        """The one that serves."""
+        return self.ensemble.members[RECOMMENDER]
 
     @property
     def watermark_ms(self) -> int:
@@ -446,6 +449,9 @@ class RankingEngine(Engine):
         return {"coverage": self.shown.coverage(known, items), "top_10": self.shown.top()}
 
     # ------------------------------------------------------------------ state
+
+    def _renewed(self, name: str) -> None:
+        self.drift.renew("ensemble")
 
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: bounds hold from the next record on."""

@@ -18,7 +18,7 @@ from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state import follow, generations
 from stream.state.backfill import entered
-from stream.state.follow import Build, Diverged, Follower, Past
+from stream.state.follow import Diverged, Follower, Means
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
@@ -124,13 +124,15 @@ def test_steps_made_here_may_differ_after_steps_made_elsewhere(c: Config, upgrad
     assert found.elsewhere == {"kernels"}
 
 
-def from_nothing(log: Log, c: Config) -> tuple[Build, Past]:
-    """What a follower builds in memory, and where it finds the past of new parts."""
+def from_nothing(log: Log, c: Config) -> Means:
+    """A follower that builds in memory, beside the shard's own directory."""
 
     def build(config: Config) -> ScoringEngine:
         return build_engine(config, None)
 
-    return build, partial(entered, log, StateDirectory(c.state_dir), build, lambda: None)
+    directory = StateDirectory(c.state_dir)
+    past = partial(entered, log, directory, build, lambda: None)
+    return Means(build, past, directory.artefacts)
 
 
 def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> 
     changed = config(tmp_path, limits={"batch": 50}, ensemble={"threshold": 0.3})
     run(changed, 1)
     log = open_log(c, wall_clock_ms)
-    follower = Follower(build_engine(c, None), Standing(), *from_nothing(log, c), "stop")
+    follower = Follower(build_engine(c, None), Standing(), from_nothing(log, c), "stop")
     scores = [
         score.value
         for record in log.journal()

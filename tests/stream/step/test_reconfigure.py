@@ -92,6 +92,8 @@ CHANGES: dict[str, Patch] = {
     "KafkaLogSettings.sasl_mechanism": {"log": KAFKA | {"sasl_mechanism": "PLAIN"}},
     "KafkaLogSettings.sasl_username": {"log": KAFKA | {"sasl_username": "me"}},
     "KafkaLogSettings.sasl_password": {"log": KAFKA | {"sasl_password": "secret"}},
+    "VersionsSettings.every": {"versions.every": "3h"},
+    "VersionsSettings.keep": {"versions.keep": 2},
     "TopicsSettings.events": {"topics.events": "payments"},
     "TopicsSettings.labels": {"topics.labels": "truth"},
     "TopicsSettings.control": {"topics.control": "orders"},

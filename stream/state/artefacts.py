@@ -1,0 +1,168 @@
+"""Artefacts: states of single members on disk, by the digest of what they hold.
+
+A version that the ledger keeps is one, and so is a model that was made elsewhere and is to be
+installed. A file's name is the member's digest: what is read is believed only if it has that
+digest. The step reads no file: who runs one asks :meth:`Artefacts.models` before it for the models
+that its commands name. Files stay while a ledger or a retained step names them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+import structlog
+import zstandard
+
+from models.base import Learner, MillraceError, State, state_digest
+from stream.contract import private
+from stream.contract.failpoint import failpoint
+from stream.contract.records import Slice
+from stream.state.packed import joined, memory_bytes, split, sync_directory, write_durably
+from stream.step.engine import Engine, Models
+
+logger = structlog.get_logger()
+
+FOLDER = "artefacts"
+_SUFFIX = ".safetensors.zst"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_REST = "\0rest"
+"""The tensor that holds what is no array, as MessagePack."""
+
+
+class ArtefactError(MillraceError):
+    """A file is not the artefact that its name says, or is not there."""
+
+
+class Artefacts:
+    """The artefacts of one shard; nothing is touched before something is put there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, digest: str) -> Path:
+        """Where an artefact stands, or would."""
+        return self.path / f"{digest}{_SUFFIX}"
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each artefact that is there, by digest."""
+        found = self.path.glob(f"*{_SUFFIX}")
+        return {p.name.removesuffix(_SUFFIX): p.stat().st_size for p in found}
+
+    def put(self, digest: str, state: Callable[[], State]) -> None:
+        """Save a member's state, durably, unless it is there; raises ``OSError``."""
+        final = self.file(digest)
+        if final.exists():
+            return
+        private.folder(self.path)
+        failpoint("artefact.write")
+        temporary = self.path / f".writing-{digest}"
+        write_durably(temporary, packed(state()))
+        temporary.rename(final)
+        sync_directory(self.path)
+        failpoint("artefact.written")
+
+    def take(self, raw: bytes, fresh: Callable[[], Learner]) -> str:
+        """Put an artefact from elsewhere here, if it fits a ``fresh`` member; gives its digest.
+
+        Raises :class:`ArtefactError`.
+        """
+        state = unpacked(raw)
+        digest = revived(state, fresh).digest()
+        self.put(digest, lambda: state)
+        return digest
+
+    def raw(self, digest: str) -> bytes:
+        """An artefact's bytes; raises :class:`ArtefactError`."""
+        try:
+            return self.file(digest).read_bytes()
+        except OSError as error:
+            raise ArtefactError(f"{self.file(digest)}: {error.strerror}") from error
+
+    def model(self, digest: str, fresh: Callable[[], Learner]) -> Learner:
+        """The member that the artefact is of, made of a ``fresh`` one.
+
+        Raises :class:`ArtefactError` for a file that is not there, is damaged, or does not fit.
+        """
+        where, raw = self.file(digest), self.raw(digest)
+        try:
+            model = revived(unpacked(raw), fresh, digest)
+        except ArtefactError as error:
+            raise ArtefactError(f"{where}: {error}") from error
+        os.utime(where)  # as long as the step that asks for it is retained, the file is
+        return model
+
+    def models(
+        self, engine: Engine, slices: Iterable[Slice], missing: Collection[str] = ()
+    ) -> Models:
+        """The models that the commands in ``slices`` put in place, by member and digest.
+
+        ``missing``: those that were not there when the step was made, and must not be now. One that
+        cannot be had is an :class:`ArtefactError` in its place.
+        """
+        found: dict[tuple[str, str], Any] = {}
+        for name, digest in engine.wanted(slices):
+            try:
+                if digest in missing:
+                    raise ArtefactError(f"{self.file(digest)}: was not there")
+                found[name, digest] = self.model(digest, partial(engine.ensemble.fresh, name, 0))
+            except ArtefactError as error:
+                logger.error("artefact_missing", member=name, error=str(error))
+                found[name, digest] = error
+        return found
+
+    def prune(self, named: Collection[str], before_ms: int) -> None:
+        """Let go what is not named and was last asked for before ``before_ms``."""
+        for digest in self.sizes().keys() - set(named):
+            if self.file(digest).stat().st_mtime_ns // 1_000_000 < before_ms:
+                self.file(digest).unlink()
+        for left in self.path.glob(".writing-*"):
+            left.unlink()
+
+
+def packed(state: State) -> bytes:
+    """A state as the bytes of an artefact: one compressed safetensors file, no pickle."""
+    arrays: dict[str, np.ndarray] = {}
+    rest = msgspec.msgpack.encode(split(state, "", arrays))
+    arrays[_REST] = np.frombuffer(rest, np.uint8)
+    return zstandard.ZstdCompressor(level=1).compress(safetensors.numpy.save(arrays))
+
+
+def unpacked(raw: bytes) -> State:
+    """The state in an artefact's bytes; raises :class:`ArtefactError`."""
+    try:
+        declared = zstandard.get_frame_parameters(raw).content_size
+        if declared > memory_bytes():
+            raise ArtefactError(f"its frame declares {declared} bytes unpacked")
+        arrays = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(raw))
+        rest = msgspec.msgpack.decode(arrays.pop(_REST).tobytes())
+        state: State = joined(rest, arrays)
+    except Exception as error:  # crafted bytes may raise anything, MemoryError among it
+        raise ArtefactError(f"expected an artefact: {error or type(error).__name__}") from error
+    return state
+
+
+def revived(state: State, fresh: Callable[[], Learner], digest: str | None = None) -> Learner:
+    """A member made of a ``fresh`` one and a state that has this digest.
+
+    Kernels trust the numbers in a state as indices: where a digest is that of what is saved, it is
+    compared before anything is restored. Raises :class:`ArtefactError`.
+    """
+    model = fresh()
+    read = digest if digest is None or not model.digests_state() else state_digest(state)
+    try:
+        if read == digest:
+            model.restore(state)
+            read = digest if digest is None else model.digest()
+    except Exception as error:  # a crafted state may raise anything
+        raise ArtefactError(f"it does not fit the member: {error}") from error
+    if read != digest:
+        raise ArtefactError(f"expected digest {digest}, got {read}")
+    return model

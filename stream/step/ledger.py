@@ -1,0 +1,164 @@
+"""The ledger of each member: which versions of it are kept, from when, why, how good they were.
+
+Part of the engine's state. Of a version it holds the digest; the state itself is an artefact beside
+the generations (``stream/state/artefacts.py``), by which the member can become that version again.
+``docs/lifecycle.md`` says how long versions are kept and which is the last good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal
+
+import msgspec
+
+from models.base import State
+from stream.settings.schema import VersionsSettings
+
+Cause = Literal["regular", "replaced", "installed", "rolled_back"]
+"""``regular``: time has passed; ``replaced``: it is about to make room for another one; the others
+say what put it in place."""
+
+LAST_GOOD = "last_good"
+SHORTEST = 8
+"""Digits of a digest that name a version at least."""
+
+
+class NoVersion(ValueError):
+    """No kept version is what was asked for."""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A member as it was after step ``seq``.
+
+    ``digest`` is that of its state, ``event_time_ms`` the newest event taken by then, ``updates``
+    how many updates it had; ``quality`` its measures then, of the fading window.
+    """
+
+    seq: int
+    event_time_ms: int
+    digest: str
+    cause: Cause
+    updates: int
+    quality: dict[str, float] = {}
+
+
+class Ledger:
+    """Kept versions of an engine's members.
+
+    Parameters
+    ----------
+    settings : VersionsSettings
+    names : collection of str
+        The members.
+    """
+
+    def __init__(self, settings: VersionsSettings, names: Collection[str]) -> None:
+        self._settings = settings
+        self._versions: dict[str, list[Version]] = {name: [] for name in names}
+        self._pinned: dict[str, int] = {}  # digest to the event time until which
+        self._alarmed: dict[str, int] = {}  # first step of the alarms that last
+        self._quiet = True  # since the last regular versions
+        self._due_ms = 0
+        self._unsaved: dict[str, Callable[[], State]] = {}
+
+    def due(self, event_time_ms: int) -> bool:
+        """Whether regular versions are to be kept at the coming checkpoint."""
+        return event_time_ms >= self._due_ms
+
+    def regular(self, event_time_ms: int, raised: Collection[str]) -> None:
+        """They are: if no alarm came since the last ones, those not ``raised`` are over."""
+        self._due_ms = event_time_ms + self._settings.every
+        if self._quiet:
+            self._alarmed = {s: seq for s, seq in self._alarmed.items() if s in raised}
+        self._quiet = True
+
+    def alarmed(self, signal: str, seq: int) -> None:
+        """The error of a member, or of the ensemble, has risen."""
+        self._quiet = False
+        self._alarmed.setdefault(signal, seq)
+
+    def keep(self, name: str, version: Version, state: Callable[[], State] | None) -> None:
+        """Enter a version, unless it is the newest; ``state`` gives its state, now and later.
+
+        ``None``: that is an artefact already.
+
+        The oldest that is not pinned makes room.
+        """
+        versions = self._versions[name]
+        if versions and versions[-1].digest == version.digest:
+            return
+        versions.append(version)
+        free = [v for v in versions if self._pinned.get(v.digest, -1) < version.event_time_ms]
+        if len(free) > self._settings.keep:
+            versions.remove(free[0])
+        if state is not None:
+            self._unsaved[version.digest] = state
+
+    def replaced(self, name: str) -> None:
+        """Another model stands in the member's place: its alarms were about the old one."""
+        self._alarmed.pop(name, None)
+
+    def pin(self, digest: str, until_ms: int) -> None:
+        """Keep a version at least until events are from ``until_ms``; a past time lets it go."""
+        self._pinned[digest] = until_ms
+
+    def named(self, name: str, to: str) -> Version:
+        """The version that a person means by ``last_good``, a step, or a digest's first digits.
+
+        ``last_good``: the newest from before the first step of the member's alarms, or of the
+        ensemble's; without any the newest. A step: the newest from no later than it.
+
+        Raises :class:`NoVersion`.
+        """
+        versions = self._versions[name]
+        if to == LAST_GOOD:
+            first = min(
+                (self._alarmed[s] for s in (name, "ensemble") if s in self._alarmed), default=None
+            )
+            found = [v for v in versions if first is None or v.seq < first]
+        elif to.isdecimal() and len(to) < SHORTEST:
+            found = [v for v in versions if v.seq <= int(to)]
+        else:
+            found = [v for v in versions if len(to) >= SHORTEST and v.digest.startswith(to)]
+        if not found:
+            kept = ", ".join(f"{v.digest[:12]} (step {v.seq})" for v in versions[-5:]) or "none"
+            raise NoVersion(f"{name}: expected a version that is kept, got {to!r}; kept: {kept}")
+        return found[-1]
+
+    def versions(self) -> dict[str, list[Version]]:
+        """What is kept of each member, oldest first."""
+        return {name: list(kept) for name, kept in self._versions.items()}
+
+    def digests(self) -> set[str]:
+        """Of every version that is kept."""
+        return {v.digest for kept in self._versions.values() for v in kept}
+
+    def pinned(self) -> dict[str, int]:
+        """Digests that do not make room, with the event time until which."""
+        return dict(self._pinned)
+
+    def unsaved(self) -> dict[str, Callable[[], State]]:
+        """States of versions that were kept since the last call, by digest, to be saved now."""
+        unsaved, self._unsaved = self._unsaved, {}
+        return unsaved
+
+    def state(self) -> State:
+        """See :meth:`models.base.Learner.state`; the versions' own states are artefacts."""
+        return {
+            "versions": msgspec.to_builtins(self._versions),
+            "pinned": dict(self._pinned),
+            "alarmed": dict(self._alarmed),
+            "quiet": self._quiet,
+            "due_ms": self._due_ms,
+        }
+
+    def restore(self, state: State) -> None:
+        """Take over what ``state`` tells of these members."""
+        kept = msgspec.convert(state["versions"], dict[str, list[Version]])
+        self._versions = {name: kept.get(name, []) for name in self._versions}
+        self._pinned = dict(state["pinned"])
+        signals = {"ensemble", *self._versions}
+        self._alarmed = {s: seq for s, seq in state["alarmed"].items() if s in signals}
+        self._quiet = bool(state["quiet"])
+        self._due_ms = int(state["due_ms"])

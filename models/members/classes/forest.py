@@ -16,7 +16,7 @@ from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import Adwins, make_adwins
-from models.kernels.binning import Bins, make_bins, place
+from models.kernels.binning import YOUNG, Bins, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
 from models.kernels.forests import watch
@@ -74,7 +74,7 @@ def make_arrays(columns: int, k: int, p: ForestParams, seed: int) -> ForestArray
         prior=np.ones(k),
         adwin=make_adwins(2 * p.trees),
         trees=make_trees(columns, p.subspace, p.bins, leaves, seed, k, known_of(k)),
-        bins=make_bins(columns, p.bins),
+        bins=make_bins(columns, p.bins, YOUNG),
         hyper=np.array([p.grace, p.delta, p.tie]),
         deltas=np.array([p.warning, p.drift]),
         rate=poisson_table(p.rate)[None, :],

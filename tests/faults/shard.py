@@ -88,6 +88,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "target": {"type": "ranking"},
         "event": {"time_format": "ms"},
         "label": {"horizon": HORIZON},
+        "reco": {"explore": {"temperature": 1.0}},
         **dict.fromkeys(("features", "members", "ensemble")),
     },
 }

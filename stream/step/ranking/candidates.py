@@ -7,7 +7,7 @@ whatever asks. Nothing here changes a state.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,26 +30,28 @@ from stream.step.ranking.answers import Place
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Candidates: those ranked, best first, and behind them those that nobody has taken yet.
+    """Candidates.
 
-    ``texts``: ids of the items of ``ranked``; ``left_out``: how many are no candidates, by why.
+    ``keys`` uint64 ``(n,)``: those of ``ranked``, best first, and behind them those that nobody has
+    taken yet. ``texts``: ids of candidates that the request gave; ``left_out``: how many are no
+    candidates, by why.
     """
 
     ranked: Ranked
-    texts: list[str | None]
-    unknown: list[str]
+    keys: U64
+    texts: Mapping[int, str] | None
     left_out: dict[str, int]
 
     def logits(self) -> F64:
         """Logarithms of how likely each is to be taken; unknown ones are as likely as the least."""
         known = self.ranked.logits
         least = known.min() if len(known) else 0.0
-        return np.append(known, np.full(len(self.unknown), least))
+        return np.append(known, np.full(len(self.keys) - len(known), least))
 
     def number(self, text: str) -> int | None:
         """Which candidate an item is."""
-        every = [*self.texts, *self.unknown]
-        return every.index(text) if text in every else None
+        there = np.flatnonzero(self.keys == np.uint64(hash_text(text)))
+        return int(there[0]) if len(there) else None
 
 
 class Candidates:
@@ -105,24 +107,19 @@ class Candidates:
                 given if items else None,
             )
         )
-        named = [
-            self._catalogue.text(key) if texts is None else texts[key]
-            for key in ranked.items.tolist()
-        ]
-        unknown: list[str] = []
+        unknown = self._unknown(keys, never)
         if texts is not None:
-            unknown = self._unknown(texts, set(never.tolist()))
             left_out["seen"] = len(texts) - ranked.known - len(unknown) - sum(left_out.values())
-        return Found(ranked, named, unknown, {why: n for why, n in left_out.items() if n})
+        every = np.concatenate([ranked.items, unknown])
+        return Found(ranked, every, texts, {why: n for why, n in left_out.items() if n})
 
-    def _unknown(self, texts: dict[int, str], never: set[int]) -> list[str]:
-        """Candidates that nobody has taken yet, as they were given."""
-        known = self._recommender.knows(_keys(texts)).tolist()
-        return [
-            text
-            for (key, text), is_known in zip(texts.items(), known, strict=True)
-            if not is_known and key not in never
-        ]
+    def _unknown(self, keys: U64 | None, never: U64) -> U64:
+        """Candidates that nobody has taken yet: of those given, in their order, or, where lists are
+        drawn, of all that were told of."""
+        if keys is None:
+            # Not by their places, which differ once a state is restored.
+            keys = np.sort(self._catalogue.keys()) if self.explore else np.zeros(0, np.uint64)
+        return keys[~self._recommender.knows(keys) & ~np.isin(keys, never)]
 
     def listed(self, what: Rank | Recommend, time_ms: int) -> tuple[Found, list[Place], int | None]:
         """The candidates, the places of the answer, and which candidate stands at the first."""
@@ -130,7 +127,7 @@ class Candidates:
         last = offset + asked(what)
         if self.explore is None:
             found = self.found(what, time_ms, last)
-            drawn = best(len(found.texts) + len(found.unknown), last)
+            drawn = best(len(found.keys), last)
         else:
             found = self.found(what, time_ms)
             drawn = explored(self.explore, found.logits(), last, hash_text(f"explore\0{what.id}"))
@@ -144,12 +141,12 @@ class Candidates:
         return found, places, first
 
     def _place(self, found: Found, j: int, propensity: float, explain: bool) -> Place | None:
-        n = len(found.texts)
-        if j >= n:
-            return Place(found.unknown[j - n], None, propensity)
-        text = found.texts[j]
+        key = int(found.keys[j])
+        text = self._catalogue.text(key) if found.texts is None else found.texts[key]
         if text is None:
             return None
+        if j >= len(found.ranked.items):
+            return Place(text, None, propensity)
         said: Any = UNSET
         if explain:
             names, members = self._recommender.names, found.ranked.members[j]

@@ -194,6 +194,14 @@ class TestExploration:
             first = {a["items"][0]["id"] for a in decoded(list(made.step(*asked).scores))}
             assert first == {"a", "b", "new"}
 
+    def test_items_that_were_told_of_get_their_chance(self) -> None:
+        """Of the whole catalogue too, unless they are hidden; where nothing is drawn they wait."""
+        told_of = [told("item", 5, item=i, fields={"hidden": i == "gone"}) for i in ("new", "gone")]
+        for explore, shown in ((None, set("ab")), ({"epsilon": 0.5}, {"a", "b", "new"})):
+            made = Shard(reco={"explore": explore})
+            made.step(*(take(f"u{i}", item, i) for i, item in enumerate("ab")), *told_of)
+            assert set(made.items(ask(40))) == shown
+
     def test_where_nothing_is_drawn_all_is_as_likely(self, shard: Shard) -> None:
         """Without ``explore`` each place could only be filled as it is."""
         assert {p["propensity"] for p in shard.answer(ask(40))["items"]} == {1.0}

@@ -460,6 +460,8 @@ def _score_given(a: Everything, user: int, given: U64, gap: int) -> int:
     heard = ints[TOTAL] > total
     _score(a, slot if heard or user >= 0 else -1)
     context = context_of(a.users, slot, 0 if heard else gap, a.control[SITTING_MS])
+    for k in range(ints[COUNT]):
+        a.users.arena[ints[BLOCK] + k] = 0  # free places are empty, in every state
     ints[BLOCK], ints[CLASS], ints[HEAD] = block, size, head
     ints[COUNT], ints[TOTAL] = count, total
     return context

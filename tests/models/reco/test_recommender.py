@@ -147,6 +147,19 @@ def test_looking_at_items_changes_no_state() -> None:
     assert asked.counts()["users"] > 64
 
 
+def test_looking_at_items_leaves_nothing_where_histories_will_stand() -> None:
+    """A restored one, that was not asked, comes to the same state as the histories grow."""
+    rows = stream(300)
+    asked, restored = recommender(), recommender()
+    asked.learn(rows._replace(user=np.zeros(300, np.uint64)))
+    asked.rank(Request(0, given=key(np.arange(12))))
+    restored.restore(asked.state())
+    more = cut(rows, 0, 3)._replace(user=key(np.full(3, 200)))
+    for r in (asked, restored):
+        r.learn(more)
+    assert asked.digest() == restored.digest()
+
+
 def test_only_candidates_are_ranked_and_no_excluded_item() -> None:
     """Of the given items each known one comes once; what is excluded never."""
     rows = stream(400)

@@ -509,7 +509,8 @@ def life(n: int) -> list[dict[str, Any]]:
         user, item = f"u{rng.randrange(9)}", f"i{int(30 * rng.random() ** 2)}"
         r = rng.random()
         if r < 0.1:
-            found.append(ask(i * 7, f"q{i}", user=user))
+            looks = {"items": [{"id": f"i{i % k}"} for k in range(1, 9)]} if i % 3 else {}
+            found.append(ask(i * 7, f"q{i}", user=user, seen=[None, "decay"][i % 2], **looks))
         elif r < 0.13:
             found.append(told("item", i * 7, item=item, fields={"hidden": r < 0.115}))
         elif r < 0.15:
@@ -543,12 +544,13 @@ def test_where_batches_are_cut_decides_nothing(reco: dict[str, Any]) -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_a_restored_engine_goes_on_alike() -> None:
+@pytest.mark.parametrize("reco", [{}, {"explore": {"temperature": 1.0}}])
+def test_a_restored_engine_goes_on_alike(reco: dict[str, Any]) -> None:
     """Bit for bit, through the state alone."""
     records = life(300)
-    one = Shard()
+    one = Shard(reco=reco)
     one.step(*records[:150])
-    other = Shard()
+    other = Shard(reco=reco)
     other.engine.restore(one.engine.state(), one.engine.pending.rows())
     other._feed = one._feed
     batch = one._feed.batch(("events", records[150:]))

@@ -29,25 +29,10 @@ FADE = 0.98
 """Per row and leaf, of the weight a predictor got right: the choice follows the last 50 rows."""
 
 REACH = 3
-"""Naive Bayes counts the bins this near to a value's own too: single bins hold a row or two."""
-
-SPREAD = 8
-"""Bins that a column has for each it reaches: seven of a young column's few are nearly all."""
+"""Naive Bayes counts no more bins than these on either side of a value's own."""
 
 GRACE, DELTA, TIE, CORRECTION, TRUST_LATEST = range(5)
 """Settings of a forest's leaves, by place in an array."""
-
-
-@njit(**HELPER)
-def look_around(at: I64, used: I64, near: I64) -> None:
-    """Fill ``near`` with where the bins begin and end that naive Bayes counts of each column.
-
-    Once a row: it is the same in all leaves.
-    """
-    for f in range(len(at)):
-        reach = min(REACH, used[f] // SPREAD)
-        near[f, 0] = max(at[f] - reach, 0)
-        near[f, 1] = min(at[f] + reach + 1, used[f])
 
 
 @njit(**HELPER)

@@ -18,17 +18,17 @@ from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import Adwins, make_adwins
-from models.kernels.binning import YOUNG, Bins, make_bins, place
+from models.kernels.binning import YOUNG, Bins, look_around, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
 from models.kernels.forests import watch
 from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
 from models.kernels.votes import (
     CORRECTION,
+    REACH,
     TRUST_LATEST,
     leaf_odds,
     learn_leaf,
-    look_around,
     try_split,
 )
 from models.members.bagged import BaggedModel, HoeffdingSettings
@@ -64,7 +64,7 @@ class ForestArrays(NamedTuple):
     rate: F64  # (2, k): cumulative Poisson probabilities by class
     x: F64  # (columns,): scratch
     at: I64  # (columns,): scratch, positions among the bins
-    near: I64  # (columns, 2): scratch, see look_around
+    near: I64  # (columns, 2): scratch, see binning.py
     node: I64  # (t,): scratch
     odds: F64  # (t,): scratch
     said: F64  # (2t, 3): scratch, see leaf_odds
@@ -165,7 +165,7 @@ def forest_kernel(
     plant(a.root[: len(a.node)], a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
-        look_around(a.at, a.bins.used, a.near)
+        look_around(a.at, a.bins.used, dense.shape[1], REACH, a.near)
         for tree in range(len(a.node)):
             _vote(tree, mode & LEARN != 0, a)
         if mode & SCORE:

@@ -16,11 +16,12 @@ from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
 from models.kernels.adwin import Adwins, make_adwins
-from models.kernels.binning import YOUNG, Bins, make_bins, place
+from models.kernels.binning import YOUNG, Bins, look_around, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
 from models.kernels.forests import watch
 from models.kernels.leaves.classes import (
+    REACH,
     known_of,
     leaf_vote,
     learn_leaf,
@@ -56,6 +57,7 @@ class ForestArrays(NamedTuple):
     weight: F64  # (k,): what a row of each class counts for
     x: F64  # (columns,): scratch
     at: I64  # (columns,): scratch, positions among the bins
+    near: I64  # (columns, 2): scratch, see binning.py
     node: I64  # (t,): scratch
     share: F64  # (2t, k): scratch, the trees' votes
     said: I64  # (2t, 2): scratch, see leaf_vote
@@ -81,6 +83,7 @@ def make_arrays(columns: int, k: int, p: ForestParams, seed: int) -> ForestArray
         weight=np.ones(k),
         x=np.zeros(columns),
         at=np.zeros(columns, np.int64),
+        near=np.zeros((columns, 2), np.int64),
         node=np.zeros(p.trees, np.int64),
         share=np.zeros((2 * p.trees, k)),
         said=np.zeros((2 * p.trees, 2), np.int64),
@@ -97,7 +100,7 @@ def _vote(i: int, judged: bool, a: ForestArrays) -> int:
     node = find_leaf_node(a.root[i], a.x, a.trees)
     leaf = a.trees.child[node]
     said, share = a.said[i], a.share[i]
-    leaf_vote(leaf, a.mean, a.at, a.bins, a.trees, a.total, share, said, judged)
+    leaf_vote(leaf, a.mean, a.near, a.bins, a.trees, a.total, share, said, judged)
     if i < len(a.node):
         a.node[i] = node
     return node
@@ -165,6 +168,7 @@ def forest_kernel(
     plant(a.root[: len(a.node)], a.trees)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
+        look_around(a.at, a.bins.used, dense.shape[1], REACH, a.near)
         to_one(a.prior, a.mean)
         for tree in range(len(a.node)):
             _vote(tree, mode & LEARN != 0, a)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from river import drift, forest
 
-from models.base import F64, FeatureBatch, FeatureSchema
+from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn
 from models.kernels.adwin import adwin_update, make_adwins
 from models.kernels.common import poisson, poisson_table
 from models.kernels.trees import FREE_LEAVES, LEAVES, PAIRS, REFUSED, SPLITS
@@ -53,6 +53,19 @@ def test_bagging_weights_are_poisson(rate: float) -> None:
     draws = np.array([poisson(rng, 0, rates) for _ in range(20_000)])
     assert draws.mean() == pytest.approx(rate, rel=0.05)
     assert draws.var() == pytest.approx(rate, rel=0.07)
+
+
+def test_codes_beside_one_another_are_told_apart() -> None:
+    """Of a hashed column naive Bayes counts a code's own bin alone: its neighbours know nothing."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 16, (3000, 1)).astype(np.uint32)
+    y = rng.integers(0, 2, 16)[codes[:, 0]].astype(float)
+    schema = FeatureSchema((), (HashedColumn("shop", 64),))
+    x = FeatureBatch(schema, np.zeros((3000, 0), np.float32), codes)
+    # A tree that never splits: what is right then is naive Bayes.
+    model = ForestModel(ForestParams(trees=1, grace=1e9), schema, 1)
+    right = (model.score_learn(x, y, np.ones(3000))[:, 0] > 0) == (y > 0)
+    assert right[1000:].mean() > 0.95
 
 
 def test_rows_learned_in_parts_are_no_drift() -> None:

@@ -9,8 +9,9 @@ import pytest
 from river import forest
 from river.datasets import synth
 
-from models.base import F64, FeatureBatch, FeatureSchema
-from models.kernels.leaves.classes import EVEN, REACH
+from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn
+from models.kernels.binning import SPREAD
+from models.kernels.leaves.classes import EVEN
 from models.kernels.trees import FREE_LEAVES, LEAVES, REFUSED
 from models.members.classes.forest import ForestModel, ForestParams
 from models.task import Classes
@@ -71,6 +72,17 @@ def test_values_of_two_kinds_are_told_apart() -> None:
     assert found[500:].mean() > best[500:].mean() - 0.01
 
 
+def test_codes_beside_one_another_are_told_apart() -> None:
+    """Of a hashed column naive Bayes counts a code's own bin alone: its neighbours know nothing."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 16, (3000, 1)).astype(np.uint32)
+    y = rng.integers(0, 3, 16)[codes[:, 0]].astype(float)
+    schema = FeatureSchema((), (HashedColumn("shop", 64),))
+    x = FeatureBatch(schema, np.zeros((3000, 0), np.float32), codes)
+    # A tree that never splits: what is right then is naive Bayes.
+    assert right(member(x, trees=1, grace=1e9), x, y)[1000:].mean() > 0.95
+
+
 def test_a_leaf_votes_by_the_formula() -> None:
     """Of a tree that never splits: shares from its histogram as numpy makes them."""
     x, y = steps(900)
@@ -86,7 +98,7 @@ def test_a_leaf_votes_by_the_formula() -> None:
         share = prior.copy()
         for j, f in enumerate(state["trees.subspace"][leaf]):
             used = state["bins.used"][f]
-            at, reach = int((state["bins.edge"][f] < row[f]).sum()), used // REACH
+            at, reach = int((state["bins.edge"][f] < row[f]).sum()), used // SPREAD
             near = slice(max(at - reach, 0), min(at + reach + 1, used))
             counted = histogram[j, near].sum(0) + EVEN * (near.stop - near.start) / used
             share *= counted / (known[k : 2 * k] + EVEN)

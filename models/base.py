@@ -121,6 +121,15 @@ class EventColumns:
     def __len__(self) -> int:
         return len(self.event_time_ms)
 
+    def take(self, rows: I64) -> EventColumns:
+        """The given rows, in the given order."""
+        return EventColumns(
+            self.event_time_ms[rows],
+            {name: column[rows] for name, column in self.numbers.items()},
+            {name: column[rows] for name, column in self.categories.items()},
+            {name: column[rows] for name, column in self.entities.items()},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:

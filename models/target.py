@@ -188,7 +188,7 @@ class RankingTarget(Settings):
     """Items for users, best first: `[reco]` says how they are ranked."""
 
     kind: ClassVar[Kind] = Taken
-    no_risk: ClassVar[str | None] = "a target of yes or no, or of classes"
+    no_risk: ClassVar[str | None] = None
 
     type: Literal["ranking"]
 

@@ -197,7 +197,8 @@ class Ensemble(Group[Model]):
     def replace(self, name: str, model: Model) -> None:
         """See :meth:`Group.replace`."""
         super().replace(name, model)
-        self._taught.add(name)
+        if name in self.voters:
+            self._taught.add(name)
 
     def challenge(self, name: str, number: int) -> None:
         """A new model begins to learn beside the member; one that did before goes."""

@@ -80,7 +80,10 @@ class MillraceCollector(Collector):
         """Every family, in the order of the pipeline."""
         readings = self._read()
         for part in (_flow, _labels, _scores, _quality, _ranking, _drift, _members, _features):
-            yield from part(readings)
+            own = list(part(readings))
+            if readings.beside is not None and part in _OF_SCORERS:
+                own = _together(own, part(readings.beside))
+            yield from own
         yield from _process(self._telemetry)
         yield from _checkpoints(self._telemetry)
 
@@ -95,6 +98,16 @@ def registry(collector: MillraceCollector) -> CollectorRegistry:
 def exposition(registry: CollectorRegistry) -> bytes:
     """The text format 0.0.4 (``text/plain; version=0.0.4``)."""
     return generate_latest(registry)
+
+
+def _together(own: list[Metric], others: Iterable[Metric]) -> list[Metric]:
+    """The families of two models: of one that both have the samples of both."""
+    found = {metric.name: metric for metric in own}
+    for metric in others:
+        found.setdefault(metric.name, metric)
+        if found[metric.name] is not metric:
+            found[metric.name].samples += metric.samples
+    return list(found.values())
 
 
 # ---------------------------------------------------------------------- parts
@@ -374,6 +387,12 @@ def _members(r: Readings) -> Iterator[Metric]:
         labels,
         (([r.model, n], r.weights.get(n, math.nan)) for n in r.members),
     )
+    yield gauge(
+        "members_lead",
+        "1 where members put the candidates of rankings in order, 0 where the recommender does",
+        ["model"],
+        [([r.model], r.ranking.get("leads", 0.0))] if r.task == "ranking" else [],
+    )
     yield gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
     yield gauge(
         "member_frozen", "1 when the member does not learn", labels, each(lambda n: n in r.frozen)
@@ -437,6 +456,10 @@ def _features(r: Readings) -> Iterator[Metric]:
         text = ("Population stability index", "Largest gap of the distribution functions")[i]
         rows = (([n], figures[i]) for n, figures in r.feature_shifts.items())
         yield gauge(f"feature_{name}", f"{text} of the feature", ["feature"], rows)
+
+
+_OF_SCORERS = (_scores, _quality, _drift, _members, _features)
+"""What a second stage tells too."""
 
 
 def _process(t: Telemetry) -> Iterator[Metric]:

@@ -31,12 +31,13 @@ RESTARTS = ("clean", "unclean")
 RANKING = (
     *("users", "items", "users_evicted", "items_evicted"),
     *("interactions", "cold", "shown", "hits", "untaken", "evicted", "fallbacks", "short"),
-    *("coverage", "top_10", "lists", "effective", "shown_value", "ips", "snips", "dr"),
+    *("leads", "coverage", "top_10", "lists", "effective", "shown_value", "ips", "snips", "dr"),
 )
 """What is counted of rankings: users and items that are known, and those let go; interactions, and
 those of users of whom nothing was known; items of lists that were shown, that were taken, that were
 not by their horizon, that made room for others before it; answers to users of whom nothing is
-known, and answers with fewer items than were asked for. Of the newest places of lists: the share of
+known, and answers with fewer items than were asked for; 1 where members put them in order. Of the
+newest places of lists: the share of
 the items that had one, and the share that the ten most shown items had. Lists whose horizon is
 over, how many of the newest the weighted ones come to, and what lists are worth."""
 MAX_HTTP_SERIES = 64
@@ -79,6 +80,7 @@ class Readings:
     refused_updates : by budgets, since the last one that was kept, by learner.
     update_norms : relative, by learner.
     ranking : of a shard that ranks what :data:`RANKING` names, counted; of others nothing.
+    beside : of a shard that ranks its second stage, if it has one: a model of its own.
     scores : ``labelled_scores`` by groups of the task: of yes or no by truth, 0 and 1.
     """
 
@@ -127,6 +129,7 @@ class Readings:
         default_factory=lambda: {truth: Histogram(SHARES) for truth in ("0", "1")}
     )
     ranking: Mapping[str, float] = field(default_factory=dict)
+    beside: Readings | None = None
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
     label_delay: Histogram = field(default_factory=lambda: Histogram(LABEL_DELAY_BOUNDS_S))
 

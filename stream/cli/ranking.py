@@ -70,10 +70,25 @@ def print_ranks(console: Console, summary: dict[str, Any]) -> None:
             f" p {best['p']:.2g}; {summary['positives'] / max(summary['seconds'], 1e-9):,.0f}"
             " interactions/s"
         )
+    if summary["second_stage"] is not None:
+        _print_stage(console, summary["second_stage"], summary["answers"])
     if summary["value"] is not None:
         _print_value(console, summary["value"])
     for note in summary["notes"]:
         console.print(note)
+
+
+def _print_stage(console: Console, stage: dict[str, Any], answers: int) -> None:
+    """How well members tell the places that are taken, and how often they led."""
+    metrics = list(stage["quality"]["ensemble"])
+    made = table(["", *metrics], right=metrics, title="Places of lists, taken or not")
+    for name, values in stage["quality"].items():
+        made.add_row(name, *("-" if values[m] is None else f"{values[m]:.4f}" for m in metrics))
+    show(made, console)
+    console.print(
+        f"members put {stage['led']:,} of {answers:,} answers in order; {stage['learned']:,} of"
+        f" {stage['places']:,} places are learned"
+    )
 
 
 def _print_value(console: Console, value: dict[str, dict[str, float | None]]) -> None:

@@ -58,19 +58,12 @@ class Events(msgspec.Struct, frozen=True):
 
     def take(self, rows: I64) -> Events:
         """The given rows, in the given order."""
-        c = self.columns
-        columns = EventColumns(
-            c.event_time_ms[rows],
-            {k: v[rows] for k, v in c.numbers.items()},
-            {k: v[rows] for k, v in c.categories.items()},
-            {k: v[rows] for k, v in c.entities.items()},
-        )
         picked = rows.tolist()
         return Events(
             [self.records[i] for i in picked],
             [self.ids[i] for i in picked],
             self.id_hash[rows],
-            columns,
+            self.columns.take(rows),
             self.label[rows],
             self.newcomers,
         )

@@ -20,6 +20,8 @@ from models.reco.settings import Seen
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Record
 from stream.decode.codec import FINITE, ID_BYTES, Codec, Keyed
+from stream.decode.coerce import BadValue
+from stream.decode.row_fields import RowFields
 from stream.decode.times import BadTime, event_times
 from stream.settings.schema import Config
 
@@ -163,6 +165,7 @@ class FeedbackCodec(Codec):
         self._decoders = {config.topics.events: self.feedback}
         self._time = event_times(config)
         self._feedback = msgspec.json.Decoder(Union[KINDS])  # noqa: UP007 - made of the table
+        self._fields = RowFields(config.row_fields)
 
     def feedback(self, records: Sequence[Record]) -> tuple[Taken, list[DeadLetter]]:
         """The good records and the bad ones, each in input order."""
@@ -173,6 +176,11 @@ class FeedbackCodec(Codec):
         what = self._feedback.decode(payload)
         if isinstance(what, Delete) and (what.user is None) == (what.item is None):
             raise msgspec.ValidationError("Expected one of `user` and `item` - at `$`")
+        if self._fields.kinds and not isinstance(what, Delete | Interaction):
+            try:
+                self._fields.read(fields_of(what.fields))
+            except BadValue as error:
+                raise msgspec.ValidationError(str(error)) from error
         try:
             return what, self._time.read(what.timestamp)
         except BadTime as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.base import FeatureSchema, Model
 from models.ensemble.conformal import PROMISE, conformal
 from models.ensemble.ensemble import Ensemble
+from models.ensemble.group import Group
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.members.narrow import Narrow
@@ -26,10 +27,12 @@ from monitoring.quality.tasks import quality_of
 from stream.contract.hashing import hash_text
 from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
+from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
 from stream.step.engine import Engine
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
+from stream.step.ranking.rerank import PLACES, Parts
 from stream.step.scoring import OtherEngine, ScoringEngine, other
 
 
@@ -55,13 +58,7 @@ def build_scoring(
         raise other(config)
     features = FeatureStage(config.features)
     task = config.task()
-    make = member_maker(config, features.schema, task)
-    members = {m.name: make(m.name, 0) for m in config.members}
-    every = {m.name: m.learn_every for m in config.members}
-    ensemble = Ensemble(
-        members, config.ensemble.combine, config.seed, every, config.ensemble.prior, task
-    )
-    ensemble.fresh = make
+    ensemble = _ensemble(config, features, task)
     names = ("ensemble", *ensemble.names)
     dtype = _row(features, config, task)
     return ScoringEngine(
@@ -82,6 +79,18 @@ def build_scoring(
     )
 
 
+def _ensemble(
+    config: Config, features: FeatureStage, task: Task, beside: Mapping[str, Any] | None = None
+) -> Ensemble:
+    make = member_maker(config, features.schema, task)
+    members = {m.name: make(m.name, 0) for m in config.members}
+    every = {m.name: m.learn_every for m in config.members}
+    combine, prior = config.ensemble.combine, config.ensemble.prior
+    ensemble = Ensemble(members, combine, config.seed, every, prior, task, beside)
+    ensemble.fresh = make
+    return ensemble
+
+
 def build_ranking(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
 ) -> RankingEngine:
@@ -89,22 +98,61 @@ def build_ranking(
     if config.reco is None:
         raise OtherEngine(f"target.type: expected 'ranking', got {config.target.type!r}")
     reco, seed = config.reco, config.seed
+
+    def fresh(name: str, number: int) -> Recommender:
+        return Recommender(reco, seed)
+
+    group: Group[Any] = Group({RECOMMENDER: fresh(RECOMMENDER, 0)})
+    group.fresh = fresh
+    second, row = None, LIST_ROW
+    if config.members:
+        second = _second_stage(config, group)
+        group, row = second.ensemble, _row_of_lists(config, second.features)
     names = ("ensemble", *reco.members.names)
     return RankingEngine(
         config,
-        lambda name, number: Recommender(reco, seed),
-        Pending(LIST_ROW, (), directory, room(config, LIST_ROW.itemsize)),
+        group,
+        Pending(
+            row, second.ensemble.voters if second else (), directory, room(config, row.itemsize)
+        ),
         RankQuality(names),
         DriftMonitor(names, (), config.drift.evidence, config.drift.margin, bounds=None),
         Trail(config.name, key),
+        second,
     )
+
+
+def _second_stage(config: Config, first: Group[Any]) -> Parts:
+    """What puts the candidates of the first stage in order."""
+    features, task = FeatureStage(config.features), config.member_task()
+    ensemble = _ensemble(config, features, task, first.members)
+    make = ensemble.fresh
+    ensemble.fresh = lambda name, number: (
+        first.fresh(name, number) if name in first.members else make(name, number)
+    )
+    names = ("ensemble", *ensemble.voters)
+    return Parts(
+        *(features, ensemble, quality_of(task, names), quality_of(task, names)),
+        DriftMonitor(
+            *(names, features.schema.dense[:MAX_FEATURES]),
+            *(config.drift.evidence, config.drift.margin),
+            bounds=task.score_bins,
+        ),
+    )
+
+
+def _row_of_lists(config: Config, features: FeatureStage) -> np.dtype[Any]:
+    """The layout of an item of a list that members score."""
+    row = _row(features, config, config.member_task())
+    others = [field for field in LIST_ROW.descr if field[0] not in (row.names or ())]
+    return np.dtype([*row.descr, *others, PLACES])
 
 
 def row_bytes(config: Config) -> int:
     """What an event takes on disk while it waits for its label."""
-    if config.reco is not None:
-        return LIST_ROW.itemsize
     features = FeatureStage(config.features)
+    if config.reco is not None:
+        return (_row_of_lists(config, features) if config.members else LIST_ROW).itemsize
     return _row(features, config, config.task()).itemsize
 
 

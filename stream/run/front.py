@@ -47,10 +47,14 @@ class Front(Listener):
         self.telemetry = Telemetry({"version": version("millrace")} | fingerprint())
         self.waiters = ScoreWaiters(config.http.max_waiting)
         self._kinds = {m.name: m.type for m in config.members}
+        first: tuple[str, ...] = ()
         if config.reco is not None:
-            self._kinds = {name: name for name in config.reco.members.names}
+            first = config.reco.members.names
+            self._kinds = {name: name for name in first} | self._kinds
+        self._recommends = frozenset(first)
         self._latest = Readings(
-            config.name, tuple(self._kinds), config.target.type, learners=config.learners
+            *(config.name, first or tuple(self._kinds), config.target.type),
+            learners=config.learners[:1] if first else config.learners,
         )
         self._parameters: dict[str, Any] = {}
         self._counts: dict[tuple[str, str, bool], int] = {}
@@ -187,8 +191,11 @@ class Front(Listener):
         }
 
     def _member(self, name: str, type: str) -> dict[str, Any]:
-        latest = self._latest
-        learner = name if self._service.config.reco is None else RECOMMENDER
+        latest, learner = self._latest, name
+        if name in self._recommends:
+            learner = RECOMMENDER
+        elif latest.beside is not None:
+            latest = latest.beside
         return {
             "name": name,
             "type": type,

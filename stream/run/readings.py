@@ -13,6 +13,7 @@ from stream.contract.letters import REASONS
 from stream.settings.ranking import RECOMMENDER
 from stream.step.engine import Engine
 from stream.step.ranking.engine import RankingEngine
+from stream.step.ranking.rerank import Reranker
 from stream.step.scoring import ScoringEngine, scoring
 
 _LABEL_COUNTS = {
@@ -33,10 +34,12 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
 
 def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
     counts, group, names = engine.counts, engine.ensemble, engine.recommender.names
+    stage = engine.reranker
+    own = {k: n for k, n in parameters.items() if stage is None or k[0] in (RECOMMENDER, *names)}
     return Readings(
         model=engine.config.name,
         members=names,
-        learners=group.names,
+        learners=(RECOMMENDER,),
         task="ranking",
         consumed=_consumed(engine),
         scored=counts["scored"],
@@ -54,7 +57,7 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
         weights=_shares(engine.recommender.weights()),
         down=group.quarantined,
         frozen=group.frozen,
-        parameters=parameters,
+        parameters=own,
         limits=_limits(engine)
         | {
             "users": float(engine.recommender.settings.users),
@@ -72,8 +75,10 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
             "interactions": counts["feedback.interaction"],
             "untaken": counts["lists.matured.untaken"],
             "evicted": counts["lists.evicted"],
+            "leads": float(stage is not None and stage.leads),
             **{name: counts[name] for name in ("cold", "shown", "hits", "fallbacks", "short")},
         },
+        beside=None if stage is None else _of_stage(engine, stage, parameters),
     )
 
 
@@ -81,6 +86,50 @@ def _worth(value: PolicyValue) -> dict[str, float]:
     """What lists are worth; what was shown stands beside how much was."""
     found = value.fading()
     return {"lists": value.lists, "shown_value": found.pop("shown")} | found
+
+
+def _of_stage(
+    engine: RankingEngine, stage: Reranker, parameters: Mapping[tuple[str, str, bool], int]
+) -> Readings:
+    """The second stage, as a model of its own that scores places of lists."""
+    counts, ensemble, audited = stage.counts, stage.ensemble, engine.auditor
+    names = ensemble.voters
+    return Readings(
+        model=f"{engine.config.name}-members",
+        members=names,
+        scored=counts["shown"],
+        cold=ensemble.cold,
+        updates={name: counts[f"updates.{name}"] for name in names},
+        labels={"joined": counts["learned"]},
+        watermark_ms=engine.watermark_ms,
+        expected_accuracy=stage.tallies.expected.value(),
+        alert_budget=engine.config.quality.alert_budget,
+        arrival=stage.quality.snapshot(),
+        matured=stage.matured.snapshot(),
+        drift=stage.drift.readings(),
+        feature_shifts=stage.drift.feature_shifts(),
+        weights=dict(zip(names, ensemble.weights().tolist(), strict=True)),
+        down=ensemble.quarantined,
+        frozen=ensemble.frozen,
+        member_errors={
+            (name, reason): counts[f"member_errors.{name}.{reason}"]
+            for name in names
+            for reason in FAILURES
+        },
+        skipped={name: ensemble.members[name].skipped for name in names},
+        reactions={
+            (reaction, name): stage.reactions.counts[f"{reaction}/{name}"]
+            for reaction, name in reactions(names)
+        },
+        parameters={k: n for k, n in parameters.items() if k[0] in ("ensemble", *names)},
+        features=stage.features.gauges(),
+        audit_violations=_violations(engine),
+        refused_updates=audited.refused(),
+        update_norms={name: audited.update_norms[name].copy() for name in names},
+        scores=stage.tallies.scores.copy(),
+        labelled_scores={name: h.copy() for name, h in stage.tallies.labelled_scores.items()},
+        label_delay=stage.tallies.label_delay.copy(),
+    )
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from models.members.catalogue import UnknownMember, member_class
 from models.settings import column_names, feature_fields
 from stream.settings.paths import place
 from stream.settings.problems import lines
+from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import SCHEMA_TYPES, TIME_FORMATS, Config, KafkaLogSettings
 from stream.settings.shape import Place, written
 
@@ -33,18 +34,20 @@ def check(config: Config, whole: bool) -> Iterator[str]:
 
 
 def _some(config: Config) -> Iterator[str]:
-    """There are features and members; where items are ranked, `[reco]` instead, and all in JSON."""
+    """There are features and members; where items are ranked both or none, and all in JSON."""
     ranking = config.target.type == "ranking"
-    for key in ("features", "members"):
-        got = getattr(config, key)
-        if ranking and got:
-            yield f"{key}: expected none, since [reco] says what ranks, got {len(got)}"
-        if not ranking and not got:
-            yield f"{key}: expected at least one, got none"
+    for key, other in (("features", "members"), ("members", "features")):
+        if not getattr(config, key) and (not ranking or getattr(config, other)):
+            beside = f" beside {other}" if ranking else ""
+            yield f"{key}: expected at least one{beside}, got none"
     for key in ("event", "scores") if ranking else ():
         got = getattr(config, key).format
         if got != "json":
             yield f"{key}.format: expected 'json' for records of a ranking, got {got!r}"
+    for name, field in config.row_fields.items():
+        if field.path is not None:
+            key = written(("event", "fields", name, "path"))
+            yield f"{key}: expected none, since fields of a ranking have names, got {field.path!r}"
     if config.reco is not None and not ranking:
         yield f"reco: expected target.type = 'ranking' beside it, got {config.target.type!r}"
 
@@ -69,12 +72,15 @@ def _column_names(config: Config) -> Iterator[str]:
 
 
 def _member_names(config: Config) -> Iterator[str]:
-    """Names of members are distinct, and none is `ensemble`."""
+    """Names of members are distinct, and none is `ensemble`; `[reco]` has names of its own."""
     names = [(f"members[{i}].name", m.name) for i, m in enumerate(config.members)]
     yield from _used_once(names, "a name of its own, got {!r} again, as {}")
+    first = () if config.reco is None else (RECOMMENDER, *config.reco.members.names)
     for i, member in enumerate(config.members):
         if member.name == "ensemble":
             yield f"members[{i}].name: expected another name, got 'ensemble', which all of them are"
+        if member.name in first:
+            yield f"members[{i}].name: expected another name, got {member.name!r}, one of [reco]'s"
 
 
 def _member_features(config: Config) -> Iterator[str]:
@@ -109,7 +115,7 @@ def members(config: Config) -> Iterator[str]:
     """A member's `type` is known, and its other keys are parameters of that type."""
     for i, member in enumerate(config.members):
         try:
-            params = member_class(member.type, config.target.type).Params
+            params = member_class(member.type, config.member_type).Params
             params.model_validate(member.params)
         except UnknownMember as error:
             yield f"members[{i}].type: {error}"
@@ -277,9 +283,10 @@ def _drift(config: Config) -> Iterator[str]:
     drift, combine = config.drift, config.ensemble.combine
     if any(config.target.problems(config.label.values, config.label.at_horizon)):
         return
-    if config.target.type not in COMBINERS[combine]:
+    if config.member_type not in COMBINERS[combine] or (config.reco and not config.members):
         return
-    if drift.on_alarm == "weights" and not combiner(combine, 1, 0, config.task()).parameters():
+    task = config.member_task()
+    if drift.on_alarm == "weights" and not combiner(combine, 1, 0, task).parameters():
         yield (
             "drift.on_alarm: expected another reaction, got 'weights'; ensemble.combine = "
             f"{combine!r} has no weights to forget"
@@ -299,8 +306,8 @@ def _target(config: Config) -> Iterator[str]:
             if feature.type == "risk":
                 yield f"features[{i}].type: expected {lacking} for 'risk', whose share it counts"
     yield from config.target.problems(config.label.values, config.label.at_horizon)
-    combine, task = config.ensemble.combine, config.target.type
-    if task != "ranking" and task not in COMBINERS[combine]:
+    combine, task = config.ensemble.combine, config.member_type
+    if task not in COMBINERS[combine]:
         known = ", ".join(name for name, tasks in COMBINERS.items() if task in tasks)
         yield f"ensemble.combine: expected one of {known} for {task}, got {combine!r}"
 

@@ -21,6 +21,12 @@ RANKING_EVENT = {
 }
 """How a record of :mod:`stream.decode.feedback` writes its time, and whom it is about."""
 
+ROW_ENTITIES = ("user", "session", "item", "pair")
+UTILITY = "utility"
+"""What each candidate has that ``[[members]]`` score, beside its fields: whom and what it is about
+(``pair``: this item for this user), and as numbers what the stack and each of ``reco.members`` say
+of it."""
+
 _CONDITION = re.compile(r"([^\s<>=]+)(?:\s*(<=|>=|<|>|==)\s*(-?\d+(?:\.\d+)?))?")
 
 
@@ -64,6 +70,13 @@ class RankingSettings(RecoSettings):
         (),
         description='interactions that are not learned, and yet with `seen = "exclude"` the item'
         " is not shown to the user again: such as `dislike`, or `rating < 4`",
+    )
+    candidates: int = Field(
+        200,
+        ge=1,
+        le=10_000,
+        description="so many items are put in order by `[[members]]`, where there are any; of those"
+        " that a request gives all",
     )
     item_ttl: Duration | None = Field(
         None, description="an item is not shown once nothing was heard of it for so long"

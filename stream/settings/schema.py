@@ -8,6 +8,7 @@ that ranks in ``ranking.py``, those of members beside their code.
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,11 +33,17 @@ from models.settings import (
     refused,
 )
 from models.target import BinaryTarget, Target
-from models.task import Task
+from models.task import Binary, Task, TaskType
 from monitoring.audit.budgets import AuditSettings
 from monitoring.drift.settings import DriftSettings
 from stream.settings.paths import FieldName, JsonPath, place
-from stream.settings.ranking import RANKING_EVENT, RECOMMENDER, RankingSettings
+from stream.settings.ranking import (
+    RANKING_EVENT,
+    RECOMMENDER,
+    ROW_ENTITIES,
+    UTILITY,
+    RankingSettings,
+)
 from stream.settings.shape import HIDDEN, Place
 
 
@@ -558,6 +565,13 @@ class LimitsSettings(Settings):
     )
 
 
+def _of_rows(members: object) -> dict[str, str]:
+    """The fields that each candidate of a ranking has, by kind; ``members``: those of ``[reco]``,
+    by default the usual ones."""
+    names = members if isinstance(members, dict) else RankingSettings().members.names
+    return dict.fromkeys(ROW_ENTITIES, "entity") | dict.fromkeys((UTILITY, *names), "number")
+
+
 class Config(Settings):
     """The configuration of one shard: one engine, one state directory, one set of partitions."""
 
@@ -591,9 +605,13 @@ class Config(Settings):
             return raw
         if raw["target"].get("type") != "ranking":
             return raw
-        event = raw.get("event", {})
+        event, reco = raw.get("event", {}), raw.get("reco", {})
         if isinstance(event, dict):
-            raw = raw | {"event": RANKING_EVENT | event, "reco": raw.get("reco", {})}
+            event = RANKING_EVENT | event
+            if raw.get("members") and isinstance(event["fields"], dict):
+                given = reco.get("members") if isinstance(reco, dict) else None
+                event["fields"] = event["fields"] | _of_rows(given)
+            raw = raw | {"event": event, "reco": reco}
         return raw
 
     def in_json(self) -> Config:
@@ -610,9 +628,27 @@ class Config(Settings):
         return self.target.task(label.values, label.at_horizon, self.ensemble.threshold)
 
     @property
+    def member_type(self) -> TaskType:
+        """What members learn: of a ranking whether what is shown is taken."""
+        return "binary" if self.target.type == "ranking" else self.target.type
+
+    def member_task(self) -> Task:
+        """The target that members learn."""
+        return Binary(alert_at=math.inf) if self.target.type == "ranking" else self.task()
+
+    @property
+    def row_fields(self) -> dict[str, FieldSettings]:
+        """Of a ranking, the fields of requests, items and users that members see."""
+        if self.reco is None or not self.members:
+            return {}
+        own = _of_rows(dict.fromkeys(self.reco.members.names))
+        return {name: field for name, field in self.event.fields.items() if name not in own}
+
+    @property
     def learners(self) -> tuple[str, ...]:
         """Names of what learns, as commands and the auditor know it."""
-        return tuple(m.name for m in self.members) or (RECOMMENDER,)
+        first = () if self.reco is None else (RECOMMENDER,)
+        return (*first, *(m.name for m in self.members))
 
     @property
     def journal_topic(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.base import MillraceError, State
+from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.settings import Feature, feature_fields
 from models.task import TaskType
@@ -28,6 +29,10 @@ BOUNDS = frozenset({"max_entities"})
 """What a feature's definition may say without deciding what its columns mean."""
 PACE = frozenset({"learn_every"})
 """What a member's definition may say without deciding what the model is."""
+
+
+NAMED = ("names", "voters", "frozen", "quarantined", "taught")
+"""Where an ensemble's state names members."""
 
 
 class Irreconcilable(MillraceError):
@@ -84,45 +89,52 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
     if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
         return _compare_rankings(old, new)
     old, new = scoring(old), scoring(new)
-    misread = _misread(old.config, new.config)
-    meant, means = _meaning(old.config, misread), _meaning(new.config)
-    same_columns = meant == means
-    before = {m.name: m for m in old.config.members}
-    differences = {
-        member.name: (
-            [] if _seen(before[member.name], meant) == _seen(member, means) else ["columns"]
-        )
-        + differing_keys(before[member.name], member, new.config.target.type)
-        for member in new.config.members
-        if member.name in before
-    }
-    staying = [name for name, keys in differences.items() if PACE.issuperset(keys)]
-    kept = [f"member {name}" for name in staying]
-    fresh = [f"member {name}" for name in new.ensemble.names if name not in staying]
-    kind = new.config.ensemble.combine
-    same_combiner = old.config.ensemble.combine == kind and bool(staying)
-    (kept if same_combiner else fresh).append("combiner")
-    theirs, ours = old.features.memories(), new.features.memories()
-    held = {memory for name, memory in theirs.items() if name not in misread}
-    for name, memory in ours.items():
-        (kept if memory in held else fresh).append(f"feature {name}")
+    members = _members(old.config, new.config)
+    kept, fresh, gone = _becomes(old.config, new.config, members, old.features, new.features)
     if past is not None and past.task.names != old.task.names[: len(past.task.names)]:
         raise Irreconcilable(
             f"backfill: expected the past to name classes as the stream did ({old.task.names}), got"
             f" {past.task.names}: the log no longer holds the labels by which they entered. Do "
             "without the backfill"
         )
-    held_rows, lost_rows = _pending(old, past, same_columns)
+    held_rows, lost_rows = _pending(old, past, members.same_columns)
     return Changes(
         kept=kept + held_rows,
         taught=fresh if past else [],
         fresh=[] if past else fresh,
-        lost=_lost(old, new, past, staying, same_combiner)
-        + [f"feature {n}" for n, m in theirs.items() if n in misread or m not in ours.values()]
-        + lost_rows,
+        lost=_lost(old, new, past, members.staying, members.same_combiner) + gone + lost_rows,
         moved=_renamed(old.config, new.config),
-        same_columns=same_columns,
-        same_combiner=same_combiner,
+        **members._asdict(),
+    )
+
+
+class _Members(NamedTuple):
+    """What one configuration makes of the features and members of another; see :class:`Changes`."""
+
+    same_columns: bool
+    same_combiner: bool
+    staying: list[str]
+    unchanged: list[str]
+    differences: dict[str, list[str]]
+    misread: frozenset[str]
+
+
+def _members(old: Config, new: Config) -> _Members:
+    misread = _misread(old, new)
+    meant, means = _meaning(old, misread), _meaning(new)
+    before = {m.name: m for m in old.members}
+    differences = {
+        member.name: (
+            [] if _seen(before[member.name], meant) == _seen(member, means) else ["columns"]
+        )
+        + differing_keys(before[member.name], member, new.member_type)
+        for member in new.members
+        if member.name in before
+    }
+    staying = [name for name, keys in differences.items() if PACE.issuperset(keys)]
+    return _Members(
+        same_columns=meant == means,
+        same_combiner=old.ensemble.combine == new.ensemble.combine and bool(staying),
         staying=staying,
         unchanged=[f["name"] for f in means if f in meant],
         differences=differences,
@@ -130,23 +142,60 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
     )
 
 
+def _becomes(
+    old: Config, new: Config, members: _Members, theirs: FeatureStage, ours: FeatureStage
+) -> tuple[list[str], list[str], list[str]]:
+    """What keeps its state of members, combiner and features, what starts new; features lost."""
+    kept = [f"member {name}" for name in members.staying]
+    fresh = [f"member {m.name}" for m in new.members if m.name not in members.staying]
+    (kept if members.same_combiner else fresh).append("combiner")
+    before, after = theirs.memories(), ours.memories()
+    held = {memory for name, memory in before.items() if name not in members.misread}
+    for name, memory in after.items():
+        (kept if memory in held else fresh).append(f"feature {name}")
+    gone = [
+        f"feature {name}"
+        for name, memory in before.items()
+        if name in members.misread or memory not in after.values()
+    ]
+    return kept, fresh, gone
+
+
 def _compare_rankings(old: RankingEngine, new: RankingEngine) -> Changes:
-    """The recommender stays, or starts new; all else goes on."""
+    """The recommender stays, or starts new; so does what members of the second stage hold."""
     same, keys = ranking.stays(old, new), ranking.differences(old, new)
-    held = [f"{len(old.catalogue)} items", f"{len(old.pending)} waiting parts of lists"]
+    lost = [f"{RECOMMENDER} as it was"] if old.counts["learned"] and not same else []
+    kept, fresh = [f"{len(old.catalogue)} items"], [] if same else [RECOMMENDER]
+    members = _members(old.config, new.config)
+    one, other = old.reranker, new.reranker
+    if one is not None and other is not None:
+        theirs = _becomes(old.config, new.config, members, one.features, other.features)
+        kept, fresh, gone = kept + theirs[0], fresh + theirs[1], theirs[2]
+        if one.counts["learned"]:
+            before = {m.name for m in old.config.members}
+            lost += [f"member {name}" for name in sorted(before.difference(members.staying))] + gone
+    elif one is not None:
+        lost += [f"member {m.name}" for m in old.config.members]
+    elif other is not None:
+        fresh += [f"member {m.name}" for m in new.config.members]
+    lists = f"{len(old.pending)} waiting parts of lists"
+    if members.same_columns and (one is None) == (other is None):
+        kept.append(lists)
+    elif len(old.pending):
+        lost.append(f"{lists} (the columns changed)")
+    found = members._replace(
+        same_columns=lists in kept,
+        staying=[*([RECOMMENDER] if same else []), *members.staying],
+        differences={RECOMMENDER: [f"reco.{key}" for key in keys]} | members.differences,
+    )
     return Changes(
-        kept=[RECOMMENDER, *held] if same else held,
+        kept=[RECOMMENDER, *kept] if same else kept,
         taught=[],
-        fresh=[] if same else [RECOMMENDER],
-        lost=[f"{RECOMMENDER} as it was"] if old.counts["learned"] and not same else [],
+        fresh=fresh,
+        lost=lost,
         moved=_renamed(old.config, new.config),
-        same_columns=True,
-        same_combiner=same,
-        staying=[RECOMMENDER] if same else [],
-        unchanged=[],
-        differences={RECOMMENDER: [f"reco.{key}" for key in keys]},
-        misread=frozenset(),
         from_past=False,
+        **found._asdict(),
     )
 
 
@@ -203,7 +252,7 @@ def reconfigure(
     changes = compare(old, new, past.engine if past else None)
     rows = old.pending.rows()
     if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
-        state = ranking.carried(old.state(), old, new)
+        state = _carried_ranking(old, new, changes)
     else:
         state = _carried(old.state(), changes, old.config, new.config)
     body: dict[str, Any] = {"config": tree}
@@ -251,7 +300,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         "features": _remembered(state["features"], old.features, changes.misread),
         "ensemble": ensemble
         | {key: without(ensemble[key]) for key in ("members", "challengers")}
-        | {key: nameless(ensemble[key]) for key in ("names", "frozen", "quarantined", "taught")},
+        | {key: nameless(ensemble[key]) for key in NAMED if key in ensemble},
         "quality": state["quality"] | {"names": nameless(state["quality"]["names"])},
         "matured": state["matured"] | {"names": nameless(state["matured"]["names"])},
         "drift": drift | {"names": nameless(drift["names"])},
@@ -272,6 +321,25 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del carried["pending"], carried["drift"]["columns"]
         carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
     return carried
+
+
+def _carried_ranking(old: RankingEngine, new: RankingEngine, changes: Changes) -> State:
+    """As :func:`_carried`, of a shard that ranks: the second stage's state stands in one part."""
+    state = ranking.carried(old.state(), old, new)
+    if new.reranker is None or old.reranker is None:
+        if not changes.same_columns:
+            del state["pending"]
+        if new.reranker is not None:
+            state["reranker"] = new.reranker.state()
+            empty = {k: v for k, v in new.ensemble.state().items() if k not in state["ensemble"]}
+            state["ensemble"] = state["ensemble"] | empty | {"voters": []}
+            del state["ensemble"]["combiner"]
+        return state
+    own = ("pending", "ensemble", "auditor", "ledger")
+    inner = state["reranker"] | {key: state[key] for key in own}
+    inner = _carried(inner, changes, old.config, new.config)
+    outer = {key: inner.pop(key) for key in own if key in inner}
+    return {k: v for k, v in state.items() if k not in own} | outer | {"reranker": inner}
 
 
 def _remembered(state: State, features: Sequence[Feature], misread: Collection[str]) -> State:

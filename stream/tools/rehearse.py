@@ -27,7 +27,7 @@ TEXTS = ("category", "entity")
 def rehearse(config: Config) -> list[str]:
     """A line for each member that cannot be built, or fails to score or learn."""
     features = FeatureStage(config.features)
-    task = config.task()
+    task = config.member_task()
     make = member_maker(config, features.schema, task)
     place = {m.name: f"members[{i}]" for i, m in enumerate(config.members)}
     problems: dict[str, str] = {}

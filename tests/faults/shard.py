@@ -86,10 +86,19 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "ranking": {
         "target": {"type": "ranking"},
-        "event": {"time_format": "ms"},
+        "event": {"time_format": "ms", "fields": {"size": "number"}},
         "label": {"horizon": HORIZON},
         "reco": {"explore": {"temperature": 1.0}},
-        **dict.fromkeys(("features", "members", "ensemble")),
+        "features": [
+            {"name": "utility", "type": "number", "field": "utility", "scale": "standard"},
+            {"name": "size", "type": "number", "field": "size"},
+            {"name": "pair", "type": "window", "entity": "pair", "windows": ["1h", "1d"]},
+            {"name": "rate", "type": "risk", "entity": "item", "delay": "0s", "windows": ["1d"]},
+        ],
+        "members": [
+            {"name": "linear", "type": "logistic"},
+            {"name": "forest", "type": "forest", "trees": 3},
+        ],
     },
 }
 """What each kind of target changes of the configuration; the records are the same, but

@@ -250,7 +250,7 @@ class RankingTraffic(Traffic):
         key, bad, r = f"e{i}", Kind("bad"), self._rng.random()
         told = Kind("feedback", f"told {self._serial}")
         if r < 0.05:
-            fields = {"hidden": self._rng.random() < 0.5, "categories": ["a"]}
+            fields = {"hidden": self._rng.random() < 0.5, "categories": ["a"], "size": r}
             return [self._told("item", key, told, item=self._item(), fields=fields)]
         if r < 0.07:
             return [self._told("delete", key, told, user=self._user())]
@@ -276,5 +276,6 @@ class RankingTraffic(Traffic):
             ({"command": "checkpoint"}, "command"),
             ({"command": "rollback", "to": "last_good"}, "either"),
             ({"command": "set_threshold", "threshold": 0.4}, "bad"),
-            ({"command": "freeze", "member": "linear"}, "bad"),
+            ({"command": "freeze", "member": "linear"}, "command"),
+            ({"command": "freeze", "member": "nobody"}, "bad"),
         ]

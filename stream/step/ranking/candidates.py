@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,11 @@ from models.reco.catalogue import Catalogue
 from models.reco.explore import best, explored
 from models.reco.recommender import Ranked, Recommender
 from models.reco.recommender import Request as Question
-from models.reco.settings import ExploreSettings
 from stream.contract.hashing import hash_text
-from stream.decode.feedback import Rank, Recommend
-from stream.settings.ranking import RECOMMENDER
+from stream.decode.feedback import Rank, Ranking, Recommend
+from stream.settings.ranking import RECOMMENDER, RankingSettings
 from stream.step.ranking.answers import Place
+from stream.step.ranking.rerank import Asked, Reranker, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,14 @@ class Found:
     ``keys`` uint64 ``(n,)``: those of ``ranked``, best first, and behind them those that nobody has
     taken yet. ``texts``: ids of candidates that the request gave; ``left_out``: how many are no
     candidates, by why.
+    ``rows``: all of them as members scored them.
     """
 
     ranked: Ranked
     keys: U64
     texts: Mapping[int, str] | None
     left_out: dict[str, int]
+    rows: Rows | None = None
 
     def logits(self) -> F64:
         """Logarithms of how likely each is to be taken; unknown ones are as likely as the least."""
@@ -63,28 +65,39 @@ class Candidates:
         Of the recommender that serves.
     catalogue : Catalogue
     also_seen : AlsoSeen
-    explore : ExploreSettings or None
-        How lists are drawn of them; ``None``: the best, in order.
+    settings : RankingSettings
+        How lists are drawn of them; without ``explore`` the best, in order.
+    reranker : Reranker or None
+        Puts the best of them in another order.
     """
 
     def __init__(
         self,
-        ensemble: Group[Recommender],
+        ensemble: Group[Any],
         catalogue: Catalogue,
         also_seen: AlsoSeen,
-        explore: ExploreSettings | None,
+        settings: RankingSettings,
+        reranker: Reranker | None = None,
     ) -> None:
         self._ensemble = ensemble
         self._catalogue = catalogue
         self._also_seen = also_seen
-        self.explore = explore
+        self._reranker = reranker
+        self._most = settings.candidates
+        self.explore = settings.explore
+        self._names = settings.members.names if reranker is None else reranker.names
 
     @property
     def _recommender(self) -> Recommender:
-        return self._ensemble.members[RECOMMENDER]
+        found: Recommender = self._ensemble.members[RECOMMENDER]
+        return found
 
     def found(self, what: Rank | Recommend, time_ms: int, most: int = sys.maxsize) -> Found:
-        """The best ``most`` candidates."""
+        """The best ``most`` candidates; what members put in order are ``reco.candidates`` of them,
+        as many as are asked for at least, or all that were given."""
+        if self._reranker is not None:
+            first = what.offset + what.count if isinstance(what, Recommend) else sys.maxsize
+            most = max(self._most, first)
         out = self._catalogue.kept_out(time_ms, what.categories)
         items = {hash_text(s.id): s.id for s in what.items}
         texts, given = (items, None) if isinstance(what, Rank) else (None, _keys(items))
@@ -108,10 +121,24 @@ class Candidates:
             )
         )
         unknown = self._unknown(keys, never)
+        if self._reranker is not None and texts is None:
+            # Of a catalogue of any size some: others for each request.
+            unknown = np.roll(unknown, -(hash_text(what.id) % max(len(unknown), 1)))[: self._most]
         if texts is not None:
             left_out["seen"] = len(texts) - ranked.known - len(unknown) - sum(left_out.values())
         every = np.concatenate([ranked.items, unknown])
-        return Found(ranked, every, texts, {why: n for why, n in left_out.items() if n})
+        made = Found(ranked, every, texts, {why: n for why, n in left_out.items() if n})
+        return made if self._reranker is None else _reranked(self._reranker, made, what, time_ms)
+
+    def rows(self, what: Ranking, texts: list[str], time_ms: int) -> Rows | None:
+        """The items of a list that somebody else made, as members score them now."""
+        if self._reranker is None:
+            return None
+        keys = np.array([hash_text(text) for text in texts], np.uint64)
+        whose = (time_ms, key_of(what.user), key_of(what.session))
+        ranked = self._recommender.rank(Question(*whose, keys, len(keys), None, "include"))
+        others = keys[~np.isin(keys, ranked.items)]
+        return self._reranker.rows(Asked(*whose, self._reranker.told(what)), ranked, others)
 
     def _unknown(self, keys: U64 | None, never: U64) -> U64:
         """Candidates that nobody has taken yet: of those given, in their order, or, where lists are
@@ -149,9 +176,19 @@ class Candidates:
             return Place(text, None, propensity)
         said: Any = UNSET
         if explain:
-            names, members = self._recommender.names, found.ranked.members[j]
-            said = dict(zip(names, members.tolist(), strict=True))
+            said = dict(zip(self._names, found.ranked.members[j].tolist(), strict=True))
         return Place(text, float(found.ranked.scores[j]), propensity, said)
+
+
+def _reranked(reranker: Reranker, found: Found, what: Rank | Recommend, time_ms: int) -> Found:
+    """The candidates with their rows, in the order of members that lead."""
+    if not len(found.keys):
+        return found
+    unknown = found.keys[len(found.ranked.items) :]
+    asked = Asked(time_ms, key_of(what.user), key_of(what.session), reranker.told(what))
+    rows = reranker.rows(asked, found.ranked, unknown)
+    ranked, order = reranker.ranked(found.ranked, rows)
+    return replace(found, ranked=ranked, keys=found.keys[order], rows=rows)
 
 
 def key_of(text: str | None) -> int:

@@ -35,12 +35,15 @@ def carried(state: State, old: RankingEngine, new: RankingEngine) -> State:
     """The state of ``old`` without what belongs to a recommender that starts new."""
     if stays(old, new):
         return state
-    ensemble, watched = state["ensemble"], state["auditor"]["watched"]
+    ensemble, ledger = state["ensemble"], state["ledger"]
     return state | {
-        "ensemble": ensemble | {"members": {}, "names": []},
+        "ensemble": ensemble | {"members": _without(ensemble["members"])},
         "quality": state["quality"] | {"names": [""] * len(state["quality"]["names"])},
         "drift": state["drift"] | {"names": [""] * len(state["drift"]["names"])},
-        "ledger": state["ledger"] | {"versions": {}, "alarmed": {}},
-        "auditor": state["auditor"]
-        | {"watched": {name: w for name, w in watched.items() if name != RECOMMENDER}},
+        "ledger": ledger | {"versions": _without(ledger["versions"]), "alarmed": {}},
+        "auditor": state["auditor"] | {"watched": _without(state["auditor"]["watched"])},
     }
+
+
+def _without(known: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in known.items() if name != RECOMMENDER}

@@ -3,13 +3,12 @@
 Records of one slice are taken in order; interactions between two others are learned together, which
 gives the same state as one at a time. Every list that is answered, or that somebody reports, waits
 in the pending store: an item of it that is taken before the horizon is a hit of that list, silence
-is none.
+is none. Where members score the candidates too, they learn both (``rerank.py``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from models.reco.recommender import Interactions, Recommender
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.policy import Credit, PolicyValue, credit
+from monitoring.quality.quality import Figures
 from monitoring.quality.ranks import RankQuality
 from monitoring.quality.shown import Shown
 from stream.contract.hashing import hash_text
@@ -46,9 +46,12 @@ from stream.decode.feedback import (
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config
 from stream.step.engine import Engine, Made
+from stream.step.join import Left
+from stream.step.ledger import Cause, Version
 from stream.step.pending.store import Pending
 from stream.step.ranking.answers import Answer, Place
-from stream.step.ranking.candidates import Candidates, asked, key_of
+from stream.step.ranking.candidates import Candidates, Found, asked, key_of
+from stream.step.ranking.rerank import Parts, Reranker, Rows
 
 PARTS = 256
 """Lists leave within so large a part of the horizon after it."""
@@ -104,22 +107,22 @@ class RankingEngine(Engine):
     value : PolicyValue
         What lists are worth.
     drift : DriftMonitor
+    reranker : Reranker or None
+        The second stage, where members are configured.
     """
 
-    ensemble: Group[Recommender]
     quality: RankQuality
 
     def __init__(
         self,
         config: Config,
-        fresh: Callable[[str, int], Recommender],
+        group: Group[Any],
         pending: Pending,
         quality: RankQuality,
         drift: DriftMonitor,
         trail: Trail,
+        second: Parts | None = None,
     ) -> None:
-        group: Group[Recommender] = Group({RECOMMENDER: fresh(RECOMMENDER, 0)})
-        group.fresh = fresh
         codec = FeedbackCodec(config)
         super().__init__(config, codec, group, pending, trail)
         assert config.reco is not None
@@ -131,7 +134,12 @@ class RankingEngine(Engine):
         self.catalogue = Catalogue(config.reco.item_ttl)
         self.quality = quality
         self.also_seen = AlsoSeen(config.reco.users, config.reco.history)
-        self.candidates = Candidates(group, self.catalogue, self.also_seen, config.reco.explore)
+        self.reranker: Reranker | None = None
+        if second is not None:
+            self.reranker = Reranker(config, second, pending, self.auditor)
+        self.candidates = Candidates(
+            group, self.catalogue, self.also_seen, config.reco, self.reranker
+        )
         self.shown = Shown()
         self.value = PolicyValue()
         self.drift = drift
@@ -144,7 +152,8 @@ class RankingEngine(Engine):
     @property
     def recommender(self) -> Recommender:
         """The one that serves."""
-        return self.ensemble.members[RECOMMENDER]
+        found: Recommender = self.ensemble.members[RECOMMENDER]
+        return found
 
     @property
     def watermark_ms(self) -> int:
@@ -193,6 +202,8 @@ class RankingEngine(Engine):
             self._item(what, time_ms)
         elif isinstance(what, Delete):
             self._delete(what)
+        elif self.reranker is not None:
+            self.reranker.users.told(hash_text(what.user), self.reranker.told(what))
         self.counts[f"feedback.{_KIND[type(what)]}"] += 1
         return None
 
@@ -201,12 +212,18 @@ class RankingEngine(Engine):
         before, self._watermark_ms = self._watermark_ms, max(self._watermark_ms, time_ms)
         if self._watermark_ms // self._slack_ms > before // self._slack_ms:
             self._learn(out)
-            self._leave(self.pending.due(self._watermark_ms - self._horizon_ms), MATURED)
+            self._leave(self.pending.due(self._watermark_ms - self._horizon_ms), MATURED, out)
+            if self.reranker is not None:
+                self.reranker.look(self._watermark_ms)
 
-    def _leave(self, n: int, counted: str) -> None:
+    def _leave(self, n: int, counted: str, out: Made) -> None:
         if n == 0:
             return
-        rows, truth, _, _ = self.pending.expire(n)
+        numbers = np.arange(self.pending.head, self.pending.head + n)
+        rows, truth, learned, early = self.pending.expire(n)
+        if self.reranker is not None:
+            left = Left(rows, truth, learned, early, counted == MATURED)
+            out.alarms += self.reranker.left(left, numbers, self._watermark_ms)
         shown = rows["shown"]
         self.counts[counted] += int(shown.sum())
         self.counts[f"{counted}.untaken"] += int((shown & np.isnan(truth)).sum())
@@ -239,7 +256,7 @@ class RankingEngine(Engine):
             run.held_ms.append(self._watermark_ms)
         self.counts["feedback.interaction"] += 1
         if what.ranking is not None and run.weight[-1] > 0.0:
-            self._hit(what.ranking, what.item, out)
+            self._hit(what.ranking, what.item, time_ms, out)
         return None
 
     def _weight(self, kind: str, value: float) -> float:
@@ -253,14 +270,17 @@ class RankingEngine(Engine):
             self._learn(out)  # what waits to be held may push others out
         return key in self._run.ids or int(self.pending.find(_one(key))[0]) >= 0
 
-    def _hit(self, ranking: str, item: str, out: Made) -> None:
+    def _hit(self, ranking: str, item: str, time_ms: int, out: Made) -> None:
         """An item of a list was taken."""
         number = self.pending.find(_one(_place(ranking, item)))
         if number[0] < 0:
             self.counts["hits.unknown"] += 1
         elif math.isnan(self.pending.truth(number)[0]):
-            self.pending.settle(number, np.ones(1))
             self.counts["hits"] += 1
+            if self.reranker is None:
+                self.pending.settle(number, np.ones(1))
+            else:
+                out.alarms += self.reranker.taken(number, time_ms, self._watermark_ms)
 
     def _learn(self, out: Made) -> None:
         """Judge and learn the interactions that wait, in order."""
@@ -268,8 +288,8 @@ class RankingEngine(Engine):
         n = len(run.item)
         if n == 0:
             return
-        self._hold_ids(run)
-        if self.ensemble.frozen or self.ensemble.quarantined:
+        self._hold_ids(run, out)
+        if RECOMMENDER in self.ensemble.frozen | self.ensemble.quarantined:
             self.counts["feedback.unlearned"] += n
             return
         self.auditor.before(n, (RECOMMENDER,))
@@ -306,16 +326,21 @@ class RankingEngine(Engine):
         out.judged.append(Judged(times, every, judged.history, weight, repeat))
         self._forget_evicted()
 
-    def _hold_ids(self, run: _Run) -> None:
+    def _hold_ids(self, run: _Run, out: Made) -> None:
         if run.ids:
-            rows = np.zeros(len(run.ids), LIST_ROW)
+            rows = np.zeros(len(run.ids), self.pending.dtype)
             rows["id"], rows["event_time_ms"] = list(run.ids), run.held_ms
-            numbers = self._hold(rows)
-            self.pending.settle(numbers, np.ones(len(numbers)))
+            self._known(self._hold(rows, out))
 
-    def _hold(self, rows: np.ndarray[Any, Any]) -> I64:
-        self._leave(self.pending.overflow(len(rows)), "lists.evicted")
+    def _hold(self, rows: np.ndarray[Any, Any], out: Made) -> I64:
+        self._leave(self.pending.overflow(len(rows)), "lists.evicted", out)
         return self.pending.hold(rows)
+
+    def _known(self, ids: I64) -> None:
+        """Rows that are ids of records wait for nothing."""
+        self.pending.settle(ids, np.ones(len(ids)))
+        if self.reranker is not None:
+            self.pending.learned(ids)
 
     def _forget_evicted(self) -> None:
         """Of items that the recommender let go, those that nobody told anything of go too."""
@@ -337,6 +362,8 @@ class RankingEngine(Engine):
             None if hidden is _ABSENT else hidden is True or hidden == "true",
             None if categories is _ABSENT else _texts(categories),
         )
+        if self.reranker is not None:
+            self.reranker.items.told(key, self.reranker.told(what))
 
     def _delete(self, what: Delete) -> None:
         """Forget a user or an item; what is held of lists leaves with its horizon."""
@@ -349,6 +376,8 @@ class RankingEngine(Engine):
             self.recommender.forget_item(key)
             self.also_seen.forget_item(key)
             self.catalogue.forget(key)
+        if self.reranker is not None:
+            self.reranker.forget(key_of(what.user), key_of(what.item))
 
     # ------------------------------------------------------------------ lists
 
@@ -359,7 +388,9 @@ class RankingEngine(Engine):
         else:
             self.counts["feedback.ranking"] += 1
             tells = self._tells(what, time_ms)
-            self._hold_list(what.id, [shown.id for shown in what.items], time_ms, tells)
+            texts = list(dict.fromkeys(shown.id for shown in what.items))
+            rows = self.candidates.rows(what, texts, time_ms)
+            self._hold_list(what.id, texts, time_ms, tells, rows, out)
 
     def _tells(self, what: Ranking, time_ms: int) -> Credit | None:
         """What somebody's list tells of our own ranking of what it was drawn from.
@@ -367,7 +398,7 @@ class RankingEngine(Engine):
         Nothing, where the first item was certain: the others that may be best had no chance.
         """
         first, among = what.items[0], what.among
-        if first.propensity in (None, 1.0) or self.ensemble.quarantined:
+        if first.propensity in (None, 1.0) or RECOMMENDER in self.ensemble.quarantined:
             return None
         if among is not None and among.offset:
             return None
@@ -379,14 +410,23 @@ class RankingEngine(Engine):
         return self._is_held(hash_text(f"ranking\0{identifier}"), out)
 
     def _hold_list(
-        self, identifier: str, items: Iterable[str], time_ms: int, tells: Credit | None
+        self,
+        identifier: str,
+        texts: list[str],
+        time_ms: int,
+        tells: Credit | None,
+        scored: Rows | None,
+        out: Made,
     ) -> None:
-        """Let a list wait for what is taken of it; an item twice in it counts once.
+        """Let a list wait for what is taken of it.
 
-        ``tells`` is what it tells of the best ranking, once its horizon is over.
+        ``tells`` is what it tells of the best ranking, once its horizon is over; ``scored`` its
+        items as members scored them.
         """
-        texts = list(dict.fromkeys(items))
-        rows = np.zeros(1 + len(texts), LIST_ROW)
+        keys = np.array([hash_text(text) for text in texts], np.uint64)
+        rows = np.zeros(1 + len(texts), self.pending.dtype)
+        if self.reranker is not None and scored is not None:
+            rows[1:] = self.reranker.shown(scored, keys)
         rows["weight"] = math.nan
         if tells is not None:
             rows["weight"][1], rows["likely"][1] = tells.weight, (tells.best, tells.first)
@@ -395,10 +435,9 @@ class RankingEngine(Engine):
             hash_text(f"ranking\0{identifier}"),
             *(_place(identifier, text) for text in texts),
         ]
-        numbers = self._hold(rows)
-        self.pending.settle(numbers[:1], np.ones(1))
+        self._known(self._hold(rows, out)[:1])
         self.counts["shown"] += len(texts)
-        self.shown.update(np.array([hash_text(text) for text in texts], np.uint64))
+        self.shown.update(keys)
 
     def _answer(
         self, record: Record, what: Rank | Recommend, time_ms: int, out: Made
@@ -406,7 +445,9 @@ class RankingEngine(Engine):
         """Answer a request, and hold the answer as a list that was shown."""
         if self._known_list(what.id, out):
             return "duplicate_event", f"a request with the id {what.id!r} was answered before"
-        places, tells, fallback, left_out = self._list(what, time_ms)
+        places, tells, found = self._list(what, time_ms)
+        fallback = found is None or found.ranked.fallback
+        left_out = {"quarantined": 1} if found is None else found.left_out
         answer = Answer(
             *(what.id, time_ms, what.user, what.session, places, fallback, left_out),
             *(record.partition, record.offset, self.clock_ms, self.config.name, self.seq + 1),
@@ -419,22 +460,24 @@ class RankingEngine(Engine):
         self.counts["scored"] += 1
         self.counts["fallbacks"] += fallback
         self.counts["short"] += len(places) < asked(what)
-        self._hold_list(what.id, [place.id for place in places], time_ms, tells)
+        self.counts["led"] += self.reranker is not None and self.reranker.leads
+        scored = None if found is None else found.rows
+        self._hold_list(what.id, [place.id for place in places], time_ms, tells, scored, out)
         return None
 
     def _list(
         self, what: Rank | Recommend, time_ms: int
-    ) -> tuple[list[Place], Credit | None, bool, dict[str, int]]:
-        """The answer's items, what they tell, whether it is a fallback, and what was left out."""
-        if self.ensemble.quarantined:
-            return [], None, True, {"quarantined": 1}
+    ) -> tuple[list[Place], Credit | None, Found | None]:
+        """The answer's items, what they tell, and what they were chosen of."""
+        if RECOMMENDER in self.ensemble.quarantined:
+            return [], None, None
         found, places, first = self.candidates.listed(what, time_ms)
         tells = None
         if places and first is not None:
             # Only where lists are drawn are all candidates there; else the best is certain.
             logits = found.logits() if self._settings.explore else np.zeros(1)
             tells = credit(logits, first, places[0].propensity)
-        return places, tells, found.ranked.fallback, found.left_out
+        return places, tells, found
 
     def _among(self, what: Rank | Recommend) -> Any:
         """What the answer's reader must know to value another ranking of what was there."""
@@ -451,10 +494,20 @@ class RankingEngine(Engine):
     # ------------------------------------------------------------------ state
 
     def _renewed(self, name: str) -> None:
-        self.drift.renew("ensemble")
+        if self.reranker is not None and name != RECOMMENDER:
+            self.reranker.renewed(name)
+        else:
+            self.drift.renew("ensemble")
+
+    def _version(self, name: str, cause: Cause, seq: int, report: Figures) -> Version:
+        if self.reranker is not None and name != RECOMMENDER:
+            report = self.reranker.quality.report()
+        return super()._version(name, cause, seq, report)
 
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: bounds hold from the next record on."""
+        if self.reranker is not None:
+            self.reranker.reactions.reconfigured(combiner_is_new)
 
     def _parts(self) -> dict[str, Any]:
         return {
@@ -467,6 +520,7 @@ class RankingEngine(Engine):
             "drift": self.drift,
             "trail": self.trail,
             "auditor": self.auditor,
+            **({} if self.reranker is None else {"reranker": self.reranker}),
         }
 
     def _marks(self) -> State:

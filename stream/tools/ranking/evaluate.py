@@ -29,7 +29,7 @@ from stream.step.ranking.engine import RankingEngine
 from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played
-from stream.tools.ranking.ranks import Course, Ranks, beside_best, by_history, quality
+from stream.tools.ranking.ranks import Course, Ranks, beside_best, by_history, finite, quality
 from stream.tools.refused import Refused
 
 SAMPLES = 200
@@ -187,6 +187,7 @@ def _summary(
         "beside_best": beside_best(found),
         "weights": engine.recommender.weights(),
         "value": _worth(engine),
+        "second_stage": _second_stage(engine),
         "answers": int(counts["scored"]),
         "steps": engine.seq,
         "seconds": round(seconds, 3),
@@ -200,9 +201,31 @@ def _worth(engine: RankingEngine) -> dict[str, dict[str, float | None]] | None:
     if not engine.value.lists:
         return None
     return {
-        name: {k: round(v, 6) if np.isfinite(v) else None for k, v in figures.items()}
+        name: {k: finite(v) for k, v in figures.items()}
         for name, figures in engine.value.report().items()
     }
+
+
+def _second_stage(engine: RankingEngine) -> dict[str, Any] | None:
+    """What members made of the candidates; ``None``: there are none."""
+    stage = engine.reranker
+    if stage is None:
+        return None
+    report = stage.quality.report()
+    return {
+        "places": int(stage.counts["shown"]),
+        "learned": int(stage.counts["learned"]),
+        "led": int(engine.counts["led"]),
+        "leads": stage.leads,
+        "quality": {
+            name: {metric: finite(of["sliding"][metric]) for metric in OF_PLACES}
+            for name, of in report.items()
+        },
+    }
+
+
+OF_PLACES = ("log_loss", "roc_auc", "pr_auc")
+"""How well members tell which places of lists are taken, over the newest of them."""
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:

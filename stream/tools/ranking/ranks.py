@@ -61,7 +61,7 @@ def quality(found: Ranks) -> dict[str, dict[str, float | None]]:
     """Each scorer's measures over the rows that are scored."""
     ranks = found.ranks[found.scored]
     return {
-        name: {k: _finite(v) for k, v in measure(ranks[:, j]).items()}
+        name: {k: finite(v) for k, v in measure(ranks[:, j]).items()}
         for j, name in enumerate(found.names)
     }
 
@@ -74,7 +74,7 @@ def by_history(found: Ranks) -> dict[str, dict[str, Any]]:
         if high is not None:
             some &= found.history < high
         name = f"{low}+" if high is None else f"{low}..{high - 1}" if high - low > 1 else str(low)
-        figures = {k: _finite(v) for k, v in measure(found.ranks[some, 0]).items()}
+        figures = {k: finite(v) for k, v in measure(found.ranks[some, 0]).items()}
         shares[name] = {"scored": int(some.sum()), **figures}
     return shares
 
@@ -111,5 +111,6 @@ def mcnemar(won: int, lost: int) -> float:
     return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, rounded; ``None`` where it is no number."""
     return round(value, 6) if np.isfinite(value) else None

@@ -420,14 +420,20 @@ _EVENT = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_EVENT, min_size=1, max_size=40), st.sampled_from(_DRAWN))
-def test_what_must_not_be_shown_never_is(
-    events: list[tuple[Any, ...]], explore: dict[str, float] | None
-) -> None:
-    """Hidden, excluded, seen, deleted, expired, of another category: on every path."""
-    reco = {"positive": {"interaction": 1}, "also_seen": ["dislike"], "item_ttl": "6h"}
-    shard = Shard(reco=reco | {"explore": explore})
+EVENTS = st.lists(_EVENT, min_size=1, max_size=40)
+"""What may happen to a shard, and what it is asked."""
+
+
+NEVER: dict[str, Any] = {
+    "positive": {"interaction": 1},
+    "also_seen": ["dislike"],
+    "item_ttl": "6h",
+}
+"""What :func:`never_shown` expects of ``[reco]``."""
+
+
+def never_shown(shard: Shard, events: list[tuple[Any, ...]]) -> None:
+    """Play the events, and look at every answer."""
     heard: dict[str, int] = {}
     hidden: set[str] = set()
     filed: dict[str, list[str]] = {}
@@ -480,6 +486,15 @@ def test_what_must_not_be_shown_never_is(
             else:
                 filed[item] = what
         heard[item] = ms
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(EVENTS, st.sampled_from(_DRAWN))
+def test_what_must_not_be_shown_never_is(
+    events: list[tuple[Any, ...]], explore: dict[str, float] | None
+) -> None:
+    """Hidden, excluded, seen, deleted, expired, of another category: on every path."""
+    never_shown(Shard(reco=NEVER | {"explore": explore}), events)
 
 
 def test_only_a_ranking_that_grows_worse_raises_an_alarm() -> None:
@@ -597,6 +612,7 @@ SETTINGS: dict[str, Any] = {
     "seen": "include",
     "seen_fade": 3.0,
     "also_seen": ["view"],
+    "candidates": 3,
     "session_gap": "5m",
     "positive": {"interaction": 2.0},
     "item_ttl": "1h",
@@ -648,7 +664,7 @@ class TestConfiguration:
         [
             (
                 {"members": [{"name": "m", "type": "logistic"}]},
-                "members: expected none, since [reco] says what ranks, got 1",
+                "features: expected at least one beside members, got none",
             ),
             (
                 {"reco": {"positive": {"rating > high": 1}}},

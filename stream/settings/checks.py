@@ -28,7 +28,8 @@ def check(config: Config, whole: bool) -> Iterator[str]:
     for each in CHECKS:
         try:
             yield from each(config)
-        except AttributeError:
+        # What is not whole lacks attributes, or has some that contradict one another.
+        except (AttributeError, ValueError):
             if whole:
                 raise
 

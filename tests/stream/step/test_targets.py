@@ -191,6 +191,11 @@ def test_numbers_alert_at_a_number(tmp_path: Path) -> None:
         ("classes", {"label": {"at_horizon": "negative"}}, "label.at_horizon: expected 'drop' or"),
         ("classes", {"label": {"values": {"1": "bank"}}}, "label.values.1: expected one of card"),
         ("classes", {"target": {"alert": "bank"}}, "target.alert: expected one of"),
+        (
+            "classes",
+            {"target": {"alert": "bank"}, "drift": {"on_alarm": "weights"}},
+            "target.alert: expected one of",
+        ),
         ("classes", {"target": {"classes": ["a", "a"]}}, "target.classes[1]: expected a name"),
         ("number", {"label": {"values": {"1": 1}}}, "label.values: expected none"),
         ("number", {"label": {"at_horizon": "never"}}, "label.at_horizon: expected 'drop' or a"),

@@ -567,8 +567,10 @@ class LimitsSettings(Settings):
 
 def _of_rows(members: object) -> dict[str, str]:
     """The fields that each candidate of a ranking has, by kind; ``members``: those of ``[reco]``,
-    by default the usual ones."""
-    names = members if isinstance(members, dict) else RankingSettings().members.names
+    by default the usual ones. A configuration on record names those that are not there, too."""
+    names = RankingSettings().members.names
+    if isinstance(members, dict):
+        names = tuple(name for name, given in members.items() if given is not None)
     return dict.fromkeys(ROW_ENTITIES, "entity") | dict.fromkeys((UTILITY, *names), "number")
 
 
@@ -641,7 +643,7 @@ class Config(Settings):
         """Of a ranking, the fields of requests, items and users that members see."""
         if self.reco is None or not self.members:
             return {}
-        own = _of_rows(dict.fromkeys(self.reco.members.names))
+        own = _of_rows(dict.fromkeys(self.reco.members.names, True))
         return {name: field for name, field in self.event.fields.items() if name not in own}
 
     @property

@@ -21,6 +21,7 @@ from monitoring.show.readings import Telemetry
 from stream.contract.hashing import hash_text
 from stream.run.readings import parameter_counts, readings
 from stream.settings.load import ConfigError
+from stream.settings.upgrade import journaled, recorded
 from stream.step.ranking.rerank import Reranker
 from tests.stream.step.test_ranking import (
     EVENTS,
@@ -474,6 +475,13 @@ def test_members_are_a_model_of_their_own_on_metrics() -> None:
 
 
 class TestConfiguration:
+    def test_a_record_of_it_says_the_same(self) -> None:
+        """Members of `[reco]` that are not there are no fields of a candidate: a replay reads the
+        configuration from the journal."""
+        made = config(**STAGE)
+        assert recorded(journaled(made), "the journal") == made
+        assert recorded(journaled(made), "the journal").row_fields == made.row_fields
+
     @pytest.mark.parametrize(
         ("changes", "problem"),
         [

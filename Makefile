@@ -78,6 +78,9 @@ bench-latency: setup ## Measure from event to committed score, on Kafka and over
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
+bench-lifecycle: setup ## Measure false promotions, copiers and delays of challengers
+	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
+
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
 	@$(BIN)/python -m benchmarks.service.soak $(BENCH)
 
@@ -88,5 +91,5 @@ constraints: setup ## Write constraints.txt from what is installed
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test lint format docs kafka bench bench-recovery bench-latency bench-drift bench-soak \
-	constraints clean
+.PHONY: help setup demo test lint format docs kafka bench bench-recovery bench-latency bench-drift bench-lifecycle \
+	bench-soak constraints clean

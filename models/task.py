@@ -152,6 +152,10 @@ class Task(ABC):
         """The probability that outputs ``(n, k)`` give to what was decided; ``nan``: none."""
         return np.full(len(output), np.nan)
 
+    worst: ClassVar[float] = math.inf
+    """What one row may cost where two learners are compared: of a probability that of 1e-4 for what
+    then happened, for one certain error must not outweigh a day."""
+
     late_positives: ClassVar[bool] = False
     """Whether silence tells one of two truths and late labels the other, which can be corrected."""
 
@@ -283,6 +287,7 @@ class Binary(Task):
         """See :meth:`Task.confidence`."""
         return np.where(alert, output[:, 0], 1 - output[:, 0])
 
+    worst = -math.log(1e-4)
     late_positives = True
     groups = ("0", "1")
 
@@ -482,6 +487,7 @@ class Classes(Task):
         likeliest: F64 = output.max(axis=1)
         return likeliest
 
+    worst = -math.log(1e-4)
     groups = ("wrong", "right")
 
     def group(self, output: F64, y: F64) -> I64:

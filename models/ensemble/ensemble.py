@@ -23,7 +23,7 @@ from models.base import (
 from models.carry import shared
 from models.ensemble.combine import combiner
 from models.ensemble.conformal import conformal
-from models.ensemble.group import Group
+from models.ensemble.group import Group, Spec
 from models.prior import Prior
 from models.task import BINARY, Task
 
@@ -79,6 +79,8 @@ class Ensemble(Group[Model]):
         Intervals around numbers, sets of classes; of yes or no there is nothing to promise.
     challengers : dict of str to Model
         By the member that each may replace.
+    challenger_specs : dict of str to Spec
+        By which definition a challenger was made, where that is not the member's own.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Ensemble(Group[Model]):
     ) -> None:
         super().__init__({**(beside or {}), **members})
         self.voters = tuple(members)
+        self.challenger_specs: dict[str, Spec] = {}
         self.task = task
         self._combine = (combine, len(self.voters), seed, task)
         self.combiner = combiner(*self._combine)
@@ -191,26 +194,28 @@ class Ensemble(Group[Model]):
 
     def renew(self, name: str, number: int) -> None:
         """The member begins anew, under its name and its marks."""
-        self.members[self._known(name)] = self.fresh(name, number)
+        self.members[self._known(name)] = self.made(name, number, self.specs.get(name))
         self._taught.discard(name)
 
-    def replace(self, name: str, model: Model) -> None:
+    def replace(self, name: str, model: Model, spec: Spec | None = None) -> None:
         """See :meth:`Group.replace`."""
-        super().replace(name, model)
+        super().replace(name, model, spec)
         if name in self.voters:
             self._taught.add(name)
 
-    def challenge(self, name: str, number: int) -> None:
-        """A new model begins to learn beside the member; one that did before goes."""
-        self.challengers[self._known(name)] = self.fresh(name, number)
+    def challenge(self, name: str, number: int, spec: Spec | None = None) -> None:
+        """A new model begins to learn beside the member; without ``spec`` one made as it is."""
+        spec = self.specs.get(self._known(name)) if spec is None else spec
+        self.challengers[name] = self.made(name, number, spec)
+        if spec is not None:
+            self.challenger_specs[name] = spec
 
-    def compare(self, name: str, x: FeatureBatch) -> tuple[F64, F64]:
-        """Links ``(n, k)`` of the member and of its challenger as they are now.
+    def score_beside(self, name: str, x: FeatureBatch) -> F64:
+        """Links ``(n, k)`` of the member's challenger.
 
-        Raises :class:`MemberError` if one of them fails.
+        Raises :class:`MemberError` if it fails.
         """
-        k = self.task.k
-        return _score(name, self.members[name], x, k), _score(name, self.challengers[name], x, k)
+        return self.task.heard(_score(name, self.challengers[name], x, self.task.k))
 
     def learn_beside(self, name: str, x: FeatureBatch, y: F64, w: F64) -> None:
         """The challenger learns the rows of the last :meth:`learn` as its member learned them.
@@ -224,8 +229,12 @@ class Ensemble(Group[Model]):
 
     def promote(self, name: str) -> None:
         """The challenger takes the member's place."""
-        self.members[name] = self.challengers.pop(name)
-        self._taught.add(name)
+        self.replace(name, self.challengers.pop(name), self.challenger_specs.pop(name, None))
+
+    def drop(self, name: str) -> None:
+        """The challenger goes."""
+        del self.challengers[name]
+        self.challenger_specs.pop(name, None)
 
     def weights(self) -> F64:
         """The members' present weights ``(m,)``; what they mean the combiner says."""
@@ -244,6 +253,14 @@ class Ensemble(Group[Model]):
             "taught": sorted(self._taught),
             "labelled": self._labelled,
             **self.prior.state(),
+            **{
+                key: {name: dict(spec) for name, spec in specs.items()}
+                for key, specs in (
+                    ("specs", self.specs),
+                    ("challenger_specs", self.challenger_specs),
+                )
+                if specs
+            },
             **({"voters": list(self.voters)} if self.voters != self.names else {}),
             **({"promises": self.promises.state()} if self.promises else {}),
         }
@@ -263,8 +280,19 @@ class Ensemble(Group[Model]):
         if self.promises and "promises" in state:
             self.promises.restore(state["promises"])
 
-    def _begin_challengers(self, names: Sequence[str]) -> None:
-        self.challengers = {name: self.fresh(name, 0) for name in names}
+    def _begin(self, state: State) -> None:
+        self.specs, self.challenger_specs = (
+            {name: spec for name, spec in state.get(key, {}).items() if name in self.voters}
+            for key in ("specs", "challenger_specs")
+        )
+        for name, spec in self.specs.items():
+            if name in state["members"]:
+                self.members[name] = self.made(name, 0, spec)
+        self.challengers = {
+            name: self.made(name, 0, self.challenger_specs.get(name))
+            for name in state["challengers"]
+            if name in self.voters
+        }
 
 
 def _score(name: str, member: Model, x: FeatureBatch, k: int) -> F64:

@@ -6,11 +6,13 @@ The auditor watches a group, the engine saves it. What its learners do together 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from models.base import Learner, Parameter, State, StateError, state_digest
 
 L = TypeVar("L", bound=Learner)
+Spec = Mapping[str, Any]
+"""A learner's definition, as a configuration has it, without its name."""
 
 
 class Group(Generic[L]):
@@ -24,17 +26,21 @@ class Group(Generic[L]):
     ----------
     fresh : callable
         Builds the learner of a name anew: ``(name, number)``, where another number means another
-        seed. Set by who builds the engine.
+        seed, and by another definition than its own ``(name, number, spec)``. Set by who builds the
+        engine.
+    specs : dict of str to dict
+        By which definition a learner was made, where that is not its own.
 
     A frozen one serves but does not learn. A quarantined one does neither. ``release`` ends both.
     """
 
-    fresh: Callable[[str, int], L]
+    fresh: Callable[..., L]
 
     def __init__(self, members: Mapping[str, L]) -> None:
         self.members: dict[str, L] = dict(members)
         self.names: tuple[str, ...] = tuple(members)
         self.challengers: dict[str, L] = {}
+        self.specs: dict[str, Spec] = {}
         self._frozen: set[str] = set()
         self._quarantined: set[str] = set()
 
@@ -61,11 +67,20 @@ class Group(Generic[L]):
         self._frozen.discard(self._known(name))
         self._quarantined.discard(name)
 
-    def replace(self, name: str, model: L) -> None:
-        """Another model takes the place; it serves, and learns unless the place is frozen."""
+    def made(self, name: str, number: int, spec: Spec | None) -> L:
+        """A new learner for the place, by this definition; ``None``: its own."""
+        return self.fresh(name, number) if spec is None else self.fresh(name, number, spec)
+
+    def replace(self, name: str, model: L, spec: Spec | None = None) -> None:
+        """Another model takes the place; it serves, and learns unless the place is frozen.
+
+        ``spec``: by which definition it was made; ``None``: the place's own.
+        """
         self.members[self._known(name)] = model
+        self.specs.pop(name, None)
+        if spec is not None:
+            self.specs[name] = spec
         self._quarantined.discard(name)
-        self.challengers.pop(name, None)
 
     def _known(self, name: str) -> str:
         if name not in self.members:
@@ -100,7 +115,7 @@ class Group(Generic[L]):
         if state.get("format") != 1:
             raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
         beside = state["challengers"]
-        self._begin_challengers([name for name in beside if name in self.members])
+        self._begin(state)
         for models, states in ((self.members, state["members"]), (self.challengers, beside)):
             for name in [n for n in models if n in states]:
                 try:
@@ -110,8 +125,8 @@ class Group(Generic[L]):
         self._frozen = set(state["frozen"]).intersection(self.names)
         self._quarantined = set(state["quarantined"]).intersection(self.names)
 
-    def _begin_challengers(self, names: Sequence[str]) -> None:
-        """Build those that a state holds, to be restored."""
+    def _begin(self, state: State) -> None:
+        """Build what a state holds and a configuration does not name, to be restored."""
 
     def roots(self) -> dict[str, str]:
         """Digests of each learner, each challenger, and under ``"ensemble"`` of all the rest."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from models.base import FeatureSchema, MillraceError, Model
+from models.base import FeatureSchema, Learner, MillraceError, Model
 from models.task import BINARY, Task, TaskType
 
 MEMBERS: dict[str, dict[TaskType, str]] = {
@@ -106,6 +106,11 @@ def _cannot(type_name: str, task: TaskType, can: Iterable[str]) -> UnknownMember
     return UnknownMember(
         f"{type_name!r} learns {', '.join(can)}; a target of type {task!r} can be learned by {able}"
     )
+
+
+def digests_state(type_name: str, task: TaskType) -> bool:
+    """See :meth:`models.base.Learner.digests_state`, of members of this type."""
+    return getattr(member_class(type_name, task), "digest", None) is Learner.digest
 
 
 def names_code(type_name: str, params: Mapping[str, Any]) -> bool:

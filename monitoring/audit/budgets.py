@@ -40,6 +40,8 @@ AuditEvent = Literal[
     "weights_reset",
     "member_reset",
     "challenger_started",
+    "challenger_warned",
+    "challenger_proposed",
     "challenger_promoted",
     "challenger_dropped",
 ]
@@ -50,11 +52,13 @@ Reaction = Literal[
     "weights_reset",
     "member_reset",
     "challenger_started",
+    "challenger_warned",
+    "challenger_proposed",
     "challenger_promoted",
     "challenger_dropped",
 ]
 REACTIONS: tuple[Reaction, ...] = get_args(Reaction)
-"""The events that a drift alarm can set off."""
+"""The events that a drift alarm can set off, at once or by a challenge."""
 
 ALARMING: frozenset[AuditEvent] = frozenset({"quarantined", "rejected", "warned"})
 

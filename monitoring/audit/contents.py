@@ -58,16 +58,17 @@ def member_key(name: str) -> str:
     return f"member {name}"
 
 
-def saved_of(state: State, rows: Sequence[str], readable: Collection[str]) -> dict[str, str]:
+def saved_of(state: State, rows: Sequence[str], unreadable: Collection[str]) -> dict[str, str]:
     """Digests of all that is saved, as the journal vouches for them.
 
-    Of members, and of their challengers, those in ``readable``: the digest of the others is not
-    that of what is saved.
+    But for the members, and the challengers (``challenger of NAME``), in ``unreadable``: their
+    digest is not that of what is saved.
     """
     ensemble = state["ensemble"]
     own = {k: v for k, v in ensemble.items() if k not in ("names", "members", "challengers")}
     models = {"ensemble": own}
     for prefix, kind in (("", "members"), ("challenger of ", "challengers")):
-        models |= {prefix + name: s for name, s in ensemble[kind].items() if name in readable}
+        named = {prefix + name: saved for name, saved in ensemble[kind].items()}
+        models |= {name: saved for name, saved in named.items() if name not in unreadable}
     roots = {member_key(name): state_digest(model) for name, model in models.items()}
     return parts_of(state, rows) | roots

@@ -1,4 +1,4 @@
-"""The settings of drift alarms. Nothing here watches anything: ``monitor.py`` does."""
+"""The settings of drift alarms and challengers. Nothing here watches anything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.settings import Settings
+from models.settings import Duration, Settings, parse_duration
 
 EVIDENCE = 100_000.0
 MARGIN = 0.005
@@ -27,15 +27,31 @@ class DriftSettings(Settings):
         MARGIN, ge=0, lt=1, description="a rise of an error, 0..1, that is let pass"
     )
 
-    on_alarm: Literal["none", "weights", "reset", "swap"] = Field(
+    on_alarm: Literal["none", "weights", "reset", "challenge"] = Field(
         "none",
         description="`weights`: the combiner begins anew; `reset`: the member that alarmed begins"
-        " anew, at an alarm of the ensemble the combiner; `swap`: a challenger of the member that"
-        " alarmed begins to learn beside it and takes its place once it is better",
+        " anew, at an alarm of the ensemble the combiner; `challenge`: a model as new begins to"
+        " learn beside the member that alarmed, by `[challengers]`",
     )
-    challenger_after: int = Field(
-        1000, ge=1, description="labels that member and challenger are compared on at least"
+
+
+class ChallengersSettings(Settings):
+    """When a challenger is better than the member beside which it learns, and what follows."""
+
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="chance that one of a member's challengers wins falsely, ever"
     )
-    challenger_until: int = Field(
-        10_000, ge=1, description="labels after which a challenger that is not better is dropped"
+    block: Duration = Field(
+        parse_duration("1d"),
+        gt=0,
+        description="event time whose labels count as one: rows nearer to each other may depend",
+    )
+    rows: int = Field(500, ge=1, description="labels of a block, at least")
+    deadline: Duration = Field(
+        parse_duration("90d"), gt=0, description="event time after which one not better is dropped"
+    )
+    promote: Literal["propose", "auto"] = Field(
+        "propose",
+        description="`propose`: a record and an alert, and an operator's command promotes;"
+        " `auto`: it takes the place at once",
     )

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from models.ensemble.ensemble import FAILURES
 from monitoring.audit.budgets import RULES
+from monitoring.drift.evidence import Standing
 from monitoring.drift.monitor import MAX_FEATURES
 from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
 from monitoring.quality.numbers import PINBALL
@@ -351,6 +352,61 @@ def _at_budget(r: Readings) -> Iterator[Row]:
             yield [r.model, name, maturity], found.get(name, math.nan)
 
 
+def _challengers(r: Readings) -> Iterator[Metric]:
+    """Of every member there may be a challenger of; those without one have no figures."""
+    standings = {c.member: c for c in r.challengers}
+    members = () if r.task == "ranking" else r.members
+    found = [([r.model, name], standings.get(name)) for name in members]
+    each = ["model", "member"]
+
+    def figure(name: str, told: str, value: Callable[[Standing], float], none: float) -> Metric:
+        return gauge(name, told, each, [(k, value(c) if c else none) for k, c in found])
+
+    yield figure(
+        "challenger_proposed", "1 while it waits to be promoted", lambda c: float(c.proposed), 0.0
+    )
+    yield figure(
+        "challenger_evidence_ratio",
+        "Evidence that it is better than its member, of what is needed",
+        lambda c: c.evidence / c.needed,
+        math.nan,
+    )
+    yield figure(
+        "challenger_divergence",
+        "Mean difference of its score to its member's",
+        lambda c: c.divergence,
+        math.nan,
+    )
+    yield figure(
+        "challenger_agreement_ratio",
+        "Share of events on which both or neither would alert",
+        lambda c: c.agreement,
+        math.nan,
+    )
+    alerts = ("alerts_both", "alerts_member", "alerts_challenger")
+    yield gauge(
+        "challenger_alerts",
+        "Events on which both would have alerted, or one of them alone",
+        [*each, "by"],
+        [
+            ([*k, by.removeprefix("alerts_")], getattr(c, by) if c else 0)
+            for k, c in found
+            for by in alerts
+        ],
+    )
+    sides = {"member": "loss", "challenger": "challenger_loss"}
+    yield gauge(
+        "challenger_loss",
+        "Mean loss of scores as made, of events whose truth came, of both",
+        [*each, "of"],
+        [
+            ([*k, side], getattr(c, field) if c else math.nan)
+            for k, c in found
+            for side, field in sides.items()
+        ],
+    )
+
+
 def _drift(r: Readings) -> Iterator[Metric]:
     labels = ["model", "detector", "signal"]
     rows = [([r.model, d.detector, d.signal], d) for d in r.drift]
@@ -367,6 +423,7 @@ def _drift(r: Readings) -> Iterator[Metric]:
         ["model", "reaction", "member"],
         (([r.model, *key], r.reactions.get(key, 0)) for key in reactions(r.learners or r.members)),
     )
+    yield from _challengers(r)
     psi = next((d.statistic for d in r.drift if d.detector == "psi"), math.nan)
     yield gauge(
         "score_psi", "Population stability index of the scores", ["model"], [([r.model], psi)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from models.task import SHARES, TaskType
 from monitoring.audit.budgets import REACTIONS
+from monitoring.drift.evidence import Standing
 from monitoring.drift.monitor import DriftReading
 from monitoring.histogram import (
     DURATION_BOUNDS_S,
@@ -70,6 +71,8 @@ class Readings:
     down, frozen : learners that do not score; that do not learn.
     member_errors : by (learner, reason).
     skipped : updates that a learner left out, by learner.
+    challengers : how each challenge under way stands.
+    kinds : types of members that were challengers, where they have another than is configured.
     reactions : to drift alarms, by what :func:`reactions` lists.
     parameters : scalars, by (member, role, trainable).
     features : from ``FeatureStage.gauges()``: ``FEATURE.GAUGE`` to value.
@@ -114,6 +117,8 @@ class Readings:
     frozen: frozenset[str] = frozenset()
     member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
+    challengers: Sequence[Standing] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
     reactions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     parameters: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)
     features: Mapping[str, float] = field(default_factory=dict)
@@ -138,7 +143,7 @@ def reactions(members: Sequence[str]) -> list[tuple[str, str]]:
     """Every (reaction, member) there can be; the weights are the member ``ensemble``'s.
 
     >>> len(reactions(["forest"]))
-    5
+    7
     """
     weights, *others = REACTIONS
     return [(weights, "ensemble"), *((reaction, m) for m in members for reaction in others)]

@@ -8,7 +8,7 @@ live and in a replay alike, ``event`` the audit record that answers it. A subcla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Union
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     # Only names of types: the command line reads this table at each start, and these load Numba.
     from models.ensemble.group import Group
     from models.task import Task
+    from stream.settings.schema import MemberSettings
 
 NAMES = "names"
 """What a field means to a configuration, in the ``extra`` of its type: a member, or a threshold of
@@ -45,11 +46,12 @@ class CommandRefused(ValueError):
 
 
 class Controlled(Protocol):
-    """What commands reach of an engine."""
+    """What commands reach of an engine; one that ranks has no challengers."""
 
     ensemble: Group[Any]
     threshold: float
     checkpoint_wanted: bool
+    challengers: Any  # of the step, which is above this room
 
     def version(self, name: str, to: str) -> str:
         """Digest of the kept version that is meant; raises :class:`CommandRefused`."""
@@ -92,7 +94,9 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         """The reason and the ticket, as far as they are given."""
         return {name: text for name in GROUNDS if (text := getattr(self, name))}
 
-    def check(self, members: Collection[str], task: Task) -> None:
+    def check(
+        self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
+    ) -> None:
         """Raise :class:`ValueError` with its path where a field means nothing here."""
         for field in fields(type(self)):
             got, expected = getattr(self, field.name), None
@@ -238,10 +242,110 @@ class Pin(Command, frozen=True, tag="pin"):
         return Done(self.member, {"version": digest, "until_ms": until_ms})
 
 
+_DURATION = msgspec.Meta(
+    pattern=r"^([0-9]{1,6}(ms|s|m|h|d))?$(?!\n)",
+    description="event time, as `1d`; left out: as configured",
+)
+
+
+class _OfScores(Command, frozen=True):
+    """A command about members that score events."""
+
+    member: Member
+
+    def check(
+        self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
+    ) -> None:
+        """See :meth:`Command.check`."""
+        super().check(members, task, configured)
+        if task.type == "ranking":
+            raise ValueError(
+                f"Expected a member that scores events; got {self.member!r}, which ranks items"
+                " - at `$.member`"
+            )
+
+
+class Challenge(_OfScores, frozen=True, tag="challenge"):
+    """A model begins to score and learn beside the member, whose place it may take."""
+
+    event = "challenger_started"
+    spec: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=10_000,
+            description="`type` and parameters as JSON, as in the configuration; else the member's",
+            examples=['{"type": "logistic"}'],
+        ),
+    ] = ""
+    alpha: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, lt=1, description="chance to win falsely; 0, or left out: as configured"
+        ),
+    ] = 0.0
+    block: Annotated[str, _DURATION] = ""
+    deadline: Annotated[str, _DURATION] = ""
+
+    def check(
+        self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
+    ) -> None:
+        """See :meth:`Command.check`."""
+        super().check(members, task, configured)
+        if self.spec:
+            from stream.settings import specs  # only where one is given: it loads learners
+
+            try:
+                specs.check(self.spec, task.type, configured)
+            except ValueError as error:
+                raise ValueError(f"{error} - at `$.spec`") from error
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        from models.settings import parse_duration
+        from stream.settings.specs import parsed
+
+        terms = engine.challengers.terms
+        terms = terms._replace(
+            alpha=self.alpha or terms.alpha,
+            block_ms=parse_duration(self.block) if self.block else terms.block_ms,
+            deadline_ms=parse_duration(self.deadline) if self.deadline else terms.deadline_ms,
+        )
+        spec = parsed(self.spec) if self.spec else None
+        detail = engine.challengers.begin(self.member, spec, terms)
+        return Done(self.member, detail)
+
+
+class Promote(_OfScores, frozen=True, tag="promote"):
+    """The member's challenger takes its place."""
+
+    event = "challenger_promoted"
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        detail = engine.challengers.promote(self.member)
+        return Done(self.member, detail, {self.member: detail})
+
+
+class Drop(_OfScores, frozen=True, tag="drop"):
+    """The member's challenger goes."""
+
+    event = "challenger_dropped"
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        return Done(self.member, engine.challengers.drop(self.member))
+
+
+def _leaves(kind: type[Command]) -> list[type[Command]]:
+    """The kinds below this one that nothing is below, in the order of the file."""
+    below = [leaf for sub in kind.__subclasses__() for leaf in _leaves(sub)]
+    return below or [kind]
+
+
 GROUNDS = ("reason", "ticket")
 """The fields of every command that say why it was given."""
 COMMANDS: dict[str, type[Command]] = {
-    str(kind.__struct_config__.tag): kind for kind in Command.__subclasses__()
+    str(kind.__struct_config__.tag): kind for kind in _leaves(Command)
 }
 """Every command by its name in a record."""
 COMMAND: Any = Union[tuple(COMMANDS.values())]  # noqa: UP007 - made of the table

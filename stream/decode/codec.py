@@ -121,6 +121,7 @@ class Codec:
         self._label = _label_decoder(config, label_time.kind)
         self._command = msgspec.json.Decoder(COMMAND)
         self._members = config.learners
+        self._configured = config.members
         self._task = config.task()
         self._inline = config.label.inline
         self._event_time = pointed(place(config.event.time))
@@ -223,7 +224,7 @@ class Codec:
         """The operator's command in a control record; it names only what exists."""
         try:
             command: Command = self._command.decode(self._json(record))
-            command.check(self._members, self._task)
+            command.check(self._members, self._task, self._configured)
             return command
         except _Refused as refusal:
             return DeadLetter(record, refusal.reason, refusal.error)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.base import FeatureSchema, Model
 from models.ensemble.conformal import PROMISE, conformal
 from models.ensemble.ensemble import Ensemble
-from models.ensemble.group import Group
+from models.ensemble.group import Group, Spec
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.members.narrow import Narrow
@@ -29,6 +29,7 @@ from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
+from stream.settings.specs import defined
 from stream.step.engine import Engine
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
@@ -170,15 +171,16 @@ def room(config: Config, row: int) -> int | None:
     return pending
 
 
-def member_maker(config: Config, schema: FeatureSchema, task: Task) -> Callable[[str, int], Model]:
+def member_maker(config: Config, schema: FeatureSchema, task: Task) -> Callable[..., Model]:
     """A function of (name, number) that builds a member; each number is another seed.
 
-    Number 0 is the member as configured; a higher one takes its place after drift.
+    Number 0 is the member as configured; a higher one takes its place after drift. A third argument
+    is the definition to build instead, as a configuration has it, without a name.
     """
     settings = {m.name: m for m in config.members}
 
-    def make(name: str, number: int) -> Model:
-        member = settings[name]
+    def make(name: str, number: int, spec: Spec | None = None) -> Model:
+        member = settings[name] if spec is None else defined(settings[name], spec)
         # A seed of its own for each, the same in every process.
         text = name if number == 0 else f"{name}/{number}"
         seed = (config.seed ^ hash_text(text)) & 0x7FFF_FFFF

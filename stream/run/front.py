@@ -18,7 +18,7 @@ from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
-from stream.http.live.page import POINT_S, PageView, finite
+from stream.http.live.page import POINT_S, PageView, finite, standing
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.run.checkpointer import Written
@@ -198,12 +198,13 @@ class Front(Listener):
             latest = latest.beside
         return {
             "name": name,
-            "type": type,
+            "type": latest.kinds.get(name, type),
             "weight": finite(latest.weights.get(name, float("nan"))),
             "up": learner not in latest.down,
             "frozen": learner in latest.frozen,
             "updates": latest.updates.get(learner, 0),
             "errors": sum(n for (of, _), n in latest.member_errors.items() if of == learner),
+            "challenger": next((standing(c) for c in latest.challengers if c.member == name), None),
         }
 
     def parameters(self) -> dict[str, Any]:

@@ -183,8 +183,11 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
             for reason in FAILURES
         },
         skipped={name: member.skipped for name, member in ensemble.members.items()},
+        challengers=engine.challengers.standings(),
+        kinds={name: str(spec["type"]) for name, spec in ensemble.specs.items()},
         reactions={
             (reaction, name): engine.reactions.counts[f"{reaction}/{name}"]
+            + engine.challengers.counts[f"{reaction}/{name}"]
             for reaction, name in reactions(ensemble.names)
         },
         parameters=parameters,

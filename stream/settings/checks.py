@@ -277,10 +277,7 @@ def _budgets(config: Config) -> Iterator[str]:
 
 
 def _drift(config: Config) -> Iterator[str]:
-    """`drift.on_alarm` can do what it says, and `challenger_until` is at least `challenger_after`.
-
-    A combiner without parameters has nothing to forget.
-    """
+    """`drift.on_alarm` can do what it says: a combiner without parameters has nothing to forget."""
     drift, combine = config.drift, config.ensemble.combine
     if any(config.target.problems(config.label.values, config.label.at_horizon)):
         return
@@ -292,9 +289,6 @@ def _drift(config: Config) -> Iterator[str]:
             "drift.on_alarm: expected another reaction, got 'weights'; ensemble.combine = "
             f"{combine!r} has no weights to forget"
         )
-    after, until = drift.challenger_after, drift.challenger_until
-    if until < after:
-        yield f"drift.challenger_until: expected at least challenger_after = {after}, got {until}"
 
 
 def _target(config: Config) -> Iterator[str]:

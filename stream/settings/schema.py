@@ -35,7 +35,7 @@ from models.settings import (
 from models.target import BinaryTarget, Target
 from models.task import Binary, Task, TaskType
 from monitoring.audit.budgets import AuditSettings
-from monitoring.drift.settings import DriftSettings
+from monitoring.drift.settings import ChallengersSettings, DriftSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.ranking import (
     RANKING_EVENT,
@@ -592,6 +592,7 @@ class Config(Settings):
     reco: RankingSettings | None = None
     ensemble: EnsembleSettings = EnsembleSettings()
     drift: DriftSettings = DriftSettings()
+    challengers: ChallengersSettings = ChallengersSettings()
     quality: QualitySettings = QualitySettings()
     checkpoints: CheckpointsSettings = CheckpointsSettings()
     versions: VersionsSettings = VersionsSettings()

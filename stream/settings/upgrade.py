@@ -24,7 +24,7 @@ from stream.settings.schema import Config
 
 Tree = dict[str, Any]
 
-FORMAT = 2
+FORMAT = 3
 
 
 def _names_to_paths(tree: Tree) -> Tree:
@@ -41,7 +41,17 @@ def _names_to_paths(tree: Tree) -> Tree:
     return tree
 
 
-STEPS: Mapping[int, Callable[[Tree], Tree]] = {1: _names_to_paths}
+def _swaps_to_challenges(tree: Tree) -> Tree:
+    """Of format 2, where an alarm let a challenger be judged by bounds of its own."""
+    drift = tree.get("drift", {})
+    for key in ("challenger_after", "challenger_until"):
+        drift.pop(key, None)
+    if drift.get("on_alarm") == "swap":
+        drift["on_alarm"] = "challenge"
+    return tree
+
+
+STEPS: Mapping[int, Callable[[Tree], Tree]] = {1: _names_to_paths, 2: _swaps_to_challenges}
 """From each older format to the next one, over the raw tree before it is validated."""
 
 

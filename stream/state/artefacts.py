@@ -112,7 +112,8 @@ class Artefacts:
             try:
                 if digest in missing:
                     raise ArtefactError(f"{self.file(digest)}: was not there")
-                found[name, digest] = self.model(digest, partial(engine.ensemble.fresh, name, 0))
+                fresh = partial(engine.ensemble.made, name, 0, engine.spec(name, digest))
+                found[name, digest] = self.model(digest, fresh)
             except ArtefactError as error:
                 logger.error("artefact_missing", member=name, error=str(error))
                 found[name, digest] = error

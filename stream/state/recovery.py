@@ -11,8 +11,8 @@ from functools import partial
 
 import structlog
 
-from models.base import MillraceError
-from models.members.catalogue import names_code
+from models.base import MillraceError, State
+from models.members.catalogue import digests_state, names_code
 from monitoring.audit.contents import member_key, saved_of
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, OutOfRetention
@@ -195,24 +195,38 @@ def _restored(
     return Follower(engine, manifest.standing, means, on_divergence, manifest)
 
 
+def _unreadable(engine: Engine, state: State) -> set[str]:
+    """Members and challengers whose digest is not that of what is saved of them.
+
+    One that another definition made is of that one's type; what it names is not loaded yet.
+    """
+    found = set()
+    for prefix, key in (("", "specs"), ("challenger of ", "challenger_specs")):
+        specs = state["ensemble"].get(key, {})
+        for name, member in engine.ensemble.members.items():
+            made = specs.get(name)
+            if made is None:
+                known = member.digests_state()
+            else:
+                known = digests_state(made["type"], engine.config.target.type)
+            if not known:
+                found.add(prefix + name)
+    return found
+
+
 def _check(loaded: Loaded, engine: Engine, contents: Mapping[str, str]) -> None:
     """Raise :class:`CheckpointError` for the first part that the journal does not vouch for.
 
     Kernels trust the numbers in a state as indices: what was crafted must not reach them. A River
     estimator's digest is not that of its bytes; their reader is closed instead.
     """
-    members = engine.ensemble.members
-    readable = [name for name, member in members.items() if member.digests_state()]
+    unreadable = _unreadable(engine, loaded.state)
     try:
-        saved = saved_of(loaded.state, loaded.rows, readable)
+        saved = saved_of(loaded.state, loaded.rows, unreadable)
     except Exception as error:  # a crafted state may raise anything
         engine.pending.close()
         raise CheckpointError(f"{loaded.path}: {error or type(error).__name__}") from error
-    unread = {
-        member_key(prefix + name)
-        for name in members.keys() - set(readable)
-        for prefix in ("", "challenger of ")
-    }
+    unread = set(map(member_key, unreadable))
     for name in sorted((contents.keys() | saved.keys()) - unread):
         if contents.get(name) != saved.get(name):
             engine.pending.close()

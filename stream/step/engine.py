@@ -37,6 +37,7 @@ from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
 from stream.step.ledger import Cause, Ledger, NoVersion, Version
+from stream.step.lifecycle.challengers import Challengers
 from stream.step.pending.store import Pending
 
 GENESIS = "0" * 32
@@ -89,11 +90,14 @@ class Engine(ABC):
     drift : DriftMonitor
     ledger : Ledger
         Which versions of the members are kept.
+    challengers : Challengers
+        Of an engine that scores events.
     """
 
     threshold: float = math.inf
     quality: Kept
     drift: DriftMonitor
+    challengers: Challengers
 
     def __init__(
         self, config: Config, codec: Codec, ensemble: Group[Any], pending: Pending, trail: Trail
@@ -296,18 +300,34 @@ class Engine(ABC):
                     f"{name}: artefact {digests[name]} cannot be had; put it there by `millrace "
                     "models import`, and send the command again"
                 )
-        made, report = {}, self.quality.report()
+        made = {}
         for name, model in models.items():
-            replaced = self.ensemble.members[name]
-            before = self._version(name, "replaced", self.seq, report)
-            self.ledger.keep(name, before, replaced.state)
-            self.ensemble.replace(name, model)
-            self.ledger.keep(name, self._version(name, cause, self.seq + 1, report), None)
-            self.ledger.replaced(name)
-            self._renewed(name)
-            made[name] = {"from": before.digest, "to": digests[name]}
+            spec = self.spec(name, digests[name])
+            put = partial(self.ensemble.replace, name, model, spec)
+            made[name] = {"from": self._exchanged(name, cause, put), "to": digests[name]}
         self.checkpoint_wanted = True  # a start need not load the artefact again
         return made
+
+    def spec(self, name: str, digest: str) -> Any:
+        """By which definition the model with this digest was made; ``None``: the member's own."""
+        return self.ledger.spec(name, digest, self.ensemble.specs.get(name))
+
+    def _exchanged(self, name: str, cause: Cause, put: Callable[[], None]) -> str:
+        """``put`` another model into the member's place; gives the digest of what made room.
+
+        Both are versions from then on; the state of an installed one is an artefact already.
+        """
+        report, replaced = self.quality.report(), self.ensemble.members[name]
+        before = self._version(name, "replaced", self.seq, report)
+        self.ledger.keep(name, before, replaced.state)
+        put()
+        after = self._version(name, cause, self.seq + 1, report)
+        promoted = cause == "promoted"
+        state = partial(_same, self.ensemble.members[name].state()) if promoted else None
+        self.ledger.keep(name, after, state)
+        self.ledger.replaced(name)
+        self._renewed(name)
+        return before.digest
 
     @abstractmethod
     def _renewed(self, name: str) -> None:
@@ -328,7 +348,9 @@ class Engine(ABC):
         quality = report.get(name, report["ensemble"])["fading"]
         digest = self.ensemble.members[name].digest()
         updates = self.auditor.versions()[name]
-        return Version(seq, self.watermark_ms, digest, cause, updates, dict(quality))
+        spec = self.ensemble.specs.get(name)
+        own = None if spec is None else dict(spec)
+        return Version(seq, self.watermark_ms, digest, cause, updates, dict(quality), own)
 
     # ------------------------------------------------------------------ state
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, FeatureBatch
+from models.base import F64, I64, FeatureBatch
 from models.ensemble.conformal import PROMISE
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
@@ -20,7 +20,8 @@ from models.task import Task
 from monitoring.audit.auditor import Auditor
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.tasks import Judge
-from stream.step.reactions import Reactions
+from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.reactions import Reactions
 
 
 class Learning:
@@ -34,6 +35,7 @@ class Learning:
         drift: DriftMonitor,
         auditor: Auditor,
         reactions: Reactions,
+        challengers: Challengers | None,
         counts: Counter[str],
         task: Task,
     ) -> None:
@@ -44,6 +46,7 @@ class Learning:
         self._drift = drift
         self._auditor = auditor
         self._reactions = reactions
+        self._challengers = challengers
         self._counts = counts
 
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
@@ -89,14 +92,15 @@ class Learning:
         if waited and len(cold) and not self._ensemble.cold:
             links[cold] = self.score(x.take(cold))[0]
         self._ensemble.weigh(links, y, w)
-        self._reactions.judge(x, y, w)
         self._auditor.before(len(y), self._ensemble.voters)
         errors = self._ensemble.teach(x, y, w)
         for error in errors:
             self._counts[f"member_errors.{error.member}.{error.kind}"] += 1
         for name in self._auditor.after(len(y), errors):
             self._counts[f"updates.{name}"] += len(y)
-        self._reactions.learned(x, y, w, watermark_ms)
+        self._reactions.learned(len(y), watermark_ms)
+        if self._challengers is not None:
+            self._challengers.learned(x, y, w)
 
     def told(self, rows: NDArray[Any], truth: F64) -> None:
         """Labels came for ``n`` rows: windows of risk know the positives from now on."""
@@ -108,10 +112,11 @@ class Learning:
                 np.ones(int(positive.sum()), dtype=np.int8),
             )
 
-    def judge(self, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
-        """Quality and drift take the scores as they were made; gives the alarms.
+    def judge(self, numbers: I64, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
+        """Quality, drift and challengers take the scores as they were made; gives the alarms.
 
-        Each row comes once, before what is left to learn of it is learned.
+        ``numbers`` are the rows' in the pending store. Each row comes once, before what is left to
+        learn of it is learned.
         """
         output = outputs(self._task, rows)
         self._quality.update(output, truth, rows["alert"], self.said(output, rows))
@@ -124,6 +129,8 @@ class Learning:
         for alarm in alarms:
             self._auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
             self._reactions.alarm(alarm, int(at_ms[alarm.row]))
+        if self._challengers is not None:
+            self._challengers.judge(numbers, rows, truth)
         self._counts["learned"] += len(truth)
         return alarms
 

@@ -7,15 +7,15 @@ the generations (``stream/state/artefacts.py``), by which the member can become 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from models.base import State
 from stream.settings.schema import VersionsSettings
 
-Cause = Literal["regular", "replaced", "installed", "rolled_back"]
+Cause = Literal["regular", "replaced", "installed", "rolled_back", "promoted"]
 """``regular``: time has passed; ``replaced``: it is about to make room for another one; the others
 say what put it in place."""
 
@@ -32,7 +32,8 @@ class Version(msgspec.Struct, frozen=True):
     """A member as it was after step ``seq``.
 
     ``digest`` is that of its state, ``event_time_ms`` the newest event taken by then, ``updates``
-    how many updates it had; ``quality`` its measures then, of the fading window.
+    how many updates it had; ``quality`` its measures then, of the fading window; ``spec`` the
+    definition by which it was made, where that is not the configuration's.
     """
 
     seq: int
@@ -41,6 +42,7 @@ class Version(msgspec.Struct, frozen=True):
     cause: Cause
     updates: int
     quality: dict[str, float] = {}
+    spec: dict[str, Any] | None = None
 
 
 class Ledger:
@@ -129,6 +131,10 @@ class Ledger:
     def versions(self) -> dict[str, list[Version]]:
         """What is kept of each member, oldest first."""
         return {name: list(kept) for name, kept in self._versions.items()}
+
+    def spec(self, name: str, digest: str, running: Mapping[str, Any] | None) -> Any:
+        """By which definition a version was made; ``running`` for one from elsewhere."""
+        return next((v.spec for v in self._versions[name] if v.digest == digest), running)
 
     def digests(self) -> set[str]:
         """Of every version that is kept."""

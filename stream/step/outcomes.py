@@ -107,7 +107,7 @@ class Outcomes:
         self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, watermark_ms: int
     ) -> list[Alarm]:
         """Judge rows whose truth is settled, and learn what is left to learn of them."""
-        alarms = self._learning.judge(rows, y, watermark_ms)
+        alarms = self._learning.judge(numbers, rows, y, watermark_ms)
         self._learn(self._maturity.rest(numbers, rows, y, early, self._prior), watermark_ms)
         return alarms
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.base import MillraceError, State
+from models.ensemble.group import Spec
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.settings import Feature, feature_fields
@@ -18,9 +19,11 @@ from models.task import TaskType
 from stream.contract.outputs import Outputs
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, FieldSettings, MemberSettings
+from stream.settings.specs import defined
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
+from stream.step.lifecycle.challengers import unheld
 from stream.step.ranking import changes as ranking
 from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
@@ -89,7 +92,7 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
     if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
         return _compare_rankings(old, new)
     old, new = scoring(old), scoring(new)
-    members = _members(old.config, new.config)
+    members = _members(old.config, new.config, old.ensemble.specs)
     kept, fresh, gone = _becomes(old.config, new.config, members, old.features, new.features)
     if past is not None and past.task.names != old.task.names[: len(past.task.names)]:
         raise Irreconcilable(
@@ -119,15 +122,17 @@ class _Members(NamedTuple):
     misread: frozenset[str]
 
 
-def _members(old: Config, new: Config) -> _Members:
+def _members(old: Config, new: Config, specs: Mapping[str, Spec]) -> _Members:
+    """``specs``: of members of ``old`` that another definition made."""
     misread = _misread(old, new)
     meant, means = _meaning(old, misread), _meaning(new)
     before = {m.name: m for m in old.members}
+    running = {name: defined(before[name], spec) for name, spec in specs.items()}
     differences = {
         member.name: (
             [] if _seen(before[member.name], meant) == _seen(member, means) else ["columns"]
         )
-        + differing_keys(before[member.name], member, new.member_type)
+        + _changed(before[member.name], running.get(member.name), member, new.member_type)
         for member in new.members
         if member.name in before
     }
@@ -166,7 +171,7 @@ def _compare_rankings(old: RankingEngine, new: RankingEngine) -> Changes:
     same, keys = ranking.stays(old, new), ranking.differences(old, new)
     lost = [f"{RECOMMENDER} as it was"] if old.counts["learned"] and not same else []
     kept, fresh = [f"{len(old.catalogue)} items"], [] if same else [RECOMMENDER]
-    members = _members(old.config, new.config)
+    members = _members(old.config, new.config, {})
     one, other = old.reranker, new.reranker
     if one is not None and other is not None:
         theirs = _becomes(old.config, new.config, members, one.features, other.features)
@@ -241,7 +246,7 @@ def reconfigure(
     """Let ``new``, a fresh engine, go on from ``old``; returns what the switch makes visible.
 
     1. ``new`` restores the state of what stays, and what ``past`` teaches it.
-    2. What its settings no longer allow leaves: early labels, challengers.
+    2. What its settings no longer allow leaves: early labels.
     3. The trail tells what the new configuration did to which member.
     4. The switch takes the next ``seq`` and is chained into the digest, with that of ``past``.
 
@@ -255,6 +260,8 @@ def reconfigure(
         state = _carried_ranking(old, new, changes)
     else:
         state = _carried(old.state(), changes, old.config, new.config)
+        if past is not None or not changes.same_columns:
+            state["challengers"] = unheld(state["challengers"])
     body: dict[str, Any] = {"config": tree}
     cause = encoded(tree)
     if past is not None:
@@ -299,7 +306,11 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     carried = state | {
         "features": _remembered(state["features"], old.features, changes.misread),
         "ensemble": ensemble
-        | {key: without(ensemble[key]) for key in ("members", "challengers")}
+        | {
+            key: without(ensemble[key])
+            for key in ("members", "challengers", "specs", "challenger_specs")
+            if key in ensemble
+        }
         | {key: nameless(ensemble[key]) for key in NAMED if key in ensemble},
         "quality": state["quality"] | {"names": nameless(state["quality"]["names"])},
         "matured": state["matured"] | {"names": nameless(state["matured"]["names"])},
@@ -308,11 +319,11 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         "auditor": state["auditor"] | {"watched": without(state["auditor"]["watched"])},
         "ledger": state["ledger"]
         | {key: without(state["ledger"][key]) for key in ("versions", "alarmed")},
-        "reactions": {
-            key: known if key == "counts" else without(known)
-            for key, known in state["reactions"].items()
-        },
     }
+    for part in [p for p in ("reactions", "challengers") if p in state]:
+        carried[part] = {
+            key: known if key == "counts" else without(known) for key, known in state[part].items()
+        }
     if (threshold := new.task().alert_at) != old.task().alert_at:
         carried["threshold"] = threshold  # else an operator's command holds
     if not changes.same_combiner:
@@ -435,6 +446,16 @@ def _reads_alike(one: FieldSettings, other: FieldSettings) -> bool:
     marks = {(field.decimal, field.thousands) for field in (one, other) if field.decimal}
     same = (one.kind, one.values, one.default) == (other.kind, other.values, other.default)
     return same and len(marks) < 2
+
+
+def _changed(
+    one: MemberSettings, running: MemberSettings | None, other: MemberSettings, task: TaskType
+) -> list[str]:
+    """Keys in which a definition differs; none where a promoted challenger was made by it."""
+    keys = differing_keys(one, other, task)
+    if keys and running is not None and not differing_keys(running, other, task):
+        return []
+    return keys
 
 
 def differing_keys(one: MemberSettings, other: MemberSettings, task: TaskType) -> list[str]:

@@ -25,10 +25,11 @@ from stream.step.early import EarlyLabels
 from stream.step.engine import Engine, Made
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning
+from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
-from stream.step.reactions import Reactions
 from stream.step.scores import carrying, score_encoder
 from stream.step.tallies import Tallies
 
@@ -67,7 +68,10 @@ class ScoringEngine(Engine):
         self.quality = quality
         self.matured = matured
         self.drift = drift
-        self.reactions = Reactions(config.drift, ensemble, self.auditor)
+        self.challengers = Challengers(
+            config.challengers, ensemble, self.auditor, pending, self._promoted
+        )
+        self.reactions = Reactions(config.drift, ensemble, self.auditor, self.challengers)
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
@@ -76,8 +80,8 @@ class ScoringEngine(Engine):
         self.maturity = Maturity(config.label, self.task, pending)
         self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
         self.learning = Learning(
-            *(features, ensemble, quality, drift, self.auditor, self.reactions, self.counts),
-            self.task,
+            *(features, ensemble, quality, drift, self.auditor, self.reactions, self.challengers),
+            *(self.counts, self.task),
         )
         self.outcomes = Outcomes(
             *(pending, ensemble, self.learning, self.maturity, self.tallies, matured)
@@ -173,6 +177,7 @@ class ScoringEngine(Engine):
         self.tallies.scored(score, confidence, (self.clock_ms - times) / 1000)
         keep = links, link, promise
         rows = self.join.hold(events, x, keep, alert, cold, self.features.entity_fields)
+        self.challengers.score(x, links, rows, self.threshold, self.watermark_ms)
         self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
 
     # ------------------------------------------------------------------ labels
@@ -219,14 +224,19 @@ class ScoringEngine(Engine):
             "trail": self.trail,
             "auditor": self.auditor,
             "reactions": self.reactions,
+            "challengers": self.challengers,
         }
+
+    def _promoted(self, name: str) -> None:
+        self._exchanged(name, "promoted", lambda: self.ensemble.promote(name))
 
     def _renewed(self, name: str) -> None:
         self.reactions.replaced(name)
+        self.challengers.replaced(name)
         self.drift.renew(name)
 
     def reconfigured(self, combiner_is_new: bool) -> None:
-        """See :meth:`Engine.reconfigured`: early labels and challengers leave."""
+        """See :meth:`Engine.reconfigured`: early labels leave."""
         self.reactions.reconfigured(combiner_is_new)
         self.join.reconfigured()
 

@@ -68,6 +68,7 @@ ROWS: dict[str, Rows] = {
             [p.WEIGHTS, p.LOSS],
             [p.UP, p.FROZEN, p.FAILURES],
         ],
+        "Challengers": [[p.CHALLENGERS, p.CHALLENGER_LOSS, p.CHALLENGER_ALERTS]],
         "Parameters": [[p.PARAMETERS, p.ROLES, p.TRAINABLE]],
         "Learning and audit": [[p.LEARNED, p.UPDATE, p.AUDIT, p.BUDGETS]],
     },

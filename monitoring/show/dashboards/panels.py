@@ -270,6 +270,15 @@ UP = panel("Up", "none", "1 where the member scores; 0 in quarantine.",
     ("millrace_member_up{M}", "{{member}}"), max=1)
 FROZEN = panel("Frozen", "none", "1 where the member scores and does not learn.",
     ("millrace_member_frozen{M}", "{{member}}"), max=1)
+CHALLENGERS = panel("Challengers", "none",
+    "Evidence that each is better than its member, of what is needed; proposed at 1.",
+    ("millrace_challenger_evidence_ratio{M}", "{{member}}"))
+CHALLENGER_LOSS = panel("Loss of challengers", "none",
+    "Mean loss of scores as made, of members and their challengers, since the challenge began.",
+    ("millrace_challenger_loss{M}", "{{member}} {{of}}"))
+CHALLENGER_ALERTS = panel("Alerts of challengers", "short",
+    "Events on which both would have alerted, or one of them alone.",
+    ("millrace_challenger_alerts{M}", "{{member}} {{by}}"))
 FAILURES = panel("Failures", "short",
     "Of each member since the start; left out: steps without a finite gradient.",
     ("millrace_member_errors_total{M}", "{{member}} {{reason}}"),

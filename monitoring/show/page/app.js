@@ -172,6 +172,9 @@ function audit(s) {
 function lists(s) {
   table("drift-table", ["Signal", "Detector", n("Statistic"), n("Threshold"), n("Alarms")],
     s.drift.map(([d, signal, at, limit, alarms]) => [signal, d.replace("_", "-"), n(fixed(at, 3)), n(fixed(limit, 3)), n(count(alarms))]));
+  byId("challengers").hidden = !s.challengers.length;
+  table("challengers-table", ["Of", n("Labels"), n("Loss, member"), n("Loss, challenger"), n("Evidence"), n("Needed"), n("Divergence"), n("Alert alike"), n("Alerts, member only"), n("Alerts, challenger only"), ""],
+    s.challengers.map((c) => [c.member, n(count(c.labels)), n(fixed(c.loss)), n(fixed(c.challenger_loss)), n(fixed(c.evidence, 2)), n(fixed(c.needed, 1)), n(fixed(c.divergence)), n(fixed(c.agreement)), n(count(c.alerts_member)), n(count(c.alerts_challenger)), c.proposed ? "proposed" : ""]));
   byId("dead-reasons").textContent = Object.entries(s.dead_letters).map(([k, v]) => `${k.replaceAll("_", " ")} ${count(v)}`).join(" · ");
   table("dead-table", ["Reason", "Where", "What was wrong"], [...s.last_dead_letters].reverse().map((d) => [
     d.reason.replaceAll("_", " "), `${d.topic}/${d.partition} @ ${d.offset}`, wide(d.error),

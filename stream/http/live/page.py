@@ -15,6 +15,7 @@ import numpy as np
 
 from models.base import I64
 from monitoring.audit.words import told
+from monitoring.drift.evidence import Standing
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.tasks import METRICS, Snapshot
@@ -193,6 +194,7 @@ class PageView:
                 [d.detector, d.signal, finite(d.statistic), finite(d.threshold), d.alarms]
                 for d in latest.drift
             ],
+            "challengers": [standing(c) for c in latest.challengers],
             "audit": [_shown_audit(raw) for raw in list(self._audit)],
             "last_dead_letters": list(self._dead),
             "points": list(self._points)[-RECENT:],
@@ -232,6 +234,14 @@ def finite(value: float, digits: int | None = None) -> float | None:
     if not np.isfinite(value):
         return None
     return float(value) if digits is None else round(float(value), digits)
+
+
+def standing(challenge: Standing) -> dict[str, Any]:
+    """How a challenge stands, as JSON can say it."""
+    return {
+        key: finite(value) if isinstance(value, float) else value
+        for key, value in challenge._asdict().items()
+    }
 
 
 def quantile(bounds: tuple[float, ...], counts: I64, q: float) -> float | None:

@@ -31,10 +31,10 @@ from stream.settings.ranking import UTILITY
 from stream.settings.schema import Config
 from stream.step.join import Labelled, Left
 from stream.step.learn import Learning
+from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes
 from stream.step.pending.store import Pending
-from stream.step.reactions import Reactions
 from stream.step.tallies import Tallies
 
 PLACES = ("places", "<u2", (2,))
@@ -101,11 +101,11 @@ class Reranker:
         self.task = self.ensemble.task
         self.counts: Counter[str] = Counter()
         self.tallies = Tallies(self.task)
-        self.reactions = Reactions(config.drift, self.ensemble, auditor)
+        self.reactions = Reactions(config.drift, self.ensemble, auditor, None)
         self.maturity = Maturity(config.label, self.task, pending)
         learning = Learning(
             *(self.features, self.ensemble, self.quality, self.drift, auditor, self.reactions),
-            *(self.counts, self.task),
+            *(None, self.counts, self.task),
         )
         self._learning, self._pending = learning, pending
         self._outcomes = Outcomes(

@@ -121,6 +121,9 @@ def test_a_command_does_the_same_from_every_entrance(tmp_path: Path, name: str) 
     assert records == [command, command]
     engine, feed = build_engine(c, None), Feed()
     engine.step(msgspec.structs.replace(feed.batch(), checkpoint=True))  # versions are kept
+    if name in ("promote", "drop"):
+        begun = {"command": "challenge", "member": command["member"]}
+        engine.step(feed.batch(("control", [begun])))
     batch = feed.batch(("control", [command]))
     named = engine.wanted(batch.slices)
     models = {(member, digest): engine.ensemble.fresh(member, 0) for member, digest in named}

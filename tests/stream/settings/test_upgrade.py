@@ -65,6 +65,13 @@ def test_a_dot_in_a_name_of_the_first_format_stays_one(tmp_path: Path) -> None:
     assert recorded(tree, "here").event.id == "meta.id"
 
 
+def test_a_swap_of_the_second_format_is_a_challenge(tmp_path: Path) -> None:
+    """Its bounds in labels are gone: evidence decides."""
+    tree = journaled(config(tmp_path))
+    tree["drift"] |= {"on_alarm": "swap", "challenger_after": 9, "challenger_until": 99}
+    assert recorded(tree | {"format": 2}, "here").drift.on_alarm == "challenge"
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -74,7 +81,7 @@ def test_a_dot_in_a_name_of_the_first_format_stays_one(tmp_path: Path) -> None:
             r"members\[0\].rate: unknown",
         ),
         ({"members": [{"name": "a", "type": "oracle"}]}, r"members\[0\].type: expected one of"),
-        ({"format": 9}, "format: expected at most 2, got 9"),
+        ({"format": 9}, "format: expected at most 3, got 9"),
     ],
 )
 def test_what_means_nothing_here_is_told(

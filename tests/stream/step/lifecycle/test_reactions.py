@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,11 +21,9 @@ from stream.run.assemble import build_engine
 from stream.run.readings import readings
 from stream.settings.load import ConfigError
 from stream.settings.upgrade import journaled
-from stream.state.generations import Snapshot, StateDirectory, list_generations
+from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint
-from stream.step.reconfigure import reconfigure
 from stream.step.scoring import ScoringEngine
-from stream.tools.audit.verify import check_generations
 from tests.support.factory import Feed, config, decoded, event, label, truth
 
 LINEAR = {"name": "linear", "type": "logistic"}
@@ -39,7 +35,6 @@ KINDS: list[dict[str, Any]] = [
     {"name": "bayes", "type": "river", "model": "river.naive_bayes.GaussianNB"},
     {"name": "mlp", "type": "torch", "hidden": [4], "embedding_dim": 2, "dropout": 0.2},
 ]
-SWAP = {"on_alarm": "swap", "challenger_after": 200, "challenger_until": 600}
 SIZE = 40
 TURN = 5_000
 
@@ -158,97 +153,19 @@ def test_a_reset_member_recovers_from_drift(tmp_path: Path) -> None:
     )
 
 
-def test_a_challenger_takes_the_place_of_the_worse_member(tmp_path: Path) -> None:
-    """It starts at the alarm, has no vote, and is promoted once it is better on enough labels."""
-    engine = build(tmp_path, SWAP)
-    votes = []
-    records = []
-    for batch in turning(6_500):
-        out = engine.step(batch)
-        records += audited([out])
-        if engine.ensemble.challengers:
-            votes.append(set(decoded(list(out.scores))[-1]["members"]))
-    records = [r for r in records if r["model"] == "linear"]
-    assert [r["event"] for r in records] == ["challenger_started", "challenger_promoted"]
-    started, promoted = records
-    assert promoted["labels"] >= SWAP["challenger_after"]
-    assert float.fromhex(promoted["challenger_log_loss"]) < float.fromhex(promoted["log_loss"])
-    assert promoted["step"] - started["step"] == promoted["labels"] / SIZE - 1
-    assert votes
-    assert all(v == {"linear", "prior"} for v in votes)
-    assert engine.ensemble.challengers == {}
-
-
-def test_a_challenger_that_is_not_better_is_dropped(tmp_path: Path) -> None:
-    """Two equal members never swap: the challenge ends at its limit, and the member is the same."""
-    engine = build(tmp_path, SWAP)
-    react(engine, "prior")
-    assert set(engine.ensemble.challengers) == {"prior"}
-    records = audited(run(engine, turning(800)))
-    assert [(r["event"], r["reason"]) for r in records] == [("challenger_dropped", "not better")]
-    assert records[0]["labels"] == 600
-    assert engine.reactions.state()["judged"] == {}
-
-
-def test_a_challenger_is_compared_on_what_both_score_before_they_learn(tmp_path: Path) -> None:
-    """The sums are the log losses of both by weight, recomputed from outside, label for label."""
-    engine = build(tmp_path, SWAP | {"challenger_until": 10_000})
-    batches = turning(1_200)
-    run(engine, batches[:10])
-    react(engine, "linear")
-    sums = np.zeros(2)
-    judge = engine.reactions.judge
-
-    def watched(x: FeatureBatch, y: F64, w: F64) -> None:
-        w = np.resize([1.0, 0.25], len(w))  # as of rows that are learned in parts
-        models = (engine.ensemble.members["linear"], engine.ensemble.challengers["linear"])
-        for i, model in enumerate(models):
-            p = 1 / (1 + np.exp(-model.score(x)[:, 0]))
-            sums[i] -= w @ np.log(np.where(y > 0, p, 1 - p))
-        judge(x, y, w)
-
-    engine.reactions.judge = watched  # type: ignore[method-assign]
-    run(engine, batches[10:14])
-    n, *found = engine.reactions.state()["judged"]["linear"]
-    assert n == 4 * SIZE * 0.625
-    np.testing.assert_allclose(found, sums, rtol=1e-10)
-
-
-@pytest.mark.parametrize("combine", ["bagging", "boosting", "stack"])
-def test_a_challenger_learns_what_its_member_learns(tmp_path: Path, combine: str) -> None:
-    """Rows, weights and every n-th row are the member's: as twins they stay bit for bit equal."""
-    engine = build_engine(
-        config(
-            tmp_path,
-            members=[PRIOR, LINEAR | {"learn_every": 3}],
-            ensemble={"combine": combine},
-            drift=SWAP | {"challenger_after": 10_000, "challenger_until": 10_000},
-        ),
-        None,
-    )
-    react(engine, "linear")
-    run(engine, turning(400))
-    assert engine.ensemble.challengers["linear"].digest() == (
-        engine.ensemble.members["linear"].digest()
-    )
-
-
 # ---------------------------------------------------------------------- when nothing happens
 
 
 @pytest.mark.parametrize("mark", ["freeze", "quarantine"])
-def test_a_member_that_does_not_learn_is_left_alone(tmp_path: Path, mark: str) -> None:
-    """Nothing begins anew behind an operator's back, and a challenge under way ends."""
-    engine = build(tmp_path, SWAP)
-    batches = turning(400)
-    run(engine, batches[:2])
-    react(engine, "linear")
+@pytest.mark.parametrize("reaction", ["reset", "challenge"])
+def test_a_member_that_does_not_learn_is_left_alone(
+    tmp_path: Path, mark: str, reaction: str
+) -> None:
+    """Nothing begins anew behind an operator's back."""
+    engine = build(tmp_path, reaction)
     getattr(engine.ensemble, mark)("linear")
-    records = audited(run(engine, batches[2:]))
     react(engine, "linear")
-    assert [(r["event"], r["reason"]) for r in records] == [
-        ("challenger_dropped", "the member does not learn")
-    ]
+    assert engine.reactions.counts == {}
     assert engine.ensemble.challengers == {}
 
 
@@ -270,21 +187,6 @@ def test_late_labels_of_an_older_model_set_nothing_off(tmp_path: Path) -> None:
     assert engine.reactions.counts == {"member_reset/linear": 2}
 
 
-@pytest.mark.parametrize("fails", ["score", "learn"])
-def test_a_challenger_that_fails_is_dropped(tmp_path: Path, fails: str) -> None:
-    """Its member goes on as if it had never been."""
-    engine, alone = build(tmp_path, SWAP), build(tmp_path, SWAP)
-    react(engine, "linear")
-    engine.ensemble.challengers["linear"] = Failing(fails)
-    batches = turning(400)
-    records = audited(run(engine, batches))
-    run(alone, batches)
-    assert [r["event"] for r in records] == ["challenger_dropped"]
-    assert ("not today" if fails == "learn" else "nan") in records[0]["reason"]
-    assert engine.ensemble.digest() == alone.ensemble.digest()
-    assert engine.ensemble.quarantined == frozenset()
-
-
 # ---------------------------------------------------------------------- replay and checkpoints
 
 
@@ -304,7 +206,7 @@ def restored(engine: ScoringEngine, directory: Path) -> ScoringEngine:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["name"])
-@pytest.mark.parametrize("reaction", ["weights", "reset", "swap"])
+@pytest.mark.parametrize("reaction", ["weights", "reset", "challenge"])
 def test_a_replay_and_a_restart_amid_a_reaction_end_the_same(
     tmp_path: Path, kind: dict[str, Any], reaction: str
 ) -> None:
@@ -312,7 +214,7 @@ def test_a_replay_and_a_restart_amid_a_reaction_end_the_same(
 
     The alarm is forced, so that it comes for every kind of member at the same row.
     """
-    drift = SWAP | {"on_alarm": reaction}
+    drift = reaction
     batches = turning(1_600, turn=500)
     engines = [build(tmp_path, drift, members=[kind, PRIOR]) for _ in range(2)]
     for engine in engines:
@@ -326,8 +228,8 @@ def test_a_replay_and_a_restart_amid_a_reaction_end_the_same(
 
         engine.drift.update = alarming  # type: ignore[method-assign]
         run(engine, batches[:23])
-    assert engines[0].reactions.counts.total() > 0
-    assert (reaction == "swap") == bool(engines[0].ensemble.challengers)
+    assert (engines[0].reactions.counts + engines[0].challengers.counts).total() > 0
+    assert (reaction == "challenge") == bool(engines[0].ensemble.challengers)
     engines[1] = restored(engines[1], tmp_path)
     assert engines[0].state_digest() == engines[1].state_digest()
     for engine in engines:
@@ -341,7 +243,7 @@ def test_a_replay_and_a_restart_amid_a_reaction_end_the_same(
     cut=st.integers(1, 99),
     turn=st.integers(2_100, 2_900),
     lag=st.sampled_from([0, 100]),
-    reaction=st.sampled_from(["weights", "reset", "swap"]),
+    reaction=st.sampled_from(["weights", "reset", "challenge"]),
 )
 def test_no_moment_of_a_restart_shows(
     tmp_path_factory: pytest.TempPathFactory, cut: int, turn: int, lag: int, reaction: str
@@ -349,7 +251,7 @@ def test_no_moment_of_a_restart_shows(
     """Wherever the restart falls and the drift comes: the digest is that of one run."""
     tmp_path = tmp_path_factory.mktemp("cut")
     batches = turning(4_000, turn, lag)
-    whole, parted = (build(tmp_path, SWAP | {"on_alarm": reaction}) for _ in range(2))
+    whole, parted = (build(tmp_path, reaction) for _ in range(2))
     run(whole, batches)
     run(parted, batches[:cut])
     parted = restored(parted, tmp_path)
@@ -357,43 +259,17 @@ def test_no_moment_of_a_restart_shows(
     assert (whole.digest, whole.state_digest()) == (parted.digest, parted.state_digest())
 
 
-def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) -> None:
-    """Its digest is on record before the checkpoint, and compared with what was saved."""
-    engine = build(tmp_path, SWAP)
-    react(engine, "linear")
-    batch = msgspec.structs.replace(turning(SIZE)[0], checkpoint=True)
-    lines = [r.value or b"" for r in engine.step(batch).audit]
-    assert "challenger of linear" in engine.ensemble.roots()
-    state = StateDirectory(engine.config.state_dir).open()
-    at = {(topic, partition): offset for topic, partition, offset in engine.auditor.positions()}
-    parts = ("test", 1, engine.digest, 0, at, journaled(engine.config), fingerprint())
-    state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
-    state.close()
-    assert check_generations(engine.config, lines, lambda seq: engine.digest) == [
-        {"seq": 1, "verdict": "match"}
-    ]
-    path = next(iter(list_generations(engine.config.state_dir)))
-    shutil.rmtree(path)
-    engine.ensemble.challengers.clear()
-    state = StateDirectory(engine.config.state_dir).open()
-    state.publish(state.write(Snapshot(*parts, engine.state(), engine.pending.files())), 2)
-    state.close()
-    [row] = check_generations(engine.config, lines, lambda seq: engine.digest)
-    assert row["verdict"].startswith("challenger of linear: expected digest")
-
-
 # ---------------------------------------------------------------------- audit, metrics, settings
 
 
-@pytest.mark.parametrize("reaction", ["reset", "swap"])
-def test_the_jump_passes_no_budget(tmp_path: Path, reaction: str) -> None:
+def test_the_jump_passes_no_budget(tmp_path: Path) -> None:
     """Another model in the place is one record, and neither a large update nor growth."""
     limits = {"update_norm": 5.0, "growth_per_hour": 1e9, "parameters": 1e9}
     each = {rule: {"limit": limit, "action": "warn"} for rule, limit in limits.items()}
-    engine = build(tmp_path, SWAP | {"on_alarm": reaction}, audit={"each": each})
+    engine = build(tmp_path, "reset", audit={"each": each})
     outputs = run(engine, turning(6_500))
     records = audited(outputs)
-    renewed = [r for r in records if r["event"] in ("member_reset", "challenger_promoted")]
+    renewed = [r for r in records if r["event"] == "member_reset"]
     renewed = [r for r in renewed if r["model"] == "linear"]
     assert len(renewed) == 1
     assert renewed[0]["inside"]
@@ -414,7 +290,7 @@ def test_reactions_are_counted_from_the_start(tmp_path: Path) -> None:
     found = readings(engine, {}).reactions
     assert found["member_reset", "linear"] == 1
     assert sum(found.values()) == 1
-    assert len(found) == 1 + 4 * 2
+    assert len(found) == 1 + 6 * 2
 
 
 @pytest.mark.parametrize(
@@ -422,7 +298,6 @@ def test_reactions_are_counted_from_the_start(tmp_path: Path) -> None:
     [
         ({"on_alarm": "weights"}, "mean_logit", "no weights to forget"),
         ({"on_alarm": "sometimes"}, "stack", "drift.on_alarm"),
-        ({"challenger_after": 500, "challenger_until": 499}, "stack", "at least challenger_after"),
     ],
 )
 def test_settings_that_do_nothing_are_refused(
@@ -431,23 +306,3 @@ def test_settings_that_do_nothing_are_refused(
     """A reaction without an effect is a mistake that the configuration tells."""
     with pytest.raises(ConfigError, match=problem):
         config(tmp_path, drift=drift, ensemble={"combine": combine})
-
-
-def test_challengers_follow_an_unchanged_member(tmp_path: Path) -> None:
-    """Another configuration moves the challenge along; one without swaps ends it, on record."""
-    engine = build(tmp_path, SWAP)
-    batches = turning(400)
-    run(engine, batches[:5])
-    react(engine, "linear")
-    run(engine, batches[5:7])
-    before = engine.ensemble.challengers["linear"].digest()
-    changed = {"limits": {"batch": 77}}
-    after = build(tmp_path, SWAP, **changed)
-    reconfigure(engine, after, journaled(after.config))
-    assert after.ensemble.challengers["linear"].digest() == before
-    assert after.reactions.state()["judged"]["linear"][0] == 2 * SIZE
-    engine, after = after, build(tmp_path, "none", **changed)
-    records = list(reconfigure(engine, after, journaled(after.config)).audit)
-    told = [r for r in decoded(records) if r["event"] in REACTIONS]
-    assert [(r["event"], r["cause"]) for r in told] == [("challenger_dropped", "configuration")]
-    assert after.ensemble.challengers == {}

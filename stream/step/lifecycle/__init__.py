@@ -1,0 +1,1 @@
+"""What changes models while they run: drift alarms, challengers."""

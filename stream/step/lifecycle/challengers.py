@@ -1,0 +1,372 @@
+"""Challengers: models beside members whose place they may take, judged by what both said then.
+
+A challenger scores every event that its member scores, and learns the same rows; nothing that is
+said, counted or learned elsewhere depends on it. What it said waits here, row for row of the
+pending store. Whether it is better, ``monitoring/drift/evidence.py`` says. The engine calls
+:meth:`Challengers.score` for events, :meth:`judge` for truths, :meth:`learned` after every
+learning; commands and drift alarms begin and end a challenge. Part of the engine's state: no clock,
+no I/O.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import F64, I64, FeatureBatch, State
+from models.ensemble.ensemble import Ensemble, MemberError
+from models.task import Task
+from monitoring.audit.auditor import Auditor
+from monitoring.audit.budgets import Reaction
+from monitoring.drift.evidence import Blocks, Standing
+from monitoring.drift.monitor import WARM_UP
+from monitoring.drift.settings import ChallengersSettings
+from stream.contract.commands import CommandRefused
+from stream.step.pending.store import Pending
+
+
+class Terms(NamedTuple):
+    """What a challenge is decided by: as configured, or as the command says."""
+
+    alpha: float
+    block_ms: int
+    deadline_ms: int
+
+
+class _Challenge:
+    """One challenger's standing: links as made, evidence, figures of both."""
+
+    def __init__(self, terms: Terms, number: int, rows: int, task: Task) -> None:
+        self.number = number
+        # The k-th one of a member may only be promoted falsely with a share of alpha: 6 / pi^2 of
+        # 1 / k^2, which together are 1.
+        self.needed = math.pi**2 * number**2 / (6 * terms.alpha)
+        self.deadline_ms = terms.deadline_ms
+        self.until_ms = 0
+        """Event time of its deadline; 0: it has scored nothing yet."""
+        self.blocks = Blocks(terms.block_ms, rows, len(task.groups))
+        self.labels = 0
+        self.ripe = -1
+        """Number of the first row that it scored having learned its fill; -1: not yet."""
+        self.doubled = 0
+        """How often its blocks were too short, as far as that was told."""
+        self.proposed = False
+        self.first = 0
+        """Number of the row of the first link held."""
+        self.links = np.zeros((0, task.k))
+        self.scored = np.zeros(5)  # events, sum of |p - q|, alerts of both, of one, of the other
+        self.judged = np.zeros(3)  # labels, sums of losses of the member and of the challenger
+
+    def hold(self, links: F64, first: int, head: int) -> None:
+        """Keep the links of rows from number ``first`` on; those before ``head`` were judged."""
+        if not len(self.links):
+            self.first = first
+        over = max(0, min(head - self.first, len(self.links)))
+        self.links = np.concatenate([self.links[over:], links])
+        self.first += over
+
+    def state(self) -> State:
+        return {
+            "number": self.number,
+            "needed": self.needed,
+            "deadline_ms": self.deadline_ms,
+            "until_ms": self.until_ms,
+            "blocks": self.blocks.state(),
+            "labels": self.labels,
+            "ripe": self.ripe,
+            "doubled": self.doubled,
+            "proposed": self.proposed,
+            "first": self.first,
+            "links": self.links.copy(),
+            "scored": self.scored.copy(),
+            "judged": self.judged.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        self.number, self.needed = int(state["number"]), float(state["needed"])
+        self.deadline_ms, self.until_ms = int(state["deadline_ms"]), int(state["until_ms"])
+        self.labels = int(state["labels"])
+        self.ripe, self.first = int(state["ripe"]), int(state["first"])
+        self.doubled, self.proposed = int(state["doubled"]), bool(state["proposed"])
+        self.blocks.restore(state["blocks"])
+        self.links = state["links"].copy()
+        self.scored, self.judged = state["scored"].copy(), state["judged"].copy()
+
+
+class Challengers:
+    """The challenges of one engine, one of each member at most.
+
+    Parameters
+    ----------
+    settings : ChallengersSettings
+    ensemble : Ensemble
+        Holds the models themselves.
+    auditor : Auditor
+    pending : Pending
+        Where the rows wait whose links wait here.
+    promote : callable
+        Lets the challenger of a member take its place.
+
+    Attributes
+    ----------
+    counts : Counter
+        Of ``"event/member"``, each of a challenger's events in the trail.
+    """
+
+    def __init__(
+        self,
+        settings: ChallengersSettings,
+        ensemble: Ensemble,
+        auditor: Auditor,
+        pending: Pending,
+        promote: Callable[[str], None],
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._settings = settings
+        self._ensemble = ensemble
+        self._task = ensemble.task
+        self._auditor = auditor
+        self._pending = pending
+        self._promote = promote
+        self._tried: Counter[str] = Counter()
+        self._running: dict[str, _Challenge] = {}
+
+    @property
+    def terms(self) -> Terms:
+        """As configured."""
+        return Terms(self._settings.alpha, self._settings.block, self._settings.deadline)
+
+    # ------------------------------------------------------------------ begin and end
+
+    def begin(
+        self, name: str, spec: Mapping[str, Any] | None = None, terms: Terms | None = None
+    ) -> dict[str, Any]:
+        """A new model begins beside the member: ``spec``, or as the member was made.
+
+        Gives what the trail tells of it. Raises
+        :class:`CommandRefused` where the member has a challenger, is in quarantine, or the model
+        cannot be built.
+        """
+        if name not in self._ensemble.voters:
+            raise CommandRefused(f"{name}: gives no score that another's could be compared with")
+        if name in self._running:
+            raise CommandRefused(f"{name}: has a challenger; drop or promote that one first")
+        if name in self._ensemble.quarantined:
+            raise CommandRefused(f"{name}: is in quarantine, where it says nothing to compare with")
+        number = self._tried[name] + 1
+        try:
+            self._ensemble.challenge(name, number, spec)
+        except Exception as error:  # a library's constructor may raise anything
+            kind = type(error).__name__
+            raise CommandRefused(f"{name}: cannot be built: {kind}: {str(error)[:300]}") from error
+        self._tried[name] = number
+        found = _Challenge(terms or self.terms, number, self._settings.rows, self._task)
+        self._running[name] = found
+        self.counts[f"challenger_started/{name}"] += 1
+        return {"number": number, "evidence_needed": found.needed, "spec": dict(spec or {})}
+
+    def promote(self, name: str) -> dict[str, Any]:
+        """The challenger takes the member's place; raises :class:`CommandRefused` without one."""
+        detail = self._known(name)
+        del self._running[name]
+        self._promote(name)
+        self.counts[f"challenger_promoted/{name}"] += 1
+        return detail
+
+    def drop(self, name: str) -> dict[str, Any]:
+        """The challenger goes; raises :class:`CommandRefused` without one."""
+        detail = self._known(name)
+        self._ensemble.drop(name)
+        del self._running[name]
+        self.counts[f"challenger_dropped/{name}"] += 1
+        return detail
+
+    def replaced(self, name: str) -> None:
+        """Another model stands in the member's place: what was to be compared with is gone."""
+        if name in self._running:
+            self._end(name, "another model took the member's place", "command")
+
+    def _known(self, name: str) -> dict[str, Any]:
+        """What the trail tells of a challenge that ends."""
+        if name not in self._running:
+            raise CommandRefused(f"{name}: has no challenger")
+        at = self.standing(name)
+        return {
+            "number": at.number,
+            "labels": at.labels,
+            "loss": at.loss,
+            "challenger_loss": at.challenger_loss,
+            "blocks": at.blocks,
+            "evidence": at.evidence,
+            "evidence_needed": at.needed,
+        }
+
+    def _end(self, name: str, reason: str, cause: str = "challenge") -> None:
+        self._auditor.record(
+            "challenger_dropped", cause, name, self.drop(name) | {"reason": reason}
+        )
+
+    # ------------------------------------------------------------------ the step
+
+    def score(
+        self, x: FeatureBatch, links: F64, numbers: I64, threshold: float, at_ms: int
+    ) -> None:
+        """Every challenger scores ``n`` events, whose members gave ``links`` ``(n, m, k)``.
+
+        ``numbers`` are theirs in the pending store; ``at_ms`` is the newest event time scored.
+        """
+        task = self._task
+        for name, running in list(self._running.items()):
+            if name in self._ensemble.quarantined:
+                self._end(name, "the member is in quarantine")
+                continue
+            running.until_ms = running.until_ms or at_ms + running.deadline_ms
+            if at_ms > running.until_ms and not running.proposed:
+                self._end(name, "not better by the deadline")
+                continue
+            try:
+                said = self._ensemble.score_beside(name, x)
+            except MemberError as error:
+                self._end(name, str(error)[:500])
+                continue
+            running.hold(said, int(numbers[0]), self._pending.head)
+            ours = task.output(links[:, self._ensemble.voters.index(name)])
+            theirs = task.output(said)
+            one, other = (task.alert(output, threshold) for output in (ours, theirs))
+            gap = np.abs(task.score(ours) - task.score(theirs))
+            running.scored += [
+                *(len(x), np.add.accumulate(gap)[-1]),
+                *((one & other).sum(), (one & ~other).sum(), (other & ~one).sum()),
+            ]
+
+    def judge(self, numbers: I64, rows: NDArray[Any], y: F64) -> None:
+        """The truths of ``n`` rows came: what both said of them then is compared."""
+        for name, running in list(self._running.items()):
+            at = numbers - running.first
+            known = (at >= 0) & (at < len(running.links)) & ~rows["cold"]
+            known &= (numbers >= running.ripe) & (running.ripe >= 0)
+            if not known.any():
+                continue
+            ours = rows["links"][known, self._ensemble.voters.index(name)]
+            theirs, truth = running.links[at[known]], y[known]
+            there = np.isfinite(ours).all(axis=1)  # nan: scored before the member came
+            ours, theirs, truth = ours[there], theirs[there], truth[there]
+            costs = [
+                np.minimum(self._task.cost(z, truth), self._task.worst) for z in (ours, theirs)
+            ]
+            # Added up in order: no processor sums in another.
+            for i, cost in enumerate(costs, 1):
+                total = np.append(running.judged[i], cost)
+                running.judged[i] = np.add.accumulate(total)[-1]
+            running.judged[0] += len(truth)
+            group = self._task.group(self._task.output(ours), truth)
+            at_ms = rows["event_time_ms"][known][there]
+            each = zip((costs[0] - costs[1]).tolist(), at_ms.tolist(), group.tolist(), strict=True)
+            for row in each:
+                if running.blocks.add(*row) and self._decided(name):
+                    break
+
+    def learned(self, x: FeatureBatch, y: F64, w: F64) -> None:
+        """The members have learned these rows: challengers do."""
+        for name, running in list(self._running.items()):
+            try:
+                self._ensemble.learn_beside(name, x, y, w)
+            except MemberError as error:
+                self._end(name, str(error)[:500])
+                continue
+            running.labels += len(y)
+            if running.ripe < 0 and running.labels >= WARM_UP:
+                running.ripe = self._pending.tail
+
+    def _decided(self, name: str) -> bool:
+        """A block is over: warn, propose, promote or drop; whether the challenge is over too."""
+        running = self._running[name]
+        blocks, needed = running.blocks, running.needed
+        if blocks.doubled > running.doubled:
+            running.doubled = blocks.doubled
+            detail = {"block_ms": blocks.length_ms, "number": running.number}
+            self._tell(
+                "challenger_warned", name, detail | {"reason": "blocks depend on each other"}
+            )
+        if blocks.worse() >= needed:
+            self._end(name, "worse")
+        elif not running.proposed and blocks.better() >= needed:
+            detail = self._known(name)
+            if self._settings.promote == "auto":
+                self.promote(name)
+                self._auditor.renewed(name, "challenger_promoted", "challenge", detail)
+            else:
+                running.proposed = True
+                self._tell("challenger_proposed", name, detail)
+        return name not in self._running
+
+    def _tell(self, event: Reaction, name: str, detail: Mapping[str, Any]) -> None:
+        self.counts[f"{event}/{name}"] += 1
+        self._auditor.record(event, "challenge", name, detail)
+
+    # ------------------------------------------------------------------ state
+
+    def standings(self) -> list[Standing]:
+        """How each challenge stands, by the members' order."""
+        return [self.standing(name) for name in self._ensemble.voters if name in self._running]
+
+    def standing(self, name: str) -> Standing:
+        """How the challenge of a member that has a challenger stands."""
+        running = self._running[name]
+        scored, gaps, both, one, other = running.scored.tolist()
+        labels, ours, theirs = running.judged.tolist()
+        return Standing(
+            member=name,
+            number=running.number,
+            scored=int(scored),
+            divergence=gaps / scored if scored else math.nan,
+            agreement=1 - (one + other) / scored if scored else math.nan,
+            alerts_both=int(both),
+            alerts_member=int(one),
+            alerts_challenger=int(other),
+            labels=int(labels),
+            loss=ours / labels if labels else math.nan,
+            challenger_loss=theirs / labels if labels else math.nan,
+            blocks=len(running.blocks.sums),
+            block_ms=running.blocks.length_ms,
+            evidence=running.blocks.better(),
+            needed=running.needed,
+            proposed=running.proposed,
+        )
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`; the models are part of the ensemble's."""
+        return {
+            "counts": dict(self.counts),
+            "tried": dict(self._tried),
+            "running": {name: one.state() for name, one in self._running.items()},
+        }
+
+    def restore(self, state: State) -> None:
+        """Take over what ``state`` tells of these members; call after the ensemble's."""
+        names = self._ensemble.voters
+        self.counts = Counter(state["counts"])
+        self._tried = Counter({name: n for name, n in state["tried"].items() if name in names})
+        self._running = {}
+        for name in self._ensemble.challengers:
+            found = _Challenge(self.terms, 1, self._settings.rows, self._task)
+            found.restore(state["running"][name])
+            self._running[name] = found
+
+
+def unheld(state: State) -> State:
+    """The state of :class:`Challengers` for a pending store that begins anew.
+
+    Challenges go on, with what is scored from here on.
+    """
+    return state | {
+        "running": {
+            name: one | {"links": one["links"][:0], "ripe": -1}
+            for name, one in state["running"].items()
+        }
+    }

@@ -46,7 +46,7 @@ class Ratings(Tabled):
         self._settings = settings
         self._seed = seed
         super().__init__(settings.members.names, settings.members.absent, items, users)
-        self.scorers = ("stack", *self.names)
+        self.scorers = settings.scorers
         takes = [n in self.names for n in kernels.MEMBERS]
         self._columns = np.flatnonzero([True, *takes])
 

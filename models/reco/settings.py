@@ -122,7 +122,7 @@ class Chosen(Settings):
 
 
 class Members(Chosen):
-    """The members of a recommender."""
+    """The members of a recommender; those that are named take part."""
 
     popular: PopularParams | None = None
     cooccurrence: CooccurrenceParams | None = None
@@ -133,7 +133,7 @@ class Members(Chosen):
 
 
 class RatingMembers(Chosen):
-    """The members that foretell ratings."""
+    """The members that foretell ratings; those that are named take part."""
 
     bias_factors: BiasFactorsParams | None = None
     item_knn: NeighboursParams | None = None
@@ -158,6 +158,11 @@ class RatingSettings(Settings):
         description="how fast the stack forgets: what each rating adds to the variances of its"
         " weights",
     )
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Whose ratings there are: those that are shown, then the members'."""
+        return ("ratings", *self.members.names)
 
 
 class ExploreSettings(Settings):
@@ -189,6 +194,9 @@ class RecoSettings(Settings):
             popular=PopularParams(), cooccurrence=CooccurrenceParams(), sessions=SessionsParams()
         ),
         description="the members that rank, each a table of its parameters",
+    )
+    ratings: RatingSettings | None = Field(
+        None, description="how the `value` of interactions is foretold; not at all without"
     )
     users: int = Field(
         1_000_000, ge=1, le=1 << 28, description="users kept; the longest idle goes first"

@@ -22,6 +22,7 @@ from monitoring.drift.evidence import Standing
 from monitoring.drift.monitor import MAX_FEATURES
 from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
 from monitoring.quality.numbers import PINBALL
+from monitoring.quality.rated import METRICS as RATED
 from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import LABEL_RESULTS, Readings, Telemetry, reactions
 from monitoring.show.series import Row, Rows, counter, gauge, histogram
@@ -220,8 +221,11 @@ def _quality(r: Readings) -> Iterator[Metric]:
         name, window, maturity = key
         return reports[maturity].get(name, {}).get(window, {}).get(metric, default)
 
-    for metric in METRICS[r.task]:
-        rows = [([r.model, *key], value(key, metric, math.nan)) for key in keys]
+    rated = [(name, window, "arrival") for name in r.rated for window in ("fading", "sliding")]
+    shown = dict.fromkeys(METRICS[r.task], keys)
+    shown |= dict.fromkeys(RATED if rated else (), rated)
+    for metric, those in shown.items():
+        rows = [([r.model, *key], value(key, metric, math.nan)) for key in those]
         yield gauge(f"quality_{metric}", _QUALITY_HELP[metric], labels, rows)
     yield gauge(
         "quality_pinball",
@@ -240,7 +244,7 @@ def _quality(r: Readings) -> Iterator[Metric]:
         [*labels, "class"],
         (
             ([r.model, *key, which], value(key, name, 0.0))
-            for key in keys
+            for key in (*keys, *rated)
             for which, name in _EFFECTIVE.get(r.task, (("all", "effective_samples"),))
         ),
     )

@@ -57,6 +57,7 @@ class Readings:
     ----------
     consumed : records read, by topic.
     classes : of the target, those known by now.
+    rated : of a shard that foretells ratings who does, the shown rating first; of others nobody.
     learners : names under which it learns, is frozen and is audited; empty: those of ``members``.
     cold_scores : events scored before any member had learned; ``cold`` whether that is so now.
     updates : labels learned, by learner.
@@ -91,6 +92,7 @@ class Readings:
     members: tuple[str, ...]
     task: TaskType = "binary"
     classes: tuple[str, ...] = ()
+    rated: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()
     consumed: Mapping[str, int] = field(default_factory=dict)
     scored: int = 0

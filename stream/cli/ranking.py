@@ -53,16 +53,22 @@ def refuse(what: str, **options: object) -> None:
             raise MillraceError(f"--{name.replace('_', '-')}: expected none with {what}")
 
 
+def _print_quality(console: Console, quality: dict[str, dict[str, Any]], title: str) -> None:
+    metrics = list(next(iter(quality.values())))
+    made = table(["", *metrics], right=metrics, title=title)
+    for name, values in quality.items():
+        made.add_row(name, *("-" if values[m] is None else f"{values[m]:.4f}" for m in metrics))
+    show(made, console)
+
+
 def print_ranks(console: Console, summary: dict[str, Any]) -> None:
     """The summary's counts in one line and its quality as a table."""
     counts = ("events", "positives", "scored", "users", "items", "dead_letters")
     parts = ((f"{name} ", styled(summary[name], "bold")) for name in counts)
     console.print(Text("  ").join(Text.assemble(*part) for part in parts))
-    metrics = list(summary["quality"]["ensemble"])
-    made = table(["", *metrics], right=metrics, title="Rankings as they were made")
-    for name, values in summary["quality"].items():
-        made.add_row(name, *("-" if values[m] is None else f"{values[m]:.4f}" for m in metrics))
-    show(made, console)
+    _print_quality(console, summary["quality"], "Rankings as they were made")
+    if "ratings" in summary:
+        _print_quality(console, summary["ratings"]["quality"], "Ratings as they were foretold")
     best = summary["beside_best"]
     if best is not None:
         console.print(

@@ -48,7 +48,9 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     that would have been shown first, then the members'. ``history`` int32 ``(n,)``: items that the
     user had taken before. ``weight`` float64 ``(n,)``: what it counts for, 0 where it is no
     positive. ``repeat`` bool ``(n,)``: the user took the item before, for less, and it is not shown
-    again: no list is to blame.
+    again: no list is to blame. ``value`` float64 ``(n,)``: its rating, ``nan`` without; ``rated``
+    float64 ``(n, 1 + m)``: what it was foretold to be, then by each member that foretells ratings;
+    without columns where none are.
     """
 
     time_ms: I64
@@ -56,6 +58,8 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     history: NDArray[Any]
     weight: F64
     repeat: BOOL
+    value: F64
+    rated: F64
 
 
 class Outputs(msgspec.Struct, frozen=True):

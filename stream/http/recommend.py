@@ -51,6 +51,7 @@ def answer_of(payload: bytes, took_ms: float) -> dict[str, Any]:
     items = [
         {"item": place["id"], "score": place["score"], "propensity": place["propensity"]}
         | ({"features": place["members"]} if "members" in place else {})
+        | ({"rating": place["rating"]} if "rating" in place else {})
         for place in answer["items"]
     ]
     told = {key: answer[key] for key in ("id", "fallback", "left_out", "seq")}

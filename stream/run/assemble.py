@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from models.base import FeatureSchema, Model
+from models.base import FeatureSchema, Learner, Model
 from models.ensemble.conformal import PROMISE, conformal
 from models.ensemble.ensemble import Ensemble
 from models.ensemble.group import Group, Spec
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.members.narrow import Narrow
+from models.reco.ratings import Ratings
 from models.reco.recommender import Recommender
 from models.settings import column_names, parse_size
 from models.task import Task
@@ -100,10 +101,12 @@ def build_ranking(
         raise OtherEngine(f"target.type: expected 'ranking', got {config.target.type!r}")
     reco, seed = config.reco, config.seed
 
-    def fresh(name: str, number: int) -> Recommender:
-        return Recommender(reco, seed)
+    def fresh(name: str, number: int) -> Learner:
+        if name == RECOMMENDER or reco.ratings is None:
+            return Recommender(reco, seed)
+        return Ratings(reco.ratings, reco.users, reco.items, seed)
 
-    group: Group[Any] = Group({RECOMMENDER: fresh(RECOMMENDER, 0)})
+    group: Group[Any] = Group({name: fresh(name, 0) for name in reco.learners})
     group.fresh = fresh
     second, row = None, LIST_ROW
     if config.members:

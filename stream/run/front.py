@@ -48,13 +48,16 @@ class Front(Listener):
         self.waiters = ScoreWaiters(config.http.max_waiting)
         self._kinds = {m.name: m.type for m in config.members}
         first: tuple[str, ...] = ()
+        rated: tuple[str, ...] = ()
         if config.reco is not None:
             first = config.reco.members.names
+            rated = config.reco.ratings.scorers if config.reco.ratings else ()
             self._kinds = {name: name for name in first} | self._kinds
         self._recommends = frozenset(first)
         self._latest = Readings(
             *(config.name, first or tuple(self._kinds), config.target.type),
-            learners=config.learners[:1] if first else config.learners,
+            rated=rated,
+            learners=config.reco.learners if config.reco is not None else config.learners,
         )
         self._parameters: dict[str, Any] = {}
         self._counts: dict[tuple[str, str, bool], int] = {}

@@ -10,8 +10,8 @@ from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.quality.policy import PolicyValue
 from monitoring.show.readings import Readings, reactions
 from stream.contract.letters import REASONS
-from stream.settings.ranking import RECOMMENDER
 from stream.step.engine import Engine
+from stream.step.ranking.changes import learners as ranking_learners
 from stream.step.ranking.engine import RankingEngine
 from stream.step.ranking.rerank import Reranker
 from stream.step.scoring import ScoringEngine, scoring
@@ -35,17 +35,19 @@ def readings(engine: Engine, parameters: Mapping[tuple[str, str, bool], int]) ->
 def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
     counts, group, names = engine.counts, engine.ensemble, engine.recommender.names
     stage = engine.reranker
-    own = {k: n for k, n in parameters.items() if stage is None or k[0] in (RECOMMENDER, *names)}
+    learners = tuple(ranking_learners(engine))
+    own = {k: n for k, n in parameters.items() if stage is None or k[0] in (*learners, *names)}
     return Readings(
         model=engine.config.name,
         members=names,
-        learners=(RECOMMENDER,),
+        learners=learners,
         task="ranking",
         consumed=_consumed(engine),
         scored=counts["scored"],
         cold_scores=counts["fallbacks"],
         cold=counts["learned"] == 0,
-        updates={RECOMMENDER: counts[f"updates.{RECOMMENDER}"]},
+        rated=() if engine.rated is None else engine.rated.ratings.scorers,
+        updates={name: counts[f"updates.{name}"] for name in learners},
         labels={"joined": counts["learned"]},
         dead_letters={reason: counts[f"dead.{reason}"] for reason in REASONS},
         pending=engine.pending.waiting,

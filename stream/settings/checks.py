@@ -18,7 +18,6 @@ from models.members.catalogue import UnknownMember, member_class
 from models.settings import column_names, feature_fields
 from stream.settings.paths import place
 from stream.settings.problems import lines
-from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import SCHEMA_TYPES, TIME_FORMATS, Config, KafkaLogSettings
 from stream.settings.shape import Place, written
 
@@ -76,7 +75,7 @@ def _member_names(config: Config) -> Iterator[str]:
     """Names of members are distinct, and none is `ensemble`; `[reco]` has names of its own."""
     names = [(f"members[{i}].name", m.name) for i, m in enumerate(config.members)]
     yield from _used_once(names, "a name of its own, got {!r} again, as {}")
-    first = () if config.reco is None else (RECOMMENDER, *config.reco.members.names)
+    first = () if config.reco is None else (*config.reco.learners, *config.reco.members.names)
     for i, member in enumerate(config.members):
         if member.name == "ensemble":
             yield f"members[{i}].name: expected another name, got 'ensemble', which all of them are"

@@ -13,6 +13,8 @@ from models.settings import Duration, Name, Settings
 
 RECOMMENDER = "recommender"
 """What learns in a shard that ranks: all of its members together."""
+RATINGS = "ratings"
+"""What learns there where ratings are foretold, likewise."""
 
 RANKING_EVENT = {
     "time": "timestamp",
@@ -87,6 +89,11 @@ class RankingSettings(RecoSettings):
     table: TableSettings = TableSettings()
     categories: Name = Field("categories", description="the field of an item that names them")
     hidden: Name = Field("hidden", description="the field of an item that keeps it hidden")
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """What learns of interactions: the recommender, and ratings where they are foretold."""
+        return (RECOMMENDER,) if self.ratings is None else (RECOMMENDER, RATINGS)
 
     def conditions(self) -> list[Condition]:
         """:attr:`positive`, taken apart; empty where every interaction counts for 1."""

@@ -39,7 +39,6 @@ from monitoring.drift.settings import ChallengersSettings, DriftSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.ranking import (
     RANKING_EVENT,
-    RECOMMENDER,
     ROW_ENTITIES,
     UTILITY,
     RankingSettings,
@@ -650,7 +649,7 @@ class Config(Settings):
     @property
     def learners(self) -> tuple[str, ...]:
         """Names of what learns, as commands and the auditor know it."""
-        first = () if self.reco is None else (RECOMMENDER,)
+        first = () if self.reco is None else self.reco.learners
         return (*first, *(m.name for m in self.members))
 
     @property

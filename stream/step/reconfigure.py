@@ -17,7 +17,6 @@ from models.members import catalogue
 from models.settings import Feature, feature_fields
 from models.task import TaskType
 from stream.contract.outputs import Outputs
-from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.specs import defined
 from stream.settings.upgrade import digest, encoded
@@ -167,10 +166,16 @@ def _becomes(
 
 
 def _compare_rankings(old: RankingEngine, new: RankingEngine) -> Changes:
-    """The recommender stays, or starts new; so does what members of the second stage hold."""
-    same, keys = ranking.stays(old, new), ranking.differences(old, new)
-    lost = [f"{RECOMMENDER} as it was"] if old.counts["learned"] and not same else []
-    kept, fresh = [f"{len(old.catalogue)} items"], [] if same else [RECOMMENDER]
+    """The recommender and ratings stay, or start new; so does what members of the second stage
+    hold."""
+    staying = ranking.staying(old, new)
+    lost = [
+        f"{name} as it was"
+        for name in ranking.learners(old)
+        if old.counts[f"updates.{name}"] and name not in staying
+    ]
+    kept = [f"{len(old.catalogue)} items"]
+    fresh = [name for name in ranking.learners(new) if name not in staying]
     members = _members(old.config, new.config, {})
     one, other = old.reranker, new.reranker
     if one is not None and other is not None:
@@ -190,11 +195,11 @@ def _compare_rankings(old: RankingEngine, new: RankingEngine) -> Changes:
         lost.append(f"{lists} (the columns changed)")
     found = members._replace(
         same_columns=lists in kept,
-        staying=[*([RECOMMENDER] if same else []), *members.staying],
-        differences={RECOMMENDER: [f"reco.{key}" for key in keys]} | members.differences,
+        staying=[*staying, *members.staying],
+        differences=ranking.differences(old, new) | members.differences,
     )
     return Changes(
-        kept=[RECOMMENDER, *kept] if same else kept,
+        kept=[*staying, *kept],
         taught=[],
         fresh=fresh,
         lost=lost,

@@ -409,7 +409,7 @@ def quality_table(
         state = members.get(name, {"state": "working"})["state"]
         return "" if state == "working" else " (failed)"
 
-    shown = [m for m in quality["ensemble"] if not m.startswith("effective")]
+    shown = [m for m in next(iter(quality.values())) if not m.startswith("effective")]
     head = "".join(f"<th>{escape(m.replace('_', ' '))}</th>" for m in shown)
     rows = "".join(
         f"<tr><th>{escape(name + failed(name))}</th>"

@@ -88,7 +88,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "target": {"type": "ranking"},
         "event": {"time_format": "ms", "fields": {"size": "number"}},
         "label": {"horizon": HORIZON},
-        "reco": {"explore": {"temperature": 1.0}},
+        "reco": {"explore": {"temperature": 1.0}, "ratings": {}},
         "features": [
             {"name": "utility", "type": "number", "field": "utility", "scale": "standard"},
             {"name": "size", "type": "number", "field": "size"},

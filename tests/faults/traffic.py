@@ -235,6 +235,8 @@ class RankingTraffic(Traffic):
         fields: dict[str, Any] = {"user": self._user(), "item": self._item()}
         if self._next > 1 and self._rng.random() < 0.5:
             fields["ranking"] = f"e{self._rng.randrange(self._next)}"
+        if self._rng.random() < 0.5:
+            fields["value"] = self._rng.randrange(1, 6)
         return self._told("interaction", key, Kind("feedback", key), id=key, **fields)
 
     def _request(self, i: int) -> NewRecord:
@@ -273,6 +275,8 @@ class RankingTraffic(Traffic):
             ({"command": "freeze", "member": "recommender"}, "command"),
             ({"command": "release", "member": "recommender"}, "command"),
             ({"command": "release", "member": "recommender"}, "command"),
+            ({"command": "freeze", "member": "ratings"}, "command"),
+            ({"command": "release", "member": "ratings"}, "command"),
             ({"command": "checkpoint"}, "command"),
             ({"command": "rollback", "to": "last_good"}, "either"),
             ({"command": "set_threshold", "threshold": 0.4}, "bad"),

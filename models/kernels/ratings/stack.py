@@ -21,6 +21,9 @@ from models.kernels.common import RARE
 RATED, MEAN, SQUARES, LOW, HIGH = range(5)
 SCALES = 5
 
+SPREAD = 0.1
+"""Variance of the line's weights about those that it begins with: on 2,000 seeded ratings the stack
+is then better than each member, with 1 it is not yet; after 100,000 it makes no difference."""
 DAMPED = 5.0
 """Ratings by which effects of users and items are damped."""
 MOMENTS_MS = (10_000.0, 60_000.0, 600_000.0)
@@ -86,7 +89,7 @@ def line(drift: float, with_factors: bool) -> Line:
     weights, size = np.zeros(len(READINGS)), len(READINGS)
     for name in ("factors",) if with_factors else ("user_effect", "item_effect"):
         weights[READINGS.index(name)] = 1.0
-    return Line(weights, np.eye(size), np.array([drift]), np.zeros(size), np.zeros(size))
+    return Line(weights, SPREAD * np.eye(size), np.array([drift]), np.zeros(size), np.zeros(size))
 
 
 @njit(**RARE)
@@ -212,5 +215,5 @@ def learn_line(a: Line, rating: float) -> None:
         a.weights[f] += share * error
         for g in range(n):
             row[g] -= share * gain[g]
-        if row[f] < 1.0:
+        if row[f] < SPREAD:
             row[f] += a.drift[0]

@@ -59,6 +59,7 @@ ROWS: dict[str, Rows] = {
             p.SLIDING_RANKS[:2],
             p.SLIDING_RANKS[2:],
         ],
+        "Ratings, where they are foretold": [p.RATED],
         "Lists": [[p.LISTED, p.ANSWERS, p.COLD], [p.VALUE, p.EFFECTIVE]],
         "Catalogue": [[p.SPREAD, p.KNOWN, p.FORGOTTEN]],
         "Members and drift": [[p.WEIGHTS, p.SAMPLES, p.DETECTORS]],

@@ -157,6 +157,10 @@ SLIDING_RANKS = [panel(title, "none", text, _scorers(metric)) for metric, title,
     ("ndcg_10", "NDCG at 10", "As the hit rate; the nearer to the top the more."),
     ("hit_20", "Hit rate at 20", "Among the first 20."),
 )]
+RATED = [panel(title, "none", text, _scorers(metric)) for metric, title, text in (
+    ("rmse", "RMSE of ratings", "Of each as it was foretold before it was learned."),
+    ("mae", "Mean absolute error of ratings", "In the ratings' unit over the sliding window."),
+)]
 
 
 def _matured(**titles: str) -> list[Json]:

@@ -132,10 +132,9 @@ function membersTable(s) {
     return [m.name, m.type, status, n(fixed(m.weight, 3)), n(count(m.updates)), n(count(m.errors)),
       ...roles.map((r) => n(count(held[r] ?? 0))), n(count(total(held)))];
   });
-  const all = s.ranking ? s.learners[0] : "ensemble";
-  const own = s.parameters[all];
-  if (own) {
-    rows.push([all, s.combine, "", n(""), n(""), n(""), ...roles.map((r) => n(count(own[r] ?? 0))), n(count(total(own)))]);
+  for (const all of s.ranking ? s.learners : ["ensemble"]) {
+    const own = s.parameters[all];
+    if (own) rows.push([all, s.combine, "", n(""), n(""), n(""), ...roles.map((r) => n(count(own[r] ?? 0))), n(count(total(own)))]);
   }
   table("members-table", ["Member", "Type", "State", n("Weight"), n(`${capital(words(s)[1])} learned`), n("Errors"),
     ...roles.map((r) => n(capital(r))), n("All parameters")], rows);

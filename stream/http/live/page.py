@@ -18,6 +18,7 @@ from monitoring.audit.words import told
 from monitoring.drift.evidence import Standing
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.numbers import PINBALL
+from monitoring.quality.rated import METRICS as RATED
 from monitoring.quality.tasks import METRICS, Snapshot
 from monitoring.show.readings import RANKING, Readings
 from stream.contract.outputs import Outputs
@@ -104,7 +105,7 @@ class PageView:
                 "labels_per_s": round(rates["labels_per_s"], 1),
                 "step": rates["step"],
                 "quality": {
-                    name: [finite(values[m], 5) for m in shown(latest)]
+                    name: [finite(values.get(m, np.nan), 5) for m in shown(latest)]
                     for name, values in sliding(latest.arrival).items()
                 },
                 "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
@@ -214,7 +215,8 @@ class PageView:
 def shown(latest: Readings) -> list[str]:
     """The metrics of the target, in the order in which they are shown."""
     told = sliding(latest.arrival).get("ensemble", {})
-    return [*METRICS[latest.task], *(name for name in told if name.startswith(PINBALL))]
+    rated = RATED if latest.rated else ()
+    return [*METRICS[latest.task], *rated, *(name for name in told if name.startswith(PINBALL))]
 
 
 def sliding(snapshot: Snapshot | None) -> dict[str, dict[str, float]]:

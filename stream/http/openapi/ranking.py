@@ -22,6 +22,7 @@ class Named(msgspec.Struct):
     score: float | None
     propensity: float
     features: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    rating: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Answered(msgspec.Struct):

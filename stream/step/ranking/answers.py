@@ -11,12 +11,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Place(msgspec.Struct, gc=False):
-    """An item in an answer; ``score``: null of one that nothing is known of."""
+    """An item in an answer; ``score``: null of one that nothing is known of; ``rating``: what the
+    user would say of it, where that is foretold."""
 
     id: str
     score: float | None
     propensity: float = 1.0
     members: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    rating: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Answer(msgspec.Struct, gc=False, tag_field="event", tag="ranking"):

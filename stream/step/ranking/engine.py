@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import UNSET
 
-from models.base import I64, U64, State
+from models.base import F64, I64, U64, State
 from models.ensemble.group import Group
 from models.reco.also_seen import AlsoSeen
 from models.reco.catalogue import Catalogue
 from models.reco.recommender import Interactions, Recommender
+from models.reco.recommender import Judged as Stood
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.policy import Credit, PolicyValue, credit
 from monitoring.quality.quality import Figures
 from monitoring.quality.ranks import RankQuality
+from monitoring.quality.rated import RankedAndRated
 from monitoring.quality.shown import Shown
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
@@ -43,7 +45,7 @@ from stream.decode.feedback import (
     fields_of,
     question,
 )
-from stream.settings.ranking import RECOMMENDER
+from stream.settings.ranking import RATINGS, RECOMMENDER
 from stream.settings.schema import Config
 from stream.step.engine import Engine, Made
 from stream.step.join import Left
@@ -51,6 +53,7 @@ from stream.step.ledger import Cause, Version
 from stream.step.pending.store import Pending
 from stream.step.ranking.answers import Answer, Place
 from stream.step.ranking.candidates import Candidates, Found, asked, key_of
+from stream.step.ranking.rated import Rated
 from stream.step.ranking.rerank import Parts, Reranker, Rows
 
 PARTS = 256
@@ -100,8 +103,10 @@ class RankingEngine(Engine):
         What users have done with, beside what they took.
     candidates : Candidates
         Finds what may be shown.
-    quality : RankQuality
-        Of every interaction of a user who was known, ranked before it was learned.
+    rated : Rated or None
+        What foretells ratings, and how well; ``None`` where nothing does.
+    quality : Kept
+        Of every interaction of a user who was known, ranked before it was learned; and of ratings.
     shown : Shown
         What stood in the newest lists.
     value : PolicyValue
@@ -110,8 +115,6 @@ class RankingEngine(Engine):
     reranker : Reranker or None
         The second stage, where members are configured.
     """
-
-    quality: RankQuality
 
     def __init__(
         self,
@@ -132,7 +135,11 @@ class RankingEngine(Engine):
         self._least = min((c.weight for c in self._conditions), default=math.inf)
         self._feedback = codec.feedback
         self.catalogue = Catalogue(config.reco.item_ttl)
-        self.quality = quality
+        self.rated = Rated(group) if config.reco.ratings else None
+        self._ranked = quality
+        self.quality = (
+            quality if self.rated is None else RankedAndRated(quality, self.rated.quality)
+        )
         self.also_seen = AlsoSeen(config.reco.users, config.reco.history)
         self.reranker: Reranker | None = None
         if second is not None:
@@ -289,27 +296,42 @@ class RankingEngine(Engine):
         if n == 0:
             return
         self._hold_ids(run, out)
-        if RECOMMENDER in self.ensemble.frozen | self.ensemble.quarantined:
+        given = Interactions(
+            np.array(run.time_ms, np.int64),
+            np.array(run.user, np.uint64),
+            np.array(run.session, np.uint64),
+            np.array(run.item, np.uint64),
+            np.array(run.weight, np.float64),
+            np.array(run.value, np.float64),
+        )
+        still = self.ensemble.frozen | self.ensemble.quarantined
+        learn = [name for name in self._settings.learners if name not in still]
+        if not learn:
             self.counts["feedback.unlearned"] += n
             return
-        self.auditor.before(n, (RECOMMENDER,))
-        judged = self.recommender.learn(
-            Interactions(
-                np.array(run.time_ms, np.int64),
-                np.array(run.user, np.uint64),
-                np.array(run.session, np.uint64),
-                np.array(run.item, np.uint64),
-                np.array(run.weight, np.float64),
-                np.array(run.value, np.float64),
-            ),
-            judge=True,
-        )
-        kept = self.auditor.after(n, [])
-        self.counts[f"updates.{RECOMMENDER}"] += n if kept else 0
-        self.counts["learned"] += sum(w > 0.0 for w in run.weight)
+        self.auditor.before(n, learn)
+        judged = self.recommender.learn(given, judge=True) if RECOMMENDER in learn else None
+        foretold = self._foretell(given, RATINGS in learn)
+        for name in self.auditor.after(n, []):
+            self.counts[f"updates.{name}"] += n
         if judged is None:
+            self.counts["feedback.unlearned"] += n
             return
-        times, weight = np.array(run.time_ms), np.array(run.weight)
+        self.counts["learned"] += int((given.weight > 0.0).sum())
+        self._judge(given, judged, foretold, out)
+        self._forget_evicted()
+
+    def _foretell(self, given: Interactions, learn: bool) -> F64:
+        """What ratings are foretold of interactions, before they are learned."""
+        if self.rated is None:
+            return np.zeros((len(given.value), 0))
+        if not learn:
+            return np.full((len(given.value), len(self.rated.ratings.scorers)), np.nan)
+        return self.rated.learn(given)
+
+    def _judge(self, given: Interactions, judged: Stood, foretold: F64, out: Made) -> None:
+        """Note how the items of interactions had stood before they were learned."""
+        times, weight = given.time_ms, given.weight
         # No list would show it again: what he bought after he looked at it says nothing of lists.
         repeat = judged.again & (weight > self._least)
         self.counts["repeats"] += int(repeat.sum())
@@ -317,14 +339,15 @@ class RankingEngine(Engine):
         self.counts["cold"] += int(((judged.history == 0) & (weight > 0.0)).sum())
         every = np.ascontiguousarray(np.roll(judged.ranks, 1, axis=1))
         ranks = every[known]
-        self.quality.update(ranks)
+        self._ranked.update(ranks)
         losses = np.log(np.where(ranks > 0, ranks, WORST).astype(np.float64))
         alarms = self.drift.update(losses, times[known], self._watermark_ms)
         for alarm in alarms:
             self.auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
         out.alarms += alarms
-        out.judged.append(Judged(times, every, judged.history, weight, repeat))
-        self._forget_evicted()
+        out.judged.append(
+            Judged(times, every, judged.history, weight, repeat, given.value, foretold)
+        )
 
     def _hold_ids(self, run: _Run, out: Made) -> None:
         if run.ids:
@@ -370,10 +393,14 @@ class RankingEngine(Engine):
         if what.user is not None:
             key = hash_text(what.user)
             self.recommender.forget_user(key)
+            if self.rated is not None:
+                self.rated.ratings.forget_user(key)
             self.also_seen.forget_user(key)
         if what.item is not None:
             key = hash_text(what.item)
             self.recommender.forget_item(key)
+            if self.rated is not None:
+                self.rated.ratings.forget_item(key)
             self.also_seen.forget_item(key)
             self.catalogue.forget(key)
         if self.reranker is not None:
@@ -469,9 +496,12 @@ class RankingEngine(Engine):
         self, what: Rank | Recommend, time_ms: int
     ) -> tuple[list[Place], Credit | None, Found | None]:
         """The answer's items, what they tell, and what they were chosen of."""
-        if RECOMMENDER in self.ensemble.quarantined:
+        left = self.ensemble.quarantined
+        if RECOMMENDER in left:
             return [], None, None
         found, places, first = self.candidates.listed(what, time_ms)
+        if self.rated is not None and RATINGS not in left:
+            self.rated.tell(places, key_of(what.user) or key_of(what.session), time_ms)
         tells = None
         if places and first is not None:
             # Only where lists are drawn are all candidates there; else the best is certain.
@@ -494,13 +524,13 @@ class RankingEngine(Engine):
     # ------------------------------------------------------------------ state
 
     def _renewed(self, name: str) -> None:
-        if self.reranker is not None and name != RECOMMENDER:
+        if self.reranker is not None and name not in self._settings.learners:
             self.reranker.renewed(name)
-        else:
+        elif name == RECOMMENDER:
             self.drift.renew("ensemble")
 
     def _version(self, name: str, cause: Cause, seq: int, report: Figures) -> Version:
-        if self.reranker is not None and name != RECOMMENDER:
+        if self.reranker is not None and name not in self._settings.learners:
             report = self.reranker.quality.report()
         return super()._version(name, cause, seq, report)
 
@@ -514,12 +544,13 @@ class RankingEngine(Engine):
             "ensemble": self.ensemble,
             "catalogue": self.catalogue,
             "also_seen": self.also_seen,
-            "quality": self.quality,
+            "quality": self._ranked,
             "shown": self.shown,
             "value": self.value,
             "drift": self.drift,
             "trail": self.trail,
             "auditor": self.auditor,
+            **({} if self.rated is None else {"rated": self.rated.quality}),
             **({} if self.reranker is None else {"reranker": self.reranker}),
         }
 

@@ -30,6 +30,7 @@ from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played
 from stream.tools.ranking.ranks import Course, Ranks, beside_best, by_history, finite, quality
+from stream.tools.ranking.rated import Foretold, errors
 from stream.tools.refused import Refused
 
 SAMPLES = 200
@@ -76,6 +77,17 @@ class _Run:
                 self._every *= 2
         return outputs.dead_letters
 
+    def rated(self) -> Foretold | None:
+        """The ratings so far, where any are foretold."""
+        ratings = self._engine.rated
+        if ratings is None:
+            return None
+        value = np.concatenate([np.zeros(0), *(j.value for _, j in self._parts)])
+        nothing = np.zeros((0, len(ratings.ratings.scorers)))
+        rated = np.concatenate([nothing, *(j.rated for _, j in self._parts)])
+        there = np.isfinite(value)
+        return Foretold(ratings.ratings.scorers, value[there], rated[there])
+
     def found(self) -> Ranks:
         """The positives so far, without repeats."""
         names = ("ensemble", *self._engine.recommender.names)
@@ -116,14 +128,16 @@ def evaluate_ranks(
     if report is not None:
         from stream.tools.ranking.report import write_ranking_report
 
-        write_ranking_report(report, run.found, run.course, run.summary)
+        write_ranking_report(report, run.found, run.rated, run.course, run.summary)
     return run.summary
 
 
 class Done(NamedTuple):
-    """What a file gave: its positives, the course of the run, and the summary."""
+    """What a file gave: its positives, its ratings where any are foretold, the course of the run,
+    and the summary."""
 
     found: Ranks
+    rated: Foretold | None
     course: list[Course]
     summary: dict[str, Any]
 
@@ -152,7 +166,11 @@ def play(
                 refused.take(letter, str(data), int(file.rows[letter.record.offset]) + 1)
             advance(len(part))
     found = run.found()
-    return Done(found, run.course, _summary(config, data, engine, found, refused, run.seconds))
+    rated = run.rated()
+    summary = _summary(config, data, engine, found, refused, run.seconds)
+    if rated is not None:
+        summary["ratings"] = {"scored": rated.scored, "quality": errors(rated)}
+    return Done(found, rated, run.course, summary)
 
 
 def _summary(

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from models.base import F64, I64
 from monitoring.quality.ranks import METRICS, gains
 from stream.tools.ranking.ranks import Course, Ranks
+from stream.tools.ranking.rated import Foretold
 from stream.tools.report import facts_list, line, quality_table, section, speed, write_page
 
 POINTS = 50
@@ -19,7 +20,11 @@ BINS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def write_ranking_report(
-    path: Path, found: Ranks, course: Sequence[Course], summary: Mapping[str, Any]
+    path: Path,
+    found: Ranks,
+    rated: Foretold | None,
+    course: Sequence[Course],
+    summary: Mapping[str, Any],
 ) -> None:
     """Write the file; raises :class:`~stream.tools.files.FileError`."""
     values = gains(found.ranks[found.scored])
@@ -34,10 +39,17 @@ def write_ranking_report(
             speed("interactions", [c.positives for c in course], [c.seconds for c in course]),
         ),
     ]
+    if rated is not None:
+        charts.insert(2, ("Mean absolute error of the ratings", _errors(rated)))
     facts = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
     table = quality_table(summary["quality"], {})
     quality = f"<section><h2>Quality of the rankings as they were made</h2>{table}</section>"
     body = [f"<section><dl>{facts_list(facts)}</dl></section>", quality]
+    if rated is not None:
+        table = quality_table(summary["ratings"]["quality"], {})
+        body.append(
+            f"<section><h2>Quality of the ratings as they were foretold</h2>{table}</section>"
+        )
     body += [section(i, title, figure) for i, (title, figure) in enumerate(charts)]
     intro = "Each item was ranked among all that could be shown before it was learned."
     write_page(path, "Evaluation of rankings", intro, summary["notes"], "".join(body))
@@ -46,6 +58,13 @@ def write_ranking_report(
 def _over(names: Sequence[str], values: F64) -> go.Figure:
     figure = go.Figure([line(j, n, *moving(values[:, j], POINTS)) for j, n in enumerate(names)])
     return figure.update_layout(xaxis={"title": "interactions"}, yaxis={"rangemode": "tozero"})
+
+
+def _errors(rated: Foretold) -> go.Figure:
+    off = np.abs(rated.rated - rated.value[:, None])[rated.late]
+    names = rated.names
+    figure = go.Figure([line(j, n, *moving(off[:, j], POINTS)) for j, n in enumerate(names)])
+    return figure.update_layout(xaxis={"title": "ratings"})
 
 
 def _by_history(shares: Mapping[str, Mapping[str, Any]]) -> go.Figure:

@@ -171,7 +171,9 @@ def test_the_stack_is_the_ridge_regression_of_all_ratings() -> None:
     for readings, rating in zip(x, y, strict=True):
         line.readings[:] = readings
         kernel.learn_line.py_func(line, rating)
-    ridge = np.linalg.solve(x.T @ x + np.eye(len(first)), x.T @ (y - x @ first)) + first
+    ridge = (
+        np.linalg.solve(x.T @ x + np.eye(len(first)) / kernel.SPREAD, x.T @ (y - x @ first)) + first
+    )
     np.testing.assert_allclose(line.weights, ridge, atol=1e-9)
 
 
@@ -181,7 +183,7 @@ def test_the_stack_foretells_better_than_each_member() -> None:
     r = ratings()
     errors = (r.learn(rows) - rows.value[:, None])[3000:]
     stack, *members = np.sqrt(np.square(errors).mean(0))
-    assert r.scorers == ("stack", "bias_factors", "item_knn", "user_knn")
+    assert r.scorers == ("ratings", "bias_factors", "item_knn", "user_knn")
     assert stack < min(members)
     assert min(members) < np.std(rows.value[3000:])
 

@@ -12,12 +12,13 @@ from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.quality.ranks import METRICS
+from monitoring.quality.rated import METRICS as RATED
 from monitoring.show.dashboards.build import BOARDS
 from monitoring.show.metrics import MillraceCollector, _ranking, exposition, registry
 from monitoring.show.readings import RANKING, Readings, Telemetry
 from stream.run.front import Front
 from stream.run.readings import parameter_counts, readings
-from stream.settings.ranking import RECOMMENDER
+from stream.settings.ranking import RATINGS, RECOMMENDER
 from stream.step.ranking.engine import RankingEngine
 from tests.support.factory import DAY_MS, START_MS, interaction, ranking_config, wish
 from tests.support.runner import append, caught_up, running
@@ -27,6 +28,7 @@ from tests.support.waiting import DEADLINE_S, wait_until
 Series = dict[tuple[str, ...], float]
 TAKEN, ASKED, NEW = 600, 40, 5
 MEMBERS = ("popular", "cooccurrence", "sessions")
+SCORERS = ("ratings", "bias_factors", "item_knn", "user_knn")
 
 
 class Shop(NamedTuple):
@@ -49,15 +51,15 @@ def series(text: bytes) -> Series:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Interactions, requests of users that are known and that are not, and one item taken twice."""
-    config = ranking_config(tmp_path_factory.mktemp("shop"), http={"port": 0})
+    """Ratings, requests of users that are known and that are not, and one item taken twice."""
+    config = ranking_config(tmp_path_factory.mktemp("shop"), http={"port": 0}, reco={"ratings": {}})
     with running(config) as service:
         front = Front(service)
         front.start()
         before = series(front.metrics())
         asked = [wish(i) for i in range(ASKED)]
         asked += [wish(ASKED + i, user=f"new{i}", count=40) for i in range(NEW)]
-        append(config, ("events", [interaction(i) for i in range(TAKEN)] + asked))
+        append(config, ("events", [interaction(i, value=1 + i % 5) for i in range(TAKEN)] + asked))
         caught_up(service, TAKEN + ASKED + NEW)
         wait_until(lambda: front.score("r0") is not None, "the first answer")
         best = front.score("r0")
@@ -82,7 +84,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def test_every_series_exists_before_the_first_record(shop: Shop) -> None:
     """What rankings have beside other services is there from the start: counts at 0."""
     of_rankings = {family.name for family in _ranking(Readings("shop", MEMBERS, "ranking"))}
-    names = (*of_rankings, *(f"millrace_quality_{m}" for m in METRICS))
+    names = (*of_rankings, *(f"millrace_quality_{m}" for m in (*METRICS, *RATED)))
 
     def such(found: Series) -> set[tuple[str, ...]]:
         return {key for key in found if key[0].removesuffix("_total") in names}
@@ -127,7 +129,7 @@ def test_quality_is_the_reports(shop: Shop) -> None:
     """Each gauge is the report's figure of that scorer and window."""
     for name, windows in shop.engine.quality.report().items():
         for window in ("fading", "sliding"):
-            for metric in METRICS:
+            for metric in RATED if name in SCORERS else METRICS:
                 key = (f"millrace_quality_{metric}", "arrival", name, "shop", window)
                 assert shop.now[key] == windows[window][metric]
             key = ("millrace_quality_effective_samples", "all", "arrival", name, "shop", window)
@@ -159,8 +161,8 @@ def test_a_frozen_recommender_is_told(shop: Shop) -> None:
 def test_parameters_stand_under_the_members_that_hold_them(shop: Shop) -> None:
     """Each member's own, the rest under the recommender; none is left out."""
     counted = parameter_counts(shop.engine)
-    assert {member for member, _, _ in counted} == {*MEMBERS, RECOMMENDER}
-    held = sum(p.count for p in shop.engine.recommender.parameters())
+    assert {member for member, _, _ in counted} == {*MEMBERS, RECOMMENDER, RATINGS}
+    held = sum(p.count for rows in shop.engine.ensemble.parameters().values() for p in rows)
     assert sum(counted.values()) == held
 
 
@@ -216,8 +218,10 @@ def test_the_page_shows_lists_and_no_alerts(shop: Shop) -> None:
         expect(newest).to_contain_text("what is popular")
         assert page.locator("#metric option").all_text_contents()[0] == "Hit rate at 10"
         members = page.locator("#members-table tbody th").all_text_contents()
-        assert members == [*MEMBERS, RECOMMENDER]
-        assert page.locator("#member option").all_text_contents() == [RECOMMENDER]
+        assert members == [*MEMBERS, RECOMMENDER, RATINGS]
+        assert page.locator("#member option").all_text_contents() == [RECOMMENDER, RATINGS]
+        judged = page.locator("#quality-table tbody th").all_text_contents()
+        assert judged == ["ensemble", *MEMBERS, *SCORERS]
         parts = page.locator('section:visible:not([aria-labelledby="h-audit"])').all_inner_texts()
         seen = " ".join(parts).lower()
         expect(page.locator("#set-threshold")).to_be_hidden()

@@ -532,6 +532,7 @@ def life(n: int) -> list[dict[str, Any]]:
             found.append(told("delete", i * 7, **({"user": user} if r < 0.14 else {"item": item})))
         else:
             listed = {"ranking": f"q{rng.randrange(i + 1)}"} if r < 0.5 else {}
+            listed |= {"value": 1 + i % 5} if r > 0.7 else {}
             found.append(take(user, item, i * 7, id=f"x{i}", **listed))
     return found
 
@@ -539,14 +540,14 @@ def life(n: int) -> list[dict[str, Any]]:
 def parts(engine: RankingEngine) -> dict[str, str]:
     """Digests of what does not count steps."""
     state = engine.state()
-    names = ("catalogue", "quality", "drift", "watermark_ms")
-    return {name: state_digest(state[name]) for name in names} | {
-        "recommender": engine.recommender.digest(),
+    names = ("catalogue", "quality", "rated", "drift", "watermark_ms")
+    return {name: state_digest(state[name]) for name in names if name in state} | {
+        **engine.ensemble.roots(),
         "pending": state_digest(engine.pending.digest_state()),
     }
 
 
-@pytest.mark.parametrize("reco", [{}, {"explore": {"temperature": 1.0}}])
+@pytest.mark.parametrize("reco", [{}, {"explore": {"temperature": 1.0}}, {"ratings": {}}])
 def test_where_batches_are_cut_decides_nothing(reco: dict[str, Any]) -> None:
     """The same records give the same state and the same answers, one by one or all at once."""
     records, found = life(400), []
@@ -606,6 +607,7 @@ def test_other_members_begin_anew(shard: Shard) -> None:
 
 SETTINGS: dict[str, Any] = {
     "members": {"popular": {}, "cooccurrence": {"length": 5}},
+    "ratings": {"members": {"item_knn": {}}},
     "users": 4,
     "items": 5,
     "history": 16,

@@ -17,7 +17,11 @@ from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from models.base import I64
+from models.reco.ratings import Ratings
+from models.reco.recommender import Interactions
+from models.reco.settings import RatingSettings
 from stream.cli.main import app
+from stream.contract.hashing import hash_text
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.tools.files import FileError
@@ -111,6 +115,31 @@ def test_ranks_are_those_of_the_protocol(tmp_path: Path) -> None:
     gain = np.where(hits, 1 / np.log2(1 + np.maximum(ranks, 1)), 0.0)
     for name, values in (("hit_10", hits), ("mrr", inverse), ("ndcg_10", gain)):
         assert summary["quality"]["popular"][name] == pytest.approx(values.mean(), abs=1e-6)
+
+
+def test_ratings_are_foretold_and_judged_beside_the_rankings(tmp_path: Path) -> None:
+    """Every rating from a tenth on counts, whoever gave it and whether it is a positive or not."""
+    table = rows(300)
+    data, page = written(tmp_path / "u.data", table), tmp_path / "r.html"
+    reco = {"ratings": {}, "positive": {"rating >= 4": 1}}
+    summary = evaluate_ranks(config(**reco), data, None, 64, QUIET, page)
+    played_in_order = table[in_order(table)]
+    seed = config().seed
+    alone = Ratings(RatingSettings(), 1_000_000, 100_000, seed)
+    keys = [np.array([hash_text(str(i)) for i in ids], np.uint64) for ids in played_in_order.T[:2]]
+    value = played_in_order[:, 2].astype(np.float64)
+    none = np.zeros(300, np.uint64)
+    told = alone.learn(
+        Interactions(1000 * played_in_order[:, 3], keys[0], none, keys[1], np.ones(300), value)
+    )
+    off = (told - value[:, None])[30:]
+    assert summary["ratings"]["scored"] == 270
+    for j, (name, found) in enumerate(summary["ratings"]["quality"].items()):
+        assert name == alone.scorers[j]
+        assert found["rmse"] == pytest.approx(np.sqrt(np.square(off[:, j]).mean()), abs=1e-6)
+        assert found["mae"] == pytest.approx(np.abs(off[:, j]).mean(), abs=1e-6)
+    assert "Mean absolute error of the ratings" in page.read_text()
+    assert "ratings" not in evaluate_ranks(config(), data, None, 64, QUIET)
 
 
 def test_a_table_is_read_as_it_is_described(tmp_path: Path) -> None:

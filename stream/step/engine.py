@@ -36,8 +36,8 @@ from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
-from stream.step.ledger import Cause, Ledger, NoVersion, Version
 from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.ledger import Cause, Ledger, NoVersion, Version
 from stream.step.pending.store import Pending
 
 GENESIS = "0" * 32

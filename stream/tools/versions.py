@@ -15,7 +15,7 @@ from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import CheckpointError, list_generations, load, read_manifest
-from stream.step.ledger import SHORTEST, Version
+from stream.step.lifecycle.ledger import SHORTEST, Version
 
 
 class NotKept(MillraceError):

@@ -1,1 +1,1 @@
-"""What changes models while they run: drift alarms, challengers."""
+"""What changes models while they run: drift alarms, challengers, versions put back."""

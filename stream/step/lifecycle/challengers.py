@@ -58,17 +58,30 @@ class _Challenge:
         self.proposed = False
         self.first = 0
         """Number of the row of the first link held."""
-        self.links = np.zeros((0, task.k))
+        self._room = np.zeros((0, task.k))
+        self._from = self._to = 0
         self.scored = np.zeros(5)  # events, sum of |p - q|, alerts of both, of one, of the other
         self.judged = np.zeros(3)  # labels, sums of losses of the member and of the challenger
+
+    @property
+    def links(self) -> F64:
+        """As made, of each row from ``first`` on; a view."""
+        return self._room[self._from : self._to]
 
     def hold(self, links: F64, first: int, head: int) -> None:
         """Keep the links of rows from number ``first`` on; those before ``head`` were judged."""
         if not len(self.links):
             self.first = first
         over = max(0, min(head - self.first, len(self.links)))
-        self.links = np.concatenate([self.links[over:], links])
-        self.first += over
+        self._from, self.first = self._from + over, self.first + over
+        if self._to + len(links) > len(self._room):
+            # Doubled: millions may wait, which no step should copy.
+            held = self.links
+            self._room = np.zeros((2 * (len(held) + len(links)), links.shape[1]))
+            self._room[: len(held)] = held
+            self._from, self._to = 0, len(held)
+        self._room[self._to : self._to + len(links)] = links
+        self._to += len(links)
 
     def state(self) -> State:
         return {
@@ -94,7 +107,8 @@ class _Challenge:
         self.ripe, self.first = int(state["ripe"]), int(state["first"])
         self.doubled, self.proposed = int(state["doubled"]), bool(state["proposed"])
         self.blocks.restore(state["blocks"])
-        self.links = state["links"].copy()
+        self._room = state["links"].copy()
+        self._from, self._to = 0, len(self._room)
         self.scored, self.judged = state["scored"].copy(), state["judged"].copy()
 
 

@@ -49,7 +49,7 @@ from stream.settings.ranking import RATINGS, RECOMMENDER
 from stream.settings.schema import Config
 from stream.step.engine import Engine, Made
 from stream.step.join import Left
-from stream.step.ledger import Cause, Version
+from stream.step.lifecycle.ledger import Cause, Version
 from stream.step.pending.store import Pending
 from stream.step.ranking.answers import Answer, Place
 from stream.step.ranking.candidates import Candidates, Found, asked, key_of

@@ -11,7 +11,7 @@ from stream.contract.records import Batch
 from stream.run.assemble import build_engine
 from stream.settings.schema import VersionsSettings
 from stream.step.engine import Engine
-from stream.step.ledger import Ledger, NoVersion, Version
+from stream.step.lifecycle.ledger import Ledger, NoVersion, Version
 from tests.support.factory import Feed, config, decoded, event, label, reasons
 
 

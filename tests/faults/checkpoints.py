@@ -23,6 +23,7 @@ from stream.contract.log import Log, OutOfRetention
 from stream.logs.sqlite.log import SqliteLog
 from stream.run.assemble import build_engine, wall_clock_ms
 from stream.settings.load import load
+from stream.state.artefacts import FOLDER
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import TopicsChanged
@@ -118,8 +119,12 @@ def all_cases(state: Path, offsets: int, rng: random.Random) -> list[Case]:
 
 
 def copy_spoiled(state: Path, target: Path, case: Case | None) -> None:
-    """A copy of the generations by links, but the spoiled file by content, its links kept."""
+    """A copy of the generations by links, but the spoiled file by content, its links kept.
+
+    The artefacts, which a replay may ask for, are there as they are.
+    """
     shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(state / FOLDER, target / FOLDER, copy_function=os.link)
     spoiled = case.file.stat().st_ino if case else -1
     copy: Path | None = None
     for generation in list_generations(state):

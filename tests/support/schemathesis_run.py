@@ -37,6 +37,14 @@ def map_body(context, body):
     if isinstance(body, str) and len(body) <= 256 < len(body.encode()):
         return body[:64]
     return int(body) if isinstance(body, float) and body.is_integer() else body
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    # Nor can it say that the text of a challenger's definition is JSON of a member.
+    body = case.body
+    if isinstance(body, dict) and isinstance(spec := body.get("spec"), str):
+        if 0 < len(spec) <= 10_000:
+            case.body = {**body, "spec": json.dumps({"type": "logistic"})}
 """
 
 

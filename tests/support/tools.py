@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from models.task import TaskType
 from monitoring.show.metrics import MillraceCollector
 from monitoring.show.readings import Readings, Telemetry
+from stream.settings.ranking import RATINGS
 from tests.support.waiting import DEADLINE_S
 
 FLAGS = [
@@ -50,8 +51,10 @@ def chromium() -> Iterator[Browser]:
 
 def metric_names(task: TaskType = "binary") -> set[str]:
     """Every name, as a query writes it: counters with ``_total``, histograms by their parts."""
+    rated = (RATINGS,) if task == "ranking" else ()
     collector = MillraceCollector(
-        lambda: Readings("fraud", ("linear",), task), Telemetry({"version": "1"})
+        lambda: Readings("fraud", ("linear",), task, rated=rated),
+        Telemetry({"version": "1"}),
     )
     return {
         family.name + suffix for family in collector.collect() for suffix in SUFFIXES[family.type]

@@ -27,7 +27,8 @@ from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.browser
 
-EVENTS, BAD, LATE = 6000, 7, 100
+EVENTS, TURN, BAD, LATE = 10_000, 6000, 7, 100
+"""At ``TURN`` the truth turns: 2,000 labels warmed the models up, 2,000 told what is usual."""
 CHARTS = ("quality", "flow", "latency", "scores", "alerts", "weights", "parameters")
 DESK: Any = {"width": 1280, "height": 900}
 PHONE: Any = {"width": 390, "height": 844}
@@ -51,24 +52,24 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """Two halves of a stream, the truth reversed in the second; bad records in between."""
+    """Two parts of a stream, the truth reversed in the second; bad records in between."""
     directory = tmp_path_factory.mktemp("live")
     c = config(directory, http={"port": 0}, limits={"batch": 100})
     with running(c) as service:
         front = Front(service)
         front.start()
         assert front.server is not None
-        half, labelled = EVENTS // 2, EVENTS - LATE
-        first = [event(i) for i in range(half)]
-        append(c, ("events", first), ("labels", [label(i) for i in range(half)]))
-        wait_until(lambda: told(front)["millrace_labels_total", "joined"] == half, "first half")
+        labelled = EVENTS - LATE
+        first = [event(i) for i in range(TURN)]
+        append(c, ("events", first), ("labels", [label(i) for i in range(TURN)]))
+        wait_until(lambda: told(front)["millrace_labels_total", "joined"] == TURN, "first part")
         wait_until(lambda: front.history()["points"], "a point")
-        rest = [b"{"] * BAD + [event(i) for i in range(half, EVENTS)]
-        wrong = [label(i, not truth(i)) for i in range(half, labelled)]
+        rest = [b"{"] * BAD + [event(i) for i in range(TURN, EVENTS)]
+        wrong = [label(i, not truth(i)) for i in range(TURN, labelled)]
         append(c, ("events", rest), ("labels", wrong))
         caught_up(service, EVENTS + BAD + labelled)
         wait_until(lambda: told(front)["millrace_labels_total", "joined"] == labelled, "readings")
-        wait_until(lambda: any(p["drift"] for p in front.history()["points"]), "a drift mark")
+        wait_until(lambda: "ensemble" in marks(front), "a drift mark of the ensemble")
         wait_until(lambda: sum(service.lag.values()) == 0, "an empty backlog")
         yield Live(front, c, f"http://127.0.0.1:{front.server.port}")
         front.stop()
@@ -88,6 +89,11 @@ def points(front: Front) -> list[Any]:
     """The ring of the charts."""
     found: list[Any] = front.history()["points"]
     return found
+
+
+def marks(front: Front) -> set[str]:
+    """Whose drift the charts mark."""
+    return {of for point in points(front) for _, of in point["drift"]}
 
 
 @contextmanager

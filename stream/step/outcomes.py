@@ -37,6 +37,11 @@ class Outcomes:
     tallies : Tallies
     matured : Judge
         Quality of whole cohorts: what is past its horizon.
+
+    Attributes
+    ----------
+    learning : Learning
+        What judges and teaches; whoever watches that stands in its place.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class Outcomes:
         self._pending = pending
         self._ensemble = ensemble
         self._task = ensemble.task
-        self._learning = learning
+        self.learning = learning
         self._maturity = maturity
         self._tallies = tallies
         self._matured = matured
@@ -66,7 +71,7 @@ class Outcomes:
         numbers, rows, y, at_ms = found
         delay_s = (at_ms - rows["event_time_ms"]) / 1000
         self._tallies.labelled(self._task.output(rows["score"]), y, delay_s)
-        self._learning.told(rows, y)
+        self.learning.told(rows, y)
         ripe = settle(numbers, y)
         if not len(ripe):
             return []
@@ -99,7 +104,7 @@ class Outcomes:
         if final.any():
             rows = left.rows[final]
             output = outputs(self._task, rows)
-            said = self._learning.said(output, rows)
+            said = self.learning.said(output, rows)
             self._matured.update(output, y[final], rows["alert"], said)
         return alarms
 
@@ -107,10 +112,10 @@ class Outcomes:
         self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, watermark_ms: int
     ) -> list[Alarm]:
         """Judge rows whose truth is settled, and learn what is left to learn of them."""
-        alarms = self._learning.judge(numbers, rows, y, watermark_ms)
+        alarms = self.learning.judge(numbers, rows, y, watermark_ms)
         self._learn(self._maturity.rest(numbers, rows, y, early, self._prior), watermark_ms)
         return alarms
 
     def _learn(self, part: Part, watermark_ms: int) -> None:
         if len(part.rows):
-            self._learning.learn(*part, watermark_ms, not self._maturity.at_once)
+            self.learning.learn(*part, watermark_ms, not self._maturity.at_once)

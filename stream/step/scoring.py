@@ -79,16 +79,21 @@ class ScoringEngine(Engine):
         self.tallies = Tallies(self.task)
         self.maturity = Maturity(config.label, self.task, pending)
         self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
-        self.learning = Learning(
+        learning = Learning(
             *(features, ensemble, quality, drift, self.auditor, self.reactions, self.challengers),
             *(self.counts, self.task),
         )
         self.outcomes = Outcomes(
-            *(pending, ensemble, self.learning, self.maturity, self.tallies, matured)
+            *(pending, ensemble, learning, self.maturity, self.tallies, matured)
         )
         self._encode = score_encoder(self.task, ensemble.names)
         self.threshold = self.task.alert_at
         self._handlers |= {config.topics.events: self._events, config.topics.labels: self._labels}
+
+    @property
+    def learning(self) -> Learning:
+        """What judges and teaches."""
+        return self.outcomes.learning
 
     @property
     def threshold(self) -> float:

@@ -209,9 +209,10 @@ class _Watching(Learning):
 
 def _watch(engine: ScoringEngine, member: str) -> _Watching:
     """The engine's learning, watched; a switch of the configuration made another engine."""
-    if not isinstance(engine.learning, _Watching):
-        engine.learning = _Watching(engine.learning, member)
-    return engine.learning
+    watching = engine.learning
+    if not isinstance(watching, _Watching):
+        watching = engine.outcomes.learning = _Watching(watching, member)
+    return watching
 
 
 def _moves(before: Tensors, after: Tensors) -> dict[str, float]:
@@ -250,7 +251,7 @@ def _alone(
     engine: ScoringEngine, name: str, layer: str | None, update: Update, names: Mapping[int, str]
 ) -> Iterator[dict[str, Any]]:
     """How far each event of an update moves the member alone, from where the update began."""
-    member = engine.ensemble.fresh(name, 0)
+    member = engine.ensemble.made(name, 0, engine.ensemble.specs.get(name))
     schema = engine.features.schema
     for i, row in enumerate(update.rows):
         member.restore(update.before)

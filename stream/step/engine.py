@@ -391,8 +391,7 @@ class Engine(ABC):
         self.counts.clear()
         self.counts.update(state["counts"])
         self.codec.schemas.restore(state.get("schemas", ()))
-        if "ledger" in state:
-            self.ledger.restore(state["ledger"])
+        self.ledger.restore(state["ledger"])
         if "pending" in state:
             self.pending.restore(state["pending"], segments or {})
         for name, part in self._parts().items():

@@ -276,8 +276,16 @@ def _budgets(config: Config) -> Iterator[str]:
 
 
 def _drift(config: Config) -> Iterator[str]:
-    """`drift.on_alarm` can do what it says: a combiner without parameters has nothing to forget."""
+    """`drift.on_alarm` can do what it says: a combiner without parameters has nothing to forget.
+
+    What puts candidates in order has no challengers: lists would have to be scored twice.
+    """
     drift, combine = config.drift, config.ensemble.combine
+    if drift.on_alarm == "challenge" and config.reco is not None:
+        yield (
+            "drift.on_alarm: expected none, weights or reset where items are ranked, got "
+            "'challenge'"
+        )
     if any(config.target.problems(config.label.values, config.label.at_horizon)):
         return
     if config.member_type not in COMBINERS[combine] or (config.reco and not config.members):

@@ -268,7 +268,8 @@ class Challengers:
                 continue
             ours = rows["links"][known, self._ensemble.voters.index(name)]
             theirs, truth = running.links[at[known]], y[known]
-            there = np.isfinite(ours).all(axis=1)  # nan: scored before the member came
+            # nan: scored before the member came; -inf is said of a class that nobody named yet.
+            there = ~np.isnan(ours).any(axis=1)
             ours, theirs, truth = ours[there], theirs[there], truth[there]
             costs = [
                 np.minimum(self._task.cost(z, truth), self._task.worst) for z in (ours, theirs)

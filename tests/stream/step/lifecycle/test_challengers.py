@@ -23,6 +23,7 @@ from stream.run.assemble import build_engine
 from stream.settings.upgrade import journaled
 from stream.step.reconfigure import compare, reconfigure
 from stream.step.scoring import ScoringEngine
+from tests.stream.step.lifecycle.failing import Failing
 from tests.stream.step.lifecycle.test_reactions import LINEAR, PRIOR, restored
 from tests.support.factory import (
     Feed,
@@ -103,6 +104,20 @@ def test_no_score_changes_by_a_bit_while_a_challenger_runs(tmp_path: Path) -> No
 
 
 # ---------------------------------------------------------------------- as made
+
+
+def test_a_class_that_nobody_named_yet_keeps_nobody_from_being_judged(tmp_path: Path) -> None:
+    """Where more may enter than have, both say -inf of the rest; rows count all the same."""
+    target = {"type": "classes", "max_classes": 4}
+    told_as = {"field": "fraud", "horizon": "10d", "values": None}
+    plain = [{"name": "amount", "type": "number", "field": "amount"}]
+    members = [LINEAR, {"name": "prior", "type": "constant"}]
+    engine = build(tmp_path, target=target, label=told_as, features=plain, members=members)
+    run(engine, told(20, (1, CHALLENGE | {"member": "linear"})))
+    assert len(engine.task.names) == 2
+    [standing] = engine.challengers.standings()
+    assert standing.labels > 0
+    assert 0 < standing.challenger_loss < np.inf
 
 
 def test_both_are_judged_by_what_they_said_then(tmp_path: Path) -> None:
@@ -198,21 +213,6 @@ def test_one_that_is_not_better_is_dropped(
     assert engine.ensemble.digest() == alone.ensemble.digest()
 
 
-class Failing(ConstantModel):
-    """A model that fails at one of its methods."""
-
-    def __init__(self, fails: str) -> None:
-        super().__init__(ConstantModel.Params(probability=0.5), None, 0)  # type: ignore[arg-type]
-        self.fails = fails
-
-    def score(self, x: FeatureBatch) -> F64:
-        return super().score(x) * (np.nan if self.fails == "score" else 1.0)
-
-    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        if self.fails == "learn":
-            raise ValueError("not today")
-
-
 @pytest.mark.parametrize("fails", ["score", "learn", "quarantine"])
 def test_one_that_fails_or_has_no_champion_is_dropped(tmp_path: Path, fails: str) -> None:
     """Its member goes on as if it had never been."""
@@ -264,7 +264,7 @@ def test_a_promotion_can_be_rolled_back_and_made_again(tmp_path: Path) -> None:
     run(engine, told(8, (0, CHALLENGE), (7, {"command": "promote", "member": "prior"})))
     replaced, promoted = engine.ledger.versions()["prior"][-2:]
     assert (replaced.cause, promoted.cause) == ("replaced", "promoted")
-    states = {digest: state() for digest, state in engine.ledger.unsaved().items()}
+    states = {digest: state() for digest, state in engine.ledger.unsaved.items()}
     feed.seq, feed.offsets = engine.seq, {"control": 2}
     for version in (replaced, promoted):
         command = {"command": "rollback", "member": "prior", "to": version.digest[:12]}

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import F64, FeatureBatch
-from models.members.constant import ConstantModel
 from monitoring.audit.budgets import EVENTS, REACTIONS
 from monitoring.drift.monitor import WARM_UP, Alarm
 from stream.contract.outputs import Outputs
@@ -24,7 +22,7 @@ from stream.settings.upgrade import journaled
 from stream.state.generations import Snapshot, StateDirectory
 from stream.state.platform import fingerprint
 from stream.step.scoring import ScoringEngine
-from tests.support.factory import Feed, config, decoded, event, label, truth
+from tests.support.factory import Feed, config, decoded, event, label, ranking_config, truth
 
 LINEAR = {"name": "linear", "type": "logistic"}
 PRIOR = {"name": "prior", "type": "constant", "probability": 0.1}
@@ -74,21 +72,6 @@ def react(engine: ScoringEngine, name: str, at_ms: int = 1) -> None:
     """An alarm out of the blue, between two steps; its records are thrown away."""
     engine.reactions.alarm(Alarm("betting", name, 16.0, 15.0, 0), at_ms)
     engine.audit_records()
-
-
-class Failing(ConstantModel):
-    """A member that fails at one of its methods."""
-
-    def __init__(self, fails: str) -> None:
-        super().__init__(ConstantModel.Params(probability=0.5), None, 0)  # type: ignore[arg-type]
-        self.fails = fails
-
-    def score(self, x: FeatureBatch) -> F64:
-        return super().score(x) * (np.nan if self.fails == "score" else 1.0)
-
-    def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
-        if self.fails == "learn":
-            raise ValueError("not today")
 
 
 # ---------------------------------------------------------------------- none
@@ -291,6 +274,12 @@ def test_reactions_are_counted_from_the_start(tmp_path: Path) -> None:
     assert found["member_reset", "linear"] == 1
     assert sum(found.values()) == 1
     assert len(found) == 1 + 6 * 2
+
+
+def test_what_ranks_has_no_challengers(tmp_path: Path) -> None:
+    """A reaction that could not be is refused, not passed over."""
+    with pytest.raises(ConfigError, match="where items are ranked, got 'challenge'"):
+        ranking_config(tmp_path, drift={"on_alarm": "challenge"})
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Checkpointer:
         self._interval_s = config.checkpoints.interval / 1000
         self._condition = threading.Condition()
         self._work: Snapshot | None = None
-        self._versions: dict[str, Callable[[], State]] = {}  # kept, not saved yet
+        self._versions: dict[str, Callable[[], State]] = {}  # the writer's, not saved yet
         self._closing = False
         self._last_s = time.monotonic()
         self._last_seq = 0
@@ -162,7 +162,7 @@ class Checkpointer:
         """Hand the state over to the writer; only after :meth:`due` or :meth:`wait`."""
         started = time.monotonic()
         snapshot = snapshot_of(engine, standing, self._clock_ms())
-        self._versions |= engine.ledger.unsaved()
+        self._take_versions(engine)
         failpoint("checkpoint.snapshot")
         engine.checkpoint_wanted = False
         self._snapshot_s = time.monotonic() - started
@@ -176,18 +176,17 @@ class Checkpointer:
     def save_versions(self, engine: Engine) -> None:
         """Save the versions that were kept up to now, for a command that may ask for them."""
         self.wait()
-        self._versions |= engine.ledger.unsaved()
+        self._take_versions(engine)
         try:
-            self._save_versions()
+            self._directory.artefacts.save(self._versions)
         except OSError as error:
             self.failures_total += 1
             logger.error("versions_not_saved", error=str(error), next_step="free the disk")
 
-    def _save_versions(self) -> None:
-        """What cannot be saved is tried again with the next generation, which names it."""
-        for digest, state in list(self._versions.items()):
-            self._directory.artefacts.put(digest, state)
-            del self._versions[digest]
+    def _take_versions(self, engine: Engine) -> None:
+        """The writer has them from here on (loop thread, while it writes nothing)."""
+        self._versions |= engine.ledger.unsaved
+        engine.ledger.unsaved.clear()
 
     def _run(self) -> None:
         try:
@@ -221,7 +220,8 @@ class Checkpointer:
 
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()
-        self._save_versions()
+        # What cannot be saved is tried again with the next generation: each names it.
+        self._directory.artefacts.save(self._versions)
         written = self._directory.write(snapshot)
         if not self._committer.wait_for(snapshot.seq):
             raise MillraceError(f"step {snapshot.seq} was never committed")

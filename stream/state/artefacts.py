@@ -9,8 +9,8 @@ that its commands name. Files stay while a ledger or a retained step names them.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ from stream.step.engine import Engine, Models
 logger = structlog.get_logger()
 
 FOLDER = "artefacts"
-_SUFFIX = ".safetensors.zst"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SUFFIX, _WRITING = ".safetensors.zst", ".writing-"
 _REST = "\0rest"
 """The tensor that holds what is no array, as MessagePack."""
 
@@ -53,8 +52,11 @@ class Artefacts:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each artefact that is there, by digest."""
-        found = self.path.glob(f"*{_SUFFIX}")
-        return {p.name.removesuffix(_SUFFIX): p.stat().st_size for p in found}
+        found: dict[str, int] = {}
+        for path in self.path.glob(f"*{_SUFFIX}"):
+            with suppress(FileNotFoundError):  # let go meanwhile
+                found[path.name.removesuffix(_SUFFIX)] = path.stat().st_size
+        return found
 
     def put(self, digest: str, state: Callable[[], State]) -> None:
         """Save a member's state, durably, unless it is there; raises ``OSError``."""
@@ -63,11 +65,17 @@ class Artefacts:
             return
         private.folder(self.path)
         failpoint("artefact.write")
-        temporary = self.path / f".writing-{digest}"
+        temporary = self.path / f"{_WRITING}{os.getpid()}-{digest}"
         write_durably(temporary, packed(state()))
         temporary.rename(final)
         sync_directory(self.path)
         failpoint("artefact.written")
+
+    def save(self, states: dict[str, Callable[[], State]]) -> None:
+        """Put states by their digests, each taken out once it is durable; raises ``OSError``."""
+        for digest, state in list(states.items()):
+            self.put(digest, state)
+            del states[digest]
 
     def take(self, raw: bytes, fresh: Callable[[], Learner]) -> str:
         """Put an artefact from elsewhere here, if it fits a ``fresh`` member; gives its digest.
@@ -94,9 +102,9 @@ class Artefacts:
         where, raw = self.file(digest), self.raw(digest)
         try:
             model = revived(unpacked(raw), fresh, digest)
-        except ArtefactError as error:
+            os.utime(where)  # as long as the step that asks for it is retained, the file is
+        except (ArtefactError, OSError) as error:
             raise ArtefactError(f"{where}: {error}") from error
-        os.utime(where)  # as long as the step that asks for it is retained, the file is
         return model
 
     def models(
@@ -120,12 +128,17 @@ class Artefacts:
         return found
 
     def prune(self, named: Collection[str], before_ms: int) -> None:
-        """Let go what is not named and was last asked for before ``before_ms``."""
-        for digest in self.sizes().keys() - set(named):
-            if self.file(digest).stat().st_mtime_ns // 1_000_000 < before_ms:
-                self.file(digest).unlink()
-        for left in self.path.glob(".writing-*"):
-            left.unlink()
+        """Let go what is not named and was last asked for before ``before_ms``.
+
+        What a dead process left half written goes by its age too: another one may be writing now.
+        """
+        keep = {self.file(digest) for digest in named}
+        for path in (*self.path.glob(f"*{_SUFFIX}"), *self.path.glob(f"{_WRITING}*")):
+            try:
+                if path not in keep and path.stat().st_mtime_ns // 1_000_000 < before_ms:
+                    path.unlink()
+            except OSError as error:
+                logger.warning("artefact_stays", path=str(path), error=str(error))
 
 
 def packed(state: State) -> bytes:

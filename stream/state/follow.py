@@ -108,8 +108,10 @@ class Step(Told, frozen=True, kw_only=True):
             *(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room, models)
         )
         outputs = engine.step(batch)
-        for kept, state in engine.ledger.unsaved().items():
-            means.artefacts.put(kept, state)
+        try:
+            means.artefacts.save(engine.ledger.unsaved)
+        except OSError as error:  # the next generation tries again
+            logger.error("versions_not_saved", error=str(error), next_step="free the disk")
         return engine, outputs
 
 

@@ -53,6 +53,12 @@ class Ledger:
     settings : VersionsSettings
     names : collection of str
         The members.
+
+    Attributes
+    ----------
+    unsaved : dict of str to callable
+        Of versions whose states are not artefacts yet, what gives them, by digest; who has saved
+        one takes it out.
     """
 
     def __init__(self, settings: VersionsSettings, names: Collection[str]) -> None:
@@ -62,7 +68,7 @@ class Ledger:
         self._alarmed: dict[str, int] = {}  # first step of the alarms that last
         self._quiet = True  # since the last regular versions
         self._due_ms = 0
-        self._unsaved: dict[str, Callable[[], State]] = {}
+        self.unsaved: dict[str, Callable[[], State]] = {}
 
     def due(self, event_time_ms: int) -> bool:
         """Whether regular versions are to be kept at the coming checkpoint."""
@@ -85,17 +91,19 @@ class Ledger:
 
         ``None``: that is an artefact already.
 
-        The oldest that is not pinned makes room.
+        The oldest that are not pinned make room.
         """
         versions = self._versions[name]
         if versions and versions[-1].digest == version.digest:
             return
         versions.append(version)
         free = [v for v in versions if self._pinned.get(v.digest, -1) < version.event_time_ms]
-        if len(free) > self._settings.keep:
-            versions.remove(free[0])
+        for oldest in free[: -self._settings.keep]:
+            versions.remove(oldest)
+        kept = self.digests()
+        self._pinned = {d: until for d, until in self._pinned.items() if d in kept}
         if state is not None:
-            self._unsaved[version.digest] = state
+            self.unsaved[version.digest] = state
 
     def replaced(self, name: str) -> None:
         """Another model stands in the member's place: its alarms were about the old one."""
@@ -143,11 +151,6 @@ class Ledger:
     def pinned(self) -> dict[str, int]:
         """Digests that do not make room, with the event time until which."""
         return dict(self._pinned)
-
-    def unsaved(self) -> dict[str, Callable[[], State]]:
-        """States of versions that were kept since the last call, by digest, to be saved now."""
-        unsaved, self._unsaved = self._unsaved, {}
-        return unsaved
 
     def state(self) -> State:
         """See :meth:`models.base.Learner.state`; the versions' own states are artefacts."""

@@ -92,7 +92,32 @@ def test_only_what_nobody_names_any_more_is_let_go(tmp_path: Path) -> None:
         artefacts.put(member.digest(), member.state)
         os.utime(artefacts.file(engine.ensemble.members[name].digest()), (1000, 1000))
     linear, trees = (engine.ensemble.members[name].digest() for name in ("linear", "trees"))
+    left, written = (artefacts.path / f".writing-{n}" for n in (1, 2))
+    for path in (left, written):
+        path.touch()
+    os.utime(left, (1000, 1000))
     artefacts.prune({linear}, before_ms=999_999)
     assert artefacts.sizes().keys() == {linear, trees}
     artefacts.prune({linear}, before_ms=1_000_001)
     assert artefacts.sizes().keys() == {linear}
+    assert list(artefacts.path.glob(".writing-*")) == [written]
+
+
+def test_what_could_not_be_saved_is_saved_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes no state away."""
+    artefacts = Artefacts(tmp_path / "artefacts")
+    states: dict[str, Callable[[], Any]] = {n * 64: lambda n=n: {"n": n} for n in "ab"}
+    with monkeypatch.context() as m:
+        m.setattr("stream.state.artefacts.failpoint", _full)
+        with pytest.raises(OSError, match="full"):
+            artefacts.save(states)
+    assert len(states) == 2
+    artefacts.save(states)
+    assert states == {}
+    assert artefacts.sizes().keys() == {"a" * 64, "b" * 64}
+
+
+def _full(name: str) -> None:
+    raise OSError("full")

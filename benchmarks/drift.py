@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +121,16 @@ def pieces(sim: Simulator, delay: int | None) -> Iterator[tuple[Payments, Paymen
         waiting = waiting[~due]
 
 
+def batches(
+    sim: Simulator, delay: int | None, seed: int
+) -> Iterator[tuple[Payments, Payments, Batch]]:
+    """The :func:`pieces`, each with its batch of a run from its first step on."""
+    ours, theirs = tee(pieces(sim, delay))
+    records = ((event_records(p, seed), label_records(y, seed)) for p, y in theirs)
+    for (payments, labels), batch in zip(ours, traffic.each_batch(records), strict=True):
+        yield payments, labels, batch
+
+
 class _Watch:
     """Keeps what passes through an engine's drift monitor."""
 
@@ -156,20 +167,14 @@ def run(seed: int, drift: bool, delay: int | None, on_alarm: str = "none") -> Ru
     with tempfile.TemporaryDirectory() as directory:
         config = traffic.config(Path(directory), drift={"on_alarm": on_alarm})
         engine = build_engine(config, None)
-        watch = _Watch(engine)
-        offsets = {"events": 0, "labels": 0}
-        for seq, (payments, labels) in enumerate(pieces(sim, delay), 1):
+        watch, scored = _Watch(engine), 0
+        for payments, labels, batch in batches(sim, delay, seed):
             if sim.drift_ms is not None and drift_event is None:
-                drift_event = _first(payments, sim.drift_ms, offsets["events"])
+                drift_event = _first(payments, sim.drift_ms, scored)
             if sim.drift_ms is not None and drift_row is None:
                 drift_row = _first(labels, sim.drift_ms, watch.rows)
-            slices = []
-            made = (event_records(payments, seed), label_records(labels, seed))
-            for topic, records in zip(offsets, made, strict=True):
-                if records:
-                    slices.append(traffic.piece_slice(topic, offsets[topic], records))
-                    offsets[topic] += len(records)
-            engine.step(Batch(seq, traffic.CLOCK_MS, slices))
+            scored += len(payments)
+            engine.step(batch)
     moved, largest = score_drift(np.concatenate(watch.scores), np.array(watch.learned))
     losses = np.concatenate(watch.losses)
     return Run(watch.alarms, drift_row, losses, moved, largest, drift_event)
@@ -268,15 +273,8 @@ def members(seeds: Sequence[int]) -> dict[str, Any]:
             config = traffic.config(Path(directory), members=list(MEMBERS), ensemble=mean)
             engine = build_engine(config, None)
             raised = dict.fromkeys(("ensemble", *config.learners), 0)
-            offsets = {"events": 0, "labels": 0}
-            for seq, (payments, labels) in enumerate(pieces(sim, 1_000), 1):
-                slices = []
-                made = (event_records(payments, seed), label_records(labels, seed))
-                for topic, records in zip(offsets, made, strict=True):
-                    if records:
-                        slices.append(traffic.piece_slice(topic, offsets[topic], records))
-                        offsets[topic] += len(records)
-                for alarm in engine.step(Batch(seq, traffic.CLOCK_MS, slices)).alarms:
+            for _, _, batch in batches(sim, 1_000, seed):
+                for alarm in engine.step(batch).alarms:
                     raised[alarm.signal] += 1
         for name, count in raised.items():
             alarms.setdefault(name, []).append(count)

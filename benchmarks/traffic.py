@@ -7,7 +7,7 @@ a run of any length teaches each member one row for each event; nothing here dep
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,19 @@ def pieces(sim: Simulator, size: int, labels: bool = True, lag: int = 4096) -> I
 
 def batches(made: Iterator[Piece]) -> list[Batch]:
     """The pieces as the batches of a run from its first step on."""
-    out: list[Batch] = []
+    return list(each_batch(made))
+
+
+def each_batch(made: Iterable[Piece]) -> Iterator[Batch]:
+    """As :func:`batches`, one after the other."""
     offsets = {"events": 0, "labels": 0}
-    for events, labels in made:
+    for seq, (events, labels) in enumerate(made, 1):
         slices = []
         for topic, records in (("events", events), ("labels", labels)):
             if records:
                 slices.append(piece_slice(topic, offsets[topic], records))
                 offsets[topic] += len(records)
-        out.append(Batch(len(out) + 1, CLOCK_MS, slices))
-    return out
+        yield Batch(seq, CLOCK_MS, slices)
 
 
 def piece_slice(topic: str, first: int, new: list[NewRecord]) -> Slice:

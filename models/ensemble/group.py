@@ -5,7 +5,8 @@ The auditor watches a group, the engine saves it. What its learners do together 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from models.base import Learner, Parameter, State, StateError, state_digest
@@ -66,6 +67,15 @@ class Group(Generic[L]):
         """It serves and learns again."""
         self._frozen.discard(self._known(name))
         self._quarantined.discard(name)
+
+    @contextmanager
+    def as_it_is(self) -> Iterator[None]:
+        """Whoever is put into quarantine within the block is out of it afterwards."""
+        before = self._quarantined.copy()
+        try:
+            yield
+        finally:
+            self._quarantined = before
 
     def made(self, name: str, number: int, spec: Spec | None) -> L:
         """A new learner for the place, by this definition; ``None``: its own."""

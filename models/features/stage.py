@@ -84,13 +84,14 @@ class _Table:
             extremes=self.extremes,
         )
 
-    def statistics(self, events: EventColumns, learn: bool) -> F64:
+    def statistics(self, events: EventColumns, take: _Take) -> F64:
         keys = events.entities[self.entity]
         values = np.zeros(len(events)) if self.value is None else events.numbers[self.value]
-        take = self.held.update if learn else self.held.look
-        return take(keys, events.event_time_ms, values)
+        return take(self.held, keys, events.event_time_ms, values)
 
 
+_Take = Callable[[EntityWindows, U64, I64, F64], F64]
+"""The method of the windows by which they take events; with ``update`` all else learns too."""
 _Block = Callable[[EventColumns, Mapping[str, F64], bool], F64]
 """Makes a feature's dense columns, ``(n, width)``, from the events and the tables' statistics, and
 learns from them if so told."""
@@ -141,17 +142,25 @@ class FeatureStage:
 
     def transform(self, events: EventColumns) -> FeatureBatch:
         """The features of ``n`` events in order, each seeing those before it; changes the state."""
-        return self._features_of(events, True)
+        return self._features_of(events, EntityWindows.update)
 
     def look(self, events: EventColumns) -> FeatureBatch:
         """The features of each event as if it were the next one; changes nothing."""
-        return self._features_of(events, False)
+        return self._features_of(events, EntityWindows.look)
 
-    def _features_of(self, events: EventColumns, learn: bool) -> FeatureBatch:
-        seen = {table.name: table.statistics(events, learn) for table in self._tables}
+    def foresee(self, events: EventColumns) -> FeatureBatch:
+        """What :meth:`transform` would make of each event as the next one; changes nothing.
+
+        Of late events and full rings too, which :meth:`look` is not exact about, for a copy of
+        each event's entities.
+        """
+        return self._features_of(events, EntityWindows.foresee)
+
+    def _features_of(self, events: EventColumns, take: _Take) -> FeatureBatch:
+        seen = {table.name: table.statistics(events, take) for table in self._tables}
         wide, at = np.empty((len(events), len(self.schema.dense))), 0
         for width, block in self._blocks:
-            wide[:, at : at + width] = block(events, seen, learn)
+            wide[:, at : at + width] = block(events, seen, take == EntityWindows.update)
             at += width
         dense = np.clip(wide, -F32_MAX, F32_MAX).astype(np.float32)
         hashed = np.empty((len(events), len(self._categories)), np.uint32)

@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import monitoring.show
+from stream.contract.letters import DeadLetter
 from stream.contract.log import DiskFull, LogUnavailable
 from stream.contract.records import NewRecord, Record
 from stream.decode.cloudevents import STRUCTURED
@@ -45,6 +46,8 @@ from stream.settings.schema import Config
 LIVE_PAGE = Path(next(iter(monitoring.show.__path__))) / "page"
 TAIL_DEFAULT = 50
 TAIL_MOST = 1000
+ASKED = 16
+"""What-ifs in progress at once; each waits in a thread for the end of the step under way."""
 INLINE_BYTES = 16_384
 """Bodies up to this are checked on the event loop (1.4 µs a record), larger ones in a thread."""
 
@@ -62,6 +65,7 @@ class Backend(Protocol):
     * ``models``, ``parameters``, ``tail``, ``snapshot``, ``history`` and ``score`` may block; they
       are called from a worker thread, one call of them at a time. ``metrics`` likewise, but beside
       them.
+    * ``what_if`` may block until its deadline; up to :data:`ASKED` calls at once.
     * Dictionaries are plain data that ``msgspec`` can write as JSON.
     """
 
@@ -94,6 +98,12 @@ class Backend(Protocol):
 
     def score(self, event_id: str) -> bytes | None:
         """The score record of an event, if it is among the newest."""
+
+    def what_if(self, record: NewRecord, timeout_s: float) -> dict[str, Any] | DeadLetter:
+        """What the next step would say of an event; changes nothing.
+
+        Raises :class:`TimeoutError`, or a :class:`Problem` where the service stops.
+        """
 
 
 class Api:
@@ -136,6 +146,7 @@ class Api:
         self._feed = Feed(lambda: self._read(backend.snapshot), lambda: self._read(backend.history))
         self._reads = anyio.CapacityLimiter(1)
         self._scrapes = anyio.CapacityLimiter(1)
+        self._asks = anyio.CapacityLimiter(ASKED)
         self._openapi = msgspec.json.encode(document(config))
         routes = self._routes()
         app = Starlette(routes=routes, exception_handlers=_HANDLERS)
@@ -153,6 +164,7 @@ class Api:
         routes: list[BaseRoute] = [
             Route("/v1/events", self._events, methods=post),
             Route("/v1/score", self._score, methods=post),
+            Route("/v1/what-if", self._what_if, methods=post),
             Route("/v1/labels", self._labels, methods=post),
             *self._rankings(),
             Route("/v1/control", self._control, methods=post),
@@ -223,6 +235,37 @@ class Api:
         async with self._bodies.read(request, JSON, STRUCTURED) as (body, _):
             event_id, record = self._ingest.event(body)
         return Response(await self._verdict(event_id, record), media_type=JSON)
+
+    async def _what_if(self, request: Request) -> Response:
+        """One event in, what its score would be out."""
+        self._tokens.caller(request, "score")
+        if self._config.reco is not None:
+            raise Problem(
+                "not-found", "target.type: expected one whose events are scored, got 'ranking'"
+            )
+        async with self._bodies.read(request, JSON, STRUCTURED) as (body, _):
+            _, record = self._ingest.event(body)
+        return _json(await self._foretold(record))
+
+    async def _foretold(self, record: NewRecord) -> dict[str, Any]:
+        """What the score of an event that was checked would be."""
+        ask, timeout_s = self._backend.what_if, self._timeout_s
+        good, sentence = self._backend.ready()
+        if not good:
+            raise Problem("not-ready", sentence)
+        try:
+            answer = await anyio.to_thread.run_sync(ask, record, timeout_s, limiter=self._asks)
+        except TimeoutError as error:
+            raise Problem(
+                "late",
+                f"no answer within http.score_timeout = {timeout_s:g} s; nothing has changed",
+            ) from error
+        if isinstance(answer, DeadLetter):
+            raise Problem(
+                "unscorable", f"{answer.reason}: {answer.error}", reason=answer.reason,
+                error=answer.error,
+            )  # fmt: skip
+        return answer
 
     async def _rank(self, request: Request) -> Response:
         return await self._ranked(request, "rank")

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "misdirected": (421, "The Host header names another server"),
     "invalid": (422, "A record does not fit its schema"),
     "dead-lettered": (422, "The event became a dead letter"),
+    "unscorable": (422, "The event would become a dead letter"),
     "failed": (500, "The request failed"),
     "overloaded": (503, "Too much is in progress"),
     "log-unavailable": (503, "The log cannot be reached"),

@@ -92,11 +92,15 @@ class Committer:
             if self._error is not None:
                 raise self._error
 
-    def wait_for(self, seq: int) -> bool:
-        """Wait until step ``seq`` is visible; ``False`` when it never will be (any thread)."""
+    def wait_for(self, seq: int, timeout_s: float | None = None) -> bool:
+        """Wait until step ``seq`` is visible (any thread).
+
+        ``False`` when it never will be, or is not by then.
+        """
         with self._condition:
             self._condition.wait_for(
-                lambda: self.committed_seq >= seq or self._error is not None or self._closing
+                lambda: self.committed_seq >= seq or self._error is not None or self._closing,
+                timeout_s,
             )
             return self.committed_seq >= seq
 

@@ -16,17 +16,21 @@ from typing import Any
 
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
+from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
 from stream.http.live.page import POINT_S, PageView, finite, standing
+from stream.http.problem import Problem
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.run.checkpointer import Written
 from stream.run.readings import parameter_counts, readings
 from stream.run.service import Listener, Service
+from stream.run.threads import NoTurn
 from stream.settings.ranking import RECOMMENDER
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
+from stream.step.scoring import scoring
 
 PUBLISH_S = 0.5
 PARAMETERS_S = 10.0
@@ -156,6 +160,23 @@ class Front(Listener):
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """See :class:`stream.http.api.Backend`."""
         return self._service.log.append(topic, records)
+
+    def what_if(self, record: NewRecord, timeout_s: float) -> dict[str, Any] | DeadLetter:
+        """See :class:`stream.http.api.Backend`: under a step that is in the journal."""
+        service, until_s = self._service, time.monotonic() + timeout_s
+        topic, now_ms = service.config.topics.events, time.time_ns() // 1_000_000
+        event = Record(topic, 0, 0, record.key, record.value, now_ms, record.headers)
+
+        def asked(engine: Engine) -> tuple[int, dict[str, Any] | DeadLetter]:
+            return engine.seq, scoring(engine).what_if(event, now_ms)
+
+        try:
+            seq, answer = service.ask(asked, timeout_s)
+        except NoTurn as error:
+            raise Problem("stopping", "nothing has changed; ask again later") from error
+        if not service.committer.wait_for(seq, until_s - time.monotonic()):
+            raise TimeoutError
+        return answer
 
     def alive(self) -> tuple[bool, str]:
         """See :class:`stream.http.api.Backend`."""

@@ -23,6 +23,8 @@ HEADER_BYTES = 4096
 """Bytes of an event's headers that its score carries on, at most: an event may be as large as its
 topic allows, its score must fit into another one."""
 
+PLACE = ("partition", "offset")
+"""Of a score, what only an event in the log has."""
 
 Encode = Callable[[Scored, str], list[NewRecord]]
 """The score records of ``n`` events, keyed by event id, from their columns and a tail: JSON members

@@ -6,19 +6,20 @@ through its truth, ``learn.py`` learns it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from models.base import MillraceError, State
-from models.ensemble.ensemble import Ensemble
+from models.base import F64, FeatureBatch, MillraceError, State
+from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.tasks import Judge
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Scored
-from stream.contract.records import Slice
+from stream.contract.records import NewRecord, Record, Slice
 from stream.decode.codec import Codec, Events
 from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
@@ -30,7 +31,7 @@ from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
-from stream.step.scores import carrying, score_encoder
+from stream.step.scores import PLACE, carrying, score_encoder
 from stream.step.tallies import Tallies
 
 EARLY_BYTES_EACH = 512
@@ -39,6 +40,14 @@ EARLY_BYTES_EACH = 512
 
 class OtherEngine(MillraceError):
     """What was asked for is about events that are scored, and this shard scores none."""
+
+
+class _Said(NamedTuple):
+    """What is said of events: as columns, as records, and what is kept with them for labels."""
+
+    scored: Scored
+    records: list[NewRecord]
+    keep: tuple[F64, F64, F64]
 
 
 class ScoringEngine(Engine):
@@ -120,7 +129,7 @@ class ScoringEngine(Engine):
         """
         events, bad = self.codec.decoded(piece, self.codec.events)
         out.letters += bad
-        events = self._not_ahead(self.join.named(events), out)
+        events = self._not_ahead(self.join.named(events), self.clock_ms, out)
         while events.records:
             looking = self.maturity.looking
             run, events = events.split(self.join.run(events.columns.event_time_ms, looking))
@@ -136,15 +145,15 @@ class ScoringEngine(Engine):
         out.letters += self.join.take_letters()
         self._classes_added()  # not before: what labels say of these events no score may know
 
-    def _not_ahead(self, events: Events, out: Made) -> Events:
+    def _not_ahead(self, events: Events, clock_ms: int, out: Made) -> Events:
         """Leave out events from the future."""
-        latest = self.clock_ms + self.config.limits.ahead
+        latest = clock_ms + self.config.limits.ahead
         ahead = events.columns.event_time_ms > latest
         if not ahead.any():
             return events
         for i in np.flatnonzero(ahead).tolist():
             error = (
-                f"expected an event time up to limits.ahead after {self.clock_ms} ms, got "
+                f"expected an event time up to limits.ahead after {clock_ms} ms, got "
                 f"{events.columns.event_time_ms[i]} ms"
             )
             out.letters.append(DeadLetter(events.records[i], "event_time_ahead", error))
@@ -155,7 +164,26 @@ class ScoringEngine(Engine):
         n = len(events.records)
         self._left(self.join.make_room(n), out)
         x = self.features.transform(events.columns)
-        links, link = self.learning.score(x)
+        said = self._say(events, self.learning.score(x), self.clock_ms, self.seq + 1)
+        scored = said.scored
+        out.scores += carrying(said.records, scored, self.config.scores, self.clock_ms)
+        out.scored.append(scored)
+        score, alert, cold = scored.score, scored.alert, scored.cold
+        self.counts["scored"] += n
+        self.counts["alerts"] += int(alert.sum())
+        self.counts["cold"] += n if cold else 0
+        self.drift.observe(score[:0] if cold else score, x.dense)
+        warm = slice(0, 0) if cold else slice(None)
+        confidence = self.task.confidence(scored.output[warm], alert[warm])
+        self.tallies.scored(score, confidence, (self.clock_ms - scored.event_time_ms) / 1000)
+        fields = self.features.entity_fields
+        rows = self.join.hold(events, x, said.keep, alert, cold, fields)
+        self.challengers.score(x, said.keep[0], rows, self.threshold, self.watermark_ms)
+        self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
+
+    def _say(self, events: Events, made: tuple[F64, F64], clock_ms: int, seq: int) -> _Said:
+        """What is said of events with these links, and written of them; changes nothing."""
+        n, (links, link) = len(events.records), made
         cold, task = self.ensemble.cold, self.task
         # The prior itself, not through its link: one at the threshold alerts.
         output = np.tile(self.ensemble.prior.output(), (n, 1)) if cold else task.output(link)
@@ -169,21 +197,34 @@ class ScoringEngine(Engine):
             *(events.records, events.ids, times, score, output, members, alert, cold, left_out),
             *(self.auditor.versions(), said),
         )
-        tail = f',"scored_at":{self.clock_ms},"model":"{self.config.name}","seq":{self.seq + 1}'
+        tail = f',"scored_at":{clock_ms},"model":"{self.config.name}","seq":{seq}'
         tail += ',"cold":true' if cold else ""
-        made = self._encode(scored, tail)
-        out.scores += carrying(made, scored, self.config.scores, self.clock_ms)
-        out.scored.append(scored)
-        self.counts["scored"] += n
-        self.counts["alerts"] += int(alert.sum())
-        self.counts["cold"] += n if cold else 0
-        self.drift.observe(score[:0] if cold else score, x.dense)
-        confidence = task.confidence(output[:0] if cold else output, alert[:0] if cold else alert)
-        self.tallies.scored(score, confidence, (self.clock_ms - times) / 1000)
-        keep = links, link, promise
-        rows = self.join.hold(events, x, keep, alert, cold, self.features.entity_fields)
-        self.challengers.score(x, links, rows, self.threshold, self.watermark_ms)
-        self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
+        return _Said(scored, self._encode(scored, tail), (links, link, promise))
+
+    def what_if(self, record: Record, clock_ms: int) -> dict[str, Any] | DeadLetter:
+        """What the next step would say of an event, by that clock; changes nothing.
+
+        The fields of its score, but for its place in the log; ``seq`` and ``digest`` are those of
+        the newest step. A label that the event carries is not read.
+        """
+        clock_ms, out = max(self.clock_ms, clock_ms), Made()
+        events, out.letters = self.codec.events([record])
+        events = self.join.unseen(self._not_ahead(events, clock_ms, out))
+        if letters := [*out.letters, *self.join.take_letters()]:
+            return letters[0]
+        x = self.features.foresee(events.columns)
+        with self.ensemble.as_it_is():
+            said = self._say(events, self._foreseen(x), clock_ms, self.seq)
+        answer: dict[str, Any] = msgspec.json.decode(said.records[0].value or b"")
+        return {k: v for k, v in answer.items() if k not in PLACE} | {"digest": self.digest}
+
+    def _foreseen(self, x: FeatureBatch) -> tuple[F64, F64]:
+        """Links as :meth:`Learning.score` would give them, on nobody's record."""
+        while True:
+            try:
+                return self.ensemble.score(x)
+            except MemberError as error:
+                self.ensemble.quarantine(error.member)
 
     # ------------------------------------------------------------------ labels
 

@@ -26,6 +26,8 @@ from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.settings.load import parse
 from stream.settings.schema import Config
+from stream.step.engine import GENESIS
+from stream.step.scores import PLACE
 from tests.support.waiting import DEADLINE_S, PATIENT
 
 RAW: dict[str, Any] = {
@@ -180,6 +182,19 @@ class FakeBackend:
         """A score of every event seen."""
         known = event_id in self.seen
         return msgspec.json.encode(score_of(event_id)) if known else None
+
+    def what_if(self, record: NewRecord, timeout_s: float) -> dict[str, Any] | DeadLetter:
+        """As it would be scored, if told to score."""
+        if not self.scoring:
+            raise TimeoutError
+        asked = Record("events", 0, 0, record.key, record.value)
+        events, bad = self._codec.events([asked])
+        if self.refuse_repeats and events.ids[0] in self.seen:
+            bad.append(DeadLetter(asked, "duplicate_event", "expected a new id, got it again"))
+        if bad:
+            return bad[0]
+        said = score_of(events.ids[0]).items()
+        return {k: v for k, v in said if k not in PLACE} | {"digest": GENESIS}
 
     def history(self) -> dict[str, Any]:
         """No points."""

@@ -1,8 +1,9 @@
 """What the entity windows would say of events, were each the next one: nothing is kept.
 
-The sums are those that ``updates.py`` would make, operation by operation, so that an event that is
-taken in after a look gets the same statistics, bit for bit. An event older than its entity's newest
-is looked at as of that one, and the oldest of a full ring still counts.
+The sums of a look are those that ``updates.py`` would make, operation by operation, so that an
+event that is taken in after it gets the same statistics, bit for bit. An event older than its
+entity's newest is looked at as of that one, and the oldest of a full ring still counts; whoever
+must know those too takes a copy of the entity.
 """
 
 from __future__ import annotations
@@ -15,7 +16,26 @@ from numba import njit
 from models.base import F64, I64, U64
 from models.kernels.common import F32_MAX, RARE
 from models.kernels.entry import entry
-from models.kernels.windows.entities import COUNT, ENTER, START, Arrays, find, newest_time, place
+from models.kernels.windows.entities import (
+    ARENA,
+    BLOCK,
+    CLASS,
+    COUNT,
+    ENTER,
+    ENTITIES,
+    HEAD,
+    NEWEST,
+    NEXT,
+    OLDEST,
+    PREV,
+    SLOTS,
+    START,
+    Arrays,
+    find,
+    lookup_add,
+    newest_time,
+    place,
+)
 from models.kernels.windows.rings import CANCELLED
 from models.kernels.windows.updates import (
     _ARRAYS,
@@ -134,3 +154,26 @@ def look(
         row[3 * n] = min(t - newest_time(a, slot), reach) / 1000.0
         if a.first[slot] <= t:
             row[3 * n + 1] = min(t - a.first[slot], reach) / 1000.0
+
+
+@entry(numba.void(_ARRAYS, _U64, _ARRAYS))
+def copy(a: Arrays, key: U64, to: Arrays) -> None:
+    """Copy the entity ``key[0]``, if it is known, into an empty table."""
+    slot = find(a, key[0])
+    if slot < 0:
+        return
+    to.keys[0], to.first[0] = a.keys[slot], a.first[slot]
+    for i in range(a.ints.shape[1]):
+        to.ints[0, i] = a.ints[slot, i]
+    for k in range(a.sums.shape[1]):
+        for i in range(3):
+            to.sums[0, k, i] = a.sums[slot, k, i]
+    for i in range(a.ints[slot, COUNT]):
+        to.times[i] = a.times[place(a, slot, i)]
+        to.values[i] = a.values[place(a, slot, i)]
+    to.ints[0, BLOCK] = to.ints[0, HEAD] = 0
+    to.ints[0, PREV] = to.ints[0, NEXT] = -1
+    to.scalars[NEWEST] = to.scalars[OLDEST] = 0
+    to.scalars[SLOTS] = to.scalars[ENTITIES] = 1
+    to.scalars[ARENA] = 1 << a.ints[slot, CLASS]
+    lookup_add(to, 0)

@@ -26,6 +26,7 @@ from stream.http.problem import KINDS, MEDIA_TYPE
 from stream.settings.paths import place
 from stream.settings.schema import Config, FieldSettings
 from stream.settings.shape import Place
+from stream.step.scores import PLACE
 
 Json = dict[str, Any]
 
@@ -71,7 +72,13 @@ def document(config: Config) -> Json:
 def _records(config: Config) -> Json:
     if config.reco is not None:
         return ranking.schemas(config)
-    return {"Event": _event(config), "Label": _label(config), "Score": _score(config)}
+    score = _score(config)
+    return {
+        "Event": _event(config),
+        "Label": _label(config),
+        "Score": score,
+        "WhatIf": _what_if(score),
+    }
 
 
 def _inputs(config: Config) -> Json:
@@ -82,7 +89,7 @@ def _inputs(config: Config) -> Json:
     scored = every["/v1/score"]["post"]["responses"]
     problems = {code: told for code, told in scored.items() if code != "200"}
     appended = every["/v1/events"]["post"]["responses"]["202"]
-    del every["/v1/labels"]
+    del every["/v1/labels"], every["/v1/what-if"]
     return every | ranking.paths(config, _post, content, problems, appended)
 
 
@@ -102,6 +109,14 @@ def _events(config: Config) -> Json:
             _content(_ref("Event")),
             {"200": {"description": "The committed score", "content": _content(_ref("Score"))}}
             | _problems(*_INPUT, "being-scored", "dead-lettered", "late"),
+        ),
+        "/v1/what-if": _post(
+            "what_if",
+            "What the score of an event would be, if it came next; changes nothing. `seq` and "
+            "`digest` are of the step it was made under; scope score.",
+            _content(_ref("Event")),
+            {"200": {"description": "As a score", "content": _content(_ref("WhatIf"))}}
+            | _problems(*_INPUT, "unscorable", "late", "stopping", "not-ready"),
         ),
         "/v1/labels": _post(
             "append_labels",
@@ -245,6 +260,14 @@ def _score(config: Config) -> Json:
     schema = json_schema(config.target.type)
     schema["properties"]["score"] = {"type": "number", **_within(config.task())}
     return schema
+
+
+def _what_if(score: Json) -> Json:
+    """A score record without its place in the log, with the digest of the step it is made under."""
+    told = {k: v for k, v in score["properties"].items() if k not in PLACE}
+    needed = [name for name in score["required"] if name not in PLACE]
+    digest = {"digest": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
+    return score | {"properties": told | digest, "required": [*needed, "digest"]}
 
 
 def _field(field: FieldSettings) -> tuple[Json, Any]:

@@ -321,3 +321,31 @@ def test_many_clients_get_their_own_scores(fresh: Running) -> None:
         assert all(ok for answers in pool.map(ask, range(8)) for ok in answers)
     assert len(fresh.backend.values("events")) == 200
     assert len(fresh.observed) == 200
+
+
+class TestWhatIf:
+    def test_an_event_is_answered_and_appended_nowhere(self, fresh: Running) -> None:
+        """As a score, without a place in the log."""
+        answer = fresh.http.post("/v1/what-if", json=event("p1"))
+        assert answer.status_code == 200
+        assert answer.json().keys() == score_of("p1").keys() - {"partition", "offset"} | {"digest"}
+        assert fresh.backend.appends == []
+
+    def test_what_would_become_a_dead_letter_is_told_why(self, fresh: Running) -> None:
+        """With the reason, as a score's problem has it."""
+        fresh.backend.refuse_repeats = True
+        fresh.backend.seen.add("p1")
+        body = problem(fresh.http.post("/v1/what-if", json=event("p1")), "unscorable")
+        assert body["reason"] == "duplicate_event"
+        problem(fresh.http.post("/v1/what-if", json={"payment_id": "p1"}), "invalid")
+
+    def test_an_answer_that_takes_too_long_is_late(self, fresh: Running) -> None:
+        """And says that nothing has changed."""
+        fresh.backend.scoring = False
+        body = problem(fresh.http.post("/v1/what-if", json=event()), "late")
+        assert "nothing has changed" in body["detail"]
+
+    def test_a_service_that_is_not_ready_answers_nothing(self, fresh: Running) -> None:
+        """There is no state to ask yet."""
+        fresh.backend.readiness = (False, "restoring")
+        problem(fresh.http.post("/v1/what-if", json=event()), "not-ready")

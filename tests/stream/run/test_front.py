@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream.contract.records import NewRecord
+from stream.http.problem import Problem
 from stream.run.front import Front
 from stream.settings.schema import Config
-from tests.support.factory import config, event, label
-from tests.support.runner import append, caught_up, running
-from tests.support.waiting import wait_until
+from tests.support.factory import config, event, label, to_json
+from tests.support.runner import append, caught_up, contents, running
+from tests.support.waiting import DEADLINE_S, wait_until
 
 SCORED = ("millrace_events_scored_total", "test")
 
@@ -63,3 +67,32 @@ def test_restarts_are_told_apart(tmp_path: Path) -> None:
             # As after a crash before the first checkpoint.
             shutil.rmtree(tmp_path / "state" / "generations")
     assert seen == [[0, 0], [1, 0], [0, 1]]
+
+
+def test_what_if_is_the_score_that_then_comes(tmp_path: Path) -> None:
+    """Asked of a running service that waits for events; nothing is written or counted by it."""
+    c = config(tmp_path)
+    with running(c) as service:
+        front = Front(service)
+        caught_up(service, stream(c, 0, 100))
+        asked = NewRecord(None, to_json(event(100)))
+        told = front.what_if(asked, DEADLINE_S)
+        assert front.what_if(asked, DEADLINE_S)["score"] == told["score"]  # type: ignore[index]
+        assert service.engine is not None
+        assert (told["seq"], told["digest"]) == (service.engine.seq, service.engine.digest)  # type: ignore[index]
+        append(c, ("events", [event(100)]))
+        caught_up(service, 201)
+    scores = [json.loads(value or b"") for value in contents(c, "scores")]
+    assert len(scores) == 101
+    for name in ("id", "event_time", "score", "alert", "members"):
+        assert told[name] == scores[-1][name]  # type: ignore[index]
+
+
+def test_nothing_is_foretold_once_the_service_has_ended(tmp_path: Path) -> None:
+    """Whoever asks then is told so, and does not wait."""
+    c = config(tmp_path)
+    append(c, ("events", [event(0)]))
+    with running(c) as service:
+        front = Front(service)
+    with pytest.raises(Problem, match="ask again later"):
+        front.what_if(NewRecord(None, to_json(event(1))), DEADLINE_S)

@@ -34,11 +34,12 @@ from stream.http.append import GroupAppender
 from stream.http.auth import Tokens, is_loopback
 from stream.http.body import JSON, NDJSON, Bodies
 from stream.http.edge import CLIENT_GONE, Edge, Observe
+from stream.http.infer import SERVER, Inference
 from stream.http.ingest import Accepted, Ingest
 from stream.http.live.feed import Feed
 from stream.http.live.recent import KEPT
 from stream.http.openapi.document import document
-from stream.http.problem import Problem, from_http_exception
+from stream.http.problem import INFERENCE, Problem, from_http_exception
 from stream.http.recommend import answer_of, record_of
 from stream.http.score import DeadLettered, Scored, ScoreWaiters
 from stream.settings.schema import Config
@@ -99,8 +100,10 @@ class Backend(Protocol):
     def score(self, event_id: str) -> bytes | None:
         """The score record of an event, if it is among the newest."""
 
-    def what_if(self, record: NewRecord, timeout_s: float) -> dict[str, Any] | DeadLetter:
-        """What the next step would say of an event; changes nothing.
+    def what_if(
+        self, records: Sequence[NewRecord], timeout_s: float
+    ) -> list[dict[str, Any] | DeadLetter]:
+        """What the next step would say of each event by itself; changes nothing.
 
         Raises :class:`TimeoutError`, or a :class:`Problem` where the service stops.
         """
@@ -142,6 +145,7 @@ class Api:
         self._tokens = Tokens(config.http.tokens)
         self._bodies = Bodies(config.http.max_body_bytes)
         self._ingest = Ingest(config)
+        self._inference = Inference(config)
         self._appender = GroupAppender(backend.append)
         self._feed = Feed(lambda: self._read(backend.snapshot), lambda: self._read(backend.history))
         self._reads = anyio.CapacityLimiter(1)
@@ -167,6 +171,7 @@ class Api:
             Route("/v1/what-if", self._what_if, methods=post),
             Route("/v1/labels", self._labels, methods=post),
             *self._rankings(),
+            *self._inferences(),
             Route("/v1/control", self._control, methods=post),
             Route("/v1/scores/{id:path}", self._scored, methods=get),
             Route("/v1/models", self._models, methods=get),
@@ -194,6 +199,23 @@ class Api:
         return [
             Route("/feedback", self._events, methods=["POST"]),
             *(Route(f"/{k}/{config.name}", do, methods=["POST"]) for k, do in asked.items()),
+        ]
+
+    def _inferences(self) -> list[BaseRoute]:
+        """What clients of the Open Inference Protocol ask; of shards that score events."""
+        if self._config.reco is not None:
+            return []
+        model = f"{INFERENCE}/models/{self._config.name}"
+        gets = {
+            INFERENCE: self._server,
+            f"{INFERENCE}/health/live": self._model_live,
+            f"{INFERENCE}/health/ready": self._model_ready,
+            f"{model}/ready": self._model_ready,
+            model: self._model,
+        }
+        return [
+            *(Route(path, do, methods=["GET"]) for path, do in gets.items()),
+            Route(f"{model}/infer", self._infer, methods=["POST"]),
         ]
 
     def close(self) -> None:
@@ -245,27 +267,27 @@ class Api:
             )
         async with self._bodies.read(request, JSON, STRUCTURED) as (body, _):
             _, record = self._ingest.event(body)
-        return _json(await self._foretold(record))
+        [answer] = await self._foretold([record])
+        return _json(answer)
 
-    async def _foretold(self, record: NewRecord) -> dict[str, Any]:
-        """What the score of an event that was checked would be."""
+    async def _foretold(self, records: Sequence[NewRecord]) -> list[dict[str, Any]]:
+        """What the scores of events that were checked would be, each by itself."""
         ask, timeout_s = self._backend.what_if, self._timeout_s
-        good, sentence = self._backend.ready()
-        if not good:
-            raise Problem("not-ready", sentence)
+        _require("not-ready", self._backend.ready())
         try:
-            answer = await anyio.to_thread.run_sync(ask, record, timeout_s, limiter=self._asks)
+            found = await anyio.to_thread.run_sync(ask, records, timeout_s, limiter=self._asks)
         except TimeoutError as error:
             raise Problem(
                 "late",
                 f"no answer within http.score_timeout = {timeout_s:g} s; nothing has changed",
             ) from error
-        if isinstance(answer, DeadLetter):
-            raise Problem(
-                "unscorable", f"{answer.reason}: {answer.error}", reason=answer.reason,
-                error=answer.error,
-            )  # fmt: skip
-        return answer
+        answers = []
+        for answer in found:
+            if isinstance(answer, DeadLetter):
+                reason, text = answer.reason, answer.error
+                raise Problem("unscorable", f"{reason}: {text}", reason=reason, error=text)
+            answers.append(answer)
+        return answers
 
     async def _rank(self, request: Request) -> Response:
         return await self._ranked(request, "rank")
@@ -319,6 +341,40 @@ class Api:
             "it is recognised by its id",
             **where,
         )
+
+    # --- the Open Inference Protocol
+
+    async def _infer(self, request: Request) -> Response:
+        """Events in, what their scores would be out; or one event in, its committed score out."""
+        self._tokens.caller(request, "score")
+        # Triton's client says no type. A foreign web page may leave it out too, but it cannot read
+        # the answer, and nothing changes.
+        async with self._bodies.read(request, JSON, "") as (body, media):
+            asked, events = self._inference.asked(body)
+            ids, records = self._ingest.events(b"[%s]" % b",".join(events), JSON)
+        if not asked.appends:
+            answers = await self._foretold(records)
+            return _json(self._inference.answer(asked, answers))
+        if not media:
+            raise Problem("media-type", f"expected Content-Type {JSON} where an event is appended")
+        payload = await self._verdict(ids[0], records[0])
+        return _json(self._inference.answer(asked, [msgspec.json.decode(payload)]))
+
+    async def _server(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        return _json(SERVER)
+
+    async def _model(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        return _json(self._inference.metadata())
+
+    async def _model_live(self, request: Request) -> Response:
+        _require("not-live", self._backend.alive())
+        return _json({"live": True})
+
+    async def _model_ready(self, request: Request) -> Response:
+        _require("not-ready", self._backend.ready())
+        return _json({"name": self._config.name, "ready": True})
 
     # --- out: what people and probes ask
 
@@ -452,10 +508,15 @@ def _shown(record: Record) -> dict[str, str | None]:
 
 
 def _health(kind: str, state: tuple[bool, str]) -> Response:
+    return _json({"status": "ok", "detail": _require(kind, state)})
+
+
+def _require(kind: str, state: tuple[bool, str]) -> str:
+    """The sentence of a state that is good; raises :class:`Problem` with it otherwise."""
     good, sentence = state
     if not good:
         raise Problem(kind, sentence)
-    return _json({"status": "ok", "detail": sentence})
+    return sentence
 
 
 def _stopping(where: dict[str, Any]) -> Problem:
@@ -465,18 +526,21 @@ def _stopping(where: dict[str, Any]) -> Problem:
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
-    return error.response() if isinstance(error, Problem) else await _on_error(request, error)
+    if isinstance(error, Problem):
+        return error.response(request.url.path)
+    return await _on_error(request, error)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        return from_http_exception(request, error).response()
+        return from_http_exception(request, error).response(request.url.path)
     return await _on_error(request, error)
 
 
 async def _on_log(request: Request, error: Exception) -> Response:
     what = "the log's disk is full" if isinstance(error, DiskFull) else "the log does not answer"
-    return Problem("log-unavailable", f"{what}; nothing was confirmed, send again later").response()
+    told = f"{what}; nothing was confirmed, send again later"
+    return Problem("log-unavailable", told).response(request.url.path)
 
 
 async def _on_gone(request: Request, error: Exception) -> Response:
@@ -484,7 +548,7 @@ async def _on_gone(request: Request, error: Exception) -> Response:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return Problem("failed", "see the service's log").response()
+    return Problem("failed", "see the service's log").response(request.url.path)
 
 
 _HANDLERS: dict[Any, Any] = {

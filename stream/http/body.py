@@ -39,6 +39,9 @@ class Bodies:
     async def read(self, request: Request, *media: str) -> AsyncIterator[tuple[bytes, str]]:
         """The body and its media type, one of ``media``; counted until the block ends.
 
+        Among ``media`` an empty one stands for a body whose type is not said: see
+        :func:`_media_type` before taking one.
+
         Raises
         ------
         Problem
@@ -88,11 +91,12 @@ def _media_type(request: Request, media: tuple[str, ...]) -> str:
     kind = kind.strip().lower()
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     encoding = request.headers.get("content-encoding", "identity").lower()
+    named = [name for name in media if name]
     if kind not in media or charset not in ("", "utf-8", "utf8"):
         raise Problem(
             "media-type",
-            f"expected Content-Type {' or '.join(media)} in UTF-8; got {header or 'none'!r}",
-            {"Accept": ", ".join(media)},
+            f"expected Content-Type {' or '.join(named)} in UTF-8; got {header or 'none'!r}",
+            {"Accept": ", ".join(named)},
         )
     if encoding != "identity":
         raise Problem(

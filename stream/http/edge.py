@@ -21,7 +21,7 @@ Observe = Callable[[str, str, int, float], None]
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 METRICS = "/metrics"
-PROBES = frozenset({"/livez", "/readyz"})
+PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Answered from memory at once: no load of others, and no number of them, keeps one out."""
 SCRAPES = 16
 """Requests for metrics in progress at once; then 503. They have places of their own."""
@@ -107,7 +107,7 @@ class Edge:
 
         try:
             if refused := self._wrong_host(scope):
-                await refused.response()(scope, receive, hardened)
+                await refused.response(scope["path"])(scope, receive, hardened)
             else:
                 await self._in_place(scope, receive, hardened)
         except Exception as error:  # noqa: BLE001 - the last resort; told in the log
@@ -133,7 +133,7 @@ class Edge:
         if not self._free[scrape]:
             most = SCRAPES if scrape else self._requests
             refused = Problem("overloaded", f"{most} requests are in progress; send again later")
-            await refused.response()(scope, receive, send)
+            await refused.response(scope["path"])(scope, receive, send)
             return
         self._free[scrape] -= 1
         try:

@@ -16,6 +16,8 @@ from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+INFERENCE = "/v2"
+"""Where the paths of the Open Inference Protocol begin."""
 
 KINDS: dict[str, tuple[int, str]] = {
     "protocol": (400, "The request is not proper HTTP"),
@@ -69,9 +71,18 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         self.members = members
 
-    def response(self) -> Response:
-        """The problem as a response."""
+    def response(self, path: str = "") -> Response:
+        """The problem as a response to a request for the path; the inference protocol has its own.
+
+        ``{"error": ...}`` is what its clients read.
+        """
         status, title = KINDS[self.kind]
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+        headers |= self.headers
+        if path == INFERENCE or path.startswith(f"{INFERENCE}/"):
+            errors = [f"{e['path']}: {e['error']}" for e in self.members.get("errors", ())]
+            body: dict[str, Any] = {"error": "\n".join([self.detail, *errors])}
+            return Response(msgspec.json.encode(body), status, headers, "application/json")
         body = {
             "type": f"urn:millrace:{self.kind}",
             "title": title,
@@ -79,10 +90,7 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-        return Response(
-            msgspec.json.encode(body), status, headers | self.headers, media_type=MEDIA_TYPE
-        )
+        return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
 
 
 def from_http_exception(request: Request, error: HTTPException) -> Problem:

@@ -35,11 +35,12 @@ def record_of(config: Config, event: str, body: bytes, explain: bool) -> bytes:
         raise Problem(
             "invalid" if wrong else "malformed", f"expected an object: {error}"
         ) from error
-    asked = {"id": str(uuid.uuid4()), "timestamp": _now(config)} | asked | {"event": event}
+    asked = {"id": str(uuid.uuid4()), "timestamp": now(config)} | asked | {"event": event}
     return msgspec.json.encode(asked | ({"explain": True} if explain else {}))
 
 
-def _now(config: Config) -> Any:
+def now(config: Config) -> Any:
+    """The moment as events write it."""
     ms, event = time.time_ns() // 1_000_000, config.event
     write = _WRITE.get(event.time_format)
     return in_pattern(ms, event.time_format, event.time_zone) if write is None else write(ms)

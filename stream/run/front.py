@@ -161,22 +161,24 @@ class Front(Listener):
         """See :class:`stream.http.api.Backend`."""
         return self._service.log.append(topic, records)
 
-    def what_if(self, record: NewRecord, timeout_s: float) -> dict[str, Any] | DeadLetter:
+    def what_if(
+        self, records: Sequence[NewRecord], timeout_s: float
+    ) -> list[dict[str, Any] | DeadLetter]:
         """See :class:`stream.http.api.Backend`: under a step that is in the journal."""
         service, until_s = self._service, time.monotonic() + timeout_s
         topic, now_ms = service.config.topics.events, time.time_ns() // 1_000_000
-        event = Record(topic, 0, 0, record.key, record.value, now_ms, record.headers)
+        events = [Record(topic, 0, 0, r.key, r.value, now_ms, r.headers) for r in records]
 
-        def asked(engine: Engine) -> tuple[int, dict[str, Any] | DeadLetter]:
-            return engine.seq, scoring(engine).what_if(event, now_ms)
+        def asked(engine: Engine) -> tuple[int, list[dict[str, Any] | DeadLetter]]:
+            return engine.seq, [scoring(engine).what_if(event, now_ms) for event in events]
 
         try:
-            seq, answer = service.ask(asked, timeout_s)
+            seq, answers = service.ask(asked, timeout_s)
         except NoTurn as error:
             raise Problem("stopping", "nothing has changed; ask again later") from error
         if not service.committer.wait_for(seq, until_s - time.monotonic()):
             raise TimeoutError
-        return answer
+        return answers
 
     def alive(self) -> tuple[bool, str]:
         """See :class:`stream.http.api.Backend`."""

@@ -183,18 +183,20 @@ class FakeBackend:
         known = event_id in self.seen
         return msgspec.json.encode(score_of(event_id)) if known else None
 
-    def what_if(self, record: NewRecord, timeout_s: float) -> dict[str, Any] | DeadLetter:
-        """As it would be scored, if told to score."""
+    def what_if(
+        self, records: Sequence[NewRecord], timeout_s: float
+    ) -> list[dict[str, Any] | DeadLetter]:
+        """As they would be scored, if told to score."""
         if not self.scoring:
             raise TimeoutError
-        asked = Record("events", 0, 0, record.key, record.value)
-        events, bad = self._codec.events([asked])
-        if self.refuse_repeats and events.ids[0] in self.seen:
-            bad.append(DeadLetter(asked, "duplicate_event", "expected a new id, got it again"))
-        if bad:
-            return bad[0]
-        said = score_of(events.ids[0]).items()
-        return {k: v for k, v in said if k not in PLACE} | {"digest": GENESIS}
+        asked = [Record("events", 0, 0, record.key, record.value) for record in records]
+        events, bad = self._codec.events(asked)
+        if self.refuse_repeats and self.seen.intersection(events.ids):
+            bad.append(DeadLetter(asked[0], "duplicate_event", "expected a new id"))
+        said = [score_of(event_id).items() for event_id in events.ids]
+        return bad or [
+            {k: v for k, v in score if k not in PLACE} | {"digest": GENESIS} for score in said
+        ]
 
     def history(self) -> dict[str, Any]:
         """No points."""

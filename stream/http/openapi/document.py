@@ -21,7 +21,7 @@ from stream.decode.times import event_times, label_times
 from stream.encode.scores import json_schema
 from stream.http.body import JSON, NDJSON
 from stream.http.live.recent import KEPT
-from stream.http.openapi import ranking
+from stream.http.openapi import inference, ranking
 from stream.http.problem import KINDS, MEDIA_TYPE
 from stream.settings.paths import place
 from stream.settings.schema import Config, FieldSettings
@@ -55,13 +55,14 @@ def document(config: Config) -> Json:
             "version": version("millrace"),
             "description": "Scores events as they arrive and learns from the labels that follow.",
         },
-        "paths": _inputs(config) | _reads() | _health(),
+        "paths": _inputs(config) | _reads() | _health() | inference.paths(config),
         "components": {
             "schemas": {
                 **_records(config),
                 "Command": _command(config),
                 "Appended": _APPENDED,
                 "Problem": _PROBLEM,
+                **inference.schemas(config),
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -201,28 +202,33 @@ def _health() -> Json:
 
 
 def _event(config: Config) -> Json:
+    return _object(event_parts(config), config.event.unknown_fields == "ignore")
+
+
+def event_parts(config: Config) -> list[Part]:
+    """Every value that an event has."""
     event = config.event
     time = event_times(config)
     parts = [
-        _Part(place(event.id), _ID, "e-1"),
-        _Part(place(event.time), time.schema, time.example),
+        Part(place(event.id), _ID, "e-1"),
+        Part(place(event.time), time.schema, time.example),
     ]
     if config.label.inline:
-        parts.append(_Part(place(config.label.field), *_truth(config.task())))
+        parts.append(Part(place(config.label.field), *_truth(config.task())))
     for name, field in event.fields.items():
         schema, example = _field(field)
         schema = schema if field.needed else _nullable(schema)
-        parts.append(_Part(event.place(name), schema, example, field.needed))
+        parts.append(Part(event.place(name), schema, example, field.needed))
     if event.format == "cloudevents":
         read = {part.place for part in parts}
         attributes = {"id": "e-1", "source": "/shop", "type": "payment"}
-        parts.append(_Part(("specversion",), {"const": "1.0"}, "1.0"))
+        parts.append(Part(("specversion",), {"const": "1.0"}, "1.0", envelope=True))
         parts += [
-            _Part((name,), {"type": "string", "minLength": 1}, example)
+            Part((name,), {"type": "string", "minLength": 1}, example, envelope=True)
             for name, example in attributes.items()
             if (name,) not in read
         ]
-    return _object(parts, event.unknown_fields == "ignore")
+    return parts
 
 
 def _truth(task: Task) -> tuple[Json, Any]:
@@ -246,12 +252,12 @@ def _within(task: Task) -> Json:
 def _label(config: Config) -> Json:
     label = config.label
     parts = [
-        _Part(place(config.label_event_id), _ID, "e-1"),
-        _Part(place(label.field), *_truth(config.task())),
+        Part(place(config.label_event_id), _ID, "e-1"),
+        Part(place(label.field), *_truth(config.task())),
     ]
     if label.time:
         time = label_times(config)
-        parts.append(_Part(place(label.time), _nullable(time.schema), time.example, False))
+        parts.append(Part(place(label.time), _nullable(time.schema), time.example, False))
     return _object(parts)
 
 
@@ -284,14 +290,22 @@ def _field(field: FieldSettings) -> tuple[Json, Any]:
     return schema, example
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """A value of an object; ``envelope``: its format needs it, and nothing here reads it."""
+
     place: Place
     schema: Json
     example: Any
     needed: bool = True
+    envelope: bool = False
+
+    @property
+    def name(self) -> str:
+        """Where it stands, with dots between."""
+        return ".".join(map(str, self.place))
 
 
-def _object(parts: list[_Part], more: bool = True) -> Json:
+def _object(parts: list[Part], more: bool = True) -> Json:
     """The schema of an object with these parts, and an example of it."""
     schema = _nested(tree((p.place, p) for p in parts), more)
     example = json.loads(encoded((p.place, p.example) for p in parts))
@@ -300,7 +314,7 @@ def _object(parts: list[_Part], more: bool = True) -> Json:
 
 def _nested(node: Tree, more: bool) -> Json:
     children: dict[Any, Json] = {
-        part: child.schema if isinstance(child, _Part) else _around(child, more)
+        part: child.schema if isinstance(child, Part) else _around(child, more)
         for part, child in node.items()
     }
     needed: list[Any] = [part for part, child in node.items() if _needed(child)]
@@ -317,7 +331,7 @@ def _around(node: Tree, more: bool) -> Json:
 
 
 def _needed(node: Any) -> bool:
-    return node.needed if isinstance(node, _Part) else any(map(_needed, node.values()))
+    return node.needed if isinstance(node, Part) else any(map(_needed, node.values()))
 
 
 def _command(config: Config) -> Json:

@@ -31,7 +31,7 @@ def in_process(made: Sequence[Batch]) -> int:
         engine = build_engine(traffic.config(Path(directory)), Path(directory))
         for batch in made:
             engine.step(batch)
-        engine.pending.close()
+        engine.close()
         return engine.counts["scored"]
 
 

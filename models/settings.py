@@ -66,6 +66,22 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * 1000 ** ("B", "kB", "MB", "GB", "TB").index(found[2]))
 
 
+def _size(value: object) -> int:
+    return value if type(value) is int else parse_size(str(value))
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+"""Bytes, written as text such as ``"500MB"``."""
+
+
+def format_size(size: int) -> str:
+    """The shortest exact form of a size: ``256000000`` is ``"256MB"``."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if size and size % 1000**power == 0:
+            return f"{size // 1000**power}{unit}"
+    return f"{size}B"
+
+
 Name = Annotated[
     str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,62}$", description="a name of its own")
 ]

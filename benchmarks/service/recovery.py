@@ -85,7 +85,7 @@ def replay(records: int, events: int, rounds: int) -> dict[str, Any]:
                 found = recover(
                     log, state, config, lambda c: build_engine(c, state.pending), lambda: None
                 )
-                found.engine.pending.close()
+                found.engine.close()
                 state.close()
                 return found.engine.counts["scored"]
 
@@ -107,7 +107,7 @@ def _steps(config: Config, made: Sequence[Batch]) -> int:
         engine = build_engine(config, Path(directory))
         for batch in made:
             engine.step(batch)
-        engine.pending.close()
+        engine.close()
         return engine.counts["scored"]
 
 

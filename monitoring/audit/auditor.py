@@ -86,6 +86,8 @@ class Auditor:
         Records by event.
     violations : Counter
         Passed budgets by ``"member/rule"``.
+    step : int
+        The one under way.
     update_norms : dict of str to Histogram
         Relative update norms by member, as far as they were measured.
     """
@@ -105,7 +107,7 @@ class Auditor:
         self._watched = {name: AuditedMember() for name in ensemble.names}
         self._seen: dict[str, list[int]] = {}
         self._learned = 0
-        self._step = self._at_ms = 0
+        self.step = self._at_ms = 0
         self._cause: list[list[Any]] = []
         self._records: list[bytes] = []
         self._learners: list[str] = []
@@ -117,7 +119,7 @@ class Auditor:
 
     def begin(self, step: int, at_ms: int) -> None:
         """A step begins; the first one puts every member on record as it was made."""
-        self._step, self._at_ms = step, at_ms
+        self.step, self._at_ms = step, at_ms
         self._cause = []
         if step == 1:
             for name in self._ensemble.names:
@@ -184,7 +186,7 @@ class Auditor:
             cause=cause,
             actor=actor,
             model=target,
-            detail={"step": self._step, "updates": self._learned, "inside": event in self._expected}
+            detail={"step": self.step, "updates": self._learned, "inside": event in self._expected}
             | ({} if watched is None else {"version_to": watched.version})
             | dict(detail),
         )
@@ -360,7 +362,7 @@ class Auditor:
         size = size_up(member, name)
         shown = event or event_of(watched, size)
         counts = self._counts(name, size)
-        detail = watched.since(self._seen, self._step) | totals_of(size) | dict(extra or {})
+        detail = watched.since(self._seen, self.step) | totals_of(size) | dict(extra or {})
         if shown != "summary":
             detail |= layers_of(size)
         if name in self._norms:

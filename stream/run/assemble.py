@@ -32,6 +32,7 @@ from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
 from stream.settings.specs import defined
 from stream.step.engine import Engine
+from stream.step.lifecycle.history import History
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
 from stream.step.ranking.rerank import PLACES, Parts
@@ -78,6 +79,7 @@ def build_scoring(
             bounds=task.score_bins,
         ),
         Trail(config.name, key),
+        History(config.history, dtype, ensemble.names, directory),
     )
 
 

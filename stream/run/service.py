@@ -211,7 +211,7 @@ class Service:
 
     def _let_go(self) -> None:
         if self.engine is not None:
-            self.engine.pending.close()
+            self.engine.close()
 
     def stop(self) -> None:
         """Ask the loop to finish its step, commit, checkpoint and end (any thread)."""
@@ -255,7 +255,7 @@ class Service:
     def _restore(self) -> None:
         first = self.recovered is None
         if self.engine is not None:
-            self.engine.pending.close()
+            self.engine.close()
             self.engine = None
         recovered = recover(
             *(self.log, self.directory, self.config, self._build, self.beat),
@@ -329,13 +329,13 @@ class Service:
         if past is not None:
             keep(past, self.directory, self._clock_ms())
         outputs = reconfigure(engine, fresh, journaled(self.config), past)
-        engine.pending.close()
+        engine.close()
         self.engine = fresh
         for line in told:
             logger.info("reconfigured", part=line)
         self._commit(outputs)
         if past is not None:
-            past.engine.pending.close()
+            past.engine.close()
             self.committer.wait(self.beat)
             leave(self.directory)
             fresh.checkpoint_wanted = True  # a start need not learn the past again

@@ -17,13 +17,17 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from models.members import catalogue
-from models.settings import Duration, format_duration
+from models.settings import Duration, Size, format_duration, format_size
 from models.task import TaskType
 from stream.settings.checks import CHECKS
 from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.shape import models, tag
 
-_DURATION = Duration.__metadata__[0]  # type: ignore[attr-defined]
+_TEXTS = {
+    Duration.__metadata__[0]: ("duration", format_duration),  # type: ignore[attr-defined]
+    Size.__metadata__[0]: ("size", format_size),  # type: ignore[attr-defined]
+}
+"""Numbers that are written as text: by their validator, what they are called, and the text."""
 _SIMPLE = {
     str: "text",
     int: "integer",
@@ -45,6 +49,7 @@ errors.
 
 - **Durations** are text: `"250ms"`, `"30s"`, `"12h"`, `"7d"`, `"2w"`. Units: `ms`, `s`, `m`, `h`,
   `d`, `w`.
+- **Sizes** are text: `"500MB"`, `"20GB"`. Units: `B`, `kB`, `MB`, `GB`, `TB`, powers of 1,000.
 - **Names** are a letter, then up to 62 letters, digits, `_` or `-`.
 - **Environment:** `MILLRACE_A__B=value` is laid over key `a.b`, items of lists by index:
   `MILLRACE_HTTP__PORT=9000`, `MILLRACE_MEMBERS__0__LEARN_EVERY=10`. Values are read as TOML, and as
@@ -172,9 +177,9 @@ def _number(value: float) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    if _DURATION in field.metadata:
-        return "duration"
-    return _named(field.annotation)
+    return next((_TEXTS[m][0] for m in field.metadata if m in _TEXTS), "") or _named(
+        field.annotation
+    )
 
 
 def _named(annotation: Any) -> str:
@@ -182,7 +187,7 @@ def _named(annotation: Any) -> str:
     if annotation in _SIMPLE:
         return _SIMPLE[annotation]
     if origin is Annotated:
-        return "duration" if _DURATION in args[1:] else _named(args[0])
+        return next((_TEXTS[m][0] for m in args[1:] if m in _TEXTS), "") or _named(args[0])
     if origin is Literal:
         return ", ".join(f"`{json.dumps(a)}`" for a in args)
     if origin in (Union, types.UnionType):
@@ -201,8 +206,9 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.default
-    if _DURATION in field.metadata and value is not None:
-        return f"`{json.dumps(format_duration(value))}`"
+    text = next((_TEXTS[m][1] for m in field.metadata if m in _TEXTS), None)
+    if text is not None and value is not None:
+        return f"`{json.dumps(text(value))}`"
     if value is None or value == () or value == {} or isinstance(value, BaseModel):
         return ""
     if isinstance(value, dict):

@@ -27,6 +27,7 @@ from models.settings import (
     Feature,
     Name,
     Settings,
+    Size,
     Zone,
     parse_duration,
     parse_size,
@@ -487,6 +488,17 @@ class VersionsSettings(Settings):
     keep: int = Field(30, ge=1, le=1000, description="kept of each member, beside those pinned")
 
 
+class HistorySettings(Settings):
+    """The rows that were learned, for members that come later and models trained elsewhere."""
+
+    keep: Duration = Field(
+        parse_duration("30d"), description="event time for which they are kept; 0s: none are"
+    )
+    disk: Size = Field(
+        parse_size("256MB"), ge=1_000_000, description="and the disk that they take at most"
+    )
+
+
 _OF_NOTHING = {hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b" ")}
 """What a recipe gives that made no token."""
 
@@ -595,6 +607,7 @@ class Config(Settings):
     quality: QualitySettings = QualitySettings()
     checkpoints: CheckpointsSettings = CheckpointsSettings()
     versions: VersionsSettings = VersionsSettings()
+    history: HistorySettings = HistorySettings()
     http: HttpSettings = HttpSettings()
     limits: LimitsSettings = LimitsSettings()
     audit: AuditSettings = AuditSettings()

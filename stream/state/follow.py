@@ -144,7 +144,7 @@ class Reconfigured(Told, frozen=True, kw_only=True):
         taught = None if taken is None else means.past(new.config, taken.after, engine.seq)
         outputs = reconfigure(engine, new, self.config, taught)
         for left in (engine, *(() if taught is None else (taught.engine,))):
-            left.pending.close()
+            left.close()
         return new, outputs
 
 

@@ -1,12 +1,12 @@
 """Generations on disk: the state as of one step, verified before it is believed.
 
-``generations/<seq>/`` holds ``arrays.safetensors.zst``, ``state.msgpack``, the pending store's
-segments as hard links, and ``manifest.json``, written last. A generation is written to a temporary
-directory, synced, and renamed into place only after the commit of its step; a crash at any point
-leaves either the old generations or the new one. Loading goes from the newest to the oldest; what
-fails its checksums, or cannot be restored, is moved to ``quarantine/``, never deleted and never
-loaded. Checksums show damage, not malice: what is read may be crafted, so sizes are bounded and
-every failure is one of the generation. No pickle is read here.
+``generations/<seq>/`` holds ``arrays.safetensors.zst``, ``state.msgpack``, the segments of pending
+events and of learned rows as hard links, and ``manifest.json``, written last. A generation is
+written to a temporary directory, synced, and renamed into place only after the commit of its step;
+a crash at any point leaves either the old generations or the new one. Loading goes from the newest
+to the oldest; what fails its checksums, or cannot be restored, is moved to ``quarantine/``, never
+deleted and never loaded. Checksums show damage, not malice: what is read may be crafted, so sizes
+are bounded and every failure is one of the generation. No pickle is read here.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from stream.state.packed import joined, memory_bytes, split, sync_directory, wri
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing
 from stream.step.engine import Engine
+from stream.step.lifecycle.history import parts_of
 from stream.step.pending.segments import SegmentFile
 
 logger = structlog.get_logger()
@@ -43,7 +44,7 @@ FORMAT = 7
 """1: arrays that were not compressed. 2: labels of pending rows as another
 code. 4: truths of pending rows as a byte each."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
-_FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|pending-[0-9]{{1,12}}\.seg")
+_FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|(pending|history)-[0-9]{{1,12}}\.seg")
 _WRITING = ".writing-"
 
 
@@ -108,7 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     fingerprint: dict[str, str]
     state: State
-    segments: list[SegmentFile]
+    segments: dict[str, list[SegmentFile]]
     after: int = 0
     topics: dict[str, str] = {}
     artefacts: list[str] = []
@@ -128,7 +129,7 @@ def snapshot_of(engine: Engine, standing: Standing, written_ms: int, after: int 
         engine.tree,
         fingerprint(),
         engine.state(),
-        engine.pending.files(),
+        engine.files(),
         after,
         dict(standing.ids),
         sorted(engine.ledger.digests()),
@@ -141,7 +142,7 @@ class Loaded(msgspec.Struct, frozen=True):
     path: Path
     manifest: Manifest
     state: State
-    segments: dict[int, Path]
+    segments: dict[str, dict[int, Path]]
 
     @property
     def rows(self) -> list[str]:
@@ -151,7 +152,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class StateDirectory:
-    """One shard's directory: the lock, the generations, the pending segments.
+    """One shard's directory: the lock, the generations, the working files of segments.
 
     Nothing is touched before :meth:`open`.
     """
@@ -237,7 +238,7 @@ class StateDirectory:
     def write(self, snapshot: Snapshot) -> Path:
         """Write a generation to a temporary directory, durable and complete; not yet visible.
 
-        1. arrays and the rest of the state, 2. pending segments as links, 3. the manifest,
+        1. arrays and the rest of the state, 2. segments as links, 3. the manifest,
         4. the directory itself. Raises ``OSError`` (disk full) and leaves nothing behind.
         """
         temporary = self.generations / f"{_WRITING}{snapshot.seq:012d}"
@@ -247,10 +248,11 @@ class StateDirectory:
             failpoint("checkpoint.write")
             files = _write_state(temporary, snapshot.state)
             failpoint("checkpoint.files")
-            for segment in snapshot.segments:
-                name = f"pending-{segment.number:08d}.seg"
-                length = segment.place(temporary / name)
-                files[name] = FileEntry(length, segment.sha256())
+            for store, segments in snapshot.segments.items():
+                for segment in segments:
+                    name = f"{store}-{segment.number:08d}.seg"
+                    length = segment.place(temporary / name)
+                    files[name] = FileEntry(length, segment.sha256())
             manifest = Manifest(
                 FORMAT,
                 snapshot.shard,
@@ -345,14 +347,23 @@ def load(path: Path, manifest: Manifest) -> Loaded:
     verify(path, manifest)
     try:
         state = _read_state(path, manifest.files[_ARRAYS].unpacked)
+        _match(state, manifest)
     except Exception as error:  # crafted bytes may raise anything, MemoryError among it
         raise CheckpointError(f"{path}: {error or type(error).__name__}") from error
-    segments = {
-        int(name.removeprefix("pending-").removesuffix(".seg")): path / name
-        for name in manifest.files
-        if name.startswith("pending-")
-    }
+    segments: dict[str, dict[int, Path]] = {}
+    for name in manifest.files:
+        if name.endswith(".seg"):
+            store, number = name.removesuffix(".seg").split("-")
+            segments.setdefault(store, {})[int(number)] = path / name
     return Loaded(path, manifest, state, segments)
+
+
+def _match(state: State, manifest: Manifest) -> None:
+    """Raise for a part of the history that is not the one of the state, which is vouched for."""
+    for part in parts_of(state["history"]) if "history" in state else ():
+        name = f"history-{part.number:08d}.seg"
+        if manifest.files[name].sha256 != part.sha256:
+            raise StateError(f"{name}: expected SHA-256 {part.sha256}")
 
 
 def revive(engine: Engine, loaded: Loaded) -> None:
@@ -371,7 +382,7 @@ def revive(engine: Engine, loaded: Loaded) -> None:
     except OtherVersion:
         raise
     except Exception as error:  # a crafted state may raise anything
-        engine.pending.close()
+        engine.close()
         raise CheckpointError(f"{loaded.path}: {error or type(error).__name__}") from error
 
 

@@ -224,12 +224,12 @@ def _check(loaded: Loaded, engine: Engine, contents: Mapping[str, str]) -> None:
     try:
         saved = saved_of(loaded.state, loaded.rows, unreadable)
     except Exception as error:  # a crafted state may raise anything
-        engine.pending.close()
+        engine.close()
         raise CheckpointError(f"{loaded.path}: {error or type(error).__name__}") from error
     unread = set(map(member_key, unreadable))
     for name in sorted((contents.keys() | saved.keys()) - unread):
         if contents.get(name) != saved.get(name):
-            engine.pending.close()
+            engine.close()
             raise CheckpointError(
                 f"{loaded.path}: {name}: expected digest {contents.get(name)}, which the journal "
                 f"vouches for, got {saved.get(name)}"

@@ -68,7 +68,7 @@ def completed(
         drift = drift | {key: theirs["drift"][key] for key in ("features", "columns")}
     pending, rows, kept = _rows(old, past, staying, unchanged)
     looked_at = old.maturity.state()
-    return state | {
+    return {"history": theirs["history"]} | state | {
         "ensemble": ensemble,
         "drift": drift,
         "features": _memories(state["features"], theirs["features"]),

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -38,10 +38,39 @@ from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
 from stream.step.lifecycle.challengers import Challengers
 from stream.step.lifecycle.ledger import Cause, Ledger, NoVersion, Version
+from stream.step.pending.segments import SegmentFile, Source
 from stream.step.pending.store import Pending
 
 GENESIS = "0" * 32
 """The digest before the first step."""
+
+
+class Store(Protocol):
+    """Keeps rows that never change in segments."""
+
+    def files(self) -> list[SegmentFile]:
+        """Every segment as it stands now."""
+        ...
+
+    def rows(self) -> Mapping[int, Source]:
+        """Every segment's rows, by its number."""
+        ...
+
+    def state(self) -> State:
+        """What is not in the rows."""
+        ...
+
+    def digest_state(self) -> State:
+        """What a digest of all covers."""
+        ...
+
+    def restore(self, state: State, segments: Mapping[int, Source]) -> None:
+        """Become the store that gave ``state`` and these rows."""
+        ...
+
+    def close(self) -> None:
+        """Drop the working files."""
+        ...
 
 
 class StepError(MillraceError):
@@ -61,6 +90,8 @@ class Made:
 
 Models = Mapping[tuple[str, str], Any]
 """Models by member and digest; the error where one cannot be had."""
+Segments = Mapping[str, Mapping[int, Source]]
+"""Rows of each store, by its name and their segment."""
 Handler = Callable[[Slice, Made], None]
 """Takes one slice of a topic in."""
 
@@ -355,7 +386,7 @@ class Engine(ABC):
     # ------------------------------------------------------------------ state
 
     def state(self) -> State:
-        """Everything but the pending rows themselves, which are taken along as files."""
+        """Everything but the rows of the stores, which are taken along as files."""
         return self._beside_members() | {"ensemble": self.ensemble.state()}
 
     def _beside_members(self) -> State:
@@ -365,7 +396,7 @@ class Engine(ABC):
             "clock_ms": self.clock_ms,
             **self._marks(),
             "counts": dict(self.counts),
-            "pending": self.pending.state(),
+            **{name: store.state() for name, store in self._stores().items()},
             "schemas": self.codec.schemas.state(),
             "ledger": self.ledger.state(),
             **{name: part.state() for name, part in self._parts().items() if name != "ensemble"},
@@ -379,8 +410,25 @@ class Engine(ABC):
     def _restore_marks(self, state: State) -> None:
         """Take :meth:`_marks` over from a whole state."""
 
-    def restore(self, state: State, segments: Any = None) -> None:
-        """Take over what ``state`` tells of these parts; ``segments`` are the pending rows.
+    def _stores(self) -> dict[str, Store]:
+        """What keeps rows beside the state, by its key in :meth:`state`."""
+        return {"pending": self.pending}
+
+    def files(self) -> dict[str, list[SegmentFile]]:
+        """The rows of each store as files, for a checkpoint."""
+        return {name: store.files() for name, store in self._stores().items()}
+
+    def rows(self) -> Segments:
+        """The rows of each store, for another engine to restore from."""
+        return {name: store.rows() for name, store in self._stores().items()}
+
+    def close(self) -> None:
+        """Drop the stores' working files."""
+        for store in self._stores().values():
+            store.close()
+
+    def restore(self, state: State, segments: Segments | None = None) -> None:
+        """Take over what ``state`` tells of these parts; ``segments`` are the stores' rows.
 
         The rest goes by the configuration. See :data:`models.base.State`.
         """
@@ -392,16 +440,17 @@ class Engine(ABC):
         self.counts.update(state["counts"])
         self.codec.schemas.restore(state.get("schemas", ()))
         self.ledger.restore(state["ledger"])
-        if "pending" in state:
-            self.pending.restore(state["pending"], segments or {})
+        for name, store in self._stores().items():
+            if name in state:
+                store.restore(state[name], (segments or {}).get(name, {}))
         for name, part in self._parts().items():
             part.restore(state[name])
 
     def state_digest(self) -> str:
-        """SHA-256 of the whole state, pending rows included; equal for equal engines."""
+        """SHA-256 of the whole state, rows included; equal for equal engines."""
         state = self.state()
         state["ensemble"] = self.ensemble.digest()  # members may hold what only they can digest
-        state["pending"] = self.pending.digest_state()
+        state |= {name: store.digest_state() for name, store in self._stores().items()}
         return state_digest(state)
 
     def contents(self, counts: Counter[str]) -> dict[str, Any]:

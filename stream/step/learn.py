@@ -21,6 +21,7 @@ from monitoring.audit.auditor import Auditor
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.tasks import Judge
 from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.history import History
 from stream.step.lifecycle.reactions import Reactions
 
 
@@ -36,6 +37,7 @@ class Learning:
         auditor: Auditor,
         reactions: Reactions,
         challengers: Challengers | None,
+        history: History | None,
         counts: Counter[str],
         task: Task,
     ) -> None:
@@ -47,6 +49,7 @@ class Learning:
         self._auditor = auditor
         self._reactions = reactions
         self._challengers = challengers
+        self._history = history
         self._counts = counts
 
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
@@ -101,6 +104,8 @@ class Learning:
         self._reactions.learned(len(y), watermark_ms)
         if self._challengers is not None:
             self._challengers.learned(x, y, w)
+        if self._history is not None:
+            self._history.hold(rows, y, w, self._auditor.step, watermark_ms)
 
     def told(self, rows: NDArray[Any], truth: F64) -> None:
         """Labels came for ``n`` rows: windows of risk know the positives from now on."""

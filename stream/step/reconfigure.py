@@ -100,11 +100,15 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
             "without the backfill"
         )
     held_rows, lost_rows = _pending(old, past, members.same_columns)
+    known, forgotten = _history(old, new, past, members.same_columns)
     return Changes(
-        kept=kept + held_rows,
+        kept=kept + held_rows + known,
         taught=fresh if past else [],
         fresh=[] if past else fresh,
-        lost=_lost(old, new, past, members.staying, members.same_combiner) + gone + lost_rows,
+        lost=_lost(old, new, past, members.staying, members.same_combiner)
+        + gone
+        + lost_rows
+        + forgotten,
         moved=_renamed(old.config, new.config),
         **members._asdict(),
     )
@@ -245,6 +249,20 @@ def _pending(
     )
 
 
+def _history(
+    old: ScoringEngine, new: ScoringEngine, past: ScoringEngine | None, same_columns: bool
+) -> tuple[list[str], list[str]]:
+    """Of the rows that were learned, those that stay and those that are lost."""
+    if not len(old.history):
+        return [], []
+    rows = f"{len(old.history)} learned rows"
+    if not new.config.history.keep:
+        return [], [f"{rows} (history.keep is 0)"]
+    if same_columns:
+        return [rows], []
+    return ([], []) if past is not None else ([], [f"{rows} (the columns changed)"])
+
+
 def reconfigure(
     old: Engine, new: Engine, tree: dict[str, Any], past: Backfill | None = None
 ) -> Outputs:
@@ -260,7 +278,7 @@ def reconfigure(
     their own.
     """
     changes = compare(old, new, past.engine if past else None)
-    rows = old.pending.rows()
+    rows = dict(old.rows())
     if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
         state = _carried_ranking(old, new, changes)
     else:
@@ -271,7 +289,9 @@ def reconfigure(
     cause = encoded(tree)
     if past is not None:
         staying = changes.staying, changes.unchanged
-        state, rows = completed(state, scoring(old), past.engine, *staying)
+        state, rows["pending"] = completed(state, scoring(old), past.engine, *staying)
+        if not changes.same_columns:
+            rows["history"] = past.engine.history.rows()
         body["backfill"] = {"after": past.after, "digest": past.engine.state_digest()}
         cause += encoded(body["backfill"])
     new.restore(state, rows)
@@ -326,6 +346,10 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         "ledger": state["ledger"]
         | {key: without(state["ledger"][key]) for key in ("versions", "alarmed")},
     }
+    if "history" in state:
+        parts = state["history"]["parts"]
+        parts = [part | {"members": nameless(part["members"])} for part in parts]
+        carried["history"] = state["history"] | {"parts": parts}
     for part in [p for p in ("reactions", "challengers") if p in state]:
         carried[part] = {
             key: known if key == "counts" else without(known) for key, known in state[part].items()
@@ -336,6 +360,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del carried["ensemble"]["combiner"]
     if not changes.same_columns:
         del carried["pending"], carried["drift"]["columns"]
+        carried.pop("history", None)
         carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
     return carried
 

@@ -23,10 +23,11 @@ from stream.contract.records import NewRecord, Record, Slice
 from stream.decode.codec import Codec, Events
 from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
-from stream.step.engine import Engine, Made
+from stream.step.engine import Engine, Made, Store
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning
 from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.history import History
 from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
@@ -71,12 +72,14 @@ class ScoringEngine(Engine):
         matured: Judge,
         drift: DriftMonitor,
         trail: Trail,
+        history: History,
     ) -> None:
         super().__init__(config, Codec(config), ensemble, pending, trail)
         self.features = features
         self.quality = quality
         self.matured = matured
         self.drift = drift
+        self.history = history
         self.challengers = Challengers(
             config.challengers, ensemble, self.auditor, pending, self._promoted
         )
@@ -90,7 +93,7 @@ class ScoringEngine(Engine):
         self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
         learning = Learning(
             *(features, ensemble, quality, drift, self.auditor, self.reactions, self.challengers),
-            *(self.counts, self.task),
+            *(history, self.counts, self.task),
         )
         self.outcomes = Outcomes(
             *(pending, ensemble, learning, self.maturity, self.tallies, matured)
@@ -255,6 +258,9 @@ class ScoringEngine(Engine):
             out.alarms += self.outcomes.left(left, numbers, self.watermark_ms)
 
     # ------------------------------------------------------------------ state
+
+    def _stores(self) -> dict[str, Store]:
+        return super()._stores() | {"history": self.history}
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own, by its key in :meth:`state`."""

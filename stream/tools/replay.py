@@ -74,7 +74,7 @@ def rebuilt(config: Config, seq: int, from_start: bool = False) -> Iterator[Rebu
                 seq,
             )
             yield Rebuilt(log, follower)
-            follower.engine.pending.close()
+            follower.engine.close()
         finally:
             directory.close()
             log.close()

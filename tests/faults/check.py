@@ -318,7 +318,7 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
             lambda: None,
         )
         digest = recovered.engine.state_digest()
-        recovered.engine.pending.close()
+        recovered.engine.close()
         return digest, recovered.from_seq
     finally:
         directory.close()

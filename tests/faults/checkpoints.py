@@ -158,7 +158,7 @@ def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: T
             lambda: None,
         )
         digest = recovered.engine.state_digest()
-        recovered.engine.pending.close()
+        recovered.engine.close()
         if digest != wanted:
             tally.note("bad_loaded", f"{case}: loaded state {digest}, expected {wanted}")
         else:

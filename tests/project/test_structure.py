@@ -72,7 +72,7 @@ FORBIDDEN_CALLS = {
 """What a step may not call: module or class to its functions, ``None``: any."""
 NOT_IN_A_STEP = {
     "models/members/river/repairs.py": "makes a generator that River never draws from",
-    "stream/step/pending/store.py": "names working files; names are no part of the state",
+    "stream/step/pending/segments.py": "names working files; names are no part of the state",
 }
 """Files that the engine reaches and that may all the same, with the reason."""
 

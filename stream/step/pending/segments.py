@@ -1,6 +1,7 @@
 """Fixed-width rows in mapped files that checkpoints hard-link: rows are appended and never change.
 
-``store.py`` writes and reads them; ``stream/state/generations.py`` places them into generations.
+``store.py`` and ``stream/step/lifecycle/history.py`` write and read them;
+``stream/state/generations.py`` places them into generations.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import secrets
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.contract import private
+
+Source = Path | NDArray[Any]
+"""Rows to take over: a file of them, or they themselves."""
+
+
+def working_file(directory: Path | None, stem: str) -> Path | None:
+    """A new name in ``directory``, if there is one.
+
+    Of its own: an engine that takes over from another one shares the directory.
+    """
+    return None if directory is None else directory / f"{stem}-{secrets.token_hex(4)}.seg"
 
 
 class Segment:
@@ -37,7 +50,7 @@ class Segment:
         dtype: np.dtype[Any],
         capacity: int,
         path: Path | None,
-        source: Path | NDArray[Any] | None = None,
+        source: Source | None = None,
         used: int = 0,
     ) -> None:
         size = dtype.itemsize * capacity
@@ -74,6 +87,12 @@ class Segment:
             self._hashed = used
             return self._hash.hexdigest()
 
+    def source(self, used: int) -> Source:
+        """The first ``used`` rows, for another segment: the file once nobody writes to it."""
+        if self.path is not None and used == len(self.rows):
+            return self.path
+        return self.rows[:used]
+
     def drop(self) -> None:
         """Remove the working file; links in checkpoints keep the rows."""
         with self.lock:
@@ -82,12 +101,16 @@ class Segment:
 
 
 class SegmentFile:
-    """The first ``used`` rows of a segment, for a checkpoint writer in another thread."""
+    """The first ``used`` rows of a segment, for a checkpoint writer in another thread.
 
-    def __init__(self, number: int, segment: Segment, used: int) -> None:
+    ``sha256``: theirs, where it is known.
+    """
+
+    def __init__(self, number: int, segment: Segment, used: int, sha256: str = "") -> None:
         self.number = number
         self.used = used
         self._segment = segment
+        self._sha256 = sha256
 
     def place(self, target: Path) -> int:
         """Hard-link (or write) the segment to ``target``, durable; returns the bytes in use."""
@@ -106,7 +129,7 @@ class SegmentFile:
 
     def sha256(self) -> str:
         """The SHA-256 of the rows."""
-        return self._segment.sha256(self.used)
+        return self._sha256 or self._segment.sha256(self.used)
 
 
 def _link(path: Path, target: Path) -> bool:

@@ -9,7 +9,6 @@ Time is event time, handed in as a watermark; no clock is read.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from models.base import BOOL, F64, I64, U8, U64, FeatureSchema, State, StateError
 from models.carry import shared
 from stream.step.pending.id_index import IdIndex
-from stream.step.pending.segments import Segment, SegmentFile
+from stream.step.pending.segments import Segment, SegmentFile, Source, working_file
 
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000
@@ -52,6 +51,14 @@ def row_dtype(
             ("alert", "?"),
             ("cold", "?"),
         ]
+    )
+
+
+def with_members(row: np.dtype[Any], members: int) -> np.dtype[Any]:
+    """The layout ``row``, with links of so many members."""
+    k = row["score"].shape[0]
+    return np.dtype(
+        [(n, row[n]) if n != "links" else (n, "<f8", (members, k)) for n in row.names or ()]
     )
 
 
@@ -109,8 +116,6 @@ class Pending:
         self._index = IdIndex()
         self._head_times: tuple[int, I64] = (-1, np.empty(0, dtype=np.int64))
         self._gathered = 0
-        # Names of their own: an engine that takes over from another one shares the directory.
-        self._suffix = secrets.token_hex(4)
 
     def __len__(self) -> int:
         return self.tail - self.head
@@ -295,7 +300,7 @@ class Pending:
             for number, segment in self._segments.items()
         }
 
-    def restore(self, state: State, segments: Mapping[int, Path | NDArray[Any]]) -> None:
+    def restore(self, state: State, segments: Mapping[int, Source]) -> None:
         """Become the store that gave ``state``; ``segments`` are a checkpoint's files, or rows.
 
         Links go by the members' names; a member that was not there made none: ``nan``.
@@ -327,18 +332,10 @@ class Pending:
             part = held[start : start + SEGMENT_ROWS]
             self._index.insert(self._gather(part, "id"), part, len(self))
 
-    def _carried(
-        self, source: Path | NDArray[Any], used: int, members: Sequence[str]
-    ) -> NDArray[Any]:
+    def _carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:
         """Rows of a store with these members, as rows of this one."""
         if isinstance(source, Path):
-            theirs = [
-                (name, self.dtype[name])
-                if name != "links"
-                else (name, "<f8", (len(members), self.dtype["score"].shape[0]))
-                for name in self.dtype.names or ()
-            ]
-            source = np.fromfile(source, np.dtype(theirs), used)
+            source = np.fromfile(source, with_members(self.dtype, len(members)), used)
         rows = np.empty(used, self.dtype)
         for name in self.dtype.names or ():
             if name != "links":
@@ -355,11 +352,7 @@ class Pending:
         self._segments.clear()
 
     def _path(self, segment: int) -> Path | None:
-        return (
-            None
-            if self._directory is None
-            else self._directory / f"{segment:08d}-{self._suffix}.seg"
-        )
+        return working_file(self._directory, f"{segment:08d}")
 
     def _times(self, segment: int) -> I64:
         """Event times of a segment: copied once it is full, since rows leave in small steps."""

@@ -73,7 +73,7 @@ def backfill(config: Config, at_least: str | None, console: Console) -> dict[str
         if not figures["scored"]:
             raise _unread(figures)
         save(past, directory, wall_clock_ms())
-        past.engine.pending.close()
+        past.engine.close()
         return {"parts": parts, "from_step": past.after + 1} | figures
     except OutOfRetention as error:
         _forget(directory)

@@ -92,7 +92,7 @@ def warm(
         writing.anchors.close()
         written = directory.write(snapshot_of(engine, writing.standing, wall_clock_ms()))
         directory.publish(written, config.checkpoints.keep)
-        engine.pending.close()
+        engine.close()
     finally:
         log.close()
         directory.close()

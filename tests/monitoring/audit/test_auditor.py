@@ -547,7 +547,7 @@ def test_a_resumed_trail_is_the_same(tmp_path: Path) -> None:
         engine.step(feed.batch(*part))
     snapshot = Snapshot(
         "test", engine.seq, engine.digest, 0, {}, journaled(c), fingerprint(), engine.state(),
-        engine.pending.files(),
+        engine.files(),
     )  # fmt: skip
     directory.publish(directory.write(snapshot), keep=3)
     [loaded] = directory.usable(lambda m: None)

@@ -36,7 +36,7 @@ def snapshot(engine: ScoringEngine) -> Snapshot:
         journaled(engine.config),
         fingerprint(),
         engine.state(),
-        engine.pending.files(),
+        engine.files(),
     )
 
 
@@ -172,5 +172,5 @@ def test_a_segment_saved_before_and_after_it_filled_verifies(
         engine.step(feed.batch(("events", [event(i) for i in range(start, start + 100)])))
         directory.publish(directory.write(snapshot(engine)), keep=3)
     assert [loaded.manifest.seq for loaded in directory.usable(lambda m: None)] == [2, 1]
-    engine.pending.close()
+    engine.close()
     directory.close()

@@ -153,7 +153,7 @@ def test_a_restored_engine_goes_on_bit_for_bit(tmp_path: Path) -> None:
         run(again, its_feed, first, last)
         saved = again
         again = build_engine(of(tmp_path), None)
-        again.restore(saved.state(), saved.pending.rows())
+        again.restore(saved.state(), saved.rows())
         assert again.task.names == straight.task.names
         assert again.state_digest() == saved.state_digest() == straight.state_digest()
         assert again.digest == straight.digest

@@ -567,7 +567,7 @@ def test_a_restored_engine_goes_on_alike(reco: dict[str, Any]) -> None:
     one = Shard(reco=reco)
     one.step(*records[:150])
     other = Shard(reco=reco)
-    other.engine.restore(one.engine.state(), one.engine.pending.rows())
+    other.engine.restore(one.engine.state(), one.engine.rows())
     other._feed = one._feed
     batch = one._feed.batch(("events", records[150:]))
     assert one.engine.step(batch).journal == other.engine.step(batch).journal
@@ -638,7 +638,7 @@ def test_a_switch_is_what_a_restart_makes_of_it(key: str) -> None:
     found, other = switched(one, reco={key: SETTINGS[key]})
     assert bool(found.lost) == (key in ("members", "history", "session_gap"))
     again = Shard(reco={key: SETTINGS[key]})
-    again.engine.restore(other.engine.state(), other.engine.pending.rows())
+    again.engine.restore(other.engine.state(), other.engine.rows())
     for i in range(100, 200, 25):
         batch = other._feed.batch(("events", records[i : i + 25]))
         assert other.engine.step(batch).journal == again.engine.step(batch).journal

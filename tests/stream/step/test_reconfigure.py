@@ -92,6 +92,8 @@ CHANGES: dict[str, Patch] = {
     "KafkaLogSettings.sasl_mechanism": {"log": KAFKA | {"sasl_mechanism": "PLAIN"}},
     "KafkaLogSettings.sasl_username": {"log": KAFKA | {"sasl_username": "me"}},
     "KafkaLogSettings.sasl_password": {"log": KAFKA | {"sasl_password": "secret"}},
+    "HistorySettings.keep": {"history.keep": "3h"},
+    "HistorySettings.disk": {"history.disk": "2MB"},
     "VersionsSettings.every": {"versions.every": "3h"},
     "VersionsSettings.keep": {"versions.keep": 2},
     "TopicsSettings.events": {"topics.events": "payments"},
@@ -394,7 +396,7 @@ def restored(engine: ScoringEngine, directory: Path) -> ScoringEngine:
     state = StateDirectory(directory / f"restored-{engine.seq}").open()
     snapshot = Snapshot(
         *("test", engine.seq, engine.digest, engine.clock_ms, {}, journaled(engine.config)),
-        *(fingerprint(), engine.state(), engine.pending.files()),
+        *(fingerprint(), engine.state(), engine.files()),
     )
     state.publish(state.write(snapshot), 2)
     loaded = next(iter(state.usable(lambda _: None, None)))
@@ -449,7 +451,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Raw], ScoringEn
         engine.step(stream.batch(engine.config))
     assert engine.ensemble.challengers
     assert len(engine.early) > 10
-    state, rows = engine.state(), engine.pending.rows()
+    state, rows = engine.state(), engine.rows()
 
     def make(raw: Raw) -> ScoringEngine:
         again = alarmed(engine_of(raw))
@@ -631,6 +633,7 @@ def test_what_is_lost_is_named(tmp_path: Path, known: Callable[[Raw], ScoringEng
         *("member linear as it was", "member prior as it was", "member forest as it was"),
         *("combiner stack", "feature customer"),
         f"{old.pending.waiting} pending events (the columns changed)",
+        f"{len(old.history)} learned rows (the columns changed)",
     ]
 
 
@@ -664,6 +667,7 @@ def test_a_field_that_means_something_else_changes_what_is_made_of_it(
         *("member linear as it was", "member prior as it was", "member forest as it was"),
         *("combiner stack", *(f"feature {name}" for name in forgotten)),
         f"{old.pending.waiting} pending events (the columns changed)",
+        f"{len(old.history)} learned rows (the columns changed)",
     ]
     new = switched(old, patched(raw, patch), journal)
     kept = new.features.state()

@@ -389,7 +389,7 @@ def test_a_restored_engine_goes_on_alike() -> None:
     """Bit for bit, through the state alone."""
     every, one, other = records(), Shard(**STAGE, **REST), Shard(**STAGE, **REST)
     one.step(*every[:300])
-    other.engine.restore(one.engine.state(), one.engine.pending.rows())
+    other.engine.restore(one.engine.state(), one.engine.rows())
     batch = one._feed.batch(("events", every[300:]))
     assert one.engine.step(batch).journal == other.engine.step(batch).journal
     assert one.engine.state_digest() == other.engine.state_digest()
@@ -427,7 +427,7 @@ def test_a_switch_is_what_a_restart_makes_of_it(name: str) -> None:
     assert [any(word in line for line in found.lost) for word in lost] == [True] * len(lost)
     assert len(found.lost) == len(lost)
     again = Shard(**(STAGE | REST | changes))
-    again.engine.restore(other.engine.state(), other.engine.pending.rows())
+    again.engine.restore(other.engine.state(), other.engine.rows())
     for i in range(300, len(every), 40):
         batch = other._feed.batch(("events", every[i : i + 40]))
         assert other.engine.step(batch).journal == again.engine.step(batch).journal

@@ -110,7 +110,7 @@ def test_a_restored_engine_goes_on_bit_for_bit(tmp_path: Path, task: str) -> Non
     for engine, feed in zip((straight, saved), feeds, strict=True):
         run(engine, task, 8, feed)
     again = build_engine(of(tmp_path, task), None)
-    again.restore(saved.state(), saved.pending.rows())
+    again.restore(saved.state(), saved.rows())
     assert again.state_digest() == saved.state_digest()
     for engine, feed in zip((straight, again), feeds, strict=True):
         run(engine, task, 6, feed, 200)

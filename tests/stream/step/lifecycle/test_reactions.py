@@ -178,7 +178,7 @@ def restored(engine: ScoringEngine, directory: Path) -> ScoringEngine:
     state = StateDirectory(directory / "restored").open()
     snapshot = Snapshot(
         *("test", engine.seq, engine.digest, engine.clock_ms, {}, journaled(engine.config)),
-        *(fingerprint(), engine.state(), engine.pending.files()),
+        *(fingerprint(), engine.state(), engine.files()),
     )
     state.publish(state.write(snapshot), 2)
     loaded = next(iter(state.usable(lambda _: None, None)))

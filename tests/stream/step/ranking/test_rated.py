@@ -121,7 +121,7 @@ def test_a_restored_shard_foretells_alike() -> None:
     """Bit for bit, through the state alone."""
     records, one, other = life(200), Shard(reco=RATED), Shard(reco=RATED)
     one.step(*records[:100])
-    other.engine.restore(one.engine.state(), one.engine.pending.rows())
+    other.engine.restore(one.engine.state(), one.engine.rows())
     batch = one._feed.batch(("events", records[100:]))
     assert one.engine.step(batch).journal == other.engine.step(batch).journal
     assert one.engine.state_digest() == other.engine.state_digest()
@@ -145,7 +145,7 @@ def test_a_switch_keeps_or_drops_ratings(
     assert found.lost == lost
     assert other.engine.recommender.digest() == recommender
     again = Shard(reco=reco)
-    again.engine.restore(other.engine.state(), other.engine.pending.rows())
+    again.engine.restore(other.engine.state(), other.engine.rows())
     batch = other._feed.batch(("events", rated(30)))
     assert other.engine.step(batch).journal == again.engine.step(batch).journal
 

@@ -78,8 +78,9 @@ bench-latency: setup ## Measure from event to committed score, on Kafka and over
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
-bench-lifecycle: setup ## Measure what challengers decide, and what putting a version back takes
+bench-lifecycle: setup ## Measure what challengers and the guard decide, and what putting a version back takes
 	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
 
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)

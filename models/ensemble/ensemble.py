@@ -131,11 +131,15 @@ class Ensemble(Group[Model]):
         if out and len(out) < len(self.voters):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
         links = self.task.heard(links)
+        return links, self.combined(links)
+
+    def combined(self, links: F64) -> F64:
+        """The ensemble's links ``(n, k)`` where the members' are ``links`` ``(n, m, k)``."""
         if self.cold:
-            link = np.tile(self.task.link(self.prior.output()), (len(x), 1))
+            link = np.tile(self.task.link(self.prior.output()), (len(links), 1))
         else:
             link = self.combiner.combine(links)
-        return links, self.task.heard(link)
+        return self.task.heard(link)
 
     def learn(self, x: FeatureBatch, links: F64, y: F64, w: F64) -> list[MemberError]:
         """Learn ``n`` labelled rows, in label order: :meth:`weigh`, then :meth:`teach`.
@@ -236,6 +240,16 @@ class Ensemble(Group[Model]):
         del self.challengers[name]
         self.challenger_specs.pop(name, None)
 
+    def remember(self, name: str) -> None:
+        """What the member is now is what it is compared with from here on."""
+        model = self.made(name, 0, self.specs.get(name))
+        model.restore(self.members[name].state())
+        self.last_good[name] = model
+
+    def score_last_good(self, name: str, x: FeatureBatch) -> F64:
+        """Links ``(n, k)`` of what the member was; raises :class:`MemberError` if that fails."""
+        return self.task.heard(_score(name, self.last_good[name], x, self.task.k))
+
     def weights(self) -> F64:
         """The members' present weights ``(m,)``; what they mean the combiner says."""
         return self.combiner.weights()
@@ -291,6 +305,11 @@ class Ensemble(Group[Model]):
         self.challengers = {
             name: self.made(name, 0, self.challenger_specs.get(name))
             for name in state["challengers"]
+            if name in self.voters
+        }
+        self.last_good = {
+            name: self.made(name, 0, self.specs.get(name))
+            for name in state.get("last_good", {})
             if name in self.voters
         }
 

@@ -29,6 +29,8 @@ class Group(Generic[L]):
         Builds the learner of a name anew: ``(name, number)``, where another number means another
         seed, and by another definition than its own ``(name, number, spec)``. Set by who builds the
         engine.
+    last_good : dict of str to Learner
+        What learners were, to be compared with.
     specs : dict of str to dict
         By which definition a learner was made, where that is not its own.
 
@@ -41,6 +43,7 @@ class Group(Generic[L]):
         self.members: dict[str, L] = dict(members)
         self.names: tuple[str, ...] = tuple(members)
         self.challengers: dict[str, L] = {}
+        self.last_good: dict[str, L] = {}
         self.specs: dict[str, Spec] = {}
         self._frozen: set[str] = set()
         self._quarantined: set[str] = set()
@@ -105,8 +108,9 @@ class Group(Generic[L]):
         """The learners' and own state, as copies."""
         return {
             "names": list(self.names),
-            "members": {name: member.state() for name, member in self.members.items()},
-            "challengers": {name: model.state() for name, model in self.challengers.items()},
+            "members": _states(self.members),
+            "challengers": _states(self.challengers),
+            **({"last_good": then} if (then := _states(self.last_good)) else {}),
             **self._own_state(),
         }
 
@@ -124,9 +128,12 @@ class Group(Generic[L]):
         """
         if state.get("format") != 1:
             raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
-        beside = state["challengers"]
         self._begin(state)
-        for models, states in ((self.members, state["members"]), (self.challengers, beside)):
+        for models, states in (
+            (self.members, state["members"]),
+            (self.challengers, state["challengers"]),
+            (self.last_good, state.get("last_good", {})),
+        ):
             for name in [n for n in models if n in states]:
                 try:
                     models[name].restore(states[name])
@@ -139,7 +146,7 @@ class Group(Generic[L]):
         """Build what a state holds and a configuration does not name, to be restored."""
 
     def roots(self) -> dict[str, str]:
-        """Digests of each learner, each challenger, and under ``"ensemble"`` of all the rest."""
+        """Digests of each learner, of what stands beside it, and of the rest (``"ensemble"``)."""
         return self._digests() | {"ensemble": state_digest(self._own_state())}
 
     def digest(self) -> str:
@@ -147,5 +154,10 @@ class Group(Generic[L]):
         return state_digest({"members": self._digests(), **self._own_state()})
 
     def _digests(self) -> dict[str, str]:
-        members = {name: member.digest() for name, member in self.members.items()}
-        return members | {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
+        found = {name: member.digest() for name, member in self.members.items()}
+        found |= {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
+        return found | {f"last good of {n}": m.digest() for n, m in self.last_good.items()}
+
+
+def _states(models: Mapping[str, Learner]) -> State:
+    return {name: model.state() for name, model in models.items()}

@@ -44,6 +44,9 @@ AuditEvent = Literal[
     "challenger_proposed",
     "challenger_promoted",
     "challenger_dropped",
+    "guarded",
+    "guard_ended",
+    "rollback_proposed",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 """Every event a record may name. ``refit`` is reserved."""

@@ -14,6 +14,8 @@ from models.base import State, state_digest
 _CLOCK = ("clock_ms", "watermark_ms", "threshold")
 _ELSEWHERE = ("seq", "digest", "ensemble", "trail")
 """The journal's, the members' own roots, and the place of the record itself."""
+MODELS = {"members": "", "challengers": "challenger of ", "last_good": "last good of "}
+"""Where an ensemble's state holds models, and what stands before their names among the roots."""
 
 
 def contents_of(
@@ -61,14 +63,14 @@ def member_key(name: str) -> str:
 def saved_of(state: State, rows: Sequence[str], unreadable: Collection[str]) -> dict[str, str]:
     """Digests of all that is saved, as the journal vouches for them.
 
-    But for the members, and the challengers (``challenger of NAME``), in ``unreadable``: their
+    But for the members, and what stands beside them (:data:`MODELS`), in ``unreadable``: their
     digest is not that of what is saved.
     """
     ensemble = state["ensemble"]
-    own = {k: v for k, v in ensemble.items() if k not in ("names", "members", "challengers")}
+    own = {k: v for k, v in ensemble.items() if k not in ("names", *MODELS)}
     models = {"ensemble": own}
-    for prefix, kind in (("", "members"), ("challenger of ", "challengers")):
-        named = {prefix + name: saved for name, saved in ensemble[kind].items()}
+    for kind, prefix in MODELS.items():
+        named = {prefix + name: saved for name, saved in ensemble.get(kind, {}).items()}
         models |= {name: saved for name, saved in named.items() if name not in unreadable}
     roots = {member_key(name): state_digest(model) for name, model in models.items()}
     return parts_of(state, rows) | roots

@@ -1,8 +1,9 @@
 """Whether one scorer is better than another: bets on blocks of the differences of their losses.
 
-``stream/step/lifecycle/challengers.py`` feeds it. A difference is that of what two scorers said of
-the same event, both as they said it then. Rows of one hour resemble each other, blocks of a day
-much less: rows are never bet on one by one. Knows neither clock nor models.
+``stream/step/lifecycle/`` feeds it: a challenger beside its member, a member beside what it was. A
+difference is that of what two scorers said of the same event, both as they said it then. Rows of
+one hour resemble each other, blocks of a day much less: rows are never bet on one by one. Knows
+neither clock nor models.
 """
 
 from __future__ import annotations
@@ -57,6 +58,22 @@ class Standing(NamedTuple):
     proposed: bool
 
 
+class Guarded(NamedTuple):
+    """How a member, or the ensemble, compares with what it was: of ``labels`` events both losses as
+    made; ``evidence`` that it has become worse, of ``needed``."""
+
+    member: str
+    version: str
+    labels: int
+    loss: float
+    last_good_loss: float
+    blocks: int
+    block_ms: int
+    evidence: float
+    needed: float
+    proposed: bool
+
+
 def evidence(blocks: Sequence[float]) -> float:
     """How many times over bets that the mean of ``blocks`` is at most 0 would have been won.
 
@@ -86,6 +103,28 @@ def evidence(blocks: Sequence[float]) -> float:
     return sum(sum(row) / len(BETS) / ((r + 1) * (r + 2)) for r, row in enumerate(stakes))
 
 
+def change(blocks: Sequence[float]) -> float:
+    """How much speaks for the mean of ``blocks`` having come to lie above 0 at some time.
+
+    Bets as of :func:`evidence`, with a further stake of 1 put in before each block: what all of
+    them hold together. While the mean is at most 0, it takes ``x`` blocks on average, at least,
+    until that comes to ``x`` (an e-detector: Shin, Ramdas and Rinaldo 2022, arXiv 2203.03532).
+
+    >>> round(change([1.0] * 8), 1)
+    10.3
+    """
+    stakes, squares = [0.0] * len(BETS), 0.0
+    for i, block in enumerate(blocks):
+        if i >= UNBET and squares > 0.0:
+            u = min(block / (2 * math.sqrt(squares / i)), 1.0)
+            stakes = [
+                min((1 + s) * max(0.0, 1 + bet * u), 1e300)
+                for s, bet in zip(stakes, BETS, strict=True)
+            ]
+        squares += block * block
+    return sum(stakes) / len(BETS)
+
+
 def correlation(blocks: Sequence[float]) -> float:
     """Of each block with the next one, beside the line through all; 0 where none lies beside it.
 
@@ -103,24 +142,24 @@ class Blocks:
     """Sums of differences over stretches of event time, in the order in which truths came.
 
     A block ends with the row by which it spans ``length_ms``, has ``rows`` rows, and
-    :data:`RARE` rows of each of ``groups`` groups.
+    :data:`RARE` rows of each of ``groups`` groups. With ``lengthen`` blocks are doubled whenever
+    neighbouring ones resemble each other too much; those so far are then put together in pairs.
 
     Attributes
     ----------
     sums : list of float
         Of the blocks that are over, oldest first.
     length_ms : int
-        Doubled whenever neighbouring blocks resemble each other too much; blocks so far are then
-        put together in pairs.
     doubled : int
         How often.
     """
 
-    def __init__(self, length_ms: int, rows: int, groups: int = 0) -> None:
+    def __init__(self, length_ms: int, rows: int, groups: int = 0, lengthen: bool = True) -> None:
         self.length_ms = length_ms
         self.sums: list[float] = []
         self.doubled = 0
         self._rows = rows
+        self._lengthening = lengthen
         self._groups = groups
         self._begin()
 
@@ -140,7 +179,8 @@ class Blocks:
             return False
         self.sums.append(self._sum)
         self._begin()
-        self._lengthen()
+        if self._lengthening:
+            self._lengthen()
         return True
 
     def _over(self) -> bool:
@@ -169,6 +209,10 @@ class Blocks:
     def worse(self) -> float:
         """Evidence that they are below 0."""
         return evidence([-x for x in self.sums]) if len(self.sums) >= LEAST else 0.0
+
+    def changed(self) -> float:
+        """What speaks for their having come to lie above 0; see :func:`change`."""
+        return change(self.sums) if len(self.sums) >= LEAST else 0.0
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""

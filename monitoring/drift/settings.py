@@ -1,4 +1,4 @@
-"""The settings of drift alarms and challengers. Nothing here watches anything."""
+"""The settings of drift alarms, challengers and the guard. Nothing here watches anything."""
 
 from __future__ import annotations
 
@@ -54,4 +54,27 @@ class ChallengersSettings(Settings):
         "propose",
         description="`propose`: a record and an alert, and an operator's command promotes;"
         " `auto`: it takes the place at once",
+    )
+
+
+class GuardSettings(Settings):
+    """Whether members are compared with their last good versions, in blocks of `[challengers]`."""
+
+    on_worse: Literal["none", "propose", "rollback"] = Field(
+        "none",
+        description="`propose`: a record and an alert when a member, or the ensemble, has become"
+        " worse than it was, and an operator's command puts the version back; `rollback`: it goes"
+        " back at once; `none`: nothing is compared. Else each event is scored twice",
+    )
+    false_every: int = Field(
+        1_000,
+        ge=2,
+        description="blocks, on average and at least, until that is said of a member that is not"
+        " worse",
+    )
+    renew: Duration = Field(
+        parse_duration("28d"),
+        gt=0,
+        description="event time after which a newer version is what a member is compared with,"
+        " unless the older one has been better lately",
     )

@@ -411,6 +411,26 @@ def _challengers(r: Readings) -> Iterator[Metric]:
     )
 
 
+def _guard(r: Readings) -> Iterator[Metric]:
+    """Of the ensemble and every member that may be compared with what it was."""
+    standings = {g.member: g for g in r.guard}
+    names = () if r.task == "ranking" else ("ensemble", *r.members)
+    found = [([r.model, name], standings.get(name)) for name in names]
+    each = ["model", "member"]
+    yield gauge(
+        "rollback_proposed",
+        "1 while it is worse than its last good version and nobody has put that back",
+        each,
+        [(k, float(g.proposed) if g else 0.0) for k, g in found],
+    )
+    yield gauge(
+        "guard_evidence_ratio",
+        "Evidence that it is worse than its last good version, of what is needed",
+        each,
+        [(k, g.evidence / g.needed if g else 0.0) for k, g in found],
+    )
+
+
 def _drift(r: Readings) -> Iterator[Metric]:
     labels = ["model", "detector", "signal"]
     rows = [([r.model, d.detector, d.signal], d) for d in r.drift]
@@ -428,6 +448,7 @@ def _drift(r: Readings) -> Iterator[Metric]:
         (([r.model, *key], r.reactions.get(key, 0)) for key in reactions(r.learners or r.members)),
     )
     yield from _challengers(r)
+    yield from _guard(r)
     psi = next((d.statistic for d in r.drift if d.detector == "psi"), math.nan)
     yield gauge(
         "score_psi", "Population stability index of the scores", ["model"], [([r.model], psi)]

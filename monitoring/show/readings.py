@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from models.task import SHARES, TaskType
 from monitoring.audit.budgets import REACTIONS
-from monitoring.drift.evidence import Standing
+from monitoring.drift.evidence import Guarded, Standing
 from monitoring.drift.monitor import DriftReading
 from monitoring.histogram import (
     DURATION_BOUNDS_S,
@@ -73,6 +73,7 @@ class Readings:
     member_errors : by (learner, reason).
     skipped : updates that a learner left out, by learner.
     challengers : how each challenge under way stands.
+    guard : how members and ensemble compare with what they were.
     kinds : types of members that were challengers, where they have another than is configured.
     reactions : to drift alarms, by what :func:`reactions` lists.
     parameters : scalars, by (member, role, trainable).
@@ -120,6 +121,7 @@ class Readings:
     member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     challengers: Sequence[Standing] = ()
+    guard: Sequence[Guarded] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     reactions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     parameters: Mapping[tuple[str, str, bool], int] = field(default_factory=dict)

@@ -213,6 +213,7 @@ class Front(Listener):
             "model": latest.model,
             "threshold": finite(latest.threshold),
             "combine": config.ensemble.combine if config.reco is None else "stack",
+            "guard": [standing(g) for g in latest.guard],
             "members": [self._member(name, type) for name, type in self._kinds.items()],
         }
 

@@ -186,6 +186,7 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         },
         skipped={name: member.skipped for name, member in ensemble.members.items()},
         challengers=engine.challengers.standings(),
+        guard=engine.guard.standings(),
         kinds={name: str(spec["type"]) for name, spec in ensemble.specs.items()},
         reactions={
             (reaction, name): engine.reactions.counts[f"{reaction}/{name}"]

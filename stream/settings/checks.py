@@ -286,6 +286,10 @@ def _drift(config: Config) -> Iterator[str]:
             "drift.on_alarm: expected none, weights or reset where items are ranked, got "
             "'challenge'"
         )
+    if config.guard.on_worse != "none" and config.reco is not None:
+        yield (
+            f"guard.on_worse: expected none where items are ranked, got {config.guard.on_worse!r}"
+        )
     if any(config.target.problems(config.label.values, config.label.at_horizon)):
         return
     if config.member_type not in COMBINERS[combine] or (config.reco and not config.members):

@@ -36,7 +36,7 @@ from models.settings import (
 from models.target import BinaryTarget, Target
 from models.task import Binary, Task, TaskType
 from monitoring.audit.budgets import AuditSettings
-from monitoring.drift.settings import ChallengersSettings, DriftSettings
+from monitoring.drift.settings import ChallengersSettings, DriftSettings, GuardSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.ranking import (
     RANKING_EVENT,
@@ -604,6 +604,7 @@ class Config(Settings):
     ensemble: EnsembleSettings = EnsembleSettings()
     drift: DriftSettings = DriftSettings()
     challengers: ChallengersSettings = ChallengersSettings()
+    guard: GuardSettings = GuardSettings()
     quality: QualitySettings = QualitySettings()
     checkpoints: CheckpointsSettings = CheckpointsSettings()
     versions: VersionsSettings = VersionsSettings()

@@ -13,7 +13,7 @@ import structlog
 
 from models.base import MillraceError, State
 from models.members.catalogue import digests_state, names_code
-from monitoring.audit.contents import member_key, saved_of
+from monitoring.audit.contents import MODELS, member_key, saved_of
 from stream.contract.failpoint import failpoint
 from stream.contract.log import Log, OutOfRetention
 from stream.contract.records import JournalRecord
@@ -196,13 +196,14 @@ def _restored(
 
 
 def _unreadable(engine: Engine, state: State) -> set[str]:
-    """Members and challengers whose digest is not that of what is saved of them.
+    """Members, and models beside them, whose digest is not that of what is saved of them.
 
     One that another definition made is of that one's type; what it names is not loaded yet.
     """
     found = set()
-    for prefix, key in (("", "specs"), ("challenger of ", "challenger_specs")):
-        specs = state["ensemble"].get(key, {})
+    specs_of = {"challengers": "challenger_specs"}
+    for kind, prefix in MODELS.items():
+        specs = state["ensemble"].get(specs_of.get(kind, "specs"), {})
         for name, member in engine.ensemble.members.items():
             made = specs.get(name)
             if made is None:

@@ -21,6 +21,7 @@ from monitoring.audit.auditor import Auditor
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.tasks import Judge
 from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
 from stream.step.lifecycle.reactions import Reactions
 
@@ -37,6 +38,7 @@ class Learning:
         auditor: Auditor,
         reactions: Reactions,
         challengers: Challengers | None,
+        guard: Guard | None,
         history: History | None,
         counts: Counter[str],
         task: Task,
@@ -49,6 +51,7 @@ class Learning:
         self._auditor = auditor
         self._reactions = reactions
         self._challengers = challengers
+        self._guard = guard
         self._history = history
         self._counts = counts
 
@@ -118,7 +121,7 @@ class Learning:
             )
 
     def judge(self, numbers: I64, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
-        """Quality, drift and challengers take the scores as they were made; gives the alarms.
+        """Quality, drift, challengers and guard take the scores as made; gives the alarms.
 
         ``numbers`` are the rows' in the pending store. Each row comes once, before what is left to
         learn of it is learned.
@@ -134,8 +137,12 @@ class Learning:
         for alarm in alarms:
             self._auditor.record("drift", alarm.detector, alarm.signal, alarm.detail())
             self._reactions.alarm(alarm, int(at_ms[alarm.row]))
+            if self._guard is not None:
+                self._guard.alarmed(alarm.signal, watermark_ms)
         if self._challengers is not None:
             self._challengers.judge(numbers, rows, truth)
+        if self._guard is not None:
+            self._guard.judge(numbers, rows, truth)
         self._counts["learned"] += len(truth)
         return alarms
 

@@ -22,7 +22,8 @@ from stream.settings.specs import defined
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
-from stream.step.lifecycle.challengers import unheld
+from stream.step.lifecycle import guard
+from stream.step.lifecycle.beside import unheld
 from stream.step.ranking import changes as ranking
 from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
@@ -284,7 +285,8 @@ def reconfigure(
     else:
         state = _carried(old.state(), changes, old.config, new.config)
         if past is not None or not changes.same_columns:
-            state["challengers"] = unheld(state["challengers"])
+            for part in [p for p in ("challengers", "guard") if p in state]:
+                state[part] = unheld(state[part])
     body: dict[str, Any] = {"config": tree}
     cause = encoded(tree)
     if past is not None:
@@ -334,7 +336,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         "ensemble": ensemble
         | {
             key: without(ensemble[key])
-            for key in ("members", "challengers", "specs", "challenger_specs")
+            for key in ("members", "challengers", "last_good", "specs", "challenger_specs")
             if key in ensemble
         }
         | {key: nameless(ensemble[key]) for key in NAMED if key in ensemble},
@@ -350,7 +352,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         parts = state["history"]["parts"]
         parts = [part | {"members": nameless(part["members"])} for part in parts]
         carried["history"] = state["history"] | {"parts": parts}
-    for part in [p for p in ("reactions", "challengers") if p in state]:
+    for part in [p for p in ("reactions", "challengers", "guard") if p in state]:
         carried[part] = {
             key: known if key == "counts" else without(known) for key, known in state[part].items()
         }
@@ -362,7 +364,9 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del carried["pending"], carried["drift"]["columns"]
         carried.pop("history", None)
         carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
-    return carried
+    added = {m.name for m in new.members} != {m.name for m in old.members}
+    whole = changes.same_combiner and not gone and not added
+    return guard.carried(carried, new.guard.on_worse != "none", whole)
 
 
 def _carried_ranking(old: RankingEngine, new: RankingEngine, changes: Changes) -> State:

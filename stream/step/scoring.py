@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from models.base import F64, FeatureBatch, MillraceError, State
+from models.base import F64, FeatureBatch, MillraceError, Model, State
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
@@ -27,6 +27,7 @@ from stream.step.engine import Engine, Made, Store
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning
 from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
 from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
@@ -83,6 +84,10 @@ class ScoringEngine(Engine):
         self.challengers = Challengers(
             config.challengers, ensemble, self.auditor, pending, self._promoted
         )
+        self.guard = Guard(
+            *(config.guard, config.challengers, ensemble, self.auditor, pending, self.ledger),
+            *(self.counts, self._put_back),
+        )
         self.reactions = Reactions(config.drift, ensemble, self.auditor, self.challengers)
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
@@ -93,7 +98,7 @@ class ScoringEngine(Engine):
         self.join = Join(pending, self.early, config.label.horizon, self.counts, self.task)
         learning = Learning(
             *(features, ensemble, quality, drift, self.auditor, self.reactions, self.challengers),
-            *(history, self.counts, self.task),
+            *(self.guard, history, self.counts, self.task),
         )
         self.outcomes = Outcomes(
             *(pending, ensemble, learning, self.maturity, self.tallies, matured)
@@ -182,6 +187,7 @@ class ScoringEngine(Engine):
         fields = self.features.entity_fields
         rows = self.join.hold(events, x, said.keep, alert, cold, fields)
         self.challengers.score(x, said.keep[0], rows, self.threshold, self.watermark_ms)
+        self.guard.score(x, said.keep[0], rows)
         self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
 
     def _say(self, events: Events, made: tuple[F64, F64], clock_ms: int, seq: int) -> _Said:
@@ -277,7 +283,16 @@ class ScoringEngine(Engine):
             "auditor": self.auditor,
             "reactions": self.reactions,
             "challengers": self.challengers,
+            **({"guard": self.guard} if self.guard.on else {}),
         }
+
+    def _keep_all(self) -> None:
+        super()._keep_all()
+        self.guard.kept(self.watermark_ms)
+
+    def _put_back(self, name: str, model: Model) -> None:
+        spec = self.ensemble.specs.get(name)
+        self._exchanged(name, "rolled_back", lambda: self.ensemble.replace(name, model, spec))
 
     def _promoted(self, name: str) -> None:
         self._exchanged(name, "promoted", lambda: self.ensemble.promote(name))
@@ -285,6 +300,7 @@ class ScoringEngine(Engine):
     def _renewed(self, name: str) -> None:
         self.reactions.replaced(name)
         self.challengers.replaced(name)
+        self.guard.replaced(name)
         self.drift.renew(name)
 
     def reconfigured(self, combiner_is_new: bool) -> None:

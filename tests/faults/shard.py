@@ -88,6 +88,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "target": {"type": "ranking"},
         "event": {"time_format": "ms", "fields": {"size": "number"}},
         "label": {"horizon": HORIZON},
+        "guard": None,
         "reco": {"explore": {"temperature": 1.0}, "ratings": {}},
         "features": [
             {"name": "utility", "type": "number", "field": "utility", "scale": "standard"},
@@ -121,6 +122,8 @@ def raw_config(directory: Path, log: dict[str, Any], **changes: Any) -> dict[str
         ensemble={"combine": "stack"},
         checkpoints={"interval": "300ms", "recovery_budget": "1s"},
         versions={"every": "1h", "keep": 5},
+        challengers={"block": "1h", "rows": 20},
+        guard={"on_worse": "rollback", "false_every": 2, "renew": "12h"},
         limits={"record_bytes": RECORD_BYTES, "batch": 256},
     )
     raw.update(changes)

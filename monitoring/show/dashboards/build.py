@@ -70,6 +70,7 @@ ROWS: dict[str, Rows] = {
             [p.UP, p.FROZEN, p.FAILURES],
         ],
         "Challengers": [[p.CHALLENGERS, p.CHALLENGER_LOSS, p.CHALLENGER_ALERTS]],
+        "Last good versions": [[p.GUARD]],
         "Parameters": [[p.PARAMETERS, p.ROLES, p.TRAINABLE]],
         "Learning and audit": [[p.LEARNED, p.UPDATE, p.AUDIT, p.BUDGETS]],
     },

@@ -283,6 +283,10 @@ CHALLENGER_LOSS = panel("Loss of challengers", "none",
 CHALLENGER_ALERTS = panel("Alerts of challengers", "short",
     "Events on which both would have alerted, or one of them alone.",
     ("millrace_challenger_alerts{M}", "{{member}} {{by}}"))
+GUARD = panel("Worse than it was", "none",
+    "Evidence that a member, or the ensemble, is worse than its last good version, of what is"
+    " needed; going back is proposed at 1.",
+    ("millrace_guard_evidence_ratio{M}", "{{member}}"))
 FAILURES = panel("Failures", "short",
     "Of each member since the start; left out: steps without a finite gradient.",
     ("millrace_member_errors_total{M}", "{{member}} {{reason}}"),

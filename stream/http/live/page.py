@@ -15,7 +15,7 @@ import numpy as np
 
 from models.base import I64
 from monitoring.audit.words import told
-from monitoring.drift.evidence import Standing
+from monitoring.drift.evidence import Guarded, Standing
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.rated import METRICS as RATED
@@ -196,6 +196,7 @@ class PageView:
                 for d in latest.drift
             ],
             "challengers": [standing(c) for c in latest.challengers],
+            "guard": [standing(g) for g in latest.guard],
             "audit": [_shown_audit(raw) for raw in list(self._audit)],
             "last_dead_letters": list(self._dead),
             "points": list(self._points)[-RECENT:],
@@ -238,11 +239,11 @@ def finite(value: float, digits: int | None = None) -> float | None:
     return float(value) if digits is None else round(float(value), digits)
 
 
-def standing(challenge: Standing) -> dict[str, Any]:
-    """How a challenge stands, as JSON can say it."""
+def standing(found: Standing | Guarded) -> dict[str, Any]:
+    """How a challenge stands, or a member beside what it was, as JSON can say it."""
     return {
         key: finite(value) if isinstance(value, float) else value
-        for key, value in challenge._asdict().items()
+        for key, value in found._asdict().items()
     }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +24,11 @@ from models.ensemble.ensemble import Ensemble, MemberError
 from models.task import Task
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.budgets import Reaction
-from monitoring.drift.evidence import Blocks, Standing
+from monitoring.drift.evidence import Standing
 from monitoring.drift.monitor import WARM_UP
 from monitoring.drift.settings import ChallengersSettings
 from stream.contract.commands import CommandRefused
+from stream.step.lifecycle.beside import Beside
 from stream.step.pending.store import Pending
 
 
@@ -38,10 +40,11 @@ class Terms(NamedTuple):
     deadline_ms: int
 
 
-class _Challenge:
+class _Challenge(Beside):
     """One challenger's standing: links as made, evidence, figures of both."""
 
     def __init__(self, terms: Terms, number: int, rows: int, task: Task) -> None:
+        super().__init__(terms.block_ms, rows, task)
         self.number = number
         # The k-th one of a member may only be promoted falsely with a share of alpha: 6 / pi^2 of
         # 1 / k^2, which together are 1.
@@ -49,67 +52,34 @@ class _Challenge:
         self.deadline_ms = terms.deadline_ms
         self.until_ms = 0
         """Event time of its deadline; 0: it has scored nothing yet."""
-        self.blocks = Blocks(terms.block_ms, rows, len(task.groups))
         self.labels = 0
         self.ripe = -1
         """Number of the first row that it scored having learned its fill; -1: not yet."""
         self.doubled = 0
         """How often its blocks were too short, as far as that was told."""
         self.proposed = False
-        self.first = 0
-        """Number of the row of the first link held."""
-        self._room = np.zeros((0, task.k))
-        self._from = self._to = 0
         self.scored = np.zeros(5)  # events, sum of |p - q|, alerts of both, of one, of the other
-        self.judged = np.zeros(3)  # labels, sums of losses of the member and of the challenger
-
-    @property
-    def links(self) -> F64:
-        """As made, of each row from ``first`` on; a view."""
-        return self._room[self._from : self._to]
-
-    def hold(self, links: F64, first: int, head: int) -> None:
-        """Keep the links of rows from number ``first`` on; those before ``head`` were judged."""
-        if not len(self.links):
-            self.first = first
-        over = max(0, min(head - self.first, len(self.links)))
-        self._from, self.first = self._from + over, self.first + over
-        if self._to + len(links) > len(self._room):
-            # Doubled: millions may wait, which no step should copy.
-            held = self.links
-            self._room = np.zeros((2 * (len(held) + len(links)), links.shape[1]))
-            self._room[: len(held)] = held
-            self._from, self._to = 0, len(held)
-        self._room[self._to : self._to + len(links)] = links
-        self._to += len(links)
 
     def state(self) -> State:
-        return {
+        return super().state() | {
             "number": self.number,
             "needed": self.needed,
             "deadline_ms": self.deadline_ms,
             "until_ms": self.until_ms,
-            "blocks": self.blocks.state(),
             "labels": self.labels,
             "ripe": self.ripe,
             "doubled": self.doubled,
             "proposed": self.proposed,
-            "first": self.first,
-            "links": self.links.copy(),
             "scored": self.scored.copy(),
-            "judged": self.judged.copy(),
         }
 
     def restore(self, state: State) -> None:
+        super().restore(state)
         self.number, self.needed = int(state["number"]), float(state["needed"])
         self.deadline_ms, self.until_ms = int(state["deadline_ms"]), int(state["until_ms"])
-        self.labels = int(state["labels"])
-        self.ripe, self.first = int(state["ripe"]), int(state["first"])
+        self.labels, self.ripe = int(state["labels"]), int(state["ripe"])
         self.doubled, self.proposed = int(state["doubled"]), bool(state["proposed"])
-        self.blocks.restore(state["blocks"])
-        self._room = state["links"].copy()
-        self._from, self._to = 0, len(self._room)
-        self.scored, self.judged = state["scored"].copy(), state["judged"].copy()
+        self.scored = state["scored"].copy()
 
 
 class Challengers:
@@ -261,30 +231,12 @@ class Challengers:
     def judge(self, numbers: I64, rows: NDArray[Any], y: F64) -> None:
         """The truths of ``n`` rows came: what both said of them then is compared."""
         for name, running in list(self._running.items()):
-            at = numbers - running.first
-            known = (at >= 0) & (at < len(running.links)) & ~rows["cold"]
+            known = running.holds(numbers) & ~rows["cold"]
             known &= (numbers >= running.ripe) & (running.ripe >= 0)
-            if not known.any():
-                continue
-            ours = rows["links"][known, self._ensemble.voters.index(name)]
-            theirs, truth = running.links[at[known]], y[known]
-            # nan: scored before the member came; -inf is said of a class that nobody named yet.
-            there = ~np.isnan(ours).any(axis=1)
-            ours, theirs, truth = ours[there], theirs[there], truth[there]
-            costs = [
-                np.minimum(self._task.cost(z, truth), self._task.worst) for z in (ours, theirs)
-            ]
-            # Added up in order: no processor sums in another.
-            for i, cost in enumerate(costs, 1):
-                total = np.append(running.judged[i], cost)
-                running.judged[i] = np.add.accumulate(total)[-1]
-            running.judged[0] += len(truth)
-            group = self._task.group(self._task.output(ours), truth)
-            at_ms = rows["event_time_ms"][known][there]
-            each = zip((costs[0] - costs[1]).tolist(), at_ms.tolist(), group.tolist(), strict=True)
-            for row in each:
-                if running.blocks.add(*row) and self._decided(name):
-                    break
+            if known.any():
+                ours = rows["links"][known, self._ensemble.voters.index(name)]
+                at_ms, over = rows["event_time_ms"][known], partial(self._decided, name)
+                running.judge(numbers[known], at_ms, ours, y[known], over)
 
     def learned(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """The members have learned these rows: challengers do."""
@@ -334,7 +286,7 @@ class Challengers:
         """How the challenge of a member that has a challenger stands."""
         running = self._running[name]
         scored, gaps, both, one, other = running.scored.tolist()
-        labels, ours, theirs = running.judged.tolist()
+        ours, theirs = running.losses
         return Standing(
             member=name,
             number=running.number,
@@ -344,9 +296,9 @@ class Challengers:
             alerts_both=int(both),
             alerts_member=int(one),
             alerts_challenger=int(other),
-            labels=int(labels),
-            loss=ours / labels if labels else math.nan,
-            challenger_loss=theirs / labels if labels else math.nan,
+            labels=int(running.judged[0]),
+            loss=ours,
+            challenger_loss=theirs,
             blocks=len(running.blocks.sums),
             block_ms=running.blocks.length_ms,
             evidence=running.blocks.better(),
@@ -372,16 +324,3 @@ class Challengers:
             found = _Challenge(self.terms, 1, self._settings.rows, self._task)
             found.restore(state["running"][name])
             self._running[name] = found
-
-
-def unheld(state: State) -> State:
-    """The state of :class:`Challengers` for a pending store that begins anew.
-
-    Challenges go on, with what is scored from here on.
-    """
-    return state | {
-        "running": {
-            name: one | {"links": one["links"][:0], "ripe": -1}
-            for name, one in state["running"].items()
-        }
-    }

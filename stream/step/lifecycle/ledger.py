@@ -59,6 +59,10 @@ class Ledger:
     unsaved : dict of str to callable
         Of versions whose states are not artefacts yet, what gives them, by digest; who has saved
         one takes it out.
+    guarded : dict of str to str
+        Digests of the versions that the guard compares members with, which do not make room.
+    worse : set of str
+        Members that have become worse than that. Both are the guard's, and part of its state.
     """
 
     def __init__(self, settings: VersionsSettings, names: Collection[str]) -> None:
@@ -69,6 +73,8 @@ class Ledger:
         self._quiet = True  # since the last regular versions
         self._due_ms = 0
         self.unsaved: dict[str, Callable[[], State]] = {}
+        self.guarded: dict[str, str] = {}
+        self.worse: set[str] = set()
 
     def due(self, event_time_ms: int) -> bool:
         """Whether regular versions are to be kept at the coming checkpoint."""
@@ -86,18 +92,27 @@ class Ledger:
         self._quiet = False
         self._alarmed.setdefault(signal, seq)
 
+    def alarming(self, name: str) -> bool:
+        """Whether alarms of the member, or of the ensemble, last."""
+        return not self._alarmed.keys().isdisjoint((name, "ensemble"))
+
     def keep(self, name: str, version: Version, state: Callable[[], State] | None) -> None:
         """Enter a version, unless it is the newest; ``state`` gives its state, now and later.
 
         ``None``: that is an artefact already.
 
-        The oldest that are not pinned make room.
+        The oldest that are neither pinned nor guarded make room.
         """
         versions = self._versions[name]
         if versions and versions[-1].digest == version.digest:
             return
         versions.append(version)
-        free = [v for v in versions if self._pinned.get(v.digest, -1) < version.event_time_ms]
+        free = [
+            v
+            for v in versions
+            if self._pinned.get(v.digest, -1) < version.event_time_ms
+            and v.digest != self.guarded.get(name)
+        ]
         for oldest in free[: -self._settings.keep]:
             versions.remove(oldest)
         kept = self.digests()
@@ -116,13 +131,16 @@ class Ledger:
     def named(self, name: str, to: str) -> Version:
         """The version that a person means by ``last_good``, a step, or a digest's first digits.
 
-        ``last_good``: the newest from before the first step of the member's alarms, or of the
-        ensemble's; without any the newest. A step: the newest from no later than it.
+        ``last_good``: where the guard found the member worse, the version that it compares it with;
+        else the newest from before the first step of the member's alarms, or of the ensemble's;
+        without any the newest. A step: the newest from no later than it.
 
         Raises :class:`NoVersion`.
         """
         versions = self._versions[name]
-        if to == LAST_GOOD:
+        if to == LAST_GOOD and name in self.worse:
+            found = [v for v in versions if v.digest == self.guarded[name]]
+        elif to == LAST_GOOD:
             first = min(
                 (self._alarmed[s] for s in (name, "ensemble") if s in self._alarmed), default=None
             )

@@ -105,7 +105,7 @@ class Reranker:
         self.maturity = Maturity(config.label, self.task, pending)
         learning = Learning(
             *(self.features, self.ensemble, self.quality, self.drift, auditor, self.reactions),
-            *(None, None, self.counts, self.task),
+            *(None, None, None, self.counts, self.task),
         )
         self._learning, self._pending = learning, pending
         self._outcomes = Outcomes(

@@ -48,6 +48,7 @@ def first(directory: Path) -> Raw:
         label={"field": "fraud", "horizon": "2d"},
         ensemble={"combine": "stack"},
         drift={"on_alarm": "challenge"},
+        guard={"on_worse": "propose"},
         limits={"pending": 5_000, "batch": 64, "early_labels": 100},
         audit={"summary_every": 200, "each": {"update_norm": {"limit": 9.0}}},
     )
@@ -204,6 +205,9 @@ CHANGES: dict[str, Patch] = {
     "ChallengersSettings.rows": {"challengers.rows": 40},
     "ChallengersSettings.deadline": {"challengers.deadline": "9d"},
     "ChallengersSettings.promote": {"challengers.promote": "auto"},
+    "GuardSettings.on_worse": {"guard.on_worse": "none"},
+    "GuardSettings.false_every": {"guard.false_every": 9},
+    "GuardSettings.renew": {"guard.renew": "9d"},
     "QualitySettings.alert_budget": {"quality.alert_budget": 3.0},
     "CheckpointsSettings.interval": {"checkpoints.interval": "5s"},
     "CheckpointsSettings.recovery_budget": {"checkpoints.recovery_budget": "1s"},

@@ -202,6 +202,10 @@ class Model(Learner):
     columns for ``k`` classes.
     """
 
+    unlocked_us: float = 0.0
+    """Microseconds that learning a row takes, about, if other threads can run Python meanwhile:
+    what takes longest begins first. 0: they cannot, and the model stays in the engine's thread."""
+
     @abstractmethod
     def score(self, x: FeatureBatch) -> F64:
         """Link scores ``(n, k)``, float64, finite. Must not change what :meth:`state` returns."""

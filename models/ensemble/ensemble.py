@@ -6,8 +6,9 @@ came. Knows nothing of where events come from; reads no clock, does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,14 @@ from models.base import (
 from models.carry import shared
 from models.ensemble.combine import combiner
 from models.ensemble.conformal import conformal
+from models.ensemble.crew import Crew, Job
 from models.ensemble.group import Group, Spec
 from models.prior import Prior
 from models.task import BINARY, Task
+
+T = TypeVar("T")
+SIDE_BY_SIDE = 256
+"""Rows from which on members share threads: to wake one takes as long as a forest's ten rows."""
 
 Failure = Literal["score_raised", "score_shape", "score_not_finite", "learn_raised"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
@@ -62,6 +68,8 @@ class Ensemble(Group[Model]):
     task : Task
     beside : mapping of name to Learner
         Others that are frozen, watched and saved with the members, and have no part in the score.
+    threads : int or None
+        In how many members score and learn; ``None``: one for each core. No bit depends on it.
 
     While no member that counts has learned a row since it began, the ensemble is cold: its score
     is the prior, whatever members say. A frozen member scores but does not learn. A quarantined one
@@ -92,6 +100,7 @@ class Ensemble(Group[Model]):
         prior: float | None = None,
         task: Task = BINARY,
         beside: Mapping[str, Any] | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__({**(beside or {}), **members})
         self.voters = tuple(members)
@@ -104,6 +113,7 @@ class Ensemble(Group[Model]):
         self._labelled = 0
         self.prior: Prior = task.prior(prior)
         self.promises = conformal(task)
+        self._crew = Crew(threads)
 
     @property
     def cold(self) -> bool:
@@ -124,9 +134,15 @@ class Ensemble(Group[Model]):
         """
         k = self.task.k
         links = np.zeros((len(x), len(self.voters), k))
-        for j, name in enumerate(self.voters):
-            if name not in self._quarantined:
-                links[:, j] = _score(name, self.members[name], x, k)
+        jobs = {
+            name: partial(_score, name, self.members[name], x, k)
+            for name in self.voters
+            if name not in self._quarantined
+        }
+        for name, made in self._done(jobs, len(x)).items():
+            if isinstance(made, MemberError):
+                raise made
+            links[:, self.voters.index(name)] = made
         out = [j for j, name in enumerate(self.voters) if name in self._quarantined]
         if out and len(out) < len(self.voters):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
@@ -172,18 +188,25 @@ class Ensemble(Group[Model]):
         weights = self.combiner.member_weights(self._labelled, w)
         first = self._labelled
         self._labelled += len(y)
-        errors = []
+        jobs = {}
         for j, name in enumerate(self.voters):
             if name in self._frozen or name in self._quarantined:
                 continue
             taken = self._taken(name, first, len(y))
-            try:
-                _learn(name, self.members[name], x.take(taken), y[taken], weights[taken, j])
-            except MemberError as error:
-                errors.append(error)
+            rows = x.take(taken), y[taken], weights[taken, j]
+            jobs[name] = partial(_learn, name, self.members[name], *rows)
             if weights[taken, j].any():
                 self._taught.add(name)
-        return errors
+        done = self._done(jobs, len(y)).values()
+        return [error for error in done if isinstance(error, MemberError)]
+
+    def _done(self, jobs: Mapping[str, Callable[[], T]], n: int) -> dict[str, T | MemberError]:
+        """What each member's job over ``n`` rows gives, or how it failed."""
+        tried = [partial(_tried, job) for job in jobs.values()]
+        if n < SIDE_BY_SIDE:
+            return dict(zip(jobs, (job() for job in tried), strict=True))
+        us = [self.members[name].unlocked_us for name in jobs]
+        return dict(zip(jobs, self._crew.do(list(map(Job, tried, us))), strict=True))
 
     def _taken(self, name: str, first: int, n: int) -> slice | NDArray[Any]:
         """Which of the ``n`` labelled rows from number ``first`` on the member learns."""
@@ -312,6 +335,13 @@ class Ensemble(Group[Model]):
             for name in state.get("last_good", {})
             if name in self.voters
         }
+
+
+def _tried(job: Callable[[], T]) -> T | MemberError:
+    try:
+        return job()
+    except MemberError as error:
+        return error
 
 
 def _score(name: str, member: Model, x: FeatureBatch, k: int) -> F64:

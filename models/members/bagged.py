@@ -37,6 +37,7 @@ class HoeffdingSettings(BagSettings):
 class BaggedModel(TreeModel):
     """Trees that vote, each on rows of its own weights and under watch."""
 
+    unlocked_us = 7.0
     _roles: ClassVar[dict[str, Role]] = {
         "root": "control",
         **{f"trees.{name}": role for name, role in TREE_ROLES.items()},

@@ -77,6 +77,7 @@ def make_arrays(columns: int, links: int, p: BoostSettings, seed: int) -> Boosti
 class BoostedModel(TreeModel):
     """A sum of trees, each learning what those before it left."""
 
+    unlocked_us = 5.0
     _roles: ClassVar[dict[str, Role]] = {
         "root": "control",
         **{f"trees.{name}": role for name, role in TREE_ROLES.items()},

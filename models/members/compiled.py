@@ -61,6 +61,7 @@ class CompiledModel(Model):
     _kernel: ClassVar[Any]
     _roles: ClassVar[dict[str, Role]]
     _version: ClassVar[int] = 1
+    unlocked_us = 0.3
 
     def __init__(
         self,

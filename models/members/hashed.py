@@ -73,6 +73,7 @@ def make_arrays(d: int, k: int, links: int, params: CrossSettings, seed: int) ->
 class HashedModel(CompiledModel):
     """A member whose weights are slots of a hashed table; see the module."""
 
+    unlocked_us = 2.0
     _roles: ClassVar[dict[str, Role]] = {
         "slots": "control",
         "table": "learned",

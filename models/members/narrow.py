@@ -39,6 +39,11 @@ class Narrow(Model):
         """See :class:`Model`."""
         return self._model.skipped
 
+    @property
+    def unlocked_us(self) -> float:  # type: ignore[override]
+        """See :class:`Model`."""
+        return self._model.unlocked_us
+
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`Model.score`."""
         return self._model.score(self._seen(x))

@@ -90,7 +90,8 @@ def _ensemble(
     members = {m.name: make(m.name, 0) for m in config.members}
     every = {m.name: m.learn_every for m in config.members}
     combine, prior = config.ensemble.combine, config.ensemble.prior
-    ensemble = Ensemble(members, combine, config.seed, every, prior, task, beside)
+    threads = config.limits.threads
+    ensemble = Ensemble(members, combine, config.seed, every, prior, task, beside, threads)
     ensemble.fresh = make
     return ensemble
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from models.ensemble.crew import cores
 from models.ensemble.ensemble import FAILURES
 from models.task import Classes
 from monitoring.audit.budgets import EVENTS, RULES
@@ -235,6 +236,7 @@ def _limits(engine: Engine) -> dict[str, float]:
         "record_bytes": float(limits.record_bytes),
         "pending": float(engine.pending.room),
         "early_labels": float(limits.early_labels),
+        "threads": float(limits.threads or cores()),
         "dead_letter_share": limits.dead_letter_share,
     }
 

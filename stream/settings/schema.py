@@ -567,6 +567,13 @@ class LimitsSettings(Settings):
         parse_duration("1h"),
         description="an event time further ahead of the clock is a dead letter",
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="in how many threads members score and learn; default: as many as the process"
+        " has cores. No bit of a score or a state depends on it",
+    )
     dead_letter_share: float = Field(
         0.5,
         gt=0,

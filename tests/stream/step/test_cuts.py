@@ -1,4 +1,4 @@
-"""Nothing that is decided about a record depends on where batches are cut."""
+"""Nothing that is decided about a record depends on where batches are cut, or on threads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import state_digest
+from models.ensemble.ensemble import SIDE_BY_SIDE
 from stream.contract.letters import REASONS
 from stream.contract.records import Batch, Range, Record, Slice
 from stream.run.assemble import build_engine
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
-from tests.support.factory import DAY_MS, HOUR_MS, START_MS, config, event, label, to_json
+from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, event, label, to_json
 
 CLOCK_MS = START_MS + 400 * DAY_MS
 COMMANDS = (
@@ -197,3 +198,35 @@ def test_an_event_from_the_future_does_not_shadow_a_good_one(small: Config) -> N
     _, found = run(small, stream, [])
     assert found["scored"] == [(1, "e0")]
     assert [reason for _, _, reason, _ in found["letters"]] == ["event_time_ahead"]
+
+
+# ---------------------------------------------------------------------- members side by side
+
+KERNELS = [
+    {"name": "linear", "type": "logistic"},
+    {"name": "prior", "type": "constant", "probability": 0.1},
+    {"name": "crossed", "type": "crossed", "table_bits": 12},
+    {"name": "boosting", "type": "boosting", "features": ["amount", "customer"]},
+    {"name": "forest", "type": "forest", "trees": 5, "max_leaves": 64, "grace": 20},
+]
+EVENTS = 3 * SIDE_BY_SIDE
+
+
+def shared_by(threads: int | None, directory: Path, size: int) -> tuple[str, str]:
+    """Digests of outputs and state after steps of ``size`` events, their labels a step later."""
+    limits = {"threads": threads}
+    c = config(directory, members=KERNELS, ensemble={"combine": "stack"}, limits=limits)
+    engine, feed = build_engine(c, None), Feed()
+    for start in range(0, EVENTS + size, size):
+        events: list[Any] = [event(i) for i in range(start, min(start + size, EVENTS))]
+        labels: list[Any] = [label(i) for i in range(max(0, start - size), min(start, EVENTS))]
+        engine.step(feed.batch(*(p for p in (("events", events), ("labels", labels)) if p[1])))
+    assert engine.counts["learned"] == EVENTS
+    return engine.digest, engine.state_digest()
+
+
+@pytest.mark.parametrize("size", [SIDE_BY_SIDE - 1, SIDE_BY_SIDE + 1, EVENTS - 7])
+def test_no_bit_depends_on_threads(tmp_path: Path, size: int) -> None:
+    """Members in two threads, four, or as many as there are cores do as in one."""
+    alone = shared_by(1, tmp_path, size)
+    assert [shared_by(threads, tmp_path, size) for threads in (2, 4, None)] == [alone] * 3

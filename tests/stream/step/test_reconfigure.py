@@ -232,6 +232,7 @@ CHANGES: dict[str, Patch] = {
     "LimitsSettings.record_bytes": {"limits.record_bytes": 120},
     "LimitsSettings.pending": {"limits.pending": 150},
     "LimitsSettings.early_labels": {"limits.early_labels": 5},
+    "LimitsSettings.threads": {"limits.threads": 3},
     "LimitsSettings.ahead": {"limits.ahead": "1m"},
     "LimitsSettings.dead_letter_share": {"limits.dead_letter_share": 0.9},
     "Budget.limit": {"audit.each": {"bytes": {"limit": 100_000}}},

@@ -1,0 +1,91 @@
+"""Jobs done side by side, in as many threads as there are: what they give does not depend on it.
+
+:class:`Ensemble` lets its members score and learn here. A compiled kernel gives the interpreter's
+lock back while it runs, so kernels of several members run at once; a model in Python holds it, and
+stays in the caller's thread. Each job touches what is its own, so the order of jobs is of no
+consequence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+MOST = 64
+"""Threads, at most: there are no more members."""
+
+
+class Job(NamedTuple, Generic[T]):
+    """What to do; ``unlocked_us`` says how long it takes, see :class:`models.base.Model`."""
+
+    do: Callable[[], T]
+    unlocked_us: float
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # where a process cannot be bound to cores
+        return os.cpu_count() or 1
+
+
+@cache
+def _others() -> ThreadPoolExecutor:
+    """The threads beside the callers', shared by all crews; each begins when it is needed."""
+    return ThreadPoolExecutor(MOST - 1, thread_name_prefix="crew")
+
+
+class Crew:
+    """Up to ``threads`` threads, the caller's among them; ``None``: one for each core."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = min(threads or cores(), MOST)
+
+    def do(self, jobs: Sequence[Job[T]]) -> list[T]:
+        """What the jobs give, in their order; jobs that hold the lock are done in that order.
+
+        Other threads begin with what takes longest, this one ends with it. What a job raises is
+        raised here, when all threads have stopped.
+        """
+        found: dict[int, T] = {}
+        waiting = deque(sorted(_unlocked(jobs), key=lambda i: jobs[i].unlocked_us))
+
+        def help_out() -> None:
+            while waiting:
+                try:
+                    i = waiting.pop()
+                except IndexError:  # another thread was faster
+                    return
+                found[i] = jobs[i].do()
+
+        helpers: list[Future[None]] = []
+        try:
+            # With nothing to do here but one of them, one fewer.
+            others = len(waiting) - (len(waiting) == len(jobs))
+            for _ in range(min(self.threads - 1, others)):
+                helpers.append(_others().submit(help_out))
+            for i, job in enumerate(jobs):
+                if not job.unlocked_us:
+                    found[i] = job.do()
+            while waiting:
+                i = waiting.popleft()
+                found[i] = jobs[i].do()
+        finally:
+            waiting.clear()
+            for helper in helpers:
+                helper.cancel() or helper.exception()  # waits for one that has begun
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()
+        return [found[i] for i in range(len(jobs))]
+
+
+def _unlocked(jobs: Sequence[Job[T]]) -> list[int]:
+    return [i for i, job in enumerate(jobs) if job.unlocked_us]

@@ -1,0 +1,74 @@
+"""Jobs side by side: the same results in the same order, whatever the number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from models.ensemble.crew import Crew, Job
+
+PATIENT_S = 60.0
+THREADS = pytest.mark.parametrize("threads", [1, 2, 4])
+
+
+def named(name: str, done: list[tuple[str, int]]) -> Callable[[], str]:
+    def do() -> str:
+        done.append((name, threading.get_ident()))
+        return name
+
+    return do
+
+
+@THREADS
+@pytest.mark.parametrize(
+    "costs", [[3.0, 0.0, 1.0, 0.0, 2.0], [1.0, 2.0, 3.0], [0.0, 0.0], [1.0], []]
+)
+def test_results_stand_in_the_order_of_the_jobs(threads: int, costs: list[float]) -> None:
+    """Each job is done once; those that hold the lock in the caller's thread and in their order."""
+    done: list[tuple[str, int]] = []
+    jobs = [Job(named(f"{i}", done), us) for i, us in enumerate(costs)]
+    assert Crew(threads).do(jobs) == [f"{i}" for i in range(len(costs))]
+    assert sorted(name for name, _ in done) == [f"{i}" for i in range(len(costs))]
+    held = [(name, where) for name, where in done if not costs[int(name)]]
+    here = threading.get_ident()
+    assert held == [(f"{i}", here) for i, us in enumerate(costs) if not us]
+
+
+def test_one_thread_is_the_callers() -> None:
+    """With one thread everything is done where it was asked for."""
+    done: list[tuple[str, int]] = []
+    Crew(1).do([Job(named(f"{i}", done), 1.0) for i in range(5)])
+    assert {where for _, where in done} == {threading.get_ident()}
+
+
+def test_two_threads_do_two_jobs_at_once() -> None:
+    """Each of two jobs waits for the other one to have begun."""
+    both = threading.Barrier(2, timeout=PATIENT_S)
+    assert sorted(Crew(2).do([Job(both.wait, 1.0), Job(both.wait, 2.0)])) == [0, 1]
+
+
+def test_a_job_that_holds_the_lock_has_another_thread_beside_it() -> None:
+    """A kernel runs beside a model in Python."""
+    both = threading.Barrier(2, timeout=PATIENT_S)
+    assert sorted(Crew(2).do([Job(both.wait, 0.0), Job(both.wait, 2.0)])) == [0, 1]
+
+
+@THREADS
+@pytest.mark.parametrize("failing", [0.0, 1.0, 3.0])
+def test_what_a_job_raises_is_raised_when_all_have_stopped(threads: int, failing: float) -> None:
+    """No thread goes on with a job behind the caller's back."""
+    busy: set[int] = set()
+
+    def work() -> None:
+        busy.add(threading.get_ident())
+        busy.discard(threading.get_ident())
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    jobs = [Job(work, 2.0), Job(fail, failing), Job(work, 1.5), Job(work, 0.0)]
+    with pytest.raises(ZeroDivisionError):
+        Crew(threads).do(jobs)
+    assert not busy

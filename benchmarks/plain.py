@@ -6,7 +6,8 @@ streams: SEA with 10 % of the labels wrong, from each of its four variants on to
 all the time. Every learner predicts each row, then learns it, with labels at once and 48 rows late.
 Ours are ``logistic``, ``crossed`` and ``forest`` at their defaults under the ``stack``; River's are
 ``ARFClassifier(10)`` and ``StandardScaler | LogisticRegression``. Figures are accuracies, ours less
-that of what stands beside it.
+that of what stands beside it; those of the regressions, of a thousand rows each, are means of ten
+seeds from ``--seed`` on.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from models.members.catalogue import build
 MEMBERS = ("logistic", "crossed", "forest")
 LAGS = {"at once": 0, "48 late": 48}
 WINDOW = 1_000
+EARLY_SEEDS = 10
 DRIFT = 25_000
 VARIANTS = 4
 
@@ -66,11 +68,12 @@ class Result(NamedTuple):
     forest_early: float
     logistic_early: float
     ensemble: float
+    ensemble_worst: float
 
 
-def ours(x: FeatureBatch, y: F64, lag: int) -> NDArray[np.bool_]:
+def ours(x: FeatureBatch, y: F64, lag: int, kinds: tuple[str, ...]) -> NDArray[np.bool_]:
     """Whether each row was told right by each member and by the ensemble, the last column."""
-    members = {kind: build(kind, {}, x.schema, 1) for kind in MEMBERS}
+    members = {kind: build(kind, {}, x.schema, 1) for kind in kinds}
     ensemble = Ensemble(members, "stack")
     links, said = np.zeros((len(y), len(members), 1)), np.zeros((len(y), 1))
     for i in range(len(y)):
@@ -98,28 +101,42 @@ def worst(right: NDArray[np.bool_]) -> float:
     return min(float(w[-1] - w[:-1].max()) for w in windows)
 
 
+def taken(name: str, rows: int, seed: int) -> tuple[FeatureBatch, list[dict[str, float]], F64]:
+    """Rows of a stream: as ours get them, as River's do, and their truths."""
+    features, truths = zip(*itertools.islice(STREAMS[name](seed), rows), strict=True)
+    plain = [{str(k): float(v) for k, v in row.items()} for row in features]
+    dense = np.array([list(row.values()) for row in plain], np.float32)
+    x = FeatureBatch(FeatureSchema(tuple(plain[0])), dense, np.zeros((rows, 0), np.uint32))
+    return x, plain, np.array(truths, np.float64)
+
+
+def early(name: str, lag: int, seed: int) -> float:
+    """Our logistic member less River's regression, in the first 1,000 rows of each seed."""
+    found = []
+    for each in range(seed, seed + EARLY_SEEDS):
+        x, plain, y = taken(name, WINDOW, each)
+        linear = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+        own = ours(x, y, lag, ("logistic",))[:, 0]
+        found.append(own.mean() - river(linear, plain, y, lag).mean())
+    return float(np.mean(found))
+
+
 def result(name: str, labels: str, rows: int, seed: int) -> Result:
     """All learners on one stream."""
-    features, truths = zip(*itertools.islice(STREAMS[name](seed), rows), strict=True)
-    y = np.array(truths, np.float64)
-    plain = [{str(k): float(v) for k, v in row.items()} for row in features]
-    columns = tuple(plain[0])
-    dense = np.array([list(row.values()) for row in plain], np.float32)
-    x = FeatureBatch(FeatureSchema(columns), dense, np.zeros((rows, 0), np.uint32))
-    own = ours(x, y, LAGS[labels])
+    x, plain, y = taken(name, rows, seed)
+    own = ours(x, y, LAGS[labels], MEMBERS)
     trees = river(forest.ARFClassifier(10, seed=1), plain, y, LAGS[labels])
-    linear = preprocessing.StandardScaler() | linear_model.LogisticRegression()
-    line = river(linear, plain[:WINDOW], y, LAGS[labels])
-    early = own[:WINDOW].mean(axis=0)
-    mean = float(own[:, MEMBERS.index("forest")].mean())
+    at = MEMBERS.index("forest")
+    whole = own.mean(axis=0)
     return Result(
         stream=name,
         labels=labels,
-        forest_right=mean,
-        forest=mean - float(trees.mean()),
-        forest_early=float(early[MEMBERS.index("forest")] - trees[:WINDOW].mean()),
-        logistic_early=float(early[MEMBERS.index("logistic")] - line.mean()),
-        ensemble=worst(own),
+        forest_right=float(whole[at]),
+        forest=float(whole[at] - trees.mean()),
+        forest_early=float(own[:WINDOW, at].mean() - trees[:WINDOW].mean()),
+        logistic_early=early(name, LAGS[labels], seed),
+        ensemble=float(whole[-1] - whole[:-1].max()),
+        ensemble_worst=worst(own),
     )
 
 
@@ -133,7 +150,7 @@ def main() -> None:
     targets = {
         "plain_forest": target(min(r.forest for r in found), -0.003, True),
         "plain_logistic": target(min(r.logistic_early for r in found), -0.005, True),
-        "plain_ensemble": target(min(r.ensemble for r in found), -0.01, True),
+        "plain_ensemble": target(min(r.ensemble_worst for r in found), -0.01, True),
     }
     if options.json:
         streams = [r._asdict() for r in found]
@@ -144,13 +161,13 @@ def main() -> None:
 
 def table(found: list[Result]) -> None:
     """For people, within 80 columns."""
-    shown = Table("", "labels", "forest", "- ARF", "first", "logistic", "ensemble")
+    shown = Table("", "labels", "forest", "- ARF", "first", "logistic", "ensemble", "worst")
     shown.caption = (
-        "forest: accuracy, less ARF's, and that in rows 0..1,000; logistic less River's there; "
-        "ensemble less the best member, in the worst window of 1,000"
+        "forest: accuracy, less ARF's, and that in rows 0..1,000; logistic less River's there, of "
+        "ten seeds; ensemble less the best member, in all rows and in the worst window of 1,000"
     )
     for r in found:
-        figures = (r.forest, r.forest_early, r.logistic_early, r.ensemble)
+        figures = (r.forest, r.forest_early, r.logistic_early, r.ensemble, r.ensemble_worst)
         cells = (f"{r.forest_right:.4f}", *(f"{v:+.4f}" for v in figures))
         shown.add_row(r.stream, r.labels, *cells)
     Console(width=80).print(shown)

@@ -1,8 +1,8 @@
-"""Kernels of the stack: experts' logits, Fixed-Share among them, and the stack's own step.
+"""Kernels of the stack: experts' logits, Fixed-Share among them, and the steps of both stacks.
 
 The experts of ``m`` members are, in this order: the stack, the mean logit, the mean probability,
-each member. A logit of ``nan`` is no score: the means go without it, and the member as an expert
-says 0. Kernels keep no state of their own.
+each member, the bent stack. A logit of ``nan`` is no score: the means go without it, both stacks
+add nothing for it, and the member as an expert says 0. Kernels keep no state of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from models.kernels.entry import entry
 LIMIT = 30.0
 """Logits are clipped to this: beyond it a probability is 0 or 1 in float64."""
 
+NOISE = 1e-3
+"""What a label adds to the variance of a weight, as a share of what it began with: labels fade."""
+STEEP = 2.0
+"""A bent logit is ``z / (1 + STEEP |z|)``: half of its range is between -0.5 and 0.5."""
+
 _ROWS = float64[:, ::1]
 _LINE = float64[::1]
 
@@ -28,7 +33,20 @@ def _clip(z: float) -> float:
 
 
 @njit(**HELPER)
-def _experts(links: F64, weights: F64, experts: F64) -> None:
+def _bent(experts: F64, links: F64, bent: F64, readings: F64) -> float:
+    """The bent stack's logit, for which ``readings`` are made: logits, bent logits, 1."""
+    m, said = len(links), 0.0
+    for j in range(m):
+        z = experts[3 + j]
+        readings[j], readings[m + j] = z, z / (1.0 + STEEP * abs(z))
+    readings[2 * m] = 1.0
+    for k in range(2 * m + 1):
+        said += bent[k] * readings[k]
+    return _clip(said)
+
+
+@njit(**HELPER)
+def _experts(links: F64, weights: F64, bent: F64, readings: F64, experts: F64) -> None:
     """The experts' logits for one row of member logits; ``weights`` ends with the intercept."""
     m = len(links)
     stacked, total, p, q, made = weights[m], 0.0, 0.0, 0.0, 0
@@ -46,13 +64,17 @@ def _experts(links: F64, weights: F64, experts: F64) -> None:
     experts[0] = _clip(stacked)
     experts[1] = total / made
     experts[2] = math.log(p / q)
+    if len(bent) > 0:
+        experts[3 + m] = _bent(experts, links, bent, readings)
 
 
-@entry(void(_ROWS, _LINE, _LINE, _LINE, _LINE))
-def combine(links: F64, weights: F64, shares: F64, experts: F64, out: F64) -> None:
+@entry(void(_ROWS, *[_LINE] * 6))
+def combine(
+    links: F64, weights: F64, bent: F64, shares: F64, readings: F64, experts: F64, out: F64
+) -> None:
     """``out[i]``: the logit of the experts' probabilities, mixed by ``shares``."""
     for i in range(len(links)):
-        _experts(links[i], weights, experts)
+        _experts(links[i], weights, bent, readings, experts)
         p, q = 0.0, 0.0
         for e in range(len(shares)):
             p += shares[e] * sigmoid(experts[e])
@@ -127,7 +149,42 @@ def _teach(
     weights[m] += _move(m + 1, gradient, rate, squares)
 
 
-@entry(void(_ROWS, _LINE, _LINE, float64, float64, *[_LINE] * 5))
+@njit(**HELPER)
+def _bend(
+    said: float,
+    truth: float,
+    weight: float,
+    readings: F64,
+    bent: F64,
+    variance: F64,
+    begun: F64,
+    gain: F64,
+) -> None:
+    """One step of the Kalman filter, linearised where the bent stack's logit is.
+
+    ``begun`` has the variances at the beginning, which none grows beyond.
+    """
+    n, p = len(bent), sigmoid(said)
+    curvature = weight * p * sigmoid(-said)
+    a = 0.0
+    for k in range(n):
+        gain[k] = 0.0
+        for j in range(n):
+            gain[k] += variance[k, j] * readings[j]
+        a += gain[k] * readings[k]
+    shrink = 1.0 / (1.0 + curvature * a)
+    wrong = weight * (p - truth) * shrink
+    for k in range(n):
+        bent[k] -= wrong * gain[k]
+        part = curvature * shrink * gain[k]
+        for j in range(k + 1):
+            variance[k, j] -= part * gain[j]
+            variance[j, k] = variance[k, j]
+        if variance[k, k] < begun[k]:
+            variance[k, k] += NOISE * begun[k]
+
+
+@entry(void(_ROWS, _LINE, _LINE, float64, float64, *[_LINE] * 3, _ROWS, *[_LINE] * 6))
 def update(
     links: F64,
     y: F64,
@@ -136,15 +193,23 @@ def update(
     alpha: float,
     weights: F64,
     squares: F64,
+    bent: F64,
+    variance: F64,
+    begun: F64,
     shares: F64,
     first: F64,
+    readings: F64,
+    gain: F64,
     experts: F64,
 ) -> None:
-    """Learn rows in order: first the shares, on what the experts said, then the stack's weights."""
+    """Learn rows in order: first the shares, on what the experts said, then both stacks."""
+    m = links.shape[1]
     for i in range(len(links)):
         if unlearned(links[i], first):
             continue
-        _experts(links[i], weights, experts)
+        _experts(links[i], weights, bent, readings, experts)
         _share(y[i], w[i], alpha, shares, experts)
         gradient = (sigmoid(experts[0]) - y[i]) * w[i]
         _teach(links[i], gradient, rate, weights, squares, experts)
+        if len(bent) > 0:
+            _bend(experts[3 + m], y[i], w[i], readings, bent, variance, begun, gain)

@@ -84,12 +84,21 @@ class ReferenceStack:
     def __init__(self, m: int) -> None:
         self.m, self.w, self.b = m, np.full(m, 1 / m), 0.0
         self.squares = np.zeros(m + 2)
-        self.shares = np.full(m + 3, 1 / (m + 3))
+        self.bent, self.begun = (
+            np.append(self.w, np.zeros(m + 1)),
+            np.repeat([0.03, 1, 0.1], (m, m, 1)),
+        )
+        self.variance = np.diag(self.begun)
+        self.shares = np.full(m + 4, 1 / (m + 4))
         self.first: F64 | None = None
+
+    def readings(self, z: F64) -> F64:
+        return np.array([*z, *(z / (1 + 2 * abs(z))), 1.0])
 
     def experts(self, z: F64) -> F64:
         odds = sigma(z).mean() / sigma(-z).mean()
-        return np.array([z @ self.w + self.b, z.mean(), math.log(odds), *z])
+        bent = self.bent @ self.readings(z)
+        return np.array([z @ self.w + self.b, z.mean(), math.log(odds), *z, bent])
 
     def combine(self, z: F64) -> float:
         experts = self.experts(z)
@@ -104,12 +113,18 @@ class ReferenceStack:
         p = sigma(experts)
         posterior = self.shares * (p if y else sigma(-experts)) ** w
         posterior /= posterior.sum()
-        self.shares = (1 - 1e-4) * posterior + 1e-4 / (self.m + 3)
+        self.shares = (1 - 1e-4) * posterior + 1e-4 / (self.m + 4)
         gradient = (p[0] - y) * w * np.array([*(z - z.mean()), z.mean(), 1.0])
         self.squares += gradient**2
         step = 0.05 * gradient / np.sqrt(np.where(self.squares > 0, self.squares, 1.0))
         self.w -= step[:-2] + (step[-2] - step[:-2].sum()) / self.m
         self.b -= step[-1]
+        # The filter as its source has it: the information that the row brings, then the step.
+        x, curvature = self.readings(z), w * p[-1] * (1 - p[-1])
+        self.variance = np.linalg.inv(np.linalg.inv(self.variance) + curvature * np.outer(x, x))
+        self.bent = self.bent - self.variance @ x * (w * (p[-1] - y))
+        known = self.variance.diagonal() < self.begun
+        self.variance = self.variance + np.diag(np.where(known, 1e-3 * self.begun, 0.0))
 
 
 @settings(max_examples=15)
@@ -133,16 +148,18 @@ def test_stack_equals_its_reference(m: int, seed: int) -> None:
     state = stack.state()
     assert np.allclose(state["weights"], np.append(reference.w, reference.b), rtol=0, atol=1e-12)
     assert np.allclose(state["shares"], reference.shares, rtol=0, atol=1e-12)
+    assert np.allclose(state["bent"], reference.bent, rtol=0, atol=1e-10)
+    assert np.allclose(state["variance"], reference.variance, rtol=0, atol=1e-10)
 
 
 def test_the_stack_loses_to_no_expert_by_more_than_its_bound() -> None:
-    """After each label the sum of log losses is within ``log(m + 3)``, and what dealing out costs,
+    """After each label the sum of log losses is within ``log(m + 4)``, and what dealing out costs,
     of that of each member and of the mean."""
     links, y, w = labelled(1001, 3, 7)
     z = said_in_order("stack", links, y, w)
     sign = 2 * y[1:] - 1  # the first row of all teaches nothing
     ours = np.logaddexp(0, -sign * z[1:]).cumsum()
-    bound = math.log(6) - np.arange(1, 1001) * math.log(1 - 1e-4)
+    bound = math.log(7) - np.arange(1, 1001) * math.log(1 - 1e-4)
     for said in (*links[1:, :, 0].T, links[1:, :, 0].mean(axis=1)):
         assert (ours <= np.logaddexp(0, -sign * said).cumsum() + bound).all()
 
@@ -164,6 +181,22 @@ def test_the_stack_is_as_right_as_its_best_member_in_every_window(lag: int) -> N
     said = np.column_stack([z, links[:, :, 0]])
     right = ((said > 0) == (y[:, None] > 0)).reshape(6, 1000, 4).sum(axis=1)
     assert (right[:, 0] >= right[:, 1:].max(axis=1) - 10).all()
+
+
+def test_a_member_that_knows_the_boundary_and_not_how_sure_to_be_is_made_use_of() -> None:
+    """A tenth of the labels are wrong, and one member is a straight line through the truth's
+    margin: the sum of log losses is that of who knows how often it is right, within a tenth; of the
+    line itself and of any multiple of it, it is a third more."""
+    rng = np.random.default_rng(0)
+    margin = rng.normal(0.0, 3.0, 4000)
+    y = ((margin > 0) != (rng.random(4000) < 0.1)).astype(float)
+    links = np.column_stack([margin, rng.normal(0.0, 1.0, 4000)])[:, :, None]
+    z, sign = said_in_order("stack", links, y, np.ones(4000)), 2 * y - 1
+    ours = np.logaddexp(0, -sign * z).sum()
+    known = np.logaddexp(0, -sign * np.sign(margin) * math.log(9)).sum()
+    lines = [np.logaddexp(0, -sign * margin * slope).sum() for slope in np.linspace(0.1, 2, 20)]
+    assert known < ours < 1.1 * known
+    assert min(lines) > 1.2 * known
 
 
 def test_members_that_say_nearly_the_same_are_told_apart_soon() -> None:
@@ -212,7 +245,7 @@ def test_stacking_is_the_stack_expert_alone() -> None:
     stacking = combiner("stacking", 2, 0)
     stacking.update(links, y, w)
     state = stacking.state()
-    assert state["shares"].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert state["shares"].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     z = links[:, :, 0] @ state["weights"][:-1] + state["weights"][-1]
     assert np.allclose(stacking.combine(links)[:, 0], z, rtol=0, atol=1e-12)
 
@@ -481,7 +514,7 @@ def test_a_member_that_leaves_the_stack_is_as_one_in_quarantine() -> None:
     links = labelled(50, 3, 9)[0]
     links[:, 1] = links[:, [0, 2]].mean(axis=1)
     # The mean probability, one expert of the shared stack, is no linear one.
-    for combine, tolerance in (("stacking", 1e-12), ("stack", 0.2)):
+    for combine, tolerance in (("stacking", 1e-12), ("stack", 0.3)):
         old = learned("abc", combine, 4000)
         new = Ensemble({"a": Column(), "c": Column()}, combine, 5)
         new.restore(old.state())

@@ -1,16 +1,23 @@
-"""What members over candidates are worth: items taken of each list by users who look at lists.
+"""What members over candidates are worth: lists of the shop with them, without, and of the popular.
 
-``python -m benchmarks.ranking.lists`` plays the shop simulator into two engines, with members and
-without. Beside what it does by itself, the user of each request looks at the answer from the top,
-on after each place with probability .85, and takes an item with probability .5 if it is of the
-style he has in mind this time, else .05; a tenth of that where it costs more than 2.2 times, or
-less than 1 / 2.2, of what he spends. No member of the recommender sees prices.
+``python -m benchmarks.ranking.lists`` plays the shop simulator into engines of
+``examples/shop.toml``, each seed for itself. Of every view it tells whether the item stood in the
+list of ten that its sitting began with, and 1 / place, from a fifth of the stream on.
+
+With ``--looking`` the users of the simulator also look at the lists: from the top, on after each
+place with probability .85, and take an item with probability .5 if it is of the style they have in
+mind this time, else .05; a tenth of that where it costs more than 1.8 times, or less than 1 / 1.8,
+of what they are used to pay. Of these lists it tells how many items were taken of each.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
+import time
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,66 +27,45 @@ from rich.table import Table
 
 from benchmarks.common import arguments, show
 from stream.contract.records import Batch, Range, Record, Slice
-from stream.demo.shop import DEEDS, ENTERS, STYLES, VIEW, WARES, ShopSimulator
+from stream.demo.shop import DEEDS, STYLES, VIEW, WARES, ShopSimulator
 from stream.run.assemble import build_ranking
 from stream.settings.load import parse
 
-SEED, PARTS = 11, 5
-BASE: dict[str, Any] = {
-    "name": "shop",
-    "log": {"type": "embedded"},
-    "target": {"type": "ranking"},
-    "reco": {"seen": "include", "item_ttl": "14d", "items": 1000},
-    "label": {"horizon": "1d"},
-}
-STAGE: dict[str, Any] = {
-    "event": {"fields": {"price": "number", "purse": "number", "categories": "category"}},
-    "features": [
-        {"name": "utility", "type": "number", "field": "utility"},
-        {"name": "price", "type": "number", "field": "price", "transform": "log1p"},
-        {"name": "purse", "type": "number", "field": "purse", "transform": "log1p"},
-        {"name": "category", "type": "category", "field": "categories", "buckets": 16},
-        {
-            **{"name": "item", "type": "risk", "entity": "item", "delay": "0s"},
-            "windows": ["1d", "7d"],
-        },
-        {"name": "pair", "type": "risk", "entity": "pair", "delay": "0s", "windows": ["30d"]},
-    ],
-    "members": [
-        {"name": "linear", "type": "logistic"},
-        {"name": "forest", "type": "forest"},
-        {"name": "boosting", "type": "boosting"},
-    ],
-    "ensemble": {"combine": "stack"},
-}
+SEEDS = (3, 5, 7, 11)
+PIECE = 200
+WARM = 0.2
+"""Share of the stream that is not counted."""
+EXAMPLE = Path(__file__).parents[2] / "examples" / "shop.toml"
+ALONE: dict[str, Any] = {"features": [], "members": []}
+POPULAR = ALONE | {"reco": {"members": {"popular": {}}}}
+VARIANTS = {"popular": POPULAR, "recommender": ALONE, "with members": {}}
 
 
 class Shop:
     """The records of the simulator, and what its users think of a list."""
 
-    def __init__(self, events: int) -> None:
-        simulator = ShopSimulator(SEED, events=events)
+    def __init__(self, seed: int, events: int) -> None:
+        simulator = ShopSimulator(seed, events=events)
         rows = np.concatenate([chunk.events for chunk in simulator.chunks(4096)])
-        self.records = [msgspec.json.decode(line) for line in DEEDS.lines(rows, SEED)]
-        enters, views = rows[rows["kind"] == ENTERS], rows[rows["kind"] == VIEW]
-        self._price = dict(zip(enters["item"].tolist(), enters["price"].tolist(), strict=True))
+        self.records = [msgspec.json.decode(line) for line in DEEDS.lines(rows, seed)]
+        self._price: dict[str, float] = {}
         self._style: dict[str, int] = {}
+        views = rows[rows["kind"] == VIEW]
         for session, item in zip(views["session"].tolist(), views["item"].tolist(), strict=True):
-            self._style.setdefault(f"s{SEED}-{session}", item % (STYLES * WARES) // WARES)
+            self._style.setdefault(f"s{seed}-{session}", _style(item))
 
-    @staticmethod
-    def purse(user: str) -> float:
-        """What a user spends on one ware."""
-        return math.exp(random.Random(user).gauss(3.0, 0.8))
+    def told(self, record: dict[str, Any]) -> None:
+        """Take in a record: prices change."""
+        if "price" in (fields := record.get("fields", {})):
+            self._price[record["item"]] = fields["price"]
 
     def taken(self, asked: dict[str, Any], items: list[str]) -> list[str]:
         """Which items of the answer to a request the user takes; the same for the same list."""
-        style, purse = self._style.get(asked["session"]), self.purse(asked["user"])
+        style, usual = self._style.get(asked["session"]), asked["fields"]["usual_price"]
         rng, found = random.Random(asked["id"]), []
         for item in items:
-            number = int(item.rpartition("-")[2])
-            likely = 0.5 if number % (STYLES * WARES) // WARES == style else 0.05
-            if abs(math.log(self._price[number] / purse)) > math.log(2.2):
+            likely = 0.5 if _style(int(item.rpartition("-")[2])) == style else 0.05
+            if abs(math.log(self._price[item] / usual)) > math.log(1.8):
                 likely /= 10
             if rng.random() < likely:
                 found.append(item)
@@ -88,62 +74,85 @@ class Shop:
         return found
 
 
-def play(shop: Shop, settings: dict[str, Any]) -> dict[str, Any]:
-    """Items taken of each list by parts of the run, and how many lists members put in order."""
-    engine = build_ranking(parse(BASE | settings, "benchmark"), None)
-    seen, offset, waiting, taken = set[str](), 0, list[dict[str, Any]](), list[int]()
+def _style(item: int) -> int:
+    return item % (STYLES * WARES) // WARES
 
-    def step(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+
+def play(shop: Shop, changes: dict[str, Any], looking: bool) -> dict[str, float]:
+    """What a variant of the example made of the stream."""
+    raw = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+    changed = {key: raw[key] | value if key == "reco" else value for key, value in changes.items()}
+    engine = build_ranking(parse(raw | changed | {"log": {"type": "embedded"}}, "benchmark"), None)
+    lists, taken, led = dict[str, list[str]](), list[int](), list[bool]()
+    offset, waiting, began = 0, list[dict[str, Any]](), time.process_time()
+
+    def step() -> None:
         nonlocal offset
         records = [
-            Record("events", 0, offset + i, None, msgspec.json.encode(v))
-            for i, v in enumerate(values)
+            Record("events", 0, offset + i, None, msgspec.json.encode(value))
+            for i, value in enumerate(waiting)
         ]
         span = Range("events", 0, offset, offset + len(records) - 1, len(records))
         offset += len(records)
-        batch = Batch(engine.seq + 1, 1 << 48, [Slice(span, records)])
-        return [msgspec.json.decode(r.value or b"") for r in engine.step(batch).scores]
+        waiting.clear()
+        for answer in engine.step(Batch(engine.seq + 1, 1 << 48, [Slice(span, records)])).scores:
+            found = msgspec.json.decode(answer.value or b"")
+            lists[found["id"]] = [place["id"] for place in found["items"]]
 
     for record in shop.records:
-        if (user := record.get("user")) is not None and user not in seen:
-            seen.add(user)
-            fields = {"purse": shop.purse(user)}
-            head = {"event": "user", "timestamp": record["timestamp"]}
-            waiting.append(head | {"user": user, "fields": fields})
+        shop.told(record)
         waiting.append(record)
-        if record["event"] != "recommend":
+        asks = record["event"] == "recommend"
+        if len(waiting) < PIECE and not (asks and looking):
             continue
-        [answer] = step(waiting)
-        chosen = shop.taken(record, [place["id"] for place in answer["items"]])
-        taken.append(len(chosen))
-        did = {"event": "interaction", "type": "view", "ranking": record["id"]}
-        whose = {key: record[key] for key in ("user", "session", "timestamp")}
-        waiting = [did | whose | {"item": item} for item in chosen]
-    parts = [float(part.mean()) for part in np.array_split(np.array(taken, np.float64), PARTS)]
-    stage = engine.reranker
-    return {"lists": len(taken), "led": engine.counts["led"], "taken": parts} | (
-        {} if stage is None else {"roc_auc": _auc(stage.quality.report())}
-    )
+        step()
+        led.append(engine.reranker is not None and engine.reranker.leads)
+        if asks and looking:
+            chosen = shop.taken(record, lists[record["id"]])
+            taken.append(len(chosen))
+            did = {"event": "interaction", "type": "view", "ranking": record["id"]}
+            whose = {key: record[key] for key in ("user", "session", "timestamp")}
+            waiting += [did | whose | {"item": item} for item in chosen]
+    step()
+    places = [_worth(record, lists) for record in shop.records if record.get("type") == "view"]
+    late = np.array(places[int(len(places) * WARM) :])
+    return {
+        "hit_10": float((late > 0).mean()),
+        "mrr_10": float(late.mean()),
+        "led": float(np.mean(led)),
+        "cpu_s": time.process_time() - began,
+    } | ({"taken": float(np.mean(taken[int(len(taken) * WARM) :]))} if looking else {})
 
 
-def _auc(report: Any) -> dict[str, float]:
-    return {name: of["sliding"]["roc_auc"] for name, of in report.items()}
+def _worth(view: dict[str, Any], lists: dict[str, list[str]]) -> float:
+    """1 / place of what was looked at in the list of its sitting; 0 where it was not there."""
+    shown = lists[view["ranking"]]
+    return 1 / (1 + shown.index(view["item"])) if view["item"] in shown else 0.0
 
 
 def main() -> None:
     """Read the arguments, run, print."""
-    options = arguments(__doc__)
-    shop = Shop(2_000 if options.quick else 100_000)
-    found = {"recommender": play(shop, {}), "with members": play(shop, STAGE)}
+
+    def more(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+        parser.add_argument("--looking", action="store_true", help="users look at the lists")
+
+    options = arguments(__doc__, more)
+    seeds, events = (options.seeds[:1], 2_000) if options.quick else (options.seeds, 40_000)
+    found = {
+        name: [play(Shop(seed, events), changes, options.looking) for seed in seeds]
+        for name, changes in VARIANTS.items()
+    }
     if options.json:
         show("lists", found, True)
         return
-    table = Table(title="Items taken of each list, by fifths of the run")
-    for column in ("", *(f"{i}" for i in range(1, PARTS + 1)), "lists", "led by members"):
+    table = Table(title="Lists of ten: a line for each seed")
+    keys = list(found["popular"][0])
+    for column in ("", "seed", *keys):
         table.add_column(column)
-    for name, one in found.items():
-        parts = (f"{value:.3f}" for value in one["taken"])
-        table.add_row(name, *parts, f"{one['lists']:,}", f"{one['led']:,}")
+    for name, runs in found.items():
+        for seed, run in zip(seeds, runs, strict=True):
+            table.add_row(name, str(seed), *(f"{run[key]:.4g}" for key in keys))
     Console().print(table)
 
 

@@ -179,7 +179,9 @@ class Reranker:
             "item": keys,
             "pair": np.where(whose > 0, mix_all(mix_all(whose) + keys), np.uint64(0)),
         }
-        says = _padded(np.column_stack([found.logits, found.members]), n).T
+        # As shares of the candidates: what stacks say of one list is not on the scale of another's.
+        likely = found.logits - np.logaddexp.reduce(found.logits)
+        says = _padded(np.column_stack([likely, found.members]), n).T
         numbers = dict(zip((UTILITY, *self._members), np.ascontiguousarray(says), strict=True))
         categories: dict[str, U64] = {}
         of_items = self.items.columns(keys)

@@ -12,7 +12,7 @@ from stream.contract.records import Batch, Record, Slice, range_of
 from stream.decode.feedback import FeedbackCodec
 from stream.demo.kinds import KINDS
 from stream.demo.player import BAD_KINDS, spoil
-from stream.demo.shop import ASKS, DEEDS, ENTERS, LEAVES, VIEW, ShopSimulator
+from stream.demo.shop import ASKS, DEEDS, ENTERS, LEAVES, PRICED, VIEW, ShopSimulator
 from stream.demo.simulator import DAY_MS, Rows, SimulatorError
 from stream.run.assemble import build_ranking
 from stream.settings.load import load
@@ -52,7 +52,7 @@ def test_the_records_fit_the_example(example: Config) -> None:
     assert bad == []
     assert taken.time_ms == rows["event_time_ms"].tolist()
     assert len({(type(what), what.id) for what in taken.what}) == len(rows)
-    assert set(np.unique(rows["kind"])) == set(range(6))
+    assert set(np.unique(rows["kind"])) == set(range(7))
     assert DEEDS.lines(rows[:300], 3) == [r.value for r in DEEDS.events(rows[:300], 3)]
 
 
@@ -79,6 +79,8 @@ def test_only_wares_that_are_there_are_looked_at() -> None:
             there.remove(item)
         elif kind == ASKS:
             lists[session] = user
+        elif kind == PRICED:
+            assert item in there
         else:
             assert item in there
             assert lists[session] == user
@@ -99,6 +101,39 @@ def test_old_wares_fade() -> None:
     ]
     young, old = (sum(a <= age < a + 8 for age in ages) for a in (0, 24))
     assert young > 3 * old > 0
+
+
+def test_taste_depends_on_prices_promotions_and_devices() -> None:
+    """What is looked at costs about what the user is used to pay; what is promoted is cheaper than
+    it was and looked at more; each device has categories of its own."""
+    price: dict[int, tuple[float, bool]] = {}
+    category: dict[int, int] = {}
+    asked: dict[int, tuple[float, int]] = {}
+    apart, deals, by_device, cut = list[float](), list[bool](), np.zeros((3, 8)), list[float]()
+    shares = list[float]()
+    for row in made(40_000):
+        kind, item, session = (int(row[n]) for n in ("kind", "item", "session"))
+        if kind in (ENTERS, PRICED):
+            if kind == PRICED and row["promoted"]:
+                assert not price[item][1]
+                cut.append(float(row["price"]) / price[item][0])
+            price[item] = float(row["price"]), bool(row["promoted"])
+            category[item] = int(row["category"])
+        elif kind == LEAVES:
+            del price[item]
+        elif kind == ASKS:
+            asked[session] = float(row["price"]), int(row["device"])
+        elif kind == VIEW:
+            usual, device = asked[session]
+            apart.append(abs(np.log(price[item][0] / usual)))
+            deals.append(price[item][1])
+            shares.append(np.mean([promoted for _, promoted in price.values()]))
+            by_device[device, category[item]] += 1
+    assert np.median(apart) < 0.5  # of two drawn at random .76
+    assert np.mean(deals) > 2 * np.mean(shares) > 0
+    assert cut == pytest.approx([0.7] * len(cut), rel=0.02)
+    by_device /= by_device.sum(axis=1, keepdims=True)
+    assert np.abs(by_device[0] - by_device[1]).sum() > 0.2
 
 
 def test_the_drift_begins_at_its_midnight() -> None:
@@ -126,4 +161,4 @@ def test_the_ranking_beats_what_is_popular(example: Config) -> None:
     for metric in ("hit_10", "mrr", "ndcg_10"):
         assert quality["ensemble"][metric] > 2 * quality["popular"][metric] > 0
     assert engine.counts["scored"] == sum(b'"recommend"' in (r.value or b"") for r in found)
-    assert engine.counts["hits"] > engine.counts["scored"] // 2
+    assert engine.counts["hits"] > engine.counts["scored"] // 3

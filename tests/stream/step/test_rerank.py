@@ -195,7 +195,7 @@ class _Plain:
             Request(record["timestamp"], user, items=keys, count=len(keys), seen="include")
         )
         says = {
-            key: (found.logits[j], found.members[j, 0])
+            key: (found.logits[j] - np.logaddexp.reduce(found.logits), found.members[j, 0])
             for j, key in enumerate(found.items.tolist())
         }
         asked = [self._columns(record, text, says) for text in texts]
@@ -266,6 +266,17 @@ class TestOrder:
         """Hidden, excluded, seen, deleted, expired, of another category: whoever leads."""
         with patch.object(Reranker, "leads", leads):
             never_shown(Shard(**STAGE, reco=NEVER | {"explore": explore}), events)
+
+    def test_the_utility_is_a_share_of_the_candidates(self) -> None:
+        """Logarithms of shares that come to 1, whatever the list: one scale for all of them."""
+        shard = Shard(**STAGE, reco={"seen": "include"})
+        shard.step(*(take(f"u{i % 5}", f"i{i % 12}", i) for i in range(60)))
+        shard.step(ask(80, user="u1", id="few", items=[], count=12), ask(81, id="all", count=12))
+        pending = shard.engine.pending
+        rows = pending.take(np.arange(pending.head, pending.tail))
+        utility = rows["dense"][rows["shown"], COLUMNS.index("utility")].reshape(2, 12)
+        assert np.exp(utility).sum(axis=1) == pytest.approx([1, 1], rel=1e-6)
+        assert np.ptp(utility[0]) > 0
 
     def test_a_request_has_fields_too(self) -> None:
         """They stand before those of the item and of the user."""

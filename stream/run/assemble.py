@@ -35,7 +35,7 @@ from stream.step.engine import Engine
 from stream.step.lifecycle.history import History
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
-from stream.step.ranking.rerank import PLACES, Parts
+from stream.step.ranking.rerank import SIDE, Parts
 from stream.step.scoring import OtherEngine, ScoringEngine, other
 
 
@@ -152,7 +152,7 @@ def _row_of_lists(config: Config, features: FeatureStage) -> np.dtype[Any]:
     """The layout of an item of a list that members score."""
     row = _row(features, config, config.member_task())
     others = [field for field in LIST_ROW.descr if field[0] not in (row.names or ())]
-    return np.dtype([*row.descr, *others, PLACES])
+    return np.dtype([*row.descr, *others, SIDE])
 
 
 def row_bytes(config: Config) -> int:

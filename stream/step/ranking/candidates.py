@@ -18,7 +18,7 @@ from models.base import F64, U64
 from models.ensemble.group import Group
 from models.reco.also_seen import AlsoSeen
 from models.reco.catalogue import Catalogue
-from models.reco.explore import best, explored
+from models.reco.explore import Drawn, best, drafted, explored
 from models.reco.recommender import Ranked, Recommender
 from models.reco.recommender import Request as Question
 from stream.contract.hashing import hash_text
@@ -26,6 +26,11 @@ from stream.decode.feedback import Rank, Ranking, Recommend
 from stream.settings.ranking import RECOMMENDER, RankingSettings
 from stream.step.ranking.answers import Place
 from stream.step.ranking.rerank import Asked, Reranker, Rows
+
+TRIAL = 4
+"""One list of so many is a trial of both stages."""
+DRAFTED = 20
+"""Places of it that both fill; the leader fills the others. Of one more they are 20 us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,8 @@ class Found:
     ``keys`` uint64 ``(n,)``: those of ``ranked``, best first, and behind them those that nobody has
     taken yet. ``texts``: ids of candidates that the request gave; ``left_out``: how many are no
     candidates, by why.
-    ``rows``: all of them as members scored them.
+    ``rows``: all of them as members scored them; ``stages`` float64 ``(n, 2)``: logits of both
+    stages, where there are members.
     """
 
     ranked: Ranked
@@ -43,6 +49,7 @@ class Found:
     texts: Mapping[int, str] | None
     left_out: dict[str, int]
     rows: Rows | None = None
+    stages: F64 | None = None
 
     def logits(self) -> F64:
         """Logarithms of how likely each is to be taken; unknown ones are as likely as the least."""
@@ -152,12 +159,8 @@ class Candidates:
         """The candidates, the places of the answer, and which candidate stands at the first."""
         offset = what.offset if isinstance(what, Recommend) else 0
         last = offset + asked(what)
-        if self.explore is None:
-            found = self.found(what, time_ms, last)
-            drawn = best(len(found.keys), last)
-        else:
-            found = self.found(what, time_ms)
-            drawn = explored(self.explore, found.logits(), last, hash_text(f"explore\0{what.id}"))
+        found = self.found(what, time_ms, last if self.explore is None else sys.maxsize)
+        drawn = self._drawn(found, last, what.id, offset == 0)
         first = int(drawn.order[0]) if len(drawn.order) and not offset else None
         order, propensity = drawn.order[offset:].tolist(), drawn.propensity[offset:].tolist()
         places = [
@@ -166,6 +169,24 @@ class Candidates:
             if (place := self._place(found, j, p, what.explain)) is not None
         ]
         return found, places, first
+
+    def _drawn(self, found: Found, k: int, request: str, whole: bool) -> Drawn:
+        """The first ``k`` places; those of a trial are filled by both stages in turn."""
+        n, order, propensity = len(found.keys), np.zeros(0, np.int64), np.zeros(0)
+        if whole and found.rows is not None and found.stages is not None and _tries(request):
+            seed = hash_text(f"trial\0{request}")
+            order, propensity, side = drafted(self.explore, found.stages, min(k, DRAFTED), seed)
+            found.rows.drafted(found.keys[order], side)
+        rest = np.delete(np.arange(n), order)
+        if self.explore is None:
+            drawn = best(n - len(order), k - len(order))
+        else:
+            seed = hash_text(f"explore\0{request}")
+            drawn = explored(self.explore, found.logits()[rest], k - len(order), seed)
+        return Drawn(
+            np.concatenate([order, rest[drawn.order]]),
+            np.concatenate([propensity, drawn.propensity]),
+        )
 
     def _place(self, found: Found, j: int, propensity: float, explain: bool) -> Place | None:
         key = int(found.keys[j])
@@ -188,7 +209,17 @@ def _reranked(reranker: Reranker, found: Found, what: Rank | Recommend, time_ms:
     asked = Asked(time_ms, key_of(what.user), key_of(what.session), reranker.told(what))
     rows = reranker.rows(asked, found.ranked, unknown)
     ranked, order = reranker.ranked(found.ranked, rows)
-    return replace(found, ranked=ranked, keys=found.keys[order], rows=rows)
+    # What is cold has no order of its own to be tried.
+    stages = None if reranker.ensemble.cold else _stages(found, rows)[order]
+    return replace(found, ranked=ranked, keys=found.keys[order], rows=rows, stages=stages)
+
+
+def _stages(found: Found, rows: Rows) -> F64:
+    return np.column_stack([found.logits(), rows.held["score"][:, 0]])
+
+
+def _tries(request: str) -> bool:
+    return hash_text(f"tries\0{request}") % TRIAL == 0
 
 
 def key_of(text: str | None) -> int:

@@ -505,7 +505,8 @@ class RankingEngine(Engine):
         tells = None
         if places and first is not None:
             # Only where lists are drawn are all candidates there; else the best is certain.
-            logits = found.logits() if self._settings.explore else np.zeros(1)
+            drawn = self._settings.explore is not None or self.reranker is not None
+            logits = found.logits() if drawn else np.zeros(1)
             tells = credit(logits, first, places[0].propensity)
         return places, tells, found
 

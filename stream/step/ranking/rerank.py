@@ -3,7 +3,8 @@
 Each candidate is a row: fields of the request, of the item and of the user, windows of user, item
 and both, and what the recommender says of it. What is shown waits in the pending store with its
 features as they were scored; taken it is learned as yes, and at the horizon, by silence, as no.
-Which stage's order is shown follows the leader: whoever put what was taken further to the front.
+Some lists are a trial: both stages fill their places in turn, and whose items are taken more often
+leads the others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from models.base import BOOL, F64, I64, U64, EventColumns, State
 from models.ensemble.ensemble import Ensemble
 from models.features.stage import FeatureStage
 from models.kernels.common import mix_all
-from models.kernels.reco.stack import ADVANTAGE, FADE
 from models.reco.profiles import Profiles
 from models.reco.recommender import Ranked
 from monitoring.audit.auditor import Auditor
@@ -37,8 +37,14 @@ from stream.step.outcomes import Outcomes
 from stream.step.pending.store import Pending
 from stream.step.tallies import Tallies
 
-PLACES = ("places", "<u2", (2,))
-"""Of a row that waits: its place in the list by either stage; 0 where there was one stage only."""
+SIDE = ("side", "<f4")
+"""Of a row that waits: how much rather the second stage filled its place so than the first did,
+within -1 and 1; 0 where no trial was."""
+FADE = 2_000.0
+"""Items taken of trials that count, about."""
+ADVANTAGE, SURE = 5.0, 1.5
+"""The second stage leads once what was taken of its items rather than of the first stage's is more
+than ``SURE`` standard deviations of chance, with ``ADVANTAGE`` added to the variance."""
 
 
 class Parts(NamedTuple):
@@ -67,6 +73,11 @@ class Rows(NamedTuple):
     columns: EventColumns
     held: NDArray[Any]  # (n,) of the store's dtype
 
+    def drafted(self, keys: U64, side: F64) -> None:
+        """Note of items of a trial what :data:`SIDE` tells."""
+        where = {key: i for i, key in enumerate(self.keys.tolist())}
+        self.held["side"][[where[key] for key in keys.tolist()]] = side
+
 
 class Reranker:
     """Scores candidates, holds those that are shown, learns what became of them.
@@ -76,7 +87,7 @@ class Reranker:
     config : Config
     parts : Parts
     pending : Pending
-        With rows of :data:`PLACES` beside those of scored events.
+        With :data:`SIDE` beside the columns of scored events.
     auditor : Auditor
 
     Attributes
@@ -117,13 +128,14 @@ class Reranker:
         self.items = Profiles(numbers, names, config.reco.items)
         self.users = Profiles(numbers, names, config.reco.users)
         self._members = config.reco.members.names
-        self._rewards = np.array([ADVANTAGE, 0.0])
+        self._trials = np.zeros(2)  # the sum of the sides of what was taken, and of their squares
         self.names = (*self._members, *self.ensemble.voters)
 
     @property
     def leads(self) -> bool:
         """Whether the second stage's order is shown."""
-        return bool(self._rewards[1] > self._rewards[0]) and not self.ensemble.cold
+        ahead, variance = self._trials
+        return bool(ahead > SURE * np.sqrt(ADVANTAGE + variance)) and not self.ensemble.cold
 
     def told(self, what: Any) -> Told:
         """What a record, whose fields the decoder found good, tells."""
@@ -160,7 +172,8 @@ class Reranker:
         if not self.leads:
             members = np.concatenate([found.members, said[: len(found.items)]], axis=1)
             return replace(found, members=members), np.arange(n)
-        order, link = _best_first(rows.held), rows.held["score"][:, 0]
+        link = rows.held["score"][:, 0]
+        order = np.argsort(-link, kind="stable")
         return replace(
             found,
             items=rows.keys[order],
@@ -202,9 +215,6 @@ class Reranker:
         chosen = np.array([where[key] for key in keys.tolist()], np.int64)
         self.features.transform(rows.columns.take(chosen))
         held = rows.held[chosen]
-        if not self.ensemble.cold:
-            held["places"][np.argsort(chosen), 0] = 1 + np.arange(len(held))
-            held["places"][_best_first(held), 1] = 1 + np.arange(len(held))
         score = self.task.output(held["score"])[:, 0]
         told = score[:0] if self.ensemble.cold else score
         self.drift.observe(told, held["dense"])
@@ -217,10 +227,10 @@ class Reranker:
     def taken(self, numbers: I64, time_ms: int, watermark_ms: int) -> list[Alarm]:
         """These places were taken, for the first time: settle and learn them."""
         rows = self._pending.take(numbers)
-        for first, second in rows["places"].tolist():
-            if second:
-                self._rewards *= 1.0 - 1.0 / FADE
-                self._rewards += 1.0 / first, 1.0 / second
+        for side in rows["side"].tolist():
+            if side:
+                self._trials *= 1.0 - 1.0 / FADE
+                self._trials += side, side * side
         n = len(numbers)
         told = Labelled(numbers, rows, np.ones(n), np.full(n, time_ms, np.int64))
         return self._outcomes.labelled(told, self.maturity.labelled, watermark_ms)
@@ -260,20 +270,15 @@ class Reranker:
     def state(self) -> State:
         """See :meth:`models.base.Learner.state`; the members are part of the ensemble's."""
         kept = {name: part.state() for name, part in self._kept().items()}
-        return kept | {"rewards": self._rewards.copy(), "counts": dict(self.counts)}
+        return kept | {"trials": self._trials.copy(), "counts": dict(self.counts)}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Learner.restore`."""
         for name, part in self._kept().items():
             part.restore(state[name])
-        self._rewards[:] = state["rewards"]
+        self._trials[:] = state["trials"]
         self.counts.clear()
         self.counts.update(state["counts"])
-
-
-def _best_first(held: NDArray[Any]) -> I64:
-    """The second stage's order; of equals the first."""
-    return np.argsort(-held["score"][:, 0], kind="stable")
 
 
 def _padded(says: F64, n: int) -> F64:

@@ -81,9 +81,9 @@ def shop(n: int, first: int = 0) -> list[dict[str, Any]]:
     return _lists(n, first, lambda i, rng: [f"i{k}" for k in rng.sample(range(40), 10)])
 
 
-def market(n: int, first: int = 0) -> list[dict[str, Any]]:
+def market(n: int, first: int = 0, event: str = "ranking") -> list[dict[str, Any]]:
     """Lists of items that never were there before, of which users take those of low price."""
-    lists = _lists(n, first, lambda i, rng: [f"{i}/{rng.randrange(40)}" for _ in range(10)])
+    lists = _lists(n, first, lambda i, rng: [f"{i}/{rng.randrange(40)}" for _ in range(10)], event)
     found = []
     for record in lists:
         for one in record.get("items", ()):
@@ -93,13 +93,13 @@ def market(n: int, first: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def _lists(n: int, first: int, choose: Any) -> list[dict[str, Any]]:
+def _lists(n: int, first: int, choose: Any, event: str = "ranking") -> list[dict[str, Any]]:
     rng, found = random.Random(first), []
     for i in range(first, first + n):
         user, at = f"u{rng.randrange(30)}", i * 5
         names = choose(i, rng)
         items = [{"id": name} for name in names]
-        found.append(told("ranking", at, id=f"l{i}", user=user, items=items))
+        found.append(told(event, at, id=f"l{i}", user=user, items=items))
         for place, name in enumerate(dict.fromkeys(names)):
             if int(name.rpartition("/")[2].lstrip("i")) < 8 and rng.random() < 0.5:
                 found.append(take(user, name, at + 1, ranking=f"l{i}", id=f"x{i}/{place}"))
@@ -233,18 +233,36 @@ class _Plain:
 
 
 class TestOrder:
-    def test_members_that_put_what_is_taken_first_lead(self) -> None:
+    def test_members_lead_whose_items_are_taken(self) -> None:
         """What users take is cheap and new: no recommender knows it, members see its price."""
         shard = Shard(**STAGE, reco={"seen": "include"}, label={"horizon": "2h"})
-        shard.step(*market(20))
+        shard.step(*market(20, event="rank"))
         assert not reranker(shard).leads
-        shard.step(*market(200, 20))
+        shard.step(*market(250, 20, "rank"))
         assert reranker(shard).leads
-        shard.step(item("dear", 1200, price=39), item("cheap", 1200, price=1))
+        shard.step(item("dear", 1400, price=39), item("cheap", 1400, price=1))
         items = [{"id": name} for name in ("dear", "cheap")]
-        found = shard.answer(told("rank", 1201, id="q", user="u1", items=items))["items"]
+        found = shard.answer(told("rank", 1401, id="q", user="u1", items=items))["items"]
         assert [place["id"] for place in found] == ["cheap", "dear"]
         assert 1 > found[0]["score"] > found[1]["score"] > 0
+
+    def test_places_decide_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of users who take what stands first, whatever it is, neither stage has more."""
+        monkeypatch.setattr("stream.step.ranking.candidates.TRIAL", 1)
+        shard = Shard(**STAGE, reco={"seen": "include"}, label={"horizon": "2h"})
+        shard.step(*priced(), *shop(60), *(take(f"u{i % 30}", f"i{i % 40}", i) for i in range(200)))
+        propensities = list[float]()
+        for i in range(200):
+            at, items = 300 + 5 * i, [{"id": f"i{(i * k) % 40}"} for k in range(1, 9)]
+            asked = told("rank", at, id=f"p{i}", user=f"u{i % 30}", items=items)
+            first, *_ = shard.answer(asked)["items"]
+            propensities.append(first["propensity"])
+            shard.step(take(f"u{i % 30}", first["id"], at + 1, ranking=f"p{i}", id=f"y{i}"))
+        ahead, variance = reranker(shard)._trials
+        assert variance == pytest.approx(propensities.count(0.5), rel=0.05)
+        assert variance > 10  # else nothing was compared
+        assert set(propensities) == {0.5, 1.0}
+        assert abs(ahead) < 2.5 * np.sqrt(variance)
 
     def test_members_that_put_it_last_do_not(self) -> None:
         """The order of the first stage is shown as it would be without them."""

@@ -89,12 +89,11 @@ def position(f: int, x: float, edge: F64) -> int:
 
 
 @njit(**HELPER)
-def observe(f: int, x: float, bins: Bins) -> int:
-    """Count ``x`` in column ``f``; if its bin has grown too large, split it.
+def observe(f: int, x: float, p: int, bins: Bins) -> int:
+    """Count ``x`` in column ``f``, where it falls in position ``p``; split a bin grown too large.
 
     Returns the position of the bin that split (its new right half is one further), or -1.
     """
-    p = position(f, x, bins.edge)
     b = np.int64(bins.order[f, p])
     known = bins.known
     known[f, b, MASS] += 1.0
@@ -180,7 +179,8 @@ def look_around(at: I64, used: I64, numbers: int, most: int, near: I64) -> None:
 
 
 @njit(**HELPER)
-def locate(dense: F32, i: int, edge: F64, order: U8, ids: I64) -> None:
-    """Write the id of every column of row ``i`` to ``ids``."""
+def locate(dense: F32, i: int, edge: F64, order: U8, at: I64, ids: I64) -> None:
+    """Fill ``at`` with the positions of row ``i``, and ``ids`` with the ids of the bins there."""
     for f in range(dense.shape[1]):
-        ids[f] = order[f, position(f, np.float64(dense[i, f]), edge)]
+        at[f] = position(f, np.float64(dense[i, f]), edge)
+        ids[f] = order[f, at[f]]

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core.cgutils import get_or_insert_function, int32_t, ir, voidptr_t
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 
 from models.base import F64, U64
 
@@ -35,6 +38,22 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _UNIT = 1.0 / (1 << 53)
+
+
+@intrinsic
+def prefetch(_: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of a contiguous array's item, counted over the flattened array."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, value=given[0]).data
+        place = builder.bitcast(builder.gep(data, [given[1]]), voidptr_t)
+        kind = ir.FunctionType(ir.VoidType(), [voidptr_t, int32_t, int32_t, int32_t])
+        ask = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To read it, to keep it, as data.
+        builder.call(ask, [place, int32_t(0), int32_t(3), int32_t(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, at), generate
 
 
 @njit(**HELPER)

@@ -114,10 +114,15 @@ def _inherit(f: int, old: int, new: int, count: I64, salt: U64, table: F64, shif
 
 
 @njit(**HELPER)
-def grow_crosses(dense: F32, i: int, bins: Bins, salt: U64, table: F64, shift: int) -> None:
-    """Count the values of row ``i``; where a bin splits, the new half inherits its weights."""
+def grow_crosses(
+    dense: F32, i: int, at: I64, bins: Bins, salt: U64, table: F64, shift: int
+) -> None:
+    """Count the values of row ``i``; where a bin splits, the new half inherits its weights.
+
+    ``at`` are the positions that ``locate`` found.
+    """
     for f in range(dense.shape[1]):
-        p = observe(f, np.float64(dense[i, f]), bins)
+        p = observe(f, np.float64(dense[i, f]), at[f], bins)
         if p >= 0:
             old, new = np.int64(bins.order[f, p]), np.int64(bins.order[f, p + 1])
             _inherit(f, old, new, bins.used, salt, table, shift)

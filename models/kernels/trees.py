@@ -172,6 +172,27 @@ def find_leaf_node(root: int, x: F64, t: Trees) -> int:
 
 
 @njit(**HELPER)
+def find_leaf_nodes(root: I64, x: F64, t: Trees, node: I64) -> None:
+    """Fill ``node`` with the leaf node that ``x`` falls into in each tree.
+
+    All trees go down side by side, without a branch but the last: one tree after the other, a
+    forest scored half as fast.
+    """
+    for i in range(len(node)):
+        node[i] = root[i]
+    going = True
+    while going:
+        going = False
+        for i in range(len(node)):
+            at = node[i]
+            f = t.column[at]
+            inner = f >= 0
+            to = t.child[at] + (x[max(f, 0)] > t.threshold[at])
+            node[i] = to if inner else at
+            going |= inner
+
+
+@njit(**HELPER)
 def left_sum(leaf: int, j: int, cut: int, channel: int, t: Trees) -> float:
     """A leaf's sum over the bins of subspace column ``j`` up to position ``cut``."""
     total = 0.0
@@ -231,10 +252,10 @@ def plant(root: I64, t: Trees) -> None:
 
 
 @njit(**HELPER)
-def grow(x: F64, bins: Bins, t: Trees) -> None:
-    """Count the values of a row; where a bin splits, its sums do in every leaf."""
+def grow(x: F64, at: I64, bins: Bins, t: Trees) -> None:
+    """Count the values of a row, see ``place``; where a bin splits, its sums do in every leaf."""
     for f in range(len(x)):
-        p = observe(f, x[f], bins)
+        p = observe(f, x[f], at[f], bins)
         if p >= 0:
             divide_bin(f, p, bins.used[f], t)
 

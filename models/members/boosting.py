@@ -53,7 +53,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
             curvature = max(p * (1.0 - p), LEAST_CURVATURE) * w
             learn_leaf(leaf, (p - y) * w, curvature, a.at, a.bins, a.trees, a.hyper)
             try_split(node, a.bins, a.trees, a.hyper)
-    grow(a.x, a.bins, a.trees)
+    grow(a.x, a.at, a.bins, a.trees)
 
 
 @entry(signature(make_arrays(1, 1, BoostingParams.model_validate({}), 0)))

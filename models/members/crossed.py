@@ -32,7 +32,7 @@ def crossed_kernel(
     z, root, weight = a.z[0], a.root[0], a.weight[0]
     shift = shift_of(table)
     for i in range(len(dense)):
-        locate(dense, i, bins.edge, bins.order, a.ids)
+        locate(dense, i, bins.edge, bins.order, a.at, a.ids)
         find(hashed, i, a.ids, a.salt, a.key, slot, shift)
         link = weights(table, slot, 0, z, root, weight, a.hyper)
         if mode & SCORE:
@@ -41,7 +41,7 @@ def crossed_kernel(
             gradient = (sigmoid(link) - y[i]) * w[i]
             update(gradient, table, slot, 0, z, root, weight, a.hyper[0])
             # Bins grow after the row is learned: score and learn see the same ids.
-            grow_crosses(dense, i, bins, a.salt, table, shift)
+            grow_crosses(dense, i, a.at, bins, a.salt, table, shift)
 
 
 class CrossedModel(HashedModel):

@@ -22,11 +22,12 @@ from models.kernels.binning import YOUNG, Bins, look_around, make_bins, place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE, poisson, poisson_table
 from models.kernels.entry import entry
 from models.kernels.forests import watch
-from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
+from models.kernels.trees import Trees, find_leaf_node, find_leaf_nodes, grow, make_trees, plant
 from models.kernels.votes import (
     CORRECTION,
     REACH,
     TRUST_LATEST,
+    ask_for,
     leaf_odds,
     learn_leaf,
     try_split,
@@ -99,21 +100,22 @@ def make_arrays(columns: int, p: ForestParams, seed: int) -> ForestArrays:
 
 
 @njit(**HELPER)
-def _vote(i: int, judged: bool, a: ForestArrays) -> int:
-    """Cast the vote of tree ``i``, to be judged or not; returns the leaf node."""
+def _vote(i: int, node: int, judged: bool, a: ForestArrays) -> None:
+    """Cast the vote of tree ``i`` at this leaf node, to be judged or not."""
     prior = a.prior[1] / (a.prior[0] + a.prior[1])
-    node = find_leaf_node(a.root[i], a.x, a.trees)
     leaf, trust = a.trees.child[node], a.hyper[TRUST_LATEST]
     odds = leaf_odds(leaf, prior, a.near, a.trees, trust, a.said, i, judged)
     if i < len(a.node):
-        a.node[i] = node
         a.odds[i] = odds
-    return node
 
 
 @njit(**RARE)
 def _vote_out_of_turn(i: int, a: ForestArrays) -> int:
-    return _vote(i, True, a)
+    node = find_leaf_node(a.root[i], a.x, a.trees)
+    if i < len(a.node):
+        a.node[i] = node
+    _vote(i, node, True, a)
+    return node
 
 
 @njit(**HELPER)
@@ -154,7 +156,7 @@ def _learn(y: float, w: float, a: ForestArrays) -> None:
             if a.root[t + i] >= 0:
                 _learn_background(t + i, label, weight, a)
     a.prior[label] += w
-    grow(a.x, a.bins, a.trees)
+    grow(a.x, a.at, a.bins, a.trees)
 
 
 @entry(signature(make_arrays(1, ForestParams.model_validate({}), 0)))
@@ -166,8 +168,12 @@ def forest_kernel(
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         look_around(a.at, a.bins.used, dense.shape[1], REACH, a.near)
+        find_leaf_nodes(a.root, a.x, a.trees, a.node)
+        if mode & LEARN:
+            for tree in range(len(a.node)):
+                ask_for(a.trees.child[a.node[tree]], a.near, a.trees)
         for tree in range(len(a.node)):
-            _vote(tree, mode & LEARN != 0, a)
+            _vote(tree, a.node[tree], mode & LEARN != 0, a)
         if mode & SCORE:
             out[i] = _link(a)
         if mode & LEARN:

@@ -38,6 +38,7 @@ class CrossedArrays(NamedTuple):
     target: F64  # (3,): rows, mean and squared distances of a number; see losses.py
     salt: U64  # (d + k, b): of each bin's id; of a hashed column only the first counts
     hyper: F64  # (4,): alpha, beta, l1, l2
+    at: I64  # (d,): scratch
     ids: I64  # (d,): scratch
     key: U64  # (d + k,): scratch, one random number for each column's value
     slot: I64  # (1 + f + f(f-1)/2,): scratch, where the row's weights are; f = d + k
@@ -58,6 +59,7 @@ def make_arrays(d: int, k: int, links: int, params: CrossSettings, seed: int) ->
         target=np.zeros(FIRST),
         salt=numbers(seed, f * params.bins).reshape(f, params.bins),
         hyper=np.array([params.learning_rate, params.beta, params.l1, params.l2]),
+        at=np.zeros(d, np.int64),
         ids=np.zeros(d, np.int64),
         key=np.zeros(f, np.uint64),
         slot=np.zeros(active, np.int64),

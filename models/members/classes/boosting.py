@@ -64,7 +64,7 @@ def _learn(label: int, w: float, a: BoostingArrays) -> None:
                 leaf = a.trees.child[node]
                 learn_leaf(leaf, gradient, curvature, a.at, a.bins, a.trees, a.hyper)
                 try_split(node, a.bins, a.trees, a.hyper)
-    grow(a.x, a.bins, a.trees)
+    grow(a.x, a.at, a.bins, a.trees)
 
 
 @entry(signature(make_arrays(1, 2, BoostingClassesParams.model_validate({}), 0)))

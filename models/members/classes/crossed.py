@@ -39,7 +39,7 @@ def crossed_classes_kernel(
     bins, classes = a.bins, len(a.link)
     shift = shift_of(a.table)
     for i in range(len(dense)):
-        locate(dense, i, bins.edge, bins.order, a.ids)
+        locate(dense, i, bins.edge, bins.order, a.at, a.ids)
         find(hashed, i, a.ids, a.salt, a.key, a.slot, shift)
         for c in range(classes):
             a.link[c] = weights(a.table, a.slot, 2 * c, a.z[c], a.root[c], a.weight[c], a.hyper)
@@ -47,7 +47,7 @@ def crossed_classes_kernel(
                 out[i * classes + c] = a.link[c]
         if mode & LEARN:
             _learn(y[i], w[i], a)
-            grow_crosses(dense, i, bins, a.salt, a.table, shift)
+            grow_crosses(dense, i, a.at, bins, a.salt, a.table, shift)
 
 
 class CrossedClassesModel(HashedModel):

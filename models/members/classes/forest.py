@@ -29,7 +29,7 @@ from models.kernels.leaves.classes import (
     to_one,
     try_split,
 )
-from models.kernels.trees import Trees, find_leaf_node, grow, make_trees, plant
+from models.kernels.trees import Trees, find_leaf_node, find_leaf_nodes, grow, make_trees, plant
 from models.members.bagged import BaggedModel, HoeffdingSettings
 from models.members.compiled import WeightedSettings, signature
 from models.task import Task
@@ -95,20 +95,20 @@ def make_arrays(columns: int, k: int, p: ForestParams, seed: int) -> ForestArray
 
 
 @njit(**HELPER)
-def _vote(i: int, judged: bool, a: ForestArrays) -> int:
-    """Cast the vote of tree ``i``, to be judged or not; returns the leaf node."""
-    node = find_leaf_node(a.root[i], a.x, a.trees)
+def _vote(i: int, node: int, judged: bool, a: ForestArrays) -> None:
+    """Cast the vote of tree ``i`` at this leaf node, to be judged or not."""
     leaf = a.trees.child[node]
     said, share = a.said[i], a.share[i]
     leaf_vote(leaf, a.mean, a.near, a.bins, a.trees, a.total, share, said, judged)
-    if i < len(a.node):
-        a.node[i] = node
-    return node
 
 
 @njit(**RARE)
 def _vote_out_of_turn(i: int, a: ForestArrays) -> int:
-    return _vote(i, True, a)
+    node = find_leaf_node(a.root[i], a.x, a.trees)
+    if i < len(a.node):
+        a.node[i] = node
+    _vote(i, node, True, a)
+    return node
 
 
 @njit(**HELPER)
@@ -157,7 +157,7 @@ def _learn(label: int, w: float, a: ForestArrays) -> None:
             if a.root[t + i] >= 0:
                 _learn_background(t + i, label, weight, a)
     a.prior[label] += w
-    grow(a.x, a.bins, a.trees)
+    grow(a.x, a.at, a.bins, a.trees)
 
 
 @entry(signature(make_arrays(1, 2, ForestParams.model_validate({}), 0)))
@@ -170,8 +170,9 @@ def forest_kernel(
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         look_around(a.at, a.bins.used, dense.shape[1], REACH, a.near)
         to_one(a.prior, a.mean)
+        find_leaf_nodes(a.root, a.x, a.trees, a.node)
         for tree in range(len(a.node)):
-            _vote(tree, mode & LEARN != 0, a)
+            _vote(tree, a.node[tree], mode & LEARN != 0, a)
         if mode & SCORE:
             _links(i, out, a)
         if mode & LEARN:

@@ -129,7 +129,7 @@ def boosting_number_kernel(
         if mode & LEARN:
             if w[i] > 0.0:
                 _learn(clipped(y[i]), w[i], a)
-            grow(a.x, a.bins, a.trees)
+            grow(a.x, a.at, a.bins, a.trees)
 
 
 class BoostingNumberModel(BoostedModel):

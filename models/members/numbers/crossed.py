@@ -43,7 +43,7 @@ def crossed_number_kernel(
     bins = a.bins
     shift = shift_of(a.table)
     for i in range(len(dense)):
-        locate(dense, i, bins.edge, bins.order, a.ids)
+        locate(dense, i, bins.edge, bins.order, a.at, a.ids)
         find(hashed, i, a.ids, a.salt, a.key, a.slot, shift)
         a.link[0] = weights(a.table, a.slot, 0, a.z[0], a.root[0], a.weight[0], a.hyper)
         if mode & SCORE:
@@ -51,7 +51,7 @@ def crossed_number_kernel(
         if mode & LEARN:
             if w[i] > 0.0:
                 _learn(clipped(y[i]), w[i], a)
-            grow_crosses(dense, i, bins, a.salt, a.table, shift)
+            grow_crosses(dense, i, a.at, bins, a.salt, a.table, shift)
 
 
 class CrossedNumberModel(HashedModel):

@@ -29,7 +29,15 @@ from models.kernels.leaves.lines import ROLES as LINE_ROLES
 from models.kernels.leaves.lines import Lines, make_lines, observe, standardise
 from models.kernels.leaves.numbers import SAID, leaf_say, learn_leaf, try_split
 from models.kernels.losses import FIRST, MEAN, SEEN, SQUARED, clipped, observe_truth, unit
-from models.kernels.trees import LEAVES, Trees, find_leaf_node, grow, make_trees, plant
+from models.kernels.trees import (
+    LEAVES,
+    Trees,
+    find_leaf_node,
+    find_leaf_nodes,
+    grow,
+    make_trees,
+    plant,
+)
 from models.members.bagged import BaggedModel, BagSettings
 from models.members.compiled import signature
 from models.task import Task
@@ -103,25 +111,26 @@ def make_arrays(d: int, buckets: list[int], p: ForestParams, seed: int) -> Fores
 
 
 @njit(**HELPER)
-def _vote(i: int, a: ForestArrays) -> int:
-    """Let tree ``i`` say its number; returns the leaf node."""
-    node = find_leaf_node(a.root[i], a.x, a.trees)
+def _vote(i: int, node: int, a: ForestArrays) -> None:
+    """Let tree ``i`` say its number at this leaf node."""
     leaf_say(a.trees.child[node], a.target[MEAN], a.trees, a.lines, a.said[i])
-    if i < len(a.node):
-        a.node[i] = node
-    return node
 
 
 @njit(**RARE)
 def _vote_out_of_turn(i: int, a: ForestArrays) -> int:
-    return _vote(i, a)
+    node = find_leaf_node(a.root[i], a.x, a.trees)
+    if i < len(a.node):
+        a.node[i] = node
+    _vote(i, node, a)
+    return node
 
 
 @njit(**HELPER)
 def _votes(a: ForestArrays) -> None:
     standardise(a.v, a.lines)
+    find_leaf_nodes(a.root, a.x, a.trees, a.node)
     for i in range(len(a.node)):
-        _vote(i, a)
+        _vote(i, a.node[i], a)
 
 
 @njit(**HELPER)
@@ -190,7 +199,7 @@ def forest_number_kernel(
                 truth = clipped(y[i])
                 _learn(truth, w[i], a)
                 learn_codes(hashed, i, truth - a.target[MEAN], w[i], a.codes)
-            grow(a.x, a.bins, a.trees)
+            grow(a.x, a.at, a.bins, a.trees)
 
 
 class ForestModel(BaggedModel):

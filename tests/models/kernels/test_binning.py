@@ -25,7 +25,7 @@ def fed(values: F64, capacity: int = 64) -> Bins:
     """The bins of one column after these values."""
     bins = make_bins(1, capacity)
     for v in values:
-        observe(0, float(v), bins)
+        observe(0, float(v), position(0, float(v), bins.edge), bins)
     return bins
 
 
@@ -62,12 +62,12 @@ def test_a_position_is_what_a_sorted_search_finds() -> None:
 def test_a_split_keeps_the_old_id_on_the_left() -> None:
     """What was learned of an id stays true for the smaller half of its values."""
     bins = make_bins(1, 8)
-    splits = [observe(0, v, bins) for v in [1.0] * FLOOR + [3.0] * FLOOR]
+    splits = [observe(0, v, position(0, v, bins.edge), bins) for v in [1.0] * FLOOR + [3.0] * FLOOR]
     split = next(p for p in splits if p >= 0)
     assert (split, bins.used[0]) == (0, 2)
     assert bins.order[0, :2].tolist() == [0, 1]
-    ids = np.zeros(1, np.int64)
-    locate(np.array([[1.0]], np.float32), 0, bins.edge, bins.order, ids)
+    at, ids = np.zeros((2, 1), np.int64)
+    locate(np.array([[1.0]], np.float32), 0, bins.edge, bins.order, at, ids)
     assert ids[0] == 0
 
 
@@ -114,7 +114,9 @@ def test_a_low_floor_resolves_a_young_column() -> None:
     splits = {}
     for floor in (YOUNG, FLOOR):
         bins = make_bins(1, 64, floor)
-        splits[floor] = [i for i, x in enumerate(rows, 1) if observe(0, x, bins) >= 0]
+        splits[floor] = [
+            i for i, x in enumerate(rows, 1) if observe(0, x, position(0, x, bins.edge), bins) >= 0
+        ]
     assert splits[YOUNG][0] == YOUNG + 1
     assert splits[FLOOR][0] > FLOOR
     assert len(splits[YOUNG]) >= 11
@@ -124,7 +126,7 @@ def test_a_low_floor_rises_with_the_rows() -> None:
     """A bin that is born waits for a 16th of the column's rows, for 32 from the 512th on."""
     bins = make_bins(1, 64, YOUNG)
     for n, x in enumerate(np.random.default_rng(0).uniform(size=5000), 1):
-        p = observe(0, x, bins)
+        p = observe(0, x, position(0, x, bins.edge), bins)
         if p >= 0:
             halves = bins.order[0, p : p + 2]
             assert (bins.known[0, halves, CHECK] == min(max(n / 16, YOUNG), FLOOR)).all()

@@ -65,8 +65,8 @@ class PlainFtrl:
 
 def keys_of(model: HashedModel, x: FeatureBatch, i: int) -> list[tuple[str, ...]]:
     """The names of row ``i``'s features under the model's present bins."""
-    bins, ids = model._arrays.bins, np.zeros(2, np.int64)
-    locate(x.dense, i, bins.edge, bins.order, ids)
+    bins, (at, ids) = model._arrays.bins, np.zeros((2, 2), np.int64)
+    locate(x.dense, i, bins.edge, bins.order, at, ids)
     names = [f"{c}={v}" for c, v in enumerate([*ids, *x.hashed[i]])]
     return [("bias",), *((c,) for c in names), *combinations(names, 2)]
 

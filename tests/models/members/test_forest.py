@@ -9,7 +9,15 @@ from river import drift, forest
 from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn
 from models.kernels.adwin import adwin_update, make_adwins
 from models.kernels.common import poisson, poisson_table
-from models.kernels.trees import FREE_LEAVES, LEAVES, PAIRS, REFUSED, SPLITS
+from models.kernels.trees import (
+    FREE_LEAVES,
+    LEAVES,
+    PAIRS,
+    REFUSED,
+    SPLITS,
+    find_leaf_node,
+    find_leaf_nodes,
+)
 from models.members.forest import ForestModel, ForestParams
 
 SCHEMA = FeatureSchema(("a", "b", "c"))
@@ -53,6 +61,15 @@ def test_bagging_weights_are_poisson(rate: float) -> None:
     draws = np.array([poisson(rng, 0, rates) for _ in range(20_000)])
     assert draws.mean() == pytest.approx(rate, rel=0.05)
     assert draws.var() == pytest.approx(rate, rel=0.07)
+
+
+def test_trees_walked_side_by_side_end_in_the_leaves_of_each() -> None:
+    """For 50 rows the leaf of every tree is the one that it leads to alone."""
+    model = trained(2000, trees=5)
+    roots, trees, found = model._arrays.root, model._arrays.trees, np.zeros(5, np.int64)
+    for x in stream(50, seed=1)[0].dense.astype(np.float64):
+        find_leaf_nodes.py_func(roots, x, trees, found)
+        assert found.tolist() == [find_leaf_node.py_func(root, x, trees) for root in roots[:5]]
 
 
 def test_codes_beside_one_another_are_told_apart() -> None:

@@ -78,10 +78,11 @@ bench-latency: setup ## Measure from event to committed score, on Kafka and over
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
-bench-lifecycle: setup ## Measure what challengers and the guard decide, and what putting a version back takes
+bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, and reasons
 	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
 
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
 	@$(BIN)/python -m benchmarks.service.soak $(BENCH)

@@ -214,6 +214,14 @@ class Model(Learner):
     def learn(self, x: FeatureBatch, y: F64, w: F64) -> None:
         """Learn ``n`` rows in order: ``y`` the task's truths, ``w`` weights >= 0, each ``(n,)``."""
 
+    def contributions(self, x: FeatureBatch, exact: bool) -> F64 | None:
+        """What each column does to the one link of each row; ``None``: that cannot be told.
+
+        ``(n, d + k)``, dense columns first. What is left of a link is the same for all rows, or
+        nearly. ``exact``: by Shapley values, even where something quicker would do.
+        """
+        return None
+
 
 def state_digest(state: Any) -> str:
     """SHA-256 over a canonical walk of a :data:`State` tree, as 64 hex digits.

@@ -16,8 +16,8 @@ from models.base import F64, Parameter, State
 from models.carry import Places
 from models.ensemble.experts import ClassStack, ClassStacking, NumberStack, NumberStacking
 from models.ensemble.stack import Stack, Stacking
-from models.kernels.common import GOLDEN, mix_all, poisson_table
-from models.links import MAX_LINK
+from models.kernels.common import AT, GOLDEN, NODES, WEIGHT, mix_all, poisson_table
+from models.links import MAX_LINK, sigmoid
 from models.task import BINARY, Task, TaskType
 
 
@@ -26,6 +26,13 @@ class Combiner(Protocol):
 
     def combine(self, links: F64) -> F64:
         """Member links ``(n, m, k)`` to ensemble links ``(n, k)``; changes nothing."""
+
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """By how much the link moves with each member's, on average: ``(n, m)``.
+
+        Along the straight line from links ``start`` to ``links``, each ``(n, m)``, of a target
+        with one link. ``None``: it moves in steps.
+        """
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """Learn from ``n`` labelled rows in order: links as made ``(n, m, k)``, truths, weights.
@@ -61,6 +68,10 @@ class _Fixed:
         self._seed = seed
         self._task = task
 
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """Unknown."""
+        return None
+
     def update(self, links: F64, y: F64, w: F64) -> None:
         """Learns nothing."""
 
@@ -91,6 +102,10 @@ class MeanLogit(_Fixed):
         """See :meth:`Combiner.combine`."""
         return links.mean(axis=1)
 
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """``1 / m``, always."""
+        return np.full(links.shape, 1 / self._m)
+
 
 class MeanProbability(_Fixed):
     """The mean of what members say, ``link(mean_j output_j)``: soft voting."""
@@ -98,6 +113,10 @@ class MeanProbability(_Fixed):
     def combine(self, links: F64) -> F64:
         """See :meth:`Combiner.combine`."""
         return self._task.link(self._task.output(links).mean(axis=1))
+
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """See :meth:`Combiner.slopes`."""
+        return _slopes(start, links, np.full(self._m, 1 / self._m))
 
 
 class MajorityVote(_Fixed):
@@ -150,6 +169,10 @@ class WeightedVote(_Fixed):
         """See :meth:`Combiner.combine`."""
         said = self._task.output(links) * self._votes[:, None]
         return self._task.link(said.sum(axis=1))
+
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """See :meth:`Combiner.slopes`."""
+        return _slopes(start, links, self._votes)
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
@@ -271,6 +294,18 @@ class Boosting(_Fixed):
         self._right, self._wrong = np.zeros(self._m), np.zeros(self._m)
         self._right[here], self._wrong[here] = state["right"][there], state["wrong"][there]
         self._row = int(state["row"])
+
+
+def _slopes(start: F64, links: F64, votes: F64) -> F64:
+    """Of the logit of probabilities weighed by ``votes`` ``(m,)``, which sum to 1."""
+    found = np.zeros(links.shape)
+    for at, weight in zip(AT[NODES, :NODES], WEIGHT[NODES, :NODES], strict=True):
+        line = start + at * (links - start)
+        p, q = sigmoid(line), sigmoid(-line)
+        # Not by a matrix product, whose bits depend on how many rows there are.
+        both = (p * votes).sum(axis=1) * (q * votes).sum(axis=1)
+        found += weight * votes * p * q / both[:, None]
+    return found
 
 
 def _uniform(seed: int, first: int, shape: tuple[int, ...]) -> F64:

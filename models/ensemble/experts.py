@@ -87,6 +87,10 @@ class _Experts:
             ours["weights"][here] += math.fsum(got["weights"][gone]) / n
             ours["shares"][1] += math.fsum(got["shares"][3:][gone])
 
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """See :meth:`models.ensemble.combine.Combiner.slopes`: unknown."""
+        return None
+
 
 class ClassStack(_Experts):
     """Fixed-Share over {stack, mean link, mean probability, each member}, of classes.

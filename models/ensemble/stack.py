@@ -73,6 +73,15 @@ class Stack:
         kernels.combine(rows, *learned, self._readings, self._experts, out)
         return out[:, None]
 
+    def slopes(self, start: F64, links: F64) -> F64 | None:
+        """See :meth:`models.ensemble.combine.Combiner.slopes`."""
+        out = np.zeros(links.shape)
+        learned = (self._weights, self._bent, self._shares)
+        scratch = (self._readings, self._experts, np.zeros(self._m))
+        rows = (np.ascontiguousarray(start), np.ascontiguousarray(links))
+        kernels.slopes(*rows, *learned, *scratch, out)
+        return out
+
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`models.ensemble.combine.Combiner.update`."""
         rows, y, w = (np.require(a, np.float64, ["C", "W"]) for a in (links[:, :, 0], y, w))

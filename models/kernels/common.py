@@ -32,6 +32,17 @@ SCORE = 1
 LEARN = 2
 """Switches of a member's walk; ``SCORE | LEARN`` scores each row, then learns it."""
 
+MOST_NODES = 16
+AT, WEIGHT = np.zeros((2, MOST_NODES + 1, MOST_NODES))
+for _n in range(1, MOST_NODES + 1):
+    _x, _w = np.polynomial.legendre.leggauss(_n)
+    AT[_n, :_n], WEIGHT[_n, :_n] = (_x + 1.0) / 2.0, _w / 2.0
+"""Gauss-Legendre sums for integrals from 0 to 1: with ``n`` nodes, those of row ``n``, exact of
+polynomials of degree ``2 n - 1``."""
+
+NODES = 8
+"""Nodes for the mean slope of a sigmoid along a path."""
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2 ** 64 over the golden ratio, odd: steps of it spread over all 64 bits."""
 

@@ -12,7 +12,7 @@ import math
 from numba import float64, njit, void
 
 from models.base import F64
-from models.kernels.common import HELPER, sigmoid
+from models.kernels.common import AT, HELPER, NODES, WEIGHT, sigmoid
 from models.kernels.entry import entry
 
 LIMIT = 30.0
@@ -80,6 +80,45 @@ def combine(
             p += shares[e] * sigmoid(experts[e])
             q += shares[e] * sigmoid(-experts[e])
         out[i] = _clip(math.log(p / q))
+
+
+@njit(**HELPER)
+def _slope(z: float) -> float:
+    """Of the sigmoid."""
+    return sigmoid(z) * sigmoid(-z)
+
+
+@entry(void(_ROWS, _ROWS, *[_LINE] * 6, _ROWS))
+def slopes(
+    start: F64, links: F64, weights: F64, bent: F64, shares: F64, readings: F64, experts: F64,
+    line: F64, out: F64,
+) -> None:  # fmt: skip
+    """``out[i, j]``: by how much :func:`combine` moves with member ``j``'s link, on average.
+
+    Along the straight line from ``start[i]`` to ``links[i]``; ``line`` ``(m,)`` is scratch, ``out``
+    comes as zeros.
+    """
+    m = len(line)
+    for i in range(len(links)):
+        for q in range(NODES):
+            for j in range(m):
+                line[j] = start[i, j] + AT[NODES, q] * (links[i, j] - start[i, j])
+            _experts(line, weights, bent, readings, experts)
+            p, n = 0.0, 0.0
+            for e in range(len(shares)):
+                p += shares[e] * sigmoid(experts[e])
+                n += shares[e] * sigmoid(-experts[e])
+            scale = WEIGHT[NODES, q] / (p * n)
+            stacked = shares[0] * _slope(experts[0])
+            mean = shares[1] * _slope(experts[1]) / m
+            bending = shares[3 + m] * _slope(experts[3 + m])
+            for j in range(m):
+                z = experts[3 + j]
+                moved = stacked * weights[j] + mean + (shares[2] / m + shares[3 + j]) * _slope(z)
+                if len(bent) > 0:
+                    flat = 1.0 + STEEP * abs(z)
+                    moved += bending * (bent[j] + bent[m + j] / (flat * flat))
+                out[i, j] += scale * moved
 
 
 @njit(**HELPER)

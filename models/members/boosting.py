@@ -9,14 +9,17 @@ comes from one seeded counter that is part of the state.
 
 from __future__ import annotations
 
-from numba import njit
+import numba
+import numpy as np
+from numba import boolean, float32, float64, njit, uint32, void
 
-from models.base import F32, F64, U32, FeatureSchema
+from models.base import F32, F64, U32, FeatureBatch, FeatureSchema
 from models.kernels.adwin import adwin_update
 from models.kernels.binning import place
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
 from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
+from models.kernels.reasons import Walks, follow, make_walks, shapley, survey
 from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
 from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
 from models.members.compiled import WeightedSettings, signature
@@ -70,6 +73,28 @@ def boosting_kernel(
             _learn(y[i], w[i], a)
 
 
+_SHAPE = make_arrays(1, 1, BoostingParams.model_validate({}), 0)
+
+
+@entry(
+    void(
+        *(float32[:, ::1], uint32[:, ::1], boolean, numba.typeof(_SHAPE)),
+        *(numba.typeof(make_walks(1, 1)), float64[:, ::1]),
+    )
+)
+def boosting_reasons(
+    dense: F32, hashed: U32, exact: bool, a: BoostingArrays, w: Walks, out: F64
+) -> None:
+    """See :mod:`models.kernels.reasons`: Shapley values if ``exact``, else by the rows' ways."""
+    n = survey(a.root, a.trees, a.hyper, w)
+    for i in range(len(dense)):
+        place(dense, hashed, i, a.bins.edge, a.x, a.at)
+        if exact:
+            shapley(n, a.rate[0], a.x, a.trees, w, out[i])
+        else:
+            follow(a.root, a.rate[0], a.x, a.trees, w, out[i])
+
+
 class BoostingModel(BoostedModel):
     """Online gradient boosted trees; scores are logits.
 
@@ -90,3 +115,13 @@ class BoostingModel(BoostedModel):
         columns = len(schema.dense) + len(schema.hashed)
         arrays = make_arrays(columns, task.k, params, seed)
         super().__init__(schema, arrays, task, params.class_weights)
+        self._walks: Walks | None = None
+
+    def contributions(self, x: FeatureBatch, exact: bool) -> F64:
+        """See :meth:`models.base.Model.contributions`."""
+        columns = self._dense + self._hashed
+        if self._walks is None:
+            self._walks = make_walks(len(self._arrays.trees.column), columns)
+        out = np.zeros((len(x), columns))
+        boosting_reasons(*self._rows(x), exact, self._arrays, self._walks, out)
+        return out

@@ -15,11 +15,22 @@ from typing import Annotated, Any, ClassVar
 
 import numba
 import numpy as np
-from numba import float32, float64, int64, uint32, void
+from numba import boolean, float32, float64, int64, uint32, void
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.base import F64, FeatureBatch, FeatureSchema, Model, Parameter, Role, State, StateError
+from models.base import (
+    F32,
+    F64,
+    U32,
+    FeatureBatch,
+    FeatureSchema,
+    Model,
+    Parameter,
+    Role,
+    State,
+    StateError,
+)
 from models.kernels.common import LEARN, SCORE
 from models.kernels.trees import used_part
 from models.members.weights import by_class
@@ -37,6 +48,12 @@ class WeightedSettings(Settings):
         description="how many rows a row of each class counts for, by the label's value; "
         "1 for the others; scores are corrected for it",
     )
+
+
+def explaining(arrays: Any) -> Any:
+    """The type of a kernel ``(dense, hashed, exact, arrays, out)`` for bundles like this."""
+    rows = (float32[:, ::1], uint32[:, ::1])
+    return void(*rows, boolean, numba.typeof(arrays), float64[:, ::1])
 
 
 def signature(arrays: Any) -> Any:
@@ -59,6 +76,8 @@ class CompiledModel(Model):
     """
 
     _kernel: ClassVar[Any]
+    _explain: ClassVar[Any] = None
+    """The kernel ``(dense, hashed, exact, arrays, out)`` of :meth:`contributions`."""
     _roles: ClassVar[dict[str, Role]]
     _version: ClassVar[int] = 1
     unlocked_us = 0.3
@@ -97,8 +116,8 @@ class CompiledModel(Model):
         """Score each row, then learn it: ``(n, 1)`` strictly prequential scores in one pass."""
         return self._walk(x, y, w, SCORE | LEARN)
 
-    def _walk(self, x: FeatureBatch, y: F64, w: F64, mode: int) -> F64:
-        """Check what the kernel cannot, since out-of-range columns would be read as memory."""
+    def _rows(self, x: FeatureBatch) -> tuple[F32, U32]:
+        """Check what a kernel cannot, since out-of-range columns would be read as memory."""
         n = len(x)
         dense = np.require(x.dense, np.float32, ["C", "W"])
         hashed = np.require(x.hashed, np.uint32, ["C", "W"])
@@ -107,6 +126,21 @@ class CompiledModel(Model):
                 f"{type(self).__name__}: expected {self._dense} dense and {self._hashed} hashed "
                 f"columns, got {dense.shape} and {hashed.shape}; build the batch from its schema"
             )
+        return dense, hashed
+
+    def contributions(self, x: FeatureBatch, exact: bool) -> F64 | None:
+        """See :meth:`models.base.Model.contributions`: by the member's own kernel, if it has one.
+
+        Weights of classes shift every link alike.
+        """
+        if self._explain is None:
+            return None
+        out = np.zeros((len(x), self._dense + self._hashed))
+        type(self)._explain(*self._rows(x), exact, self._arrays, out)
+        return out
+
+    def _walk(self, x: FeatureBatch, y: F64, w: F64, mode: int) -> F64:
+        n, (dense, hashed) = len(x), self._rows(x)
         rows = n if mode & LEARN else 0
         y, w = (np.require(a, np.float64, ["C", "W"]) for a in (y, w))
         if y.shape != (rows,) or w.shape != (rows,):

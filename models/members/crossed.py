@@ -14,7 +14,7 @@ from models.kernels.binning import locate
 from models.kernels.common import LEARN, SCORE, sigmoid
 from models.kernels.crosses import find, grow_crosses, shift_of, update, weights
 from models.kernels.entry import entry
-from models.members.compiled import WeightedSettings, signature
+from models.members.compiled import WeightedSettings, explaining, signature
 from models.members.hashed import CrossedArrays, CrossSettings, HashedModel, make_arrays
 from models.task import BINARY, Task
 
@@ -44,6 +44,24 @@ def crossed_kernel(
             grow_crosses(dense, i, a.at, bins, a.salt, table, shift)
 
 
+@entry(explaining(make_arrays(1, 1, 1, CrossedParams.model_validate({}), 0)))
+def crossed_reasons(dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out: F64) -> None:
+    """Each column's own weight and half of those of its pairs: the Shapley values of such a sum."""
+    f = len(a.key)
+    shift = shift_of(a.table)
+    for i in range(len(dense)):
+        locate(dense, i, a.bins.edge, a.bins.order, a.at, a.ids)
+        find(hashed, i, a.ids, a.salt, a.key, a.slot, shift)
+        weights(a.table, a.slot, 0, a.z[0], a.root[0], a.weight[0], a.hyper)
+        pair = 1 + f
+        for c in range(f):
+            out[i, c] += a.weight[0, 1 + c]
+            for b in range(c):
+                out[i, c] += 0.5 * a.weight[0, pair]
+                out[i, b] += 0.5 * a.weight[0, pair]
+                pair += 1
+
+
 class CrossedModel(HashedModel):
     """FTRL-Proximal on bins, codes and their pairs; scores are logits.
 
@@ -57,6 +75,7 @@ class CrossedModel(HashedModel):
 
     Params = CrossedParams
     _kernel = crossed_kernel
+    _explain = crossed_reasons
 
     def __init__(
         self, params: CrossedParams, schema: FeatureSchema, seed: int, task: Task = BINARY

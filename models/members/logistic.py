@@ -19,10 +19,10 @@ from numba import njit
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
-from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
+from models.kernels.common import AT, HELPER, LEARN, NODES, SCORE, WEIGHT, sigmoid
 from models.kernels.entry import entry
 from models.kernels.linear import EPS, bucket, observe_row, standardise, starts
-from models.members.compiled import CompiledModel, WeightedSettings, signature
+from models.members.compiled import CompiledModel, WeightedSettings, explaining, signature
 from models.task import BINARY, Task
 
 RATES = 4
@@ -173,6 +173,42 @@ def logistic_kernel(
                 _step(at, a.error, a.rate, weights, squares)
 
 
+@njit(**HELPER)
+def _slopes(a: LogisticArrays) -> None:
+    """Fill ``error``: by how much the mix moves with each regression's link, on average.
+
+    Along the straight line from the biases to the links of the row.
+    """
+    for r in range(RATES):
+        a.error[r] = 0.0
+    for q in range(NODES):
+        p, n = 0.0, 0.0
+        for r in range(RATES):
+            bias = a.weight[0, r]
+            link = bias + AT[NODES, q] * (a.links[r] - bias)
+            yes, no = sigmoid(link), sigmoid(-link)
+            p += a.share[r] * yes
+            n += a.share[r] * no
+            a.gradient[r] = a.share[r] * yes * no
+        for r in range(RATES):
+            a.error[r] += WEIGHT[NODES, q] * a.gradient[r] / (p * n)
+
+
+@entry(explaining(make_arrays(1, [2], 0.1)))
+def logistic_reasons(dense: F32, hashed: U32, exact: bool, a: LogisticArrays, out: F64) -> None:
+    """What each column adds to the regressions' links, by how much the mix moves with these."""
+    d = len(a.z)
+    for i in range(len(dense)):
+        standardise(dense, i, a.mean, a.variance, a.z)
+        _links(a.z, hashed, i, a.first, a.weight, a.links)
+        _slopes(a)
+        for r in range(RATES):
+            for j in range(d):
+                out[i, j] += a.error[r] * a.weight[1 + j, r] * a.z[j]
+            for k in range(hashed.shape[1]):
+                out[i, d + k] += a.error[r] * a.weight[bucket(hashed, i, k, a.first), r]
+
+
 class LogisticModel(CompiledModel):
     """Logistic regression on standardised and hashed columns; scores are logits.
 
@@ -186,6 +222,7 @@ class LogisticModel(CompiledModel):
 
     Params = LogisticParams
     _kernel = logistic_kernel
+    _explain = logistic_reasons
     _version = 3  # 2: rates first
     _roles: ClassVar[dict[str, Role]] = {
         "weight": "learned",

@@ -52,6 +52,16 @@ class Narrow(Model):
         """See :meth:`Model.learn`."""
         self._model.learn(self._seen(x), y, w)
 
+    def contributions(self, x: FeatureBatch, exact: bool) -> F64 | None:
+        """See :meth:`Model.contributions`: 0 of columns that it does not see."""
+        told = self._model.contributions(self._seen(x), exact)
+        if told is None:
+            return None
+        d = x.dense.shape[1]
+        whole = np.zeros((len(x), d + x.hashed.shape[1]))
+        whole[:, np.concatenate([self._dense, d + self._hashed])] = told
+        return whole
+
     def parameters(self) -> Sequence[Parameter]:
         """See :meth:`Model.parameters`."""
         return self._model.parameters()

@@ -66,7 +66,7 @@ class Backend(Protocol):
     * ``models``, ``parameters``, ``tail``, ``snapshot``, ``history`` and ``score`` may block; they
       are called from a worker thread, one call of them at a time. ``metrics`` likewise, but beside
       them.
-    * ``what_if`` may block until its deadline; up to :data:`ASKED` calls at once.
+    * ``what_if`` and ``why`` may block until their deadline; up to :data:`ASKED` calls at once.
     * Dictionaries are plain data that ``msgspec`` can write as JSON.
     """
 
@@ -107,6 +107,9 @@ class Backend(Protocol):
 
         Raises :class:`TimeoutError`, or a :class:`Problem` where the service stops.
         """
+
+    def why(self, event_id: str, timeout_s: float) -> dict[str, Any] | None:
+        """Why an event that waits for its label would have its score now; raises likewise."""
 
 
 class Api:
@@ -174,6 +177,7 @@ class Api:
             *self._inferences(),
             Route("/v1/control", self._control, methods=post),
             Route("/v1/scores/{id:path}", self._scored, methods=get),
+            Route("/v1/reasons/{id:path}", self._reasons, methods=get),
             Route("/v1/models", self._models, methods=get),
             Route("/v1/parameters", self._parameters, methods=get),
             Route("/v1/audit", self._audit, methods=get),
@@ -289,6 +293,15 @@ class Api:
             answers.append(answer)
         return answers
 
+    async def _between_steps(self, ask: Callable[[], T]) -> T:
+        """What the backend answers between two steps."""
+        _require("not-ready", self._backend.ready())
+        try:
+            return await anyio.to_thread.run_sync(ask, limiter=self._asks)
+        except TimeoutError as error:
+            within = f"no answer within http.score_timeout = {self._timeout_s:g} s"
+            raise Problem("late", f"{within}; nothing has changed") from error
+
     async def _rank(self, request: Request) -> Response:
         return await self._ranked(request, "rank")
 
@@ -389,6 +402,24 @@ class Api:
                 f"{self._topics.scores!r}",
             )
         return Response(found, media_type=JSON)
+
+    async def _reasons(self, request: Request) -> Response:
+        """Why an event has its score: as told with it, and as it would be now."""
+        self._tokens.caller(request)
+        event_id: str = request.path_params["id"]
+        if self._config.reasons is None:
+            raise Problem("not-found", "reasons: expected [reasons] in the configuration, got none")
+        scored = await self._read(lambda: self._backend.score(event_id))
+        record = {} if scored is None else msgspec.json.decode(scored)
+        now = await self._between_steps(lambda: self._backend.why(event_id, self._timeout_s))
+        then = record.get("reasons")
+        if now is None and then is None:
+            raise Problem(
+                "not-found",
+                f"{event_id[:80]!r}: expected an event that waits for its horizon, or one of the "
+                f"newest {KEPT:,} scores with reasons",
+            )
+        return _json({"id": event_id, "then": then, "now": now})
 
     async def _models(self, request: Request) -> Response:
         self._tokens.caller(request)

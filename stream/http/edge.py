@@ -162,8 +162,9 @@ class Edge:
         path: str = scope["path"]
         if path in self._templates:
             return path
-        if path.startswith("/v1/scores/"):
-            return "/v1/scores/{id}"
+        for prefix in ("/v1/scores/", "/v1/reasons/"):
+            if path.startswith(prefix):
+                return f"{prefix}{{id}}"
         return "/live/{file}" if path.startswith("/live/") else UNMATCHED
 
 

@@ -84,6 +84,7 @@ class Inference:
             "alert": ("BOOL", [-1]),
             **({"prediction": ("BYTES", [-1])} if said == "BYTES" else {}),
             "members": (said, [-1, len(self._members)]),
+            **({"reasons": ("BYTES", [-1])} if config.reasons is not None else {}),
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -147,11 +148,14 @@ class Inference:
             kind, shape = self._outputs[name]
             if name == "members":
                 data = [row[name].get(m, "") for row in answers for m in self._members]
+            elif name == "reasons":
+                told = [row.get(name) for row in answers]
+                data = ["" if why is None else msgspec.json.encode(why).decode() for why in told]
             else:
                 data = ["" if row[name] is None else row[name] for row in answers]
             outputs.append({"name": name, "datatype": kind, "shape": [n, *shape[1:]], "data": data})
-        told = {"model_name": self._config.name, "model_version": str(answers[0]["seq"])}
-        return told | ({"id": asked.id} if asked.id else {}) | {"outputs": outputs}
+        model = {"model_name": self._config.name, "model_version": str(answers[0]["seq"])}
+        return model | ({"id": asked.id} if asked.id else {}) | {"outputs": outputs}
 
 
 def _column(tensor: Tensor) -> list[Any]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
@@ -30,8 +30,9 @@ from stream.run.threads import NoTurn
 from stream.settings.ranking import RECOMMENDER
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
-from stream.step.scoring import scoring
+from stream.step.scoring import ScoringEngine, scoring
 
+T = TypeVar("T")
 PUBLISH_S = 0.5
 PARAMETERS_S = 10.0
 
@@ -165,20 +166,27 @@ class Front(Listener):
         self, records: Sequence[NewRecord], timeout_s: float
     ) -> list[dict[str, Any] | DeadLetter]:
         """See :class:`stream.http.api.Backend`: under a step that is in the journal."""
-        service, until_s = self._service, time.monotonic() + timeout_s
-        topic, now_ms = service.config.topics.events, time.time_ns() // 1_000_000
+        topic, now_ms = self._service.config.topics.events, time.time_ns() // 1_000_000
         events = [Record(topic, 0, 0, r.key, r.value, now_ms, r.headers) for r in records]
 
-        def asked(engine: Engine) -> tuple[int, list[dict[str, Any] | DeadLetter]]:
-            return engine.seq, [scoring(engine).what_if(event, now_ms) for event in events]
+        return self._ask(
+            lambda engine: [engine.what_if(event, now_ms) for event in events], timeout_s
+        )
 
+    def why(self, event_id: str, timeout_s: float) -> dict[str, Any] | None:
+        """See :class:`stream.http.api.Backend`."""
+        return self._ask(lambda engine: engine.why(event_id), timeout_s)
+
+    def _ask(self, question: Callable[[ScoringEngine], T], timeout_s: float) -> T:
+        """What the engine says between two steps, the newest of which is in the journal."""
+        service, until_s = self._service, time.monotonic() + timeout_s
         try:
-            seq, answers = service.ask(asked, timeout_s)
+            seq, answer = service.ask(lambda e: (e.seq, question(scoring(e))), timeout_s)
         except NoTurn as error:
             raise Problem("stopping", "nothing has changed; ask again later") from error
         if not service.committer.wait_for(seq, until_s - time.monotonic()):
             raise TimeoutError
-        return answers
+        return answer
 
     def alive(self) -> tuple[bool, str]:
         """See :class:`stream.http.api.Backend`."""

@@ -331,6 +331,40 @@ def _corrected(config: Config) -> Iterator[str]:
         )
 
 
+def _reasons(config: Config) -> Iterator[str]:
+    """`[reasons]` are of a score that is one link, and name what there is."""
+    reasons = config.reasons
+    if reasons is None:
+        return
+    if config.target.type != "binary":
+        yield f"reasons: expected target.type = 'binary' beside them, got {config.target.type!r}"
+    if config.ensemble.combine in ("majority_vote", "boosting"):
+        yield (
+            "reasons: expected an ensemble.combine that moves with what members say, got "
+            f"{config.ensemble.combine!r}, which counts votes"
+        )
+    if reasons.tell != "asked" and config.scores.format not in ("json", "cloudevents"):
+        yield (
+            "reasons.tell: expected 'asked' where scores have a schema, which has no place for"
+            f" them, got {reasons.tell!r} with scores.format = {config.scores.format!r}"
+        )
+    features = [f.name for f in config.features]
+    grouped = [(f"reasons.groups.{g}", f) for g, of in reasons.groups.items() for f in of]
+    yield from _used_once(grouped, "a feature in one group, got {!r} again, as {}")
+    for key, name in grouped:
+        if name not in features:
+            yield f"{key}: expected features' names ({', '.join(features)}), got {name!r}"
+    inside = {name for _, name in grouped}
+    known = [*reasons.groups, *(f for f in features if f not in inside), *config.learners]
+    for name in reasons.texts:
+        if name not in known:
+            yield f"reasons.texts.{name}: expected one of {', '.join(known)}, got {name!r}"
+    members = {m.name for m in config.members}
+    for name in known[: len(known) - len(config.learners)]:
+        if name in members:
+            yield f"reasons: expected other names than the members', got {name!r}"
+
+
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _some,
     _feature_names,
@@ -352,4 +386,5 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _drift,
     _target,
     _corrected,
+    _reasons,
 )

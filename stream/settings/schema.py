@@ -450,6 +450,23 @@ class EnsembleSettings(Settings):
     )
 
 
+class ReasonsSettings(Settings):
+    """Why an event has its score: what features do to it, through the members that can tell."""
+
+    tell: Literal["all", "alerts", "asked"] = Field(
+        "alerts",
+        description="with which scores; `asked`: with none, only over HTTP by `what-if` and"
+        " `reasons`",
+    )
+    most: int = Field(4, ge=1, le=64, description="reasons shown of one score")
+    groups: dict[Name, tuple[Name, ...]] = Field(
+        {}, description="names of one reason for several features; each of them in one at most"
+    )
+    texts: dict[Name, str] = Field(
+        {}, description="what people read, by group, feature without one, or member"
+    )
+
+
 class QualitySettings(Settings):
     """How the quality of scores is told."""
 
@@ -613,6 +630,7 @@ class Config(Settings):
     challengers: ChallengersSettings = ChallengersSettings()
     guard: GuardSettings = GuardSettings()
     quality: QualitySettings = QualitySettings()
+    reasons: ReasonsSettings | None = None
     checkpoints: CheckpointsSettings = CheckpointsSettings()
     versions: VersionsSettings = VersionsSettings()
     history: HistorySettings = HistorySettings()

@@ -444,7 +444,8 @@ class Engine(ABC):
             if name in state:
                 store.restore(state[name], (segments or {}).get(name, {}))
         for name, part in self._parts().items():
-            part.restore(state[name])
+            if name in state:  # else the part is new with this configuration
+                part.restore(state[name])
 
     def state_digest(self) -> str:
         """SHA-256 of the whole state, rows included; equal for equal engines."""

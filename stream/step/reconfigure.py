@@ -356,6 +356,9 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         carried[part] = {
             key: known if key == "counts" else without(known) for key, known in state[part].items()
         }
+    if "reasons" in state:
+        usual = state["reasons"]
+        carried["reasons"] = usual | {key: without(usual[key]) for key in ("usual", "taken")}
     if (threshold := new.task().alert_at) != old.task().alert_at:
         carried["threshold"] = threshold  # else an operator's command holds
     if not changes.same_combiner:
@@ -363,6 +366,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     if not changes.same_columns:
         del carried["pending"], carried["drift"]["columns"]
         carried.pop("history", None)
+        carried.pop("reasons", None)
         carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
     added = {m.name for m in new.members} != {m.name for m in old.members}
     whole = changes.same_combiner and not gone and not added

@@ -17,6 +17,7 @@ from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.tasks import Judge
+from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Scored
 from stream.contract.records import NewRecord, Record, Slice
@@ -33,6 +34,7 @@ from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
+from stream.step.reasons import Reasons
 from stream.step.scores import PLACE, carrying, score_encoder
 from stream.step.tallies import Tallies
 
@@ -102,6 +104,11 @@ class ScoringEngine(Engine):
         )
         self.outcomes = Outcomes(
             *(pending, ensemble, learning, self.maturity, self.tallies, matured)
+        )
+        self.reasons = (
+            None
+            if config.reasons is None
+            else Reasons(config.reasons, config.features, features.schema, ensemble)
         )
         self._encode = score_encoder(self.task, ensemble.names)
         self.threshold = self.task.alert_at
@@ -174,6 +181,9 @@ class ScoringEngine(Engine):
         x = self.features.transform(events.columns)
         said = self._say(events, self.learning.score(x), self.clock_ms, self.seq + 1)
         scored = said.scored
+        if self.reasons is not None:
+            said = self._reasoned(said, x)
+            self.reasons.scored(x, said.keep[0][:, :, 0], self.counts["scored"])
         out.scores += carrying(said.records, scored, self.config.scores, self.clock_ms)
         out.scored.append(scored)
         score, alert, cold = scored.score, scored.alert, scored.cold
@@ -210,6 +220,40 @@ class ScoringEngine(Engine):
         tail += ',"cold":true' if cold else ""
         return _Said(scored, self._encode(scored, tail), (links, link, promise))
 
+    def _reasoned(self, said: _Said, x: FeatureBatch) -> _Said:
+        """The same with the reasons that are told with scores; of a cold one there are none."""
+        if self.reasons is None or said.scored.cold:
+            return said
+        links, link, _ = said.keep
+        alert = said.scored.alert
+        made = self.reasons.adding(said.records, x, links[:, :, 0], link[:, 0], alert)
+        return said._replace(records=made)
+
+    def _why(self, x: FeatureBatch, made: tuple[F64, F64]) -> dict[str, Any] | None:
+        """All reasons of one event with these links, exactly; ``None`` where none are told."""
+        if self.reasons is None or self.ensemble.cold:
+            return None
+        links, link = made
+        return self.reasons.whole(self.reasons.of(x, links[:, :, 0], link[:, 0], exact=True))
+
+    def why(self, event_id: str) -> dict[str, Any] | None:
+        """Why an event that is held would have its score now, with the features it was scored by.
+
+        ``None`` where it is not held. Changes nothing.
+        """
+        rows = self.pending.find(np.array([hash_text(event_id)], np.uint64))
+        if rows[0] < 0:
+            return None
+        row = self.pending.take(rows)
+        dense, hashed = (np.ascontiguousarray(row[name]) for name in ("dense", "hashed"))
+        x = FeatureBatch(self.features.schema, dense, hashed)
+        with self.ensemble.as_it_is():
+            made = self._foreseen(x)
+            why = self._why(x, made)
+        score = float(self.task.score(self.task.output(made[1]))[0])
+        told = {"id": event_id, "score": score, "seq": self.seq, "digest": self.digest}
+        return told | {"reasons": why}
+
     def what_if(self, record: Record, clock_ms: int) -> dict[str, Any] | DeadLetter:
         """What the next step would say of an event, by that clock; changes nothing.
 
@@ -223,9 +267,12 @@ class ScoringEngine(Engine):
             return letters[0]
         x = self.features.foresee(events.columns)
         with self.ensemble.as_it_is():
-            said = self._say(events, self._foreseen(x), clock_ms, self.seq)
+            made = self._foreseen(x)
+            said = self._say(events, made, clock_ms, self.seq)
+            why = self._why(x, made)
         answer: dict[str, Any] = msgspec.json.decode(said.records[0].value or b"")
-        return {k: v for k, v in answer.items() if k not in PLACE} | {"digest": self.digest}
+        answer = {k: v for k, v in answer.items() if k not in PLACE} | {"digest": self.digest}
+        return answer if why is None else answer | {"reasons": why}
 
     def _foreseen(self, x: FeatureBatch) -> tuple[F64, F64]:
         """Links as :meth:`Learning.score` would give them, on nobody's record."""
@@ -284,6 +331,7 @@ class ScoringEngine(Engine):
             "reactions": self.reactions,
             "challengers": self.challengers,
             **({"guard": self.guard} if self.guard.on else {}),
+            **({} if self.reasons is None else {"reasons": self.reasons}),
         }
 
     def _keep_all(self) -> None:
@@ -302,6 +350,8 @@ class ScoringEngine(Engine):
         self.challengers.replaced(name)
         self.guard.replaced(name)
         self.drift.renew(name)
+        if self.reasons is not None:
+            self.reasons.replaced(name)
 
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: early labels leave."""

@@ -52,6 +52,9 @@ RAW: dict[str, Any] = {
 }
 
 
+REASONS: dict[str, Any] = {"link": 0.0, "base": 0.0, "rest": 0.0, "top": []}
+
+
 def config(**http: Any) -> Config:
     """A small configuration with these HTTP settings."""
     return parse(RAW | {"http": RAW["http"] | http}, "test")
@@ -197,6 +200,11 @@ class FakeBackend:
         return bad or [
             {k: v for k, v in score if k not in PLACE} | {"digest": GENESIS} for score in said
         ]
+
+    def why(self, event_id: str, timeout_s: float) -> dict[str, Any] | None:
+        """Of every event seen."""
+        known = event_id in self.seen
+        return {"id": event_id, "score": 0.5, "reasons": REASONS} if known else None
 
     def history(self) -> dict[str, Any]:
         """No points."""

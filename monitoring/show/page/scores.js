@@ -8,6 +8,7 @@ let recent = { latest: [], highest: [] };
 let members = [];
 let predicts = false; // a class, as each member does
 let ranks = false;
+let told = false; // reasons, with any score shown
 let asked = 0;
 
 const FIRST = 5; // items of a list
@@ -22,10 +23,11 @@ const listRow = (s) => [
   Object.entries(s.left_out).map(([why, items]) => `${why.replaceAll("_", " ")} ${count(items)}`).join(", ") || NONE,
 ];
 
-const scoreHeads = () => ["Event", "Scored at", ...(predicts ? ["Prediction"] : []), n("Score"), "Alert", ...members.map((m) => n(m))];
+const why = (s) => wide((s.reasons?.top ?? []).map((t) => t.text ?? t.reason).join(", ") || NONE);
+const scoreHeads = () => ["Event", "Scored at", ...(predicts ? ["Prediction"] : []), n("Score"), "Alert", ...(told ? ["Why"] : []), ...members.map((m) => n(m))];
 const scoreRow = (s) => [
   wide(s.id), clock(s.scored_at), ...(predicts ? [s.prediction ?? NONE] : []), n(fixed(s.score)),
-  s.alert ? { text: "alert", kind: "bad" } : NONE,
+  s.alert ? { text: "alert", kind: "bad" } : NONE, ...(told ? [why(s)] : []),
   ...members.map((m) => n(predicts ? s.members[m] ?? NONE : fixed(s.members[m], 3))),
 ];
 
@@ -38,6 +40,7 @@ export function show(snapshot) {
   predicts = snapshot.task === "classes";
   ranks = snapshot.task === "ranking";
   members = snapshot.members.map((m) => m.name);
+  told = [...recent.latest, ...recent.highest].some((s) => s.reasons);
   draw();
 }
 

@@ -160,6 +160,14 @@ def _reads() -> Json:
             (*_READ, "not-found"),
             [event_id],
         ),
+        "/v1/reasons/{id}": _get(
+            "reasons",
+            "Why an event has its score: `then`, as told with it; `now`, as it would be of the "
+            "event as it was scored, if it waits for its horizon.",
+            some,
+            (*_READ, "not-found", "late", "stopping", "not-ready"),
+            [event_id],
+        ),
         "/v1/models": _get("models", "Members, weights and states.", some, _READ),
         "/v1/parameters": _get("parameters", "Parameter tables by member.", some, _READ),
         "/v1/audit": _get("audit", "The newest audit records.", records, tail, [limit]),
@@ -265,6 +273,8 @@ def _score(config: Config) -> Json:
     """A score record of what the target is."""
     schema = json_schema(config.target.type)
     schema["properties"]["score"] = {"type": "number", **_within(config.task())}
+    if config.reasons is not None:
+        schema["properties"]["reasons"] = _REASONS
     return schema
 
 
@@ -382,6 +392,31 @@ _APPENDED: Json = {
                     for name in ("partition", "first", "last", "count")
                 },
             },
+        },
+    },
+}
+
+_REASONS: Json = {
+    "type": "object",
+    "description": "`base`, `rest` and the weights of `top` add up to `link`, the score's logit",
+    "required": ["link", "base", "rest", "top"],
+    "properties": {
+        **{name: {"type": "number"} for name in ("link", "base", "rest")},
+        "top": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["reason", "weight"],
+                "properties": {
+                    "reason": {"type": "string"},
+                    "weight": {"type": "number", "exclusiveMinimum": 0},
+                    "text": {"type": "string"},
+                },
+            },
+        },
+        "members": {
+            "type": "object",
+            "description": "of what-ifs and reasons: by member, what each reason does",
         },
     },
 }

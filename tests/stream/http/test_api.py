@@ -16,7 +16,7 @@ from stream.http.ingest import Ingest
 from stream.http.problem import Problem
 from stream.settings.load import parse
 from stream.settings.schema import TimeFormat
-from tests.support.http_fake import RAW, Running, config, event, problem, running, score_of
+from tests.support.http_fake import RAW, REASONS, Running, config, event, problem, running, score_of
 from tests.support.waiting import DEADLINE_S, wait_until
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -349,3 +349,21 @@ class TestWhatIf:
         """There is no state to ask yet."""
         fresh.backend.readiness = (False, "restoring")
         problem(fresh.http.post("/v1/what-if", json=event()), "not-ready")
+
+
+class TestReasons:
+    def test_an_event_is_told_why(self) -> None:
+        """As told with its score, and as it would be now; of others there is nothing."""
+        with running(parse(RAW | {"reasons": {}}, "test")) as it:
+            assert it.http.post("/v1/score", json=event("p1")).status_code == 200
+            body = it.http.get("/v1/reasons/p1").json()
+            problem(it.http.get("/v1/reasons/nobody"), "not-found")
+            routes = {route for route, *_ in it.observed}
+        assert (body["id"], body["then"]) == ("p1", None)
+        assert body["now"]["reasons"] == REASONS
+        assert "/v1/reasons/{id}" in routes
+
+    def test_a_service_without_reasons_says_so(self, fresh: Running) -> None:
+        """And what to configure."""
+        body = problem(fresh.http.get("/v1/reasons/p1"), "not-found")
+        assert "[reasons]" in body["detail"]

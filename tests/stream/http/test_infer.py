@@ -190,3 +190,14 @@ def test_classes_have_names() -> None:
     }
     assert told["prediction"]["data"] == [""]
     assert (told["members"]["shape"], told["members"]["data"]) == ([1, 2], ["a", ""])
+
+
+def test_reasons_are_told_as_json() -> None:
+    """Where they are configured; empty of a score that has none."""
+    found = Inference(parse(RAW | {"reasons": {}}, "test"))
+    asked, _ = found.asked(
+        b'{"inputs": [{"name": "amount", "shape": [2], "datatype": "FP64", "data": [5, 6]}],'
+        b' "outputs": [{"name": "reasons"}]}'
+    )
+    [told] = found.answer(asked, [{"seq": 3, "reasons": {"link": 0.5}}, {"seq": 3}])["outputs"]
+    assert told["data"] == ['{"link":0.5}', ""]

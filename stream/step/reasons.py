@@ -23,10 +23,9 @@ from stream.contract.records import NewRecord
 from stream.settings.schema import ReasonsSettings
 
 EVERY = 16
-"""Telling what is usual of each event took as long as telling the reasons."""
+"""Usual moves slowly: members explain so few events for it that it costs next to nothing."""
 MEMORY = 4096
 """Events, of those taken, after which a mean has mostly forgotten."""
-
 
 _encode = msgspec.json.Encoder().encode
 
@@ -128,9 +127,9 @@ class Reasons:
     def _slopes(self, links: F64, moved: F64, link: F64) -> F64:
         """By how much the score's link moves with each member's from where that usually is.
 
-        ``moved`` ``(n, m)``: from there to ``links``. What the slopes miss of how far the
-        link has moved, they share by what they tell. A member in quarantine says what the others do
-        on average: they move what it would. Raises ``ValueError`` where the combiner has no slopes;
+        ``moved`` ``(n, m)``: from there to ``links``. What the slopes miss of how far the link has
+        moved, they share by what they tell. A member in quarantine says what the others do on
+        average: they move what it would. Raises ``ValueError`` where the combiner has no slopes;
         the settings refuse those.
         """
         combiner, start = self._ensemble.combiner, links - moved
@@ -164,6 +163,8 @@ class Reasons:
             if tell != "all" and not (exact and tell == "alerts"):
                 continue
             rows = np.flatnonzero(wanted)
+            if not len(rows):
+                continue
             told = self.of(x.take(rows), links[rows], link[rows], exact)
             for row, shown in zip(rows.tolist(), self.shown(told), strict=True):
                 head = (out[row].value or b"{}")[:-1]

@@ -90,7 +90,18 @@ class ScoringEngine(Engine):
             *(config.guard, config.challengers, ensemble, self.auditor, pending, self.ledger),
             *(self.counts, self._put_back),
         )
-        self.reactions = Reactions(config.drift, ensemble, self.auditor, self.challengers)
+        self.reasons = (
+            None
+            if config.reasons is None
+            else Reasons(config.reasons, config.features, features.schema, ensemble)
+        )
+        self.reactions = Reactions(
+            config.drift,
+            ensemble,
+            self.auditor,
+            self.challengers,
+            None if self.reasons is None else self.reasons.replaced,
+        )
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
@@ -104,11 +115,6 @@ class ScoringEngine(Engine):
         )
         self.outcomes = Outcomes(
             *(pending, ensemble, learning, self.maturity, self.tallies, matured)
-        )
-        self.reasons = (
-            None
-            if config.reasons is None
-            else Reasons(config.reasons, config.features, features.schema, ensemble)
         )
         self._encode = score_encoder(self.task, ensemble.names)
         self.threshold = self.task.alert_at

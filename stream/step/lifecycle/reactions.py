@@ -9,7 +9,7 @@ what each reaction does to the scores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from models.base import State
@@ -34,6 +34,8 @@ class Reactions:
     auditor : Auditor
     challengers : Challengers or None
         ``None``: an alarm challenges nobody.
+    began : callable, optional
+        Told of each member that began anew.
 
     Attributes
     ----------
@@ -47,12 +49,14 @@ class Reactions:
         ensemble: Ensemble,
         auditor: Auditor,
         challengers: Challengers | None,
+        began: Callable[[str], None] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._settings = settings
         self._ensemble = ensemble
         self._auditor = auditor
         self._challengers = challengers
+        self._told = began
         self._births: Counter[str] = Counter()  # models built anew, by member
         self._unripe: dict[str, int] = {}  # labels until what began anew is ripe
         self._ripe_ms: dict[str, int] = {}  # newest event scored by then, or by an older model
@@ -102,6 +106,8 @@ class Reactions:
         self._births[name] += 1
         self._ensemble.renew(name, self._births[name])
         self._began(name)
+        if self._told is not None:
+            self._told(name)
         self.counts[f"member_reset/{name}"] += 1
         self._auditor.renewed(name, "member_reset", _CAUSE, {"number": self._births[name]})
 

@@ -201,6 +201,19 @@ def test_what_is_usual_is_a_mean_of_events_scored(tmp_path: Path) -> None:
     assert state["usual"]["crossed"][amount] == pytest.approx(np.mean(told), abs=1e-12)
 
 
+def test_nothing_is_usual_of_a_member_that_began_anew(tmp_path: Path) -> None:
+    """By a drift alarm, or as another model; of the others it stays."""
+    members = [*MEMBERS[:2], MEMBERS[4]]
+    c = config(tmp_path, members=members, reasons={"tell": "asked"}, drift={"on_alarm": "reset"})
+    engine = build_engine(c, None)
+    run(engine)
+    assert engine.reasons is not None
+    before = engine.reasons.state()["taken"]
+    assert set(before.values()) == {400 // EVERY}
+    engine.reactions._reset("crossed")
+    assert engine.reasons.state()["taken"] == before | {"crossed": 0}
+
+
 def test_an_event_that_waits_is_told_why_it_would_have_its_score_now(tmp_path: Path) -> None:
     """By the features that it was scored by and the members of today; no other event is."""
     engine = build_engine(of(tmp_path), None)

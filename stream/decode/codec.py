@@ -17,7 +17,7 @@ import numpy as np
 from models.base import F64, I64, U64, EventColumns
 from models.task import json_text
 from stream.contract.commands import COMMAND, Command
-from stream.contract.hashing import hash_text
+from stream.contract.hashing import hash_text, hash_texts
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record, Slice
 from stream.decode.coerce import BadValue, coercion
@@ -28,8 +28,6 @@ from stream.settings.paths import place, pointed
 from stream.settings.schema import SCHEMA_TYPES, Config, FieldSettings
 
 T = TypeVar("T")
-Contents = Callable[[Record], Any]
-"""What a record holds: JSON, or plain values."""
 ID_BYTES = 256
 """Longest event id, in UTF-8 bytes."""
 FINITE: Any = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
@@ -107,8 +105,8 @@ class Codec:
         self._decoders = {config.topics.events: self.events, config.topics.labels: self.labels}
         self._limit = config.limits.record_bytes
         self.schemas = Schemas()
-        self._event_contents = self._contents(unpacker(config.event.format, self.schemas))
-        self._label_contents = self._contents(unpacker(config.label.format, self.schemas))
+        self._unpack_event = unpacker(config.event.format, self.schemas)
+        self._unpack_label = unpacker(config.label.format, self.schemas)
         formats = {
             config.topics.events: config.event.format,
             config.topics.labels: config.label.format,
@@ -174,7 +172,7 @@ class Codec:
 
     def events(self, records: Sequence[Record]) -> tuple[Events, list[DeadLetter]]:
         """Columns of the good events and the bad records, each in input order."""
-        good, rows, bad = self._each(records, self._event_contents, self._read_event)
+        good, rows, bad = self._each(records, self._unpack_event, self._read_event)
         columns = EventColumns(
             event_time_ms=np.array([r.time for r in rows], dtype=np.int64),
             numbers={n: _numbers([getattr(r, a) for r in rows], d) for n, a, d in self._numbers},
@@ -184,17 +182,16 @@ class Codec:
             entities={n: _hashes([getattr(r, a) for r in rows], d) for n, a, d in self._entities},
         )
         ids = [r.id for r in rows]
-        hashes = np.array([hash_text(i) for i in ids], dtype=np.uint64)
-        labels = [r.label for r in rows] if self._inline else [math.nan] * len(rows)
-        return Events(good, ids, hashes, columns, *_truths(labels)), bad
+        truths = _truths([r.label for r in rows] if self._inline else [math.nan] * len(rows))
+        return Events(good, ids, hash_texts(ids), columns, *truths), bad
 
     def labels(self, records: Sequence[Record]) -> tuple[Labels, list[DeadLetter]]:
         """Columns of the good labels and the bad records, each in input order."""
-        good, rows, bad = self._each(records, self._label_contents, self._read_label)
+        good, rows, bad = self._each(records, self._unpack_label, self._read_label)
         y, newcomers = _truths([r[1] for r in rows])
         return Labels(
             good,
-            np.array([hash_text(r[0]) for r in rows], dtype=np.uint64),
+            hash_texts([r[0] for r in rows]),
             y,
             np.array([r[2] for r in rows], dtype=np.int64),
             newcomers,
@@ -206,7 +203,7 @@ class Codec:
         An event is filed under its first entity field, so that what belongs together stays in
         order; under its id where it has none.
         """
-        _, rows, bad = self._each(records, self._event_contents, self._read_event)
+        _, rows, bad = self._each(records, self._unpack_event, self._read_event)
         _, field, default = self._entities[0] if self._entities else ("", "id", None)
         keys = [getattr(r, field) for r in rows]
         keys = [default if key is None else key for key in keys]
@@ -217,13 +214,13 @@ class Codec:
 
     def label_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good labels, their event's id, and the bad records."""
-        _, rows, bad = self._each(records, self._label_contents, self._read_label)
+        _, rows, bad = self._each(records, self._unpack_label, self._read_label)
         return [Keyed(r[0], r[0]) for r in rows], bad
 
     def command(self, record: Record) -> Command | DeadLetter:
         """The operator's command in a control record; it names only what exists."""
         try:
-            command: Command = self._command.decode(self._json(record))
+            command: Command = self._command.decode(shallow(self._payload(record)))
             command.check(self._members, self._task, self._configured)
             return command
         except _Refused as refusal:
@@ -232,15 +229,23 @@ class Codec:
             return DeadLetter(record, "command", str(error))
 
     def _each(
-        self, records: Sequence[Record], contents: Contents, read: Callable[[Any], Any]
+        self, records: Sequence[Record], unpack: Unpack | None, read: Callable[[Any], Any]
     ) -> tuple[list[Record], list[Any], list[DeadLetter]]:
-        """The good records, what ``read`` made of the contents of each, and the bad records."""
+        """The good records, what ``read`` made of each, and the bad records.
+
+        It reads a record's JSON, or what ``unpack`` makes of its bytes.
+        """
         good: list[Record] = []
         rows: list[Any] = []
         bad: list[DeadLetter] = []
         for record in records:
             try:
-                rows.append(read(contents(record)))
+                payload = self._payload(record)
+                if unpack is not None:
+                    rows.append(read(unpack(record, payload)))
+                else:
+                    # A shorter one has no room for more levels, each with its end.
+                    rows.append(read(payload if len(payload) <= 2 * DEPTH else shallow(payload)))
             except _Refused as refusal:
                 bad.append(DeadLetter(record, refusal.reason, refusal.error))
             except (msgspec.MsgspecError, ValueError) as error:
@@ -274,17 +279,6 @@ class Codec:
             except BadTime as error:
                 raise _refused_at(error, self._label_time) from error
         return _identifier(row.id), self._value(row.label), at
-
-    def _contents(self, unpack: Unpack | None) -> Contents:
-        """What gives a record's JSON, or what ``unpack`` makes of its bytes."""
-        return self._json if unpack is None else lambda r: unpack(r, self._payload(r))
-
-    def _json(self, record: Record) -> bytes:
-        value = record.value
-        if value is None or len(value) > self._limit:
-            raise self._unusable(record)
-        # A shorter one has no room for more levels, each with its end.
-        return value if len(value) <= 2 * DEPTH else shallow(value)
 
     def _payload(self, record: Record) -> bytes:
         if record.value is None or len(record.value) > self._limit:
@@ -329,7 +323,7 @@ def _refused_at(error: ValueError, where: str) -> _Refused:
 
 def _identifier(value: str | int) -> str:
     text = value if isinstance(value, str) else str(value)
-    size = len(text.encode())
+    size = len(text) if text.isascii() else len(text.encode())
     if not 1 <= size <= ID_BYTES:
         raise _Refused("schema", f"expected an id of 1..{ID_BYTES} bytes, got {size}")
     return text
@@ -404,18 +398,23 @@ def provisional(name: str) -> float:
 
 def _truths(labels: list[float | str]) -> tuple[F64, dict[float, str]]:
     """Truths, provisional ones of newcomers among them, and the names of these."""
+    if str not in set(map(type, labels)):
+        return np.array(labels, dtype=np.float64), {}
     newcomers = {provisional(name): name for name in labels if isinstance(name, str)}
     y = [provisional(label) if isinstance(label, str) else label for label in labels]
     return np.array(y, dtype=np.float64), newcomers
 
 
 def _numbers(values: list[float | bool | None], missing: float) -> F64:
-    return np.array([missing if v is None else v for v in values], dtype=np.float64)
+    if not math.isnan(missing):  # which None is as a number
+        values = [missing if v is None else v for v in values]
+    return np.array(values, dtype=np.float64)
 
 
 def _hashes(values: list[str | int | None], default: object) -> U64:
+    found = hash_texts([v if isinstance(v, str) else str(v) for v in values])
+    if None not in values:
+        return found
     missing = 0 if default is None else hash_text(str(default))
-    return np.array(
-        [missing if v is None else hash_text(v if isinstance(v, str) else str(v)) for v in values],
-        dtype=np.uint64,
-    )
+    found[[v is None for v in values]] = missing
+    return found

@@ -169,7 +169,7 @@ class FeedbackCodec(Codec):
 
     def feedback(self, records: Sequence[Record]) -> tuple[Taken, list[DeadLetter]]:
         """The good records and the bad ones, each in input order."""
-        good, rows, bad = self._each(records, self._event_contents, self._read_feedback)
+        good, rows, bad = self._each(records, self._unpack_event, self._read_feedback)
         return Taken(good, [what for what, _ in rows], [ms for _, ms in rows]), bad
 
     def _read_feedback(self, payload: bytes) -> tuple[Any, int]:

@@ -224,6 +224,16 @@ class Ensemble(Group[Model]):
         self.members[self._known(name)] = self.made(name, number, self.specs.get(name))
         self._taught.discard(name)
 
+    def warm(self, name: str, first: int, x: FeatureBatch, y: F64, w: F64) -> int:
+        """The member learns rows from before it came, ``n`` from number ``first`` on.
+
+        Gives how many there were. Raises :class:`MemberError` if it fails.
+        """
+        taken = self._taken(name, first, len(y))
+        _learn(name, self.members[name], x.take(taken), y[taken], w[taken])
+        self._taught.add(name)
+        return len(y)
+
     def replace(self, name: str, model: Model, spec: Spec | None = None) -> None:
         """See :meth:`Group.replace`."""
         super().replace(name, model, spec)

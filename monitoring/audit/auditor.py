@@ -393,30 +393,32 @@ class Auditor:
 
     def reconfigured(
         self,
-        digest: str,
+        told: Mapping[str, Any],
         added: Sequence[str],
         removed: Sequence[str],
         changed: Mapping[str, Sequence[str]],
-        backfill: Mapping[str, Any] | None = None,
-        taught: Mapping[str, int] | None = None,
+        taught: Mapping[str, Mapping[str, Any]],
+        cause: str = "configuration",
+        actor: str = "engine",
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record a new configuration (its ``digest``) and each member that it changed.
+        """Record a new configuration, ``told`` of it, and each member that it changed.
 
-        ``changed``: member to the names of the parameters that are others now. ``taught``: labels
-        that a member had learned from the past before it came, by ``backfill``.
+        ``changed``: member to the names of the parameters that are others now. ``taught``: by what
+        a member had learned before it came (``backfill``, ``history``), and what. ``asked``: where
+        the command stands that asked for it, by whom (``actor``) and why.
         """
-        source = {} if backfill is None else {"backfill": dict(backfill)}
-        self.record("reconfigured", "configuration", "service", {"config": digest} | source)
+        self.record("reconfigured", cause, "service", {**told, **(asked or {})}, actor)
         for name in removed:
             self.record("member_removed", "configuration", name, {})
-        told: list[tuple[str, AuditEvent, dict[str, Any]]] = [
+        members: list[tuple[str, AuditEvent, dict[str, Any]]] = [
             *((name, "hyper_changed", {"changed": list(keys)}) for name, keys in changed.items()),
             *((name, "member_added", {}) for name in added),
         ]
-        for name, event, detail in told:
-            if taught and name in taught:
-                told_of = source["backfill"] | {"updates": taught[name]}
-                self.renewed(name, event, "backfill", detail | {"backfill": told_of})
+        for name, event, detail in members:
+            if name in taught:
+                [by] = taught[name]
+                self.renewed(name, event, by, {**detail, **taught[name]})
             else:
                 self._tell(name, event, "configuration", detail)
 

@@ -163,6 +163,46 @@ def run(
         run_daemon(load(config), accept_changes)
 
 
+@app.command("apply")
+def apply_(
+    config: ConfigPath,
+    accept: Annotated[
+        bool, typer.Option(help="Let go of the state of what the file changes.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show the difference only.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for whoever reads the audit trail.")] = "",
+    ticket: Annotated[str, typer.Option(help="Where it was decided.")] = "",
+    wait: Annotated[float, typer.Option(min=0, help="Seconds until somebody takes it.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Let the running service go on under a changed file, without a restart.
+
+    Shows what keeps its state, what starts new and what is lost; says which step took it.
+    """
+    from stream.tools.operate import CommandRefused, apply_configuration, difference
+
+    with reported():
+        loaded = load(config)
+        base, restart, changes, same = difference(loaded)
+        lines = changes.lines() if changes else [f"needs a restart: {path}" for path in restart]
+        if not as_json:
+            for line in lines:
+                out.print(line)
+        if restart:
+            raise CommandRefused(f"needs a restart: {'; '.join(restart)}. Nothing was appended")
+        if changes and changes.lost and not accept and not dry_run:
+            raise CommandRefused("state would be lost: say --accept. Nothing was appended")
+        grounds = {"reason": reason, "ticket": ticket}
+        given = {key: text for key, text in grounds.items() if text}
+        taken = {} if dry_run or same else apply_configuration(loaded, base, accept, given, wait)
+    if as_json:
+        print_json({"base": base, "changes": lines} | taken)
+    elif taken:
+        out.print(f"holds from step {taken['seq']} on; start with this file from now on")
+    else:
+        out.print("nothing was appended")
+
+
 Kind = Annotated[
     KindName,
     typer.Option(

@@ -59,6 +59,9 @@ class Controlled(Protocol):
     def pin(self, digest: str, until_ms: int) -> None:
         """Keep a version for longer."""
 
+    def admit(self, command: Configure) -> Any:
+        """A new engine of another configuration; raises :class:`CommandRefused`."""
+
     def install(
         self, digests: Mapping[str, str], cause: Literal["installed", "rolled_back"]
     ) -> dict[str, dict[str, Any]]:
@@ -240,6 +243,48 @@ class Pin(Command, frozen=True, tag="pin"):
         until_ms = int(self.until.timestamp() * 1000)
         engine.pin(digest, until_ms)
         return Done(self.member, {"version": digest, "until_ms": until_ms})
+
+
+class Configure(Command, frozen=True, tag="configure"):
+    """Another configuration holds from here on; `millrace apply` sends it."""
+
+    event = "reconfigured"
+    base: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[0-9a-f]{64}$(?!\n)",
+            description="digest of the configuration in force, as it was looked at",
+            examples=["0123456789abcdef" * 4],
+        ),
+    ]
+    settings: Annotated[
+        str,
+        msgspec.Meta(
+            description="the whole configuration as JSON, as `millrace check --json` prints it",
+            examples=['{"format": 3}'],
+        ),
+    ]
+    accept: Annotated[bool, msgspec.Meta(description="let go of the state of what it changes")] = (
+        False
+    )
+
+    def tree(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        return msgspec.json.decode(self.settings, type=dict[str, Any])
+
+    def check(
+        self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
+    ) -> None:
+        """See :meth:`Command.check`."""
+        try:
+            self.tree()
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"Expected a table as JSON; {error} - at `$.settings`") from error
+
+    def apply(self, engine: Controlled) -> Done:
+        """Refuse it: one that can be followed is a step of its own, which no slice is part of."""
+        engine.admit(self)
+        raise CommandRefused("expected a step of its own: nothing else can be taken with it")
 
 
 _DURATION = msgspec.Meta(

@@ -15,6 +15,8 @@ import time
 FAILPOINTS = (
     "step.before",
     "step.after",
+    "configure.before",
+    "configure.after",
     "commit.before",
     "commit.middle",
     "commit.after",

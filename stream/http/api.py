@@ -147,14 +147,12 @@ class Api:
         self._charts = _plotly_script()
         self._tokens = Tokens(config.http.tokens)
         self._bodies = Bodies(config.http.max_body_bytes)
-        self._ingest = Ingest(config)
-        self._inference = Inference(config)
+        self.follow(config)
         self._appender = GroupAppender(backend.append)
         self._feed = Feed(lambda: self._read(backend.snapshot), lambda: self._read(backend.history))
         self._reads = anyio.CapacityLimiter(1)
         self._scrapes = anyio.CapacityLimiter(1)
         self._asks = anyio.CapacityLimiter(ASKED)
-        self._openapi = msgspec.json.encode(document(config))
         routes = self._routes()
         app = Starlette(routes=routes, exception_handlers=_HANDLERS)
         app.router.redirect_slashes = False
@@ -165,6 +163,15 @@ class Api:
             is_loopback(config.http.host),
             observe,
         )
+
+    def follow(self, config: Config) -> None:
+        """Read requests by this configuration from here on (any thread).
+
+        What routes, tokens and topics are made of stays what it is for the service's life.
+        """
+        self._ingest = Ingest(config)
+        self._inference = Inference(config)
+        self._openapi = msgspec.json.encode(document(config))
 
     def _routes(self) -> list[BaseRoute]:
         post, get = ["POST"], ["GET"]

@@ -147,6 +147,10 @@ class Server:
         self._running.wait()
         log.info("http listening", host=host, port=self._port)
 
+    def follow(self, config: Config) -> None:
+        """Requests are read by another configuration from here on (any thread)."""
+        self._api.follow(config)
+
     def stop(self, timeout_s: float) -> bool:
         """Finish what is in progress, close, end the thread; whether it ended in time.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
 from stream.settings.specs import defined
+from stream.step.configure import admitted
 from stream.step.engine import Engine
 from stream.step.lifecycle.history import History
 from stream.step.pending.store import Pending, row_dtype
@@ -64,7 +66,7 @@ def build_scoring(
     ensemble = _ensemble(config, features, task)
     names = ("ensemble", *ensemble.names)
     dtype = _row(features, config, task)
-    return ScoringEngine(
+    engine = ScoringEngine(
         config,
         features,
         ensemble,
@@ -81,6 +83,8 @@ def build_scoring(
         Trail(config.name, key),
         History(config.history, dtype, ensemble.names, directory),
     )
+    engine.admits = partial(admitted, partial(build_scoring, directory=directory, key=key))
+    return engine
 
 
 def _ensemble(

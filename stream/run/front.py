@@ -28,6 +28,7 @@ from stream.run.readings import parameter_counts, readings
 from stream.run.service import Listener, Service
 from stream.run.threads import NoTurn
 from stream.settings.ranking import RECOMMENDER
+from stream.settings.schema import Config
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.step.scoring import ScoringEngine, scoring
@@ -123,6 +124,13 @@ class Front(Listener):
             )
         self.telemetry.stages["commit"].observe(seconds)
         self._page.committed(outputs)
+
+    def reconfigured(self, config: Config) -> None:
+        """See :class:`Listener`: what is told next is of the new members, what is taken too."""
+        self._kinds = {m.name: m.type for m in config.members}
+        self._published_s = self._counted_s = float("-inf")
+        if self.server is not None:
+            self.server.follow(config)
 
     def _publish(self, engine: Engine) -> None:
         """Copy what scrapes need out of the engine (loop thread), not more often than needed."""

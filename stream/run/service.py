@@ -20,6 +20,7 @@ import structlog
 
 from models.base import MillraceError
 from monitoring.audit.trail import head_after, load_private_key
+from stream.contract.commands import CommandRefused
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogError, LogUnavailable
 from stream.contract.outputs import Outputs
@@ -45,6 +46,7 @@ from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 from stream.state.room import free_room
 from stream.state.topics import inputs
+from stream.step.configure import configures
 from stream.step.engine import Engine, Models
 from stream.step.reconfigure import compare, reconfigure
 
@@ -81,6 +83,9 @@ class Listener:
 
     def checkpointed(self, written: Written) -> None:
         """A generation was published (checkpoint thread)."""
+
+    def reconfigured(self, config: Config) -> None:
+        """Another configuration holds from here on; not visible yet (loop thread)."""
 
 
 class Service:
@@ -444,13 +449,14 @@ class Service:
         found[number] = self.registry.schema(number)
 
     def _apart(self, slices: list[Slice]) -> list[list[Slice]]:
-        """A command that puts models in place is a step of its own: what it names is had before."""
+        """A command that puts models in place is a step of its own: what it names is had before.
+        So is one that asks for another configuration."""
         engine, topic = self._engine(), self.config.topics.control
-        if all(piece.range.topic != topic for piece in slices) or not engine.wanted(slices):
-            return [slices]
         control = [piece for piece in slices if piece.range.topic == topic]
         rest = [piece for piece in slices if piece.range.topic != topic]
         each = [[Slice(range_of([r]), [r])] for piece in control for r in piece.records]
+        if not any(configures(engine, one) for one in each) and not engine.wanted(control):
+            return [slices]
         return [*each, rest] if rest else each
 
     def _models(self, slices: list[Slice]) -> Models:
@@ -473,6 +479,11 @@ class Service:
         if self.isolation.careful:
             self.committer.wait(self.beat)
         skipped = self.isolation.taking(slices, engine.seq)
+        if not skipped and (command := configures(engine, slices)) is not None:
+            if engine.seq == 0:
+                self._take([])  # under what the shard began is on record first
+            with suppress(CommandRefused):  # the step's dead letter says so
+                return self._configure(engine.admit(command), slices)
         models = self._models(slices)
         batch = Batch(
             *(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room(), models)
@@ -495,6 +506,31 @@ class Service:
         self.checkpointer.stepped(seconds, records)
         if checkpoint:
             self.checkpointer.snapshot(engine, self.topics.standing)
+        return True
+
+    def _configure(self, new: Engine, slices: list[Slice]) -> bool:
+        """Go on with a new engine, by a step that is the command alone; ``False`` as of a step."""
+        engine, started = self._engine(), time.monotonic()
+        try:
+            failpoint("configure.before")
+            outputs = reconfigure(engine, new, new.tree, asked=slices[0])
+            failpoint("configure.after")
+        except Exception as error:  # noqa: BLE001 - as of a step
+            new.close()
+            self._isolate(slices, error)
+            return False
+        engine.close()
+        self.engine, self.config = new, new.config
+        for listener in self.listeners:
+            listener.reconfigured(self.config)
+        self._commit(outputs)
+        for r in outputs.journal.ranges:
+            self.topics.standing.positions[(r.topic, r.partition)] = r.next_offset
+        seconds = time.monotonic() - started
+        logger.info("configured", seq=new.seq, seconds=round(seconds, 3))
+        for listener in self.listeners:
+            listener.stepped(new, outputs, seconds)
+        self.checkpointer.stepped(seconds, 1)
         return True
 
     def _room(self) -> int:

@@ -21,7 +21,7 @@ from stream.contract.records import Batch, JournalRecord, Range
 from stream.decode.codec import Codec
 from stream.logs.ahead import one_ahead
 from stream.settings.schema import Config
-from stream.settings.upgrade import Tree, digest, plain, recorded, settings
+from stream.settings.upgrade import Tree, digest, plain, settings
 from stream.state.follow import Adopted, Build, body_of, steps
 from stream.state.generations import (
     CheckpointError,
@@ -96,7 +96,7 @@ def reach(log: Log, config: Config) -> Reach:
     return Reach(after, counts[topics.events], counts[topics.labels], first_ms, last_ms)
 
 
-def in_force(log: Log, config: Config) -> Config:
+def in_force(log: Log, config: Config) -> Tree:
     """The configuration that the newest step of the shard ran under, as the journal vouches."""
     tree: Tree | None = None
     seq = 0
@@ -113,11 +113,11 @@ def in_force(log: Log, config: Config) -> Config:
         tree = body_of(record).config or tree
     if tree is None:
         raise BackfillRefused(
-            f"backfill: expected a stream that runs, got neither a generation in "
+            f"expected a stream that runs, got neither a generation in "
             f"{config.state_dir} nor the first step in {config.journal_topic}: `millrace run` it, "
             "its members learn as it goes"
         )
-    return recorded(tree, f"{config.journal_topic} or {config.state_dir}")
+    return tree
 
 
 def _record(log: Log, seq: int) -> JournalRecord | None:

@@ -142,7 +142,8 @@ class Reconfigured(Told, frozen=True, kw_only=True):
         new = built(means.build, self.config, f"{engine.config.journal_topic}: step {record.seq}")
         taken = self.backfill
         taught = None if taken is None else means.past(new.config, taken.after, engine.seq)
-        outputs = reconfigure(engine, new, self.config, taught)
+        asked = slices[0] if slices else None
+        outputs = reconfigure(engine, new, self.config, taught, asked)
         for left in (engine, *(() if taught is None else (taught.engine,))):
             left.close()
         return new, outputs

@@ -28,10 +28,10 @@ from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.quality import Figures
 from monitoring.quality.tasks import Kept
-from stream.contract.commands import CommandRefused
+from stream.contract.commands import CommandRefused, Configure
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged, Outputs, Scored
-from stream.contract.records import Batch, JournalRecord, NewRecord, Slice
+from stream.contract.records import Batch, JournalRecord, NewRecord, Range, Slice
 from stream.contract.schemas import Schema
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
@@ -116,6 +116,9 @@ class Engine(ABC):
         A command asked for a checkpoint after this step; the service resets it.
     threshold : float
         A score at or above it is an alert; infinite where nothing alerts.
+    admits : callable or None
+        Makes the engine that goes on under another configuration, see ``configure.py``. Set by who
+        builds the engine; ``None``: it has one configuration for life.
     quality : Kept
         How good what was said turned out to be.
     drift : DriftMonitor
@@ -126,6 +129,7 @@ class Engine(ABC):
     """
 
     threshold: float = math.inf
+    admits: Callable[[Engine, Configure], Engine] | None = None
     quality: Kept
     drift: DriftMonitor
     challengers: Challengers
@@ -212,15 +216,28 @@ class Engine(ABC):
         self.counts.update(taken)
         return outputs
 
-    def switched(self, body: dict[str, Any], cause: bytes) -> Outputs:
+    def admit(self, command: Configure) -> Engine:
+        """A new engine of the configuration asked for; raises :class:`CommandRefused`."""
+        if self.admits is None:
+            raise CommandRefused("expected a service whose events are scored: start with the file")
+        return self.admits(self, command)
+
+    def switched(self, body: dict[str, Any], cause: bytes, command: Slice | None = None) -> Outputs:
         """This engine has taken another one's state over: the switch is a step of its own.
 
-        ``body`` is what the journal says of it, ``cause`` the bytes that the digest covers.
+        ``body`` is what the journal says of it, ``cause`` the bytes that the digest covers;
+        ``command`` the record that asked for it, if one did.
         """
         out = Made()
         out.letters += self._left_over()
         self.counts.update(f"dead.{letter.reason}" for letter in out.letters)
-        journal = JournalRecord(self.seq + 1, self.clock_ms, "", kind="reconfigured", body=body)
+        ranges: tuple[Range, ...] = ()
+        if command is not None:
+            ranges = (command.range,)
+            self.counts.update(["commands", f"consumed.{command.range.topic}"])
+        journal = JournalRecord(
+            *(self.seq + 1, self.clock_ms, ""), ranges=ranges, kind="reconfigured", body=body
+        )
         return self._finish(journal, out, cause)
 
     def _left_over(self) -> list[DeadLetter]:

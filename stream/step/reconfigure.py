@@ -16,7 +16,9 @@ from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.settings import Feature, feature_fields
 from models.task import TaskType
+from stream.contract.commands import Configure
 from stream.contract.outputs import Outputs
+from stream.contract.records import Slice
 from stream.settings.schema import Config, FieldSettings, MemberSettings
 from stream.settings.specs import defined
 from stream.settings.upgrade import digest, encoded
@@ -24,6 +26,7 @@ from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
 from stream.step.lifecycle import guard
 from stream.step.lifecycle.beside import unheld
+from stream.step.lifecycle.warm import warmed
 from stream.step.ranking import changes as ranking
 from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
@@ -238,7 +241,7 @@ def _pending(
 ) -> tuple[list[str], list[str]]:
     """Of the events that wait for a label, those that stay and those that are lost."""
     if same_columns:
-        return [f"{len(old.pending)} pending events"], []
+        return [f"{len(old.pending)} pending events"] if len(old.pending) else [], []
     if past is None:
         kept, lost, why = 0, old.pending.waiting, "the columns changed"
     else:
@@ -265,17 +268,23 @@ def _history(
 
 
 def reconfigure(
-    old: Engine, new: Engine, tree: dict[str, Any], past: Backfill | None = None
+    old: Engine,
+    new: Engine,
+    tree: dict[str, Any],
+    past: Backfill | None = None,
+    asked: Slice | None = None,
 ) -> Outputs:
     """Let ``new``, a fresh engine, go on from ``old``; returns what the switch makes visible.
 
     1. ``new`` restores the state of what stays, and what ``past`` teaches it.
-    2. What its settings no longer allow leaves: early labels.
-    3. The trail tells what the new configuration did to which member.
-    4. The switch takes the next ``seq`` and is chained into the digest, with that of ``past``.
+    2. Members that are new learn from the history, where no past taught them.
+    3. What its settings no longer allow leaves: early labels.
+    4. The trail tells what the new configuration did to which member.
+    5. The switch takes the next ``seq`` and is chained into the digest, with that of ``past``.
 
-    ``tree`` is the new configuration as the journal holds it: its bytes are hashed, and no later
-    version writes the same. Neither ``old`` nor ``past`` is changed; their pending events are still
+    ``asked`` is the one record of the command that asked for it, if one did. ``tree`` is the new
+    configuration as the journal holds it: its bytes are hashed, and no later version writes the
+    same. Neither ``old`` nor ``past`` is changed; their pending events are still
     their own.
     """
     changes = compare(old, new, past.engine if past else None)
@@ -299,22 +308,45 @@ def reconfigure(
     new.restore(state, rows)
     new.ledger.unsaved |= old.ledger.unsaved
     new.auditor.begin(old.seq + 1, new.clock_ms)
+    taught = _taught(new, changes.staying, past)
     new.auditor.reconfigured(
-        digest(tree),
+        {"config": digest(tree)} | ({"backfill": body["backfill"]} if past else {}),
         [name for name in new.ensemble.names if name not in old.ensemble.names],
         [name for name in old.ensemble.names if name not in new.ensemble.names],
         {name: keys for name, keys in changes.differences.items() if keys},
-        body.get("backfill"),
-        past and _taught(past.engine, changes.staying),
+        {name: {"backfill" if past else "history": told} for name, told in taught.items()},
+        *_by(old, new, asked),
     )
     new.reconfigured(combiner_is_new=not changes.same_combiner)
     new.tree = tree
-    return new.switched(body, cause)
+    return new.switched(body, cause, asked)
 
 
-def _taught(past: ScoringEngine, staying: Collection[str]) -> dict[str, int]:
-    """Labels that each member which comes from the past has learned there."""
-    return {n: past.counts[f"updates.{n}"] for n in past.ensemble.names if n not in staying}
+def _taught(
+    new: Engine, staying: Collection[str], past: Backfill | None
+) -> dict[str, dict[str, Any]]:
+    """What each new member has learned before it came, and by what: the past, or the history."""
+    fresh = [name for name in new.ensemble.names if name not in staying]
+    if past is not None:
+        counts = past.engine.counts
+        told = {"after": past.after, "digest": past.engine.state_digest()}
+        return {name: told | {"updates": counts[f"updates.{name}"]} for name in fresh}
+    if not isinstance(new, ScoringEngine):
+        return {}
+    found = warmed(new.ensemble, new.features.schema, new.history, fresh)
+    new.counts.update({f"updates.{name}": told["rows"] for name, told in found.items()})
+    return found
+
+
+def _by(old: Engine, new: Engine, asked: Slice | None) -> tuple[str, str, dict[str, Any]]:
+    """Cause, actor and detail of what asked for the switch, for the trail."""
+    if asked is None:
+        return "configuration", "engine", {}
+    r, command = asked.range, old.codec.command(asked.records[0])
+    assert isinstance(command, Configure)  # else nobody would have switched
+    new.auditor.taking(r.topic, r.partition, r.first, r.last)
+    where = {"topic": r.topic, "partition": r.partition, "offset": r.first}
+    return "command", command.actor or "engine", command.grounds() | where
 
 
 def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:

@@ -8,24 +8,31 @@ from __future__ import annotations
 import getpass
 import hashlib
 import secrets
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from models.base import MillraceError
 from stream.contract.commands import COMMANDS
 from stream.contract.letters import DeadLetter
-from stream.contract.records import NewRecord, Record
+from stream.contract.log import Log
+from stream.contract.records import JournalRecord, NewRecord, Record
 from stream.decode.codec import Codec
-from stream.run.assemble import open_log, wall_clock_ms
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
+from stream.settings.hot import needing_restart
 from stream.settings.schema import Config
+from stream.settings.upgrade import digest, encoded, journaled, recorded
+from stream.state.backfill import in_force
 from stream.state.generations import (
     CheckpointError,
     list_generations,
     read_manifest,
     verify,
 )
+from stream.step.reconfigure import Changes, compare
 
 
 class CommandRefused(MillraceError):
@@ -61,8 +68,93 @@ def send_command(config: Config, name: str, values: dict[str, str]) -> dict[str,
 
 
 def _refused(name: str, values: dict[str, str], error: str) -> CommandRefused:
-    given = ", ".join(f"{field} {value!r}" for field, value in values.items())
+    given = ", ".join(f"{field} {value!r:.200}" for field, value in values.items())
     return CommandRefused(f"{name} with {given}: {error}. Nothing was appended")
+
+
+class Difference(NamedTuple):
+    """What a file would change of the configuration in force, which has the digest ``base``.
+
+    ``restart``: settings that cannot change while the service runs; then nothing else is told.
+    """
+
+    base: str
+    restart: list[str]
+    changes: Changes | None
+    same: bool
+
+
+def difference(config: Config) -> Difference:
+    """What ``config`` would change, by the journal; all that the shard has may have learned."""
+    log = open_log(config, wall_clock_ms)
+    try:
+        tree = in_force(log, config)
+    finally:
+        log.close()
+    running = recorded(tree, f"{config.journal_topic} or {config.state_dir}")
+    base, restart = digest(tree), needing_restart(running, config)
+    if restart:
+        return Difference(base, restart, None, same=False)
+    old = build_engine(running, None)
+    old.counts["learned"] = 1
+    changes = compare(old, build_engine(config, None))
+    return Difference(base, [], changes, same=journaled(running) == journaled(config))
+
+
+def apply_configuration(
+    config: Config, base: str, accept: bool, grounds: Mapping[str, str], patience_s: float
+) -> dict[str, Any]:
+    """Ask the running service to go on under ``config``; the step that took it.
+
+    ``base``: digest of the configuration that it was compared with. ``grounds``: reason and ticket.
+    Raises :class:`CommandRefused` where it was refused, :class:`MillraceError` where nobody took it
+    within ``patience_s``.
+    """
+    log = open_log(config, wall_clock_ms)
+    try:
+        newest = log.journal_tail()
+        settings = encoded(journaled(config)).decode()
+        asked = {"base": base, "settings": settings, "accept": str(accept).lower()}
+        where = send_command(config, "configure", asked | dict(grounds))
+        taken = _taken(log, newest.seq if newest else 0, where, patience_s)
+        if taken is None:
+            raise MillraceError(
+                f"appended to {where['topic']}/{where['partition']} at offset {where['offset']}; "
+                f"nobody took it within {patience_s:g} s. It holds once the service comes to it, "
+                "if the configuration has not changed by then"
+            )
+        if taken.kind == "step":
+            raise CommandRefused(f"step {taken.seq} refused it: {_refusal(log, config, where)}")
+        return where | {"seq": taken.seq, "config": digest(taken.body["config"])}
+    finally:
+        log.close()
+
+
+def _taken(
+    log: Log, after: int, where: Mapping[str, Any], patience_s: float
+) -> JournalRecord | None:
+    """The journal's record of the step that took the record there."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        for record in log.journal(after):
+            after = record.seq
+            for r in record.ranges:
+                here = (r.topic, r.partition) == (where["topic"], where["partition"])
+                if here and r.first <= where["offset"] <= r.last:
+                    return record
+        if time.monotonic() >= until_s:
+            return None
+        time.sleep(0.1)
+
+
+def _refusal(log: Log, config: Config, where: Mapping[str, Any]) -> str:
+    """What the dead letter of the record there says."""
+    wanted = {key: str(value).encode() for key, value in where.items()}
+    for piece in log.back(config.topics.dead_letters, 1000):
+        for record in reversed(piece):
+            if wanted.items() <= dict(record.headers).items():
+                return dict(record.headers)["error"].decode(errors="replace")
+    return f"see {config.topics.dead_letters}"
 
 
 def topic_table(config: Config, create: bool) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stream.contract.failpoint import FAILPOINTS
+from stream.settings.upgrade import FORMAT, digest, journaled
 from stream.state.generations import list_generations
 from tests.faults.check import Verdict, check
 from tests.faults.shard import Shard
@@ -205,6 +206,7 @@ def drain(shard: Shard, worker: Worker) -> None:
         time.sleep(0.05)
 
 
+EXTRA: dict[str, Any] = {"name": "extra", "type": "crossed", "table_bits": 8}
 PASSED = tuple(n for n in FAILPOINTS if not n.startswith("backfill."))
 """Places that a life passes where no part is gained."""
 ONCE = tuple(n for n in FAILPOINTS if n.startswith(("stop.", "restore.")) and n != "restore.replay")
@@ -218,18 +220,22 @@ def at_failpoint(
     traffic = Traffic(seed)
     feeder = Feeder(shard, traffic, 10_000)
     tally = Tally()
+    # A start goes back to the file's configuration: what a command brought is gone again.
+    options = ["--accept-changes"] if name.startswith("configure.") else []
     shard.log.create_topics()
     for occurrence in occurrences:
         if name.startswith("restore."):
             _leave_steps(shard, feeder, tally, occurrence)
+        if name.startswith("configure."):
+            _ask(shard, traffic, occurrence)
         point = f"{name}=kill@{occurrence}"
-        with Worker(shard.path, MILLRACE_FAILPOINT=point) as worker:
+        with Worker(shard.path, *options, MILLRACE_FAILPOINT=point) as worker:
             _die(worker, feeder, name)
             tally.ended(worker)
             tally.hits += 1
             tally.states[name] += 1
     feeder.done = True
-    finish(shard, feeder, tally)
+    finish(shard, feeder, tally, *options)
     return check(shard, traffic), tally
 
 
@@ -243,6 +249,17 @@ def _leave_steps(shard: Shard, feeder: Feeder, tally: Tally, steps: int) -> None
             time.sleep(0.02)
         worker.kill()
         tally.ended(worker)
+
+
+def _ask(shard: Shard, traffic: Traffic, times: int) -> None:
+    """Let commands wait that ask for one threshold after another, then for a member more."""
+    base, plain = digest(journaled(shard.config)), shard.raw | {"format": FORMAT}
+    for i in range(times):
+        ensemble = plain["ensemble"] | {"threshold": 0.3 + i / 100}
+        members = [*plain["members"], EXTRA] if i % 2 == 0 else plain["members"]
+        tree = plain | {"ensemble": ensemble, "members": members}
+        shard.log.append(shard.topic("control"), [traffic.configure(base, tree)])
+        base = digest(tree)
 
 
 def newest(shard: Shard) -> int:

@@ -1,7 +1,8 @@
 """A random change of the configuration between lives that SIGKILL ends, at random moments.
 
 Each life starts under the configuration of the one before or under a changed one, replays what it
-must under the old one, switches, goes on, and is killed: some while they switch. What stands in the
+must under the old one, switches, goes on, and is killed: some while they switch. Some are asked to
+switch by a command, and the next start has the file. What stands in the
 topics at the end, and in every generation, must be what a process makes of the journal that was
 never killed.
 """
@@ -15,14 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from stream.settings.upgrade import FORMAT, digest
+from stream.state.backfill import in_force
 from tests.faults.check import Verdict, check, journal_of
-from tests.faults.crash import Feeder, Progress, Tally, finish, one_life
+from tests.faults.crash import EXTRA, Feeder, Progress, Tally, finish, one_life
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
 
 Raw = dict[str, Any]
-EXTRA: Raw = {"name": "extra", "type": "crossed", "table_bits": 8}
 
 
 def _choose(*keys: str, values: list[Any]) -> Callable[[random.Random, Raw], None]:
@@ -93,16 +95,22 @@ CHANGES: dict[str, Callable[[random.Random, Raw], None]] = {
 """What may change: every kind of part that keeps, loses or goes by something."""
 
 
+COLD = frozenset({"early_labels", "pending", "batch", "horizon", "keep"})
+"""Changes that need a restart."""
+
+
 @dataclass
 class Switches:
     """What was changed, and how many of the changes reached the journal."""
 
     asked: Counter[str] = field(default_factory=Counter)
     journaled: int = 0
+    commanded: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"changes": dict(sorted(self.asked.items())), "switches": self.journaled}
+        changes = dict(sorted(self.asked.items()))
+        return {"changes": changes, "switches": self.journaled, "commanded": self.commanded}
 
 
 def reconfigure(
@@ -116,20 +124,31 @@ def reconfigure(
     shard.log.create_topics()
     typical_start_s = 2.0
     while tally.hits < kills:
+        later: Raw | None = None
         if rng.random() < 0.66:
             name = rng.choice(sorted(CHANGES))
             raw = copy.deepcopy(shard.raw)
             CHANGES[name](rng, raw)
-            shard.change(raw)
             switches.asked[name] += 1
+            if name not in COLD and rng.random() < 0.5 and shard.log.journal_tail() is not None:
+                base = digest(in_force(shard.log, shard.config))
+                tree = raw | {"format": FORMAT}
+                shard.log.append(shard.topic("control"), [traffic.configure(base, tree)])
+                later = raw
+            else:
+                shard.change(raw)
         with Worker(shard.path, "--accept-changes") as worker:
             one_life(worker, feeder, rng, typical_start_s, tally, shard)
             tally.ended(worker)
             if worker.restored_s is not None:
                 typical_start_s = worker.restored_s - worker.started_s
+        if later is not None:
+            shard.change(later)
         progress("kills", tally.hits, kills)
     progress("draining", kills, kills)
     finish(shard, feeder, tally, "--accept-changes")
     progress("checking", kills, kills)
-    switches.journaled = sum(record.kind == "reconfigured" for record in journal_of(shard))
+    journal = [record for record in journal_of(shard) if record.kind == "reconfigured"]
+    switches.journaled = len(journal)
+    switches.commanded = sum(bool(record.ranges) for record in journal)
     return check(shard, traffic, reconfigured=True), tally, switches

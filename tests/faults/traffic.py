@@ -18,7 +18,7 @@ from tests.support.factory import DAY_MS, START_MS, event, label, truth
 HORIZON = "4d"
 HORIZON_EVENTS = 4 * 24 * 60
 """One event a minute."""
-RECORD_BYTES = 2_000
+RECORD_BYTES = 8_000
 """``limits.record_bytes`` of the configuration: what is longer is a dead letter."""
 
 
@@ -124,7 +124,7 @@ class Traffic:
         if r < 0.02:
             return [self._record(key, event(i, amount="much") | {"id": f"w{i}"}, bad)]
         if r < 0.025:
-            return [self._record(key, event(i) | {"id": f"l{i}", "note": "x" * 3000}, bad)]
+            return [self._record(key, event(i) | {"id": f"l{i}", "note": "x" * RECORD_BYTES}, bad)]
         if r < 0.03:
             ahead = event(i, at_ms=START_MS + 40_000 * DAY_MS) | {"id": f"a{i}"}
             return [self._record(key, ahead, bad)]
@@ -188,6 +188,11 @@ class Traffic:
             ({"command": "freeze", "member": "nobody"}, "bad"),
             ({"command": "explode"}, "bad"),
         ]
+
+    def configure(self, base: str, tree: dict[str, Any]) -> NewRecord:
+        """A command that asks for another configuration, whatever it loses; it may be refused."""
+        command = {"command": "configure", "base": base, "settings": json.dumps(tree)}
+        return self._operator(command | {"accept": True}, "either")
 
     def _operator(self, command: dict[str, Any], what: str) -> NewRecord:
         return self._record("operator", command | {"actor": f"a{self._serial}"}, Kind(what))

@@ -17,6 +17,7 @@ from models.settings import parse_duration
 from stream.contract.log import Log, OutOfRetention
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import SCHEMA_TYPES, Config
+from stream.settings.upgrade import recorded
 from stream.state.backfill import (
     PLACE,
     BackfillRefused,
@@ -61,7 +62,8 @@ def backfill(config: Config, at_least: str | None, console: Console) -> dict[str
         return build_engine(made_of, directory.pending)
 
     try:
-        parts = _new_parts(in_force(log, config), config)
+        now = recorded(in_force(log, config), f"{config.journal_topic} or {config.state_dir}")
+        parts = _new_parts(now, config)
         directory.open()
         past = _begun(log, directory, config, build)
         if past is None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from typer.testing import CliRunner
 
 from models.base import MillraceError
-from stream.run.service import ReconfigurationRefused
+from stream.cli.main import app
+from stream.run.front import Front
+from stream.run.service import ReconfigurationRefused, Service
 from stream.settings import upgrade
+from stream.settings.load import parse
 from stream.settings.schema import Config
-from stream.settings.upgrade import UnreadableConfig
+from stream.settings.upgrade import UnreadableConfig, digest, journaled
 from stream.state.generations import list_generations
 from stream.step.reconfigure import Irreconcilable
 from stream.tools.audit.verify import verify_trail
+from stream.tools.operate import CommandRefused, apply_configuration, difference
 from stream.tools.replay import replay_to
+from tests.stream.cli.test_cli import toml
 from tests.stream.run.test_service import feed, last_seq
 from tests.support.factory import config, event, label, raw_config
 from tests.support.runner import append, caught_up, contents, running
+from tests.support.waiting import DEADLINE_S
 
 
 def replays(c: Config, seq: int) -> None:
@@ -204,3 +215,139 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(upgrade, "plain", plain)
     monkeypatch.setattr(upgrade, "version", lambda _: "99.1")
+
+
+# ---------------------------------------------------------------------- while it runs
+
+
+def applied(c: Config, accept: bool = False) -> dict[str, Any]:
+    """What ``millrace apply`` does."""
+    return apply_configuration(c, difference(c).base, accept, {"reason": "spring"}, DEADLINE_S)
+
+
+def test_a_changed_file_holds_without_a_restart(tmp_path: Path) -> None:
+    """A member more, taken between two steps; what replays, and a start with the file, agree."""
+    raw = raw_config(tmp_path, ensemble={"combine": "stack"})
+    more = raw | {"members": [*raw["members"], {"name": "crossed", "type": "crossed"}]}
+    c, changed = parse(raw, "test"), parse(more, "test")
+    append(c, *feed(300))
+    with running(c) as s:
+        caught_up(s, 600)
+        taken = applied(changed)
+        append(changed, *feed(100, first=300))
+        caught_up(s, 801)
+        assert s.engine is not None
+        assert s.engine.ensemble.names == ("linear", "prior", "crossed")
+        assert s.engine.counts["updates.crossed"] == s.engine.counts["updates.linear"]
+        assert s.config == changed
+        assert difference(changed).same
+    trail = [json.loads(value or b"") for value in contents(changed, "audit")]
+    [record] = [r for r in trail if r["event"] == "reconfigured"]
+    assert (record["step"], record["reason"]) == (taken["seq"], "spring")
+    end = last_seq(changed)
+    with running(changed) as s:
+        assert s.engine is not None
+        assert s.engine.seq == end  # nothing was left to switch to
+    replays(changed, end)
+    assert verify_trail(changed, None, None, None, checkpoints=True)["outcome"] == "ok"
+
+
+def test_a_refusal_by_the_running_service_is_told(tmp_path: Path) -> None:
+    """As its dead letter says it; with consent the same file is taken."""
+    raw = raw_config(tmp_path)
+    c, fewer = parse(raw, "test"), parse(raw | {"members": raw["members"][:1]}, "test")
+    append(c, *feed(100))
+    with running(c) as s:
+        caught_up(s, 200)
+        with pytest.raises(CommandRefused, match=r"step \d+ refused it: accept: .* member prior"):
+            applied(fewer)
+        applied(fewer, accept=True)
+        caught_up(s, 202)
+        assert s.engine is not None
+        assert s.engine.ensemble.names == ("linear",)
+
+
+def test_nobody_takes_what_nobody_runs(tmp_path: Path) -> None:
+    """Without a service the command waits in the log, and that is said."""
+    c = config(tmp_path)
+    append(c, *feed(100))
+    with running(c) as s:
+        caught_up(s, 200)
+    changed = config(tmp_path, ensemble={"threshold": 0.3})
+    with pytest.raises(MillraceError, match="control/0 at offset 0; nobody took it"):
+        apply_configuration(changed, difference(changed).base, False, {}, 0.0)
+
+
+def test_the_command_line_shows_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays, starts new, is lost or needs a restart; nothing is sent that cannot hold."""
+    raw, path = raw_config(tmp_path), tmp_path / "c.toml"
+    c, sent = parse(raw, "test"), []
+    append(c, *feed(100))
+    with running(c) as s:
+        caught_up(s, 200)
+
+    def send(*asked: Any) -> dict[str, Any]:
+        sent.append(asked)
+        return {"seq": 7}
+
+    monkeypatch.setattr("stream.tools.operate.apply_configuration", send)
+
+    def told(changed: dict[str, Any], *options: str) -> tuple[int, str]:
+        path.write_text(toml(changed))
+        done = CliRunner().invoke(app, ["apply", str(path), *options])
+        return done.exit_code, done.stdout
+
+    more = raw | {"members": [*raw["members"], {"name": "crossed", "type": "crossed"}]}
+    code, shown = told(more, "--dry-run")
+    assert (code, "starts new: member crossed" in shown, sent) == (0, True, [])
+    code, shown = told(raw)
+    assert (code, "nothing was appended" in shown, sent) == (0, True, [])
+    code, shown = told(raw | {"state_dir": str(tmp_path / "elsewhere")})
+    assert (code, "needs a restart: state_dir" in shown, sent) == (2, True, [])
+    fewer = raw | {"members": raw["members"][:1]}
+    code, shown = told(fewer)
+    assert (code, "its state is lost: member prior" in shown, sent) == (2, True, [])
+    code, shown = told(fewer, "--accept", "--reason", "spring")
+    assert (code, "holds from step 7 on" in shown) == (0, True)
+    [(_, base, accept, grounds, _)] = sent
+    assert (base, accept, grounds) == (digest(journaled(c)), True, {"reason": "spring"})
+
+
+def test_http_follows_the_configuration(tmp_path: Path) -> None:
+    """Fields, members and commands that requests are checked by, and what is described."""
+    raw = raw_config(tmp_path, http={"enabled": True, "port": 0})
+    more = copy.deepcopy(raw)
+    more["members"].append({"name": "crossed", "type": "crossed"})
+    more["event"]["fields"]["country"] = "category"
+    c = parse(raw, "test")
+    append(c, *feed(100))
+    service = Service(c)
+    front = Front(service)
+    front.start()
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        assert front.server is not None
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{front.server.port}", timeout=DEADLINE_S
+        ) as client:
+            caught_up(service, 200)
+            freeze = {"command": "freeze", "member": "crossed"}
+            assert client.post("/v1/control", json=freeze).status_code == 422
+            applied(parse(more, "test"))
+            caught_up(service, 201)
+            assert client.post("/v1/control", json=freeze).status_code == 202
+            assert client.post("/v1/events", json=event(900)).status_code == 422
+            whole = event(900) | {"country": "ch"}
+            assert client.post("/v1/score", json=whole).json()["members"].keys() >= {"crossed"}
+            described = client.get("/openapi.json").json()["components"]["schemas"]["Event"]
+            assert "country" in described["properties"]
+            members = client.get("/v1/models").json()["members"]
+            assert [member["name"] for member in members] == ["linear", "prior", "crossed"]
+            assert 'member="crossed"' in client.get("/metrics").text
+    finally:
+        service.stop()
+        thread.join(DEADLINE_S)
+        front.stop()

@@ -42,6 +42,7 @@ MEMBERS: dict[str, dict[TaskType, str]] = {
         "classes": "models.members.classes.forest:ForestModel",
         "number": "models.members.numbers.forest:ForestModel",
     },
+    "refit": {"binary": "models.members.refit.model:RefitModel"},
     "river": {
         "binary": "models.members.river.model:RiverModel",
         "classes": "models.members.river.model:RiverClassModel",

@@ -47,6 +47,7 @@ AuditEvent = Literal[
     "guarded",
     "guard_ended",
     "rollback_proposed",
+    "refit_due",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 """Every event a record may name. ``refit`` is reserved."""

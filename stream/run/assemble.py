@@ -167,6 +167,11 @@ def row_bytes(config: Config) -> int:
     return _row(features, config, config.task()).itemsize
 
 
+def pending_row(config: Config) -> np.dtype[Any]:
+    """The layout of a waiting event, of a configuration whose events are scored."""
+    return _row(FeatureStage(config.features), config, config.task())
+
+
 def _row(features: FeatureStage, config: Config, task: Task) -> np.dtype[Any]:
     """The layout of a waiting event."""
     fields, promise = len(features.entity_fields), 0 if conformal(task) is None else PROMISE

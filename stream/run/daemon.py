@@ -72,6 +72,10 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
 
     service.threads.start("watchdog", lambda: watch(service.health))
     obey_signals(service.stop, service.threads)
+    if any(member.type == "refit" for member in config.members):
+        from stream.run.refit.trainer import Trainer  # its kernel is compiled for such a member
+
+        Trainer(service).start()
     front.start()
     try:
         service.run()

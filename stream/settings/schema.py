@@ -402,7 +402,7 @@ class MemberSettings(BaseModel):
 
     name: Name
     type: str = Field(
-        description="`logistic`, `crossed`, `forest`, `boosting`, `river`, `torch`, `constant`, or"
+        description="`logistic`, `crossed`, `forest`, `boosting`, `refit`, `river`, `torch`, `constant`, or"
         " an installed plug-in's name"
     )
     learn_every: int = Field(1, ge=1, description="learns only each n-th labelled row")

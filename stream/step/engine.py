@@ -368,18 +368,23 @@ class Engine(ABC):
         report, replaced = self.quality.report(), self.ensemble.members[name]
         before = self._version(name, "replaced", self.seq, report)
         self.ledger.keep(name, before, replaced.state)
+        spec = self.ensemble.specs.get(name)
         put()
         after = self._version(name, cause, self.seq + 1, report)
         promoted = cause == "promoted"
         state = partial(_same, self.ensemble.members[name].state()) if promoted else None
         self.ledger.keep(name, after, state)
         self.ledger.replaced(name)
-        self._renewed(name)
+        made_alike = self.ensemble.specs.get(name) == spec
+        self._renewed(name, cause == "installed" and made_alike)
         return before.digest
 
     @abstractmethod
-    def _renewed(self, name: str) -> None:
-        """Another model stands in the member's place: what is known of the old one leaves."""
+    def _renewed(self, name: str, goes_on: bool) -> None:
+        """Another model stands in the member's place: what is known of the old one leaves.
+
+        ``goes_on``: it was installed, and made by the same definition.
+        """
 
     def _keep_all(self) -> None:
         """Keep a version of each member that serves."""

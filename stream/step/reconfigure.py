@@ -24,7 +24,7 @@ from stream.settings.specs import defined
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
-from stream.step.lifecycle import guard
+from stream.step.lifecycle import guard, refits
 from stream.step.lifecycle.beside import unheld
 from stream.step.lifecycle.warm import warmed
 from stream.step.ranking import changes as ranking
@@ -384,7 +384,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         parts = state["history"]["parts"]
         parts = [part | {"members": nameless(part["members"])} for part in parts]
         carried["history"] = state["history"] | {"parts": parts}
-    for part in [p for p in ("reactions", "challengers", "guard") if p in state]:
+    for part in [p for p in ("reactions", "challengers", "guard", "refits") if p in state]:
         carried[part] = {
             key: known if key == "counts" else without(known) for key, known in state[part].items()
         }
@@ -402,6 +402,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
     added = {m.name for m in new.members} != {m.name for m in old.members}
     whole = changes.same_combiner and not gone and not added
+    carried.setdefault("refits", refits.nothing())
     return guard.carried(carried, new.guard.on_worse != "none", whole)
 
 

@@ -31,6 +31,7 @@ from stream.step.lifecycle.challengers import Challengers
 from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
 from stream.step.lifecycle.reactions import Reactions
+from stream.step.lifecycle.refits import Refits
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
@@ -102,6 +103,7 @@ class ScoringEngine(Engine):
             self.challengers,
             None if self.reasons is None else self.reasons.replaced,
         )
+        self.refits = Refits(config, self.auditor)
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
@@ -164,6 +166,8 @@ class ScoringEngine(Engine):
                     self.outcomes.looked(self.watermark_ms)
                 out.letters += self.join.take_letters()
         out.letters += self.join.take_letters()
+        if self.refits.on and self.refits.passed(self.watermark_ms, self.seq + 1):
+            self.checkpoint_wanted = True  # what trains reads a generation
         self._classes_added()  # not before: what labels say of these events no score may know
 
     def _not_ahead(self, events: Events, clock_ms: int, out: Made) -> Events:
@@ -338,6 +342,7 @@ class ScoringEngine(Engine):
             "challengers": self.challengers,
             **({"guard": self.guard} if self.guard.on else {}),
             **({} if self.reasons is None else {"reasons": self.reasons}),
+            **({"refits": self.refits} if self.refits.on else {}),
         }
 
     def _keep_all(self) -> None:
@@ -351,10 +356,12 @@ class ScoringEngine(Engine):
     def _promoted(self, name: str) -> None:
         self._exchanged(name, "promoted", lambda: self.ensemble.promote(name))
 
-    def _renewed(self, name: str) -> None:
+    def _renewed(self, name: str, goes_on: bool) -> None:
         self.reactions.replaced(name)
         self.challengers.replaced(name)
-        self.guard.replaced(name)
+        if not goes_on:  # else it is compared with what the member was, as if it had learned that
+            self.guard.replaced(name)
+        self.refits.answered(name)
         self.drift.renew(name)
         if self.reasons is not None:
             self.reasons.replaced(name)

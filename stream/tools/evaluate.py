@@ -25,6 +25,7 @@ from monitoring.quality.tasks import measured
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch
 from stream.run.assemble import build_scoring
+from stream.run.refit.at_once import Refitting
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
 from stream.tools.due import FileLabels, RowLabels, Source
@@ -85,6 +86,8 @@ class Evaluation:
         self._config = config
         self._engine = engine
         self._step = step or engine.step
+        # Where steps are journaled, the service trains once it runs.
+        self._refits = Refitting(engine) if step is None and engine.refits.on else None
         self._play = Play(config, engine, source, batch)
         self._files = dict(zip((config.topics.events, config.topics.labels), files, strict=True))
         self._scored: list[F64] = []
@@ -109,6 +112,8 @@ class Evaluation:
         refused = refused or Refused(self._config)
         for batch in self._play.batches(batches):
             outputs = self._step(batch)
+            if self._refits is not None:
+                self._refits.answer(batch.clock_ms)
             self._sample()
             self._refuse(outputs, refused)
             self._watch(outputs)

@@ -49,10 +49,12 @@ IMPORTERS = {
     "typer": ("stream/cli/*.py",),
     "river": ("models/members/river/*.py",),
     "torch": ("models/members/torch/*.py",),
+    "lightgbm": (),
     "pickle": ("models/members/river/unpickle.py",),
 }
 """Library to the files that may import it at module level."""
 LAZY_IMPORTERS = {
+    "lightgbm": ("models/members/refit/fit.py",),
     "torch": (
         *("monitoring/parameters/*.py", "monitoring/parameters/torch/*.py"),
         "monitoring/parameters/files/*.py",

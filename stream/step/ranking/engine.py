@@ -524,7 +524,7 @@ class RankingEngine(Engine):
 
     # ------------------------------------------------------------------ state
 
-    def _renewed(self, name: str) -> None:
+    def _renewed(self, name: str, goes_on: bool) -> None:
         if self.reranker is not None and name not in self._settings.learners:
             self.reranker.renewed(name)
         elif name == RECOMMENDER:

@@ -247,6 +247,23 @@ def test_a_proposal_that_nobody_follows_ends_when_the_member_is_as_good_again(
     assert engine.ledger.worse == set()
 
 
+def test_what_is_installed_is_compared_with_what_the_member_was(tmp_path: Path) -> None:
+    """As if the member had learned what is wrong with it."""
+    engine = build(tmp_path)
+    wrong = build(tmp_path)
+    run(wrong, told(10, harm=range(10)))
+    model = wrong.ensemble.members["linear"]
+    install = {"command": "install", "member": "linear", "artefact": model.digest()}
+    batches = told(60, harm=(), commands=[(14, install)])
+    outputs = run(engine, batches[:14])
+    models = {("linear", model.digest()): model}
+    outputs += run(engine, [msgspec.structs.replace(batches[14], models=models)])
+    outputs += run(engine, batches[15:])
+    engine.ensemble.freeze("linear")
+    assert "installed" in {r["event"] for o in outputs for r in decoded(list(o.audit))}
+    assert ("guard_ended", "linear") not in events(outputs)
+
+
 @pytest.mark.parametrize("ends", ["challenger", "fails"])
 def test_a_member_that_is_another_one_is_compared_no_more(tmp_path: Path, ends: str) -> None:
     """And so where the version itself fails; the others go on."""

@@ -1,0 +1,1 @@
+"""Trains members beside the service: what asks a process, and the process."""

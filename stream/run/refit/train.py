@@ -1,0 +1,118 @@
+"""Trains one member on what was learned: called between two steps, or as a process of its own.
+
+``trainer.py`` runs it as a process: one thread, the least of the processor's time, at most
+:data:`MEMORY` bytes, ended with its parent. It reads a generation, writes an artefact, and prints
+one line of JSON. It never touches a log, and whenever it is killed nothing is lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+
+from models.base import FeatureBatch, FeatureSchema, Model
+from models.features.stage import FeatureStage
+from models.members.refit.fit import Fitted, Refitted, Refused, Rows, fit
+from stream.run.assemble import member_maker, pending_row
+from stream.settings.upgrade import settings
+from stream.state.artefacts import FOLDER, Artefacts
+from stream.state.generations import load, read_manifest
+from stream.step.lifecycle.history import Learned, learned_of
+
+MEMORY = 8 << 30
+_NICE = 10
+_PR_SET_PDEATHSIG = 1
+
+
+class Answer(msgspec.Struct):
+    """What a training came to: a digest with what speaks for it, or why there is none."""
+
+    digest: str = ""
+    figures: dict[str, float] = {}
+    refused: str = ""
+
+
+def trained(name: str, member: Model, learned: Iterable[Learned], schema: FeatureSchema) -> Fitted:
+    """A state for the member, by all rows that were learned; raises :class:`Refused`.
+
+    ``schema`` names the rows' columns, of which the member may see some.
+    """
+    # As it was configured: with only some of the columns it stands in a Narrow.
+    refit = cast(Refitted, member.counted())
+    dense = [schema.dense.index(column) for column in refit.schema.dense]
+    hashed = [schema.hashed.index(column) for column in refit.schema.hashed]
+    parts: list[tuple[Any, ...]] = []
+    for part in learned:
+        n = len(part.y)
+        said = (
+            part.rows["links"][:, list(part.members).index(name), 0]
+            if name in part.members
+            else np.full(n, np.nan)
+        )
+        rows = part.rows
+        parts.append(
+            (
+                rows["dense"][:, dense],
+                rows["hashed"][:, hashed],
+                *(part.y, part.w, rows["event_time_ms"], said),
+            )
+        )
+    if not parts:
+        raise Refused("expected rows that were learned, got none; history.keep says how long")
+    columns = [np.ascontiguousarray(np.concatenate(column)) for column in zip(*parts, strict=True)]
+    return fit(refit, Rows(FeatureBatch(refit.schema, *columns[:2]), *columns[2:]))
+
+
+def train(state_dir: Path, generation: Path, name: str) -> Answer:
+    """Train the member on the history of a generation, and put the artefact beside it."""
+    manifest = read_manifest(generation)
+    loaded = load(generation, manifest)
+    # Code that a member names is not run: only this one is built.
+    config = settings(manifest.config, str(generation))
+    schema, task = FeatureStage(config.features).schema, config.task()
+    make = member_maker(config, schema, task)
+    member, made = make(name, 0), make(name, 0)
+    member.restore(loaded.state["ensemble"]["members"][name])
+    rows = learned_of(
+        *(loaded.state["history"], loaded.segments.get("history", {}), pending_row(config)),
+        *(0, manifest.seq),
+    )
+    try:
+        fitted = trained(name, member, rows, schema)
+    except Refused as error:
+        return Answer(refused=str(error))
+    made.restore(fitted.state)
+    digest = made.digest()
+    Artefacts(state_dir / FOLDER).put(digest, lambda: fitted.state)
+    return Answer(digest, fitted.figures)
+
+
+def _step_back(parent: int) -> None:
+    """Take little, and end with the parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it has ended before that was asked for
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+def main() -> None:
+    """Train, and say what it came to."""
+    state_dir, generation, name, parent = sys.argv[1:]
+    _step_back(int(parent))
+    answer = train(Path(state_dir), Path(generation), name)
+    sys.stdout.write(msgspec.json.encode(answer).decode())
+
+
+if __name__ == "__main__":
+    main()

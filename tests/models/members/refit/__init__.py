@@ -1,0 +1,1 @@
+"""Members that are trained beside the stream."""

@@ -1,0 +1,100 @@
+"""A member is trained by a process beside the service, which sends the answer as a command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.run import service as module
+from stream.run.refit import trainer
+from stream.run.refit.train import Answer, train
+from stream.run.refit.trainer import Trainer
+from stream.run.service import Service
+from stream.settings.schema import Config
+from stream.state.generations import list_generations
+from stream.tools.replay import replay_to
+from tests.stream.step.lifecycle.test_refits import LINEAR, SMALL
+from tests.support.factory import config, event, label
+from tests.support.runner import append, caught_up, contents, running
+from tests.support.waiting import wait_until
+
+N = 400
+"""Events a minute apart: the member falls due once."""
+
+
+def shard(directory: Path, **changes: Any) -> Config:
+    """A shard with events and labels that make its member fall due."""
+    made = config(directory, members=[LINEAR, SMALL | changes], limits={"batch": 50})
+    rows = range(N)
+    append(made, ("events", [event(i) for i in rows]), ("labels", [label(i) for i in rows]))
+    return made
+
+
+def installed(service: Service) -> bool:
+    """Whether the member has trees."""
+    engine = service.engine
+    return engine is not None and engine.auditor.written["installed"] > 0
+
+
+def test_a_member_is_trained_and_installed_beside_the_service(tmp_path: Path) -> None:
+    """What it came to stands in the control topic; a replay takes the artefact, and trains not."""
+    made = shard(tmp_path)
+    with running(made) as service:
+        Trainer(service).start()
+        wait_until(lambda: installed(service), "a model to be installed")
+        engine = service.engine
+        assert engine is not None
+        digest = engine.ensemble.members["trees"].digest()
+    [record] = contents(made, "control")
+    command = msgspec.json.decode(record or b"")
+    assert command["artefact"] == digest
+    assert command["actor"] == "refit"
+    assert "loss" in command["reason"]
+    log = module.open_log(made, module.wall_clock_ms)
+    tail = log.journal_tail()
+    log.close()
+    assert tail is not None
+    replayed = replay_to(made, tail.seq, None, from_start=True)
+    assert replayed["digest"] == replayed["journal_digest"]
+
+
+def test_a_training_that_dies_is_begun_again_and_one_that_is_refused_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is asked for; the service does not notice, the member stays."""
+    answers: list[Answer | None] = [Answer(refused="no"), None]
+    monkeypatch.setattr(Trainer, "_answer", lambda *_: answers.pop())
+    monkeypatch.setattr(trainer, "AGAIN_S", 0.01)
+    made = shard(tmp_path)
+    with running(made) as service:
+        refits = Trainer(service)
+        refits.start()
+        wait_until(lambda: refits._done, "an answer")
+        caught_up(service, 2 * N)
+    assert answers == []
+    assert contents(made, "control") == []
+
+
+def test_a_training_says_why_there_is_no_model(tmp_path: Path) -> None:
+    """On the rows of a generation; nothing is put anywhere."""
+    made = shard(tmp_path, positives=10_000)
+    with running(made) as service:
+        caught_up(service, 2 * N)
+    generation = list_generations(made.state_dir)[0]
+    answer = train(made.state_dir, generation, "trees")
+    assert "expected 10000 positives at least" in answer.refused
+
+
+def test_it_ends_with_whoever_began_it(tmp_path: Path) -> None:
+    """A process whose parent is not the one that it was begun by does nothing."""
+    made = subprocess.run(
+        [sys.executable, "-m", "stream.run.refit.train", str(tmp_path), str(tmp_path), "m", "1"],
+        capture_output=True,
+        check=False,
+    )
+    assert (made.returncode, made.stdout) == (1, b"")

@@ -30,7 +30,8 @@ from stream.step.scoring import ScoringEngine
 
 logger = structlog.get_logger()
 
-AGAIN_S = 5.0
+AGAIN_S = 60.0
+"""After which a training that ended without an answer is begun again, or a record is sent again."""
 
 
 class Trainer(Listener):

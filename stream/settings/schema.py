@@ -402,8 +402,8 @@ class MemberSettings(BaseModel):
 
     name: Name
     type: str = Field(
-        description="`logistic`, `crossed`, `forest`, `boosting`, `refit`, `river`, `torch`, `constant`, or"
-        " an installed plug-in's name"
+        description="`logistic`, `crossed`, `forest`, `boosting`, `refit`, `river`, `torch`,"
+        " `constant`, or an installed plug-in's name"
     )
     learn_every: int = Field(1, ge=1, description="learns only each n-th labelled row")
     features: tuple[Name, ...] | None = Field(

@@ -2,7 +2,7 @@
 
 Requests only append records to topics or read; nothing here changes a model: whatever changes state
 comes in as a record. The other files of ``http/`` hold one layer each: edge, auth, body, ingest,
-append, score, live, problem; connections and server stand around them.
+append, score, infer, live, problem; connections and server stand around them.
 """
 
 from __future__ import annotations
@@ -284,14 +284,7 @@ class Api:
     async def _foretold(self, records: Sequence[NewRecord]) -> list[dict[str, Any]]:
         """What the scores of events that were checked would be, each by itself."""
         ask, timeout_s = self._backend.what_if, self._timeout_s
-        _require("not-ready", self._backend.ready())
-        try:
-            found = await anyio.to_thread.run_sync(ask, records, timeout_s, limiter=self._asks)
-        except TimeoutError as error:
-            raise Problem(
-                "late",
-                f"no answer within http.score_timeout = {timeout_s:g} s; nothing has changed",
-            ) from error
+        found = await self._between_steps(lambda: ask(records, timeout_s))
         answers = []
         for answer in found:
             if isinstance(answer, DeadLetter):

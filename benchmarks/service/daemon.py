@@ -1,7 +1,7 @@
 """`millrace run` as a process of its own: started, asked whether it is ready, watched, ended.
 
 Called by the programs of this package that measure what only a process has: its start, its memory,
-its death. The configuration is ``examples/fraud.toml`` with keys replaced through ``MILLRACE_...``.
+its death. The configuration is an example with keys replaced through ``MILLRACE_...``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Daemon:
         Where its output goes.
     port : int
         Of HTTP; 0: a free one. A restart needs the same, or its configuration has changed.
+    example : Path
+        The configuration.
 
     Attributes
     ----------
@@ -57,14 +59,16 @@ class Daemon:
         ``time.perf_counter()`` just before the process was made.
     """
 
-    def __init__(self, changes: dict[str, Any], directory: Path, port: int = 0) -> None:
+    def __init__(
+        self, changes: dict[str, Any], directory: Path, port: int = 0, example: Path = EXAMPLE
+    ) -> None:
         self.port = port or free_port()
         http_settings = {"http": {"enabled": True, "port": self.port}}
         self._output = directory / "daemon.log"
         with self._output.open("ab") as output:
             self.started_s = time.perf_counter()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stream.cli", "run", str(EXAMPLE)],
+                [sys.executable, "-P", "-m", "stream.cli", "run", str(example)],
                 env=environment(changes | http_settings),
                 stdout=output,
                 stderr=output,

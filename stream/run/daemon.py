@@ -16,6 +16,7 @@ from structlog.types import EventDict, Processor
 from monitoring.terminal import plain
 from stream.run.front import Front
 from stream.run.health import Health
+from stream.run.refit.trainer import Trainer
 from stream.run.service import Service
 from stream.run.threads import Threads
 from stream.settings.schema import Config
@@ -72,10 +73,7 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
 
     service.threads.start("watchdog", lambda: watch(service.health))
     obey_signals(service.stop, service.threads)
-    if any(member.type == "refit" for member in config.members):
-        from stream.run.refit.trainer import Trainer  # its kernel is compiled for such a member
-
-        Trainer(service).start()
+    Trainer(service).start()
     front.start()
     try:
         service.run()

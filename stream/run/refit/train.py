@@ -23,6 +23,7 @@ from models.base import FeatureBatch, FeatureSchema, Model
 from models.features.stage import FeatureStage
 from models.members.refit.fit import Fitted, Refitted, Refused, Rows, fit
 from stream.run.assemble import member_maker, pending_row
+from stream.run.refit.answer import Answer
 from stream.settings.upgrade import settings
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import load, read_manifest
@@ -31,14 +32,6 @@ from stream.step.lifecycle.history import Learned, learned_of
 MEMORY = 8 << 30
 _NICE = 10
 _PR_SET_PDEATHSIG = 1
-
-
-class Answer(msgspec.Struct):
-    """What a training came to: a digest with what speaks for it, or why there is none."""
-
-    digest: str = ""
-    figures: dict[str, float] = {}
-    refused: str = ""
 
 
 def trained(name: str, member: Model, learned: Iterable[Learned], schema: FeatureSchema) -> Fitted:

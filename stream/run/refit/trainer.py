@@ -22,7 +22,7 @@ from stream.contract.log import LogUnavailable
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
 from stream.run.checkpointer import Written
-from stream.run.refit.train import Answer
+from stream.run.refit.answer import Answer
 from stream.run.service import Listener, Service
 from stream.state.generations import list_generations
 from stream.step.engine import Engine

@@ -12,7 +12,8 @@ import pytest
 
 from stream.run import service as module
 from stream.run.refit import trainer
-from stream.run.refit.train import Answer, train
+from stream.run.refit.answer import Answer
+from stream.run.refit.train import train
 from stream.run.refit.trainer import Trainer
 from stream.run.service import Service
 from stream.settings.schema import Config

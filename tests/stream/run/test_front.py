@@ -97,3 +97,15 @@ def test_nothing_is_foretold_once_the_service_has_ended(tmp_path: Path) -> None:
         front = Front(service)
     with pytest.raises(Problem, match="ask again later"):
         front.what_if([NewRecord(None, to_json(event(1)))], DEADLINE_S)
+
+
+def test_an_event_that_waits_is_told_why(tmp_path: Path) -> None:
+    """What the engine says of it between two steps; nothing of one that nobody scored."""
+    c = config(tmp_path, reasons={"tell": "asked"})
+    with running(c) as service:
+        front = Front(service)
+        caught_up(service, stream(c, 0, 100))
+        told = front.why("e3", DEADLINE_S)
+        assert told is not None
+        assert told["reasons"]["members"].keys() == {"linear", "prior"}
+        assert front.why("nobody", DEADLINE_S) is None

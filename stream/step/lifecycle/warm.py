@@ -17,8 +17,8 @@ from models.ensemble.ensemble import Ensemble, MemberError
 from stream.step.lifecycle.history import History, Learned
 
 ROWS = 16_384
-"""The newest so many: a forest of ten trees learns them in 0.2 s, during which nothing is scored.
-"""
+"""The newest so many. Nothing is scored meanwhile: forest and boosting took 90 ms of a core over 21
+columns, a linear model 5."""
 
 
 def warmed(

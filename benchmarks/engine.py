@@ -1,4 +1,4 @@
-"""The engine: in process, beside a loop with River, on the embedded log, and at start.
+"""The engine: in process and in threads, beside River, on the embedded log, and at start.
 
 Run ``python -m benchmarks.engine [--json] [--quick]``. The configuration is ``examples/fraud.toml``
 with its three compiled members (logistic, crossed, forest) under the stack: windows of two
@@ -25,10 +25,11 @@ from stream.run.assemble import build_engine, open_log, wall_clock_ms
 BATCH = 4096
 
 
-def in_process(made: Sequence[Batch]) -> int:
+def in_process(made: Sequence[Batch], threads: int | None = None) -> int:
     """A new engine over all the batches; the events it scored."""
     with tempfile.TemporaryDirectory() as directory:
-        engine = build_engine(traffic.config(Path(directory)), Path(directory))
+        config = traffic.config(Path(directory), limits={"threads": threads})
+        engine = build_engine(config, Path(directory))
         for batch in made:
             engine.step(batch)
         engine.close()
@@ -43,6 +44,16 @@ def beside_river(made: list[Batch], river: list[Batch], rounds: int) -> dict[str
         rounds,
     )
     return {"engine": found.pop("ours"), "river_loop": found.pop("theirs")} | found
+
+
+def in_threads(made: list[Batch], rounds: int) -> dict[str, Any]:
+    """Members in a thread for each core beside all of them in one."""
+    found = compare(
+        lambda: timed(lambda: in_process(made)),
+        lambda: timed(lambda: in_process(made, 1)),
+        rounds,
+    )
+    return {"cores": found.pop("ours"), "one": found.pop("theirs")} | found
 
 
 def on_embedded_log(events: int) -> dict[str, Any]:
@@ -78,6 +89,7 @@ def main() -> None:
     few = traffic.batches(traffic.pieces(traffic.simulator(beside), 512, lag=1024))
     in_process(made[:3])  # compiles, or loads what was compiled
     found: dict[str, Any] = {"beside_river": beside_river(made, few, rounds)}
+    found["threads"] = in_threads(made, rounds)
     found["embedded_log"] = repeat(lambda: on_embedded_log(events), rounds)
     entities = 10_000 if options.quick else 1_000_000
     found["windows"] = measure_windows(entities, 4 * entities, 30, False, 0, 0.0)

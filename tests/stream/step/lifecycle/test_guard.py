@@ -259,7 +259,6 @@ def test_what_is_installed_is_compared_with_what_the_member_was(tmp_path: Path) 
     models = {("linear", model.digest()): model}
     outputs += run(engine, [msgspec.structs.replace(batches[14], models=models)])
     outputs += run(engine, batches[15:])
-    engine.ensemble.freeze("linear")
     assert "installed" in {r["event"] for o in outputs for r in decoded(list(o.audit))}
     assert ("guard_ended", "linear") not in events(outputs)
 

@@ -41,8 +41,8 @@ $(BIN)/.demo: pyproject.toml constraints.txt
 
 setup: $(BIN)/.installed ## Make .venv with Millrace, torch and the development tools
 
-demo: $(BIN)/.demo ## Run everything on the embedded log for SECONDS; the live page is on PORT; DEMO=triage, arrival or shop
-	$(BIN)/millrace demo --kind $(DEMO) --seconds $(SECONDS) --rate $(RATE) --port $(PORT)
+demo: $(BIN)/.demo ## Run everything on the embedded log for SECONDS; the live page is on PORT; DEMO=story, triage, arrival or shop
+	$(BIN)/millrace demo $(if $(filter story,$(DEMO)),--story,--kind $(DEMO)) --seconds $(SECONDS) --rate $(RATE) --port $(PORT)
 
 test: setup ## Run the tests, on the embedded log and on a real Kafka broker
 	$(BIN)/pytest $(TESTS)

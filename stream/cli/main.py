@@ -222,6 +222,12 @@ def demo(
     directory: Annotated[
         Path | None, typer.Option(help="Where to keep log and state; default: a new temporary one.")
     ] = None,
+    story: Annotated[
+        bool,
+        typer.Option(
+            help="With somebody who promotes a challenger and undoes a week of wrong labels."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start everything on the embedded log: simulator, service, HTTP; ends with a summary."""
@@ -229,10 +235,15 @@ def demo(
         from stream.demo.demo import run_demo
 
     with reported():
-        summary = run_demo(kind, seconds, rate, seed, port, directory, None if as_json else out)
+        shown = None if as_json else out
+        summary = run_demo(kind, seconds, rate, seed, port, directory, shown, story)
     if as_json:
         print_json(summary)
     else:
+        for line in summary.get("story", []):
+            out.print(line)
+        if report := summary.get("report"):
+            out.print(f"audit report: {report}")
         print_quality(out, summary)
         if lists := summary.get("lists"):
             out.print(

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files as resources
 from importlib.util import find_spec
@@ -25,14 +25,17 @@ from rich.text import Text
 from models.base import MillraceError
 from monitoring.table import SHOWN, table
 from stream.contract.outputs import Outputs
+from stream.contract.records import NewRecord
 from stream.demo.kinds import KINDS, KindName
 from stream.demo.player import Player, write_jsonl
+from stream.demo.story import SETTINGS, Operator
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Listener, Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.step.ranking.engine import RankingEngine
+from stream.tools.audit.life import write_life
 from stream.tools.progress import progress
 
 BAD_SHARE = 0.002
@@ -46,13 +49,17 @@ UNPACED_PER_S = 50_000
 """Events a second that an unpaced simulation makes at most."""
 FRAUD_SHARE = 0.025
 """Of the payments that the demo shows: frauds are seen within a minute."""
+FEW_IN_STORY = 150
+"""Customers at least, where the labels of a day or two shall be a block of a challenge."""
 WITHOUT_END = 1 << 40
 """More events than anybody waits for."""
 
 
-def demo_config(directory: Path, port: int, kind: KindName = "payments") -> Config:
+def demo_config(
+    directory: Path, port: int, kind: KindName = "payments", story: bool = False
+) -> Config:
     """The kind's example with paths in ``directory``; its torch member only with torch."""
-    raw = _packaged(kind)
+    raw = _packaged(kind) | (SETTINGS if story else {})
     raw["state_dir"] = str(directory / "state")
     raw["log"]["path"] = str(directory / "log.db")
     raw.setdefault("http", {})["port"] = port
@@ -80,6 +87,7 @@ def run_demo(
     port: int,
     directory: Path | None,
     console: Console | None,
+    story: bool = False,
 ) -> dict[str, Any]:
     """Simulator, service and HTTP together; returns the summary.
 
@@ -89,10 +97,15 @@ def run_demo(
         How long events are appended; 0: until Ctrl-C. What was appended is scored to the end.
     console : Console or None
         Where the live table goes; ``None``: nowhere, and the service's log keeps to warnings.
+    story : bool
+        Whether somebody operates the shard, see :class:`stream.demo.story.Operator`; of payments.
+        With a directory the audit report is written there.
     """
+    if story and kind != "payments":
+        raise MillraceError(f"demo: a story is told of payments, got --kind {kind}")
     with _place(directory) as place:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-        config = demo_config(place, port, kind)
+        config = demo_config(place, port, kind, story)
         missing = left_out(config, kind)
         if missing and console is not None:
             console.print(
@@ -104,17 +117,20 @@ def run_demo(
         started = time.monotonic()
         first: list[float] = []
         service.listeners.append(_FirstScore(started, first))
+        operator = Operator(_appending(service), config.topics.control) if story else None
+        if operator:
+            service.listeners.append(operator)
         worker = threading.Thread(target=_run, args=(service, failure), name="service")
         front.start()
         worker.start()
         stop = threading.Event()
-        player = _player(service, kind, rate, seed, seconds)
+        player = _player(service, kind, rate, seed, seconds, operator)
         feeder = threading.Thread(
             target=_feed, args=(service, player, stop, failure), name="feeder"
         )
         feeder.start()
         try:
-            _show(service, front, seconds, feeder, first, console, place)
+            _show(service, front, seconds, feeder, first, console, operator)
         except KeyboardInterrupt:
             stop.set()
         stop.set()
@@ -125,7 +141,11 @@ def run_demo(
         front.stop()
         if failure:
             raise MillraceError(f"demo: {failure[0]}") from failure[0]
-        return {"left_out": missing} | _summary(service, time.monotonic() - started, first)
+        told: dict[str, Any] = {"story": operator.told} if operator else {}
+        if operator and directory:
+            told["report"] = write_life(config, place / "story.html", None)["file"]
+        summary = _summary(service, time.monotonic() - started, first)
+        return {"left_out": missing} | summary | told
 
 
 @contextmanager
@@ -158,6 +178,11 @@ def _run(service: Service, failure: list[BaseException]) -> None:
         failure.append(error)
 
 
+def _appending(service: Service) -> Callable[[str, Sequence[NewRecord]], object]:
+    """Appends to the log that the service has by then."""
+    return lambda topic, records: service.log.append(topic, records)
+
+
 def _feed(
     service: Service, player: Player, stop: threading.Event, failure: list[BaseException]
 ) -> None:
@@ -169,11 +194,18 @@ def _feed(
         failure.append(error)
 
 
-def _player(service: Service, kind: KindName, rate: float, seed: int, seconds: float) -> Player:
+def _player(
+    service: Service,
+    kind: KindName,
+    rate: float,
+    seed: int,
+    seconds: float,
+    operator: Operator | None,
+) -> Player:
     chosen = KINDS[kind]
     planned = round(rate * (seconds or ENDLESS_S))
     # With so many of them the rate sets the pace of event time.
-    population = max(50, round(rate / DAYS_PER_S / chosen.often))
+    population = max(FEW_IN_STORY if operator else 50, round(rate / DAYS_PER_S / chosen.often))
     events = planned if seconds else WITHOUT_END
     options = {"fraud_share": FRAUD_SHARE} if kind == "payments" else {}
     return Player(
@@ -181,7 +213,7 @@ def _player(service: Service, kind: KindName, rate: float, seed: int, seconds: f
         service.log.append,
         rate=rate,
         bad_share=BAD_SHARE,
-        writing=chosen.writing,
+        writing=operator.writing if operator else chosen.writing,
         now_ms=wall_clock_ms,
     )
 
@@ -193,7 +225,7 @@ def _show(
     feeder: threading.Thread,
     first: list[float],
     console: Console | None,
-    place: Path,
+    operator: Operator | None,
 ) -> None:
     """Draw the table until the feeder is done."""
     if console is None or not console.is_terminal:
@@ -205,11 +237,13 @@ def _show(
             left = (
                 f"{seconds - (time.monotonic() - started):.0f} s left" if seconds else "Ctrl-C ends"
             )
-            live.update(_table(service, front, first, place, left))
+            live.update(_table(service, front, first, operator, left))
             feeder.join(0.25)
 
 
-def _table(service: Service, front: Front, first: list[float], place: Path, left: str) -> Group:
+def _table(
+    service: Service, front: Front, first: list[float], operator: Operator | None, left: str
+) -> Group:
     shown = front.snapshot()
     address = f"http://127.0.0.1:{front.server.port}/" if front.server else "off"
     head = Text.assemble(
@@ -227,7 +261,7 @@ def _table(service: Service, front: Front, first: list[float], place: Path, left
         cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in metrics]
         weight = shown["weights"].get(name)
         made.add_row(name, "" if weight is None else f"{weight:.2f}", *cells)
-    return Group(head, made)
+    return Group(head, made, *(Text(line) for line in (operator.told if operator else [])))
 
 
 def _done(shown: dict[str, Any]) -> str:

@@ -51,6 +51,8 @@ FRAUD_SHARE = 0.025
 """Of the payments that the demo shows: frauds are seen within a minute."""
 FEW_IN_STORY = 150
 """Customers at least, where the labels of a day or two shall be a block of a challenge."""
+UNREAD_IN_STORY = 2_000
+"""Records, a few days of event time: its player waits for the service, however slow that is."""
 WITHOUT_END = 1 << 40
 """More events than anybody waits for."""
 
@@ -124,7 +126,7 @@ def run_demo(
         front.start()
         worker.start()
         stop = threading.Event()
-        player = _player(service, kind, rate, seed, seconds, operator)
+        player = _player(service, kind, rate, seed, seconds, operator, stop)
         feeder = threading.Thread(
             target=_feed, args=(service, player, stop, failure), name="feeder"
         )
@@ -178,6 +180,19 @@ def _run(service: Service, failure: list[BaseException]) -> None:
         failure.append(error)
 
 
+def _in_step(
+    service: Service, stop: threading.Event
+) -> Callable[[str, Sequence[NewRecord]], object]:
+    """Appends when little is unread: what an operator answers is not yet overtaken."""
+
+    def append(topic: str, records: Sequence[NewRecord]) -> None:
+        while sum(service.log.lag().values()) > UNREAD_IN_STORY and not stop.is_set():
+            stop.wait(0.05)
+        service.log.append(topic, records)
+
+    return append
+
+
 def _appending(service: Service) -> Callable[[str, Sequence[NewRecord]], object]:
     """Appends to the log that the service has by then."""
     return lambda topic, records: service.log.append(topic, records)
@@ -201,6 +216,7 @@ def _player(
     seed: int,
     seconds: float,
     operator: Operator | None,
+    stop: threading.Event,
 ) -> Player:
     chosen = KINDS[kind]
     planned = round(rate * (seconds or ENDLESS_S))
@@ -210,7 +226,7 @@ def _player(
     options = {"fraud_share": FRAUD_SHARE} if kind == "payments" else {}
     return Player(
         chosen.up_to(wall_clock_ms(), planned, seed, population, events=events, **options),
-        service.log.append,
+        _in_step(service, stop) if operator else service.log.append,
         rate=rate,
         bad_share=BAD_SHARE,
         writing=operator.writing if operator else chosen.writing,
@@ -235,7 +251,9 @@ def _show(
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while feeder.is_alive():
             left = (
-                f"{seconds - (time.monotonic() - started):.0f} s left" if seconds else "Ctrl-C ends"
+                f"{max(seconds - (time.monotonic() - started), 0):.0f} s left"
+                if seconds
+                else "Ctrl-C ends"
             )
             live.update(_table(service, front, first, operator, left))
             feeder.join(0.25)

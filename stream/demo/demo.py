@@ -109,10 +109,7 @@ def run_demo(
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
         config = demo_config(place, port, kind, story)
         missing = left_out(config, kind)
-        if missing and console is not None:
-            console.print(
-                f"Without {', '.join(missing)}: it needs torch, which `make setup` brings"
-            )
+        _say_missing(missing, console)
         service = Service(config)
         front = Front(service)
         failure: list[BaseException] = []
@@ -127,9 +124,8 @@ def run_demo(
         worker.start()
         stop = threading.Event()
         player = _player(service, kind, rate, seed, seconds, operator, stop)
-        feeder = threading.Thread(
-            target=_feed, args=(service, player, stop, failure), name="feeder"
-        )
+        feeding = (service, player, stop, failure)
+        feeder = threading.Thread(target=_feed, args=feeding, name="feeder")
         feeder.start()
         try:
             _show(service, front, seconds, feeder, first, console, operator)
@@ -143,11 +139,13 @@ def run_demo(
         front.stop()
         if failure:
             raise MillraceError(f"demo: {failure[0]}") from failure[0]
-        told: dict[str, Any] = {"story": operator.told} if operator else {}
-        if operator and directory:
-            told["report"] = write_life(config, place / "story.html", None)["file"]
         summary = _summary(service, time.monotonic() - started, first)
-        return {"left_out": missing} | summary | told
+        return {"left_out": missing} | summary | _told(operator, config, directory)
+
+
+def _say_missing(missing: list[str], console: Console | None) -> None:
+    if missing and console is not None:
+        console.print(f"Without {', '.join(missing)}: it needs torch, which `make setup` brings")
 
 
 @contextmanager
@@ -289,6 +287,16 @@ def _done(shown: dict[str, Any]) -> str:
         return f"{scored} lists answered, {rate}"
     labels = shown["labels"].get("joined", 0)
     return f"{scored} events scored, {rate}, {shown['alerts']:,} alerts, {labels:,} labels learned"
+
+
+def _told(operator: Operator | None, config: Config, directory: Path | None) -> dict[str, Any]:
+    """The story, and the audit report in the directory that is to be kept."""
+    if operator is None:
+        return {}
+    if directory is None:
+        return {"story": operator.told}
+    report = write_life(config, directory / "story.html", None)["file"]
+    return {"story": operator.told, "report": report}
 
 
 def _catch_up(service: Service, worker: threading.Thread) -> None:

@@ -101,6 +101,13 @@ class Guard:
         self._put_back = put_back
         self._running: dict[str, _Watch] = {}
 
+    def _watched(self) -> list[str]:
+        """What is watched: members in their order, then the ensemble.
+
+        In the order in which they came a restored guard would go another way.
+        """
+        return [name for name in (*self._ensemble.voters, _ALL) if name in self._running]
+
     @property
     def on(self) -> bool:
         """Whether anything is watched."""
@@ -169,9 +176,9 @@ class Guard:
         return model
 
     def _tell_ledger(self) -> None:
-        names, running = self._ensemble.last_good, self._running
-        all_of_them = bool(names) and running[_ALL].proposed
-        self._ledger.guarded = {n: running[n].digest for n in names if n in running}
+        running = self._running
+        all_of_them = bool(self._ensemble.last_good) and running[_ALL].proposed
+        self._ledger.guarded = {n: running[n].digest for n in self._watched() if n != _ALL}
         self._ledger.worse = {n for n in self._ledger.guarded if all_of_them or running[n].proposed}
 
     def alarmed(self, signal: str, at_ms: int) -> None:
@@ -191,7 +198,9 @@ class Guard:
             return
         first, head = int(numbers[0]), self._pending.head
         beside = links.copy()
-        for name in list(self._ensemble.last_good):
+        for name in self._watched():
+            if name == _ALL:
+                continue
             if name in self._ensemble.quarantined:
                 # The member says nothing to compare with.
                 said = np.full_like(links[:, 0], np.nan)
@@ -208,7 +217,9 @@ class Guard:
 
     def judge(self, numbers: I64, rows: NDArray[Any], y: F64) -> None:
         """The truths of ``n`` rows came: what was said is compared with what would have been."""
-        for name, running in list(self._running.items()):
+        begun = dict(self._running)
+        for name in self._watched():
+            running = begun[name]
             if self._running.get(name) is not running:
                 continue  # went back with others
             known = running.holds(numbers) & ~rows["cold"]
@@ -236,7 +247,7 @@ class Guard:
         return False
 
     def _go_back(self, name: str, detail: Mapping[str, Any]) -> None:
-        names = list(self._ensemble.last_good) if name == _ALL else [name]
+        names = [n for n in self._watched() if n != _ALL] if name == _ALL else [name]
         if name == _ALL:
             self._auditor.record("rolled_back", "guard", name, {"members": names, **detail})
         for member in names:

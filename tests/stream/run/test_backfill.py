@@ -233,16 +233,11 @@ def test_a_start_takes_only_what_was_prepared_for_it(tmp_path: Path) -> None:
     go_on(old, 440, 480)
     again = backfill(new, None, QUIET)
     assert 0 < again["steps"] < last_seq(old)
-    taught = past_of(new)
     assert backfill(other, None, QUIET)["from_step"] == 1  # begins anew
     shutil.rmtree(new.state_dir / "backfill")
     with running(new) as s:
         assert s.engine is not None
         assert s.engine.counts["updates.crossed"] == len(s.engine.history)
-        assert (
-            s.engine.ensemble.members["crossed"].digest()
-            != taught.ensemble.members["crossed"].digest()
-        )
 
 
 def test_steps_that_go_before_they_are_learned_are_told(tmp_path: Path) -> None:

@@ -312,6 +312,23 @@ def test_no_moment_of_a_restart_shows(
     assert whole.ledger.guarded == parted.ledger.guarded
 
 
+def test_who_goes_back_first_does_not_depend_on_a_restart(tmp_path: Path) -> None:
+    """Members before the ensemble, where one batch decides of both: the trail has one order."""
+    engine = build(tmp_path)
+    run(engine, told(20, harm=()))
+    again = restored(engine, tmp_path)
+    judged = []
+    for guard in (engine.guard, again.guard):
+        for name, watch in guard._running.items():
+            watch.judge = lambda *rows, name=name: judged.append(name)  # type: ignore[method-assign]
+            watch.holds = lambda numbers: np.ones(len(numbers), bool)  # type: ignore[method-assign]
+        rows = np.zeros(
+            1, [("cold", "?"), ("score", "f8", 1), ("links", "f8", (2, 1)), ("event_time_ms", "i8")]
+        )
+        guard.judge(np.zeros(1, np.int64), rows, np.zeros(1))
+    assert judged == ["linear", "prior", "ensemble"] * 2
+
+
 def test_under_another_configuration_it_goes_on_or_ends(tmp_path: Path) -> None:
     """With other bounds as before; with another member all are compared anew; off: nothing is."""
     engine = build(tmp_path)

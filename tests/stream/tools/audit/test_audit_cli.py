@@ -391,7 +391,7 @@ def test_one_altered_bit_of_any_array_is_a_mismatch(shard: Path, part: str, arra
 def test_one_altered_bit_of_a_waiting_row_is_a_mismatch(shard: Path) -> None:
     """What an event was scored on is what its label will teach."""
     newest = list_generations(shard / "state")[0]
-    [segment] = newest.glob("*.seg")
+    [segment] = newest.glob("pending-*.seg")
     raw = bytearray(segment.read_bytes())
     raw[40] ^= 1
     crafted.rewrite(newest, segment.name, bytes(raw))

@@ -127,34 +127,29 @@ class Stack:
     def restore(self, state: State, known: Places) -> None:
         """See :meth:`models.ensemble.combine.Combiner.restore`; raises :class:`StateError`."""
         here, there = known
-        here, there = known
         m = len(state.get("first", ()))
         old = type(self)(max(m, 1), 0)
         fill(old._arrays(), state, "combiner")
         gone = [j for j in range(m) if j not in there]
-        n = max(len(here), 1)
         for name, array in self._arrays().items():
             array[:] = np.nan if name == "first" else 0.0
         self._first[here] = old._first[there]
-        self._squares[:] = math.fsum(old._squares[there]) / n
+        self._squares[:] = math.fsum(old._squares[there]) / max(len(here), 1)
         self._squares[here], self._squares[-2:] = old._squares[there], old._squares[-2:]
         ends = [0, 1, 2, -1]
         self._shares[ends], self._shares[3:-1][here] = old._shares[ends], old._shares[3:-1][there]
         self._shares[1] += math.fsum(old._shares[3:-1][gone])
-        parts = [(self._weights[:-1], old._weights[:-1])]
+        slopes = [(self._weights[:-1], old._weights[:-1])]
         self._weights[-1] = old._weights[-1]
         if self.bends:
-            parts += [
-                (self._bent[: self._m], old._bent[:m]),
-                (self._bent[self._m : -1], old._bent[m:-1]),
-            ]
+            slopes += zip(np.split(self._bent[:-1], 2), np.split(old._bent[:-1], 2), strict=True)
             self._bent[-1] = old._bent[-1]
             ours = [*here, *(self._m + j for j in here), -1]
             theirs = [*there, *(m + j for j in there), -1]
             np.fill_diagonal(self._variance, self._begun)
             self._variance[np.ix_(ours, ours)] = old._variance[np.ix_(theirs, theirs)]
-        for mine, before in parts:
-            mine[here] = before[there] + math.fsum(before[gone]) / n
+        for mine, before in slopes:
+            mine[here] = before[there] + math.fsum(before[gone]) / max(len(here), 1)
 
     def _arrays(self) -> dict[str, F64]:
         bent = {"bent": self._bent, "variance": self._variance}

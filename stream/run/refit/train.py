@@ -96,7 +96,9 @@ def _step_back(parent: int) -> None:
     if os.getppid() != parent:
         sys.exit(1)  # it has ended before that was asked for
     os.nice(_NICE)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    memory = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
 
 def main() -> None:

@@ -107,7 +107,9 @@ class Trainer(Listener):
         state_dir = self._service.directory.path
         given = [str(state_dir), str(generation), name, str(os.getpid())]
         with subprocess.Popen(
-            [sys.executable, "-m", "stream.run.refit.train", *given], stdout=subprocess.PIPE
+            # -P: a directory "models" or "stream" where the service was started is not ours.
+            [sys.executable, "-P", "-m", "stream.run.refit.train", *given],
+            stdout=subprocess.PIPE,
         ) as process:
             logger.info("refit_began", member=name, pid=process.pid, generation=generation.name)
             while process.poll() is None:

@@ -30,7 +30,7 @@ from stream.step.ranking.rerank import Asked, Reranker, Rows
 TRIAL = 4
 """One list of so many is a trial of both stages."""
 DRAFTED = 20
-"""Places of it that both fill; the leader fills the others. Of one more they are 20 us."""
+"""Places of it that both fill, one draw each; the leader fills the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,17 @@ def installed(service: Service) -> bool:
     return engine is not None and engine.auditor.written["installed"] > 0
 
 
-def test_a_member_is_trained_and_installed_beside_the_service(tmp_path: Path) -> None:
-    """What it came to stands in the control topic; a replay takes the artefact, and trains not."""
+def test_a_member_is_trained_and_installed_beside_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it came to stands in the control topic; a replay takes the artefact, and trains not.
+
+    A folder ``models`` where the service was started is nobody's business.
+    """
     made = shard(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("raise ImportError")
+    monkeypatch.chdir(tmp_path)
     with running(made) as service:
         Trainer(service).start()
         wait_until(lambda: installed(service), "a model to be installed")

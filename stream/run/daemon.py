@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -75,11 +76,21 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     obey_signals(service.stop, service.threads)
     Trainer(service).start()
     front.start()
+    spare_imports()
     try:
         service.run()
     finally:
         front.stop()
     logger.info("stopped", seq=service.engine.seq if service.engine else 0)
+
+
+def spare_imports() -> None:
+    """Let the collector never again look at what is there before the service: modules and kernels.
+
+    They are 200,000 objects, and every full collection stood still for 100 ms over them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def watch(health: Health) -> None:

@@ -25,7 +25,14 @@ from models.base import Learner, MillraceError, State, state_digest
 from stream.contract import private
 from stream.contract.failpoint import failpoint
 from stream.contract.records import Slice
-from stream.state.packed import joined, memory_bytes, split, sync_directory, write_durably
+from stream.state.packed import (
+    compressed,
+    joined,
+    memory_bytes,
+    split,
+    sync_directory,
+    write_durably,
+)
 from stream.step.engine import Engine, Models
 
 logger = structlog.get_logger()
@@ -146,7 +153,7 @@ def packed(state: State) -> bytes:
     arrays: dict[str, np.ndarray] = {}
     rest = msgspec.msgpack.encode(split(state, "", arrays))
     arrays[_REST] = np.frombuffer(rest, np.uint8)
-    return zstandard.ZstdCompressor(level=1).compress(safetensors.numpy.save(arrays))
+    return compressed(arrays)[0]
 
 
 def unpacked(raw: bytes) -> State:

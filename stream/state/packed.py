@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from stream.contract import private
@@ -40,6 +43,44 @@ def joined(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
             return arrays[value[_ARRAY]]
         return {k: joined(v, arrays) for k, v in value.items()}
     return [joined(v, arrays) for v in value] if isinstance(value, list) else value
+
+
+def compressed(arrays: Mapping[str, NDArray[Any]]) -> tuple[bytes, int]:
+    """The arrays as one compressed safetensors file, and its length before.
+
+    Not by the library's ``save``, which copies the whole twice and lets no other thread run
+    meanwhile: of 85 MB a step beside it waited 130 ms. Here nothing holds the interpreter's lock
+    for longer than a piece takes.
+    """
+    # The widest first: so each array lies where its items are aligned.
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    head, raw, end = {}, [], 0
+    for name in names:
+        a = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        raw.append(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+        begin, end = end, end + a.nbytes
+        head[name] = {"dtype": _DTYPES[a.dtype], "shape": a.shape, "data_offsets": (begin, end)}
+    told = msgspec.json.encode(head)
+    told += b" " * (-len(told) % 8)
+    told = len(told).to_bytes(8, "little") + told
+    # Trees' histograms are mostly zeros: compressing 46 MB to 7 takes 50 ms, writing the rest 120.
+    zstd = zstandard.ZstdCompressor(level=1).compressobj(size=len(told) + end)
+    found = [zstd.compress(told)]
+    for a in raw:
+        found += [zstd.compress(a[k : k + _PIECE].data) for k in range(0, len(a), _PIECE)]
+    return b"".join([*found, zstd.flush()]), len(told) + end
+
+
+_PIECE = 1 << 20
+_DTYPES = {
+    np.dtype(kind).newbyteorder("<"): name
+    for name, kind in {
+        **{f"F{8 * n}": f"f{n}" for n in (2, 4, 8)},
+        **{f"I{8 * n}": f"i{n}" for n in (1, 2, 4, 8)},
+        **{f"U{8 * n}": f"u{n}" for n in (1, 2, 4, 8)},
+        "BOOL": "?",
+    }.items()
+}
 
 
 def write_durably(path: Path, raw: bytes) -> None:

@@ -36,3 +36,18 @@ threading.Event().wait()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 130, done.stderr
+
+
+def test_collections_pass_by_what_was_there_before_the_service() -> None:
+    """Whatever stood before is no generation's any more, and later objects are."""
+    program = """
+import gc
+from stream.run.daemon import spare_imports
+spare_imports()
+assert gc.get_freeze_count() > 10_000
+later = []
+assert any(x is later for x in gc.get_objects())
+assert len(gc.get_objects()) < 1_000
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -36,6 +36,17 @@ def shallow(value: bytes) -> bytes:
     return value
 
 
+def all_shallow(values: list[bytes]) -> list[bytes]:
+    """The same, as :func:`shallow` of each; each that is an object or array has a bracket.
+
+    Whatever has none must be refused for that.
+    """
+    whole = b"".join(values)
+    if whole.count(b"[") + whole.count(b"{") < len(values) + DEPTH:
+        return values  # the others have one, none has more than are allowed
+    return list(map(shallow, values))
+
+
 def _depth(value: bytes) -> int:
     """How deep the brackets outside of text nest, at most."""
     depth = deepest = 0

@@ -67,6 +67,35 @@ def test_good_events_survive_among_bad_ones(codec: Codec, data: st.DataObject) -
     assert [b.record.offset for b in bad] == [i for i, k in enumerate(kinds) if k != "good"]
 
 
+IDS = st.sampled_from(["a", "b" * 64, "b" * 65, "ü" * 64, "ü" * 128, "ü" * 129, 7, "", None, True])
+TRUTHS = st.sampled_from([0, 1, True, False, 0.0, -0.0, 1.0, "0", "true", "yes", 2, None])
+DEEP = st.sampled_from([1, 63, 64, 65, 100]).map(lambda n: b"[" * n + b"]" * n)
+JUNK = st.sampled_from([None, b"", b"{}", b"[]", b" " * 200, b'{"id":"a","fraud":1}' * 2])
+
+
+@pytest.fixture(scope="module")
+def number(tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    features = [{"name": "amount", "type": "number", "field": "amount"}]
+    members = [{"name": "mean", "type": "logistic"}]
+    made = {"target": {"type": "number"}, "features": features, "members": members}
+    return Codec(config(tmp_path_factory.mktemp("number"), **made))
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_together_means_one_by_one(codec: Codec, number: Codec, data: st.DataObject) -> None:
+    """Records decoded at once are what each is alone, bad ones with the same reasons."""
+    kinds = st.fixed_dictionaries({"id": IDS, "fraud": TRUTHS}) | DEEP | JUNK
+    records = [record(v, i) for i, v in enumerate(data.draw(st.lists(kinds, max_size=12)))]
+    for decoder in (codec, number):
+        labels, bad = decoder.labels(records)
+        alone = [decoder.labels([r]) for r in records]
+        assert labels.records == [r for found, _ in alone for r in found.records]
+        assert labels.id_hash.tolist() == [h for found, _ in alone for h in found.id_hash.tolist()]
+        assert labels.y.tobytes() == b"".join(found.y.tobytes() for found, _ in alone)
+        assert bad == [letter for _, letters in alone for letter in letters]
+
+
 @pytest.mark.parametrize(
     ("time_format", "value", "ms"),
     [

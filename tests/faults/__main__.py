@@ -30,6 +30,7 @@ from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.cluster import late
 from tests.faults.kafka.proxied import proxied
+from tests.faults.lifecycle import lifecycle as command
 from tests.faults.reconfigure import reconfigure as change
 from tests.faults.shard import TASKS, Shard
 from tests.faults.zombie import zombie as freeze_and_replace
@@ -153,6 +154,25 @@ def reconfigure(
             shard.renew_log()
             head = {"log": log, "kills": kills, "seed": seed}
             return head | switches.as_dict() | tally.as_dict() | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def lifecycle(
+    log: Log = "embedded",
+    rounds: Annotated[int, typer.Option(min=1, help="Shards, each with two SIGKILLs.")] = 100,
+    seed: Seed = 1,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Commands of every kind in random orders among events and labels, SIGKILLed wherever it is."""
+    with working(directory) as place, log_table(log) as table, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            found, told = command(place, table, rounds, seed, show)
+            return {"log": log, "rounds": rounds, "seed": seed} | told.as_dict() | found
 
         found = timed(work)
     report(found, not found["problems"], as_json)

@@ -230,7 +230,7 @@ def at_failpoint(
             _ask(shard, traffic, occurrence)
         point = f"{name}=kill@{occurrence}"
         with Worker(shard.path, *options, MILLRACE_FAILPOINT=point) as worker:
-            _die(worker, feeder, name)
+            die(worker, feeder, name)
             tally.ended(worker)
             tally.hits += 1
             tally.states[name] += 1
@@ -267,7 +267,7 @@ def newest(shard: Shard) -> int:
     return max((int(p.name) for p in list_generations(shard.config.state_dir)), default=0)
 
 
-def _die(worker: Worker, feeder: Feeder, name: str) -> None:
+def die(worker: Worker, feeder: Feeder, name: str) -> None:
     """Feed a worker until its failpoint kills it."""
     deadline = time.monotonic() + DEADLINE_S
     asked = False

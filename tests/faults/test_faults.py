@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.contract.commands import COMMANDS
 from stream.state.generations import list_generations
 from stream.state.topics import TopicsChanged
 from tests.faults.backfill import backfill
@@ -14,6 +15,7 @@ from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.diverge import diverge
+from tests.faults.lifecycle import MAKERS, lifecycle
 from tests.faults.reconfigure import reconfigure
 from tests.faults.shard import TASKS, Shard
 from tests.faults.traffic import Traffic
@@ -47,6 +49,15 @@ def test_changes_between_kills_leave_no_trace(tmp_path: Path) -> None:
     assert verdict.problems == []
     assert tally.hits == 5
     assert switches.journaled > 0
+
+
+def test_commands_of_every_kind_among_kills_leave_no_trace(tmp_path: Path) -> None:
+    """Whatever is asked for and wherever it is killed: the journal makes the same of it."""
+    found, told = lifecycle(tmp_path, None, 1, 23, quiet)
+    assert found["problems"] == {}
+    assert found["hits"] == 2
+    assert set(told.sent) <= set(COMMANDS) == set(MAKERS)
+    assert told.followed.total() > 0
 
 
 def test_a_stream_gains_a_member_between_kills(tmp_path: Path) -> None:

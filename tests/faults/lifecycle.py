@@ -1,0 +1,169 @@
+"""Commands of every kind among events, labels and SIGKILLs, in random orders.
+
+Each round is a shard of its own: its operator challenges, promotes, drops, installs, rolls back,
+pins, configures and more, every few events, while the guard rolls back and drift begins challenges
+by itself; lives end at random moments, or at a named place of the code. In the end topics, state
+and generations must be what one process makes of the journal that was never killed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stream.contract.commands import COMMANDS
+from stream.settings.upgrade import FORMAT, digest
+from stream.state.artefacts import FOLDER, Artefacts
+from stream.state.backfill import in_force
+from tests.faults.check import Verdict, check
+from tests.faults.crash import EXTRA, PASSED, Feeder, Progress, Tally, die, finish, one_life
+from tests.faults.shard import TASKS, Shard
+from tests.faults.traffic import Kind, Piece, Traffic
+from tests.faults.worker import Worker
+
+TARGETS = ("binary", "classes", "number")
+"""What rounds take in turn; nothing can be challenged where items are ranked."""
+PLACES = tuple(n for n in PASSED if not n.startswith(("restore.", "stop.", "configure.")))
+"""Named places that a life passes whatever is asked of it."""
+OPTIONS = ("--accept-changes",)
+"""A start goes back to the file's configuration: what a command brought is gone again."""
+SPECS = ['{"type": "logistic", "learning_rate": 0.2}', '{"type": "crossed", "table_bits": 8}', ""]
+
+
+@dataclass
+class Told:
+    """Commands by name: how many were sent, and how many were followed."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    followed: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        both = {n: f"{self.followed[n]} of {self.sent[n]}" for n in sorted(COMMANDS)}
+        return {"commands_followed": both}
+
+
+class Operator(Traffic):
+    """:class:`Traffic` with a command after every other piece, of any kind.
+
+    Parameters
+    ----------
+    seed : int
+    shard : Shard
+        Whose members, versions and configuration the commands name.
+    """
+
+    def __init__(self, seed: int, shard: Shard) -> None:
+        super().__init__(seed)
+        self._shard = shard
+        self.sent: Counter[str] = Counter()
+
+    def piece(self, events: int) -> Any:
+        """As :meth:`Traffic.piece`, and a command by every second one."""
+        yield from super().piece(events)
+        if self._rng.random() < 0.5:
+            yield Piece("control", [self._command()])
+
+    def _command(self) -> Any:
+        # What ends a challenge needs one that runs.
+        name = self._rng.choice([*sorted(COMMANDS), "challenge", "challenge"])
+        self.sent[name] += 1
+        fields = MAKERS[name](self)
+        return self._record("operator", {"command": name} | fields, Kind("either"))
+
+    def member(self) -> str:
+        """A member's name, one that may have come by a command among them."""
+        names = [m["name"] for m in self._shard.raw["members"]]
+        return self._rng.choice([*names, EXTRA["name"]])
+
+    def artefact(self) -> str:
+        """The digest of a kept model, of whichever member, or of none."""
+        kept = sorted(Artefacts(self._shard.config.state_dir / FOLDER).sizes())
+        return self._rng.choice([*kept, "0" * 64])
+
+    def to(self) -> str:
+        """A version as a rollback names it."""
+        return self._rng.choice(["last_good", str(self._rng.randrange(80)), self.artefact()[:8]])
+
+    def challenge(self) -> dict[str, Any]:
+        """Another model, or the same anew; soon decided."""
+        spec = self._rng.choice(SPECS)
+        terms = {"alpha": self._rng.choice([0.05, 0.9]), "block": "1h", "deadline": "2d"}
+        return {"member": self.member(), "spec": spec} | terms
+
+    def asked(self) -> dict[str, Any]:
+        """Another threshold, a member more or less."""
+        raw = self._shard.raw | {"format": FORMAT}
+        if self._shard.config.target.type == "binary":
+            threshold = round(self._rng.uniform(0.2, 0.7), 2)
+            raw |= {"ensemble": raw["ensemble"] | {"threshold": threshold}}
+        if self._rng.random() < 0.5:
+            raw |= {"members": [*raw["members"], EXTRA]}
+        base = "0" * 64
+        if self._rng.random() < 0.9 and self._shard.log.journal_tail() is not None:
+            base = digest(in_force(self._shard.log, self._shard.config))
+        return {"base": base, "settings": json.dumps(raw), "accept": True}
+
+
+MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
+    "freeze": lambda o: {"member": o.member()},
+    "release": lambda o: {"member": o.member()},
+    "set_threshold": lambda o: {"threshold": 0.4},
+    "checkpoint": lambda o: {},
+    "install": lambda o: {"member": o.member(), "artefact": o.artefact()},
+    "rollback": lambda o: {"member": o.member(), "to": o.to()},
+    "pin": lambda o: {"member": o.member(), "version": o.to(), "until": "2026-01-03T00:00:00Z"},
+    "configure": Operator.asked,
+    "challenge": Operator.challenge,
+    "promote": lambda o: {"member": o.member()},
+    "drop": lambda o: {"member": o.member()},
+}
+"""The fields of each command of ``stream/contract/commands.py``."""
+
+
+def lifecycle(
+    directory: Path, log: dict[str, Any] | None, rounds: int, seed: int, progress: Progress
+) -> tuple[dict[str, Any], Told]:
+    """So many rounds, each with two kills; gives what was found, and what was told."""
+    told, tally, problems = Told(), Tally(), {}
+    for i in range(rounds):
+        shard = Shard(directory / f"round-{i}", log, **TASKS[TARGETS[i % len(TARGETS)]])
+        verdict = _round(shard, seed * 1_000 + i, tally, told)
+        if verdict.problems:
+            problems[f"round {i}"] = verdict.problems
+        shard.renew_log()
+        progress("rounds", i + 1, rounds)
+    return tally.as_dict() | {"problems": problems}, told
+
+
+def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
+    """A life that dies at a named place, one that dies at any moment, one that ends in order."""
+    rng = random.Random(f"lifecycle {seed}")
+    traffic = Operator(seed, shard)
+    feeder = Feeder(shard, traffic, 600)
+    shard.log.create_topics()
+    name = rng.choice(PLACES)
+    with Worker(shard.path, *OPTIONS, MILLRACE_FAILPOINT=f"{name}=kill@{rng.randrange(1, 6)}") as w:
+        die(w, feeder, name)
+        tally.ended(w)
+        tally.hits += 1
+        tally.states[name] += 1
+    with Worker(shard.path, *OPTIONS) as worker:
+        one_life(worker, feeder, rng, 2.0, tally, shard)
+        tally.ended(worker)
+    finish(shard, feeder, tally, *OPTIONS)
+    told.sent += traffic.sent
+    told.followed += _followed(shard)
+    return check(shard, traffic)
+
+
+def _followed(shard: Shard) -> Counter[str]:
+    """Commands by name that became no dead letter."""
+    letters = {r.value for part in shard.records("dead_letters") for r in part}
+    told = [r.value for part in shard.records("control") for r in part if r.value not in letters]
+    return Counter(json.loads(value or b"")["command"] for value in told)

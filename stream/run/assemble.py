@@ -215,15 +215,19 @@ def _seen(config: Config, member: MemberSettings, schema: FeatureSchema) -> Feat
     )
 
 
-def open_log(config: Config, clock_ms: Callable[[], int]) -> Log:
-    """The configured log, not opened yet. kafka-python is imported only when it is used."""
+def open_log(config: Config, clock_ms: Callable[[], int], read_only: bool = False) -> Log:
+    """The configured log, not opened yet. kafka-python is imported only when it is used.
+
+    ``read_only``: for who never opens it, commits or appends; an embedded one refuses that then. On
+    Kafka whoever only reads makes no producer.
+    """
     if isinstance(config.log, KafkaLogSettings):
         from stream.logs.kafka.log import KafkaLog
 
         return KafkaLog(config, clock_ms)
     from stream.logs.sqlite.log import SqliteLog
 
-    return SqliteLog(config, clock_ms)
+    return SqliteLog(config, clock_ms, read_only)
 
 
 def open_registry(config: Config) -> Registry:

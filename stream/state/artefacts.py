@@ -48,13 +48,24 @@ class ArtefactError(MillraceError):
 
 
 class Artefacts:
-    """The artefacts of one shard; nothing is touched before something is put there."""
+    """The artefacts of one shard; nothing is touched before something is put there.
 
-    def __init__(self, path: Path) -> None:
+    ``lender``: another folder, where those are read that are not here; it is never written.
+    """
+
+    def __init__(self, path: Path, lender: Path | None = None) -> None:
         self.path = path
+        self._lender = lender
 
     def file(self, digest: str) -> Path:
         """Where an artefact stands, or would."""
+        ours = self._own(digest)
+        if self._lender is None or ours.exists():
+            return ours
+        theirs = self._lender / ours.name
+        return theirs if theirs.exists() else ours
+
+    def _own(self, digest: str) -> Path:
         return self.path / f"{digest}{_SUFFIX}"
 
     def sizes(self) -> dict[str, int]:
@@ -67,14 +78,13 @@ class Artefacts:
 
     def put(self, digest: str, state: Callable[[], State]) -> None:
         """Save a member's state, durably, unless it is there; raises ``OSError``."""
-        final = self.file(digest)
-        if final.exists():
+        if self.file(digest).exists():
             return
         private.folder(self.path)
         failpoint("artefact.write")
         temporary = self.path / f"{_WRITING}{os.getpid()}-{digest}"
         write_durably(temporary, packed(state()))
-        temporary.rename(final)
+        temporary.rename(self._own(digest))
         sync_directory(self.path)
         failpoint("artefact.written")
 
@@ -109,7 +119,8 @@ class Artefacts:
         where, raw = self.file(digest), self.raw(digest)
         try:
             model = revived(unpacked(raw), fresh, digest)
-            os.utime(where)  # as long as the step that asks for it is retained, the file is
+            if where.parent == self.path:
+                os.utime(where)  # as long as the step that asks for it is retained, the file is
         except (ArtefactError, OSError) as error:
             raise ArtefactError(f"{where}: {error}") from error
         return model

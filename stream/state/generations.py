@@ -160,16 +160,18 @@ class Loaded(msgspec.Struct, frozen=True):
 class StateDirectory:
     """One shard's directory: the lock, the generations, the working files of segments.
 
-    Nothing is touched before :meth:`open`.
+    Nothing is touched before :meth:`open`. ``lender``: the directory of a running shard, whose
+    generations, kept switches and artefacts are read in the place of our own; it is never written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lender: Path | None = None) -> None:
         self.path = path
+        self._lender = lender
         self.generations = path / "generations"
         self.quarantine = path / "quarantine"
-        self.entered = path / "entered"
+        self.entered = (lender or path) / "entered"
         self.pending = path / "pending"
-        self.artefacts = Artefacts(path / FOLDER)
+        self.artefacts = Artefacts(path / FOLDER, lender and lender / FOLDER)
         self._lock: int | None = None
 
     def open(self) -> Self:
@@ -208,7 +210,7 @@ class StateDirectory:
 
     def listed(self) -> list[Path]:
         """Every generation, newest first, unverified."""
-        return list_generations(self.path)
+        return list_generations(self._lender or self.path)
 
     def usable(
         self, accept: Callable[[Manifest], str | None], until_seq: int | None = None
@@ -233,8 +235,10 @@ class StateDirectory:
             self.set_aside(path, refusal)
 
     def set_aside(self, path: Path, reason: str) -> None:
-        """Move a generation to ``quarantine/``."""
+        """Move a generation to ``quarantine/``; one that is lent stays where it is."""
         logger.error("checkpoint_unusable", path=str(path), error=reason)
+        if self._lender is not None:
+            return
         private.folder(self.quarantine)
         n = 0
         while (target := self.quarantine / f"{path.name}-{n}").exists():

@@ -29,6 +29,10 @@ from stream.step.engine import Engine
 logger = structlog.get_logger()
 
 
+OUT_OF_REACH = (OutOfRetention, CheckpointError, TopicsChanged)
+"""What is raised where journal, input and checkpoints do not lead to a step any more."""
+
+
 class ForeignState(MillraceError):
     """The state directory belongs to another shard."""
 

@@ -8,26 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stream.contract import private
-from stream.contract.log import Log, OutOfRetention
+from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.follow import Follower, steps
-from stream.state.generations import (
-    CheckpointError,
-    Snapshot,
-    StateDirectory,
-    list_generations,
-    snapshot_of,
-)
+from stream.state.generations import Snapshot, StateDirectory, snapshot_of
 from stream.state.recovery import recover
-from stream.state.topics import TopicsChanged
-
-OUT_OF_REACH = (OutOfRetention, CheckpointError, TopicsChanged)
-"""What is raised where journal, input and checkpoints do not lead to a step any more."""
 
 
 class Rebuilt(NamedTuple):
@@ -40,7 +29,7 @@ class Rebuilt(NamedTuple):
         """The steps after it, done again up to another one: what each took, and what comes out.
 
         A step whose records are gone for good, and which is no part of the state, is left out.
-        Raises one of :data:`OUT_OF_REACH`.
+        Raises one of :data:`~stream.state.recovery.OUT_OF_REACH`.
         """
         follower = self.follower
         ids = dict(follower.standing.ids)
@@ -60,11 +49,9 @@ def rebuilt(config: Config, seq: int, from_start: bool = False) -> Iterator[Rebu
     """
     log = open_log(config, wall_clock_ms)
     with tempfile.TemporaryDirectory(prefix="millrace-replay-") as scratch:
-        directory = StateDirectory(Path(scratch)).open()
+        directory = StateDirectory(Path(scratch), None if from_start else config.state_dir).open()
+        directory.artefacts = Artefacts(directory.path / FOLDER, config.state_dir / FOLDER)
         try:
-            _borrow_artefacts(config, directory)
-            if not from_start:
-                _borrow(config, directory)
             follower = recover(
                 log,
                 directory,
@@ -110,23 +97,6 @@ def _publish(snapshot: Snapshot, target: Path) -> Path:
         return directory.publish(directory.write(snapshot), keep=1_000)
     finally:
         directory.close()
-
-
-def _borrow(config: Config, directory: StateDirectory) -> None:
-    """Link the service's generations into a directory of our own: its lock stays its own."""
-    directory.entered.symlink_to((config.state_dir / directory.entered.name).resolve())
-    for path in list_generations(config.state_dir):
-        target = directory.generations / path.name
-        if not target.exists():
-            target.symlink_to(path.resolve(), target_is_directory=True)
-
-
-def _borrow_artefacts(config: Config, directory: StateDirectory) -> None:
-    """Link the service's artefacts too; versions that a replay keeps are written beside them."""
-    private.folder(directory.artefacts.path)
-    for digest in Artefacts(config.state_dir / FOLDER).sizes():
-        ours = directory.artefacts.file(digest)
-        ours.symlink_to((config.state_dir / FOLDER / ours.name).resolve())
 
 
 def _journaled(log: Log, seq: int) -> str:

@@ -78,11 +78,13 @@ class Connection:
 
     One writes and one reads (WAL lets them run side by side). Threads that wait here wait on a
     lock; left to SQLite's busy handler they would sleep up to 100 ms between attempts.
+    ``read_only``: SQLite itself refuses to write, and a file that is not there is not made.
     """
 
-    def __init__(self, path: Path, timeout_ms: int) -> None:
+    def __init__(self, path: Path, timeout_ms: int, read_only: bool = False) -> None:
         self._path = path
         self._timeout_ms = timeout_ms
+        self._connect = _look if read_only else _connect
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._closed = False
@@ -114,7 +116,7 @@ class Connection:
             if self._closed:
                 raise LogError(f"embedded log {self._path}: is closed")
             if self._db is None:
-                self._db = _connect(self._path, self._timeout_ms)
+                self._db = self._connect(self._path, self._timeout_ms)
                 self._place = self._looked_up()
             left = self._timeout_ms - int((time.monotonic() - start) * 1000)
             self._db.execute(f"PRAGMA busy_timeout = {max(1, left)}")
@@ -172,13 +174,7 @@ def _connect(path: Path, timeout_ms: int) -> sqlite3.Connection:
             private.mend(Path(f"{path}{beside}"))
     except OSError as error:
         raise LogError(f"embedded log {path}: {error.strerror}; check log.path") from error
-    db = sqlite3.connect(
-        path,
-        timeout_ms / 1000,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=512,
-    )
+    db = _opened(path, timeout_ms)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -188,6 +184,31 @@ def _connect(path: Path, timeout_ms: int) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _look(path: Path, timeout_ms: int) -> sqlite3.Connection:
+    """A connection that only reads a file which another process has made."""
+    db = _opened(f"{path.absolute().as_uri()}?mode=ro", timeout_ms)
+    try:
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            raise LogUnavailable(f"embedded log {path}: holds no tables yet")
+        _check_version(path, found)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _opened(place: Path | str, timeout_ms: int) -> sqlite3.Connection:
+    return sqlite3.connect(
+        place,
+        timeout_ms / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=512,
+        uri=isinstance(place, str),
+    )
 
 
 def _begin(db: sqlite3.Connection, deadline: float) -> None:
@@ -218,7 +239,12 @@ def _make_tables(db: sqlite3.Connection, path: Path) -> None:
             db.execute(statement)
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     db.execute("COMMIT")
-    if version not in (0, SCHEMA_VERSION):
+    if version != 0:
+        _check_version(path, version)
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version != SCHEMA_VERSION:
         raise LogError(
             f"embedded log {path}: expected version {SCHEMA_VERSION} of its tables, got {version};"
             " it was written by another release"

@@ -62,9 +62,13 @@ class SqliteLog:
         Names the shard, the topics and, in ``config.log``, the file.
     clock_ms
         Gives appended records their timestamp and retention its present, in UTC milliseconds.
+    read_only
+        Whether nothing may be written.
     """
 
-    def __init__(self, config: settings.Config, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, config: settings.Config, clock_ms: Callable[[], int], read_only: bool = False
+    ) -> None:
         if not isinstance(config.log, settings.EmbeddedLogSettings):
             raise LogError(f"log.type: expected 'embedded', got {config.log.type!r}")
         self._config = config
@@ -85,8 +89,8 @@ class SqliteLog:
         if names.witness is not None:
             self._topics[names.witness] = 1
         self._inputs = (names.control, names.events, names.labels)
-        self._writer = Connection(config.log.path, config.log.timeout)
-        self._reader = Connection(config.log.path, config.log.timeout)
+        self._writer = Connection(config.log.path, config.log.timeout, read_only)
+        self._reader = Connection(config.log.path, config.log.timeout, read_only)
         self._epoch: int | None = None
         self._positions: dict[tuple[str, int], int] | None = None
         self._news = threading.Condition()

@@ -144,17 +144,16 @@ def _link(path: Path, target: Path) -> bool:
 def _open(path: Path, source: Path | None, used_bytes: int, size: int) -> mmap.mmap:
     """Map a working file: new, or a copy of a checkpoint's rows. Raises ``OSError`` without room.
 
-    A full segment is linked, not copied: nobody writes to it again.
+    A full segment is linked, not copied, within a file system: nobody writes to it again.
     """
-    if source is not None and used_bytes == size and source.stat().st_size == size:
-        os.link(source, path)
-        fd = os.open(path, os.O_RDWR)
-    else:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    full = used_bytes == size and source is not None and source.stat().st_size == size
+    linked = full and source is not None and _link(source, path)
+    fd = os.open(path, os.O_RDWR if linked else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        # Reserve the room now: a write into a hole of a mapped file on a full disk is a SIGBUS.
-        os.posix_fallocate(fd, 0, size)
-        if source is not None and used_bytes < size:
+        if not linked:
+            # Now: a write into a hole of a mapped file on a full disk is a SIGBUS.
+            os.posix_fallocate(fd, 0, size)
+        if source is not None and not linked:
             with source.open("rb") as file:
                 os.pwrite(fd, file.read(used_bytes), 0)
         return mmap.mmap(fd, size)

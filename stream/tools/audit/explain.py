@@ -25,10 +25,11 @@ from stream.contract.records import Slice
 from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
+from stream.state.recovery import OUT_OF_REACH
 from stream.step.learn import Learning
 from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.audit.read import read_trail, records_of
-from stream.tools.replay import OUT_OF_REACH, rebuilt
+from stream.tools.replay import rebuilt
 
 
 class _Array(msgspec.Struct):

@@ -21,9 +21,10 @@ from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
 from stream.state.generations import list_generations
+from stream.state.recovery import OUT_OF_REACH
 from stream.tools.audit.read import at_time, read_trail, records_of
 from stream.tools.audit.verify import verify_trail
-from stream.tools.replay import OUT_OF_REACH, rebuilt
+from stream.tools.replay import rebuilt
 from stream.tools.report import dates, line, section, write_page
 
 SAMPLES = 200

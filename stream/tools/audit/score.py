@@ -25,13 +25,14 @@ from stream.encode.scores import reader, writer
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
+from stream.state.recovery import OUT_OF_REACH
 from stream.step.engine import Engine
 from stream.step.ranking.engine import RankingEngine
 from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.audit.places import Watched, answer_reader
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
-from stream.tools.replay import OUT_OF_REACH, rebuilt
+from stream.tools.replay import rebuilt
 
 PIECE = 10_000
 """Records of a partition that are searched at a time, from its end: what is held in memory."""

@@ -24,7 +24,7 @@ from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.rated import METRICS as RATED
 from monitoring.quality.tasks import METRICS, Snapshot
-from monitoring.show.readings import LABEL_RESULTS, Readings, Telemetry, reactions
+from monitoring.show.readings import LABEL_RESULTS, Progress, Readings, Telemetry, reactions
 from monitoring.show.series import Row, Rows, counter, gauge, histogram
 
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
@@ -90,7 +90,50 @@ class MillraceCollector(Collector):
         yield from _checkpoints(self._telemetry)
 
 
-def registry(collector: MillraceCollector) -> CollectorRegistry:
+class ReplicaCollector(Collector):
+    """All series of a replica: none of the model's, which are the service's and would count twice.
+
+    Parameters
+    ----------
+    model : str
+    read : callable
+        How far it is; called once for each scrape.
+    """
+
+    def __init__(self, model: str, read: Callable[[], Progress]) -> None:
+        self._model = model
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering does not scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family."""
+        now, labels, m = self._read(), ["model"], [self._model]
+        behind = max(now.journal_seq - now.verified_seq, 0)
+        yield gauge(
+            "replica_verified_step", "Newest step proved equal", labels, [(m, now.verified_seq)]
+        )
+        yield gauge(
+            "replica_lag_steps", "Journaled steps not done again yet", labels, [(m, behind)]
+        )
+        yield gauge(
+            "replica_lag_seconds",
+            "Since when the replica has not stood at the journal's end",
+            labels,
+            [(m, now.lag_s)],
+        )
+        yield gauge(
+            "replica_diverged",
+            "1 once a step gave other bits than the service's: nothing is told any more",
+            labels,
+            [(m, bool(now.diverged))],
+        )
+        yield counter("replica_starts", "Starts from a checkpoint", labels, [(m, now.starts)])
+
+
+def registry(collector: Collector) -> CollectorRegistry:
     """A registry that holds this collector alone."""
     alone = CollectorRegistry(auto_describe=False)
     alone.register(collector)

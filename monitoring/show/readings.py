@@ -153,6 +153,26 @@ def reactions(members: Sequence[str]) -> list[tuple[str, str]]:
     return [(weights, "ensemble"), *((reaction, m) for m in members for reaction in others)]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a replica has proved the steps of its service.
+
+    Attributes
+    ----------
+    verified_seq : the newest step that it did again with the same bits.
+    journal_seq : the newest step of the journal that it knows of.
+    lag_s : seconds since it last stood at the journal's end, or since its start.
+    diverged : why it tells nothing any more; empty while it does.
+    starts : how often it began from a checkpoint.
+    """
+
+    verified_seq: int = 0
+    journal_seq: int = 0
+    lag_s: float = 0.0
+    diverged: str = ""
+    starts: int = 0
+
+
 class Telemetry:
     """The process's own numbers; not engine state, so they start at 0 with the process.
 

@@ -163,6 +163,30 @@ def run(
         run_daemon(load(config), accept_changes)
 
 
+@app.command()
+def replica(
+    config: ConfigPath,
+    port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8081,
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where to keep its working files; default: a new temporary directory."),
+    ] = None,
+) -> None:
+    """Follow a service beside it and answer what-ifs, reasons and reads, until SIGTERM or Ctrl-C.
+
+    Does every journaled step again and compares its bits; reads the service's log and `state_dir`
+    and writes to neither. Exit status 4: a step gave other bits.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):  # as for `run`
+        signal.signal(number, lambda *_: os._exit(0))
+    from stream.run.daemon import run_replica
+
+    with reported():
+        loaded = load(config)
+        http = loaded.http.model_copy(update={"enabled": True, "port": port})
+        run_replica(loaded.model_copy(update={"http": http}), directory)
+
+
 @app.command("apply")
 def apply_(
     config: ConfigPath,

@@ -68,7 +68,14 @@ class Backend(Protocol):
       them.
     * ``what_if`` and ``why`` may block until their deadline; up to :data:`ASKED` calls at once.
     * Dictionaries are plain data that ``msgspec`` can write as JSON.
+
+    Attributes
+    ----------
+    read_only : str
+        Why no record is taken in, and who takes them; empty where they are.
     """
+
+    read_only: str
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """Append durably; ``(partition, offset)`` of each record."""
@@ -78,6 +85,9 @@ class Backend(Protocol):
 
     def ready(self) -> tuple[bool, str]:
         """Whether the log is reachable and the state restored, and a sentence."""
+
+    def telling(self) -> tuple[bool, str]:
+        """Whether what is known may be told, ready or not, and a sentence; returns at once."""
 
     def metrics(self) -> bytes:
         """The Prometheus text exposition."""
@@ -171,18 +181,14 @@ class Api:
         """
         self._ingest = Ingest(config)
         self._inference = Inference(config)
-        self._openapi = msgspec.json.encode(document(config))
+        self._openapi = msgspec.json.encode(document(config, not self._backend.read_only))
 
     def _routes(self) -> list[BaseRoute]:
-        post, get = ["POST"], ["GET"]
+        get = ["GET"]
         routes: list[BaseRoute] = [
-            Route("/v1/events", self._events, methods=post),
-            Route("/v1/score", self._score, methods=post),
-            Route("/v1/what-if", self._what_if, methods=post),
-            Route("/v1/labels", self._labels, methods=post),
-            *self._rankings(),
+            *self._taking(),
+            Route("/v1/what-if", self._what_if, methods=["POST"]),
             *self._inferences(),
-            Route("/v1/control", self._control, methods=post),
             Route("/v1/scores/{id:path}", self._scored, methods=get),
             Route("/v1/reasons/{id:path}", self._reasons, methods=get),
             Route("/v1/models", self._models, methods=get),
@@ -201,15 +207,25 @@ class Api:
             routes.append(Mount("/live", StaticFiles(directory=self._page)))
         return routes
 
-    def _rankings(self) -> list[BaseRoute]:
-        """What a shard that ranks is asked in Metarank's words."""
+    def _taking(self) -> list[BaseRoute]:
+        """What appends records; who ranks is asked in Metarank's words, too."""
         config = self._config
-        if config.reco is None:
-            return []
-        asked = {"rank": self._rank, "recommend": self._recommend}
+        taking = {
+            "/v1/events": self._events,
+            "/v1/score": self._score,
+            "/v1/labels": self._labels,
+            "/v1/control": self._control,
+        }
+        if config.reco is not None:
+            taking |= {
+                "/feedback": self._events,
+                f"/rank/{config.name}": self._rank,
+                f"/recommend/{config.name}": self._recommend,
+            }
+        refused = bool(self._backend.read_only)
         return [
-            Route("/feedback", self._events, methods=["POST"]),
-            *(Route(f"/{k}/{config.name}", do, methods=["POST"]) for k, do in asked.items()),
+            Route(path, self._refuse if refused else do, methods=["POST"])
+            for path, do in taking.items()
         ]
 
     def _inferences(self) -> list[BaseRoute]:
@@ -235,6 +251,13 @@ class Api:
         self._feed.stop()
 
     # --- in: records to topics
+
+    async def _refuse(self, request: Request) -> Response:
+        self._tokens.caller(request)
+        raise self._read_only()
+
+    def _read_only(self) -> Problem:
+        return Problem("read-only", self._backend.read_only, {"Allow": ""})
 
     async def _events(self, request: Request) -> Response:
         self._tokens.caller(request, "score")
@@ -295,6 +318,7 @@ class Api:
 
     async def _between_steps(self, ask: Callable[[], T]) -> T:
         """What the backend answers between two steps."""
+        _require("diverged", self._backend.telling())
         _require("not-ready", self._backend.ready())
         try:
             return await anyio.to_thread.run_sync(ask, limiter=self._asks)
@@ -364,6 +388,8 @@ class Api:
         # the answer, and nothing changes.
         async with self._bodies.read(request, JSON, "") as (body, media):
             asked, events = self._inference.asked(body)
+            if asked.appends and self._backend.read_only:
+                raise self._read_only()
             ids, records = self._ingest.events(b"[%s]" % b",".join(events), JSON)
         if not asked.appends:
             answers = await self._foretold(records)
@@ -442,6 +468,7 @@ class Api:
 
     async def _live(self, request: Request) -> Response:
         self._tokens.caller(request)
+        _require("diverged", self._backend.telling())
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         return _LiveStream(self._feed)
@@ -471,6 +498,7 @@ class Api:
         return await self._read(lambda: self._backend.tail(topic, limit))
 
     async def _read(self, call: Callable[[], T]) -> T:
+        _require("diverged", self._backend.telling())
         return await anyio.to_thread.run_sync(call, limiter=self._reads)
 
 

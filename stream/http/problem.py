@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "forbidden": (403, "The token lacks a scope"),
     "not-found": (404, "There is nothing at this path"),
     "method-not-allowed": (405, "The path does not take this method"),
+    "read-only": (405, "A replica takes nothing in"),
     "slow-head": (408, "The request's head did not arrive in time"),
     "slow-body": (408, "The body did not arrive in time"),
     "being-scored": (409, "An event with this id is being scored"),
@@ -42,6 +43,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "stopping": (503, "The service is stopping"),
     "not-live": (503, "The service is not live"),
     "not-ready": (503, "The service is not ready"),
+    "diverged": (503, "The replica differs from its service"),
     "late": (504, "The score is late"),
 }
 """Kind to status and title; a problem's ``type`` is ``urn:millrace:KIND``."""

@@ -1,4 +1,4 @@
-"""`millrace run`: logging, signals, watchdog, the service and its HTTP side, until a signal."""
+"""`millrace run` and `replica`: logging, signals, watchdog, HTTP side, until a signal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import structlog
@@ -18,6 +21,8 @@ from monitoring.terminal import plain
 from stream.run.front import Front
 from stream.run.health import Health
 from stream.run.refit.trainer import Trainer
+from stream.run.replica.front import ReplicaFront
+from stream.run.replica.replica import Replica
 from stream.run.service import Service
 from stream.run.threads import Threads
 from stream.settings.schema import Config
@@ -71,17 +76,35 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     sys.setswitchinterval(SWITCH_S)
     service = Service(config, accept_changes)
     front = Front(service)
-
-    service.threads.start("watchdog", lambda: watch(service.health))
-    obey_signals(service.stop, service.threads)
     Trainer(service).start()
+    _until_stopped(service, front)
+    logger.info("stopped", seq=service.engine.seq if service.engine else 0)
+
+
+def run_replica(config: Config, directory: Path | None) -> None:
+    """Follow the service of ``config`` until SIGTERM or SIGINT, as :func:`run_daemon` ends.
+
+    Raises what ended it: :class:`~stream.state.follow.Diverged`, once it was asked to stop.
+    """
+    configure_logging()
+    sys.setswitchinterval(SWITCH_S)
+    with ExitStack() as ending:
+        if directory is None:
+            directory = Path(ending.enter_context(TemporaryDirectory(prefix="millrace-replica-")))
+        replica = Replica(config, directory)
+        _until_stopped(replica, ReplicaFront(replica))
+        logger.info("stopped", seq=replica.progress.verified_seq)
+
+
+def _until_stopped(host: Service | Replica, front: Front) -> None:
+    host.threads.start("watchdog", lambda: watch(host.health))
+    obey_signals(host.stop, host.threads)
     front.start()
     spare_imports()
     try:
-        service.run()
+        host.run()
     finally:
         front.stop()
-    logger.info("stopped", seq=service.engine.seq if service.engine else 0)
 
 
 def spare_imports() -> None:

@@ -1,4 +1,6 @@
-"""What the service shows and takes in over HTTP: readings for scrapes, appends, waiting scores.
+"""What a service shows and takes in over HTTP: readings for scrapes, appends, waiting scores.
+
+A replica shows the same by the same :class:`Front`, and takes nothing in.
 
 The loop thread publishes an immutable snapshot of the engine here at most every half second; every
 other thread reads that and never touches the engine.
@@ -6,17 +8,17 @@ other thread reads that and never touches the engine.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
 from stream.contract.letters import DeadLetter
+from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
 from stream.http.live.page import POINT_S, PageView, finite, standing
@@ -24,11 +26,13 @@ from stream.http.problem import Problem
 from stream.http.score import ScoreWaiters
 from stream.http.server import Server
 from stream.run.checkpointer import Written
+from stream.run.health import Health
 from stream.run.readings import parameter_counts, readings
-from stream.run.service import Listener, Service
-from stream.run.threads import NoTurn
+from stream.run.service import Listener
+from stream.run.threads import NoTurn, Threads
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config
+from stream.state.follow import Follower
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.step.scoring import ScoringEngine, scoring
@@ -38,16 +42,39 @@ PUBLISH_S = 0.5
 PARAMETERS_S = 10.0
 
 
+class Host(Protocol):
+    """Who keeps an engine: a service, or a replica of one. See :class:`Service`."""
+
+    config: Config
+    health: Health
+    threads: Threads
+    listeners: list[Listener]
+    recovered: Follower | None
+    lag: dict[tuple[str, int], int]
+    log: Log
+
+    def ask(self, question: Callable[[Engine], T], timeout_s: float) -> T:
+        """What the engine says between two steps."""
+
+    def on_record(self, seq: int, timeout_s: float) -> bool:
+        """Whether the journal holds a step by then."""
+
+    def tell(self, telemetry: Telemetry) -> None:
+        """Numbers of its own."""
+
+
 class Front(Listener):
     """The HTTP side of one service.
 
     Parameters
     ----------
-    service : Service
+    service : Host
         Not running yet.
     """
 
-    def __init__(self, service: Service) -> None:
+    read_only = ""
+
+    def __init__(self, service: Host) -> None:
         self._service = service
         config = service.config
         self.telemetry = Telemetry({"version": version("millrace")} | fingerprint())
@@ -192,7 +219,7 @@ class Front(Listener):
             seq, answer = service.ask(lambda e: (e.seq, question(scoring(e))), timeout_s)
         except NoTurn as error:
             raise Problem("stopping", "nothing has changed; ask again later") from error
-        if not service.committer.wait_for(seq, until_s - time.monotonic()):
+        if not service.on_record(seq, until_s - time.monotonic()):
             raise TimeoutError
         return answer
 
@@ -204,17 +231,18 @@ class Front(Listener):
         """See :class:`stream.http.api.Backend`."""
         return self._service.health.ready()
 
+    def telling(self) -> tuple[bool, str]:
+        """See :class:`stream.http.api.Backend`."""
+        return True, ""
+
     def _read(self) -> Readings:
         """The newest readings, with the process's own numbers brought up to date."""
         service, telemetry = self._service, self.telemetry
         telemetry.heartbeat_ms = int((time.time() - service.health.silent_s()) * 1000)
-        telemetry.checkpoint_failures = service.checkpointer.failures_total
         if service.recovered is not None:
             telemetry.divergences = service.recovered.divergences
         telemetry.lag = dict(service.lag)
-        telemetry.retention_margin_s = service.topics.margin_s
-        others = service.topics.others
-        telemetry.other_writers = math.nan if others is None else len(others)
+        service.tell(telemetry)
         return self._latest
 
     def metrics(self) -> bytes:

@@ -14,7 +14,7 @@ from typing import Literal
 from stream.contract.log import LogUnavailable
 from stream.contract.schemas import RegistryUnavailable
 
-State = Literal["starting", "connecting", "restoring", "running", "stopping", "stopped"]
+State = Literal["starting", "connecting", "restoring", "running", "diverged", "stopping", "stopped"]
 
 STALL_S = 120.0
 """Without a heartbeat for this long the loop stands still; half as long, and it is not alive."""
@@ -36,7 +36,7 @@ class Health:
 
     Attributes
     ----------
-    state : str
+    where, state : str
     unscored : str
         Why nothing is scored although events come in; empty where events are.
     shared : str
@@ -44,7 +44,7 @@ class Health:
     """
 
     def __init__(self, where: str) -> None:
-        self._where = where
+        self.where = where
         self.state: State = "starting"
         self.unscored = ""
         self.shared = ""
@@ -68,7 +68,7 @@ class Health:
         try:
             yield
         except LogUnavailable as error:
-            self._trouble[what] = f"{self._where}: {error}"
+            self._trouble[what] = f"{self.where}: {error}"
             raise
         except RegistryUnavailable as error:
             self._trouble[what] = str(error)
@@ -119,7 +119,7 @@ class Health:
     def _slow(self) -> str:
         now = time.monotonic()
         return "; ".join(
-            f"{self._where}: {what} under way for {now - since:.0f} s"
+            f"{self.where}: {what} under way for {now - since:.0f} s"
             for what, since in self._since.copy().items()
             if now - since > SLOW_S
         )

@@ -7,6 +7,7 @@ service. Before ``run`` there is no thread, and nothing on disk is touched.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import structlog
 
 from models.base import MillraceError
 from monitoring.audit.trail import head_after, load_private_key
+from monitoring.show.readings import Telemetry
 from stream.contract.commands import CommandRefused
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogError, LogUnavailable
@@ -362,6 +364,17 @@ class Service:
         :class:`~stream.run.threads.NoTurn` once the service ends.
         """
         return self.turns.ask(lambda: question(self._engine()), timeout_s)
+
+    def on_record(self, seq: int, timeout_s: float) -> bool:
+        """Whether the journal holds step ``seq`` by then (any thread)."""
+        return self.committer.wait_for(seq, timeout_s)
+
+    def tell(self, telemetry: Telemetry) -> None:
+        """Numbers of its own, for a scrape (any thread)."""
+        telemetry.checkpoint_failures = self.checkpointer.failures_total
+        telemetry.retention_margin_s = self.topics.margin_s
+        others = self.topics.others
+        telemetry.other_writers = math.nan if others is None else len(others)
 
     def _build(self, config: Config) -> Engine:
         return build_engine(config, self.directory.pending, self._key)

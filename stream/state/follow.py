@@ -295,6 +295,17 @@ class Follower:
             self._diverged(record)
         return outputs
 
+    def foreign(self) -> str:
+        """What of the code that made the newest step is not what runs here, in words; else empty.
+
+        The processor may be another one: the digests tell whether it rounds alike.
+        """
+        told = {"millrace": self._version} if self._version else {}
+        made = {k: v for k, v in self._made.items() if k != "cpu"} | told
+        here = fingerprint() | {"millrace": version("millrace")}
+        found = ((k, made[k], here.get(k, "none")) for k in sorted(made))
+        return ", ".join(f"{k} {then}, here {now}" for k, then, now in found if then != now)
+
     def _take(self, record: JournalRecord) -> None:
         for r in record.ranges:
             self.standing.positions[(r.topic, r.partition)] = r.next_offset

@@ -76,6 +76,8 @@ def event(event_id: str | int = "p1", **fields: Any) -> dict[str, Any]:
 class FakeBackend:
     """Topics as lists, and an engine that scores in a thread of its own."""
 
+    read_only = ""
+
     def __init__(self, config: Config, waiters: ScoreWaiters, partitions: int = 2) -> None:
         self._partitions = partitions
         self.open = threading.Event()
@@ -156,6 +158,10 @@ class FakeBackend:
     def ready(self) -> tuple[bool, str]:
         """As told."""
         return self.readiness
+
+    def telling(self) -> tuple[bool, str]:
+        """Always."""
+        return True, ""
 
     def metrics(self) -> bytes:
         """One metric."""

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from models.task import TaskType
-from monitoring.show.metrics import MillraceCollector
-from monitoring.show.readings import Readings, Telemetry
+from monitoring.show.metrics import MillraceCollector, ReplicaCollector
+from monitoring.show.readings import Progress, Readings, Telemetry
 from stream.settings.ranking import RATINGS
 from tests.support.waiting import DEADLINE_S
 
@@ -50,12 +50,14 @@ def chromium() -> Iterator[Browser]:
 
 
 def metric_names(task: TaskType = "binary") -> set[str]:
-    """Every name, as a query writes it: counters with ``_total``, histograms by their parts."""
+    """Every name, as a query writes it: counters with ``_total``, histograms by their parts.
+
+    Those of a service with such a target, and of a replica.
+    """
     rated = (RATINGS,) if task == "ranking" else ()
     collector = MillraceCollector(
         lambda: Readings("fraud", ("linear",), task, rated=rated),
         Telemetry({"version": "1"}),
     )
-    return {
-        family.name + suffix for family in collector.collect() for suffix in SUFFIXES[family.type]
-    }
+    families = [*collector.collect(), *ReplicaCollector("fraud", Progress).collect()]
+    return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}

@@ -85,6 +85,7 @@ ROWS: dict[str, Rows] = {
             [p.AGE, p.WRITING, p.SIZE],
             [p.ALL_LETTERS, p.COMMANDS, p.DIVERGED],
         ],
+        "Read replicas": [[p.REPLICA_LAG, p.REPLICA_STEP, p.REPLICA_DIFFERS]],
     },
 }
 """File name, without ``.json``, to what stands on the dashboard."""

@@ -352,3 +352,13 @@ COMMANDS = panel("Commands", "short", "Operators' commands applied since the sta
 DIVERGED = panel("Replays that differed", "short",
     "Steps whose replay gave other bits; anything but 0 is a defect.",
     ("millrace_replay_divergences_total{P}", "diverged"))
+
+# Read replicas
+REPLICA_LAG = panel("Replicas: behind", "s", "Since when each has not stood at the journal's end.",
+    ("millrace_replica_lag_seconds{M}", "{{instance}}"))
+REPLICA_STEP = panel("Replicas: steps not proved yet", "short",
+    "Journaled steps that each has not done again yet.",
+    ("millrace_replica_lag_steps{M}", "{{instance}}"))
+REPLICA_DIFFERS = panel("Replicas that differ", "short",
+    "1 once a step gave other bits than the service's; it answers nothing any more.",
+    ("millrace_replica_diverged{M}", "{{instance}}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -55,7 +55,12 @@ class Feed:
             self._readers -= 1
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """What one reader gets, until the service stops."""
+        """What one reader gets, until the service stops or may not tell any more."""
+        with suppress(Problem):  # asked again, the reader is told why
+            async for frame in self._frames():
+                yield frame
+
+    async def _frames(self) -> AsyncIterator[bytes]:
         yield b"retry: 2000\n\n"
         # The numbers of this moment first: the history is long and waits for no one.
         yield await self._current()

@@ -46,8 +46,11 @@ _READ = (*_OPEN, "unauthorized", "log-unavailable")
 _INPUT = (*_READ, "malformed", "forbidden", "slow-body", "too-large", "media-type", "invalid")
 
 
-def document(config: Config) -> Json:
-    """The whole description for one configuration."""
+def document(config: Config, takes: bool = True) -> Json:
+    """The whole description for one configuration; ``takes``: whether records are taken in."""
+    inputs = _inputs(config)
+    if not takes:
+        inputs = {path: told for path, told in inputs.items() if path == "/v1/what-if"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -55,7 +58,7 @@ def document(config: Config) -> Json:
             "version": version("millrace"),
             "description": "Scores events as they arrive and learns from the labels that follow.",
         },
-        "paths": _inputs(config) | _reads() | _health() | inference.paths(config),
+        "paths": inputs | _reads() | _health() | inference.paths(config),
         "components": {
             "schemas": {
                 **_records(config),

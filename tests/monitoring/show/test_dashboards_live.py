@@ -80,6 +80,8 @@ WITHOUT_NUMBERS = {
     "millrace_feature_ks_ratio",
 }
 """Not a number before 20,000 events; the series must be there all the same."""
+ELSEWHERE = "millrace_replica_"
+"""Of read replicas, none of which runs here."""
 
 RUSH = {"millrace_drift_statistic", "millrace_drift_threshold"}
 """Of deliveries: their first rush hour is told as a rise, and while it lasts there is no number."""
@@ -260,8 +262,10 @@ def unanswered(scraped: Scraped, board: str, job: str) -> list[str]:
     titles, without = [], WITHOUT_NUMBERS | (RUSH if job == "number" else set())
     for panel in BOARDS[board]["panels"]:
         for target in panel.get("targets", ()):
-            found = numbers(scraped, filled(target["expr"], job), target["instant"])
             names = set(re.findall(r"millrace_[a-z0-9_]+", target["expr"]))
+            if all(name.startswith(ELSEWHERE) for name in names):
+                continue
+            found = numbers(scraped, filled(target["expr"], job), target["instant"])
             finite = any(math.isfinite(v) for v in found)
             if not found or not (finite or names <= without):
                 titles.append(f"{panel['title']}: {target['expr']}")

@@ -24,14 +24,14 @@ from tests.faults import checkpoints as generations
 from tests.faults import crash as crashes
 from tests.faults import disk as disks
 from tests.faults import diverge as divergence
-from tests.faults.backfill import PLACES
-from tests.faults.backfill import backfill as gain
+from tests.faults.changes.backfill import PLACES
+from tests.faults.changes.backfill import backfill as gain
+from tests.faults.changes.reconfigure import reconfigure as change
 from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.cluster import late
 from tests.faults.kafka.proxied import proxied
 from tests.faults.lifecycle import lifecycle as command
-from tests.faults.reconfigure import reconfigure as change
 from tests.faults.shard import TASKS, Shard
 from tests.faults.zombie import zombie as freeze_and_replace
 from tests.support.broker import Broker

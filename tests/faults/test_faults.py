@@ -9,14 +9,14 @@ import pytest
 from stream.contract.commands import COMMANDS
 from stream.state.generations import list_generations
 from stream.state.topics import TopicsChanged
-from tests.faults.backfill import backfill
+from tests.faults.changes.backfill import backfill
+from tests.faults.changes.reconfigure import reconfigure
 from tests.faults.check import check
 from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.diverge import diverge
 from tests.faults.lifecycle import MAKERS, lifecycle
-from tests.faults.reconfigure import reconfigure
 from tests.faults.shard import TASKS, Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker

@@ -1,0 +1,1 @@
+"""A service that goes on under another configuration, killed on the way."""

@@ -162,7 +162,7 @@ def reconfigure(
 @app.command()
 def lifecycle(
     log: Log = "embedded",
-    rounds: Annotated[int, typer.Option(min=1, help="Shards, each with two SIGKILLs.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Shards, each ended twice.")] = 100,
     seed: Seed = 1,
     directory: Directory = None,
     as_json: Json = False,

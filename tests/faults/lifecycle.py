@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stream.contract.commands import COMMANDS
-from stream.settings.upgrade import FORMAT, digest
+from stream.settings.upgrade import FORMAT, digest, journaled
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.backfill import in_force
 from tests.faults.check import Verdict, check
@@ -49,7 +49,7 @@ class Told:
 
 
 class Operator(Traffic):
-    """:class:`Traffic` with a command after every other piece, of any kind.
+    """:class:`Traffic` with commands of every kind.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ class Operator(Traffic):
         self.sent: Counter[str] = Counter()
 
     def piece(self, events: int) -> Any:
-        """As :meth:`Traffic.piece`, and a command by every second one."""
+        """As :meth:`Traffic.piece`, and a command after four of five."""
         yield from super().piece(events)
-        if self._rng.random() < 0.5:
+        if self._rng.random() < 0.8:
             yield Piece("control", [self._command()])
 
     def _command(self) -> Any:
@@ -77,14 +77,14 @@ class Operator(Traffic):
         return self._record("operator", {"command": name} | fields, Kind("either"))
 
     def member(self) -> str:
-        """A member's name, one that may have come by a command among them."""
+        """A member's name, now and then of one that may have come by a command."""
         names = [m["name"] for m in self._shard.raw["members"]]
-        return self._rng.choice([*names, EXTRA["name"]])
+        return self._rng.choice([*names, *names, EXTRA["name"]])
 
     def artefact(self) -> str:
         """The digest of a kept model, of whichever member, or of none."""
         kept = sorted(Artefacts(self._shard.config.state_dir / FOLDER).sizes())
-        return self._rng.choice([*kept, "0" * 64])
+        return self._rng.choice([*kept, *kept, "0" * 64])
 
     def to(self) -> str:
         """A version as a rollback names it."""
@@ -104,8 +104,8 @@ class Operator(Traffic):
             raw |= {"ensemble": raw["ensemble"] | {"threshold": threshold}}
         if self._rng.random() < 0.5:
             raw |= {"members": [*raw["members"], EXTRA]}
-        base = "0" * 64
-        if self._rng.random() < 0.9 and self._shard.log.journal_tail() is not None:
+        base = digest(journaled(self._shard.config))
+        if self._shard.log.journal_tail() is not None:
             base = digest(in_force(self._shard.log, self._shard.config))
         return {"base": base, "settings": json.dumps(raw), "accept": True}
 
@@ -129,7 +129,7 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
 def lifecycle(
     directory: Path, log: dict[str, Any] | None, rounds: int, seed: int, progress: Progress
 ) -> tuple[dict[str, Any], Told]:
-    """So many rounds, each with two kills; gives what was found, and what was told."""
+    """So many rounds; gives what was found, and what was told."""
     told, tally, problems = Told(), Tally(), {}
     for i in range(rounds):
         shard = Shard(directory / f"round-{i}", log, **TASKS[TARGETS[i % len(TARGETS)]])
@@ -145,10 +145,11 @@ def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
     """A life that dies at a named place, one that dies at any moment, one that ends in order."""
     rng = random.Random(f"lifecycle {seed}")
     traffic = Operator(seed, shard)
-    feeder = Feeder(shard, traffic, 600)
+    feeder = Feeder(shard, traffic, 10_000)
     shard.log.create_topics()
     name = rng.choice(PLACES)
     with Worker(shard.path, *OPTIONS, MILLRACE_FAILPOINT=f"{name}=kill@{rng.randrange(1, 6)}") as w:
+        w.wait_for("restored")  # not all is to wait for the first step
         die(w, feeder, name)
         tally.ended(w)
         tally.hits += 1
@@ -156,6 +157,7 @@ def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
     with Worker(shard.path, *OPTIONS) as worker:
         one_life(worker, feeder, rng, 2.0, tally, shard)
         tally.ended(worker)
+    feeder.done = True
     finish(shard, feeder, tally, *OPTIONS)
     told.sent += traffic.sent
     told.followed += _followed(shard)

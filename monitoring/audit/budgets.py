@@ -48,6 +48,8 @@ AuditEvent = Literal[
     "guard_ended",
     "rollback_proposed",
     "refit_due",
+    "corrected",
+    "retracted",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 """Every event a record may name. ``refit`` is reserved."""

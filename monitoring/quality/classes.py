@@ -135,6 +135,13 @@ class ClassQuality(Windows):
         sums = (own["sums"], own["waiting"], own["before"])
         _absorb_rows(*sums, self._fade, *rings, self._seen, output, y)
 
+    def _merge(self, sums: NDArray[Any], sign: float) -> None:
+        sums[..., _SPAN] = 0.0  # all arrive when they did
+        self._own["sums"][0] += sign * sums
+
+    def _shorten(self, made: BOOL) -> None:
+        self._own["sums"][0, made, :, _SPAN] -= 1.0
+
     def snapshot(self) -> ClassSnapshot:
         """See :meth:`monitoring.quality.windows.Windows.snapshot`; 0.9 MB for 4 scorers."""
         return ClassSnapshot(self._names, self._seen, self._copies())

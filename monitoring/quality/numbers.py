@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, State
+from models.base import BOOL, F64, State
 from models.kernels.entry import entry
 from models.task import Number
 from monitoring.quality.measures import ratio
@@ -139,6 +139,21 @@ class NumberQuality(Windows):
         own = self._own
         rings = (own["kept"], own["kept_y"])
         _absorb_rows(own["sums"], self._fade, self._quantiles, *rings, self._seen, output, y)
+
+    def _merge(self, sums: NDArray[Any], sign: float) -> None:
+        for row, alone in zip(self._own["sums"][0], sums, strict=True):
+            if not alone[_COUNT]:
+                continue
+            truth, mean, spread = alone[_MEAN_Y], row[_MEAN_Y], row[_SPREAD_Y]
+            row += sign * alone
+            # West's update, forwards or back.
+            count = row[_COUNT]
+            row[_MEAN_Y] = mean + sign * (truth - mean) / count if count else 0.0
+            moved = sign * (truth - mean) * (truth - row[_MEAN_Y])
+            row[_SPREAD_Y] = max(spread + moved, 0.0) if count else 0.0
+
+    def _shorten(self, made: BOOL) -> None:
+        """Nothing here takes time to arrive."""
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,6 +92,7 @@ class Quality:
         self._p = np.zeros((self._window, columns))
         self._y = np.zeros(self._window)
         self._alert = np.zeros((self._window, columns), np.bool_)
+        self._again = np.zeros((2, 2))  # the ensemble's decisions that were corrected
 
     def update(self, p: F64, y: F64, alert: BOOL, said: object = None) -> None:
         """Take ``n`` outcomes in label order; one call or many with the same rows, same state.
@@ -122,6 +124,31 @@ class Quality:
         remember(self._p, self._y, self._alert, self._seen, *rows)
         self._seen += len(y)
 
+    def correct(self, p: F64, y: F64, instead: F64, alert: BOOL, said: object = None) -> None:
+        """See :meth:`monitoring.quality.tasks.Judge.correct`; members alert by today's threshold.
+
+        :meth:`QualitySnapshot.outcomes` counts what a decision turned out to be each time.
+        """
+        if p.ndim == 3:
+            p = p[:, :, 0]
+        for i in range(len(y)):
+            rows = slice(i, i + 1)
+            before = self._alone(p[rows], y[rows], alert[rows])
+            self._sums[0] -= before
+            self._again += before[0][:, [COUNT, ALERTS]]
+            if not np.isnan(instead[i]):
+                self._sums[0] += self._alone(p[rows], instead[rows], alert[rows])
+            else:
+                self._sums[0, ~np.isnan(p[i]), :, SPAN] -= 1.0  # the others took less long
+
+    def _alone(self, p: F64, y: F64, alert: BOOL) -> F64:
+        """The sums ``(1 + m, 2, WIDTH)`` of one outcome, but for when it came."""
+        alone = copy(self)
+        alone._begin()
+        alone.update(p, y, alert)
+        alone._sums[0, :, :, SPAN] = 0.0
+        return alone._sums[0]
+
     def set_threshold(self, threshold: float) -> None:
         """Members alert at this probability from the next outcome on."""
         self._threshold = float(threshold)
@@ -137,6 +164,7 @@ class Quality:
             self._p[:kept].copy(),
             self._y[:kept].copy(),
             self._alert[:kept].copy(),
+            self._again.copy(),
         )
 
     def report(self) -> Figures:
@@ -145,9 +173,11 @@ class Quality:
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
-        return {"names": list(self._names), "seen": self._seen, "growth": self._growth.copy()} | {
-            key: array.copy() for key, array in self._arrays().items()
-        }
+        return (
+            {"names": list(self._names), "seen": self._seen, "growth": self._growth.copy()}
+            | {key: array.copy() for key, array in self._arrays().items()}
+            | ({"again": self._again.copy()} if self._again.any() else {})
+        )
 
     def restore(self, state: State) -> None:
         """Take over what ``state`` tells of these names; the others start new.
@@ -163,6 +193,8 @@ class Quality:
         axes = {"sums": 1, "weight": 1, "waiting": 0, "p": 1, "alert": 1}
         fill(self._arrays(), state, "quality", axes, shared(self._names, state["names"]))
         self._seen = int(state["seen"])
+        if "again" in state:
+            self._again[:] = state["again"]
 
     def digest(self) -> str:
         """See :meth:`models.base.Model.digest`."""
@@ -190,6 +222,7 @@ class QualitySnapshot:
     p: F64  # (kept, columns)
     y: F64  # (kept,)
     alert: BOOL  # (kept, columns)
+    again: F64  # (2, 2): by class, all and alerts of the ensemble that count again
     _report: Figures = field(default_factory=dict, compare=False)
 
     def report(self) -> Figures:
@@ -199,8 +232,12 @@ class QualitySnapshot:
         return self._report
 
     def outcomes(self) -> dict[str, int]:
-        """The ensemble's decisions since the start, by outcome: tp, fp, fn, tn."""
-        (negatives, false), (positives, true) = self.sums[0, 0, :, [COUNT, ALERTS]].T
+        """The ensemble's decisions since the start, by outcome: tp, fp, fn, tn.
+
+        One that was corrected counts each time, so that none of these ever falls.
+        """
+        counted = self.sums[0, 0, :, [COUNT, ALERTS]].T + self.again
+        (negatives, false), (positives, true) = counted
         cells = {"tp": true, "fp": false, "fn": positives - true, "tn": negatives - false}
         return {name: int(cell) for name, cell in cells.items()}
 

@@ -60,6 +60,15 @@ class Judge(Kept, Protocol):
     def update(self, output: F64, y: F64, alert: BOOL, said: NDArray[Any] | None = None) -> None:
         """Take ``n`` outcomes: outputs ``(n, 1 + m, k)``, truths, alerts, and what was promised."""
 
+    def correct(
+        self, output: F64, y: F64, instead: F64, alert: BOOL, said: NDArray[Any] | None = None
+    ) -> None:
+        """Of ``n`` outcomes that were taken with truths ``y`` these are others; ``nan``: none.
+
+        The window ``all`` becomes what it would be: counts exactly, sums but for rounding, and the
+        pairs of neighbours stay as they were. The other windows stay.
+        """
+
     def set_threshold(self, threshold: float) -> None:
         """What alerts from here on."""
 

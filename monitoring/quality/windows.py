@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -92,6 +93,32 @@ class Windows(ABC):
         self._absorb(output, y)
         _absorb_promises(self._promised, self._fade, self._kept_promises, self._seen, promises)
         self._seen += len(y)
+
+    def correct(
+        self, output: F64, y: F64, instead: F64, alert: BOOL, said: NDArray[Any] | None = None
+    ) -> None:
+        """See :meth:`monitoring.quality.tasks.Judge.correct`."""
+        for i in range(len(y)):
+            rows = slice(i, i + 1)
+            promised = None if said is None else said[rows]
+            for truth, sign in ((y[rows], -1.0), (instead[rows], 1.0)):
+                if np.isnan(truth[0]):
+                    continue
+                alone = copy(self)
+                alone._begin()
+                alone.update(output[rows], truth, alert[rows], promised)
+                self._merge(alone._own["sums"][0], sign)
+                self._promised[0] += sign * alone._promised[0]
+            if np.isnan(instead[i]):
+                self._shorten(~np.isnan(output[i, :, 0]))
+
+    @abstractmethod
+    def _merge(self, sums: NDArray[Any], sign: float) -> None:
+        """One outcome's sums, of who has seen nothing else, join those of all, or leave them."""
+
+    @abstractmethod
+    def _shorten(self, made: BOOL) -> None:
+        """An outcome of these scorers never was: others took less long to arrive."""
 
     @abstractmethod
     def _fresh(self) -> dict[str, NDArray[Any]]:

@@ -25,7 +25,10 @@ from monitoring.histogram import (
 )
 from monitoring.quality.tasks import Snapshot
 
-LABEL_RESULTS = ("joined", "orphan", "duplicate", "expired", "conflict")
+LABEL_RESULTS = (
+    *("joined", "orphan", "duplicate", "expired", "conflict"),
+    *("corrected", "retracted"),
+)
 STAGES = ("step", "commit", "checkpoint")
 """``checkpoint`` is the snapshot, the part that the loop waits for."""
 RESTARTS = ("clean", "unclean")

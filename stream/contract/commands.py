@@ -62,6 +62,9 @@ class Controlled(Protocol):
     def admit(self, command: Configure) -> Any:
         """A new engine of another configuration; raises :class:`CommandRefused`."""
 
+    def retract(self, event_id: str) -> dict[str, Any]:
+        """An event's label never was; raises :class:`CommandRefused`."""
+
     def install(
         self, digests: Mapping[str, str], cause: Literal["installed", "rolled_back"]
     ) -> dict[str, dict[str, Any]]:
@@ -243,6 +246,32 @@ class Pin(Command, frozen=True, tag="pin"):
         until_ms = int(self.until.timestamp() * 1000)
         engine.pin(digest, until_ms)
         return Done(self.member, {"version": digest, "until_ms": until_ms})
+
+
+class Retract(Command, frozen=True, tag="retract"):
+    """The label of an event never was; another one may come while the event is held."""
+
+    event = "retracted"
+    id: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, max_length=256, description="the event's id", examples=["p-1017"]
+        ),
+    ]
+
+    def check(
+        self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
+    ) -> None:
+        """See :meth:`Command.check`."""
+        if task.type == "ranking":
+            raise ValueError(
+                "Expected an event that was scored; interactions are learned as they come, and"
+                " cannot be taken back - at `$.id`"
+            )
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        return Done("ensemble", engine.retract(self.id))
 
 
 class Configure(Command, frozen=True, tag="configure"):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
-from models.base import F64, I64, U64, EventColumns
+from models.base import BOOL, F64, I64, U64, EventColumns
 from models.task import json_text
 from stream.contract.commands import COMMAND, Command
 from stream.contract.hashing import hash_text, hash_texts
@@ -73,21 +73,33 @@ class Events(msgspec.Struct, frozen=True):
 class Labels(msgspec.Struct, frozen=True):
     """Decoded labels: ``y`` float64 ``(n,)``, truths, ``labelled_at_ms`` -1 where not given.
 
-    Of a class that is none of the configuration's the step knows the truth, if it has one: here
-    ``y`` is :func:`provisional`, and ``newcomers`` says the class's name.
+    ``corrects`` says which take the place of older ones. Of a class that is none of the
+    configuration's the step knows the truth, if it has one: here ``y`` is :func:`provisional`, and
+    ``newcomers`` says the class's name.
     """
 
     records: list[Record]
     id_hash: U64
     y: F64
     labelled_at_ms: I64
+    corrects: BOOL
     newcomers: Mapping[float, str] = {}
 
     def take(self, rows: I64) -> Labels:
         """The given rows, in the given order."""
         picked = [self.records[i] for i in rows.tolist()]
         columns = (self.id_hash[rows], self.y[rows], self.labelled_at_ms[rows])
-        return Labels(picked, *columns, self.newcomers)
+        return Labels(picked, *columns, self.corrects[rows], self.newcomers)
+
+    def runs(self) -> Iterator[Labels]:
+        """The labels in order: those between corrections together, each correction alone."""
+        if not self.corrects.any():
+            yield self
+            return
+        alone = self.corrects
+        begins = np.append(True, alone[1:] | alone[:-1])
+        for rows in np.split(np.arange(len(alone)), np.flatnonzero(begins)[1:]):
+            yield self.take(rows)
 
 
 class Keyed(NamedTuple):
@@ -201,6 +213,7 @@ class Codec:
             hash_texts([r[0] for r in rows]),
             y,
             np.array([r[2] for r in rows], dtype=np.int64),
+            np.array([r[3] for r in rows], dtype=np.bool_),
             newcomers,
         ), bad
 
@@ -300,8 +313,9 @@ class Codec:
                 row.label = value
         return rows
 
-    def _labels_meant(self, rows: list[Any]) -> list[tuple[str, float | str, int]]:
-        """Of each label its event, the truth or the newcomer, and when it was labelled.
+    def _labels_meant(self, rows: list[Any]) -> list[tuple[str, float | str, int, bool]]:
+        """Of each label its event, the truth or the newcomer, when it was labelled, whether it
+        corrects an older one.
 
         In UTC ms, -1 where not given.
         """
@@ -311,8 +325,9 @@ class Codec:
                 at = [-1 if r.time is None else self._label_to_ms(r.time) for r in rows]
             except BadTime as error:
                 raise _refused_at(error, self._label_time) from error
-        ids = _identifiers([row.id for row in rows])
-        return list(zip(ids, self._values([row.label for row in rows]), at, strict=True))
+        ids, values = _identifiers([row.id for row in rows]), [row.label for row in rows]
+        corrects = [row.corrects is True for row in rows]
+        return list(zip(ids, self._values(values), at, corrects, strict=True))
 
     def _payload(self, record: Record) -> bytes:
         if record.value is None or len(record.value) > self._limit:
@@ -437,6 +452,7 @@ def _label_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     values = [
         Value("id", place(config.label_event_id), str | int),
         Value("label", place(label.field), config.task().json),
+        Value("corrects", place(label.corrects), bool, required=False),
     ]
     if label.time is not None:
         values.append(Value("time", place(label.time), time, required=False))

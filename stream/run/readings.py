@@ -23,6 +23,8 @@ _LABEL_COUNTS = {
     "orphan": "dead.label_orphan",
     "duplicate": "dead.label_duplicate",
     "conflict": "dead.label_conflict",
+    "corrected": "labels.corrected",
+    "retracted": "labels.retracted",
 }
 
 

@@ -137,6 +137,7 @@ def _json_fields(config: Config) -> Iterator[str]:
     of_label.append(("label.field", place(label.field)))
     if label.time is not None:
         of_label.append(("label.time", place(label.time)))
+    of_label.append(("label.corrects", place(label.corrects)))
     for fields in (of_event, of_label):
         for i, (key, one) in enumerate(fields):
             for other_key, other in fields[:i]:

@@ -319,6 +319,11 @@ class LabelSettings(Settings):
     time_format: TimeFormat | None = Field(
         None, description="how `label.time` is written; default `event.time_format`"
     )
+    corrects: JsonPath = Field(
+        "corrects",
+        description="path of a boolean that need not be there: `true` where the label stands in the"
+        " place of an older one",
+    )
     values: Annotated[dict[str, _Truth], BeforeValidator(_text_keys)] | None = Field(
         None,
         min_length=1,

@@ -336,6 +336,10 @@ class Engine(ABC):
         """See :meth:`Ledger.pin`."""
         self.ledger.pin(digest, until_ms)
 
+    def retract(self, event_id: str) -> dict[str, Any]:
+        """An event's label never was; raises :class:`CommandRefused`."""
+        raise CommandRefused(f"{event_id!r:.80}: expected an event that was scored")
+
     def install(self, digests: Mapping[str, str], cause: Cause) -> dict[str, dict[str, Any]]:
         """Put models in the places of members, all or none; gives what it did to each.
 

@@ -100,6 +100,13 @@ class Join:
         y, placed = self._entered(events.records, events.label, events.newcomers)
         return msgspec.structs.replace(events, label=y).take(placed)
 
+    def placed(self, labels: Labels) -> Labels:
+        """The labels with the truths of classes that enter by them, in order."""
+        if not labels.newcomers:
+            return labels
+        y, placed = self._entered(labels.records, labels.y, labels.newcomers)
+        return msgspec.structs.replace(labels, y=y, newcomers={}).take(placed)
+
     def _entered(
         self, records: Sequence[Record], y: F64, newcomers: Mapping[float, str]
     ) -> tuple[F64, I64]:
@@ -116,7 +123,7 @@ class Join:
                     f"expected one of {known}: with these there are as many as target.max_classes"
                     f" = {self._task.k} allows; got {name!r}"
                 )
-                self._refuse(records[i], "label_class", error)
+                self.refuse(records[i], "label_class", error)
         return y, np.flatnonzero(placed)
 
     # ------------------------------------------------------------------ events
@@ -147,7 +154,7 @@ class Join:
             return events
         for i in np.flatnonzero(repeated).tolist():
             error = "an event with this id was scored within the horizon"
-            self._refuse(events.records[i], "duplicate_event", error)
+            self.refuse(events.records[i], "duplicate_event", error)
         return events.take(np.flatnonzero(~repeated))
 
     def _repeated(self, ids: U64) -> BOOL:
@@ -209,7 +216,7 @@ class Join:
                 y[i], at[i] = label.y, label.labelled_at_ms
             else:
                 reason: Reason = "label_duplicate" if label.y == y[i] else "label_conflict"
-                self._refuse(label.record, reason, "the event itself carried a label")
+                self.refuse(label.record, reason, "the event itself carried a label")
         found = np.flatnonzero(~np.isnan(y))
         return self._found(rows[found], y[found], at[found], clock_ms) if len(found) else None
 
@@ -221,9 +228,7 @@ class Join:
         Further ones become dead letters, and those of a class that has no place; those without an
         event wait for it. The caller settles what is returned in the pending store.
         """
-        if labels.newcomers:
-            truths, placed = self._entered(labels.records, labels.y, labels.newcomers)
-            labels = msgspec.structs.replace(labels, y=truths).take(placed)
+        labels = self.placed(labels)
         rows = self.pending.find(labels.id_hash)
         known = rows >= 0
         fresh = np.zeros(len(rows), dtype=np.bool_)
@@ -235,7 +240,7 @@ class Join:
             record, y = labels.records[i], float(labels.y[i])
             if known[i]:
                 before = first.get(rows[i], self.pending.truth(rows[i : i + 1])[0])
-                self._repeat(record, y, float(before))
+                self.repeat(record, y, float(before))
             else:
                 label_ms = int(labels.labelled_at_ms[i])
                 self._wait(
@@ -245,21 +250,48 @@ class Join:
             return None
         return self._found(rows[fresh], labels.y[fresh], labels.labelled_at_ms[fresh], clock_ms)
 
+    def waits(self, label: Labels) -> bool:
+        """Whether the event of this one label is held, and has none yet."""
+        row = self.pending.find(label.id_hash)
+        return bool(row[0] >= 0 and np.isnan(self.pending.truth(row)[0]))
+
+    def instead(self, label: Labels) -> bool:
+        """This one label takes the place of one that waits for its event, if any does."""
+        held = self.early.get(int(label.id_hash[0]))
+        if held is None:
+            return False
+        record, y, label_ms = label.records[0], float(label.y[0]), int(label.labelled_at_ms[0])
+        if held.y == y:
+            self.repeat(record, y, y)
+            return True
+        [_] = self.early.claim([held.id_hash])
+        self._counts["labels.corrected"] += 1
+        self._orphans(
+            self.early.add(EarlyLabel(held.id_hash, y, label_ms, self.watermark_ms, record))
+        )
+        return True
+
+    def withdrawn(self, id_hash: int) -> bool:
+        """Whether a label waited for this event; it does not any more."""
+        gone = [*self.early.claim([id_hash])]
+        self._counts["labels.retracted"] += len(gone)
+        return bool(gone)
+
     def _found(self, rows: I64, y: F64, at_ms: I64, clock_ms: int) -> Labelled:
         self._counts["labels.joined"] += len(rows)
         at_ms = np.where(at_ms < 0, clock_ms, at_ms)
         return Labelled(rows, self.pending.take(rows), y, at_ms)
 
-    def _repeat(self, record: Record, y: float, before: float) -> None:
+    def repeat(self, record: Record, y: float, before: float) -> None:
         """A second label for an event: the first one holds."""
         reason: Reason = "label_duplicate" if y == before else "label_conflict"
         was, got = self._task.named(before), self._task.named(y)
-        self._refuse(record, reason, f"the event was labelled {was} before; got {got}")
+        self.refuse(record, reason, f"the event was labelled {was} before; got {got}")
 
     def _wait(self, label: EarlyLabel) -> None:
         held = self.early.get(label.id_hash)
         if held is not None:
-            self._repeat(label.record, label.y, held.y)
+            self.repeat(label.record, label.y, held.y)
             return
         self._counts["labels.early"] += 1
         self._orphans(self.early.add(label))
@@ -290,9 +322,10 @@ class Join:
     def _orphans(self, labels: Iterable[EarlyLabel]) -> None:
         for label in labels:
             error = "no event with this id within the horizon, or its horizon had passed"
-            self._refuse(label.record, "label_orphan", error)
+            self.refuse(label.record, "label_orphan", error)
 
-    def _refuse(self, record: Record, reason: Reason, error: str) -> None:
+    def refuse(self, record: Record, reason: Reason, error: str) -> None:
+        """The record becomes a dead letter."""
         self.letters.append(DeadLetter(record, reason, error))
 
     def take_letters(self) -> Sequence[DeadLetter]:

@@ -80,6 +80,11 @@ class Learning:
         promises = self._ensemble.promises
         return None if promises is None else promises.said(output[:, 0], rows["promise"])
 
+    def made(self, rows: NDArray[Any]) -> tuple[F64, NDArray[Any] | None]:
+        """Outputs of rows as made, see :func:`outputs`, and what was promised of them."""
+        output = outputs(self._task, rows)
+        return output, self.said(output, rows)
+
     def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
         """The combiner, then the members learn ``n`` rows as they were scored.
 
@@ -126,8 +131,8 @@ class Learning:
         ``numbers`` are the rows' in the pending store. Each row comes once, before what is left to
         learn of it is learned.
         """
-        output = outputs(self._task, rows)
-        self._quality.update(output, truth, rows["alert"], self.said(output, rows))
+        output, said = self.made(rows)
+        self._quality.update(output, truth, rows["alert"], said)
         warm = np.flatnonzero(~rows["cold"])
         if (promises := self._ensemble.promises) is not None and len(warm):
             promises.learn(output[warm, 0], rows["promise"][warm], truth[warm])

@@ -206,6 +206,10 @@ class Maturity:
         left = ~(early & (share > 0.0))
         return Part(rows[left], y[left], w[left])
 
+    def half_learned(self, numbers: I64) -> bool:
+        """Whether the label of any of these rows was learned at its look, as all of its truth."""
+        return bool((self._pending.early(numbers) & (self._share_at(numbers) > 0.0)).any())
+
     def matured(self, numbers: I64, y: F64, early: BOOL) -> None:
         """Count which positives among these rows, past their horizon, were told by the look."""
         counts = (y == 1) & (self._share_at(numbers) != _NEVER)

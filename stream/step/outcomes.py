@@ -16,7 +16,7 @@ from models.ensemble.ensemble import Ensemble
 from monitoring.drift.monitor import Alarm
 from monitoring.quality.tasks import Judge
 from stream.step.join import Labelled, Left
-from stream.step.learn import Learning, outputs
+from stream.step.learn import Learning
 from stream.step.maturity import Maturity, Part
 from stream.step.pending.store import Pending
 from stream.step.tallies import Tallies
@@ -103,8 +103,7 @@ class Outcomes:
             alarms = self._ripe(*waited, watermark_ms)
         if final.any():
             rows = left.rows[final]
-            output = outputs(self._task, rows)
-            said = self.learning.said(output, rows)
+            output, said = self.learning.made(rows)
             self._matured.update(output, y[final], rows["alert"], said)
         return alarms
 

@@ -6,6 +6,8 @@ through its truth, ``learn.py`` learns it.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,17 +19,19 @@ from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.tasks import Judge
+from stream.contract.commands import CommandRefused
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Scored
 from stream.contract.records import NewRecord, Record, Slice
-from stream.decode.codec import Codec, Events
+from stream.decode.codec import Codec, Events, Labels
 from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
 from stream.step.engine import Engine, Made, Store
 from stream.step.join import Join, Labelled, Left
 from stream.step.learn import Learning
 from stream.step.lifecycle.challengers import Challengers
+from stream.step.lifecycle.corrections import Corrections, NotHeld
 from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
 from stream.step.lifecycle.reactions import Reactions
@@ -117,6 +121,10 @@ class ScoringEngine(Engine):
         )
         self.outcomes = Outcomes(
             *(pending, ensemble, learning, self.maturity, self.tallies, matured)
+        )
+        self.corrections = Corrections(
+            *(pending, history, self.maturity, features, learning, quality, matured),
+            *(self.auditor, self.counts, self.task),
         )
         self._encode = score_encoder(self.task, ensemble.names)
         self.threshold = self.task.alert_at
@@ -298,11 +306,51 @@ class ScoringEngine(Engine):
         """Join labels with their events by id; learn those that are the first for their event."""
         labels, bad = self.codec.decoded(piece, self.codec.labels)
         out.letters += bad
-        if labels.records:
-            found = self.join.labels(labels, self.clock_ms)
+        if not labels.records:
+            return
+        self.corrections.look_for(labels.id_hash[labels.corrects])
+        put_right = Counter[str]()
+        for run in labels.runs():
+            if run.corrects[0] and not self.join.waits(run):
+                self._correct(run, put_right)
+                continue
+            found = self.join.labels(run, self.clock_ms)
             self._classes_added()
             self._labelled(found, self.maturity.labelled, out)
-            out.letters += self.join.take_letters()
+        out.letters += self.join.take_letters()
+        if put_right:
+            self.auditor.record("corrected", "label", "ensemble", put_right)
+
+    def _correct(self, labels: Labels, put_right: Counter[str]) -> None:
+        """One label takes the place of an older one, which waits for its event or has met it."""
+        labels = self.join.placed(labels)
+        self._classes_added()
+        if not labels.records:
+            return
+        record, id_hash, y = labels.records[0], int(labels.id_hash[0]), float(labels.y[0])
+        if self.join.instead(labels):
+            return
+        try:
+            before, learned = self.corrections.correct(id_hash, y)
+        except NotHeld as error:
+            self.join.refuse(record, "label_orphan", f"nothing to correct: {error}")
+            return
+        if before == y:
+            self.join.repeat(record, y, before)
+            return
+        put_right["labels"] += 1
+        put_right["learned"] += learned
+
+    def retract(self, event_id: str) -> dict[str, Any]:
+        """See :meth:`Engine.retract`; tells whether members have learned the label."""
+        id_hash = hash_text(event_id)
+        if self.join.withdrawn(id_hash):
+            return {"learned": False}
+        try:
+            _, learned = self.corrections.correct(id_hash, math.nan)
+        except NotHeld as error:
+            raise CommandRefused(f"id: {error}") from error
+        return {"learned": learned}
 
     def _classes_added(self) -> None:
         """Classes that labels named first have a probability from here on, and are on record."""
@@ -375,13 +423,17 @@ class ScoringEngine(Engine):
         return list(self.join.take_letters())
 
     def _marks(self) -> State:
-        marks = {"watermark_ms": self.watermark_ms, "threshold": self.threshold}
+        marks: State = {"watermark_ms": self.watermark_ms, "threshold": self.threshold}
+        if self.corrections.newest:
+            marks["corrections"] = self.corrections.state()
         return marks | self.task.state()
 
     def _restore_marks(self, state: State) -> None:
         self.join.watermark_ms = int(state["watermark_ms"])
         self.threshold = float(state["threshold"])
         self.task.restore(state)
+        if "corrections" in state:
+            self.corrections.restore(state["corrections"])
 
 
 def scoring(engine: Engine) -> ScoringEngine:

@@ -209,9 +209,14 @@ def _fates(
             again = "once" if reconfigured and known else "dead"
             yield _place(record), _GOOD[kind.what] if good else again
     labelled: set[str] = set()
+    unsure = set(traffic.retracted)  # whether a label comes first, nobody outside can tell
     for part in inputs[shard.topic("labels")]:
         for record in part:
             kind = traffic.kind(record.value)
+            if kind.what == "correction" or (kind.what == "label" and kind.id in unsure):
+                unsure.add(kind.id)
+                yield _place(record), "either"
+                continue
             good = kind.what == "label" and kind.id in scored and kind.id not in labelled
             labelled |= {kind.id} if good else set()
             fate = "dead" if not good else "either" if kind.late else "applied"
@@ -334,13 +339,18 @@ def _check_learned(engine: Engine, applied: int, verdict: Verdict) -> None:
         _check_taken(engine, verdict)
         return
     joined = engine.counts["labels.joined"]
+    taken = joined + engine.counts["labels.corrected"]
     learned = engine.counts["learned"]
     timed_out = engine.counts["labels.timed_out"]
     waiting = len(engine.pending.unlearned())
-    verdict.learned_once = joined == applied and learned + waiting == joined + timed_out
+    # A retracted one was learned or not: the event is learned again, with whatever comes then.
+    retracted = engine.counts["labels.retracted"]
+    once = 0 <= joined + timed_out - learned - waiting <= retracted
+    verdict.learned_once = taken == applied and once
     if not verdict.learned_once:
         verdict.found(
-            f"labels: {applied} applied by their fates, {joined} joined, {timed_out} timed out,"
+            f"labels: {applied} applied by their fates, {taken} joined or corrected, {joined}"
+            f" joined, {retracted} retracted, {timed_out} timed out,"
             f" {learned} learned, {waiting} known and not learned yet"
         )
 

@@ -96,6 +96,12 @@ class Operator(Traffic):
         terms = {"alpha": self._rng.choice([0.05, 0.9]), "block": "1h", "deadline": "2d"}
         return {"member": self.member(), "spec": spec} | terms
 
+    def retract(self) -> dict[str, Any]:
+        """The label of some event, told or not."""
+        event = f"e{self._rng.randrange(1 + self._next)}"
+        self.retracted.add(event)
+        return {"id": event}
+
     def asked(self) -> dict[str, Any]:
         """Another threshold, a member more or less."""
         raw = self._shard.raw | {"format": FORMAT}
@@ -118,6 +124,7 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
     "install": lambda o: {"member": o.member(), "artefact": o.artefact()},
     "rollback": lambda o: {"member": o.member(), "to": o.to()},
     "pin": lambda o: {"member": o.member(), "version": o.to(), "until": "2026-01-03T00:00:00Z"},
+    "retract": Operator.retract,
     "configure": Operator.asked,
     "challenge": Operator.challenge,
     "promote": lambda o: {"member": o.member()},

@@ -23,7 +23,9 @@ RECORD_BYTES = 8_000
 
 
 class Kind(NamedTuple):
-    """What a record is: ``event``, ``feedback``, ``label``, ``command``, ``bad``; ``y`` of a label.
+    """What a record is: ``event``, ``feedback``, ``label``, ``correction``, ``command``, ``bad``.
+
+    ``y`` is a label's.
 
     ``feedback`` is learned or noted, where an ``event`` is scored or answered.
 
@@ -64,6 +66,8 @@ class Traffic:
         self._next = 0
         self._serial = 0
         self._due: list[tuple[int, int]] = []
+        self.retracted: set[str] = set()
+        """Events whose labels were, as a command asked."""
         self.events = 0
 
     def kind(self, value: bytes | None) -> Kind:
@@ -148,6 +152,10 @@ class Traffic:
             j = self._rng.randrange(0, i + 1)
             y = self._rng.random() < 0.5
             now.append(self._label(j, y, late=i - j > HORIZON_EVENTS // 2))
+        if self._rng.random() < 0.02:
+            j, y = self._rng.randrange(0, i + 1), self._rng.random() < 0.5
+            value = told(j, y) | {"corrects": True}
+            now.append(self._record(f"e{j}", value, Kind("correction", f"e{j}", int(y))))
         if self._rng.random() < 0.02:
             now.append(self._odd_label(i))
         return now

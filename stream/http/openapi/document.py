@@ -269,6 +269,7 @@ def _label(config: Config) -> Json:
     if label.time:
         time = label_times(config)
         parts.append(Part(place(label.time), _nullable(time.schema), time.example, False))
+    parts.append(Part(place(label.corrects), _nullable({"type": "boolean"}), False, False))
     return _object(parts)
 
 

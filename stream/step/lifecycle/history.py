@@ -3,7 +3,8 @@
 Each row is that of the pending store (features, links and promises as they were scored, event time,
 keys) with the truth ``y`` and weight ``w`` that members learned and the step ``seq`` that learned
 it. Rows stand in the order in which they were learned and never change; checkpoints hard-link their
-files, as those of pending events.
+files, as those of pending events. What is corrected of them stands beside them, with the step that
+did it: readers get the rows as they should have been learned, by what was known up to any step.
 
 Read it by :meth:`History.learned`, or, beside a generation in another process, by
 :func:`learned_of`: both give what steps from one to another have learned, in batches.
@@ -13,6 +14,7 @@ Nothing is asked of a clock: what leaves goes by event time and by the bytes tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +23,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, State, StateError
+from models.base import F64, I64, U64, State, StateError
 from stream.settings.schema import HistorySettings
 from stream.step.pending.segments import Segment, SegmentFile, Source, working_file
 from stream.step.pending.store import SEGMENT_ROWS, with_members
 
+NEWEST = 1 << 62
+"""A step after all others."""
 PARTS = 8
 """The oldest part leaves at a time: it holds at most an eighth of the bytes, or of the time."""
 
@@ -61,6 +65,21 @@ class Part(msgspec.Struct, frozen=True):
     sha256: str = ""
 
 
+class Place(NamedTuple):
+    """Where a row stands: the part's number, and its own in the part."""
+
+    part: int
+    at: int
+
+
+class Correction(NamedTuple):
+    """What step ``seq`` made of the row at a place: the truth ``y``, or ``nan``: it never was."""
+
+    place: Place
+    y: float
+    seq: int
+
+
 def layout(row: np.dtype[Any], members: int) -> np.dtype[Any]:
     """Of a learned row, by that of a pending one and the number of members."""
     return np.dtype(
@@ -73,10 +92,29 @@ def parts_of(state: State) -> list[Part]:
     return msgspec.convert(state["parts"], list[Part])
 
 
+def corrections_of(state: State) -> list[Correction]:
+    """What a state tells of corrections, in the order in which they were made."""
+    if "corrections" not in state:
+        return []
+    rows, y = state["corrections"]["rows"], state["corrections"]["y"]
+    return [
+        Correction(Place(part, at), truth, seq)
+        for (part, at, seq), truth in zip(rows.tolist(), y.tolist(), strict=True)
+    ]
+
+
 def learned_of(
-    state: State, sources: Mapping[int, Source], row: np.dtype[Any], after: int, until: int
+    state: State,
+    sources: Mapping[int, Source],
+    row: np.dtype[Any],
+    after: int = 0,
+    until: int = NEWEST,
+    corrected: int = NEWEST,
 ) -> Iterator[Learned]:
     """What the steps after one up to another have learned, oldest first.
+
+    As the corrections up to step ``corrected`` have it: with their truths, each event once with
+    weight 1, and without those that were retracted.
 
     Parameters
     ----------
@@ -86,8 +124,12 @@ def learned_of(
         Each part's rows or file, by its number; a generation's ``segments["history"]``.
     row : numpy.dtype
         Of a pending row, with any number of members.
-    after, until : int
+    after, until, corrected : int
     """
+    made: dict[int, list[Correction]] = {}
+    for correction in corrections_of(state):
+        if correction.seq <= corrected:
+            made.setdefault(correction.place.part, []).append(correction)
     for part in parts_of(state):
         if part.last <= after or part.first > until:
             continue
@@ -100,7 +142,18 @@ def learned_of(
         seq = np.ascontiguousarray(kept["seq"])
         begin, end = np.searchsorted(seq, [after, until], side="right").tolist()
         found = kept[begin:end]
-        yield Learned(part.members, found["row"], found["y"], found["w"], seq[begin:end])
+        learned = Learned(part.members, found["row"], found["y"], found["w"], seq[begin:end])
+        yield _corrected(learned, begin, made[part.number]) if part.number in made else learned
+
+
+def _corrected(learned: Learned, first: int, made: Sequence[Correction]) -> Learned:
+    """Rows of a part, from number ``first`` on, as its corrections have them."""
+    y, w = learned.y.copy(), learned.w.copy()
+    for correction in made:
+        if first <= correction.place.at < first + len(y):
+            y[correction.place.at - first], w[correction.place.at - first] = correction.y, 1.0
+    left = np.flatnonzero(~np.isnan(y))
+    return Learned(learned.members, learned.rows[left], y[left], w[left], learned.seq[left])
 
 
 class History:
@@ -132,6 +185,7 @@ class History:
         self._parts: dict[int, Part] = {}
         self._segments: dict[int, Segment] = {}
         self._next = 0
+        self._corrections: list[Correction] = []
 
     def __len__(self) -> int:
         return sum(part.used for part in self._parts.values())
@@ -185,12 +239,69 @@ class History:
                 return
             self._segments.pop(number).drop()
             del self._parts[number]
+            self._corrections = [c for c in self._corrections if c.place.part != number]
 
-    def learned(self, after: int = 0, until: int = 1 << 62) -> Iterator[Learned]:
+    def learned(
+        self, after: int = 0, until: int = NEWEST, corrected: int = NEWEST
+    ) -> Iterator[Learned]:
         """See :func:`learned_of`; views that hold until the next row is."""
         parts = [msgspec.structs.asdict(part) for part in self._parts.values()]
         rows = {number: segment.rows for number, segment in self._segments.items()}
-        yield from learned_of({"parts": parts}, rows, self._row, after, until)
+        state = {"parts": parts} | self._corrected()
+        yield from learned_of(state, rows, self._row, after, until, corrected)
+
+    # ------------------------------------------------------------------ corrections
+
+    def __contains__(self, place: Place) -> bool:
+        """Whether the row is kept still."""
+        return place.part in self._parts
+
+    @property
+    def end(self) -> Place:
+        """Where the next row of the newest part would stand."""
+        number = self._next - 1
+        return Place(number, self._parts[number].used if number in self._parts else 0)
+
+    def places(self, ids: U64, since: Place) -> dict[int, list[Place]]:
+        """Where the rows of events stand, by their hashed ids, oldest first; from a place on.
+
+        Reads every id: 1 M rows of 21 columns take 30 ms of a core.
+        """
+        found: dict[int, list[Place]] = {}
+        for number, part in self._parts.items():
+            begin = since.at if number == since.part else 0
+            if number < since.part or begin == part.used:
+                continue
+            held = np.ascontiguousarray(self._segments[number].rows["row"]["id"][begin : part.used])
+            for at in np.flatnonzero(np.isin(held, ids)).tolist():
+                found.setdefault(int(held[at]), []).append(Place(number, begin + at))
+            if part.used == part.capacity:
+                self._segments[number].release()
+        return found
+
+    def row(self, place: Place) -> Learned:
+        """The row at a place, ``(1,)``, with the truth that it was last given, ``nan`` for none."""
+        part, kept = self._parts[place.part], self._segments[place.part].rows[place.at :][:1]
+        y = next((c.y for c in reversed(self._corrections) if c.place == place), None)
+        truth = kept["y"].copy() if y is None else np.array([y])
+        return Learned(part.members, kept["row"], truth, kept["w"].copy(), kept["seq"].copy())
+
+    def correct(self, places: Sequence[Place], y: float, seq: int) -> None:
+        """The rows of one event are another truth's: the newest one is, the others never were.
+
+        ``nan``: none ever was.
+        """
+        for place in places:
+            truth = y if place == places[-1] else math.nan
+            self._corrections.append(Correction(place, truth, seq))
+
+    def _corrected(self) -> State:
+        """The corrections as part of a state, if there are any."""
+        if not self._corrections:
+            return {}
+        rows = [(*c.place, c.seq) for c in self._corrections]
+        y = [c.y for c in self._corrections]
+        return {"corrections": {"rows": np.array(rows, np.int64), "y": np.array(y)}}
 
     def state(self) -> State:
         """Every part with the digest of its rows, which go along as :meth:`files`, or :meth:`rows`.
@@ -204,6 +315,7 @@ class History:
         return {
             "parts": [msgspec.structs.asdict(part) for part in self._parts.values()],
             "next": self._next,
+            **self._corrected(),
         }
 
     def digest_state(self) -> State:
@@ -229,6 +341,7 @@ class History:
         Rows with links of other members stay as they are. None do where none are kept any more.
         """
         self._next = int(state["next"])
+        self._corrections = corrections_of(state) if self._keep_ms else []
         for part in parts_of(state) if self._keep_ms else ():
             if part.number not in segments:
                 raise StateError(f"history part {part.number}: expected a file, got none")

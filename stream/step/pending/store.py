@@ -201,6 +201,19 @@ class Pending:
         self.told += int((y == 0).sum())
         self.newest = max(self.newest, int(rows.max(initial=-1)))
 
+    def correct(self, rows: I64, y: F64) -> None:
+        """Another truth of rows that have one; of ``nan`` the row waits again, and is unlearned."""
+        before, waits = self.truth(rows), np.isnan(y)
+        for segment, where in _by_segment(rows):
+            self._truth[segment][rows[where] % SEGMENT_ROWS] = y[where]
+            self._marks[segment][rows[where][waits[where]] % SEGMENT_ROWS] = 0
+        self.told += int((y == 0).sum()) - int((before == 0).sum())
+        self.waiting += int(waits.sum())
+
+    def was_learned(self, rows: I64) -> BOOL:
+        """Which of these rows were learned with their label."""
+        return self._marked(_LEARNED, rows)
+
     def learned(self, rows: I64) -> None:
         """Note that these rows, which have a label, were learned."""
         for segment, where in _by_segment(rows):
@@ -314,7 +327,7 @@ class Pending:
             used = min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS)
             source = segments[number]
             if members != self._members:
-                source = self._carried(source, used, members)
+                source = self.carried(source, used, members)
             self._segments[number] = Segment(
                 self.dtype, SEGMENT_ROWS, self._path(number), source, used
             )
@@ -332,7 +345,7 @@ class Pending:
             part = held[start : start + SEGMENT_ROWS]
             self._index.insert(self._gather(part, "id"), part, len(self))
 
-    def _carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:
+    def carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:
         """Rows of a store with these members, as rows of this one."""
         if isinstance(source, Path):
             source = np.fromfile(source, with_members(self.dtype, len(members)), used)

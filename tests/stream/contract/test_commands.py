@@ -124,6 +124,8 @@ def test_a_command_does_the_same_from_every_entrance(tmp_path: Path, name: str) 
     if name in ("promote", "drop"):
         begun = {"command": "challenge", "member": command["member"]}
         engine.step(feed.batch(("control", [begun])))
+    if name == "retract":
+        engine.step(feed.batch(("labels", [{"id": command["id"], "fraud": True}])))
     batch = feed.batch(("control", [command]))
     named = engine.wanted(batch.slices)
     models = {(member, digest): engine.ensemble.fresh(member, 0) for member, digest in named}

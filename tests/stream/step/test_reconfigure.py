@@ -142,6 +142,7 @@ CHANGES: dict[str, Patch] = {
     "LabelSettings.field": {"label.field": "bad"},
     "LabelSettings.time": {"label.time": "at"},
     "LabelSettings.time_format": {"label.time": "at", "label.time_format": "rfc3339"},
+    "LabelSettings.corrects": {"label.corrects": "again"},
     "LabelSettings.values": {"label.values": {"true": 0, "false": 1}},
     "LabelSettings.inline": {"label.inline": True},
     "LabelSettings.horizon": {"label.horizon": "1d"},

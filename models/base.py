@@ -262,6 +262,10 @@ def _walk(h: Any, value: Any, path: str) -> None:
             _walk(h, value[key], f"{path}.{key}")
     elif isinstance(value, list | tuple):
         h.update(b"l%d;" % len(value))
+        if all(type(item) is str for item in value):
+            # Of all items' names, say: ten times as fast as one by one.
+            h.update(b"".join([b"s%d;%b" % (len(raw), raw) for raw in map(str.encode, value)]))
+            return
         for i, item in enumerate(value):
             _walk(h, item, f"{path}[{i}]")
     else:

@@ -141,14 +141,20 @@ class Catalogue:
             "heard_ms": self._heard_ms[slots],
             "hidden": self._hidden[slots],
             "texts": [self._texts[i] for i in slots.tolist()],
-            "categories": [list(self._categories[i]) for i in slots.tolist()],
+            "categories": [text for i in slots.tolist() for text in self._categories[i]],
+            "in_categories": np.array([len(self._categories[i]) for i in slots.tolist()], np.int64),
         }
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Learner.restore`."""
         keys, texts = state["keys"], state["texts"]
-        columns = (state["heard_ms"], state["hidden"], state["categories"])
-        if any(len(column) != len(keys) for column in (texts, *columns)):
+        names, counts = state["categories"], state["in_categories"]
+        ends = np.cumsum(counts)
+        filed = [names[a:b] for a, b in zip(ends - counts, ends, strict=True)]
+        columns = (state["heard_ms"], state["hidden"], filed)
+        if any(len(column) != len(keys) for column in (texts, *columns)) or sum(
+            map(len, filed)
+        ) != len(names):
             raise StateError(f"catalogue: expected {len(keys)} of each column")
         self._begin()
         for key, text, heard_ms, hidden, categories in zip(

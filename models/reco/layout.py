@@ -34,8 +34,8 @@ LAYOUT: dict[str, Table] = {
         "total": Column("statistic", "items"),
     },
     "sessions": {
-        "users": Column("raw_sample", "items"),
-        "places": Column("raw_sample", "items"),
+        "users": Column("raw_sample", "items", filled="taken"),
+        "places": Column("raw_sample", "items", filled="taken"),
         "taken": Column("statistic", "items"),
         "damp": Column("statistic", "items"),
         "alike": Column(None, "users"),

@@ -16,11 +16,14 @@ class Column(NamedTuple):
 
     ``by`` says what its rows stand for: ``"items"``, ``"users"``, ``"arena"``, or ``""`` for an
     array that never grows. ``role`` is ``None`` for settings and scratch, which are no state.
+    ``filled`` names the array that counts what was ever written into each row, from its beginning
+    on and round again: a state holds these entries alone, one row after another.
     """
 
     role: Role | None
     by: str = ""
     axis: int = 0
+    filled: str = ""
 
 
 Table = Mapping[str, Column]
@@ -60,20 +63,32 @@ def used(bundle: Any, table: Table, sizes: Sizes) -> dict[str, NDArray[Any]]:
 
 def take(bundle: Any, table: Table, sizes: Sizes, state: Any, part: str) -> None:
     """Copy a state's arrays into the bundle; raises :class:`StateError` where one does not fit."""
-    for name, ours in used(bundle, table, sizes).items():
+    arrays = used(bundle, table, sizes)
+    for name in sorted(arrays, key=lambda name: bool(table[name].filled)):  # counts come first
+        at, ours = _filled(arrays, table, name), arrays[name]
+        shape = ours[at].shape
         got = state.get(name) if isinstance(state, dict) else None
-        if not isinstance(got, np.ndarray) or (got.shape, got.dtype) != (ours.shape, ours.dtype):
+        if not isinstance(got, np.ndarray) or (got.shape, got.dtype) != (shape, ours.dtype):
             told = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else f"{got!r:.60}"
             raise StateError(
-                f"{part}.{name}: expected {ours.dtype} {ours.shape}, got {told}; "
+                f"{part}.{name}: expected {ours.dtype} {shape}, got {told}; "
                 "the state is of a part with other settings"
             )
-        ours[...] = got
+        ours[at] = got
 
 
-def copies(arrays: Mapping[str, NDArray[Any]]) -> State:
-    """The arrays, copied."""
-    return {name: array.copy() for name, array in arrays.items()}
+def copies(arrays: Mapping[str, NDArray[Any]], table: Table) -> State:
+    """The arrays as a state holds them, copied."""
+    return {name: array[_filled(arrays, table, name)].copy() for name, array in arrays.items()}
+
+
+def _filled(arrays: Mapping[str, NDArray[Any]], table: Table, name: str) -> Any:
+    """Where an array holds something."""
+    if not (counts := table[name].filled):
+        return ...
+    n = np.minimum(arrays[counts], arrays[name].shape[1])
+    # Not by a mask of the whole, which takes longer than what is mostly empty is worth.
+    return np.repeat(np.arange(len(n)), n), np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
 
 
 def rows(part: str, arrays: Mapping[str, NDArray[Any]], table: Table) -> Iterator[Parameter]:

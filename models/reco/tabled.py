@@ -115,7 +115,7 @@ class Tabled(Learner):
     def state(self) -> State:
         """Everything :meth:`restore` needs, as copies."""
         return {"members": list(self.names)} | {
-            name: copies(arrays) for name, arrays in self._parts().items()
+            name: copies(arrays, self._held[name]) for name, arrays in self._parts().items()
         }
 
     def restore(self, state: State) -> None:

@@ -268,3 +268,19 @@ def test_of_a_large_catalogue_the_best_by_each_member_are_ranked() -> None:
     assert best.known < every.known == n
     np.testing.assert_allclose(best.members, every.members)
     assert judged.ranks[:, 0].max() > best.known
+
+
+def test_a_state_holds_of_neighbours_what_was_entered() -> None:
+    """No empty entries, and of what came round again the newest; it goes on as the other does."""
+    rows = stream(900)
+    settings = {"members": {"sessions": {"entries": 32}}, "seen": "include"}
+    one, other = recommender(**settings), recommender(**settings)
+    one.learn(cut(rows, 0, 600))
+    state = one.state()
+    taken = state["sessions"]["taken"]
+    assert taken.min() < 32 < taken.max()
+    assert state["sessions"]["users"].shape == (np.minimum(taken, 32).sum(),)
+    other.restore(state)
+    for each in (one, other):
+        each.learn(cut(rows, 600, 900))
+    assert one.digest() == other.digest()

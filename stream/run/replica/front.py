@@ -37,7 +37,8 @@ class ReplicaFront(Front):
 
     def snapshot(self) -> dict[str, Any]:
         """What the live page shows: of the proved state, and how far behind it is."""
-        return super().snapshot() | {"state": "replica", "replica": self._said()}
+        told = f"A replica, which changes nothing: {self._said()}."
+        return super().snapshot() | {"state": "replica", "replica": told}
 
     def _said(self) -> str:
         now = self._replica.progress

@@ -38,8 +38,8 @@ logger = structlog.get_logger()
 
 LOOK_S = 0.05
 """How often it looks for new steps once it has done all; a look takes .1 ms on the embedded log."""
-RETRY_S = 1.0
-"""How long it waits where it cannot go on now."""
+RETRY_S, PATIENCE_S = 1.0, 30.0
+"""How long it waits where it cannot go on now: at first, and at most."""
 PASS = 1_000
 """Steps that are followed before the journal's end is looked for again."""
 OWN = ("state_dir", "log", "registry", "http", "audit")
@@ -93,6 +93,7 @@ class Replica:
         self.recovered: Follower | None = None
         self.lag: dict[tuple[str, int], int] = {}
         self.waits_for = ""
+        self._retry_s = RETRY_S
         self._progress = Progress()
         self._level_s = time.monotonic()
 
@@ -175,13 +176,15 @@ class Replica:
             elif self._follow(self.recovered):
                 pause_s = 0.0
         except LogUnavailable as error:
-            logger.warning("log_unavailable", error=str(error), retry_s=RETRY_S)
-            pause_s = RETRY_S
+            pause_s = self._retry_s
+            logger.warning("log_unavailable", error=str(error), retry_s=pause_s)
+            self._retry_s = min(2 * pause_s, PATIENCE_S)
         except OUT_OF_REACH as error:
-            logger.warning("starts_again", reason=str(error), retry_s=RETRY_S)
+            pause_s = self._retry_s
+            logger.warning("starts_again", reason=str(error), retry_s=pause_s)
+            self._retry_s = min(2 * pause_s, PATIENCE_S)
             self.health.state, self.waits_for = "restoring", str(error)
             self._let_go()
-            pause_s = RETRY_S
         with self.turns.waiting():
             self.stopping.wait(pause_s)
 
@@ -214,8 +217,7 @@ class Replica:
             )
         self._progress = replace(self._progress, journal_seq=newest)
         if newest == seq and self.health.state == "running":
-            self._level_s = time.monotonic()
-            self._tell_idle(follower.engine)
+            self._at_end(follower.engine)
             return False
         if newest > seq:
             ids, until = dict(follower.standing.ids), min(newest, seq + PASS)
@@ -240,13 +242,13 @@ class Replica:
                 f"step {follower.engine.seq} was made by other code ({other}): start the replica"
                 " with what the service runs"
             )
-        self._level_s = time.monotonic()
         if self.health.state != "running":
             self.health.state = "running"
             logger.info("level", seq=follower.engine.seq, replayed_steps=follower.replayed_steps)
-        self._tell_idle(follower.engine)
+        self._at_end(follower.engine)
 
-    def _tell_idle(self, engine: Engine) -> None:
+    def _at_end(self, engine: Engine) -> None:
+        self._level_s, self._retry_s = time.monotonic(), RETRY_S
         for listener in self.listeners:
             listener.idle(engine)
 
@@ -258,7 +260,12 @@ class Replica:
         if slices is None:
             follower.skip(record)
             return
-        outputs = follower.apply(record, slices)
+        try:
+            outputs = follower.apply(record, slices)
+        except (MillraceError, OSError):
+            raise
+        except Exception as error:  # the service took it
+            raise Diverged(f"step {record.seq}: failed in the replica: {error!r}") from error
         made = outputs.journal
         if follower.divergences:
             raise Diverged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import httpx
 import pytest
 
 from models.base import MillraceError
-from stream.contract.records import NewRecord
+from stream.contract.outputs import Outputs
+from stream.contract.records import Batch, NewRecord
 from stream.run.front import Front
 from stream.run.replica.replica import OtherCode, Replica
 from stream.run.service import Service
@@ -132,8 +134,22 @@ def spoiled(engine: Engine) -> None:
     member.restore(state)
 
 
-def test_it_tells_nothing_once_it_differs(tmp_path: Path) -> None:
-    """A spoiled number is found at the next step: 503 with the reason, an error at last."""
+def broken(engine: Engine) -> None:
+    """Its next step fails."""
+
+    def step(batch: Batch) -> Outputs:
+        raise ZeroDivisionError(batch.seq)
+
+    engine.step = step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(spoiled, "gave digest"), (broken, "failed in the replica: ZeroDivision")]
+)
+def test_it_tells_nothing_once_it_differs(
+    tmp_path: Path, spoil: Callable[[Engine], None], said: str
+) -> None:
+    """What was spoiled is found at the next step: 503 with the reason, an error at last."""
     c = config(tmp_path, http={"port": 0, "enabled": True})
     append(c, *feed(100))
 
@@ -148,13 +164,13 @@ def test_it_tells_nothing_once_it_differs(tmp_path: Path) -> None:
         caught_up(service, 200)
         equal(replica, service)
         assert told(front, "/v1/models").status_code == 200
-        asked(replica, spoiled)
+        asked(replica, spoil)
         append(c, *feed(50, 100))
         wait_until(lambda: replica.progress.diverged, "the divergence")
         for path in ("/readyz", "/v1/models", "/v1/scores/e1", "/v1/live", "/v1/parameters"):
             answer = told(front, path)
             assert answer.status_code == 503, path
-            assert "gave digest" in answer.json()["detail"], path
+            assert said in answer.json()["detail"], path
         asked_if = httpx.post(
             f"http://127.0.0.1:{front.server.port}/v1/what-if",  # type: ignore[union-attr]
             json=event(900),

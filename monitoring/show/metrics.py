@@ -120,7 +120,7 @@ class ReplicaCollector(Collector):
         )
         yield gauge(
             "replica_lag_seconds",
-            "Since when the replica has not stood at the journal's end",
+            "Time since the replica last stood at the journal's end",
             labels,
             [(m, now.lag_s)],
         )

@@ -354,7 +354,7 @@ DIVERGED = panel("Replays that differed", "short",
     ("millrace_replay_divergences_total{P}", "diverged"))
 
 # Read replicas
-REPLICA_LAG = panel("Replicas: behind", "s", "Since when each has not stood at the journal's end.",
+REPLICA_LAG = panel("Replicas: behind", "s", "Time since each last stood at the journal's end.",
     ("millrace_replica_lag_seconds{M}", "{{instance}}"))
 REPLICA_STEP = panel("Replicas: steps not proved yet", "short",
     "Journaled steps that each has not done again yet.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from stream.tools.versions import listed
 from tests.stream.run.replica.beside import asked, equal, following, level
 from tests.stream.run.test_service import feed
 from tests.support.factory import config, event, new_records, to_json
-from tests.support.runner import append, caught_up, running
+from tests.support.runner import append, caught_up, contents, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
 
@@ -64,7 +65,8 @@ def test_it_says_what_its_service_says(tmp_path: Path) -> None:
 
 
 def test_it_goes_on_when_its_service_is_changed_and_started_again(tmp_path: Path) -> None:
-    """Versions put back, a member more by `apply`, restarts: it takes each as a step."""
+    """Versions put back and installed, a challenger promoted, a member more by `apply`, restarts:
+    each is a step. Who begins later finds versions from before where its service keeps them."""
     members = [{"name": "linear", "type": "logistic"}, {"name": "prior", "type": "constant"}]
     c = config(tmp_path, members=members, versions={"every": "1ms"})
     more = config(
@@ -83,15 +85,28 @@ def test_it_goes_on_when_its_service_is_changed_and_started_again(tmp_path: Path
             send_command(c, "rollback", {"to": older, "member": "linear"})
             caught_up(service, 401)
             equal(replica, service)
+            with following(c, tmp_path / "later") as (later, _):
+                level(later, 1)
+                send_command(c, "install", {"member": "linear", "artefact": older})
+                send_command(c, "challenge", {"member": "linear"})
+                append(c, *feed(100, 200))
+                caught_up(service, 603)
+                send_command(c, "promote", {"member": "linear"})
+                caught_up(service, 604)
+                equal(later, service)
+            equal(replica, service)
             apply_configuration(more, difference(more).base, False, {}, DEADLINE_S)
-            append(c, *feed(100, 200))
-            caught_up(service, 602)
+            append(c, *feed(100, 300))
+            caught_up(service, 805)
             equal(replica, service)
             names = [member["name"] for member in front.models()["members"]]
             assert names == ["linear", "prior", "crossed"]
+            events = [json.loads(value or b"")["event"] for value in contents(c, "audit")]
+            for done in ("rolled_back", "installed", "challenger_promoted", "reconfigured"):
+                assert done in events
         with running(more) as service:
-            append(c, *feed(10, 300))
-            caught_up(service, 622)
+            append(c, *feed(10, 400))
+            caught_up(service, 825)
             equal(replica, service)
         assert replica.progress.starts == 1
 

@@ -50,6 +50,8 @@ AuditEvent = Literal[
     "refit_due",
     "corrected",
     "retracted",
+    "version_published",
+    "version_applied",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 """Every event a record may name. ``refit`` is reserved."""

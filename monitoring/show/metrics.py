@@ -174,6 +174,19 @@ def _flow(r: Readings) -> Iterator[Metric]:
     yield counter(
         "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
     )
+    version = [] if r.version is None else [r.version]
+    yield gauge(
+        "version",
+        "Number of the newest version that a scorer took over, or a learner published",
+        ["model"],
+        [(m, number) for number, _ in version],
+    )
+    yield gauge(
+        "version_age_seconds",
+        "Event time between what that version knew and the newest event; NaN before the first",
+        ["model"],
+        [(m, age_s) for _, age_s in version],
+    )
     known = [(m, len(r.classes))] if r.task == "classes" else []
     yield gauge("classes", "Classes of the target so far", ["model"], known)
     yield counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])

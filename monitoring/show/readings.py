@@ -87,6 +87,8 @@ class Readings:
     audit_violations : budgets passed, by (learner, rule).
     refused_updates : by budgets, since the last one that was kept, by learner.
     update_norms : relative, by learner.
+    version : of a scorer or a learner the newest version's number, and by how many seconds of event
+        time it is older than the newest event; of others ``None``.
     ranking : of a shard that ranks what :data:`RANKING` names, counted; of others nothing.
     beside : of a shard that ranks its second stage, if it has one: a model of its own.
     scores : ``labelled_scores`` by groups of the task: of yes or no by truth, 0 and 1.
@@ -140,6 +142,7 @@ class Readings:
     labelled_scores: Mapping[str, Histogram] = field(
         default_factory=lambda: {truth: Histogram(SHARES) for truth in ("0", "1")}
     )
+    version: tuple[int, float] | None = None
     ranking: Mapping[str, float] = field(default_factory=dict)
     beside: Readings | None = None
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))

@@ -91,7 +91,7 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
     from models.settings import format_duration
     from stream.settings.load import ConfigError
     from stream.settings.upgrade import plain as as_plain
-    from stream.tools.rehearse import holds, rehearse
+    from stream.tools.rehearse import holds, part, rehearse
 
     try:
         loaded = load(config)
@@ -116,6 +116,8 @@ def check(config: ConfigPath, as_json: Json = False) -> None:
     else:
         out.print(f"  features: {', '.join(f.name for f in loaded.features)}")
         out.print(f"  members:  {', '.join(f'{m.name} ({m.type})' for m in loaded.members)}")
+    if told := part(loaded):
+        out.print(f"  part:     {told}")
     found = holds(loaded)
     out.print(
         f"  waiting:  {found.events:,} events at most, {found.bytes / 1e9:,.1f} GB: up to "

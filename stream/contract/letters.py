@@ -21,6 +21,7 @@ Reason = Literal[
     "label_conflict",
     "label_orphan",
     "command",
+    "foreign",
     "poison",
 ]
 REASONS: tuple[Reason, ...] = Reason.__args__  # type: ignore[attr-defined]

@@ -38,6 +38,8 @@ from stream.step.lifecycle.history import History
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
 from stream.step.ranking.rerank import SIDE, Parts
+from stream.step.roles.learner import LearnerEngine
+from stream.step.roles.scorer import ScorerEngine
 from stream.step.scoring import OtherEngine, ScoringEngine, other
 
 
@@ -48,25 +50,38 @@ def build_engine(
 
     ``key`` signs audit records; state and digest are the same without.
     """
-    build = build_scoring if config.reco is None else build_ranking
-    return build(config, directory, key)
+    if config.reco is not None:
+        return build_ranking(config, directory, key)
+    if config.shard.role == "all":
+        return build_scoring(config, directory, key)
+    kind = ScorerEngine if config.shard.role == "scorer" else LearnerEngine
+    return kind(*_parts(config, directory, key))
 
 
 def build_scoring(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
 ) -> ScoringEngine:
-    """As :func:`build_engine`, of a configuration whose events are scored.
+    """The whole engine of a configuration whose events are scored, whatever its role.
 
     Raises :class:`~stream.step.scoring.OtherEngine` for one of another kind.
     """
     if config.reco is not None:
         raise other(config)
+    engine = ScoringEngine(*_parts(config, directory, key))
+    engine.admits = partial(admitted, partial(build_scoring, directory=directory, key=key))
+    return engine
+
+
+def _parts(
+    config: Config, directory: Path | None, key: Ed25519PrivateKey | None
+) -> tuple[Any, ...]:
+    """What an engine that scores events is made of."""
     features = FeatureStage(config.features)
     task = config.task()
     ensemble = _ensemble(config, features, task)
     names = ("ensemble", *ensemble.names)
     dtype = _row(features, config, task)
-    engine = ScoringEngine(
+    return (
         config,
         features,
         ensemble,
@@ -83,8 +98,6 @@ def build_scoring(
         Trail(config.name, key),
         History(config.history, dtype, ensemble.names, directory),
     )
-    engine.admits = partial(admitted, partial(build_scoring, directory=directory, key=key))
-    return engine
 
 
 def _ensemble(

@@ -195,12 +195,25 @@ class Front(Listener):
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """See :class:`stream.http.api.Backend`."""
+        if topic != self._service.config.topics.control:
+            self._whole()
         return self._service.log.append(topic, records)
+
+    def _whole(self) -> None:
+        """Refuse what only a process can do that knows all events."""
+        shard = self._service.config.shard
+        if shard.role != "all":
+            raise Problem(
+                "not-found",
+                f"expected a service of one process, got a {shard.role}: append events and labels"
+                " to their topics, each to the partition of its entity",
+            )
 
     def what_if(
         self, records: Sequence[NewRecord], timeout_s: float
     ) -> list[dict[str, Any] | DeadLetter]:
         """See :class:`stream.http.api.Backend`: under a step that is in the journal."""
+        self._whole()
         topic, now_ms = self._service.config.topics.events, time.time_ns() // 1_000_000
         events = [Record(topic, 0, 0, r.key, r.value, now_ms, r.headers) for r in records]
 

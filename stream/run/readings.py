@@ -15,6 +15,8 @@ from stream.step.engine import Engine
 from stream.step.ranking.changes import learners as ranking_learners
 from stream.step.ranking.engine import RankingEngine
 from stream.step.ranking.rerank import Reranker
+from stream.step.roles.learner import LearnerEngine
+from stream.step.roles.scorer import ScorerEngine
 from stream.step.scoring import ScoringEngine, scoring
 
 _LABEL_COUNTS = {
@@ -144,10 +146,7 @@ def _shares(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _consumed(engine: Engine) -> dict[str, int]:
-    topics = engine.config.topics
-    return {
-        t: engine.counts[f"consumed.{t}"] for t in (topics.events, topics.labels, topics.control)
-    }
+    return {t: engine.counts[f"consumed.{t}"] for t in engine.config.inputs}
 
 
 def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
@@ -208,7 +207,17 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         labelled_scores={name: h.copy() for name, h in tallies.labelled_scores.items()},
         event_latency=tallies.event_latency.copy(),
         label_delay=tallies.label_delay.copy(),
+        version=_version(engine),
     )
+
+
+def _version(engine: ScoringEngine) -> tuple[int, float] | None:
+    """Number of the version taken over or published, and how much older than events it is."""
+    if not isinstance(engine, ScorerEngine | LearnerEngine):
+        return None
+    current = engine.versions.current
+    age_ms = engine.watermark_ms - current.at_ms
+    return current.number, age_ms / 1000 if current.number else float("nan")
 
 
 def parameter_counts(engine: Engine) -> dict[tuple[str, str, bool], int]:

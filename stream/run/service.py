@@ -47,7 +47,6 @@ from stream.state.generations import StateDirectory
 from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 from stream.state.room import free_room
-from stream.state.topics import inputs
 from stream.step.configure import configures
 from stream.step.engine import Engine, Models
 from stream.step.reconfigure import compare, reconfigure
@@ -308,7 +307,7 @@ class Service:
 
     def _seek(self, positions: dict[tuple[str, int], int]) -> None:
         """Go on at these positions; those of topics that were renamed are only remembered."""
-        topics = inputs(self.config)
+        topics = self.config.inputs
         self.log.seek({key: at for key, at in positions.items() if key[0] in topics})
 
     def _reconfigure_if_changed(self) -> None:
@@ -349,7 +348,7 @@ class Service:
 
     def _left_unread(self, before: Config) -> list[str]:
         """Records of inputs that the configuration no longer names."""
-        left = {*inputs(before)}.difference(inputs(self.config))
+        left = {*before.inputs}.difference(self.config.inputs)
         positions = {k: at for k, at in self.topics.standing.positions.items() if k[0] in left}
         return [
             f"stays unread: {count} offsets of {topic}/{partition}; run under the old name until"
@@ -435,7 +434,7 @@ class Service:
         if (again := self.isolation.next()) is not None:
             return again
         try:
-            limit = self.checkpointer.most_records(self.config.limits.batch)
+            limit = self.checkpointer.most_records(self.config.step_records)
             limit = 1 if self.isolation.careful else limit
             with self.health.calling("poll"):
                 return self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)

@@ -16,7 +16,7 @@ import structlog
 from stream.contract.log import Log, LogError, LogUnavailable, Topic
 from stream.run.threads import Threads
 from stream.settings.schema import Config
-from stream.state.topics import Lost, Standing, TopicsChanged, explained, ids_of, inputs, lost
+from stream.state.topics import Lost, Standing, TopicsChanged, explained, ids_of, lost
 
 logger = structlog.get_logger()
 
@@ -55,7 +55,7 @@ class Topics:
         self._seen: Mapping[str, Topic] | None = None
         self._wrong: LogError | None = None
         self.standing = Standing()
-        self.margin_s = dict.fromkeys((*inputs(config), config.journal_topic), math.inf)
+        self.margin_s = dict.fromkeys((*config.inputs, config.journal_topic), math.inf)
         self.others: list[str] | None = None
 
     def restored(self, standing: Standing) -> dict[str, Any]:
@@ -163,8 +163,9 @@ class Topics:
     def _joining(self, topics: Mapping[str, Topic]) -> bool:
         return any(
             (name, number) not in self.standing.positions
-            for name in inputs(self._config)
+            for name in self._config.inputs
             for number in range(topics[name].partitions)
+            if self._config.reads(name, number)
         )
 
     def _changed(self, found: Lost, topics: Mapping[str, Topic]) -> TopicsChanged:

@@ -366,6 +366,85 @@ def _reasons(config: Config) -> Iterator[str]:
             yield f"reasons: expected other names than the members', got {name!r}"
 
 
+def _shard(config: Config) -> Iterator[str]:
+    """One of many processes has a place among them, Kafka, and nothing that it would do in part.
+
+    A scorer sees the events of its partitions alone: windows are of `shard.entity`. Challengers,
+    refits, classes that enter by their labels and rankings are for `role = "all"`.
+    """
+    shard, topics = config.shard, config.topics
+    if shard.role == "all":
+        for key in ("index", "count", "entity", "service"):
+            if (got := getattr(shard, key)) != type(shard).model_fields[key].default:
+                yield (
+                    f"shard.{key}: expected shard.role = 'scorer' or 'learner' beside {got!r}, got"
+                    " 'all'; MILLRACE_SHARD__ROLE tells each process its own"
+                )
+        return
+    if shard.index >= shard.count:
+        yield f"shard.index: expected less than shard.count = {shard.count}, got {shard.index}"
+    if topics.partitions < shard.count:
+        yield (
+            f"topics.partitions: expected at least shard.count = {shard.count}, one for each "
+            f"scorer, got {topics.partitions}"
+        )
+    own = "learner" if shard.role == "learner" else f"scorer-{shard.index}"
+    if config.name != f"{shard.service}-{own}":
+        yield f"shard.service: expected none, it is set by itself, got {shard.service!r}"
+    yield from _shard_log(config)
+    yield from _shard_entities(config)
+    for key, got, expected in (
+        ("target.type", config.target.type, ("binary", "classes", "number")),
+        ("target.max_classes", getattr(config.target, "max_classes", None), (None,)),
+        ("drift.on_alarm", config.drift.on_alarm, ("none", "weights", "reset")),
+        *((f"members[{i}].type", m.type, None) for i, m in enumerate(config.members)),
+    ):
+        if got == "refit" if expected is None else got not in expected:
+            yield f"{key}: expected shard.role = 'all' beside {got!r}, got {shard.role!r}"
+
+
+def _shard_log(config: Config) -> Iterator[str]:
+    log = config.log
+    if not isinstance(log, KafkaLogSettings):
+        yield f"log.type: expected 'kafka' beside shard.role, got {log.type!r}"
+        return
+    if log.delivery != "exactly_once":
+        yield f"log.delivery: expected 'exactly_once' beside shard.role, got {log.delivery!r}"
+    for key, got in (
+        ("log.transactional_id", log.transactional_id),
+        ("topics.journal", config.topics.journal),
+    ):
+        if got is not None:
+            yield f"{key}: expected none, since each process has its own, got {got!r}"
+
+
+def _shard_entities(config: Config) -> Iterator[str]:
+    entities = [name for name, field in config.event.fields.items() if field.kind == "entity"]
+    entity = config.shard.entity or next(iter(entities), None)
+    if config.shard.entity is not None and entity not in entities:
+        known = ", ".join(entities) or "none"
+        yield f"shard.entity: expected an entity field of event.fields ({known}), got {entity!r}"
+    for i, feature in enumerate(config.features):
+        if feature.type == "number":
+            field = config.event.fields[feature.field]
+            if feature.scale != "none":
+                yield f"features[{i}].scale: expected 'none', got {feature.scale!r}: {_ALONE}"
+            if not field.required and field.default is None:
+                yield (
+                    f"event.fields.{feature.field}.default: expected a number, got none: where it "
+                    f"is missing the mean stands in, and {_ALONE}"
+                )
+        of = getattr(feature, "entity", entity)
+        if of != entity:
+            yield (
+                f"features[{i}].entity: expected {entity!r}, by which events are spread over "
+                f"scorers (shard.entity), got {of!r}: {_ALONE}"
+            )
+
+
+_ALONE = "each scorer would count the events of its own partitions alone"
+
+
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _some,
     _feature_names,
@@ -388,4 +467,5 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     _target,
     _corrected,
     _reasons,
+    _shard,
 )

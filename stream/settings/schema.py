@@ -605,6 +605,39 @@ class LimitsSettings(Settings):
     )
 
 
+class ShardSettings(Settings):
+    """Which part of a service this process does: all, or what one of many processes does."""
+
+    role: Literal["all", "scorer", "learner"] = Field(
+        "all",
+        description="`scorer`: scores its share of the partitions and hands what labels tell to the"
+        " one `learner`, whose versions of the members it takes over; both need Kafka",
+    )
+    index: int = Field(0, ge=0, le=1023, description="which of the scorers, from 0")
+    count: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="how many scorers there are: partition p is read by scorer p modulo `count`",
+    )
+    entity: FieldName | None = Field(
+        None,
+        description="the entity by which events are spread over partitions; windows of any other"
+        " are refused. Default: the first entity of `event.fields`",
+    )
+    every: Duration = Field(
+        parse_duration("10s"),
+        gt=0,
+        description="event time between two versions of the learner; keep it short beside the time"
+        " after which labels come",
+    )
+    service: Name | None = Field(
+        None,
+        description="the `name` in the file, which all its processes share; set by itself, with"
+        " names such as `NAME-scorer-0` and folders such as `state_dir/scorer-0` for each",
+    )
+
+
 def _of_rows(members: object) -> dict[str, str]:
     """The fields that each candidate of a ranking has, by kind; ``members``: those of ``[reco]``,
     by default the usual ones. A configuration on record names those that are not there, too."""
@@ -612,6 +645,11 @@ def _of_rows(members: object) -> dict[str, str]:
     if isinstance(members, dict):
         names = tuple(name for name, given in members.items() if given is not None)
     return dict.fromkeys(ROW_ENTITIES, "entity") | dict.fromkeys((UTILITY, *names), "number")
+
+
+def process(role: str, index: int) -> str:
+    """What tells a process of a service from the others in names."""
+    return role if role == "learner" else f"{role}-{index}"
 
 
 class Config(Settings):
@@ -627,6 +665,7 @@ class Config(Settings):
     target: Target = BinaryTarget()
     scores: ScoresSettings = ScoresSettings()
     registry: RegistrySettings | None = None
+    shard: ShardSettings = ShardSettings()
     features: tuple[Feature, ...] = ()
     members: tuple[MemberSettings, ...] = Field((), max_length=64)
     reco: RankingSettings | None = None
@@ -659,6 +698,85 @@ class Config(Settings):
                 event["fields"] = event["fields"] | _of_rows(given)
             raw = raw | {"event": event, "reco": reco}
         return raw
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_role(cls, raw: Any) -> Any:
+        """One file serves all processes of a service: each has a name and a folder of its own."""
+        shard = raw.get("shard") if isinstance(raw, dict) else None
+        if not isinstance(shard, dict) or shard.get("role") not in ("scorer", "learner"):
+            return raw
+        service = raw.get("name", cls.model_fields["name"].default)
+        if shard.get("service") is not None or not isinstance(service, str):
+            return raw
+        own = process(shard["role"], shard.get("index", 0))
+        state_dir = raw.get("state_dir", cls.model_fields["state_dir"].default)
+        return raw | {
+            "name": f"{service}-{own}",
+            "state_dir": Path(state_dir) / own,
+            "shard": shard | {"service": service},
+        }
+
+    @property
+    def service(self) -> str:
+        """The name that all processes of a service share."""
+        return self.shard.service or self.name
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Names of all processes of the service, this one among them."""
+        if self.shard.role == "all":
+            return (self.name,)
+        own = [process("scorer", index) for index in range(self.shard.count)]
+        return tuple(f"{self.service}-{one}" for one in (*own, process("learner", 0)))
+
+    @property
+    def examples_topic(self) -> str:
+        """Where scorers hand over what labels tell: ``examples-SERVICE``, a partition for each."""
+        return f"examples-{self.service}"
+
+    @property
+    def models_topic(self) -> str:
+        """Where the learner hands over versions of the members: ``models-SERVICE``."""
+        return f"models-{self.service}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Topics that are read."""
+        names = self.topics
+        if self.shard.role == "learner":
+            return names.control, self.examples_topic
+        taken = (self.models_topic,) if self.shard.role == "scorer" else ()
+        return names.control, *taken, names.events, names.labels
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Topics that steps write to, but for the journal's."""
+        names = self.topics
+        found = [names.dead_letters, names.audit]
+        if self.shard.role != "learner":
+            found.insert(0, names.scores)
+        if names.witness is not None:
+            found.append(names.witness)
+        return tuple(found) if self.handed_topic is None else (*found, self.handed_topic)
+
+    @property
+    def handed_topic(self) -> str | None:
+        """Where steps hand over what another process of the service takes."""
+        return {"scorer": self.examples_topic, "learner": self.models_topic}.get(self.shard.role)
+
+    @property
+    def step_records(self) -> int:
+        """Records in one step at most; each of a learner's holds many examples."""
+        batch = self.limits.batch
+        return max(1, batch // 64) if self.shard.role == "learner" else batch
+
+    def reads(self, topic: str, partition: int) -> bool:
+        """Whether this process is the one that reads the partition of an input."""
+        names, shard = self.topics, self.shard
+        if shard.role != "scorer" or topic not in (names.events, names.labels):
+            return True
+        return partition % shard.count == shard.index
 
     def in_json(self) -> Config:
         """The same with events and labels in JSON: what files and tables hold."""

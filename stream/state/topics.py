@@ -76,17 +76,11 @@ def lost(standing: Standing, topics: Mapping[str, Topic], config: Config) -> Los
 
     Scores and dead letters are nobody's state: a new topic for them loses nothing here.
     """
-    names = config.topics
-    outputs = (names.scores, names.dead_letters)
-    known = (*inputs(config), *outputs, *evidence(config), config.journal_topic)
+    nobodys = (config.topics.scores, config.topics.dead_letters)
+    known = (*config.inputs, *config.outputs, config.journal_topic)
     gone = [name for name in known if name not in topics]
-    anew = [name for name in standing.anew(ids_of(topics)) if name not in outputs]
+    anew = [name for name in standing.anew(ids_of(topics)) if name not in nobodys]
     return Lost(gone, anew)
-
-
-def inputs(config: Config) -> tuple[str, str, str]:
-    """Topics that are read."""
-    return config.topics.control, config.topics.events, config.topics.labels
 
 
 def evidence(config: Config) -> list[str]:
@@ -112,7 +106,7 @@ def _advice(found: Lost, config: Config) -> str:
             " (log.bootstrap, log.path), or begin a new shard with a name and a state_dir of its"
             " own"
         )
-    if not found.anew and not {*found.gone} & {*inputs(config), *evidence(config)}:
+    if not found.anew and not {*found.gone} & {*config.inputs, *evidence(config)}:
         return "Start again: what was deleted is made anew, empty"
     return (
         "Put the old topics back (log.bootstrap), or start with --accept-changes: it makes what was"

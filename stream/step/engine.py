@@ -86,6 +86,8 @@ class Made:
         self.letters: list[DeadLetter] = []
         self.alarms: list[Alarm] = []
         self.judged: list[Judged] = []
+        self.handed: list[NewRecord] = []
+        self.covered = b""  # what the digest covers beside outputs
 
 
 Models = Mapping[tuple[str, str], Any]
@@ -193,6 +195,7 @@ class Engine(ABC):
         taken.update(f"dead.{letter.reason}" for letter in out.letters)
         for alarm in out.alarms:
             self.ledger.alarmed(alarm.signal, batch.seq)
+        out.handed, out.covered = self._handed()
         vouched: dict[str, Any] = {}
         if batch.checkpoint:
             if self.ledger.due(self.watermark_ms):
@@ -215,6 +218,10 @@ class Engine(ABC):
         # Last of all: another thread that reads these finds the step done.
         self.counts.update(taken)
         return outputs
+
+    def _handed(self) -> tuple[list[NewRecord], bytes]:
+        """What another process of the service is to take, and what the digest covers of it."""
+        return [], b""
 
     def admit(self, command: Configure) -> Engine:
         """A new engine of the configuration asked for; raises :class:`CommandRefused`."""
@@ -277,7 +284,7 @@ class Engine(ABC):
         for values in ((r.value for r in out.scores), (d.value for d in out.letters)):
             _chain(h, values)
         # Of the audit records their hash: it covers everything in them but the signatures.
-        h.update(bytes.fromhex(head.hash) + cause)
+        h.update(bytes.fromhex(head.hash) + cause + out.covered)
         self.digest = h.hexdigest()
         audit = self.audit_records()
         journal = msgspec.structs.replace(
@@ -286,6 +293,7 @@ class Engine(ABC):
         return Outputs(
             *(out.scores, out.letters, audit, journal, out.scored, out.alarms, head),
             judged=out.judged,
+            handed=out.handed,
         )
 
     def audit_records(self) -> list[NewRecord]:

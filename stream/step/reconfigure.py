@@ -445,6 +445,12 @@ def _refuse(old: Config, new: Config) -> None:
                 " about the labels as they were. Put it back, or begin a new shard with a name and"
                 " a state_dir of its own"
             )
+    if old.shard.role != "all" and _layout(old) != _layout(new):
+        raise Irreconcilable(
+            f"shard.count, topics.partitions: expected {_layout(old)}, got {_layout(new)}; windows "
+            "and waiting events stay with the partitions they came from. Put them back, or begin a "
+            "new service with a name of its own"
+        )
     for key, before, after in (
         ("name", old.name, new.name),
         ("topics.journal", old.journal_topic, new.journal_topic),
@@ -456,6 +462,11 @@ def _refuse(old: Config, new: Config) -> None:
                 " in one topic, for the life of a shard. Put the old name back, or begin a new"
                 " shard with a name and a state_dir of its own"
             )
+
+
+def _layout(config: Config) -> tuple[int, int]:
+    """What decides which scorer reads which partition."""
+    return config.shard.count, config.topics.partitions
 
 
 def _renamed(old: Config, new: Config) -> list[str]:

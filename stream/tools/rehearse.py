@@ -14,6 +14,7 @@ import numpy as np
 from models.base import F64, U64, EventColumns, FeatureBatch, Model
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
+from models.settings import format_duration
 from stream.contract.hashing import hash_text
 from stream.run.assemble import member_maker, room, row_bytes
 from stream.settings.schema import Config
@@ -60,6 +61,26 @@ def holds(config: Config) -> Holds:
     if events is None:
         events = max(free_room(config.state_dir, row), config.limits.batch)
     return Holds(events, events * row, events / (config.label.horizon / 1000))
+
+
+def part(config: Config) -> str:
+    """What a process of many does of its service; empty where it does all."""
+    shard, topics = config.shard, config.topics
+    if shard.role == "learner":
+        return (
+            f"learner: judges and learns what {shard.count} scorers hand over in"
+            f" {config.examples_topic}; a version of the members every"
+            f" {format_duration(shard.every)} of event time in {config.models_topic}; no"
+            " challengers and no guard, which see events as they are scored"
+        )
+    if shard.role == "scorer":
+        own = [p for p in range(topics.partitions) if config.reads(topics.events, p)]
+        return (
+            f"scorer {shard.index} of {shard.count}: partitions {', '.join(map(str, own))} of"
+            f" {topics.events} and {topics.labels}; labels come to the partition of their event;"
+            f" learns nothing, takes versions from {config.models_topic}"
+        )
+    return ""
 
 
 def _tried(ensemble: Ensemble, x: FeatureBatch) -> Iterator[MemberError]:

@@ -31,6 +31,7 @@ from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.cluster import late
 from tests.faults.kafka.proxied import proxied
+from tests.faults.kafka.scaled import scaled as kill_each
 from tests.faults.lifecycle import lifecycle as command
 from tests.faults.shard import TASKS, Shard
 from tests.faults.zombie import zombie as freeze_and_replace
@@ -294,6 +295,27 @@ def proxy(
         def work() -> dict[str, Any]:
             verdict, figures = proxied(place / "shard", client, seed, gap, show)
             return {"seed": seed} | figures | verdict.as_dict()
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def scaled(
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs, each process in its turn.")] = 50,
+    seed: Seed = 1,
+    client: By = "kafka-python",
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """SIGKILL two scorers and their learner at random moments."""
+    kind = "kafka" if client == "kafka-python" else client
+    with working(directory) as place, log_table(kind) as table, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            assert table is not None
+            head = {"client": client, "kills": kills, "seed": seed}
+            return head | kill_each(place, table, kills, seed, show).as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

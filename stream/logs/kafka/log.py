@@ -24,7 +24,7 @@ from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.reader import Poller, Reader, check_read, newest
 from stream.logs.kafka.rights import check_rights, check_sizes, told_rights
 from stream.logs.kafka.sharing import writers
-from stream.logs.kafka.topology import FOREVER, Cluster, NewTopic
+from stream.logs.kafka.topology import FOREVER, LATEST, Cluster, NewTopic, check_layout
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
 
@@ -58,8 +58,7 @@ class KafkaLog:
         self._clock_ms = clock_ms
         self._journal: Key = (config.journal_topic, 0)
         names = config.topics
-        self._inputs = (names.control, names.events, names.labels)
-        self._outputs: tuple[str, ...] = (names.scores, names.dead_letters, names.audit)
+        self._inputs, self._outputs = config.inputs, config.outputs
         python = KafkaPython(config.log, config.name)
         self._cluster = Cluster(python)
         self._client: Client = python
@@ -72,18 +71,17 @@ class KafkaLog:
             config, config.log, self._client, self._reader
         )
         many, one, kept = NewTopic(names.partitions), NewTopic(1), NewTopic(1, FOREVER)
-        self._wanted = {
+        kinds = {
             names.control: one,
             names.events: many,
             names.labels: many,
             names.scores: NewTopic(names.partitions, like=names.events, whole=False),
             names.dead_letters: one,
-            names.audit: kept,
-            config.journal_topic: kept,
+            config.examples_topic: NewTopic(config.shard.count),
+            config.models_topic: NewTopic(1, LATEST),
         }
-        if names.witness is not None:
-            self._wanted[names.witness] = kept
-            self._outputs = (*self._outputs, names.witness)
+        needed = (*self._inputs, *self._outputs, config.journal_topic)
+        self._wanted = {topic: kinds.get(topic, kept) for topic in needed}
         self._lock = threading.Lock()
         self._appender = Seat(
             "millrace-kafka-append",
@@ -124,6 +122,7 @@ class KafkaLog:
     def topics(self) -> dict[str, Topic]:
         """See :meth:`stream.contract.log.Log.topics`."""
         found = self._cluster.find(self._wanted)
+        check_layout(self._config, found)
         with self._lock:
             if self._partitions is not None:
                 self._partitions |= {name: topic.partitions for name, topic in found.items()}
@@ -135,6 +134,7 @@ class KafkaLog:
             if self._partitions is None:
                 create, replication = self._config.topics.create, self._log.replication_factor
                 found = self._cluster.make(self._wanted, create, replication)
+                check_layout(self._config, found)
                 journal = self._config.journal_topic
                 if found[journal].partitions != 1:
                     raise LogError(
@@ -157,7 +157,12 @@ class KafkaLog:
 
     def _input_keys(self) -> list[Key]:
         topics = self._found_topics()
-        return [(topic, i) for topic in self._inputs for i in range(topics.get(topic, 0))]
+        return [
+            (topic, i)
+            for topic in self._inputs
+            for i in range(topics.get(topic, 0))
+            if self._config.reads(topic, i)
+        ]
 
     # -- journal ----------------------------------------------------------------------------------
 
@@ -326,7 +331,7 @@ class KafkaLog:
                 self._told_unknown = True
                 logger.info("scores_writers_unknown", topic=topic, reason=_UNKNOWN)
             return None
-        return sorted(found - {self._log.transactions_of(self._config.name)})
+        return sorted(found.difference(map(self._log.transactions_of, self._config.processes)))
 
     # -- end --------------------------------------------------------------------------------------
 
@@ -354,6 +359,8 @@ def _appended(config: settings.Config) -> list[str]:
     if not config.http.enabled:
         return []
     scopes = {scope for token in config.http.tokens for scope in token.scopes} or {"admin"}
+    if config.shard.role != "all":
+        return [config.topics.control] if "admin" in scopes else []
     topics = {"score": config.topics.events, "label": config.topics.labels}
     if "admin" in scopes:
         return [*topics.values(), config.topics.control]

@@ -87,11 +87,11 @@ def check_sizes(admin: Any, config: Config) -> None:
     and headers. Says nothing of topics whose settings this user may not see; blocks.
     """
     topics, most = config.topics, config.limits.record_bytes + _AROUND_BYTES
+    whole = (topics.dead_letters, config.handed_topic)
     needed = {
-        topics.scores: most,
-        topics.audit: most,
-        config.journal_topic: most,
-        topics.dead_letters: DEAD_LETTER_BYTES + _AROUND_BYTES,
+        name: DEAD_LETTER_BYTES + _AROUND_BYTES if name in whole else most
+        for name in (*config.outputs, config.journal_topic)
+        if name != topics.witness
     }
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, [_SIZE]) for name in needed]
     found = admin.describe_configs(resources, config_filter="all").get("topic", {})

@@ -18,6 +18,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from stream.contract.log import LogError, LogRefused, Topic
 from stream.logs.kafka.calls import Seat
 from stream.logs.kafka.clients.kafka_python import KafkaPython
+from stream.settings.schema import Config
 
 logger = structlog.get_logger()
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 FOREVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
 """Settings of a topic whose records are all kept."""
+LATEST = {"retention.ms": "86400000", "cleanup.policy": "delete"}
+"""Settings of a topic that the newest records are wanted of: each replaces those before it. A start
+reads again what was taken since the oldest generation."""
 
 
 _NEWS_S = 0.05
@@ -172,3 +176,28 @@ def _compacted(name: str, policy: str) -> str:
         " --add-config cleanup.policy=delete\n"
         "or name another topic in [topics], to which the records are copied"
     )
+
+
+def check_layout(config: Config, found: Mapping[str, Topic]) -> None:
+    """Raise :class:`LogError` where the topics are not spread as processes of a service expect.
+
+    An entity's events stay on one partition only while there are as many as there were, and a label
+    finds its event only on the partition of the same number.
+    """
+    shard, names = config.shard, config.topics
+    wanted = {} if shard.role == "all" else {config.examples_topic: shard.count}
+    if shard.role == "scorer":
+        wanted |= {names.events: names.partitions, names.labels: names.partitions}
+    why = {
+        config.examples_topic: "the number of scorers (shard.count) is that of the service's first"
+        " start",
+        names.events: "which scorer knows an entity follows from topics.partitions: of a topic that"
+        " grew, entities have moved without their windows",
+        names.labels: "a label goes to the partition of its event, which the score names",
+    }
+    for topic, partitions in wanted.items():
+        if topic in found and found[topic].partitions != partitions:
+            raise LogError(
+                f"Kafka: topic {topic}: expected {partitions} partitions, got"
+                f" {found[topic].partitions}; {why[topic]}"
+            )

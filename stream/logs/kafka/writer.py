@@ -175,7 +175,10 @@ class Writer:
             producer.send(topic, placed(topic, records, self._partitions[topic]), at)
 
     def _outputs(self, outputs: Outputs) -> list[tuple[str, Sequence[NewRecord]]]:
-        return outputs.by_topic(self._config.topics)
+        found = outputs.by_topic(self._config.topics)
+        handed = self._config.handed_topic
+        found += [] if handed is None else [(handed, outputs.handed)]
+        return [(topic, records) for topic, records in found if records]
 
     def hurry(self) -> None:
         """Wait no longer for what :meth:`open` waits for; a commit has its time."""

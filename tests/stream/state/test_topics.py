@@ -12,7 +12,7 @@ from stream.run import topics
 from stream.settings.schema import Config
 from stream.state.generations import list_generations
 from stream.state.recovery import ForeignState
-from stream.state.topics import Standing, TopicsChanged, inputs, lost
+from stream.state.topics import Standing, TopicsChanged, lost
 from tests.support.factory import config, event
 from tests.support.runner import append, caught_up, running
 from tests.support.waiting import wait_until
@@ -78,7 +78,7 @@ def test_a_topic_that_vanishes_is_missed_where_topics_have_no_ids(
     c = config(tmp_path)
     there = {
         name: Topic("", 1)
-        for name in (*inputs(c), c.topics.scores, c.topics.dead_letters, c.topics.audit)
+        for name in (*c.inputs, c.topics.scores, c.topics.dead_letters, c.topics.audit)
     } | {c.journal_topic: Topic("", 1)}
     assert not lost(Standing(), there, c)
     name = c.journal_topic if role == "journal" else getattr(c.topics, role)

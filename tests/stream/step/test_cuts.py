@@ -179,7 +179,7 @@ def _after_its_event(item: Item, scored: set[object]) -> bool:
     return topic != "labels" or identifier == [] or identifier in scored
 
 
-ELSEWHERE = {"poison", "label_class"}
+ELSEWHERE = {"poison", "label_class", "foreign"}
 """Reasons of records that stopped the service, and of labels where classes may enter."""
 
 

@@ -68,7 +68,20 @@ LINEAR = {
     "audit.member": {},
 }
 CLASSES = {"type": "classes", "classes": ["a", "b"]}
+SCALED: Patch = {
+    "log": KAFKA,
+    "topics.partitions": 4,
+    "features": LINEAR["features"],
+    "drift.on_alarm": "none",
+}
 CHANGES: dict[str, Patch] = {
+    "ShardSettings.role": SCALED | {"shard": {"role": "learner"}},
+    "ShardSettings.index": SCALED | {"shard": {"role": "scorer", "count": 2, "index": 1}},
+    "ShardSettings.count": SCALED | {"shard": {"role": "learner", "count": 2}},
+    "ShardSettings.entity": SCALED | {"shard": {"role": "scorer", "entity": "terminal"}},
+    "ShardSettings.every": {"shard.every": "1m"},
+    "ShardSettings.service": SCALED
+    | {"name": "other-learner", "shard": {"role": "learner", "service": "other"}},
     "Config.name": {"name": "other"},
     "Config.seed": {"seed": 9, "ensemble.combine": "stack"},
     "Config.state_dir": {"state_dir": "elsewhere"},
@@ -292,7 +305,8 @@ WHOLE: dict[str, Patch] = {
 """Changes of more than one setting."""
 
 TARGETS = {name for name in CHANGES if name.startswith(("ClassesTarget", "NumberTarget"))}
-REFUSED = {"Config.name", "TopicsSettings.audit", "TopicsSettings.journal"} | TARGETS
+SHARD = {f"ShardSettings.{key}" for key in ("role", "index", "count", "entity", "service")}
+REFUSED = SHARD | {"Config.name", "TopicsSettings.audit", "TopicsSettings.journal"} | TARGETS
 
 
 def classes(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -1,0 +1,200 @@
+"""What scorers hand to the learner: rows as they were scored, with what their labels tell.
+
+A record holds up to :data:`ROWS` rows of one scorer, as they stood in its pending store. It names
+the settings that they mean something under. Nothing here learns or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from models.base import F64, I64, FeatureSchema
+from models.task import Task
+from monitoring.drift.monitor import Alarm
+from stream.contract.records import NewRecord
+from stream.settings.schema import Config
+from stream.settings.upgrade import digest, plain
+from stream.step.learn import Learning
+
+ROWS = 256
+"""Rows in one record at most: a step of the learner takes whole records."""
+LEVEL = 1
+"""Of zstd: 4 times smaller, and level 3 a tenth smaller for twice the time."""
+
+
+class Foreign(ValueError):
+    """A record of another process that this one can do nothing with."""
+
+
+def meaning(config: Config) -> str:
+    """Digest of the settings that rows and members mean something under."""
+    tree = plain(config)
+    parts = {key: tree[key] for key in ("seed", "target", "features", "members", "ensemble")}
+    return digest(parts | {"fields": tree["event"]["fields"]})
+
+
+def check_meaning(got: str, expected: str) -> None:
+    """Raise :class:`Foreign` where a record means something under other settings."""
+    if got != expected:
+        raise Foreign(
+            "expected one made under the same seed, target, fields, features, members and ensemble"
+            f" (digest {expected[:12]}), got one of others ({got[:12]}): give all processes of the"
+            " service the same file"
+        )
+
+
+class Example(msgspec.Struct, frozen=True, array_like=True):
+    """Rows that are judged, learned, or both in this order.
+
+    ``version`` is the newest that the scorer had taken over, ``watermark_ms`` the newest event time
+    that it had scored. ``waited``: all of them had waited for silence. ``rows`` are of the pending
+    store's type, ``y`` truths, ``w`` weights, of rows that are judged alone none.
+    """
+
+    meaning: str
+    version: int
+    watermark_ms: int
+    judged: bool
+    learned: bool
+    waited: bool
+    rows: bytes
+    y: bytes
+    w: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Example).decode
+
+
+class _Call(NamedTuple):
+    rows: NDArray[Any]
+    y: F64
+    w: F64
+    watermark_ms: int
+    judged: bool
+    learned: bool
+    waited: bool
+
+
+class Handing(Learning):
+    """Stands where rows are judged and learned, and collects them for the learner.
+
+    Attributes
+    ----------
+    version : int
+        By which the scorer scores now.
+    """
+
+    version = 0
+    meaning = ""
+    _calls: tuple[_Call, ...] = ()
+
+    def judge(self, numbers: I64, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
+        """See :meth:`Learning.judge`; the learner raises the alarms."""
+        call = _Call(rows, truth, truth[:0], watermark_ms, judged=True, learned=False, waited=False)
+        self._calls = (*self._calls, call)
+        return []
+
+    def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
+        """See :meth:`Learning.learn`; what was judged just before goes once, to be both."""
+        last = self._calls[-1] if self._calls else None
+        both = last is not None and last.rows is rows and last.y is y and not last.learned
+        before = self._calls[:-1] if both else self._calls
+        self._calls = (*before, _Call(rows, y, w, watermark_ms, both, True, waited))
+
+    def take(self, partition: int) -> tuple[list[NewRecord], bytes]:
+        """The records for what came since the last call, and a digest of what they hold."""
+        raws = [
+            _encode(
+                Example(
+                    *(self.meaning, self.version, call.watermark_ms),
+                    *(call.judged, call.learned, call.waited),
+                    *(part[start : start + ROWS].tobytes() for part in (call.rows, call.y, call.w)),
+                )
+            )
+            for call in self._calls
+            for start in range(0, len(call.rows), ROWS)
+        ]
+        self._calls = ()
+        h = hashlib.blake2b(digest_size=16)
+        for raw in raws:
+            h.update(b"%d;" % len(raw) + raw)
+        compress = zstandard.ZstdCompressor(LEVEL).compress
+        return [NewRecord(None, compress(raw), partition) for raw in raws], h.digest()
+
+
+class Rows(NamedTuple):
+    """An example with its arrays, ``(n,)`` each."""
+
+    example: Example
+    rows: NDArray[Any]
+    y: F64
+    w: F64
+
+    @property
+    def done(self) -> tuple[bool, bool, bool]:
+        """What becomes of the rows."""
+        return self.example.judged, self.example.learned, self.example.waited
+
+
+class Reader:
+    """Reads examples; kernels trust what it lets through.
+
+    Parameters
+    ----------
+    meant : str
+        The :func:`meaning` of the settings.
+    dtype : numpy.dtype
+        Of the rows.
+    """
+
+    def __init__(self, meant: str, dtype: np.dtype[Any], schema: FeatureSchema, task: Task) -> None:
+        self._meant = meant
+        self._dtype = dtype
+        self._buckets = np.array([column.buckets for column in schema.hashed], np.uint32)
+        self._task = task
+
+    def read(self, raw: bytes | None) -> Rows:
+        """The rows of a record; raises :class:`Foreign`."""
+        try:
+            found = _decode(zstandard.ZstdDecompressor().decompress(raw or b""))
+            check_meaning(found.meaning, self._meant)
+            kinds = (self._dtype, np.dtype(np.float64), np.dtype(np.float64))
+            parts = (found.rows, found.y, found.w)
+            rows, y, w = (np.frombuffer(p, kind) for p, kind in zip(parts, kinds, strict=True))
+        except Foreign:
+            raise
+        except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
+            raise Foreign(f"expected an example of a scorer, got {error}") from error
+        if not len(rows) or len(y) != len(rows) or len(w) != (len(rows) if found.learned else 0):
+            got = f"{len(rows)} rows, {len(y)} truths and {len(w)} weights"
+            raise Foreign(f"expected a truth and a weight for each row, got {got}")
+        if not self._possible(rows, y, w):
+            raise Foreign("expected codes of the features, truths of the target, and weights")
+        return Rows(found, rows, y, w)
+
+    def _possible(self, rows: NDArray[Any], y: F64, w: F64) -> bool:
+        good = np.isfinite(y)
+        if self._task.type != "number":
+            good &= (y >= 0) & (y < max(self._task.k, 2)) & (y == np.floor(y))
+        codes = rows["hashed"] < self._buckets
+        return bool(good.all() and codes.all() and np.isfinite(w).all() and (w >= 0).all())
+
+
+def joined(parts: Sequence[Rows]) -> tuple[NDArray[Any], F64, F64, int]:
+    """Rows, truths and weights of examples one after another, and their newest watermark."""
+    if len(parts) == 1:
+        [one] = parts
+        return one.rows, one.y, one.w, one.example.watermark_ms
+    rows, y, w = (
+        np.concatenate(kind)
+        for kind in ([p.rows for p in parts], [p.y for p in parts], [p.w for p in parts])
+    )
+    return rows, y, w, max(p.example.watermark_ms for p in parts)

@@ -1,0 +1,99 @@
+"""The step of the learner: what labels told scorers is judged and learned, and versions published.
+
+Rows come as they were scored. It scores nothing and knows no features' windows: those are the
+scorers'. What must see an event as it is scored (challengers, the guard) has no place here.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from stream.contract.commands import Challenge, Drop, Promote
+from stream.contract.letters import DeadLetter
+from stream.contract.records import NewRecord, Slice
+from stream.step.engine import Engine, Made
+from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
+from stream.step.roles.versions import Outgoing, pieces
+from stream.step.scoring import ScoringEngine
+
+NOT_HERE = (Challenge, Drop, Promote)
+"""Commands about models that score beside members, as events come."""
+
+
+class LearnerEngine(ScoringEngine):
+    """Takes examples; gives versions.
+
+    Attributes
+    ----------
+    versions : Outgoing
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        config = self.config
+        self._meaning = meaning(config)
+        self._reader = Reader(self._meaning, self.pending.dtype, self.features.schema, self.task)
+        self.versions = Outgoing(config.shard.every)
+        self._commanded = False
+        self._handlers = {
+            config.topics.control: self._control,
+            config.examples_topic: self._examples,
+        }
+
+    def _control(self, piece: Slice, out: Made) -> None:
+        """Follow commands; scorers know at once what they changed."""
+        taken = []
+        for record in piece.records:
+            if isinstance(self.codec.command(record), NOT_HERE):
+                error = "expected shard.role = 'all': scorers score by members alone"
+                out.letters.append(DeadLetter(record, "command", error))
+            else:
+                taken.append(record)
+        before = self.counts["commands"]
+        super()._control(Slice(piece.range, taken), out)
+        self._commanded = self.counts["commands"] > before
+
+    def _examples(self, piece: Slice, out: Made) -> None:
+        """Judge and learn, runs of what is done alike at a time."""
+        found: list[Rows] = []
+        for record in piece.records:
+            try:
+                found.append(self._reader.read(record.value))
+            except Foreign as error:
+                out.letters.append(DeadLetter(record, "foreign", str(error)))
+        for (judged, learned, waited), run in groupby(found, lambda part: part.done):
+            rows, y, w, watermark_ms = joined(list(run))
+            self.join.watermark_ms = max(self.join.watermark_ms, watermark_ms)
+            if judged:
+                numbers = np.arange(len(rows), dtype=np.int64)
+                out.alarms += self.learning.judge(numbers, rows, y, self.watermark_ms)
+            if learned:
+                self.learning.learn(rows, y, w, self.watermark_ms, waited)
+            self.counts["examples"] += len(rows)
+        if found:
+            self.versions.learned(piece.range.partition, piece.range.next_offset)
+
+    def _handed(self) -> tuple[list[NewRecord], bytes]:
+        """A version, if one is due; the trail's record of it covers what it holds."""
+        if not self._commanded and not self.versions.due(self.watermark_ms):
+            return [], b""
+        self._commanded = False
+        version = self.versions.next(self.watermark_ms, self.ensemble.digest())
+        self.counts["versions"] += 1
+        detail = {
+            "number": version.number,
+            "digest": version.digest,
+            "at_ms": version.at_ms,
+            "examples": {str(p): offset for p, offset in sorted(self.versions.taken.items())},
+        }
+        self.auditor.record("version_published", "learning", "ensemble", detail)
+        return pieces(self.ensemble, version, self._meaning), b""
+
+    def _keep_all(self) -> None:
+        Engine._keep_all(self)  # without the guard, which would begin to compare
+
+    def _parts(self) -> dict[str, Any]:
+        return super()._parts() | {"versions": self.versions}

@@ -1,0 +1,200 @@
+"""What the learner hands to scorers: versions of all that scoring needs of the members.
+
+A version is whole, never a difference: after a thousand labels nearly every page of the members has
+changed. It comes in pieces that a broker takes, and is taken over once all of them are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import zstandard
+
+from models.base import State
+from models.ensemble.ensemble import Ensemble
+from stream.contract.records import NewRecord
+from stream.step.roles.examples import LEVEL, Foreign, check_meaning
+
+PIECE_BYTES = 900_000
+"""Of a version in one record: a broker takes 1 MB by default."""
+_BESIDE = ("last_good", "specs", "challenger_specs")
+"""Of an ensemble's state, what no scorer takes over. Specs name code, which no record may."""
+_ARRAY = 1
+
+
+class Version(NamedTuple):
+    """``at_ms``: the newest event time that its learner knew of; ``digest``: the ensemble's."""
+
+    number: int
+    at_ms: int
+    digest: str
+
+
+NONE = Version(0, 0, "")
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """Number ``part`` of the ``of`` pieces of a version."""
+
+    meaning: str
+    number: int
+    at_ms: int
+    digest: str
+    part: int
+    of: int
+    data: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Piece).decode
+
+
+def pieces(ensemble: Ensemble, version: Version, meant: str) -> list[NewRecord]:
+    """The records of a version of the ensemble as it is now.
+
+    ``meant``: see :func:`~stream.step.roles.examples.meaning`.
+    """
+    state = {k: v for k, v in ensemble.state().items() if k not in _BESIDE} | {"challengers": {}}
+    raw = msgspec.msgpack.encode(state, enc_hook=_extension)
+    data = zstandard.ZstdCompressor(LEVEL).compress(raw)
+    starts = range(0, len(data), PIECE_BYTES)
+    return [
+        NewRecord(
+            b"%d" % version.number,
+            _encode(Piece(meant, *version, i, len(starts), data[start : start + PIECE_BYTES])),
+            0,
+        )
+        for i, start in enumerate(starts)
+    ]
+
+
+class Incoming:
+    """The version that a scorer has taken over, and the pieces of the next one.
+
+    Attributes
+    ----------
+    current : Version
+        :data:`NONE` before the first.
+    """
+
+    def __init__(self, meant: str) -> None:
+        self.current = NONE
+        self._meant = meant
+        self._pieces: list[bytes] = []
+        self._number = 0  # of the version whose pieces these are
+
+    def take(self, raw: bytes | None) -> tuple[Version, State] | None:
+        """The next record; gives the version that it completes, and the ensemble's state.
+
+        Pieces of one that began before the oldest record are passed over. Raises :class:`Foreign`.
+        """
+        try:
+            piece = _decode(raw or b"")
+        except msgspec.MsgspecError as error:
+            raise Foreign(f"expected a piece of a version, got {error}") from error
+        check_meaning(piece.meaning, self._meant)
+        if piece.number <= self.current.number:
+            raise Foreign(
+                f"expected a version after {self.current.number}, got {piece.number}: its learner"
+                " began anew; give a service that begins anew a name of its own"
+            )
+        if piece.part == 0:
+            self._pieces, self._number = [], piece.number
+        if (piece.number, piece.part) != (self._number, len(self._pieces)):
+            return None
+        self._pieces.append(piece.data)
+        if len(self._pieces) < piece.of:
+            return None
+        data, self._pieces = b"".join(self._pieces), []
+        try:
+            whole = zstandard.ZstdDecompressor().decompress(data)
+            state = msgspec.msgpack.decode(whole, type=dict[str, Any], ext_hook=_array)
+        except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
+            raise Foreign(f"version {piece.number}: expected members, got {error}") from error
+        if found := state.keys() & set(_BESIDE):
+            raise Foreign(f"version {piece.number}: expected members, got {', '.join(found)} too")
+        self.current = Version(piece.number, piece.at_ms, piece.digest)
+        return self.current, state
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        own = {"number": self._number, "pieces": list(self._pieces)}
+        return {"current": list(self.current), "coming": own}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        self.current = Version(*state["current"])
+        self._number, self._pieces = state["coming"]["number"], list(state["coming"]["pieces"])
+
+
+class Outgoing:
+    """When the learner's next version is due, and what it has learned from.
+
+    Parameters
+    ----------
+    every_ms : int
+        Event time between two.
+
+    Attributes
+    ----------
+    current : Version
+        The newest that was published; :data:`NONE` before the first.
+    taken : dict of int to int
+        By partition of the examples, where the next one stands.
+    """
+
+    def __init__(self, every_ms: int) -> None:
+        self.current = NONE
+        self.taken: dict[int, int] = {}
+        self._every_ms = every_ms
+        self._changed = False
+
+    def learned(self, partition: int, next_offset: int) -> None:
+        """Examples were taken in up to there."""
+        self.taken[partition] = next_offset
+        self._changed = True
+
+    def due(self, watermark_ms: int) -> bool:
+        """Whether anything was learned that scorers should know by now."""
+        return self._changed and watermark_ms >= self.current.at_ms + self._every_ms
+
+    def next(self, watermark_ms: int, digest: str) -> Version:
+        """The next one, published now."""
+        self.current = Version(self.current.number + 1, watermark_ms, digest)
+        self._changed = False
+        return self.current
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        return {
+            "current": list(self.current),
+            "taken": [list(pair) for pair in sorted(self.taken.items())],
+            "changed": self._changed,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        self.current = Version(*state["current"])
+        self.taken = dict(state["taken"])
+        self._changed = bool(state["changed"])
+
+
+def _extension(value: Any) -> msgspec.msgpack.Ext:
+    """An array as an extension of msgpack: its type, its shape, its bytes."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"expected a plain value or an array, got {type(value).__name__}")
+    whole = (value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
+    return msgspec.msgpack.Ext(_ARRAY, _encode(whole))
+
+
+_read = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes]).decode
+
+
+def _array(code: int, data: memoryview) -> Any:
+    if code != _ARRAY:
+        raise ValueError(f"an extension {code}")
+    kind, shape, raw = _read(data)
+    return np.frombuffer(raw, np.dtype(kind)).reshape(shape).copy()

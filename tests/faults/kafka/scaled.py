@@ -1,0 +1,282 @@
+"""SIGKILL of scorers and learner at random moments: nothing is lost between them.
+
+One broker holds all of a service: two scorers and a learner run the same file, told by the
+environment which of them they are.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from monitoring.audit.trail import Exit, verify
+from stream.contract.records import Range, decode_journal
+from stream.run.assemble import build_engine
+from stream.settings.load import load
+from stream.settings.schema import Config
+from stream.state.artefacts import FOLDER
+from stream.state.generations import StateDirectory, list_generations
+from stream.state.recovery import recover
+from tests.faults.crash import Feeder, Progress
+from tests.faults.shard import Shard
+from tests.faults.traffic import HORIZON, Traffic
+from tests.faults.worker import Worker, WorkerFailed
+from tests.stream.step.roles.scaled import FEATURES
+from tests.support.waiting import DEADLINE_S
+
+SCORERS = 2
+PROCESSES = {
+    **{
+        f"scorer-{i}": {"MILLRACE_SHARD__ROLE": "scorer", "MILLRACE_SHARD__INDEX": str(i)}
+        for i in range(SCORERS)
+    },
+    "learner": {"MILLRACE_SHARD__ROLE": "learner"},
+}
+"""What the environment says to each."""
+
+
+@dataclass
+class Found:
+    """What a run came to; ``problems`` are empty where every invariant holds."""
+
+    hits: Counter[str] = field(default_factory=Counter)
+    scored: int = 0
+    labels_told: int = 0
+    learned: int = 0
+    versions: int = 0
+    applied: int = 0
+    generations_checked: int = 0
+    slowest_start_s: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"hits": dict(self.hits)}
+
+
+class Service:
+    """The processes of one service, each with its life under way."""
+
+    def __init__(self, directory: Path, log: dict[str, Any]) -> None:
+        self.shard = Shard(
+            directory,
+            log,
+            features=FEATURES,
+            guard=None,
+            challengers=None,
+            label={"field": "fraud", "horizon": HORIZON, "learning": "arrival"},
+            shard={"role": "scorer", "count": SCORERS, "every": "10m"},
+        )
+        self.configs: dict[str, Config] = {
+            name: load(self.shard.path, environ) for name, environ in PROCESSES.items()
+        }
+        self.workers: dict[str, Worker] = {}
+
+    def start(self, name: str) -> None:
+        """Begin a life of a process."""
+        self.workers[name] = Worker(self.shard.path, **PROCESSES[name])
+
+    def ready(self, found: Found) -> None:
+        """Wait until all have restored."""
+        for worker in self.workers.values():
+            worker.wait_for("restored")
+            since_s = (worker.restored_s or worker.started_s) - worker.started_s
+            found.slowest_start_s = max(found.slowest_start_s, since_s)
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        for worker in self.workers.values():
+            worker.kill()
+        self.shard.renew_log()
+
+
+def scaled(
+    directory: Path, log: dict[str, Any], kills: int, seed: int, progress: Progress
+) -> Found:
+    """Kill one process after another under load, drain, stop in order, check."""
+    rng, found, service = random.Random(f"scaled {seed}"), Found(), Service(directory, log)
+    traffic = service.shard.traffic(seed)
+    feeder = Feeder(service.shard, traffic, 100 * kills)
+    victims = [name for _ in range(kills) for name in PROCESSES][:kills]
+    rng.shuffle(victims)
+    service.shard.log.create_topics()
+    try:
+        for name in PROCESSES:
+            service.start(name)
+        service.ready(found)
+        for i, name in enumerate(victims):
+            for _ in range(rng.randrange(20, 60)):
+                feeder.append()
+            if service.workers[name].kill():
+                found.hits[name] += 1
+            service.start(name)
+            if rng.random() < 0.5:  # else the next one dies beside a start
+                service.ready(found)
+            progress("kills", i + 1, kills)
+        service.ready(found)
+        feeder.rest()
+        _drain(service)
+        for name in PROCESSES:  # the learner last: a scorer's last step hands examples over
+            if (status := service.workers[name].stop()) != 0:
+                raise WorkerFailed(f"{name}: expected exit status 0, got {status}")
+        service.start("learner")
+        service.workers["learner"].wait_for("restored")
+        _drain(service)
+        service.workers["learner"].stop()
+        _check(service, traffic, found)
+    finally:
+        service.close()
+    return found
+
+
+def _drain(service: Service) -> None:
+    """Wait until committed steps have taken all that stands in the inputs."""
+    deadline = time.monotonic() + DEADLINE_S
+    while left := [n for n, config in service.configs.items() if _waiting(service, n, config)]:
+        for name in left:
+            service.workers[name].check_alive()
+        if time.monotonic() > deadline:
+            raise service.workers[left[0]].stuck(f"{left} did not take all in {DEADLINE_S:g} s")
+        time.sleep(0.1)
+
+
+def _waiting(service: Service, name: str, config: Config) -> bool:
+    if not service.workers[name].running:
+        return False
+    shard = view(service.shard, config)
+    try:
+        return bool(shard.waiting())
+    finally:
+        shard.renew_log()
+
+
+def view(shard: Shard, config: Config) -> Shard:
+    """The topics and the state of one process."""
+    made = object.__new__(Shard)
+    made.directory, made.raw, made.path = shard.directory, shard.raw, shard.path
+    made._direct, made._log = "", None
+    made.config = made._reach = config
+    return made
+
+
+def _check(service: Service, traffic: Traffic, found: Found) -> None:
+    scores = Counter(
+        json.loads(r.value or b"")["id"] for part in service.shard.records("scores") for r in part
+    )
+    events = {
+        traffic.kind(r.value).id
+        for part in service.shard.records("events")
+        for r in part
+        if traffic.kind(r.value).what == "event"
+    }
+    found.scored = scores.total()
+    if scores != Counter(dict.fromkeys(events, 1)):
+        missing, more = events - scores.keys(), [i for i, n in scores.items() if n > 1]
+        found.problems.append(f"scores: {len(missing)} are missing, more than one of {more[:5]}")
+    told: dict[str, dict[int, str]] = {}
+    for name, config in service.configs.items():
+        shard = view(service.shard, config)
+        try:
+            _check_journal(name, shard, found)
+            _check_process(name, shard, found)
+        finally:
+            shard.renew_log()
+    for name, config in service.configs.items():
+        told[name] = _versions(service.shard, config, found)
+    published = told.pop("learner")
+    found.versions, found.applied = len(published), sum(map(len, told.values()))
+    if list(published) != list(range(1, len(published) + 1)):
+        found.problems.append(f"versions: expected 1, 2, ..., got {list(published)[:20]}")
+    for name, taken in told.items():
+        if strange := {n: d for n, d in taken.items() if published.get(n) != d}:
+            found.problems.append(f"{name}: took over versions that nobody published: {strange}")
+        if not taken or max(taken) != max(published):
+            found.problems.append(
+                f"{name}: expected the newest version, got {max(taken, default=0)}"
+            )
+    if found.learned != found.labels_told:
+        found.problems.append(f"labels: {found.labels_told} told, {found.learned} learned")
+
+
+def _check_journal(name: str, shard: Shard, found: Found) -> None:
+    """The journal is gapless, and names each record of the process's share once."""
+    journal = [decode_journal(r.value or b"") for r in shard.records("journal")[0]]
+    if [r.seq for r in journal] != list(range(1, len(journal) + 1)):
+        found.problems.append(f"{name}: its journal has gaps")
+    taken: dict[tuple[str, int], list[Range]] = {}
+    for record in journal:
+        for r in record.ranges:
+            taken.setdefault((r.topic, r.partition), []).append(r)
+    for topic in shard.config.inputs:
+        for number, rows in enumerate(_records(shard, topic)):
+            ranges = taken.pop((topic, number), [])
+            owned = shard.config.reads(topic, number)
+            expected = len(rows) if owned else 0
+            apart = all(a.last < b.first for a, b in pairwise(ranges))
+            if sum(r.count for r in ranges) != expected or not apart:
+                found.problems.append(f"{name}: {topic}/{number}: not each record was taken once")
+    if taken:
+        found.problems.append(f"{name}: took records of {sorted(taken)}, which are not its own")
+
+
+def _records(shard: Shard, topic: str) -> Any:
+    from tests.faults.shard import _kafka_records
+
+    return _kafka_records(shard.config.log, topic)  # type: ignore[arg-type]
+
+
+def _check_process(name: str, shard: Shard, found: Found) -> None:
+    """Its state is that of a run which was never killed: the journal done again from step 1."""
+    scratch = shard.directory / f"scratch-{name}"
+    wanted = _restored(shard, scratch, None, found)
+    for path in list_generations(shard.config.state_dir):
+        found.generations_checked += 1
+        if _restored(shard, scratch, path) != wanted:
+            found.problems.append(f"{name}: generation {path.name} leads to another state")
+
+
+def _restored(
+    shard: Shard, scratch: Path, generation: Path | None, found: Found | None = None
+) -> str:
+    """The state's digest at the journal's end, from one generation or from nothing."""
+    directory = StateDirectory(scratch).open()
+    try:
+        if generation is not None:
+            (directory.generations / generation.name).symlink_to(generation.resolve())
+        if (kept := shard.config.state_dir / FOLDER).exists():
+            directory.artefacts.path.symlink_to(kept.resolve())
+        build = lambda config: build_engine(config, directory.pending)  # noqa: E731
+        recovered = recover(shard.log, directory, shard.config, build, lambda: None)
+        engine, expected = recovered.engine, int(generation.name) if generation else 0
+        if found is not None:
+            learns = shard.config.shard.role == "learner"
+            found.learned += engine.counts["learned"] if learns else 0
+            found.labels_told += engine.counts["labels.joined"] + engine.counts["labels.timed_out"]
+        elif recovered.from_seq != expected:
+            return f"of step {recovered.from_seq}: generation {expected} was not used"
+        digest = engine.state_digest()
+        engine.close()
+        return digest
+    finally:
+        directory.close()
+        shutil.rmtree(scratch)
+
+
+def _versions(shard: Shard, config: Config, found: Found) -> dict[int, str]:
+    """Number and digest of the versions that a process's trail tells of; the trail is whole."""
+    own = [r.value or b"" for r in shard.records("audit")[0] if r.key == config.name.encode()]
+    if verify(own).outcome is not Exit.OK:
+        found.problems.append(f"{config.name}: its audit trail is not whole")
+    records = [json.loads(line) for line in own]
+    return {
+        r["number"]: r["digest"]
+        for r in records
+        if r["event"] in ("version_published", "version_applied")
+    }

@@ -1,0 +1,87 @@
+"""The part of a service that one process does: names, shares, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.settings.load import ConfigError, parse
+from stream.settings.upgrade import journaled, recorded
+from stream.tools.rehearse import part
+from tests.stream.step.roles.scaled import FEATURES, of_role, raw, whole
+
+
+def test_processes_of_one_file_have_names_and_folders_of_their_own(tmp_path: Path) -> None:
+    """And keep them where the configuration is read from the journal."""
+    tree = raw(tmp_path, 2)
+    configs = [of_role(tree, "scorer", 0), of_role(tree, "scorer", 1), of_role(tree, "learner")]
+    names = ["test-scorer-0", "test-scorer-1", "test-learner"]
+    assert [c.name for c in configs] == names
+    assert len({c.state_dir for c in configs} | {c.journal_topic for c in configs}) == 6
+    for c in configs:
+        assert c.processes == tuple(names)
+        assert (c.service, c.examples_topic, c.models_topic) == (
+            *("test", "examples-test", "models-test"),
+        )
+        assert recorded(journaled(c), "here") == c
+
+
+@pytest.mark.parametrize(("partitions", "count"), [(1, 1), (4, 2), (7, 3), (5, 5)])
+def test_each_partition_is_read_by_one_scorer(tmp_path: Path, partitions: int, count: int) -> None:
+    """Shares are disjoint and complete; models and control are read by all."""
+    tree = raw(tmp_path, count, topics={"partitions": partitions})
+    scorers = [of_role(tree, "scorer", i) for i in range(count)]
+    for topic in ("events", "labels"):
+        for p in range(partitions):
+            assert sum(c.reads(topic, p) for c in scorers) == 1
+    assert all(c.reads(c.models_topic, 0) and c.reads("control", 0) for c in scorers)
+    assert all(any(c.reads("events", p) for p in range(partitions)) for c in scorers)
+
+
+TERMINAL = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "1d", "windows": ["7d"]}
+LOOSE = {"kind": "number", "required": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"features": [*FEATURES, TERMINAL]}, "features[4].entity: expected 'customer'"),
+        (
+            {"features": [FEATURES[0] | {"scale": "standard"}]},
+            "features[0].scale: expected 'none'",
+        ),
+        (
+            {"event": {"fields": {"amount": LOOSE, "customer": "entity", "category": "category"}}},
+            "event.fields.amount.default: expected a number",
+        ),
+        ({"shard": {"role": "scorer", "count": 2, "index": 2}}, "shard.index: expected less than"),
+        ({"shard": {"role": "scorer", "count": 3}}, "topics.partitions: expected at least"),
+        ({"shard": {"role": "learner", "entity": "shop"}}, "shard.entity: expected an entity"),
+        ({"shard": {"count": 2}}, "shard.count: expected shard.role"),
+        ({"drift": {"on_alarm": "challenge"}}, "drift.on_alarm: expected shard.role = 'all'"),
+        ({"topics": {"partitions": 2, "journal": "j"}}, "topics.journal: expected none"),
+        ({"target": {"type": "ranking"}}, "target.type: expected shard.role = 'all'"),
+        (
+            {"log": {"type": "embedded", "path": "log.db"}},
+            "log.type: expected 'kafka' beside shard.role",
+        ),
+    ],
+)
+def test_what_a_part_of_a_service_cannot_do_is_refused(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    """With its path and the reason, before anything is scored locally wrong."""
+    tree = raw(tmp_path, 1) | {"shard": {"role": "scorer"}, "topics": {"partitions": 2}} | changes
+    with pytest.raises(ConfigError) as refused:
+        parse(tree, "test")
+    assert any(line.startswith(problem) for line in refused.value.problems), refused.value
+
+
+def test_check_says_what_a_process_does(tmp_path: Path) -> None:
+    """Which partitions, from whom, to whom; nothing of one process that does all."""
+    tree = raw(tmp_path, 2)
+    assert part(of_role(tree, "scorer", 1)).startswith("scorer 1 of 2: partitions 1, 3 of events")
+    assert part(of_role(tree, "learner")).startswith("learner: judges and learns what 2 scorers")
+    assert part(whole(tree)) == ""

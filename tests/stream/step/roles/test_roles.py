@@ -1,0 +1,240 @@
+"""One learner and its scorers: what they hand to one another, and that nothing is lost between."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zstandard
+
+from stream.run.readings import readings
+from stream.step.roles import versions
+from stream.step.roles.examples import Reader, meaning
+from tests.stream.step.roles.scaled import Part, Scaled, partition, raw, whole
+from tests.support.factory import event, reasons, traffic
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "binary": {
+        "members": [
+            {"name": "linear", "type": "logistic"},
+            {"name": "forest", "type": "forest", "trees": 3},
+            {
+                "name": "bayes",
+                "type": "river",
+                "model": "river.compose.Pipeline",
+                "steps": [
+                    {"model": "river.preprocessing.StandardScaler"},
+                    {"model": "river.linear_model.LogisticRegression"},
+                ],
+            },
+        ],
+        "ensemble": {"combine": "stack"},
+    },
+    "classes": {
+        "target": {"type": "classes", "classes": ["true", "false"], "alert": "true"},
+        "members": [
+            {"name": "linear", "type": "logistic"},
+            {"name": "forest", "type": "forest", "trees": 3},
+        ],
+        "ensemble": {"combine": "stack"},
+    },
+    "number": {
+        "target": {"type": "number", "alert_above": 1},
+        "features": [],
+        "members": [{"name": "linear", "type": "logistic"}, {"name": "boost", "type": "boosting"}],
+    },
+}
+
+
+def labels(kind: str, values: list[Any]) -> list[Any]:
+    """The labels of a target."""
+    return [v | {"fraud": int(v["fraud"])} for v in values] if kind == "number" else values
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_one_scorer_that_takes_each_version_at_once_scores_as_the_whole_does(
+    tmp_path: Path, kind: str
+) -> None:
+    """Scores and members are those of one process, bit for bit."""
+    tree = raw(tmp_path, **{k: v for k, v in TARGETS[kind].items() if k != "features"})
+    if kind == "number":
+        tree["features"] = [f for f in tree["features"] if f["type"] != "risk"]
+    one, many = Part(whole(tree)), Scaled(tree)
+    for parts in traffic(600):
+        given = [(t, 0, labels(kind, v) if t == "labels" else v) for t, v in parts]
+        expected, got = one.step(*given), many.score(0, *given)
+        many.learn()
+        for a, b in zip(expected.scored, got.scored, strict=True):
+            assert (a.output == b.output).all()
+            assert (a.members == b.members).all()
+            assert (a.alert == b.alert).all()
+            assert a.cold == b.cold
+    learner = many.learner.engine
+    assert learner.counts["learned"] == one.engine.counts["learned"] > 400
+    assert learner.ensemble.digest() == one.engine.ensemble.digest()
+    assert learner.quality.report() == one.engine.quality.report()
+    assert not one.engine.ensemble.cold
+
+
+def scaled(tmp_path: Path, count: int = 2, **changes: Any) -> Scaled:
+    """A service of compiled members."""
+    return Scaled(raw(tmp_path, count, members=TARGETS["binary"]["members"][:2], **changes))
+
+
+def fed(many: Scaled, n: int = 400) -> list[str]:
+    """Events spread by their entity, labels to the partition of their event; gives all ids."""
+    partitions = many.learner.config.topics.partitions
+    where = {event(i)["id"]: partition(event(i), partitions) for i in range(n)}
+    for parts in traffic(n):
+        for i in range(len(many.scorers)):
+            own = [
+                (topic, p, found)
+                for topic, values in parts
+                for p in range(i, partitions, len(many.scorers))
+                if (found := [v for v in values if where[v["id"]] == p])
+            ]
+            many.score(i, *own)
+        many.learn()
+    return list(where)
+
+
+def test_each_event_is_scored_once_and_each_label_learned_once(tmp_path: Path) -> None:
+    """By whichever scorer; and the newest version is the learner's ensemble everywhere."""
+    many = scaled(tmp_path)
+    ids = fed(many)
+    assert sorted(i for out in many.outputs for i in out.ids()) == sorted(ids)
+    joined = [s.engine.counts["labels.joined"] for s in many.scorers]
+    assert min(joined) > 0
+    assert many.learner.engine.counts["learned"] == sum(joined) == 350
+    for i, scorer in enumerate(many.scorers):
+        many.score(i)
+        assert scorer.engine.versions.current == many.learner.engine.versions.current
+        assert scorer.engine.ensemble.digest() == many.learner.engine.ensemble.digest()
+    assert not [x for out in many.outputs for x in out.dead_letters]
+
+
+def test_scorers_and_learner_go_on_from_their_state_and_replay_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    """From a state taken amid the pieces of a version, too."""
+    many = scaled(tmp_path)
+    fed(many)
+    for part in (many.learner, *many.scorers):
+        half, again, restored = len(part.batches) // 2, Part(part.config), Part(part.config)
+        for batch in part.batches[:half]:
+            again.engine.step(batch)
+        restored.engine.restore(again.engine.state(), again.engine.rows())
+        for batch in part.batches[half:]:
+            again.engine.step(batch)
+            restored.engine.step(batch)
+        wanted = part.engine.digest, part.engine.state_digest()
+        assert (again.engine.digest, again.engine.state_digest()) == wanted
+        assert (restored.engine.digest, restored.engine.state_digest()) == wanted
+
+
+def test_a_version_in_pieces_is_taken_over_once_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece a step, with a state taken between them; one that began before is passed over."""
+    monkeypatch.setattr(versions, "PIECE_BYTES", 700)
+    many = scaled(tmp_path, 1)
+    fed(many, 80)
+    fresh, topic = Part(many.scorers[0].config), many.scorers[0].config.models_topic
+    last = many.learner.engine.versions.current
+    own = [m for m in many.models if msgspec.msgpack.decode(m)[1] == last.number]
+    assert len(own) > 3
+    fresh.step((topic, 0, own[-2:]))  # its beginning is gone
+    assert fresh.engine.versions.current.number == 0
+    for piece in own[:-1]:
+        fresh.step((topic, 0, [piece]))
+        again = Part(fresh.config)
+        again.engine.restore(fresh.engine.state(), fresh.engine.rows())
+        again.offsets = dict(fresh.offsets)
+        fresh = again
+        assert fresh.engine.ensemble.cold
+    fresh.step((topic, 0, own[-1:]))
+    assert fresh.engine.versions.current == last
+    assert fresh.engine.ensemble.digest() == many.learner.engine.ensemble.digest()
+
+
+def test_what_means_something_else_is_neither_learned_nor_taken_over(tmp_path: Path) -> None:
+    """Records under another seed, damaged ones, and versions that go back become dead letters."""
+    many, other = scaled(tmp_path, 1), scaled(tmp_path, 1, seed=2)
+    fed(many, 80)
+    fed(other, 80)
+    examples, models = many.learner.config.examples_topic, many.scorers[0].config.models_topic
+    before = many.learner.engine.ensemble.digest()
+    out = many.learner.step((examples, 0, [*other.examples[0][:1], b"?", many.models[0]]))
+    assert reasons(out.dead_letters) == ["foreign"] * 3
+    assert "give all processes of the service the same file" in out.dead_letters[0].error
+    assert many.learner.engine.ensemble.digest() == before
+    many.score(0)
+    before = many.scorers[0].engine.ensemble.digest()
+    out = many.scorers[0].step((models, 0, [other.models[-1], b"?", many.models[0]]))
+    assert reasons(out.dead_letters) == ["foreign"] * 3
+    assert "began anew" in out.dead_letters[2].error
+    assert many.scorers[0].engine.ensemble.digest() == before
+
+
+def test_crafted_rows_reach_no_kernel(tmp_path: Path) -> None:
+    """A code that no column has, or a truth that no target has, makes a dead letter."""
+    many = scaled(tmp_path, 1)
+    fed(many, 120)
+    engine = many.learner.engine
+    reader = Reader(
+        *(meaning(many.learner.config), engine.pending.dtype, engine.features.schema, engine.task)
+    )
+    good = reader.read(many.examples[0][-1])
+    for change in ("hashed", "y", "w", "short"):
+        rows, y, w = good.rows.copy(), good.y.copy(), good.w.copy()
+        if change == "hashed":
+            rows["hashed"][0] = 1 << 20
+        elif change == "y":
+            y[0] = 7
+        elif change == "w":
+            w[0] = -1
+        else:
+            y = y[1:]
+        example = msgspec.structs.replace(
+            good.example, rows=rows.tobytes(), y=y.tobytes(), w=w.tobytes()
+        )
+        crafted = zstandard.compress(msgspec.msgpack.encode(example))
+        out = many.learner.step((many.learner.config.examples_topic, 0, [crafted]))
+        assert reasons(out.dead_letters) == ["foreign"], change
+
+
+def test_commands_reach_scorers_by_the_learner_or_hold_everywhere(tmp_path: Path) -> None:
+    """A member frozen at the learner is frozen at scorers with the version that follows at once; a
+    threshold is everybody's; a challenger is refused."""
+    many = scaled(tmp_path, 1)
+    fed(many, 80)
+    many.score(0)
+    control, commands = many.learner.config.topics.control, [
+        {"command": "freeze", "member": "linear"},
+        {"command": "set_threshold", "threshold": 0.25},
+        {"command": "challenge", "member": "linear"},
+    ]  # fmt: skip
+    out = many.learner.step((control, 0, commands))
+    assert reasons(out.dead_letters) == ["command"]
+    many.models += [r.value or b"" for r in out.handed]
+    assert not many.scorers[0].step((control, 0, commands)).dead_letters
+    assert not many.scorers[0].engine.ensemble.frozen
+    many.score(0)
+    assert many.scorers[0].engine.ensemble.frozen == {"linear"}
+    assert many.scorers[0].engine.threshold == many.learner.engine.threshold == 0.25
+
+
+def test_readings_tell_the_version_and_its_age(tmp_path: Path) -> None:
+    """Of scorers and of the learner; of one process that does all there is none."""
+    many = scaled(tmp_path, 1)
+    assert readings(many.scorers[0].engine, {}).version == pytest.approx((0, math.nan), nan_ok=True)
+    fed(many, 160)
+    assert readings(Part(whole(raw(tmp_path))).engine, {}).version is None
+    number, age_s = readings(many.scorers[0].engine, {}).version or (0, 0.0)
+    current = many.scorers[0].engine.versions.current
+    assert number == current.number > 0
+    assert age_s == (many.scorers[0].engine.watermark_ms - current.at_ms) / 1000 > 0
+    assert readings(many.learner.engine, {}).consumed[many.learner.config.examples_topic] > 0

@@ -1,0 +1,104 @@
+"""Scorers and learner on a real broker: whose topics these are, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.contract.log import LogError
+from stream.contract.records import NewRecord
+from stream.http.problem import Problem
+from stream.run.assemble import open_log, wall_clock_ms
+from stream.run.front import Front
+from stream.run.service import Service
+from stream.settings.schema import Config
+from tests.stream.step.roles.scaled import of_role, raw
+from tests.support.broker import unique
+from tests.support.factory import event, label
+from tests.support.runner import running
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.kafka
+TOPICS = ("events", "labels", "control", "scores", "dead_letters", "audit")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, kafka_bootstrap: str) -> dict[str, Any]:
+    """The file of a service of two scorers, with topics of its own."""
+    topics = {name: unique(name) for name in TOPICS}
+    return raw(tmp_path, 2, kafka_bootstrap, name=unique("service"), topics=topics) | {
+        "topics": topics | {"partitions": 4}
+    }
+
+
+def made(config: Config) -> None:
+    """The topics of a process, made where they are missing."""
+    log = open_log(config, wall_clock_ms)
+    try:
+        log.create_topics()
+    finally:
+        log.close()
+
+
+def test_a_service_scores_and_learns_over_kafka(tree: dict[str, Any]) -> None:
+    """Both scorers score their share and take the learner's version over, and neither takes the
+    other for a stranger on the topic of scores."""
+    configs = [of_role(tree, "scorer", 0), of_role(tree, "scorer", 1), of_role(tree, "learner")]
+    n, topics = 80, configs[0].topics
+
+    def records(make: Callable[[int], dict[str, Any]]) -> list[NewRecord]:
+        return [NewRecord(None, json.dumps(make(i)).encode(), i % 4) for i in range(n)]
+
+    with running(configs[2]) as learner, running(configs[0]) as one, running(configs[1]) as other:
+        one.log.append(topics.events, records(event))
+        one.log.append(topics.labels, records(label))
+
+        def known() -> bool:
+            engines = [service.engine for service in (learner, one, other)]
+            newest = {engine.versions.current for engine in engines}  # type: ignore[union-attr]
+            [current, *others] = newest
+            learned = engines[0].counts["learned"]  # type: ignore[union-attr]
+            return learned == n and not others and current.number > 0
+
+        wait_until(known, "one version, by number and digest, everywhere")
+        for service in (one, other):
+            assert service.engine is not None
+            assert service.engine.counts["scored"] == n // 2
+            assert service.log.others() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "topic", "why"),
+    [
+        ({"shard": {"count": 1, "every": "1ms"}}, "examples-", "the number of scorers"),
+        ({"partitions": 6}, "events-", "entities have moved without their windows"),
+    ],
+)
+def test_another_layout_than_the_topics_have_is_refused(
+    tree: dict[str, Any], changes: dict[str, Any], topic: str, why: str
+) -> None:
+    """Another number of scorers than the service began with, and events spread anew."""
+    made(of_role(tree, "scorer"))
+    shard = changes.get("shard", tree["shard"])
+    topics = tree["topics"] | {"partitions": changes.get("partitions", 4)}
+    with pytest.raises(LogError, match=f"topic {topic}.*{why}"):
+        made(of_role(tree | {"shard": shard, "topics": topics}, "scorer"))
+
+
+def test_http_takes_no_events_for_others(tree: dict[str, Any]) -> None:
+    """A scorer would score what belongs to another, and answer by windows that it does not have."""
+    for role in ("scorer", "learner"):
+        service = Service(of_role(tree, role))
+        try:
+            front = Front(service)
+            with pytest.raises(Problem, match="expected a service of one process"):
+                front.append(service.config.topics.events, [NewRecord(None, b"{}")])
+            with pytest.raises(Problem, match="expected a service of one process"):
+                front.what_if([NewRecord(None, b"{}")], 1.0)
+        finally:
+            service.log.close()
+            service.registry.close()

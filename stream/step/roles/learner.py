@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.contract.commands import Challenge, Drop, Promote
+from stream.contract.commands import Challenge, Drop, Promote, Retract
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Slice
 from stream.step.engine import Engine, Made
@@ -19,8 +19,8 @@ from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
 from stream.step.roles.versions import Outgoing, pieces
 from stream.step.scoring import ScoringEngine
 
-NOT_HERE = (Challenge, Drop, Promote)
-"""Commands about models that score beside members, as events come."""
+NOT_HERE = (Challenge, Drop, Promote, Retract)
+"""Commands about what only one process can do that sees events and labels and learns."""
 
 
 class LearnerEngine(ScoringEngine):
@@ -48,7 +48,7 @@ class LearnerEngine(ScoringEngine):
         taken = []
         for record in piece.records:
             if isinstance(self.codec.command(record), NOT_HERE):
-                error = "expected shard.role = 'all': scorers score by members alone"
+                error = "expected shard.role = 'all', where one process scores and learns"
                 out.letters.append(DeadLetter(record, "command", error))
             else:
                 taken.append(record)

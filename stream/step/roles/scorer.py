@@ -6,12 +6,14 @@ taken over, by a record like any other, so that a replay takes it over at the sa
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from models.base import State, StateError
 from stream.contract.commands import Checkpoint, SetThreshold
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Slice
+from stream.decode.codec import Labels
 from stream.step.engine import Made
 from stream.step.roles.examples import Foreign, Handing, meaning
 from stream.step.roles.versions import Incoming, Version
@@ -58,6 +60,12 @@ class ScorerEngine(ScoringEngine):
     def wanted(self, slices: Any) -> list[tuple[str, str]]:
         """Nothing: models come in versions."""
         return []
+
+    def _correct(self, labels: Labels, put_right: Counter[str]) -> None:
+        """No label takes the place of one that was handed over: members learned it elsewhere."""
+        for record in labels.records:
+            error = "expected the first label of its event: of many processes none corrects another"
+            self.join.refuse(record, "label_conflict", error)
 
     def _versions(self, piece: Slice, out: Made) -> None:
         """Take the newest version over that is whole."""

@@ -14,7 +14,7 @@ from stream.run.readings import readings
 from stream.step.roles import versions
 from stream.step.roles.examples import Reader, meaning
 from tests.stream.step.roles.scaled import Part, Scaled, partition, raw, whole
-from tests.support.factory import event, reasons, traffic
+from tests.support.factory import event, label, reasons, traffic
 
 TARGETS: dict[str, dict[str, Any]] = {
     "binary": {
@@ -216,9 +216,10 @@ def test_commands_reach_scorers_by_the_learner_or_hold_everywhere(tmp_path: Path
         {"command": "freeze", "member": "linear"},
         {"command": "set_threshold", "threshold": 0.25},
         {"command": "challenge", "member": "linear"},
+        {"command": "retract", "id": "e1"},
     ]  # fmt: skip
     out = many.learner.step((control, 0, commands))
-    assert reasons(out.dead_letters) == ["command"]
+    assert reasons(out.dead_letters) == ["command"] * 2
     many.models += [r.value or b"" for r in out.handed]
     assert not many.scorers[0].step((control, 0, commands)).dead_letters
     assert not many.scorers[0].engine.ensemble.frozen
@@ -238,3 +239,13 @@ def test_readings_tell_the_version_and_its_age(tmp_path: Path) -> None:
     assert number == current.number > 0
     assert age_s == (many.scorers[0].engine.watermark_ms - current.at_ms) / 1000 > 0
     assert readings(many.learner.engine, {}).consumed[many.learner.config.examples_topic] > 0
+
+
+def test_a_label_that_corrects_what_was_handed_over_is_refused(tmp_path: Path) -> None:
+    """The first label of an event may say so; a later one becomes a dead letter."""
+    many = scaled(tmp_path, 1)
+    many.score(0, ("events", 0, [event(1)]), ("labels", 0, [label(1) | {"corrects": True}]))
+    out = many.score(0, ("labels", 0, [label(1, True) | {"corrects": True}]))
+    assert reasons(out.dead_letters) == ["label_conflict"]
+    many.learn()
+    assert many.learner.engine.counts["learned"] == 1

@@ -79,13 +79,12 @@ class Front(Listener):
         config = service.config
         self.telemetry = Telemetry({"version": version("millrace")} | fingerprint())
         self.waiters = ScoreWaiters(config.http.max_waiting)
-        self._kinds = {m.name: m.type for m in config.members}
+        self._kinds = _kinds(config)
         first: tuple[str, ...] = ()
         rated: tuple[str, ...] = ()
         if config.reco is not None:
             first = config.reco.members.names
             rated = config.reco.ratings.scorers if config.reco.ratings else ()
-            self._kinds = {name: name for name in first} | self._kinds
         self._recommends = frozenset(first)
         self._latest = Readings(
             *(config.name, first or tuple(self._kinds), config.target.type),
@@ -154,7 +153,7 @@ class Front(Listener):
 
     def reconfigured(self, config: Config) -> None:
         """See :class:`Listener`: what is told next is of the new members, what is taken too."""
-        self._kinds = {m.name: m.type for m in config.members}
+        self._kinds = _kinds(config)
         self._published_s = self._counted_s = float("-inf")
         if self.server is not None:
             self.server.follow(config)
@@ -327,6 +326,12 @@ class Front(Listener):
     def score(self, event_id: str) -> bytes | None:
         """See :class:`stream.http.api.Backend`."""
         return self._page.scores.find(event_id)
+
+
+def _kinds(config: Config) -> dict[str, str]:
+    """The type of each member; those of a recommender are what they are called."""
+    first = () if config.reco is None else config.reco.members.names
+    return {name: name for name in first} | {m.name: m.type for m in config.members}
 
 
 def parameter_tables(engine: Engine) -> dict[str, Any]:

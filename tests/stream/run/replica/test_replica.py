@@ -26,7 +26,15 @@ from stream.tools.operate import apply_configuration, difference, send_command
 from stream.tools.versions import listed
 from tests.stream.run.replica.beside import asked, equal, following, level
 from tests.stream.run.test_service import feed
-from tests.support.factory import config, event, new_records, to_json
+from tests.support.factory import (
+    config,
+    event,
+    interaction,
+    new_records,
+    ranking_config,
+    to_json,
+    wish,
+)
 from tests.support.runner import append, caught_up, contents, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -109,6 +117,20 @@ def test_it_goes_on_when_its_service_is_changed_and_started_again(tmp_path: Path
             caught_up(service, 825)
             equal(replica, service)
         assert replica.progress.starts == 1
+
+
+def test_it_follows_a_shard_that_ranks(tmp_path: Path) -> None:
+    """Its state, its answers and its members are the service's."""
+    c = ranking_config(tmp_path)
+    append(c, ("events", [interaction(i) for i in range(600)]))
+    with running(c) as service, following(c, tmp_path / "replica") as (replica, front):
+        own = Front(service)
+        append(c, ("events", [wish(i) for i in range(5)]))
+        caught_up(service, 605)
+        equal(replica, service)
+        assert front.score("r4") == own.score("r4")
+        wait_until(lambda: front.models() == own.models(), "the same members over HTTP")
+        assert "popular" in {member["name"] for member in front.models()["members"]}
 
 
 def contents_of(directory: Path) -> dict[str, tuple[str, int]]:

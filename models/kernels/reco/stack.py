@@ -46,6 +46,10 @@ FADE = 20_000.0
 ADVANTAGE = 10.0
 """Rewards that the stack has ahead."""
 
+BLOCK = 32
+"""Items are passed over by so many, as most are not among the best."""
+
+_NEVER = np.float32(-np.inf)
 _ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 _LN2 = np.float32(math.log(2.0))
 _LOG2E = np.float32(1.0 / math.log(2.0))
@@ -268,17 +272,43 @@ def _keep(a: Stack, scores: F32, n: int) -> Any:
 
 
 @njit(**RARE)
+def _bound(a: Stack, scores: F32, shown: U8, slots: int) -> Any:
+    """What ``TOP`` items at least have, and not many more: the ``TOP``-th largest of as many as
+    twice that are the largest of a share of the items each; minus infinity where few are shown."""
+    largests = a.values
+    for g in range(2 * TOP):
+        largests[g] = _NEVER
+    for first in range(0, slots, 2 * TOP):
+        some = scores[first : min(first + 2 * TOP, slots)]
+        there = shown[first : min(first + 2 * TOP, slots)]
+        for g in range(len(some)):
+            score = some[g]
+            score = score if there[g] != 0 else _NEVER
+            largests[g] = score if score > largests[g] else largests[g]
+    return largest(largests, 2 * TOP, TOP)
+
+
+@njit(**RARE)
 def add_best(a: Stack, r: int, shown: U8, slots: int, n: int) -> int:
     """Add the ``TOP`` best by a row to the ``n`` candidates, and mark them by a 2 in ``shown``."""
     scores, found = a.scores[r], 0
-    least = np.float32(0.0) if a.kind[r] == SHARE else np.float32(-np.inf)
-    for j in range(slots):
-        if scores[j] > least and shown[j]:
-            a.best[found] = j
-            found += 1
-            if found == 2 * TOP:
-                least = _keep(a, scores, found)
-                found = TOP
+    least = np.float32(0.0) if a.kind[r] == SHARE else _NEVER
+    bound = _bound(a, scores, shown, slots)
+    if bound > least:
+        least = np.nextafter(bound, _NEVER)
+    for first in range(0, slots, BLOCK):
+        last, hits = min(first + BLOCK, slots), 0
+        for score in scores[first:last]:
+            hits += score > least
+        if hits == 0:
+            continue
+        for j in range(first, last):
+            if scores[j] > least and shown[j]:
+                a.best[found] = j
+                found += 1
+                if found == 2 * TOP:
+                    least = _keep(a, scores, found)
+                    found = TOP
     if found > TOP:
         _keep(a, scores, found)
         found = TOP

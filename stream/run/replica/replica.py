@@ -73,10 +73,10 @@ class Replica:
     """
 
     def __init__(self, config: Config, directory: Path) -> None:
-        if directory.resolve() == config.state_dir.resolve():
+        if directory.resolve().is_relative_to(config.state_dir.resolve()):
             raise MillraceError(
-                f"{directory}: expected a directory of the replica's own, got the service's"
-                " state_dir"
+                f"{directory}: expected a directory of the replica's own, got one in the service's"
+                f" state_dir, {config.state_dir}"
             )
         self.config = config
         # An operator may let a start go on with other bits; a replica proves that there are none.
@@ -209,7 +209,9 @@ class Replica:
         """Do journaled steps again, :data:`PASS` at most; whether there may be more."""
         with self.health.calling("journal"):
             tail = self.log.journal_tail()
-        seq, newest = follower.engine.seq, tail.seq if tail else 0
+            if tail is None:
+                raise LogUnavailable(f"{self.config.journal_topic}: holds no step now")
+        seq, newest = follower.engine.seq, tail.seq
         if newest < seq:
             raise Diverged(
                 f"journal: expected step {seq}, which was done again, got {newest} as the newest:"

@@ -281,10 +281,11 @@ def test_it_starts_again_where_the_journal_was_let_go(tmp_path: Path) -> None:
 
 
 def test_it_has_a_directory_of_its_own(tmp_path: Path) -> None:
-    """The service's would be swept out."""
+    """In the service's own it would sweep out, and write."""
     c = config(tmp_path)
-    with pytest.raises(MillraceError, match="of the replica's own"):
-        Replica(c, c.state_dir)
+    for directory in (c.state_dir, c.state_dir / "replica"):
+        with pytest.raises(MillraceError, match="of the replica's own"):
+            Replica(c, directory)
 
 
 def test_it_takes_nothing_in(tmp_path: Path) -> None:

@@ -123,13 +123,9 @@ def scaled(
         service.ready(found)
         feeder.rest()
         _drain(service)
-        for name in PROCESSES:  # the learner last: a scorer's last step hands examples over
-            if (status := service.workers[name].stop()) != 0:
+        for name, worker in service.workers.items():
+            if (status := worker.stop()) != 0:
                 raise WorkerFailed(f"{name}: expected exit status 0, got {status}")
-        service.start("learner")
-        service.workers["learner"].wait_for("restored")
-        _drain(service)
-        service.workers["learner"].stop()
         _check(service, traffic, found)
     finally:
         service.close()
@@ -137,24 +133,21 @@ def scaled(
 
 
 def _drain(service: Service) -> None:
-    """Wait until committed steps have taken all that stands in the inputs."""
-    deadline = time.monotonic() + DEADLINE_S
-    while left := [n for n, config in service.configs.items() if _waiting(service, n, config)]:
-        for name in left:
-            service.workers[name].check_alive()
-        if time.monotonic() > deadline:
-            raise service.workers[left[0]].stuck(f"{left} did not take all in {DEADLINE_S:g} s")
-        time.sleep(0.1)
+    """Wait until committed steps have taken all that stands in the inputs.
 
-
-def _waiting(service: Service, name: str, config: Config) -> bool:
-    if not service.workers[name].running:
-        return False
-    shard = view(service.shard, config)
-    try:
-        return bool(shard.waiting())
-    finally:
-        shard.renew_log()
+    Scorers first, whose last labels the learner takes then; and again, for its last version.
+    """
+    for name, config in [*service.configs.items()] * 2:
+        shard, worker = view(service.shard, config), service.workers[name]
+        deadline = time.monotonic() + DEADLINE_S
+        try:
+            while waiting := shard.waiting():
+                worker.check_alive()
+                if time.monotonic() > deadline:
+                    raise worker.stuck(f"{waiting} records not taken in {DEADLINE_S:g} s")
+                time.sleep(0.05)
+        finally:
+            shard.renew_log()
 
 
 def view(shard: Shard, config: Config) -> Shard:

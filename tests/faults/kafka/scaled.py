@@ -42,6 +42,12 @@ PROCESSES = {
 """What the environment says to each."""
 
 
+MEMBERS = [
+    {"name": "linear", "type": "logistic"},
+    {"name": "forest", "type": "forest", "trees": 3},
+]
+
+
 @dataclass
 class Found:
     """What a run came to; ``problems`` are empty where every invariant holds."""
@@ -69,6 +75,7 @@ class Service:
             directory,
             log,
             features=FEATURES,
+            members=MEMBERS,
             guard=None,
             challengers=None,
             label={"field": "fraud", "horizon": HORIZON, "learning": "arrival"},

@@ -97,7 +97,14 @@ def _reach_ms(config: Config, at_least: str | None) -> int:
 
 def _new_parts(now: Config, config: Config) -> list[str]:
     """What a start under ``config`` would let begin empty."""
-    parts = compare(build_engine(now, None), build_engine(config, None)).fresh
+    changes = compare(build_engine(now, None), build_engine(config, None))
+    parts = changes.fresh
+    if parts and not changes.from_past:
+        raise BackfillRefused(
+            "backfill: expected a target that is no ranking: what is new to a recommender learns "
+            "as the stream goes. Start under the new configuration, or teach a new shard what was "
+            "before with `millrace warm`"
+        )
     if not parts:
         raise BackfillRefused(
             "backfill: expected a configuration with a member or feature that the shard does not "

@@ -25,7 +25,14 @@ from stream.tools.audit.verify import verify_trail
 from stream.tools.past.backfill import backfill
 from tests.stream.run.test_changes import replays
 from tests.stream.run.test_service import feed, last_seq
-from tests.support.factory import config, event, label, raw_config
+from tests.support.factory import (
+    config,
+    event,
+    interaction,
+    label,
+    ranking_config,
+    raw_config,
+)
 from tests.support.runner import append, caught_up, contents, running
 
 Raw = dict[str, Any]
@@ -268,6 +275,18 @@ def test_nothing_new_is_refused(tmp_path: Path) -> None:
         backfill(new, None, QUIET)
     with pytest.raises(BackfillRefused, match=r"--reach: .*got 'soon'"):
         backfill(config(tmp_path, **FOUR), "soon", QUIET)
+
+
+def test_a_recommender_is_refused(tmp_path: Path) -> None:
+    """What is new to it learns as the stream goes, which the refusal says; nothing is prepared."""
+    old = ranking_config(tmp_path, reco={"members": {"popular": {}}})
+    new = ranking_config(tmp_path, reco={"members": {"popular": {}, "sessions": {}}})
+    append(old, ("events", [interaction(i) for i in range(20)]))
+    with running(old) as service:
+        caught_up(service, 20)
+    with pytest.raises(BackfillRefused, match=r"no ranking.*`millrace warm`"):
+        backfill(new, None, QUIET)
+    assert not (new.state_dir / "backfill").exists()
 
 
 def test_a_field_that_no_past_event_has_is_refused(tmp_path: Path) -> None:

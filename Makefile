@@ -82,6 +82,7 @@ bench-lifecycle: setup ## Measure what challengers and the guard decide, putting
 	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.rebuilds $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
 
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)

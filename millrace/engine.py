@@ -43,8 +43,8 @@ KEEP = 3
 class Learned(NamedTuple):
     """What became of labels.
 
-    ``joined`` found their event and were learned; ``early`` wait for it; ``refused`` holds a
-    ``(position, reason, sentence)`` for each of the others.
+    ``joined`` found their event and were learned, or took the place of an older label; ``early``
+    wait for it; ``refused`` holds a ``(position, reason, sentence)`` for each of the others.
     """
 
     joined: int
@@ -112,25 +112,31 @@ class Engine:
             pa.concat_tables(parts, promote_options="default") if parts else schema.empty_table()
         )
 
-    def learn(self, ids: Any, labels: Any) -> Learned:
+    def learn(self, ids: Any, labels: Any, corrects: bool = False) -> Learned:
         """Teach the truth about events that were scored.
 
         Parameters
         ----------
         ids, labels : columns or sequences of the same length
             Event ids; their truth, as ``label.values`` of the configuration has it.
+        corrects : bool
+            They take the place of those that were told before, if any were.
         """
         keys, truths = column(ids), column(labels)
         if len(keys) != len(truths):
             raise MillraceError(
                 f"learn: expected as many labels as ids, got {len(truths)} and {len(keys)}"
             )
-        places = (place(self._config.label_event_id), place(self._config.label.field))
+        label = self._config.label
+        places = place(self._config.label_event_id), place(label.field)
+        said = [(place(label.corrects), True)] if corrects else []
         values = [
-            encoded(zip(places, pair, strict=True)) for pair in zip(keys, truths, strict=True)
+            encoded([*zip(places, pair, strict=True), *said])
+            for pair in zip(keys, truths, strict=True)
         ]
         counts, limit = self._engine.counts, self._batch_limit()
-        before = counts["labels.joined"], counts["labels.early"]
+        met = "labels.joined", "labels.corrected"
+        before = sum(counts[name] for name in met), counts["labels.early"]
         refused: list[tuple[int, str, str]] = []
         for start in range(0, len(values), limit):
             outputs = self._step(values[start : start + limit], self._config.topics.labels)
@@ -140,8 +146,8 @@ class Engine:
                 for letter in outputs.dead_letters
                 if letter.record.offset >= first
             ]
-        joined, early = counts["labels.joined"] - before[0], counts["labels.early"] - before[1]
-        return Learned(joined, early, refused)
+        joined = sum(counts[name] for name in met) - before[0]
+        return Learned(joined, counts["labels.early"] - before[1], refused)
 
     def evaluate(
         self, data: Any, label_delay: str | None = None, batch: int = 512, labels: Any = None

@@ -121,6 +121,11 @@ class Ensemble(Group[Model]):
         nothing to say: no class is known."""
         return self._taught <= self._quarantined or not self.task.known
 
+    @property
+    def labelled(self) -> int:
+        """Rows that the members were taught."""
+        return self._labelled
+
     def score(self, x: FeatureBatch) -> tuple[F64, F64]:
         """Member links ``(n, m, k)`` and the ensemble's links ``(n, k)``.
 

@@ -52,6 +52,8 @@ AuditEvent = Literal[
     "retracted",
     "version_published",
     "version_applied",
+    "rebuild_asked",
+    "rebuild_withdrawn",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 """Every event a record may name. ``refit`` is reserved."""

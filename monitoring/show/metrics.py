@@ -531,10 +531,7 @@ def _members(r: Readings) -> Iterator[Metric]:
         ["model"],
         [([r.model], r.ranking.get("leads", 0.0))] if r.task == "ranking" else [],
     )
-    yield gauge("member_up", "1 when the member scores", labels, each(lambda n: n not in r.down))
-    yield gauge(
-        "member_frozen", "1 when the member does not learn", labels, each(lambda n: n in r.frozen)
-    )
+    yield from _standing(r)
     yield counter(
         "member_errors",
         "Failures of the member by what it did",
@@ -571,6 +568,17 @@ def _members(r: Readings) -> Iterator[Metric]:
         ["model", "member", "role", "trainable"],
         (([r.model, n, role, str(t).lower()], c) for (n, role, t), c in r.parameters.items()),
     )
+
+
+def _standing(r: Readings) -> Iterator[Metric]:
+    labels, names = ["model", "member"], r.learners or r.members
+    for name, told, those in (
+        ("up", "scores", frozenset(names) - r.down),
+        ("frozen", "does not learn", r.frozen),
+        ("stale", "has learned labels that were corrected since", r.stale),
+    ):
+        rows = (([r.model, n], float(n in those)) for n in names)
+        yield gauge(f"member_{name}", f"1 when the member {told}", labels, rows)
 
 
 def _features(r: Readings) -> Iterator[Metric]:

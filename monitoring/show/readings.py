@@ -73,6 +73,7 @@ class Readings:
     drift : from :meth:`monitoring.drift.monitor.DriftMonitor.readings`.
     weights : the ensemble's, by member.
     down, frozen : learners that do not score; that do not learn.
+    stale : learners that have learned what was corrected since.
     member_errors : by (learner, reason).
     skipped : updates that a learner left out, by learner.
     challengers : how each challenge under way stands.
@@ -123,6 +124,7 @@ class Readings:
     weights: Mapping[str, float] = field(default_factory=dict)
     down: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
+    stale: frozenset[str] = frozenset()
     member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     challengers: Sequence[Standing] = ()

@@ -62,13 +62,25 @@ class Controlled(Protocol):
     def admit(self, command: Configure) -> Any:
         """A new engine of another configuration; raises :class:`CommandRefused`."""
 
+    def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
+        """Ask for a member, or all that are stale, to be rebuilt; may be refused as above."""
+
+    def withdraw(self, member: str) -> None:
+        """Do not rebuild the member; raises :class:`CommandRefused` where nobody asked."""
+
     def retract(self, event_id: str) -> dict[str, Any]:
         """An event's label never was; raises :class:`CommandRefused`."""
 
     def install(
-        self, digests: Mapping[str, str], cause: Literal["installed", "rolled_back"]
+        self,
+        digests: Mapping[str, str],
+        cause: Literal["installed", "rolled_back"],
+        upto: int = 0,
     ) -> dict[str, dict[str, Any]]:
-        """Put models in the places of members; raises :class:`CommandRefused`."""
+        """Put models in the places of members; raises :class:`CommandRefused`.
+
+        ``upto`` as of :class:`Install`.
+        """
 
 
 class Done(NamedTuple):
@@ -185,6 +197,14 @@ class Install(Command, frozen=True, tag="install"):
             examples=["0123456789abcdef" * 4],
         ),
     ]
+    upto: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="the step up to which it has learned the history, as corrected by then:"
+            " what was learned since it learns at once; 0, or left out: nothing",
+        ),
+    ] = 0
 
     def models(self, engine: Controlled) -> dict[str, str]:
         """See :meth:`Command.models`."""
@@ -192,7 +212,7 @@ class Install(Command, frozen=True, tag="install"):
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
-        made = engine.install(self.models(engine), "installed")
+        made = engine.install(self.models(engine), "installed", self.upto)
         return Done(self.member, made[self.member], made)
 
 
@@ -387,6 +407,51 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
         spec = parsed(self.spec) if self.spec else None
         detail = engine.challengers.begin(self.member, spec, terms)
         return Done(self.member, detail)
+
+
+class Rebuild(Command, frozen=True, tag="rebuild"):
+    """A member learns the history anew as it is corrected, beside the service, and is installed."""
+
+    event = "rebuild_asked"
+    member: Annotated[
+        str,
+        msgspec.Meta(
+            description="a member's name; without it all that have learned what was corrected",
+            extra={NAMES: "member"},
+        ),
+    ] = ""
+    accept: Annotated[
+        bool,
+        msgspec.Meta(
+            description="let go of what it has learned otherwise: it knows the history alone then"
+        ),
+    ] = False
+
+    def check(
+        self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
+    ) -> None:
+        """See :meth:`Command.check`."""
+        super().check(members, task, configured)
+        if task.type == "ranking":
+            raise ValueError(
+                "Expected a member that learns labels; a recommender learns interactions, which"
+                " cannot be corrected - at `$.member`"
+            )
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        return Done(self.member or "ensemble", engine.rebuild(self.member, self.accept))
+
+
+class Withdraw(_OfScores, frozen=True, tag="withdraw"):
+    """A rebuild of the member that was asked for does not take place."""
+
+    event = "rebuild_withdrawn"
+
+    def apply(self, engine: Controlled) -> Done:
+        """See :meth:`Command.apply`."""
+        engine.withdraw(self.member)
+        return Done(self.member, {})
 
 
 class Promote(_OfScores, frozen=True, tag="promote"):

@@ -149,9 +149,14 @@ def _consumed(engine: Engine) -> dict[str, int]:
     return {t: engine.counts[f"consumed.{t}"] for t in engine.config.inputs}
 
 
+def _coverage(counts: Mapping[str, int]) -> float:
+    """Share of the events past their horizon that got a label."""
+    passed = counts["horizon.passed"]
+    return 1 - counts["labels.timed_out"] / passed if passed else float("nan")
+
+
 def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool], int]) -> Readings:
     counts, ensemble, tallies = engine.counts, engine.ensemble, engine.tallies
-    passed = counts["horizon.passed"]
     return Readings(
         model=engine.config.name,
         members=ensemble.names,
@@ -168,7 +173,7 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         early_labels=len(engine.early),
         commands=counts["commands"],
         watermark_ms=engine.watermark_ms,
-        label_coverage=1 - counts["labels.timed_out"] / passed if passed else float("nan"),
+        label_coverage=_coverage(counts),
         expected_accuracy=tallies.expected.value(),
         threshold=engine.threshold,
         task=engine.task.type,
@@ -181,6 +186,7 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         weights=dict(zip(ensemble.names, ensemble.weights().tolist(), strict=True)),
         down=ensemble.quarantined,
         frozen=ensemble.frozen,
+        stale=frozenset(engine.rebuilds.stale),
         member_errors={
             (name, reason): counts[f"member_errors.{name}.{reason}"]
             for name in ensemble.names

@@ -344,15 +344,28 @@ class Engine(ABC):
         """See :meth:`Ledger.pin`."""
         self.ledger.pin(digest, until_ms)
 
+    def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
+        """Ask for a member, or all that are stale, to be rebuilt; may be refused as above."""
+        raise CommandRefused(f"{member}: expected a shard whose events are scored")
+
+    def withdraw(self, member: str) -> None:
+        """Do not rebuild the member; raises :class:`CommandRefused` where nobody asked."""
+        raise CommandRefused(f"{member}: expected a shard whose events are scored")
+
     def retract(self, event_id: str) -> dict[str, Any]:
         """An event's label never was; raises :class:`CommandRefused`."""
         raise CommandRefused(f"{event_id!r:.80}: expected an event that was scored")
 
-    def install(self, digests: Mapping[str, str], cause: Cause) -> dict[str, dict[str, Any]]:
+    def install(
+        self, digests: Mapping[str, str], cause: Cause, upto: int = 0
+    ) -> dict[str, dict[str, Any]]:
         """Put models in the places of members, all or none; gives what it did to each.
 
-        What makes room is kept as a version. Raises :class:`CommandRefused`.
+        What makes room is kept as a version. ``upto``: the step up to which they have learned the
+        history, and learn it from there; 0: that is all. Raises :class:`CommandRefused`.
         """
+        if upto:
+            raise CommandRefused("upto: expected a shard that keeps a history of what was learned")
         models = {name: self._models.get((name, digest)) for name, digest in digests.items()}
         for name, model in models.items():
             if not usable(model):

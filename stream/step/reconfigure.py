@@ -333,6 +333,7 @@ def _taught(
         return {name: told | {"updates": counts[f"updates.{name}"]} for name in fresh}
     if not isinstance(new, ScoringEngine):
         return {}
+    new.rebuilds.begun(fresh, new.seq)
     found = warmed(new.ensemble, new.features.schema, new.history, fresh)
     new.counts.update({f"updates.{name}": told["rows"] for name, told in found.items()})
     return found
@@ -384,7 +385,9 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         parts = state["history"]["parts"]
         parts = [part | {"members": nameless(part["members"])} for part in parts]
         carried["history"] = state["history"] | {"parts": parts}
-    for part in [p for p in ("reactions", "challengers", "guard", "refits") if p in state]:
+    for part in [
+        p for p in ("reactions", "challengers", "guard", "refits", "rebuilds") if p in state
+    ]:
         carried[part] = {
             key: known if key == "counts" else without(known) for key, known in state[part].items()
         }

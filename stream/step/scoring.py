@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,7 +35,9 @@ from stream.step.lifecycle.challengers import Challengers
 from stream.step.lifecycle.corrections import Corrections, NotHeld
 from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
+from stream.step.lifecycle.ledger import Cause
 from stream.step.lifecycle.reactions import Reactions
+from stream.step.lifecycle.rebuilds import Rebuilds
 from stream.step.lifecycle.refits import Refits
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
@@ -101,10 +104,7 @@ class ScoringEngine(Engine):
             else Reasons(config.reasons, config.features, features.schema, ensemble)
         )
         self.reactions = Reactions(
-            config.drift,
-            ensemble,
-            self.auditor,
-            self.challengers,
+            *(config.drift, ensemble, self.auditor, self.challengers),
             None if self.reasons is None else self.reasons.replaced,
         )
         self.refits = Refits(config, self.auditor)
@@ -125,6 +125,9 @@ class ScoringEngine(Engine):
         self.corrections = Corrections(
             *(pending, history, self.maturity, features, learning, quality, matured),
             *(self.auditor, self.counts, self.task),
+        )
+        self.rebuilds = Rebuilds(
+            *(ensemble, features.schema, history, self.corrections, self.refits, self.auditor)
         )
         self._encode = score_encoder(self.task, ensemble.names)
         self.threshold = self.task.alert_at
@@ -341,6 +344,26 @@ class ScoringEngine(Engine):
         put_right["labels"] += 1
         put_right["learned"] += learned
 
+    def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
+        """See :meth:`Engine.rebuild`; the members that are asked for."""
+        asked = self.rebuilds.ask(member, accept, self.seq + 1)
+        self.checkpoint_wanted = True  # what rebuilds reads a generation
+        return {"members": asked, "accept": accept}
+
+    def withdraw(self, member: str) -> None:
+        """See :meth:`Engine.withdraw`."""
+        self.rebuilds.withdraw(member)
+
+    def install(
+        self, digests: Mapping[str, str], cause: Cause, upto: int = 0
+    ) -> dict[str, dict[str, Any]]:
+        """See :meth:`Engine.install`."""
+        since = self.rebuilds.since(upto, digests) if upto else []
+        made = super().install(digests, cause)
+        for name in digests if upto else ():
+            made[name] |= self.rebuilds.catch_up(name, since, upto)
+        return made
+
     def retract(self, event_id: str) -> dict[str, Any]:
         """See :meth:`Engine.retract`; tells whether members have learned the label."""
         id_hash = hash_text(event_id)
@@ -409,6 +432,7 @@ class ScoringEngine(Engine):
         self.challengers.replaced(name)
         if not goes_on:  # else it is compared with what the member was, as if it had learned that
             self.guard.replaced(name)
+        self.rebuilds.replaced(name)
         self.refits.answered(name)
         self.drift.renew(name)
         if self.reasons is not None:
@@ -426,6 +450,8 @@ class ScoringEngine(Engine):
         marks: State = {"watermark_ms": self.watermark_ms, "threshold": self.threshold}
         if self.corrections.newest:
             marks["corrections"] = self.corrections.state()
+        if rebuilds := self.rebuilds.state():
+            marks["rebuilds"] = rebuilds
         return marks | self.task.state()
 
     def _restore_marks(self, state: State) -> None:
@@ -434,6 +460,8 @@ class ScoringEngine(Engine):
         self.task.restore(state)
         if "corrections" in state:
             self.corrections.restore(state["corrections"])
+        if "rebuilds" in state:
+            self.rebuilds.restore(state["rebuilds"])
 
 
 def scoring(engine: Engine) -> ScoringEngine:

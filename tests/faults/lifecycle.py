@@ -96,6 +96,10 @@ class Operator(Traffic):
         terms = {"alpha": self._rng.choice([0.05, 0.9]), "block": "1h", "deadline": "2d"}
         return {"member": self.member(), "spec": spec} | terms
 
+    def accepts(self) -> bool:
+        """Whether a rebuild may let go of what the history does not have."""
+        return self._rng.random() < 0.7
+
     def retract(self) -> dict[str, Any]:
         """The label of some event, told or not."""
         event = f"e{self._rng.randrange(1 + self._next)}"
@@ -125,6 +129,8 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
     "rollback": lambda o: {"member": o.member(), "to": o.to()},
     "pin": lambda o: {"member": o.member(), "version": o.to(), "until": "2026-01-03T00:00:00Z"},
     "retract": Operator.retract,
+    "rebuild": lambda o: {"accept": o.accepts()},
+    "withdraw": lambda o: {"member": o.member()},
     "configure": Operator.asked,
     "challenge": Operator.challenge,
     "promote": lambda o: {"member": o.member()},

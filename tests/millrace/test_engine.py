@@ -152,6 +152,15 @@ def test_labels_are_learned_by_id(engine: millrace.Engine) -> None:
         engine.learn(["a", "b"], [True])
 
 
+def test_labels_take_the_place_of_older_ones_where_they_say_so(engine: millrace.Engine) -> None:
+    """What was told stands corrected; the same truth again is refused."""
+    engine.score(ROWS)
+    engine.learn(["e0", "e1"], [truth(0), truth(1)])
+    again = engine.learn(["e0", "e1"], [not truth(0), truth(1)], corrects=True)
+    assert again.joined == 1
+    assert [(at, reason) for at, reason, _ in again.refused] == [(1, "label_duplicate")]
+
+
 def test_it_learns(engine: millrace.Engine) -> None:
     """After some labels a large amount scores above a small one."""
     for start in range(0, 2000, 200):

@@ -1,4 +1,4 @@
-"""What a training came to, as its process says it."""
+"""What a training, or a rebuild, came to, as its process says it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import msgspec
 
 
 class Answer(msgspec.Struct):
-    """A digest with what speaks for it, or why there is none."""
+    """A digest with what speaks for it, or why there is none.
+
+    ``upto``: the step up to which the model has learned the history, as of ``Install``.
+    """
 
     digest: str = ""
     figures: dict[str, float] = {}
     refused: str = ""
+    upto: int = 0

@@ -89,7 +89,7 @@ def train(state_dir: Path, generation: Path, name: str) -> Answer:
     return Answer(digest, fitted.figures)
 
 
-def _step_back(parent: int) -> None:
+def step_back(parent: int) -> None:
     """Take little, and end with the parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -104,7 +104,7 @@ def _step_back(parent: int) -> None:
 def main() -> None:
     """Train, and say what it came to."""
     state_dir, generation, name, parent = sys.argv[1:]
-    _step_back(int(parent))
+    step_back(int(parent))
     answer = train(Path(state_dir), Path(generation), name)
     sys.stdout.write(msgspec.json.encode(answer).decode())
 

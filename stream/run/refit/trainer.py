@@ -1,7 +1,7 @@
-"""Trains members that have fallen due in a process beside the service, and sends the answer.
+"""Trains or rebuilds members in a process beside the service, and sends the answer.
 
 The answer is a record of the control topic like any operator's ``install``: a step takes it, and a
-replay takes the model by its digest. A training that was killed, with the service or without it, is
+replay takes the model by its digest. What was killed, with the service or without it, is
 begun again while the step's state says that it is asked for.
 """
 
@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -34,13 +35,27 @@ AGAIN_S = 60.0
 """After which a training that ended without an answer is begun again, or a record is sent again."""
 
 
+class Wanted(NamedTuple):
+    """A member that is to be made anew: by which module, and the step that asked."""
+
+    by: Literal["train", "rebuild"]
+    name: str
+    seq: int
+
+    @property
+    def actor(self) -> str:
+        """Who answers, for the trail and the log."""
+        return "refit" if self.by == "train" else "rebuild"
+
+
 class Trainer(Listener):
-    """Looks after each step what is asked for; one training runs at a time."""
+    """Looks after each step what is asked for; one training or rebuild runs at a time."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._asked: Mapping[str, int] = {}
-        self._done: set[tuple[str, int]] = set()
+        self._wanted: list[Wanted] = []
+        self._tree: dict[str, Any] = {}
+        self._done: set[Wanted] = set()
         self._news = threading.Event()
 
     def start(self) -> None:
@@ -56,8 +71,12 @@ class Trainer(Listener):
 
     def idle(self, engine: Engine) -> None:
         """See :class:`Listener`."""
-        if isinstance(engine, ScoringEngine) and engine.refits.asked != self._asked:
-            self._asked = dict(engine.refits.asked)
+        if not isinstance(engine, ScoringEngine):
+            return
+        wanted = [Wanted("train", name, seq) for name, seq in engine.refits.asked.items()]
+        wanted += [Wanted("rebuild", name, seq) for name, seq in engine.rebuilds.asked.items()]
+        if wanted != self._wanted:
+            self._wanted, self._tree = wanted, engine.tree
             self._news.set()
 
     def checkpointed(self, written: Written) -> None:
@@ -71,30 +90,23 @@ class Trainer(Listener):
         while not stopping.is_set():
             self._news.wait(AGAIN_S)
             self._news.clear()
-            for name, seq in self._asked.items():
-                if (name, seq) not in self._done and not stopping.is_set():
-                    self._train(name, seq)
+            for wanted in self._wanted:
+                if wanted not in self._done and not stopping.is_set():
+                    self._make(wanted)
 
-    def _train(self, name: str, seq: int) -> None:
-        """Train on the newest generation, once there is one of the step that asked."""
+    def _make(self, wanted: Wanted) -> None:
+        """Train or rebuild by the newest generation, once there is one of the step that asked."""
         newest = next(iter(list_generations(self._service.directory.path)), None)
-        if newest is None or int(newest.name) < seq:
+        if newest is None or int(newest.name) < wanted.seq:
             return
-        answer = self._answer(newest, name)
+        answer = self._answer(newest, wanted)
         if answer is None:
             return
-        self._done.add((name, seq))
+        self._done.add(wanted)
         if answer.refused:
-            logger.warning("refit_refused", member=name, reason=answer.refused)
+            logger.warning(f"{wanted.actor}_refused", member=wanted.name, reason=answer.refused)
+        if (command := _command(wanted, answer)) is None:
             return
-        figures = ", ".join(f"{key} {value:.6g}" for key, value in answer.figures.items())
-        command = {
-            "command": "install",
-            "member": name,
-            "artefact": answer.digest,
-            "actor": "refit",
-            "reason": figures[:500],
-        }
         record = NewRecord(None, msgspec.json.encode(command))
         while not self._service.stopping.is_set():
             with suppress(LogUnavailable):
@@ -102,16 +114,22 @@ class Trainer(Listener):
                 break
             self._service.stopping.wait(AGAIN_S)
 
-    def _answer(self, generation: Path, name: str) -> Answer | None:
+    def _answer(self, generation: Path, wanted: Wanted) -> Answer | None:
         """What a process makes of it; ``None`` where it ended without an answer."""
         state_dir = self._service.directory.path
-        given = [str(state_dir), str(generation), name, str(os.getpid())]
-        with subprocess.Popen(
-            # -P: a directory "models" or "stream" where the service was started is not ours.
-            [sys.executable, "-P", "-m", "stream.run.refit.train", *given],
-            stdout=subprocess.PIPE,
-        ) as process:
-            logger.info("refit_began", member=name, pid=process.pid, generation=generation.name)
+        given = [str(state_dir), str(generation), wanted.name, str(os.getpid())]
+        with tempfile.TemporaryFile() as told:
+            told.write(msgspec.json.encode(self._tree))
+            told.seek(0)
+            process = subprocess.Popen(
+                # -P: a directory "models" or "stream" where the service was started is not ours.
+                [sys.executable, "-P", "-m", f"stream.run.refit.{wanted.by}", *given],
+                stdin=told,
+                stdout=subprocess.PIPE,
+            )
+        with process:
+            told_of = {"member": wanted.name, "pid": process.pid, "generation": generation.name}
+            logger.info(f"{wanted.actor}_began", **told_of)
             while process.poll() is None:
                 if self._service.stopping.wait(0.1):
                     process.kill()
@@ -120,5 +138,16 @@ class Trainer(Listener):
         try:
             return msgspec.json.decode(out, type=Answer)
         except msgspec.MsgspecError:
-            logger.error("refit_failed", member=name, status=process.returncode)
+            logger.error(f"{wanted.actor}_failed", member=wanted.name, status=process.returncode)
             return None
+
+
+def _command(wanted: Wanted, answer: Answer) -> dict[str, Any] | None:
+    """The record that answers; ``None``: a training that is refused falls due again by itself."""
+    figures = ", ".join(f"{key} {value:.6g}" for key, value in answer.figures.items())
+    command: dict[str, Any] = {"member": wanted.name, "actor": wanted.actor}
+    if answer.refused:
+        command |= {"command": "withdraw", "reason": answer.refused[:500]}
+        return command if wanted.by == "rebuild" else None
+    command |= {"command": "install", "artefact": answer.digest, "reason": figures[:500]}
+    return command | ({"upto": answer.upto} if answer.upto else {})

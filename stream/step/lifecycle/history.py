@@ -250,6 +250,13 @@ class History:
         state = {"parts": parts} | self._corrected()
         yield from learned_of(state, rows, self._row, after, until, corrected)
 
+    def since(self, step: int) -> bool:
+        """Whether all that was learned after a step is kept still."""
+        oldest = next(iter(self._parts.values()), None)
+        if oldest is None:
+            return self._keep_ms > 0 and self._next == 0
+        return oldest.number == 0 or oldest.first <= step
+
     # ------------------------------------------------------------------ corrections
 
     def __contains__(self, place: Place) -> bool:
@@ -265,7 +272,7 @@ class History:
     def places(self, ids: U64, since: Place) -> dict[int, list[Place]]:
         """Where the rows of events stand, by their hashed ids, oldest first; from a place on.
 
-        Reads every id: 1 M rows of 21 columns take 30 ms of a core.
+        Reads every id: 1 M rows of 166 bytes took 105 ms of a core.
         """
         found: dict[int, list[Place]] = {}
         for number, part in self._parts.items():

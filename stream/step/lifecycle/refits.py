@@ -52,6 +52,12 @@ class Refits:
                 found = True
         return found
 
+    def ask(self, name: str, seq: int) -> bool:
+        """The member falls due now, if it is one of these."""
+        if name in self._every_ms:
+            self.asked[name] = seq
+        return name in self._every_ms
+
     def answered(self, name: str) -> None:
         """Another model stands in the member's place."""
         self.asked.pop(name, None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.contract.commands import Challenge, Drop, Promote, Retract
+from stream.contract.commands import Challenge, Drop, Promote, Rebuild, Retract, Withdraw
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Slice
 from stream.step.engine import Engine, Made
@@ -19,7 +19,7 @@ from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
 from stream.step.roles.versions import Outgoing, pieces
 from stream.step.scoring import ScoringEngine
 
-NOT_HERE = (Challenge, Drop, Promote, Retract)
+NOT_HERE = (Challenge, Drop, Promote, Rebuild, Retract, Withdraw)
 """Commands about what only one process can do that sees events and labels and learns."""
 
 

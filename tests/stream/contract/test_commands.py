@@ -124,6 +124,9 @@ def test_a_command_does_the_same_from_every_entrance(tmp_path: Path, name: str) 
     if name in ("promote", "drop"):
         begun = {"command": "challenge", "member": command["member"]}
         engine.step(feed.batch(("control", [begun])))
+    if name in ("rebuild", "withdraw"):
+        engine.step(feed.batch(("control", [{"command": "rebuild", "member": "linear"}])))
+        command |= {"member": "linear"}
     if name == "retract":
         engine.step(feed.batch(("labels", [{"id": command["id"], "fraud": True}])))
     batch = feed.batch(("control", [command]))

@@ -18,9 +18,11 @@ from stream.run.refit.trainer import Trainer
 from stream.run.service import Service
 from stream.settings.schema import Config
 from stream.state.generations import list_generations
+from stream.step.scoring import ScoringEngine
 from stream.tools.replay import replay_to
+from tests.stream.step.lifecycle.test_rebuilds import learned_right
 from tests.stream.step.lifecycle.test_refits import LINEAR, SMALL
-from tests.support.factory import config, event, label
+from tests.support.factory import config, event, label, truth
 from tests.support.runner import append, caught_up, contents, running
 from tests.support.waiting import wait_until
 
@@ -107,3 +109,32 @@ def test_it_ends_with_whoever_began_it(tmp_path: Path) -> None:
         check=False,
     )
     assert (made.returncode, made.stdout) == (1, b"")
+
+
+def test_a_member_is_rebuilt_beside_the_service(tmp_path: Path) -> None:
+    """As corrected, by a process, while labels come; a replay takes the artefact."""
+    made = config(tmp_path, members=[LINEAR], label={"field": "fraud", "learning": "arrival"})
+    rows = range(N)
+    wrong = [label(i, truth(i) ^ (i % 5 == 0)) for i in rows]
+    right = [label(i) | {"corrects": True} for i in rows if i % 5 == 0]
+    asked = [{"command": "rebuild", "actor": "ops"}]
+    append(made, ("events", [event(i) for i in rows]), ("labels", wrong))
+    with running(made) as service:
+        Trainer(service).start()
+        caught_up(service, 2 * N)
+        append(made, ("labels", right))
+        caught_up(service, 2 * N + len(right))
+        append(made, ("control", asked))
+        wait_until(lambda: installed(service), "a rebuilt model")
+        engine = service.engine
+        assert isinstance(engine, ScoringEngine)
+        assert engine.ensemble.members["linear"].digest() == learned_right(engine).digest()
+        assert engine.rebuilds.stale == []
+    command = msgspec.json.decode(contents(made, "control")[1] or b"")
+    assert (command["actor"], command["reason"]) == ("rebuild", f"rows {N}")
+    log = module.open_log(made, module.wall_clock_ms)
+    tail = log.journal_tail()
+    log.close()
+    assert tail is not None
+    replayed = replay_to(made, tail.seq, None, from_start=True)
+    assert replayed["digest"] == replayed["journal_digest"]

@@ -129,7 +129,7 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
     "rollback": lambda o: {"member": o.member(), "to": o.to()},
     "pin": lambda o: {"member": o.member(), "version": o.to(), "until": "2026-01-03T00:00:00Z"},
     "retract": Operator.retract,
-    "rebuild": lambda o: {"accept": o.accepts()},
+    "rebuild": lambda o: {"member": o.member(), "accept": o.accepts()},
     "withdraw": lambda o: {"member": o.member()},
     "configure": Operator.asked,
     "challenge": Operator.challenge,

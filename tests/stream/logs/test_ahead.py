@@ -127,7 +127,7 @@ def test_a_slice_that_cannot_be_decoded_ahead_stays_as_it_is(
     def fail(_: object) -> str:
         raise MemoryError
 
-    monkeypatch.setattr("stream.decode.codec._identifier", fail)
+    monkeypatch.setattr("stream.decode.codec._identifiers", fail)
     assert codec.ahead(piece) is piece
     with pytest.raises(MemoryError):
         codec.decoded(piece, codec.events)

@@ -18,7 +18,13 @@ from models.members.catalogue import UnknownMember, member_class
 from models.settings import column_names, feature_fields
 from stream.settings.paths import place
 from stream.settings.problems import lines
-from stream.settings.schema import SCHEMA_TYPES, TIME_FORMATS, Config, KafkaLogSettings
+from stream.settings.schema import (
+    SCHEMA_TYPES,
+    TIME_FORMATS,
+    Config,
+    KafkaLogSettings,
+    process,
+)
 from stream.settings.shape import Place, written
 
 
@@ -388,18 +394,19 @@ def _shard(config: Config) -> Iterator[str]:
             f"topics.partitions: expected at least shard.count = {shard.count}, one for each "
             f"scorer, got {topics.partitions}"
         )
-    own = "learner" if shard.role == "learner" else f"scorer-{shard.index}"
-    if config.name != f"{shard.service}-{own}":
+    if config.name != f"{shard.service}-{process(shard.role, shard.index)}":
         yield f"shard.service: expected none, it is set by itself, got {shard.service!r}"
     yield from _shard_log(config)
     yield from _shard_entities(config)
-    for key, got, expected in (
-        ("target.type", config.target.type, ("binary", "classes", "number")),
-        ("target.max_classes", getattr(config.target, "max_classes", None), (None,)),
-        ("drift.on_alarm", config.drift.on_alarm, ("none", "weights", "reset")),
-        *((f"members[{i}].type", m.type, None) for i, m in enumerate(config.members)),
+    kind, alarm = config.target.type, config.drift.on_alarm
+    most = getattr(config.target, "max_classes", None)
+    for key, got, refused in (
+        ("target.type", kind, kind == "ranking"),
+        ("target.max_classes", most, most is not None),
+        ("drift.on_alarm", alarm, alarm == "challenge"),
+        *((f"members[{i}].type", m.type, m.type == "refit") for i, m in enumerate(config.members)),
     ):
-        if got == "refit" if expected is None else got not in expected:
+        if refused:
             yield f"{key}: expected shard.role = 'all' beside {got!r}, got {shard.role!r}"
 
 

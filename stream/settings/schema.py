@@ -707,10 +707,11 @@ class Config(Settings):
         if not isinstance(shard, dict) or shard.get("role") not in ("scorer", "learner"):
             return raw
         service = raw.get("name", cls.model_fields["name"].default)
-        if shard.get("service") is not None or not isinstance(service, str):
+        state_dir = raw.get("state_dir", cls.model_fields["state_dir"].default)
+        right = isinstance(service, str) and isinstance(state_dir, str | Path)
+        if shard.get("service") is not None or not right:
             return raw
         own = process(shard["role"], shard.get("index", 0))
-        state_dir = raw.get("state_dir", cls.model_fields["state_dir"].default)
         return raw | {
             "name": f"{service}-{own}",
             "state_dir": Path(state_dir) / own,

@@ -186,6 +186,7 @@ class History:
         self._segments: dict[int, Segment] = {}
         self._next = 0
         self._corrections: list[Correction] = []
+        self._truths: dict[Place, float] = {}  # the last of each place: a look at all took .1 ms
 
     def __len__(self) -> int:
         return sum(part.used for part in self._parts.values())
@@ -239,7 +240,7 @@ class History:
                 return
             self._segments.pop(number).drop()
             del self._parts[number]
-            self._corrections = [c for c in self._corrections if c.place.part != number]
+            self._known_by([c for c in self._corrections if c.place.part != number])
 
     def learned(
         self, after: int = 0, until: int = NEWEST, corrected: int = NEWEST
@@ -289,7 +290,7 @@ class History:
     def row(self, place: Place) -> Learned:
         """The row at a place, ``(1,)``, with the truth that it was last given, ``nan`` for none."""
         part, kept = self._parts[place.part], self._segments[place.part].rows[place.at :][:1]
-        y = next((c.y for c in reversed(self._corrections) if c.place == place), None)
+        y = self._truths.get(place)
         truth = kept["y"].copy() if y is None else np.array([y])
         return Learned(part.members, kept["row"], truth, kept["w"].copy(), kept["seq"].copy())
 
@@ -301,6 +302,11 @@ class History:
         for place in places:
             truth = y if place == places[-1] else math.nan
             self._corrections.append(Correction(place, truth, seq))
+            self._truths[place] = truth
+
+    def _known_by(self, corrections: list[Correction]) -> None:
+        self._corrections = corrections
+        self._truths = {c.place: c.y for c in corrections}
 
     def _corrected(self) -> State:
         """The corrections as part of a state, if there are any."""
@@ -348,7 +354,7 @@ class History:
         Rows with links of other members stay as they are. None do where none are kept any more.
         """
         self._next = int(state["next"])
-        self._corrections = corrections_of(state) if self._keep_ms else []
+        self._known_by(corrections_of(state) if self._keep_ms else [])
         for part in parts_of(state) if self._keep_ms else ():
             if part.number not in segments:
                 raise StateError(f"history part {part.number}: expected a file, got none")

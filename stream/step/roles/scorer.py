@@ -50,7 +50,6 @@ class ScorerEngine(ScoringEngine):
         )
         self._handing.meaning = meant
         self.outcomes.learning = self._handing
-        self._handlers |= {config.topics.control: self._control}
         self._handlers[config.models_topic] = self._versions
 
     def _control(self, piece: Slice, out: Made) -> None:

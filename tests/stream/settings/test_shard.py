@@ -62,6 +62,11 @@ LOOSE = {"kind": "number", "required": False}
         ({"shard": {"count": 2}}, "shard.count: expected shard.role"),
         ({"drift": {"on_alarm": "challenge"}}, "drift.on_alarm: expected shard.role = 'all'"),
         ({"topics": {"partitions": 2, "journal": "j"}}, "topics.journal: expected none"),
+        ({"state_dir": 5}, "state_dir: expected a path"),
+        (
+            {"target": {"type": "classes", "classes": ["a"], "max_classes": 4}},
+            "target.max_classes: expected shard.role = 'all'",
+        ),
         ({"target": {"type": "ranking"}}, "target.type: expected shard.role = 'all'"),
         (
             {"log": {"type": "embedded", "path": "log.db"}},

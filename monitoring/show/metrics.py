@@ -158,6 +158,30 @@ def _together(own: list[Metric], others: Iterable[Metric]) -> list[Metric]:
 # ---------------------------------------------------------------------- parts
 
 
+def _shared(r: Readings) -> Iterator[Metric]:
+    """Of a process of a service of many: the version of its members."""
+    found = [] if r.shared is None else [r.shared]
+    names = ["model", "service", "role"]
+    for name, text, value in (
+        (
+            "version",
+            "Number of the newest version that a scorer took over, or a learner published",
+            lambda s: s.number,
+        ),
+        (
+            "version_age_seconds",
+            "Event time between what that version knew and the newest event; NaN before the first",
+            lambda s: s.age_s,
+        ),
+        (
+            "version_digest",
+            "The first 48 bits of the members' digest: equal for equal numbers of a service",
+            lambda s: int(s.digest[:12] or "0", 16),
+        ),
+    ):
+        yield gauge(name, text, names, [([r.model, s.service, s.role], value(s)) for s in found])
+
+
 def _flow(r: Readings) -> Iterator[Metric]:
     m = [r.model]
     yield counter(
@@ -174,19 +198,7 @@ def _flow(r: Readings) -> Iterator[Metric]:
     yield counter(
         "alerts", "Events whose score was at or over the threshold", ["model"], [(m, r.alerts)]
     )
-    version = [] if r.version is None else [r.version]
-    yield gauge(
-        "version",
-        "Number of the newest version that a scorer took over, or a learner published",
-        ["model"],
-        [(m, number) for number, _ in version],
-    )
-    yield gauge(
-        "version_age_seconds",
-        "Event time between what that version knew and the newest event; NaN before the first",
-        ["model"],
-        [(m, age_s) for _, age_s in version],
-    )
+    yield from _shared(r)
     known = [(m, len(r.classes))] if r.task == "classes" else []
     yield gauge("classes", "Classes of the target so far", ["model"], known)
     yield counter("commands", "Operators' commands applied", ["model"], [(m, r.commands)])

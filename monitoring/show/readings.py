@@ -49,6 +49,44 @@ MAX_HTTP_SERIES = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What a process of a service of many knows of the versions that its members come in.
+
+    Attributes
+    ----------
+    service, role : whose process it is, and which: ``scorer`` or ``learner``.
+    number, digest : of the newest version taken over, or published; 0 and "" before the first.
+    age_s : by how many seconds of event time it is older than the newest event, ``nan`` before.
+    scorers : what a learner knows of each scorer, by its examples.
+    """
+
+    service: str
+    role: str
+    number: int
+    age_s: float
+    digest: str
+    scorers: tuple[Scorer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A scorer, as its examples tell the learner.
+
+    Attributes
+    ----------
+    name : of the process.
+    partitions : of events and labels, that it reads.
+    version : that it scored by; 0 before it told.
+    watermark_ms : newest event time that it had scored; 0 before it told.
+    """
+
+    name: str
+    partitions: tuple[int, ...]
+    version: int = 0
+    watermark_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """The engine at one moment. Immutable: arrays and mappings in it are copies nobody changes.
 
@@ -88,8 +126,7 @@ class Readings:
     audit_violations : budgets passed, by (learner, rule).
     refused_updates : by budgets, since the last one that was kept, by learner.
     update_norms : relative, by learner.
-    version : of a scorer or a learner the newest version's number, and by how many seconds of event
-        time it is older than the newest event; of others ``None``.
+    shared : of a scorer or a learner; of others ``None``.
     ranking : of a shard that ranks what :data:`RANKING` names, counted; of others nothing.
     beside : of a shard that ranks its second stage, if it has one: a model of its own.
     scores : ``labelled_scores`` by groups of the task: of yes or no by truth, 0 and 1.
@@ -144,7 +181,7 @@ class Readings:
     labelled_scores: Mapping[str, Histogram] = field(
         default_factory=lambda: {truth: Histogram(SHARES) for truth in ("0", "1")}
     )
-    version: tuple[int, float] | None = None
+    shared: Shared | None = None
     ranking: Mapping[str, float] = field(default_factory=dict)
     beside: Readings | None = None
     event_latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))

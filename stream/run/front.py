@@ -315,9 +315,21 @@ class Front(Listener):
             "checkpoint_ms": self.telemetry.checkpoint_success_ms,
             "classes": list(service.config.task().grouped(service.config.label.field)),
             "learners": list(service.config.learners),
+            "shared": self._shared(),
             **{k: v for k, v in self.models().items() if k in ("combine", "members")},
             **self._page.snapshot(self._latest),
         }
+
+    def _shared(self) -> dict[str, Any] | None:
+        """Of one process of many its version, and of the learner what it knows of the scorers."""
+        shared, service = self._latest.shared, self._service
+        if shared is None:
+            return None
+        told = asdict(shared) | {"age_s": finite(shared.age_s)}
+        topic = service.config.examples_topic
+        for index, scorer in enumerate(told["scorers"]):
+            scorer["waiting"] = service.lag.get((topic, index))
+        return told
 
     def history(self) -> dict[str, Any]:
         """What the live page gets once: the last ten minutes."""

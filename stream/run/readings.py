@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from models.ensemble.crew import cores
@@ -9,7 +10,7 @@ from models.ensemble.ensemble import FAILURES
 from models.task import Classes
 from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.quality.policy import PolicyValue
-from monitoring.show.readings import Readings, reactions
+from monitoring.show.readings import Readings, Scorer, Shared, reactions
 from stream.contract.letters import REASONS
 from stream.step.engine import Engine
 from stream.step.ranking.changes import learners as ranking_learners
@@ -166,7 +167,7 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         cold=ensemble.cold,
         alerts=counts["alerts"],
         updates={name: counts[f"updates.{name}"] for name in ensemble.names},
-        labels={result: counts[name] for result, name in _LABEL_COUNTS.items()},
+        labels=_labels(engine),
         dead_letters={reason: counts[f"dead.{reason}"] for reason in REASONS},
         pending=engine.pending.waiting,
         pending_evicted=counts["pending.evicted"],
@@ -213,17 +214,32 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         labelled_scores={name: h.copy() for name, h in tallies.labelled_scores.items()},
         event_latency=tallies.event_latency.copy(),
         label_delay=tallies.label_delay.copy(),
-        version=_version(engine),
+        shared=_shared(engine),
     )
 
 
-def _version(engine: ScoringEngine) -> tuple[int, float] | None:
-    """Number of the version taken over or published, and how much older than events it is."""
+def _labels(engine: ScoringEngine) -> dict[str, int]:
+    """By result; a learner's come as examples of its scorers."""
+    found = {result: engine.counts[name] for result, name in _LABEL_COUNTS.items()}
+    return found | {"joined": found["joined"] + engine.counts["examples"]}
+
+
+def _shared(engine: ScoringEngine) -> Shared | None:
+    """Of a scorer or a learner its version, and of a learner what it knows of scorers."""
     if not isinstance(engine, ScorerEngine | LearnerEngine):
         return None
-    current = engine.versions.current
-    age_ms = engine.watermark_ms - current.at_ms
-    return current.number, age_ms / 1000 if current.number else float("nan")
+    config, current = engine.config, engine.versions.current
+    age_s = (engine.watermark_ms - current.at_ms) / 1000 if current.number else math.nan
+    own = (config.service, config.shard.role, current.number, age_s, current.digest)
+    if isinstance(engine, ScorerEngine):
+        return Shared(*own)
+    scorers = []
+    for index, name in enumerate(config.processes[:-1]):
+        reads = tuple(range(index, config.topics.partitions, config.shard.count))
+        taken = engine.versions.taken.get(index)
+        told = () if taken is None else (taken.version, taken.watermark_ms)
+        scorers.append(Scorer(name, reads, *told))
+    return Shared(*own, tuple(scorers))
 
 
 def parameter_counts(engine: Engine) -> dict[tuple[str, str, bool], int]:

@@ -97,6 +97,21 @@ function tiles(s) {
   byId("matured").value = s.scored ? s.matured / s.scored : 0;
 }
 
+// Of one process of many: the version of its members, and of the learner what scorers' examples tell.
+function shared(s) {
+  const own = s.shared;
+  byId("shared").hidden = !own;
+  if (!own) return;
+  const version = own.number ? `version ${count(own.number)} (${own.digest.slice(0, 12)}), ${duration(own.age_s)} of event time old` : "no version yet";
+  byId("shared-note").textContent = own.role === "learner"
+    ? `This is the learner of ${own.service}: it learns what scorers hand over and judges their scores. It has published ${version}.`
+    : `This is a scorer of ${own.service}: the learner's page shows all of them, and quality. It scores by ${version}.`;
+  byId("shared-table").parentElement.hidden = own.role !== "learner";
+  table("shared-table", ["Scorer", "Partitions", n("Scores by version"), n("Behind"), n("Examples not read yet"), n("Newest event")],
+    own.scorers.map((c) => [c.name, c.partitions.join(", "), n(count(c.version)), n(count(own.number - c.version)), n(count(c.waiting)),
+      n(c.watermark_ms ? new Date(c.watermark_ms).toISOString().slice(0, 16).replace("T", " ") : NONE)]));
+}
+
 function qualityTable(s) {
   const [held, title] = s.task === "binary" ? ["effective_positives", s.classes[1]] : ["effective_samples", "Outcomes"];
   const row = (name, values) => [name, ...metrics.map((m) => n(fixed(values[m]))), n(count(values[held]))];
@@ -230,6 +245,7 @@ function snapshot(s) {
   if (first) begin();
   const grown = merge(s.points);
   tiles(s);
+  shared(s);
   scored.show(s);
   control.offer(s.learners);
   qualityTable(s);

@@ -16,7 +16,7 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Slice
 from stream.step.engine import Engine, Made
 from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
-from stream.step.roles.versions import Outgoing, pieces
+from stream.step.roles.versions import Outgoing, Taken, pieces
 from stream.step.scoring import ScoringEngine
 
 NOT_HERE = (Challenge, Drop, Promote, Rebuild, Retract, Withdraw)
@@ -74,7 +74,9 @@ class LearnerEngine(ScoringEngine):
                 self.learning.learn(rows, y, w, self.watermark_ms, waited)
             self.counts["examples"] += len(rows)
         if found:
-            self.versions.learned(piece.range.partition, piece.range.next_offset)
+            newest = found[-1].example
+            taken = Taken(piece.range.next_offset, newest.version, newest.watermark_ms)
+            self.versions.learned(piece.range.partition, taken)
 
     def _handed(self) -> tuple[list[NewRecord], bytes]:
         """A version, if one is due; the trail's record of it covers what it holds."""
@@ -87,7 +89,9 @@ class LearnerEngine(ScoringEngine):
             "number": version.number,
             "digest": version.digest,
             "at_ms": version.at_ms,
-            "examples": {str(p): offset for p, offset in sorted(self.versions.taken.items())},
+            "examples": {
+                str(p): taken.next_offset for p, taken in sorted(self.versions.taken.items())
+            },
         }
         self.auditor.record("version_published", "learning", "ensemble", detail)
         return pieces(self.ensemble, version, self._meaning), b""

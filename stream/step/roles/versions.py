@@ -36,6 +36,18 @@ class Version(NamedTuple):
 NONE = Version(0, 0, "")
 
 
+class Taken(NamedTuple):
+    """What a learner knows of a scorer by its examples.
+
+    ``next_offset``: where the next one stands; ``version``: the newest that the scorer had taken
+    over; ``watermark_ms``: the newest event time that it had scored.
+    """
+
+    next_offset: int
+    version: int
+    watermark_ms: int
+
+
 class Piece(msgspec.Struct, frozen=True, array_like=True):
     """Number ``part`` of the ``of`` pieces of a version."""
 
@@ -142,19 +154,19 @@ class Outgoing:
     ----------
     current : Version
         The newest that was published; :data:`NONE` before the first.
-    taken : dict of int to int
-        By partition of the examples, where the next one stands.
+    taken : dict of int to Taken
+        By scorer, which is the partition of its examples.
     """
 
     def __init__(self, every_ms: int) -> None:
         self.current = NONE
-        self.taken: dict[int, int] = {}
+        self.taken: dict[int, Taken] = {}
         self._every_ms = every_ms
         self._changed = False
 
-    def learned(self, partition: int, next_offset: int) -> None:
+    def learned(self, scorer: int, taken: Taken) -> None:
         """Examples were taken in up to there."""
-        self.taken[partition] = next_offset
+        self.taken[scorer] = taken
         self._changed = True
 
     def due(self, watermark_ms: int) -> bool:
@@ -171,14 +183,14 @@ class Outgoing:
         """See :meth:`models.base.Model.state`."""
         return {
             "current": list(self.current),
-            "taken": [list(pair) for pair in sorted(self.taken.items())],
+            "taken": [[scorer, *taken] for scorer, taken in sorted(self.taken.items())],
             "changed": self._changed,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :meth:`models.base.Model.restore`."""
         self.current = Version(*state["current"])
-        self.taken = dict(state["taken"])
+        self.taken = {scorer: Taken(*taken) for scorer, *taken in state["taken"]}
         self._changed = bool(state["changed"])
 
 

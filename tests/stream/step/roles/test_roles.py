@@ -231,14 +231,35 @@ def test_commands_reach_scorers_by_the_learner_or_hold_everywhere(tmp_path: Path
 def test_readings_tell_the_version_and_its_age(tmp_path: Path) -> None:
     """Of scorers and of the learner; of one process that does all there is none."""
     many = scaled(tmp_path, 1)
-    assert readings(many.scorers[0].engine, {}).version == pytest.approx((0, math.nan), nan_ok=True)
+    before = readings(many.scorers[0].engine, {}).shared
+    assert before is not None
+    assert (before.number, before.digest) == (0, "")
+    assert math.isnan(before.age_s)
     fed(many, 160)
-    assert readings(Part(whole(raw(tmp_path))).engine, {}).version is None
-    number, age_s = readings(many.scorers[0].engine, {}).version or (0, 0.0)
+    assert readings(Part(whole(raw(tmp_path))).engine, {}).shared is None
+    told = readings(many.scorers[0].engine, {}).shared
     current = many.scorers[0].engine.versions.current
-    assert number == current.number > 0
-    assert age_s == (many.scorers[0].engine.watermark_ms - current.at_ms) / 1000 > 0
+    assert told is not None
+    assert told.number == current.number > 0
+    assert told.age_s == (many.scorers[0].engine.watermark_ms - current.at_ms) / 1000 > 0
     assert readings(many.learner.engine, {}).consumed[many.learner.config.examples_topic] > 0
+
+
+def test_the_learner_tells_of_each_scorer_what_its_examples_say(tmp_path: Path) -> None:
+    """Which partitions it reads, the version that it scored by and how far it is; kept in state."""
+    many = scaled(tmp_path, 2)
+    fed(many, 160)
+    shared = readings(many.learner.engine, {}).shared
+    assert shared is not None
+    assert shared.role == "learner"
+    assert [s.partitions for s in shared.scorers] == [(0, 2), (1, 3)]
+    for scorer, told in zip(many.scorers, shared.scorers, strict=True):
+        assert told.name == scorer.config.name
+        assert 0 < told.version <= shared.number
+        assert 0 < told.watermark_ms <= scorer.engine.watermark_ms
+    again = Part(many.learner.config)
+    again.engine.versions.restore(many.learner.engine.versions.state())
+    assert again.engine.versions.taken == many.learner.engine.versions.taken
 
 
 def test_a_label_that_corrects_what_was_handed_over_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ DEMO ?= payments
 BENCH ?=
 ELEC ?=
 HANDBOOK ?=
+WHICH = $(if $(filter story,$(DEMO)),--story,$(if $(filter scaled,$(DEMO)),--scaled {},--kind $(DEMO)))
 export PYTHONHASHSEED := 0
 
 .DEFAULT_GOAL := help
@@ -41,8 +42,9 @@ $(BIN)/.demo: pyproject.toml constraints.txt
 
 setup: $(BIN)/.installed ## Make .venv with Millrace, torch and the development tools
 
-demo: $(BIN)/.demo ## Run everything on the embedded log for SECONDS; the live page is on PORT; DEMO=story, triage, arrival or shop
-	$(BIN)/millrace demo $(if $(filter story,$(DEMO)),--story,--kind $(DEMO)) --seconds $(SECONDS) --rate $(RATE) --port $(PORT)
+demo: $(BIN)/.demo ## Run everything on the embedded log for SECONDS; the live page is on PORT; DEMO=story, triage, arrival, shop or, on a broker, scaled
+	@$(if $(filter scaled,$(DEMO)),$(BIN)/python -m tests.support.broker -- )$(BIN)/millrace demo $(WHICH) \
+		--seconds $(SECONDS) --rate $(RATE) --port $(PORT)
 
 test: setup ## Run the tests, on the embedded log and on a real Kafka broker
 	$(BIN)/pytest $(TESTS)

@@ -15,15 +15,13 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from monitoring.table import SHOWN, show, table
 from monitoring.terminal import styled
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
 from stream.cli.ranking import refuse, tell_ranked, tell_ranks
 from stream.cli.refused import print_refused
+from stream.cli.scaled import tell_scaled
 from stream.cli.terminal import (
     ConfigPath,
     Json,
@@ -31,6 +29,7 @@ from stream.cli.terminal import (
     load,
     out,
     print_json,
+    print_quality,
     print_rows,
     reported,
     tell_unexpected,
@@ -254,9 +253,24 @@ def demo(
             help="With somebody who promotes a challenger and undoes a week of wrong labels."
         ),
     ] = False,
+    scaled: Annotated[
+        str | None,
+        typer.Option(
+            help="Payments over two scorers and a learner, on this Kafka broker.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start everything on the embedded log: simulator, service, HTTP; ends with a summary."""
+    """Start everything on the embedded log: simulator, service, HTTP; ends with a summary.
+
+    With `--scaled` on a Kafka broker, as processes of their own.
+    """
+    if scaled is not None:
+        if kind != "payments" or story:
+            raise typer.BadParameter("--scaled plays payments alone, without --story")
+        tell_scaled(scaled, seconds, rate, seed, port, directory, as_json)
+        return
     with err.status("Starting; the first start compiles kernels, about half a minute"):
         from stream.demo.demo import run_demo
 
@@ -450,26 +464,6 @@ def backfill(
         out.print(f"now stop the service and start it with this configuration: {config}")
     if found["failed_members"]:
         raise typer.Exit(4)
-
-
-def print_quality(console: Console, summary: dict[str, Any]) -> None:
-    """The summary's counts in one line and its quality as a table."""
-    counts = ("events", "scores", "labels", "dead_letters")
-    parts = ((f"{name} ", styled(summary[name], "bold")) for name in counts)
-    console.print(Text("  ").join(Text.assemble(*part) for part in parts))
-    reasons = summary.get("dead_letter_reasons") or {}
-    if reasons:
-        console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
-    metrics = SHOWN[summary["target"]]
-    unit = f", in {summary['unit']}" if "unit" in summary else ""
-    title = f"Quality of the scores as they were made{unit}"
-    made = table(["", *metrics], right=metrics, title=title)
-    members = summary.get("members", {})
-    for name, values in summary["quality"].items():
-        failed = members.get(name, {}).get("state", "working") != "working"
-        cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in metrics]
-        made.add_row(f"{name} (failed)" if failed else name, *cells)
-    show(made, console)
 
 
 @topics_app.command("list")

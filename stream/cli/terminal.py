@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from models.base import MillraceError
-from monitoring.table import show, table
+from monitoring.table import SHOWN, show, table
 from monitoring.terminal import Terminal, in_json, styled
 
 out = Terminal()
@@ -95,3 +97,23 @@ def print_rows(
     for row in rows:
         made.add_row(*map(str, row.values()))
     show(made, out)
+
+
+def print_quality(console: Console, summary: dict[str, Any]) -> None:
+    """The summary's counts in one line and its quality as a table."""
+    counts = ("events", "scores", "labels", "dead_letters")
+    parts = ((f"{name} ", styled(summary[name], "bold")) for name in counts)
+    console.print(Text("  ").join(Text.assemble(*part) for part in parts))
+    reasons = summary.get("dead_letter_reasons") or {}
+    if reasons:
+        console.print("dead letters: " + ", ".join(f"{k} {v:,}" for k, v in reasons.items()))
+    metrics = SHOWN[summary["target"]]
+    unit = f", in {summary['unit']}" if "unit" in summary else ""
+    title = f"Quality of the scores as they were made{unit}"
+    made = table(["", *metrics], right=metrics, title=title)
+    members = summary.get("members", {})
+    for name, values in summary["quality"].items():
+        failed = members.get(name, {}).get("state", "working") != "working"
+        cells = ["-" if (v := values.get(m)) is None else f"{v:.4f}" for m in metrics]
+        made.add_row(f"{name} (failed)" if failed else name, *cells)
+    show(made, console)

@@ -26,8 +26,9 @@ from models.base import MillraceError
 from monitoring.table import SHOWN, table
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
-from stream.demo.kinds import KINDS, KindName
+from stream.demo.kinds import KINDS, Kind, KindName
 from stream.demo.player import Player, write_jsonl
+from stream.demo.simulator import Simulation
 from stream.demo.story import SETTINGS, Operator
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
@@ -49,6 +50,8 @@ UNPACED_PER_S = 50_000
 """Events a second that an unpaced simulation makes at most."""
 FRAUD_SHARE = 0.025
 """Of the payments that the demo shows: frauds are seen within a minute."""
+FEW = 50
+"""Customers at least."""
 FEW_IN_STORY = 150
 """Customers at least, where the labels of a day or two shall be a block of a challenge."""
 UNREAD_IN_STORY = 2_000
@@ -105,9 +108,9 @@ def run_demo(
     """
     if story and kind != "payments":
         raise MillraceError(f"demo: a story is told of payments, got --kind {kind}")
-    with _place(directory) as place:
+    with place(directory) as there:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-        config = demo_config(place, port, kind, story)
+        config = demo_config(there, port, kind, story)
         missing = left_out(config, kind)
         _say_missing(missing, console)
         service = Service(config)
@@ -149,7 +152,8 @@ def _say_missing(missing: list[str], console: Console | None) -> None:
 
 
 @contextmanager
-def _place(directory: Path | None) -> Iterator[Path]:
+def place(directory: Path | None) -> Iterator[Path]:
+    """Where a demo keeps its files: the directory, or one that is deleted at the end."""
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
@@ -217,19 +221,29 @@ def _player(
     stop: threading.Event,
 ) -> Player:
     chosen = KINDS[kind]
-    planned = round(rate * (seconds or ENDLESS_S))
-    # With so many of them the rate sets the pace of event time.
-    population = max(FEW_IN_STORY if operator else 50, round(rate / DAYS_PER_S / chosen.often))
-    events = planned if seconds else WITHOUT_END
+    least = FEW_IN_STORY if operator else FEW
     options = {"fraud_share": FRAUD_SHARE} if kind == "payments" else {}
     return Player(
-        chosen.up_to(wall_clock_ms(), planned, seed, population, events=events, **options),
+        simulation(chosen, rate, seed, seconds, least, **options),
         _in_step(service, stop) if operator else service.log.append,
         rate=rate,
         bad_share=BAD_SHARE,
         writing=operator.writing if operator else chosen.writing,
         now_ms=wall_clock_ms,
     )
+
+
+def simulation(
+    kind: Kind, rate: float, seed: int, seconds: float, least: int = FEW, **options: Any
+) -> Simulation:
+    """What is played in so many seconds, at so many events in each; 0: without end.
+
+    ``least``: of its population. With more of them the rate sets the pace of event time.
+    """
+    planned = round(rate * (seconds or ENDLESS_S))
+    population = max(least, round(rate / DAYS_PER_S / kind.often))
+    events = planned if seconds else WITHOUT_END
+    return kind.up_to(wall_clock_ms(), planned, seed, population, events=events, **options)
 
 
 def _show(

@@ -179,7 +179,7 @@ def test_no_secret_is_committed() -> None:
         config.load(DEPLOYED, {})
 
 
-@pytest.mark.parametrize("name", ["fraud-kafka.toml", "clicks.toml"])
+@pytest.mark.parametrize("name", ["fraud-kafka.toml", "fraud-scaled.toml", "clicks.toml"])
 def test_the_examples_are_valid(name: str) -> None:
     """Every example loads as it stands."""
     config.load(ROOT / "examples" / name, {})

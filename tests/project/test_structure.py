@@ -42,7 +42,11 @@ IMPORTERS = {
     "jsonschema_rs": ("stream/decode/json_schema.py",),
     "httpx": ("stream/run/registry.py",),
     "sqlite3": ("stream/logs/sqlite/*.py",),
-    "prometheus_client": ("monitoring/show/metrics.py", "monitoring/show/series.py"),
+    "prometheus_client": (
+        "monitoring/show/metrics.py",
+        "monitoring/show/series.py",
+        "stream/demo/scaled.py",
+    ),
     "starlette": ("stream/http/*.py",),
     "uvicorn": ("stream/http/server.py", "stream/http/connections.py"),
     "h11": ("stream/http/connections.py",),

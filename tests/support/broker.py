@@ -16,12 +16,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.support.waiting import DEADLINE_S
@@ -318,7 +320,7 @@ def bootstrap() -> Iterator[str]:
 
 
 def _docker_answers() -> bool:
-    if shutil.which("docker") is None:
+    if shutil.which("docker") is None or find_spec("testcontainers") is None:
         return False
     done = subprocess.run(["docker", "info"], capture_output=True, check=False)
     return done.returncode == 0
@@ -330,16 +332,38 @@ def unique(name: str) -> str:
 
 
 def main() -> None:
-    """Run one broker until Ctrl-C."""
+    """Run one broker until Ctrl-C, or as long as a command that is told it by KAFKA_BOOTSTRAP."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.support.broker", description=main.__doc__
     )
     parser.add_argument("--port", type=int, default=9092, help="default 9092; 0: a free one")
+    parser.add_argument("command", nargs="*", help="after --; {} stands for the broker's address")
+    given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Broker(parser.parse_args().port) as broker:
-        print(broker.bootstrap, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+    try:
+        if given.command:
+            sys.exit(_beside(given.command))
+        with Broker(given.port) as broker:
+            print(broker.bootstrap, flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    except BrokerUnavailable as error:
+        sys.exit(
+            f"error {error}\n  Debian: apt install openjdk-17-jre-headless maven; or start a broker"
+            " yourself and set KAFKA_BOOTSTRAP=host:port"
+        )
+
+
+def _beside(command: list[str]) -> int:
+    """Run a command beside a broker; its exit status. Ctrl-C is the command's."""
+    print("[1/3] Fetching Apache Kafka, if it is not there, and starting a broker", file=sys.stderr)
+    with bootstrap() as address:
+        print(f"[2/3] The broker answers at {address}", file=sys.stderr)
+        print(f"[3/3] {' '.join(command)}", file=sys.stderr, flush=True)
+        started = subprocess.Popen([part.replace("{}", address) for part in command])
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return started.wait()
 
 
 if __name__ == "__main__":

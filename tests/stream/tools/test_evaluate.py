@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from stream.cli.main import print_quality
+from stream.cli.terminal import print_quality
 from stream.settings.schema import Config
 from stream.tools.evaluate import evaluate_file
 from stream.tools.refused import TOLD

@@ -25,6 +25,8 @@ METRICS = (
     "calibration_error",
 )
 """The quality metrics, in the order in which they are shown."""
+UNDECIDED = METRICS[4:]
+"""Those that no threshold has a part in."""
 
 
 def summarise(p: F64, y: F64, threshold: float) -> dict[str, float]:

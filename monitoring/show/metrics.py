@@ -21,6 +21,7 @@ from monitoring.audit.budgets import RULES
 from monitoring.drift.evidence import Standing
 from monitoring.drift.monitor import MAX_FEATURES
 from monitoring.histogram import UPDATE_NORM_BOUNDS, Histogram
+from monitoring.quality.measures import UNDECIDED
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.rated import METRICS as RATED
 from monitoring.quality.tasks import METRICS, Snapshot
@@ -261,14 +262,15 @@ def _scores(r: Readings) -> Iterator[Metric]:
         ["model", "truth"],
         (([r.model, truth], h) for truth, h in r.labelled_scores.items()),
     )
-    yield gauge("threshold_ratio", "Scores at or over it alert", ["model"], [(m, r.threshold)])
+    over = [(m, r.threshold)] if r.decides else []
+    yield gauge("threshold_ratio", "Scores at or over it alert", ["model"], over)
     of = _OUTCOMES if r.task == "binary" else ("judged",)
     outcomes = r.arrival.outcomes() if r.arrival else dict.fromkeys(of, 0)
     yield counter(
         "labelled_outcomes",
         "Decisions of the ensemble by what they turned out to be",
         ["model", "outcome"],
-        (([r.model, k], outcomes[k]) for k in of),
+        (([r.model, k], outcomes[k]) for k in of if r.decides),
     )
 
 
@@ -290,7 +292,7 @@ def _quality(r: Readings) -> Iterator[Metric]:
         return reports[maturity].get(name, {}).get(window, {}).get(metric, default)
 
     rated = [(name, window, "arrival") for name in r.rated for window in ("fading", "sliding")]
-    shown = dict.fromkeys(METRICS[r.task], keys)
+    shown = dict.fromkeys(METRICS[r.task] if r.decides else UNDECIDED, keys)
     shown |= dict.fromkeys(RATED if rated else (), rated)
     for metric, those in shown.items():
         rows = [([r.model, *key], value(key, metric, math.nan)) for key in those]
@@ -320,19 +322,19 @@ def _quality(r: Readings) -> Iterator[Metric]:
         "alert_budget_ratio",
         "Alerts that may be looked at, as a share of the events",
         ["model"],
-        [([r.model], r.alert_budget / 1000)],
+        [([r.model], r.alert_budget / 1000)] if r.decides else [],
     )
     yield gauge(
         "alert_precision_at_budget_ratio",
         "Share of positives among as many of the highest scores as the budget allows, sliding",
         ["model", "member", "maturity"],
-        _at_budget(r),
+        _at_budget(r) if r.decides else [],
     )
     yield gauge(
         "quality_expected_accuracy",
         "Estimate from the scores alone, before labels; as good as their calibration",
         ["model"],
-        [([r.model], r.expected_accuracy)],
+        [([r.model], r.expected_accuracy)] if r.decides else [],
     )
 
 
@@ -541,7 +543,7 @@ def _members(r: Readings) -> Iterator[Metric]:
         "members_lead",
         "1 where members put the candidates of rankings in order, 0 where the recommender does",
         ["model"],
-        [([r.model], r.ranking.get("leads", 0.0))] if r.task == "ranking" else [],
+        [] if r.beside is None else [([r.model], r.ranking.get("leads", 0.0))],
     )
     yield from _standing(r)
     yield counter(

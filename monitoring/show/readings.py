@@ -97,6 +97,7 @@ class Readings:
     Attributes
     ----------
     consumed : records read, by topic.
+    decides : whether a score is held against a threshold; those of a second stage are not.
     classes : of the target, those known by now.
     rated : of a shard that foretells ratings who does, the shown rating first; of others nobody.
     learners : names under which it learns, is frozen and is audited; empty: those of ``members``.
@@ -135,6 +136,7 @@ class Readings:
     model: str
     members: tuple[str, ...]
     task: TaskType = "binary"
+    decides: bool = True
     classes: tuple[str, ...] = ()
     rated: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()

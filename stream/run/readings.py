@@ -61,6 +61,8 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
         commands=counts["commands"],
         watermark_ms=engine.watermark_ms,
         arrival=engine.quality.snapshot(),
+        event_latency=engine.delays.answer.copy(),
+        label_delay=engine.delays.taking.copy(),
         drift=engine.drift.readings(),
         weights=_shares(engine.recommender.weights()),
         down=group.quarantined,
@@ -105,6 +107,7 @@ def _of_stage(
     return Readings(
         model=f"{engine.config.name}-members",
         members=names,
+        decides=False,
         scored=counts["shown"],
         cold=ensemble.cold,
         updates={name: counts[f"updates.{name}"] for name in names},

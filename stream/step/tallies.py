@@ -10,6 +10,31 @@ from monitoring.histogram import LABEL_DELAY_BOUNDS_S, LATENCY_BOUNDS_S, Histogr
 from monitoring.quality.quality import ExpectedAccuracy
 
 
+class Delays:
+    """How long after its event time each list was answered, and each of its items taken."""
+
+    def __init__(self) -> None:
+        self.answer = Histogram(LATENCY_BOUNDS_S)
+        self.taking = Histogram(LABEL_DELAY_BOUNDS_S)
+
+    def answered(self, ms: int) -> None:
+        """A list was answered so long after its request, which may be ahead of the clock."""
+        self.answer.observe(max(ms, 0) / 1000.0)
+
+    def taken(self, ms: int) -> None:
+        """An item was taken so long after its list was shown."""
+        self.taking.observe(max(ms, 0) / 1000.0)
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        return {"answer": self.answer.state(), "taking": self.taking.state()}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        self.answer.restore(state["answer"])
+        self.taking.restore(state["taking"])
+
+
 class Tallies:
     """Histograms over scores, delays and labels; deterministic, since the step's clock is."""
 

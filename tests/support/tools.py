@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from functools import partial
+from typing import NoReturn, cast, get_args
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from models.task import TaskType
+from monitoring.show.dashboards.build import Shard
 from monitoring.show.metrics import MillraceCollector, ReplicaCollector
 from monitoring.show.readings import Progress, Readings, Telemetry
 from stream.settings.ranking import RATINGS
@@ -49,15 +51,24 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def metric_names(task: TaskType = "binary") -> set[str]:
+def metric_names(shard: Shard = "binary") -> set[str]:
     """Every name, as a query writes it: counters with ``_total``, histograms by their parts.
 
-    Those of a service with such a target, and of a replica.
+    Those of a service that has this, and of a replica.
     """
-    rated = (RATINGS,) if task == "ranking" else ()
-    collector = MillraceCollector(
-        lambda: Readings("fraud", ("linear",), task, rated=rated),
-        Telemetry({"version": "1"}),
-    )
+    read = partial(Readings, "fraud", ("linear",))
+    second = Readings("fraud-members", ("linear",), decides=False)
+    others = {
+        "ratings": read("ranking", rated=(RATINGS,)),
+        "second stage": read("ranking", beside=second),
+        "windows": read(),
+    }
+    readings = others.get(shard) or read(cast(TaskType, shard))
+    collector = MillraceCollector(lambda: readings, Telemetry({"version": "1"}))
     families = [*collector.collect(), *ReplicaCollector("fraud", Progress).collect()]
     return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
+
+
+def all_metric_names() -> set[str]:
+    """Those of all services there may be."""
+    return set().union(*(metric_names(shard) for shard in get_args(Shard)))

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
-from models.task import TaskType
 from monitoring.show.dashboards import panels as p
 from monitoring.show.dashboards.grafana import Rows, board
+
+Shard = Literal["binary", "classes", "number", "ranking", "ratings", "second stage", "windows"]
+"""What a shard may have that others have not: its kind of target; of rankings ratings that are
+foretold, and a second stage; features with windows."""
+SCORING: tuple[Shard, ...] = ("binary", "classes", "number")
 
 ROWS: dict[str, Rows] = {
     "overview": {
@@ -22,6 +27,15 @@ ROWS: dict[str, Rows] = {
         "Labels": [[p.LABELS, p.DELAY], [p.COVERAGE, p.EVICTED, p.WAITING]],
         "Scores and drift": [[p.SCORES, p.SHIFT, p.ALARMS]],
         "Members": [[p.WEIGHTS, p.UP, p.LEARNED]],
+        "Learning": [[p.UPDATES, p.PARAMETERS, p.BUDGETS]],
+        "Checkpoints, dead letters, restarts": [[p.SIZE, p.LETTERS, p.RESTARTS]],
+    },
+    "overview-ranking": {
+        "Status": [[p.LOOP, p.SCORED, p.HIT_NOW, p.DOWN, p.REFUSED, p.SAVED]],
+        "Flow": [[p.READ, p.LATENCY, p.LAG], [p.STAGES, p.REQUESTS]],
+        "Quality of the rankings as they were made": [[p.HIT, p.LOSS_FADING, p.COUNTING]],
+        "Lists": [[p.LISTED, p.ANSWERS, p.COLD], [p.TAKEN_AFTER, p.SPREAD, p.VALUE]],
+        "Members and drift": [[p.WEIGHTS, p.UP, p.LEARNED], [p.ALARMS, p.DETECTORS]],
         "Learning": [[p.UPDATES, p.PARAMETERS, p.BUDGETS]],
         "Checkpoints, dead letters, restarts": [[p.SIZE, p.LETTERS, p.RESTARTS]],
     },
@@ -59,27 +73,50 @@ ROWS: dict[str, Rows] = {
             p.SLIDING_RANKS[:2],
             p.SLIDING_RANKS[2:],
         ],
-        "Ratings, where they are foretold": [p.RATED],
         "Lists": [[p.LISTED, p.ANSWERS, p.COLD], [p.VALUE, p.EFFECTIVE]],
         "Catalogue": [[p.SPREAD, p.KNOWN, p.FORGOTTEN]],
         "Members and drift": [[p.WEIGHTS, p.SAMPLES, p.DETECTORS]],
+    },
+    "quality-ratings": {
+        "Ratings and members, each foretold before it was learned": [
+            p.RATED,
+            p.RATED_FADING,
+            [p.RATINGS],
+        ],
+    },
+    "second-stage": {
+        "Whose order is shown, and how well places that are taken are told from others": [
+            [p.LEADS, p.PLACES_COUNT],
+            p.OF_PLACES,
+        ],
+        "Scores by what became of places": [p.OF_PLACES_BY_TRUTH, [p.PSI, p.KS]],
+        "Members": [
+            [p.beside(p.WEIGHTS), p.beside(p.UP), p.beside(p.FROZEN)],
+            [p.beside(p.LEARNED), p.beside(p.UPDATE), p.beside(p.PARAMETERS)],
+            [p.beside(p.FAILURES), p.beside(p.BUDGETS), p.beside(p.DETECTORS)],
+        ],
     },
     "members": {
         "Members in the ensemble": [
             [p.WEIGHTS, p.LOSS],
             [p.UP, p.FROZEN, p.FAILURES],
         ],
-        "Challengers": [[p.CHALLENGERS, p.CHALLENGER_LOSS, p.CHALLENGER_ALERTS]],
-        "Last good versions": [[p.GUARD]],
         "Parameters": [[p.PARAMETERS, p.ROLES, p.TRAINABLE]],
         "Learning and audit": [[p.LEARNED, p.UPDATE, p.AUDIT, p.BUDGETS]],
+    },
+    "challengers": {
+        "Challengers": [[p.CHALLENGERS, p.CHALLENGER_LOSS, p.CHALLENGER_ALERTS]],
+        "Last good versions": [[p.GUARD]],
+    },
+    "features": {
+        "Values": [[p.IMPUTED, p.PSI, p.KS]],
+        "Entities": [[p.ENTITIES, p.TABLES, p.NOT_KEPT]],
     },
     "pipeline": {
         "Throughput and latency": [[p.READ, p.LAGS, p.NEWEST], [p.STAGES, p.BUSY, p.LATENCY]],
         "HTTP": [[p.REQUESTS, p.DURATION]],
         "What is held, against its limits": [
-            [p.HELD, p.EVICTED, p.ENTITIES],
-            [p.TABLES, p.NOT_KEPT, p.IMPUTED],
+            [p.HELD, p.EVICTED],
         ],
         "Checkpoints and what went wrong": [
             [p.AGE, p.WRITING, p.SIZE],
@@ -89,13 +126,19 @@ ROWS: dict[str, Rows] = {
     },
 }
 """File name, without ``.json``, to what stands on the dashboard."""
-TASKS: dict[str, tuple[TaskType, ...]] = {
+FOR: dict[str, tuple[Shard, ...]] = {
+    "overview": SCORING,
+    "overview-ranking": ("ranking",),
     "quality": ("binary",),
     "quality-classes": ("classes",),
     "quality-number": ("number",),
     "quality-ranking": ("ranking",),
+    "quality-ratings": ("ratings",),
+    "second-stage": ("second stage",),
+    "challengers": SCORING,
+    "features": ("windows",),
 }
-"""The kinds of target that a dashboard is for; the others are for all."""
+"""What a shard must have one of for a dashboard to be for it; the others are for all."""
 BOARDS = {name: board(name, rows) for name, rows in ROWS.items()}
 
 

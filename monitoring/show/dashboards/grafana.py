@@ -13,7 +13,8 @@ from typing import Any
 Json = dict[str, Any]
 Query = tuple[str, str]
 """PromQL and the legend of what it gives. ``{P`` stands for the matchers of the chosen process,
-``{M`` for those of its chosen model, ``[R]`` for a range that follows the zoom."""
+``{M`` for those of its chosen model, ``{B`` for those of the second stage that this model has,
+``[R]`` for a range that follows the zoom."""
 Rows = Mapping[str, Sequence[Sequence[Json]]]
 """Headings, and under each its lines of panels, which share the width."""
 
@@ -21,7 +22,12 @@ WIDTH = 24
 """Columns of Grafana's grid."""
 HEIGHTS = {"row": 1, "stat": 4, "timeseries": 8, "heatmap": 8}
 
-_SHORT = {"{P": '{job="$job"', "{M": '{job="$job", model="$model"', "[R]": "[$__rate_interval]"}
+_SHORT = {
+    "{P": '{job="$job"',
+    "{M": '{job="$job", model="$model"',
+    "{B": '{job="$job", model="${model}-members"',
+    "[R]": "[$__rate_interval]",
+}
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _OPTIONS: dict[str, Json] = {
     "timeseries": {

@@ -39,6 +39,15 @@ def _ensemble(metrics: str, window: str, maturity: str = "arrival") -> str:
     return _quality(metrics, matchers)
 
 
+def beside(panel: Json, **other: str) -> Json:
+    """The panel over the second stage of the chosen model, with ``other`` in its place."""
+    model = 'model="$model"'
+    targets = [
+        t | {"expr": t["expr"].replace(model, 'model="${model}-members"')} for t in panel["targets"]
+    ]
+    return panel | {"targets": targets} | other
+
+
 def _distance(bounds: str) -> str:
     """Kolmogorov-Smirnov over these bounds: classic buckets are the distribution function."""
 
@@ -55,7 +64,7 @@ def _distance(bounds: str) -> str:
 # A table: the formatter would spread a panel over seven lines where two or three will do.
 
 # What stands for quality whatever the target is
-_F1, _LOSS = "f1 or macro_f1 or r2 or hit_10", "log_loss or mae or mrr"
+_F1, _LOSS = "f1 or macro_f1 or r2", "log_loss or mae or mrr"
 
 # Single numbers
 LOOP = number("Loop", "s", "Time since its last turn; more than 30 s raises an alert.",
@@ -63,9 +72,12 @@ LOOP = number("Loop", "s", "Time since its last turn; more than 30 s raises an a
 SCORED = number("Scored", "ops", "Events scored a second.",
     "sum by (model) (rate(millrace_events_scored_total{M}[R]))", {None: "green"})
 F1_NOW = number("F1", "none",
-    "Of the ensemble, fading, by labels as they arrive; of classes macro F1, of numbers R2, of "
-    "rankings the hit rate at 10. The alert's target for F1 is 0.3.",
+    "Of the ensemble, fading, by labels as they arrive; of classes macro F1, of numbers R2. The "
+    "alert's target for F1 is 0.3.",
     _ensemble(_F1, "fading"), {None: "red", 0.3: "green"}, decimals=3)
+HIT_NOW = number("Hit rate at 10", "percentunit",
+    "Share of the items taken that stood among the first 10 before they were learned, fading.",
+    _ensemble("hit_10", "fading"), {None: "green"})
 DOWN = number("Members down", "none", "Members that do not score.",
     "sum(1 - millrace_member_up{M})", {None: "green", 1: "red"})
 REFUSED = number("Dead letters", "percentunit", "Share of the records read that were not taken in.",
@@ -100,7 +112,7 @@ DURATION = panel("Duration", "s", "99th percentile by route, to the start of the
 # Quality
 F1 = panel("F1 against its target", "none",
     "`arrival` is fast and flattering: frauds are reported first. `matured` waits. Of classes "
-    "macro F1, of numbers R2, of rankings the hit rate at 10.",
+    "macro F1, of numbers R2.",
     *((_ensemble(_F1, w, m), f"{w}, {m}")
       for w in ("fading", "sliding") for m in ("arrival", "matured")), ("0.3", "target"), max=1)
 ALERTED = panel("Precision and recall", "percentunit", "Of the ensemble's alerts, fading.",
@@ -150,6 +162,9 @@ SLIDING_NUMBERS = [panel(title, "none", text, _scorers(metric), min=None)
 )]
 
 
+HIT = panel("Hit rate at 10", "percentunit",
+    "Of the ranking: the newest 1,000 interactions count most in the fading window.",
+    *((_ensemble("hit_10", w), w) for w in ("fading", "sliding")))
 SLIDING_RANKS = [panel(title, "none", text, _scorers(metric)) for metric, title, text in (
     ("hit_10", "Hit rate at 10",
      "Share of the items taken that stood among the first 10 before they were learned."),
@@ -157,10 +172,14 @@ SLIDING_RANKS = [panel(title, "none", text, _scorers(metric)) for metric, title,
     ("ndcg_10", "NDCG at 10", "As the hit rate; the nearer to the top the more."),
     ("hit_20", "Hit rate at 20", "Among the first 20."),
 )]
-RATED = [panel(title, "none", text, _scorers(metric)) for metric, title, text in (
+RATED, RATED_FADING = ([panel(f"{title}, {window}", "none", text, (_quality(metric,
+    f'{{M, window="{window}", maturity="arrival"}}'), "{{member}}")) for metric, title, text in (
     ("rmse", "RMSE of ratings", "Of each as it was foretold before it was learned."),
-    ("mae", "Mean absolute error of ratings", "In the ratings' unit over the sliding window."),
-)]
+    ("mae", "Mean absolute error of ratings", "In the ratings' unit, as it was foretold."),
+)] for window in ("sliding", "fading"))
+RATINGS = panel("Ratings that still count", "short",
+    "Effective samples of the fading window: those that a rating was foretold for.",
+    ('millrace_quality_effective_samples{M, member="ratings", window="fading"}', "ratings"))
 
 
 def _matured(**titles: str) -> list[Json]:
@@ -206,6 +225,8 @@ VALUE = panel("Lists whose first item is taken", "percentunit",
     "`shown`: of the newest 10,000 lists whose horizon is over; the others estimate it with the "
     "best item first, from lists that were drawn.",
     ("millrace_policy_value_ratio{M}", "{{estimator}}"))
+TAKEN_AFTER = panel("From list to taking", "s", "Until an item of a list was taken.",
+    *_quantiles("millrace_label_delay_seconds_bucket{M}"))
 EFFECTIVE = panel("Lists that the estimates rest on", "short",
     "The newest 10,000 lists come to so many drawn by the best ranking.",
     ("millrace_policy_effective_lists{M}", "effective"))
@@ -214,6 +235,26 @@ KNOWN = panel("Users and items", "short", "Those that are known.",
 FORGOTTEN = panel("Users and items let go", "ops",
     "For lack of room (`reco.users`, `reco.items`): the longest idle first.",
     _rate("millrace_ranking_evicted_total{M}", "side"))
+
+# The second stage of rankings
+LEADS = panel("Whose order is shown", "none",
+    "1 while members put the candidates in order, 0 while the recommender does.",
+    ("millrace_members_lead{M}", "members lead"), max=1)
+OF_PLACES = [panel(title, "none", text, (_quality(metric,
+    '{B, window="sliding", maturity="arrival"}'), "{{member}}")) for metric, title, text in (
+    ("roc_auc", "ROC AUC", "Do places that were taken score higher than others? 0.5 is chance."),
+    ("pr_auc", "Average precision", "Over the sliding window; chance is the share that is taken."),
+    ("log_loss", "Log loss", "In nats over the sliding window, lower is better."),
+    ("calibration_error", "Calibration error", "Mean gap of probability and frequency, 15 bins."),
+)]
+PLACES_COUNT = panel("Places that still count", "short",
+    "Effective samples of the fading window: places that were taken (class 1) and not (0).",
+    ('millrace_quality_effective_samples{B, member="ensemble", window="fading", '
+     'maturity="arrival"}', "class {{class}}"))
+OF_PLACES_BY_TRUTH = [panel(f"Scores of places {name}", "percentunit",
+    "How many fall into each bin, over time, once it is known.",
+    _rate(f'millrace_labelled_score_ratio_bucket{{B, truth="{truth}"}}', "le"), kind="heatmap")
+    for truth, name in (("0", "not taken"), ("1", "taken"))]
 
 # Labels and outcomes
 LABELS = panel("Labels by what became of them", "ops",

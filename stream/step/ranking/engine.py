@@ -55,6 +55,7 @@ from stream.step.ranking.answers import Answer, Place
 from stream.step.ranking.candidates import Candidates, Found, asked, key_of
 from stream.step.ranking.rated import Rated
 from stream.step.ranking.rerank import Parts, Reranker, Rows
+from stream.step.tallies import Delays
 
 PARTS = 256
 """Lists leave within so large a part of the horizon after it."""
@@ -111,6 +112,8 @@ class RankingEngine(Engine):
         What stood in the newest lists.
     value : PolicyValue
         What lists are worth.
+    delays : Delays
+        How long answers take, and how long it takes until an item of theirs is taken.
     drift : DriftMonitor
     reranker : Reranker or None
         The second stage, where members are configured.
@@ -149,6 +152,7 @@ class RankingEngine(Engine):
         )
         self.shown = Shown()
         self.value = PolicyValue()
+        self.delays = Delays()
         self.drift = drift
         self._watermark_ms = 0
         self._horizon_ms = config.label.horizon
@@ -284,6 +288,7 @@ class RankingEngine(Engine):
             self.counts["hits.unknown"] += 1
         elif math.isnan(self.pending.truth(number)[0]):
             self.counts["hits"] += 1
+            self.delays.taken(time_ms - int(self.pending.times(number)[0]))
             if self.reranker is None:
                 self.pending.settle(number, np.ones(1))
             else:
@@ -485,6 +490,7 @@ class RankingEngine(Engine):
             _answered(record, answer, len(self.recommender.names), self.auditor.versions())
         )
         self.counts["scored"] += 1
+        self.delays.answered(self.clock_ms - time_ms)
         self.counts["fallbacks"] += fallback
         self.counts["short"] += len(places) < asked(what)
         self.counts["led"] += self.reranker is not None and self.reranker.leads
@@ -548,6 +554,7 @@ class RankingEngine(Engine):
             "quality": self._ranked,
             "shown": self.shown,
             "value": self.value,
+            "delays": self.delays,
             "drift": self.drift,
             "trail": self.trail,
             "auditor": self.auditor,

@@ -12,15 +12,14 @@ import typer
 import yaml
 
 from benchmarks import drift
-from monitoring.quality.tasks import METRICS
 from stream.cli.main import app
-from tests.support.tools import metric_names, program
+from tests.support.tools import all_metric_names, program
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "monitoring" / "rules" / "millrace.yml"
 CASES = sorted(Path(__file__).parent.glob("*.test.yml"))
 
-EXPOSED = set().union(*(metric_names(task) for task in METRICS))
+EXPOSED = all_metric_names()
 """Every series of a service, whatever its target."""
 
 pytestmark = pytest.mark.prometheus

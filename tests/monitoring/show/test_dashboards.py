@@ -7,15 +7,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from models.task import TaskType
-from monitoring.quality.tasks import METRICS
-from monitoring.show.dashboards.build import BOARDS, TASKS, path, rendered
-from tests.support.tools import metric_names, program
+from monitoring.show.dashboards.build import BOARDS, FOR, Shard, path, rendered
+from tests.support.tools import all_metric_names, metric_names, program
 
 PANELS = {
     f"{name} {p['id']}: {p['title']}": p
@@ -48,17 +46,17 @@ def test_every_series_exists() -> None:
     ]
     used = {n for q in [*queries(), *variables] for n in re.findall(r"millrace_[a-z0-9_]+", q)}
     assert used
-    assert used <= set().union(*(metric_names(task) for task in METRICS))
+    assert used <= all_metric_names()
 
 
-@pytest.mark.parametrize("task", METRICS)
-def test_no_panel_is_empty_for_a_target_that_its_board_is_for(task: TaskType) -> None:
+@pytest.mark.parametrize("shard", get_args(Shard))
+def test_no_panel_is_empty_for_a_shard_that_its_board_is_for(shard: Shard) -> None:
     """Of every query one alternative names only series of such a service."""
-    known = metric_names(task)
+    known = metric_names(shard)
     empty = [
         f"{name}: {panel['title']}"
         for name, board in BOARDS.items()
-        if task in TASKS.get(name, METRICS)
+        if shard in FOR.get(name, (shard,))
         for panel in board["panels"]
         for target in panel.get("targets", ())
         if not any(
@@ -107,6 +105,15 @@ def test_boards_are_provisioned_not_edited() -> None:
     boards = [json.loads(path(name).read_text(encoding="utf-8")) for name in BOARDS]
     assert [b["uid"] for b in boards] == [f"millrace-{name}" for name in BOARDS]
     assert all((b["id"], b["editable"]) == (None, False) for b in boards)
+
+
+def test_the_second_stage_is_found_by_the_name_of_its_model() -> None:
+    """Nobody chooses a model twice: its board's series are those of the chosen one's members."""
+    asked = {t["expr"] for p in BOARDS["second-stage"]["panels"] for t in p.get("targets", ())}
+    assert sum('model="${model}-members"' in expr for expr in asked) > 10
+    assert [expr for expr in asked if 'model="$model"' in expr] == [
+        'millrace_members_lead{job="$job", model="$model"}'
+    ]
 
 
 def test_the_overview_keeps_its_order() -> None:

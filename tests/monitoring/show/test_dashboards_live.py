@@ -3,6 +3,7 @@ each kind of target."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import socket
@@ -19,15 +20,15 @@ import httpx
 import pytest
 import yaml
 
-from models.task import TaskType
-from monitoring.show.dashboards.build import BOARDS, TASKS
+from monitoring.show.dashboards.build import BOARDS, FOR, Shard
 from stream.contract.records import NewRecord
 from stream.demo.arrival import ArrivalSimulator
 from stream.demo.demo import demo_config
 from stream.demo.kinds import KINDS as SIMULATED
 from stream.demo.kinds import KindName
-from stream.demo.player import CHUNK_S, Player
-from stream.demo.simulator import Simulation, Simulator
+from stream.demo.player import CHUNK_S, Player, Writing
+from stream.demo.shop import ShopSimulator
+from stream.demo.simulator import Rows, Simulation, Simulator
 from stream.demo.triage import TriageSimulator
 from stream.run.front import Front
 from stream.run.service import Service
@@ -46,10 +47,14 @@ class Kind(NamedTuple):
 
     name: KindName
     model: str
-    task: TaskType
-    members: tuple[str, str]
+    has: tuple[Shard, ...]
+    members: tuple[str, ...]
     horizon: str
     stream: Callable[[], Simulation]
+
+    @property
+    def task(self) -> Shard:
+        return self.has[0]
 
 
 PLAIN = ("logistic", "crossed")
@@ -58,15 +63,23 @@ TICKETS = partial(TriageSimulator, 3, 400, drift=False, events=10_000)
 DELIVERIES = partial(ArrivalSimulator, 3, 600, drift=False, events=8_000)
 """Without drift: while an alarm lasts its statistic is no number. Long enough for 2,000 labels that
 warm a model up, 2,000 that tell what is usual, and a challenger that is judged."""
-KINDS = (
-    Kind("payments", "fraud", "binary", ("logistic", "bayes"), "10d", PAYMENTS),
-    Kind("triage", "triage", "classes", PLAIN, "6d", TICKETS),
-    Kind("arrival", "arrival", "number", PLAIN, "4h", DELIVERIES),
-)
-JOBS = {"millrace": KINDS[0], "renamed": KINDS[0], "classes": KINDS[1], "number": KINDS[2]}
-"""What Prometheus scrapes as which job."""
+SHOP = partial(ShopSimulator, 3, 200, drift=False, events=6_000)
+KINDS = {
+    "millrace": Kind(
+        "payments", "fraud", ("binary", "windows"), ("logistic", "bayes"), "10d", PAYMENTS
+    ),
+    "classes": Kind("triage", "triage", ("classes", "windows"), PLAIN, "6d", TICKETS),
+    "number": Kind("arrival", "arrival", ("number", "windows"), PLAIN, "4h", DELIVERIES),
+    "ranking": Kind("shop", "shop", ("ranking",), (), "1d", SHOP),
+    "ratings": Kind("shop", "shop", ("ranking", "ratings"), (), "1d", SHOP),
+    "stage": Kind(
+        "shop", "shop", ("ranking", "second stage", "windows"), ("linear", "crossed"), "1d", SHOP
+    ),
+}
+"""By the job that Prometheus scrapes each as."""
+JOBS = KINDS | {"renamed": KINDS["millrace"]}
 OURS = {
-    job: [name for name in BOARDS if kind.task in TASKS.get(name, (kind.task,))]
+    job: [name for name in BOARDS if set(kind.has) & set(FOR.get(name, kind.has))]
     for job, kind in JOBS.items()
 }
 EACH = pytest.mark.parametrize(
@@ -104,8 +117,22 @@ def configuration(directory: Path, kind: Kind) -> Config:
     if kind.task == "classes":
         # Without a class that alerts no threshold is a number, without others to enter no limit.
         raw["target"] |= {"classes": ["billing"], "alert": "billing", "max_classes": 6}
+    if kind.task == "ranking":
+        change_shop(raw, kind.has)
     raw["audit"]["each"]["update_norm"] = {"limit": 1e9}  # measured at every update, never passed
     return parse(raw, "test")
+
+
+def change_shop(raw: dict[str, Any], has: Sequence[Shard]) -> None:
+    """Lists are drawn; ratings are foretold, or members see windows, where the kind has them."""
+    raw["reco"]["explore"] = {"temperature": 1.0}
+    if "ratings" in has:
+        raw["reco"]["ratings"] = {}
+    if "second stage" not in has:
+        del raw["members"], raw["features"], raw["event"]["fields"]
+        return
+    window = {"type": "window", "entity": "pair", "windows": ["1d"], "name": "repeats"}
+    raw["features"].append(window)
 
 
 @contextmanager
@@ -157,13 +184,16 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     """Events and late labels, bad records and requests, scraped before and after."""
     directory = tmp_path_factory.mktemp("dashboards")
     with ExitStack() as stack:
-        served = {kind: stack.enter_context(serving(directory / kind.name, kind)) for kind in KINDS}
-        ports = {job: port_of(served[kind][1]) for job, kind in JOBS.items()}
+        served = {
+            job: stack.enter_context(serving(directory / job, kind)) for job, kind in KINDS.items()
+        }
+        ports = {job: port_of(front) for job, (_, front) in served.items()}
+        ports["renamed"] = ports["millrace"]
         with prometheus(directory, ports) as http:
             start = time.time()
             scraped_again(http, 1)
-            for kind, (service, front) in served.items():
-                play(kind, service, front)
+            for job, (service, front) in served.items():
+                play(KINDS[job], service, front)
             # The first of them may have begun before; the KS distance is over one before the last
             # 2 s and an earlier one.
             scraped_again(http, 4)
@@ -190,7 +220,7 @@ def port_of(front: Front) -> int:
 def play(kind: Kind, service: Service, front: Front) -> None:
     """Let the service take a stream of its kind, to the end, and answer a request.
 
-    A challenger runs from the beginning.
+    A challenger runs from the beginning, where there may be one.
     It learns what labels tell of a thousand events before it scores the next thousand.
     """
     sent = 0
@@ -201,23 +231,41 @@ def play(kind: Kind, service: Service, front: Front) -> None:
         service.log.append(topic, records)
         sent += len(records)
 
-    challenge = {"command": "challenge", "member": kind.members[0]}
-    append(service.config.topics.control, [NewRecord(None, to_json(challenge))])
+    if kind.task != "ranking":
+        challenge = {"command": "challenge", "member": kind.members[0]}
+        append(service.config.topics.control, [NewRecord(None, to_json(challenge))])
+    writing = SIMULATED[kind.name].writing
     player = Player(
         kind.stream(),
         append,
         rate=1000 / CHUNK_S,
         sleep=lambda s: None,
         bad_share=0.01,
-        writing=SIMULATED[kind.name].writing,
+        writing=rated(writing) if "ratings" in kind.has else writing,
     )
     counts = player.run(threading.Event())
     url = f"http://127.0.0.1:{port_of(front)}/v1/models"
     assert httpx.get(url, trust_env=False, timeout=DEADLINE_S).status_code == 200
     caught_up(service, sent)
     wait_until(lambda: service.checkpointer.written_total > 0, "a checkpoint")
-    scored = f'millrace_events_scored_total{{model="{kind.model}"}} {counts.events:.1f}'
-    wait_until(lambda: scored in front.metrics().decode(), "the readings")
+    consumed = service.config.topics.events, counts.events + sum(counts.bad.values())
+    read = 'millrace_events_consumed_total{{topic="{}"}} {:.1f}'.format(*consumed)
+    wait_until(lambda: read in front.metrics().decode(), "the readings")
+
+
+def rated(writing: Writing) -> Writing:
+    """The same interactions, each with a rating."""
+
+    def events(rows: Rows, seed: int) -> list[NewRecord]:
+        found = []
+        for record in writing.events(rows, seed):
+            told = json.loads(record.value or b"")
+            if told["event"] == "interaction":
+                told["value"] = 1 + len(told["item"] + told["user"]) % 5
+            found.append(NewRecord(record.key, to_json(told)))
+        return found
+
+    return writing._replace(events=events)
 
 
 def scraped_again(http: httpx.Client, times: int) -> None:
@@ -235,7 +283,7 @@ def scraped_again(http: httpx.Client, times: int) -> None:
 def filled(query: str, job: str) -> str:
     """The query as Grafana sends it, over the whole run; the hour of the KS distance is seconds."""
     query = query.replace("$__rate_interval", "1h").replace("$job", job)
-    query = query.replace("$model", JOBS[job].model)
+    query = query.replace("${model}", "$model").replace("$model", JOBS[job].model)
     return query.replace("[5m]", "[1h]").replace("offset 1h", "offset 2s")
 
 
@@ -259,7 +307,7 @@ def numbers(scraped: Scraped, query: str, instant: bool) -> list[float]:
 
 def unanswered(scraped: Scraped, board: str, job: str) -> list[str]:
     """Titles of the board's panels with a query that gives nothing, or nothing but NaN."""
-    titles, without = [], WITHOUT_NUMBERS | (RUSH if job == "number" else set())
+    titles, without = [], WITHOUT_NUMBERS | (RUSH if job in ("number", "stage") else set())
     for panel in BOARDS[board]["panels"]:
         for target in panel.get("targets", ()):
             names = set(re.findall(r"millrace_[a-z0-9_]+", target["expr"]))

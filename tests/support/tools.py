@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from models.task import TaskType
 from monitoring.show.dashboards.build import Shard
 from monitoring.show.metrics import MillraceCollector, ReplicaCollector
-from monitoring.show.readings import Progress, Readings, Telemetry
+from monitoring.show.readings import Progress, Readings, Shared, Telemetry
 from stream.settings.ranking import RATINGS
 from tests.support.waiting import DEADLINE_S
 
@@ -62,6 +62,7 @@ def metric_names(shard: Shard = "binary") -> set[str]:
         "ratings": read("ranking", rated=(RATINGS,)),
         "second stage": read("ranking", beside=second),
         "windows": read(),
+        "many processes": read(shared=Shared("fraud", "learner", 1, 0.0, "ab")),
     }
     readings = others.get(shard) or read(cast(TaskType, shard))
     collector = MillraceCollector(lambda: readings, Telemetry({"version": "1"}))

@@ -12,9 +12,12 @@ from typing import Literal
 from monitoring.show.dashboards import panels as p
 from monitoring.show.dashboards.grafana import Rows, board
 
-Shard = Literal["binary", "classes", "number", "ranking", "ratings", "second stage", "windows"]
+# fmt: off
+Shard = Literal["binary", "classes", "number", "ranking", "ratings", "second stage", "windows",
+                "many processes"]
+# fmt: on
 """What a shard may have that others have not: its kind of target; of rankings ratings that are
-foretold, and a second stage; features with windows."""
+foretold, and a second stage; features with windows; or that it is one of many processes."""
 SCORING: tuple[Shard, ...] = ("binary", "classes", "number")
 
 ROWS: dict[str, Rows] = {
@@ -124,6 +127,13 @@ ROWS: dict[str, Rows] = {
         ],
         "Read replicas": [[p.REPLICA_LAG, p.REPLICA_STEP, p.REPLICA_DIFFERS]],
     },
+    "scaled": {
+        "Versions of the members": [[p.VERSIONS, p.BEHIND], [p.VERSION_AGE, p.OTHERS]],
+        "What waits": [[p.EXAMPLES, p.SHARED]],
+        "What each does": [[p.SPREAD_EVENTS, p.SPREAD_LABELS]],
+        "What went wrong": [[p.SPREAD_ORPHANS, p.SPREAD_FOREIGN]],
+        "Quality": [[p.JUDGED]],
+    },
 }
 """File name, without ``.json``, to what stands on the dashboard."""
 FOR: dict[str, tuple[Shard, ...]] = {
@@ -137,6 +147,7 @@ FOR: dict[str, tuple[Shard, ...]] = {
     "second-stage": ("second stage",),
     "challengers": SCORING,
     "features": ("windows",),
+    "scaled": ("many processes",),
 }
 """What a shard must have one of for a dashboard to be for it; the others are for all."""
 BOARDS = {name: board(name, rows) for name, rows in ROWS.items()}

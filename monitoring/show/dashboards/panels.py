@@ -394,6 +394,49 @@ DIVERGED = panel("Replays that differed", "short",
     "Steps whose replay gave other bits; anything but 0 is a defect.",
     ("millrace_replay_divergences_total{P}", "diverged"))
 
+# A service of many processes: all of them in one job
+VERSIONS = panel("Newest version", "short",
+    "Published by the learner, and scored by each scorer: a line that stands still is behind.",
+    ("millrace_version{P}", "{{model}}"))
+BEHIND = panel("Versions behind the learner", "short",
+    "Of each scorer; what grows is not taken over.",
+    ('max by (service) (millrace_version{P, role="learner"})'
+     ' - on (service) group_right max by (service, model) (millrace_version{P, role="scorer"})',
+     "{{model}}"))
+VERSION_AGE = panel("Age of the members that score", "s",
+    "Event time between what the version knew and the newest event; see shard.every.",
+    ("millrace_version_age_seconds{P}", "{{model}}"))
+OTHERS = panel("Members that differ", "short",
+    "Scorers whose members have another digest than the learner's of the same number; anything but"
+    " 0 is a defect.",
+    ('count by (service) ((millrace_version_digest{P, role="scorer"}'
+     ' and on (service, model, instance) (millrace_version{P, role="scorer"} == on (service)'
+     ' group_left max by (service) (millrace_version{P, role="learner"})))'
+     ' != on (service) group_left max by (service) (millrace_version_digest{P, role="learner"}))'
+     ' or sum by (service) (0 * millrace_version{P})', "{{service}}"))
+EXAMPLES = panel("Examples not read yet", "short",
+    "Of each scorer, that wait for the learner: partitions are scorers.",
+    ('millrace_consumer_lag_messages{P, topic=~"examples-.+"}', "{{topic}} {{partition}}"))
+SHARED = panel("Events not read yet", "short", "Of each scorer, in its partitions of all inputs.",
+    ('sum by (instance) (millrace_consumer_lag_messages{P, topic!~"examples-.+"})', "{{instance}}"))
+SPREAD_EVENTS = panel("Events scored", "ops", "By each scorer: a share of the partitions each.",
+    _rate("millrace_events_scored_total{P}", "model"))
+SPREAD_LABELS = panel("Labels and examples", "ops",
+    "Labels that scorers joined; of the learner the examples that it took.",
+    ('sum by (model) (rate(millrace_labels_total{P, result="joined"}[R]))', "{{model}}"))
+SPREAD_ORPHANS = panel("Labels without an event", "ops",
+    "Of each scorer: a label that went to another partition than its event is one.",
+    ('sum by (model) (rate(millrace_labels_total{P, result="orphan"}[R]))', "{{model}}"))
+SPREAD_FOREIGN = panel("Records of other settings", "ops",
+    "Of each process: examples or versions of a process that runs another file.",
+    ('sum by (instance) (rate(millrace_dead_letters_total{P, reason="foreign"}[R]))',
+     "{{instance}}"))
+JUDGED = panel("Quality, judged by the learner", "none",
+    "Of the scores of all scorers, sliding, labels as they arrive: F1, of classes macro F1, of "
+    "numbers R2.",
+    (" or ".join(f'millrace_quality_{m}{{P, window="sliding", maturity="arrival"}}'
+      for m in ("f1", "macro_f1", "r2")) , "{{model}} {{member}}"), min=None)
+
 # Read replicas
 REPLICA_LAG = panel("Replicas: behind", "s", "Time since each last stood at the journal's end.",
     ("millrace_replica_lag_seconds{M}", "{{instance}}"))

@@ -31,10 +31,15 @@ of promises that may be broken: by ``level`` steps after a truth that it would n
 by ``1 - level`` after one that it would have. That is known at once, however late the label comes.
 The step of quantile tracking (Angelopoulos, Candes and Tibshirani 2023)."""
 
-LATE, LATE_AT_MOST = 1.0, 0.03
+NOISE = 16.0
+"""Of labels that come late the step is at most ``NOISE`` over those that come in between: what
+lasted less than they took is over before it can help, and to follow it adds noise."""
+
+LATE, LATE_AT_MOST = 1.5, 0.03
 """The debt moves likewise by promises as they were made, in steps of ``LATE`` over the labels that
 come in between: one that is repeated before its effect shows must be small. The loop of step and
-delay swings from 4 on; at 2 intervals are 2 % wider and months no better. Over ``n`` labels the
+delay swings from 4 on; at 1 the first months of a stream that grows noisier are half a point off,
+at 2 intervals are 2 % wider. Over ``n`` labels the
 share broken is ``(last - first debt) / (step n)`` off, whatever the stream does (as in Gibbs and
 Candes 2021), unless the debt reaches a bound."""
 
@@ -62,7 +67,7 @@ def _late(known: F64, learned: float) -> None:
 @njit(**HELPER)
 def _at_once(known: F64) -> float:
     """The step of the reach: first that of Robbins and Monro (1951)."""
-    return max(AT_ONCE, 1.5 / known[LEARNED])
+    return max(min(AT_ONCE, NOISE / (known[BEHIND] + 1.0)), 1.5 / known[LEARNED])
 
 
 @njit(**HELPER)

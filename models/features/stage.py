@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import (
+    BOOL,
     F64,
     I64,
     U64,
@@ -49,6 +50,10 @@ from models.settings import (
 )
 from models.zones import LocalClock
 
+SLACK_MS = 86_400_000
+"""Of a table that several processes fill, so much more is remembered at least: those who are behind
+find in it what they would have found."""
+
 
 class FeatureError(MillraceError):
     """The features' settings contradict each other."""
@@ -66,6 +71,7 @@ class _Table:
     max_entities: int
     windows: set[int] = field(default_factory=set)
     extremes: bool = False
+    shared: bool = False
     held: EntityWindows = field(init=False)
 
     @property
@@ -75,7 +81,14 @@ class _Table:
         what = "risk" if self.risk else f"window of {self.value!r}"
         return f"{what} by {self.entity!r} over {windows} ms, {self.delay_ms} ms ago"
 
+    @property
+    def slack_ms(self) -> int:
+        """By how much later than an event others may be that are known here."""
+        return max(self.delay_ms, SLACK_MS) if self.shared else 0
+
     def build(self) -> None:
+        if self.shared:  # a window that no feature asks for: what is in it is remembered
+            self.windows.add(max(self.windows) + self.slack_ms)
         self.held = EntityWindows(
             sorted(self.windows),
             delay_ms=self.delay_ms,
@@ -113,18 +126,26 @@ class FeatureStage:
       the mean is 0. ``since_last`` is the longest window for an entity's first event and at most
       that; ``since_first_known`` is the delay plus the longest window where none is known.
 
+    Parameters
+    ----------
+    features : sequence of Feature
+    shared : sequence of str
+        Entity fields whose events are also taken in by other stages. Their tables of risk hold all
+        of them, by :meth:`absorb`, and are exact for an event of time ``t`` that finds in them what
+        happened up to ``t - delay_ms``, and nothing after ``t + slack_ms``.
+
     Raises
     ------
     FeatureError
         A column name comes twice.
     """
 
-    def __init__(self, features: Sequence[Feature]) -> None:
+    def __init__(self, features: Sequence[Feature], shared: Sequence[str] = ()) -> None:
         self._features = tuple(features)
         self._numbers = [f for f in features if isinstance(f, NumberFeature)]
         self._categories = [f for f in features if isinstance(f, CategoryFeature)]
         self._number_stats = np.zeros((len(self._numbers), STATS))
-        self._tables = _share_tables(features)
+        self._tables = _share_tables(features, shared)
         dense = [f for f in features if not isinstance(f, CategoryFeature)]
         self._blocks = [(len(column_names(f)), self._block(f)) for f in dense]
         self.schema = FeatureSchema(
@@ -139,6 +160,10 @@ class FeatureStage:
                 " rename a feature or drop a window"
             )
         self.entity_fields = tuple(dict.fromkeys(t.entity for t in self._tables if t.risk))
+        self.shared = tuple(e for e in self.entity_fields if e in shared)
+        tables = [t for t in self._tables if t.shared]
+        self.delay_ms = min((t.delay_ms for t in tables), default=0)
+        self.slack_ms = min((t.slack_ms for t in tables), default=0)
 
     def transform(self, events: EventColumns) -> FeatureBatch:
         """The features of ``n`` events in order, each seeing those before it; changes the state."""
@@ -187,6 +212,25 @@ class FeatureStage:
             if table.risk:
                 column = keys[:, self.entity_fields.index(table.entity)]
                 table.held.mark(column, event_time_ms, delta)
+
+    def absorb(self, keys: U64, event_time_ms: I64, positive: BOOL) -> None:
+        """Tell the risk features of ``shared`` what other stages have taken in, or were told.
+
+        Parameters
+        ----------
+        keys : uint64 array ``(n, len(shared))``
+            The events' hashed entity keys, in the order of ``shared``; 0 where missing.
+        event_time_ms : int64 array ``(n,)``
+            The events' own times.
+        positive : bool array ``(n,)``
+            Whether an event is now known to be positive, which was told of before, or is here; else
+            it is new.
+        """
+        known = np.ones(int(positive.sum()), np.int8)
+        for table in (t for t in self._tables if t.shared):
+            column = keys[:, self.shared.index(table.entity)]
+            table.held.absorb(column[~positive], event_time_ms[~positive])
+            table.held.mark(column[positive], event_time_ms[positive], known)
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
@@ -282,7 +326,7 @@ def _table_key(t: _Table) -> tuple[object, ...]:
     return (t.risk, t.entity, t.value, t.delay_ms, t.max_entities)
 
 
-def _share_tables(features: Sequence[Feature]) -> list[_Table]:
+def _share_tables(features: Sequence[Feature], shared: Sequence[str]) -> list[_Table]:
     """One table for each entity, value, delay and bound; its windows are the features' together."""
     tables: dict[tuple[object, ...], _Table] = {}
     for f in features:
@@ -295,6 +339,7 @@ def _share_tables(features: Sequence[Feature]) -> list[_Table]:
         table = tables.setdefault(_feature_key(f), fresh)
         table.windows.update(f.windows)
         table.extremes |= not {"min", "max"}.isdisjoint(f.stats)
+        table.shared = risk and f.entity in shared
     for table in tables.values():
         table.build()
     return list(tables.values())

@@ -125,6 +125,24 @@ class EntityWindows:
                 return out
             self._grow_arena()
 
+    def absorb(self, keys: U64, times_ms: I64) -> None:
+        """Take ``n`` events of value 0, which count from ``delay_ms`` on, in any order.
+
+        As :meth:`update` does, without telling of them. Only where ``own_event`` is false.
+        """
+        keys = np.require(keys, np.uint64, ["C", "W"])
+        times = np.require(times_ms, np.int64, ["C", "W"])
+        self._grow_slots(len(keys))
+        done = 0
+        while True:
+            done = updates.absorb(
+                *(self._arrays, self._windows, self.delay_ms, self.ring_cap, self.max_entities),
+                *(done, keys, times),
+            )
+            if done == len(keys):
+                return
+            self._grow_arena()
+
     def look(self, keys: U64, times_ms: I64, values: F64) -> F64:
         """What :meth:`update` would give for each event as the next one; keeps nothing.
 

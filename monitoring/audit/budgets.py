@@ -52,6 +52,7 @@ AuditEvent = Literal[
     "retracted",
     "version_published",
     "version_applied",
+    "risk_lacking",
     "rebuild_asked",
     "rebuild_withdrawn",
 ]

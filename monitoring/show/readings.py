@@ -58,6 +58,9 @@ class Shared:
     number, digest : of the newest version taken over, or published; 0 and "" before the first.
     age_s : by how many seconds of event time it is older than the newest event, ``nan`` before.
     scorers : what a learner knows of each scorer, by its examples.
+    risk_lag_s : of a scorer with entities that others see too: by how many seconds of event time
+        what they told is behind its newest event. ``None`` without.
+    risk_lacking : events that it scored by tables which lacked something.
     """
 
     service: str
@@ -66,6 +69,8 @@ class Shared:
     age_s: float
     digest: str
     scorers: tuple[Scorer, ...] = ()
+    risk_lag_s: float | None = None
+    risk_lacking: int = 0
 
 
 @dataclass(frozen=True, slots=True)

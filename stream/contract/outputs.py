@@ -68,7 +68,7 @@ class Outputs(msgspec.Struct, frozen=True):
     ``scored`` holds as columns what stands in ``scores``, and ``alarms`` the drift alarms that are
     on record in ``audit``: for readers in this process, as ``judged`` is. ``head`` is the audit
     trail's after the step, ``anchors`` that head once more, signed, when a topic shall witness it.
-    ``handed``: what another process of the service takes.
+    ``handed``: what other processes of the service take, by topic.
     """
 
     scores: Sequence[NewRecord]
@@ -80,7 +80,7 @@ class Outputs(msgspec.Struct, frozen=True):
     head: Head | None = None
     anchors: Sequence[NewRecord] = ()
     judged: Sequence[Judged] = ()
-    handed: Sequence[NewRecord] = ()
+    handed: Mapping[str, Sequence[NewRecord]] = {}
 
     def ids(self) -> list[str]:
         """The event id of each score."""

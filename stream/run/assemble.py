@@ -76,7 +76,7 @@ def _parts(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None
 ) -> tuple[Any, ...]:
     """What an engine that scores events is made of."""
-    features = FeatureStage(config.features)
+    features = FeatureStage(config.features, config.shared_entities)
     task = config.task()
     ensemble = _ensemble(config, features, task)
     names = ("ensemble", *ensemble.names)

@@ -235,7 +235,10 @@ def _shared(engine: ScoringEngine) -> Shared | None:
     age_s = (engine.watermark_ms - current.at_ms) / 1000 if current.number else math.nan
     own = (config.service, config.shard.role, current.number, age_s, current.digest)
     if isinstance(engine, ScorerEngine):
-        return Shared(*own)
+        if (sharing := engine.sharing) is None:
+            return Shared(*own)
+        lag_s = sharing.lag_ms(engine.watermark_ms) / 1000
+        return Shared(*own, risk_lag_s=lag_s, risk_lacking=engine.counts["risk.lacking"])
     scorers = []
     for index, name in enumerate(config.processes[:-1]):
         reads = tuple(range(index, config.topics.partitions, config.shard.count))

@@ -427,7 +427,7 @@ def _shard_log(config: Config) -> Iterator[str]:
 
 def _shard_entities(config: Config) -> Iterator[str]:
     entities = [name for name, field in config.event.fields.items() if field.kind == "entity"]
-    entity = config.shard.entity or next(iter(entities), None)
+    entity = config.entity
     if config.shard.entity is not None and entity not in entities:
         known = ", ".join(entities) or "none"
         yield f"shard.entity: expected an entity field of event.fields ({known}), got {entity!r}"
@@ -441,11 +441,17 @@ def _shard_entities(config: Config) -> Iterator[str]:
                     f"event.fields.{feature.field}.default: expected a number, got none: where it "
                     f"is missing the mean stands in, and {_ALONE}"
                 )
-        of = getattr(feature, "entity", entity)
-        if of != entity:
+        if feature.type == "window" and feature.entity != entity:
             yield (
                 f"features[{i}].entity: expected {entity!r}, by which events are spread over "
-                f"scorers (shard.entity), got {of!r}: {_ALONE}"
+                f"scorers (shard.entity), got {feature.entity!r}: {_ALONE}, and a window that "
+                "reaches up to the event cannot wait for the others. Take `type = 'risk'`, whose "
+                "windows end a delay ago, or leave it out"
+            )
+        if feature.type == "risk" and feature.entity != entity and feature.delay == 0:
+            yield (
+                f"features[{i}].delay: expected more than 0 of an entity other than {entity!r}, "
+                "by which events are spread over scorers: what they tell each other takes time"
             )
 
 

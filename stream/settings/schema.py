@@ -622,8 +622,8 @@ class ShardSettings(Settings):
     )
     entity: FieldName | None = Field(
         None,
-        description="the entity by which events are spread over partitions; windows of any other"
-        " are refused. Default: the first entity of `event.fields`",
+        description="the entity by which events are spread over partitions; of any other only"
+        " risk is known, and no windows. Default: the first entity of `event.fields`",
     )
     every: Duration = Field(
         parse_duration("10s"),
@@ -742,13 +742,36 @@ class Config(Settings):
         return f"models-{self.service}"
 
     @property
+    def risk_topic(self) -> str:
+        """Where scorers tell each other of entities by which events are not spread.
+
+        ``risk-SERVICE``, a partition for each.
+        """
+        return f"risk-{self.service}"
+
+    @property
+    def entity(self) -> str | None:
+        """The entity by which events are spread over partitions; ``None`` where there is none."""
+        entities = (name for name, field in self.event.fields.items() if field.kind == "entity")
+        return self.shard.entity or next(entities, None)
+
+    @property
+    def shared_entities(self) -> tuple[str, ...]:
+        """Of a scorer the entities whose events others score too, of which it knows the risk."""
+        if self.shard.role != "scorer" or self.shard.count == 1:
+            return ()
+        found = (f.entity for f in self.features if f.type == "risk" and f.entity != self.entity)
+        return tuple(dict.fromkeys(found))
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Topics that are read."""
         names = self.topics
         if self.shard.role == "learner":
             return names.control, self.examples_topic
-        taken = (self.models_topic,) if self.shard.role == "scorer" else ()
-        return names.control, *taken, names.events, names.labels
+        models = (self.models_topic,) if self.shard.role == "scorer" else ()
+        risk = (self.risk_topic,) if self.shared_entities else ()
+        return names.control, *models, *risk, names.events, names.labels
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -759,12 +782,15 @@ class Config(Settings):
             found.insert(0, names.scores)
         if names.witness is not None:
             found.append(names.witness)
-        return tuple(found) if self.handed_topic is None else (*found, self.handed_topic)
+        return (*found, *self.handed_topics)
 
     @property
-    def handed_topic(self) -> str | None:
-        """Where steps hand over what another process of the service takes."""
-        return {"scorer": self.examples_topic, "learner": self.models_topic}.get(self.shard.role)
+    def handed_topics(self) -> tuple[str, ...]:
+        """Where steps hand over what other processes of the service take."""
+        if self.shard.role == "scorer":
+            own = (self.examples_topic,)
+            return (*own, self.risk_topic) if self.shared_entities else own
+        return (self.models_topic,) if self.shard.role == "learner" else ()
 
     @property
     def step_records(self) -> int:
@@ -775,6 +801,8 @@ class Config(Settings):
     def reads(self, topic: str, partition: int) -> bool:
         """Whether this process is the one that reads the partition of an input."""
         names, shard = self.topics, self.shard
+        if shard.role == "scorer" and topic == self.risk_topic:
+            return partition != shard.index
         if shard.role != "scorer" or topic not in (names.events, names.labels):
             return True
         return partition % shard.count == shard.index

@@ -77,6 +77,10 @@ class StepError(MillraceError):
     """A step was asked for out of order."""
 
 
+Handed = Mapping[str, list[NewRecord]]
+"""Records for other processes of a service, by topic."""
+
+
 class Made:
     """What one step has produced so far."""
 
@@ -86,7 +90,7 @@ class Made:
         self.letters: list[DeadLetter] = []
         self.alarms: list[Alarm] = []
         self.judged: list[Judged] = []
-        self.handed: list[NewRecord] = []
+        self.handed: Handed = {}
         self.covered = b""  # what the digest covers beside outputs
 
 
@@ -219,9 +223,9 @@ class Engine(ABC):
         self.counts.update(taken)
         return outputs
 
-    def _handed(self) -> tuple[list[NewRecord], bytes]:
-        """What another process of the service is to take, and what the digest covers of it."""
-        return [], b""
+    def _handed(self) -> tuple[Handed, bytes]:
+        """What other processes of the service are to take, and what the digest covers of it."""
+        return {}, b""
 
     def admit(self, command: Configure) -> Engine:
         """A new engine of the configuration asked for; raises :class:`CommandRefused`."""

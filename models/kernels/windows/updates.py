@@ -200,6 +200,38 @@ def update(
     return len(keys)
 
 
+@entry(
+    numba.i8(*(_ARRAYS, _I64, numba.i8, numba.i8, numba.i8, numba.i8), *(_U64, _I64)),
+)
+def absorb(
+    a: Arrays, windows: I64, delay: int, ring_cap: int, max_entities: int, begin: int,
+    keys: U64, times: I64,
+) -> int:  # fmt: skip
+    """Take events of value 0 as :func:`update` does, of no part in their own statistics, and tell
+    nothing of them; the order of their times costs little."""
+    reach = delay + windows[len(windows) - 1]
+    for i in range(begin, len(keys)):
+        if a.scalars[ARENA] + ring_cap > len(a.times):
+            return i
+        if keys[i] == 0:
+            continue
+        t = clip_time(times[i])
+        slot = find(a, keys[i])
+        if slot < 0:
+            slot = admit(a, keys[i], t, reach, max_entities)
+        else:
+            touch(a, slot)
+        if a.ints[slot, COUNT] > 0 and t <= newest_time(a, slot) - reach:
+            a.scalars[LATE] += 1
+        elif a.ints[slot, COUNT] > 0 and t < newest_time(a, slot):
+            insert(a, slot, windows, delay, t, 0.0, ring_cap)
+        else:
+            leave(a, slot, windows, t - delay)
+            enter(a, slot, t - delay)
+            append(a, slot, t, 0.0, ring_cap)
+    return len(keys)
+
+
 @entry(numba.void(_ARRAYS, _I64, _U64, _I64, _I64))
 def mark(a: Arrays, windows: I64, keys: U64, times: I64, delta: I64) -> None:
     """Set (+1) or take back (-1) a mark on one entry at that time of that entity, in order."""

@@ -87,7 +87,7 @@ def check_sizes(admin: Any, config: Config) -> None:
     and headers. Says nothing of topics whose settings this user may not see; blocks.
     """
     topics, most = config.topics, config.limits.record_bytes + _AROUND_BYTES
-    whole = (topics.dead_letters, config.handed_topic)
+    whole = (topics.dead_letters, *config.handed_topics)
     needed = {
         name: DEAD_LETTER_BYTES + _AROUND_BYTES if name in whole else most
         for name in (*config.outputs, config.journal_topic)

@@ -188,9 +188,11 @@ def check_layout(config: Config, found: Mapping[str, Topic]) -> None:
     wanted = {} if shard.role == "all" else {config.examples_topic: shard.count}
     if shard.role == "scorer":
         wanted |= {names.events: names.partitions, names.labels: names.partitions}
+        wanted |= {config.risk_topic: shard.count}
+    first = "the number of scorers (shard.count) is that of the service's first start"
     why = {
-        config.examples_topic: "the number of scorers (shard.count) is that of the service's first"
-        " start",
+        config.examples_topic: first,
+        config.risk_topic: first,
         names.events: "which scorer knows an entity follows from topics.partitions: of a topic that"
         " grew, entities have moved without their windows",
         names.labels: "a label goes to the partition of its event, which the score names",

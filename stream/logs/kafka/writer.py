@@ -176,8 +176,7 @@ class Writer:
 
     def _outputs(self, outputs: Outputs) -> list[tuple[str, Sequence[NewRecord]]]:
         found = outputs.by_topic(self._config.topics)
-        handed = self._config.handed_topic
-        found += [] if handed is None else [(handed, outputs.handed)]
+        found += outputs.handed.items()
         return [(topic, records) for topic, records in found if records]
 
     def hurry(self) -> None:

@@ -7,7 +7,7 @@ the settings that they mean something under. Nothing here learns or scores.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -50,6 +50,15 @@ def check_meaning(got: str, expected: str) -> None:
         )
 
 
+def packed(raws: Sequence[bytes], partition: int) -> tuple[list[NewRecord], bytes]:
+    """Records of these bytes, compressed, and a digest of the bytes."""
+    h = hashlib.blake2b(digest_size=16)
+    for raw in raws:
+        h.update(b"%d;" % len(raw) + raw)
+    compress = zstandard.ZstdCompressor(LEVEL).compress
+    return [NewRecord(None, compress(raw), partition) for raw in raws], h.digest()
+
+
 class Example(msgspec.Struct, frozen=True, array_like=True):
     """Rows that are judged, learned, or both in this order.
 
@@ -90,11 +99,21 @@ class Handing(Learning):
     ----------
     version : int
         By which the scorer scores now.
+    tell_known : callable, optional
+        Takes rows that are known to be positive, which others are told.
     """
 
     version = 0
     meaning = ""
+    tell_known: Callable[[NDArray[Any]], None] | None = None
     _calls: tuple[_Call, ...] = ()
+
+    def told(self, rows: NDArray[Any], truth: F64) -> None:
+        """See :meth:`Learning.told`."""
+        super().told(rows, truth)
+        positive = self._task.positive(truth)
+        if self.tell_known is not None and positive.any():
+            self.tell_known(rows[positive])
 
     def judge(self, numbers: I64, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
         """See :meth:`Learning.judge`; the learner raises the alarms."""
@@ -123,11 +142,7 @@ class Handing(Learning):
             for start in range(0, len(call.rows), ROWS)
         ]
         self._calls = ()
-        h = hashlib.blake2b(digest_size=16)
-        for raw in raws:
-            h.update(b"%d;" % len(raw) + raw)
-        compress = zstandard.ZstdCompressor(LEVEL).compress
-        return [NewRecord(None, compress(raw), partition) for raw in raws], h.digest()
+        return packed(raws, partition)
 
 
 class Rows(NamedTuple):

@@ -13,8 +13,8 @@ import numpy as np
 
 from stream.contract.commands import Challenge, Drop, Promote, Rebuild, Retract, Withdraw
 from stream.contract.letters import DeadLetter
-from stream.contract.records import NewRecord, Slice
-from stream.step.engine import Engine, Made
+from stream.contract.records import Slice
+from stream.step.engine import Engine, Handed, Made
 from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
 from stream.step.roles.versions import Outgoing, Taken, pieces
 from stream.step.scoring import ScoringEngine
@@ -78,10 +78,10 @@ class LearnerEngine(ScoringEngine):
             taken = Taken(piece.range.next_offset, newest.version, newest.watermark_ms)
             self.versions.learned(piece.range.partition, taken)
 
-    def _handed(self) -> tuple[list[NewRecord], bytes]:
+    def _handed(self) -> tuple[Handed, bytes]:
         """A version, if one is due; the trail's record of it covers what it holds."""
         if not self._commanded and not self.versions.due(self.watermark_ms):
-            return [], b""
+            return {}, b""
         self._commanded = False
         version = self.versions.next(self.watermark_ms, self.ensemble.digest())
         self.counts["versions"] += 1
@@ -94,7 +94,7 @@ class LearnerEngine(ScoringEngine):
             },
         }
         self.auditor.record("version_published", "learning", "ensemble", detail)
-        return pieces(self.ensemble, version, self._meaning), b""
+        return {self.config.models_topic: pieces(self.ensemble, version, self._meaning)}, b""
 
     def _keep_all(self) -> None:
         Engine._keep_all(self)  # without the guard, which would begin to compare

@@ -42,6 +42,9 @@ PROCESSES = {
 """What the environment says to each."""
 
 
+SHOP = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "1d", "windows": ["3d"]}
+"""Of an entity that both scorers see."""
+
 MEMBERS = [
     {"name": "linear", "type": "logistic"},
     {"name": "forest", "type": "forest", "trees": 3},
@@ -74,7 +77,7 @@ class Service:
         self.shard = Shard(
             directory,
             log,
-            features=FEATURES,
+            features=[*FEATURES, SHOP],
             members=MEMBERS,
             guard=None,
             challengers=None,

@@ -40,7 +40,8 @@ def test_each_partition_is_read_by_one_scorer(tmp_path: Path, partitions: int, c
     assert all(any(c.reads("events", p) for p in range(partitions)) for c in scorers)
 
 
-TERMINAL = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "1d", "windows": ["7d"]}
+TERMINAL = {"name": "shop", "type": "window", "entity": "terminal", "windows": ["7d"]}
+AT_ONCE = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "0s", "windows": ["7d"]}
 LOOSE = {"kind": "number", "required": False}
 
 
@@ -48,6 +49,7 @@ LOOSE = {"kind": "number", "required": False}
     ("changes", "problem"),
     [
         ({"features": [*FEATURES, TERMINAL]}, "features[4].entity: expected 'customer'"),
+        ({"features": [*FEATURES, AT_ONCE]}, "features[4].delay: expected more than 0"),
         (
             {"features": [FEATURES[0] | {"scale": "standard"}]},
             "features[0].scale: expected 'none'",

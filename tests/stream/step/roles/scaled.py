@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from stream.contract.outputs import Outputs
-from stream.contract.records import Batch, Range, Record, Slice
+from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.run.assemble import build_engine
 from stream.settings.load import parse
 from stream.settings.schema import Config
@@ -34,7 +35,7 @@ FEATURES = [
 
 def raw(directory: Path, count: int = 1, bootstrap: str = "127.0.0.1:9", **changes: Any) -> Any:
     """The file of a service with so many scorers, without a role."""
-    tree = raw_config(directory, log=kafka_table(bootstrap), features=FEATURES, **changes)
+    tree = raw_config(directory, log=kafka_table(bootstrap), **{"features": FEATURES} | changes)
     tree["shard"] = {"count": count, "every": "1ms"} | changes.get("shard", {})
     tree["topics"] = {"partitions": 2 * count} | changes.get("topics", {})
     return tree
@@ -54,6 +55,11 @@ def whole(tree: dict[str, Any]) -> Config:
 def partition(value: dict[str, Any], partitions: int, key: str = "customer") -> int:
     """Where an event belongs by its entity."""
     return xxhash.xxh3_64_intdigest(str(value[key]).encode()) % partitions
+
+
+def contents(made: Sequence[NewRecord]) -> list[bytes]:
+    """The values of records."""
+    return [r.value or b"" for r in made]
 
 
 class Part:
@@ -93,6 +99,8 @@ class Scaled:
         By scorer, all that were handed over.
     models : list of bytes
         The pieces of every version.
+    risk : list of list of bytes
+        By scorer, all that it told the others.
     """
 
     def __init__(self, tree: dict[str, Any]) -> None:
@@ -102,19 +110,36 @@ class Scaled:
         self.outputs: list[Outputs] = []
         self.examples: list[list[bytes]] = [[] for _ in self.scorers]
         self.models: list[bytes] = []
+        self.risk: list[list[bytes]] = [[] for _ in self.scorers]
+        self._told = [[0] * count for _ in self.scorers]
         self._taken = [0] * count
         self._learned = [0] * count
 
-    def score(self, index: int, *parts: tuple[str, int, list[Any]]) -> Outputs:
-        """A step of one scorer, which first takes the versions that have come since its last."""
+    def score(self, index: int, *parts: tuple[str, int, list[Any]], hear: bool = True) -> Outputs:
+        """A step of one scorer, which first takes the versions that have come since its last.
+
+        ``hear``: and what other scorers have told.
+        """
         scorer = self.scorers[index]
         fresh = self.models[self._taken[index] :]
         self._taken[index] = len(self.models)
         taken = [(scorer.config.models_topic, 0, fresh)] if fresh else []
+        if hear:
+            taken += self._heard(index)
         made = scorer.step(*taken, *parts)
         self.outputs.append(made)
-        self.examples[index] += [r.value or b"" for r in made.handed]
+        self.examples[index] += contents(made.handed[scorer.config.examples_topic])
+        self.risk[index] += contents(made.handed.get(scorer.config.risk_topic, ()))
         return made
+
+    def _heard(self, index: int) -> list[tuple[str, int, list[Any]]]:
+        topic, told = self.scorers[index].config.risk_topic, self._told[index]
+        found: list[tuple[str, int, list[Any]]] = []
+        for i, risk in enumerate(self.risk):
+            if i != index and (fresh := risk[told[i] :]):
+                found.append((topic, i, fresh))
+                told[i] = len(risk)
+        return found
 
     def learn(self) -> Outputs:
         """A step of the learner with all examples that it has not seen."""
@@ -124,5 +149,5 @@ class Scaled:
                 parts.append((self.learner.config.examples_topic, i, fresh))
                 self._learned[i] = len(handed)
         made = self.learner.step(*parts)
-        self.models += [r.value or b"" for r in made.handed]
+        self.models += contents(made.handed.get(self.learner.config.models_topic, ()))
         return made

@@ -220,7 +220,7 @@ def test_commands_reach_scorers_by_the_learner_or_hold_everywhere(tmp_path: Path
     ]  # fmt: skip
     out = many.learner.step((control, 0, commands))
     assert reasons(out.dead_letters) == ["command"] * 2
-    many.models += [r.value or b"" for r in out.handed]
+    many.models += [r.value or b"" for r in out.handed[many.learner.config.models_topic]]
     assert not many.scorers[0].step((control, 0, commands)).dead_letters
     assert not many.scorers[0].engine.ensemble.frozen
     many.score(0)

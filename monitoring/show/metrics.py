@@ -181,18 +181,18 @@ def _shared(r: Readings) -> Iterator[Metric]:
         ),
     ):
         yield gauge(name, text, names, [([r.model, s.service, s.role], value(s)) for s in found])
-    sharing = [s for s in found if s.risk_lag_s is not None]
+    lags = [([r.model, s.service], s.risk_lag_s) for s in found if s.risk_lag_s is not None]
     yield gauge(
         "risk_lag_seconds",
         "Event time by which what other scorers told of entities is behind the newest event",
         ["model", "service"],
-        [([r.model, s.service], s.risk_lag_s) for s in sharing],
+        lags,
     )
     yield counter(
         "risk_lacking_events",
         "Events scored while something other scorers had not told yet may have counted",
         ["model", "service"],
-        [([r.model, s.service], s.risk_lacking) for s in sharing],
+        [([r.model, s.service], s.risk_lacking) for s in found if s.risk_lag_s is not None],
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import I64, Learner, Parameter, State, StateError
+from models.base import I64, U64, Learner, Parameter, State, StateError
 from models.kernels.reco.tables import ARENA, BOUND, lookup_of
 from models.kernels.windows.entities import ENTITIES, EVICTED, NEXT, OLDEST, SLOTS
 from models.reco.parts import Sizes, Table, copies, grown, rows, take, used
@@ -151,9 +151,22 @@ class Tabled(Learner):
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Learned arrays by path; views to read."""
+        return self.arrays("learned")
+
+    def arrays(self, role: str) -> dict[str, NDArray[Any]]:
+        """Arrays of a role by path; views to read."""
         return {
             f"{part}.{name}": array
             for part, arrays in self._parts().items()
             for name, array in arrays.items()
-            if self._held[part][name].role == "learned"
+            if self._held[part][name].role == role
         }
+
+    def row_keys(self, path: str) -> U64 | None:
+        """Whose the rows of an array are, users or items; ``None``: they are nobody's."""
+        part, _, name = path.partition(".")
+        side = self._held[part][name].by
+        if side not in ("items", "users"):
+            return None
+        keys: U64 = getattr(self._all, side).keys
+        return keys

@@ -97,6 +97,8 @@ class Reranker:
         ``member_errors.MEMBER.KIND``.
     names : tuple of str
         Members of both stages.
+    outcomes : Outcomes
+        What becomes of places, and who learns it.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Reranker:
             *(None, None, None, self.counts, self.task),
         )
         self._learning, self._pending = learning, pending
-        self._outcomes = Outcomes(
+        self.outcomes = Outcomes(
             *(pending, self.ensemble, learning, self.maturity, self.tallies, self.matured)
         )
         self.fields = RowFields(config.row_fields)
@@ -233,19 +235,19 @@ class Reranker:
                 self._trials += side, side * side
         n = len(numbers)
         told = Labelled(numbers, rows, np.ones(n), np.full(n, time_ms, np.int64))
-        return self._outcomes.labelled(told, self.maturity.labelled, watermark_ms)
+        return self.outcomes.labelled(told, self.maturity.labelled, watermark_ms)
 
     def look(self, watermark_ms: int) -> None:
         """Time has passed: places come to their look."""
         if self.maturity.looking:
-            self._outcomes.looked(watermark_ms)
+            self.outcomes.looked(watermark_ms)
 
     def left(self, left: Left, numbers: I64, watermark_ms: int) -> list[Alarm]:
         """Rows left the store, ids of records among them, which are nobody's."""
         own = left.rows["shown"]
         rows, y, learned, early, over = left
         theirs = Left(rows[own], y[own], learned[own], early[own], over)
-        return self._outcomes.left(theirs, numbers[own], watermark_ms)
+        return self.outcomes.left(theirs, numbers[own], watermark_ms)
 
     def renewed(self, name: str) -> None:
         """By command another model stands in the place: what is known of the old one leaves."""

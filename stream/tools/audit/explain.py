@@ -2,7 +2,8 @@
 
 The trail tells how far each array went from one record of the member to the next. The stretch that
 went furthest is done again beside the service, update by update; each event of it is also learned
-alone, on a copy, from where its update began: within an update events may cancel one another.
+alone, on a copy, from where its update began: within an update events may cancel one another. What
+ranks learns one interaction after another, and so is taken apart exactly: ``interactions.py``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,23 @@ from stream.contract.hashing import hash_text
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.decode.codec import Codec
+from stream.decode.feedback import FeedbackCodec
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
 from stream.state.recovery import OUT_OF_REACH
+from stream.step.engine import Engine
 from stream.step.learn import Learning
+from stream.step.ranking.engine import RankingEngine
+from stream.step.ranking.rerank import Reranker
 from stream.step.scoring import ScoringEngine, scoring
+from stream.tools.audit.interactions import (
+    LEARNERS,
+    change,
+    interactions_again,
+    of_a_list,
+    part_of,
+    parts,
+)
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.replay import rebuilt
 
@@ -82,8 +95,9 @@ def explain(
 
     Raises :class:`MillraceError` for a member or a layer that the trail does not tell of.
     """
-    told = _told(config, member)
-    stretches = _stretches(told, layer)
+    learner, layer = part_of(config, member, layer)
+    told = _told(config, learner, member)
+    stretches = _stretches(told, layer, learner in LEARNERS)
     if since_ms is not None:
         stretches = [row for row in stretches if row["at"] >= since_ms]
     stretches.sort(key=_moved, reverse=True)
@@ -92,44 +106,52 @@ def explain(
     if not stretches:
         return found | {"replay": "nothing to do again: no record of a change"}
     try:
-        found |= _again(config, member, layer, stretches[0], most)
+        again = interactions_again if learner in LEARNERS else _again
+        found |= again(config, learner, layer, stretches[0], most)
     except (*OUT_OF_REACH, Diverged) as error:
         found |= {"exit": int(Exit.MISSING), "replay": f"out of reach: {error}"}
     return found
 
 
-def _told(config: Config, member: str) -> list[_Told]:
+def _told(config: Config, learner: str, asked: str) -> list[_Told]:
     found = []
     records = records_of(read_trail(config))
     for record in records:
-        if record["model"] == member:
+        if record["model"] == learner:
             try:
                 found.append(msgspec.convert(record, _Told))
             except msgspec.ValidationError:
                 continue  # of another kind: it tells of no arrays
     if not found:
         known = sorted({record["model"] for record in records if "tensors" in record})
+        known += parts(config)
         raise MillraceError(
             f"audit explain: expected one of {', '.join(known)}, whose learned arrays the trail"
-            f" tells of; got {member!r}"
+            f" tells of; got {asked!r}"
         )
     return found
 
 
-def _stretches(told: Iterable[_Told], layer: str | None) -> list[dict[str, Any]]:
-    """What each record says of the arrays that are asked for."""
+def _stretches(told: Iterable[_Told], layer: str | None, tables: bool) -> list[dict[str, Any]]:
+    """What each record says of the arrays that are asked for.
+
+    ``tables``: they grow, and some are none that the trail measures: what it cannot tell is left
+    open.
+    """
     rows = []
     paths: set[str] = set()
     for record in told:
         moves = record.moves()
         paths |= {array.path for array in record.tensors}
         moved = _size(_chosen(moves, layer))
-        if math.isfinite(moved) and moved > 0:
+        measured = math.isfinite(moved) and moved > 0
+        if measured or (tables and record.version_to > record.version_from):
             row = {"record": record.seq, "at": record.at, "event": record.event}
             row |= {"versions": [record.version_from + 1, record.version_to]}
-            row |= {"steps": list(record.steps), "labels": record.n_updates, "moved": moved}
+            row |= {"steps": list(record.steps), "labels": record.n_updates}
+            row |= {"moved": moved if measured else None}
             rows.append(row | {"most": _most(_chosen(moves, layer))})
-    if layer is not None and not _chosen(dict.fromkeys(paths, 0.0), layer):
+    if layer is not None and not tables and not _chosen(dict.fromkeys(paths, 0.0), layer):
         raise MillraceError(
             f"audit explain: layer: expected the beginning of one of {', '.join(sorted(paths))};"
             f" got {layer!r}"
@@ -163,16 +185,16 @@ def _again(
     events: list[dict[str, Any]] = []
     names: dict[int, str] = {}
     with rebuilt(config, first - 1) as past:
-        watching = _watch(scoring(past.follower.engine), member)
+        watching = _watch(scores(past.follower.engine), member)
         for slices, outputs in past.onward(last):
             names |= _names(past.follower.engine.codec, config, slices, outputs)
             for update in watching.taken():
                 if update.version in versions:
                     rows.append(_row(update, layer, outputs.journal.seq, slices))
-                    engine = scoring(past.follower.engine)
+                    engine = scores(past.follower.engine)
                     events += _alone(engine, member, layer, update, names)
                     events = heapq.nlargest(most, events, key=_moved)
-            watching = _watch(scoring(past.follower.engine), member)
+            watching = _watch(scores(past.follower.engine), member)
     return {
         "updates": heapq.nlargest(most, rows, key=_moved),
         "events": events,
@@ -180,8 +202,9 @@ def _again(
     }
 
 
-def _moved(row: Mapping[str, Any]) -> float:
-    return float(row["moved"])
+def _moved(row: Mapping[str, Any]) -> tuple[float, int]:
+    """What is not measured counts by what was learned."""
+    return float(row["moved"] or 0.0), row.get("labels", 0)
 
 
 class _Watching(Learning):
@@ -208,22 +231,24 @@ class _Watching(Learning):
         return noted
 
 
-def _watch(engine: ScoringEngine, member: str) -> _Watching:
+def _watch(engine: ScoringEngine | Reranker, member: str) -> _Watching:
     """The engine's learning, watched; a switch of the configuration made another engine."""
-    watching = engine.learning
+    watching = engine.outcomes.learning
     if not isinstance(watching, _Watching):
         watching = engine.outcomes.learning = _Watching(watching, member)
     return watching
 
 
+def scores(engine: Engine) -> ScoringEngine | Reranker:
+    """What scores and learns by labels: the engine, or the second stage of one that ranks."""
+    if isinstance(engine, RankingEngine) and engine.reranker is not None:
+        return engine.reranker
+    return scoring(engine)
+
+
 def _moves(before: Tensors, after: Tensors) -> dict[str, float]:
     """How far each array went; one that is new or of another shape, with all of its values."""
-    found = {}
-    for path, array in after.items():
-        old = before.get(path)
-        fits = old if old is not None and old.shape == array.shape else np.zeros(1)
-        found[path] = norm(np.subtract(array, fits, dtype=np.float64))
-    return found
+    return {path: norm(change(before.get(path), array)) for path, array in after.items()}
 
 
 def _row(update: Update, layer: str | None, step: int, slices: Sequence[Slice]) -> dict[str, Any]:
@@ -245,11 +270,19 @@ def _names(
     for piece in slices:
         if piece.range.topic == config.topics.labels:
             ids += [keyed.id for keyed in codec.label_keys(piece.records)[0]]
+        elif isinstance(codec, FeedbackCodec):
+            taken = [what for what in codec.feedback(piece.records)[0].what if of_a_list(what)]
+            places = {hash_text(f"{w.ranking}\0{w.item}"): f"{w.ranking} {w.item}" for w in taken}
+            return places | {hash_text(i): i for i in ids}
     return {hash_text(identifier): identifier for identifier in ids}
 
 
 def _alone(
-    engine: ScoringEngine, name: str, layer: str | None, update: Update, names: Mapping[int, str]
+    engine: ScoringEngine | Reranker,
+    name: str,
+    layer: str | None,
+    update: Update,
+    names: Mapping[int, str],
 ) -> Iterator[dict[str, Any]]:
     """How far each event of an update moves the member alone, from where the update began."""
     member = engine.ensemble.made(name, 0, engine.ensemble.specs.get(name))

@@ -27,7 +27,7 @@ from monitoring.table import SHOWN, table
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
 from stream.demo.kinds import KINDS, Kind, KindName
-from stream.demo.player import Player, write_jsonl
+from stream.demo.player import Player, spread, write_jsonl
 from stream.demo.simulator import Simulation
 from stream.demo.story import SETTINGS, Operator
 from stream.run.assemble import open_log, wall_clock_ms
@@ -379,6 +379,14 @@ def simulate_to_log(
             "simulate: expected event.format and label.format 'json', in which it writes, got "
             f"{config.event.format!r} and {config.label.format!r}"
         )
+    writing = KINDS[kind].writing
+    if config.shard.role != "all":
+        if kind != "payments" or config.shard.role == "learner":
+            raise MillraceError(
+                "simulate: expected payments for a service of many processes, and shard.role ="
+                f" 'scorer', got --kind {kind} and {config.shard.role!r}"
+            )
+        writing = spread(writing, config.topics.partitions)
     log = open_log(config, wall_clock_ms)
     stop = threading.Event()
     planned = events or round((rate or UNPACED_PER_S) * ENDLESS_S)
@@ -405,7 +413,7 @@ def simulate_to_log(
                 now_ms=wall_clock_ms,
                 events_topic=topics.events,
                 labels_topic=topics.labels,
-                writing=chosen.writing,
+                writing=writing,
             ).run(stop)
     except KeyboardInterrupt:
         stop.set()

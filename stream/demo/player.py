@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import xxhash
 
 from models.base import I64
 from stream.contract.records import NewRecord
@@ -196,6 +197,25 @@ def rfc3339(times_ms: I64) -> list[str]:
 
 
 PAYMENTS = Writing(event_records, label_records, lines, ("amount", "customer", "category"))
+
+
+def spread(writing: Writing, partitions: int) -> Writing:
+    """The same payments: events, and their labels alike, in the partition of their customer."""
+
+    def placed(make: Callable[[Payments, int], list[NewRecord]]) -> Callable[..., list[NewRecord]]:
+        def made(payments: Payments, seed: int) -> list[NewRecord]:
+            of = [partition(f"c{c}", partitions) for c in payments["customer"].tolist()]
+            records = make(payments, seed)
+            return [NewRecord(r.key, r.value, p) for r, p in zip(records, of, strict=True)]
+
+        return made
+
+    return writing._replace(events=placed(writing.events), labels=placed(writing.labels))
+
+
+def partition(entity: str, partitions: int) -> int:
+    """Where its events and labels go; any function will do that is the same for both."""
+    return xxhash.xxh3_64_intdigest(entity.encode()) % partitions
 
 
 def write_jsonl(

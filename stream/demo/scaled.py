@@ -25,7 +25,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import structlog
-import xxhash
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, Group
 from rich.live import Live
@@ -38,8 +37,7 @@ from stream.contract import private
 from stream.contract.records import NewRecord
 from stream.demo import demo
 from stream.demo.kinds import KINDS
-from stream.demo.player import PAYMENTS, Player, Writing
-from stream.demo.simulator import Payments
+from stream.demo.player import PAYMENTS, Player, spread
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.load import load
 from stream.settings.schema import Config
@@ -250,17 +248,6 @@ Append = Callable[[str, Sequence[NewRecord]], object]
 def player(config: Config, append: Append, rate: float, seed: int, seconds: float) -> Player:
     """Payments: events and labels alike go to the partition of their customer."""
     topics = config.topics
-
-    def spread(records: list[NewRecord], payments: Payments) -> list[NewRecord]:
-        of = [partition(f"c{c}", topics.partitions) for c in payments["customer"].tolist()]
-        return [NewRecord(r.key, r.value, p) for r, p in zip(records, of, strict=True)]
-
-    writing = Writing(
-        lambda payments, seed: spread(PAYMENTS.events(payments, seed), payments),
-        lambda payments, seed: spread(PAYMENTS.labels(payments, seed), payments),
-        PAYMENTS.lines,
-        PAYMENTS.spoilt,
-    )
     return Player(
         demo.simulation(KINDS["payments"], rate, seed, seconds, fraud_share=demo.FRAUD_SHARE),
         append,
@@ -268,14 +255,9 @@ def player(config: Config, append: Append, rate: float, seed: int, seconds: floa
         bad_share=demo.BAD_SHARE,
         events_topic=topics.events,
         labels_topic=topics.labels,
-        writing=writing,
+        writing=spread(PAYMENTS, topics.partitions),
         now_ms=wall_clock_ms,
     )
-
-
-def partition(customer: str, partitions: int) -> int:
-    """Where events and labels of a customer go; any function will do that is the same for both."""
-    return xxhash.xxh3_64_intdigest(customer.encode()) % partitions
 
 
 def _play(

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 DEPLOYED = ROOT / "deploy" / "fraud-kafka.toml"
+SCALED = ROOT / "deploy" / "helm" / "millrace" / "fraud-scaled.toml"
 TOKEN = {"MILLRACE_HTTP__TOKENS__0__SHA256": hashlib.sha256(b"a token").hexdigest()}
 VERSION = r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*"
 PINNED = re.compile(VERSION + "@sha256:[0-9a-f]{64}")
@@ -115,7 +116,7 @@ def test_docker_compose_accepts_the_file_with_a_token_only(token: str | None) ->
     if token is not None:
         environ["MILLRACE_TOKEN_SHA256"] = token
     done = subprocess.run(
-        [compose, "--profile", "demo", "config"],
+        [compose, "--profile", "demo", "--profile", "scaled", "config"],
         cwd=ROOT,
         env=environ,
         capture_output=True,
@@ -179,6 +180,24 @@ def test_no_secret_is_committed() -> None:
         config.load(DEPLOYED, {})
 
 
+def test_the_profile_scaled_is_one_service_of_all_its_processes() -> None:
+    """Each has its own place in it and its own volume, and all run the same mounted file."""
+    environs = {
+        name: {k: TOKEN.get(k, v) for k, v in service["environment"].items()}
+        for name, service in SERVICES.items()
+        if name.startswith("scorer-") or name == "learner"
+    }
+    loaded = {name: config.load(SCALED, environ) for name, environ in environs.items()}
+    for name, found in loaded.items():
+        assert found.name == f"{found.service}-{name}"
+        volumes = SERVICES[name]["volumes"]
+        assert f"{name}-state:{found.state_dir.parent}" in volumes
+        assert f"./{SCALED.relative_to(ROOT)}:/etc/millrace/{SCALED.name}:ro" in volumes
+    assert {found.name for found in loaded.values()} == set(found.processes)
+    beside = config.load(DEPLOYED, TOKEN)
+    assert not {*beside.inputs, *beside.outputs} & {*found.inputs, *found.outputs}
+
+
 @pytest.mark.parametrize("name", ["fraud-kafka.toml", "fraud-scaled.toml", "clicks.toml"])
 def test_the_examples_are_valid(name: str) -> None:
     """Every example loads as it stands."""
@@ -204,7 +223,12 @@ def test_prometheus_accepts_its_configuration_and_rules(tmp_path: Path) -> None:
 def test_prometheus_scrapes_the_service() -> None:
     """The job `millrace`, which rules and dashboards name, scrapes the service's port."""
     scraping = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
-    jobs = {c["job_name"]: c["static_configs"][0]["targets"] for c in scraping["scrape_configs"]}
+    configs = {c["job_name"]: c for c in scraping["scrape_configs"]}
+    [names] = configs.pop("millrace-scaled")["dns_sd_configs"]
+    assert set(names["names"]) == {n for n, s in SERVICES.items() if "-state:/state" in str(s)} - {
+        "millrace"
+    }
+    jobs = {name: c["static_configs"][0]["targets"] for name, c in configs.items()}
     assert jobs["millrace"] == ["millrace:8080"]
 
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from stream.demo.scaled import SCORERS, Metrics, partition
+from stream.demo.player import partition
+from stream.demo.scaled import SCORERS, Metrics
 
 SAID = """\
 # TYPE millrace_labels_total counter

@@ -440,9 +440,9 @@ def _at_budget(r: Readings) -> Iterator[Row]:
 
 
 def _challengers(r: Readings) -> Iterator[Metric]:
-    """Of every member there may be a challenger of; those without one have no figures."""
+    """Of every member, and of all, there may be a challenger; those without have no figures."""
     standings = {c.member: c for c in r.challengers}
-    members = () if r.task == "ranking" else r.members
+    members = () if r.task == "ranking" else ("ensemble", *r.members)
     found = [([r.model, name], standings.get(name)) for name in members]
     each = ["model", "member"]
 

@@ -199,10 +199,11 @@ def reactions(members: Sequence[str]) -> list[tuple[str, str]]:
     """Every (reaction, member) there can be; the weights are the member ``ensemble``'s.
 
     >>> len(reactions(["forest"]))
-    7
+    12
     """
-    weights, *others = REACTIONS
-    return [(weights, "ensemble"), *((reaction, m) for m in members for reaction in others)]
+    weights, reset, *challenges = REACTIONS
+    found = [(reaction, m) for m in members for reaction in (reset, *challenges)]
+    return [*((reaction, "ensemble") for reaction in (weights, *challenges)), *found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,20 @@ if TYPE_CHECKING:
     from stream.settings.schema import MemberSettings
 
 NAMES = "names"
-"""What a field means to a configuration, in the ``extra`` of its type: a member, or a threshold of
-the target."""
+"""What a field means to a configuration, in the ``extra`` of its type: a member, a place (that of
+a member, or of all), or a threshold of the target."""
+WHOLE = "ensemble"
+"""The place of all members and their combiner."""
 
 Member = Annotated[str, msgspec.Meta(description="a member's name", extra={NAMES: "member"})]
+
+Place = Annotated[
+    str,
+    msgspec.Meta(
+        description="a member's name; `ensemble`: all of them and what combines them",
+        extra={NAMES: "place"},
+    ),
+]
 
 _PRINTED = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$(?!\n)"
 """No control characters: what stands in the trail cannot pass for other lines of it."""
@@ -59,7 +69,7 @@ class Controlled(Protocol):
     def pin(self, digest: str, until_ms: int) -> None:
         """Keep a version for longer."""
 
-    def admit(self, command: Configure) -> Any:
+    def admit(self, command: Configure | Promote) -> Any:
         """A new engine of another configuration; raises :class:`CommandRefused`."""
 
     def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
@@ -120,6 +130,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
             got, expected = getattr(self, field.name), None
             if names(field) == "member" and (field.required or got) and got not in members:
                 expected = f"one of {', '.join(members)}"
+            elif names(field) == "place" and got not in (*members, WHOLE):
+                expected = f"one of {', '.join((*members, WHOLE))}"
             elif names(field) == "threshold":
                 if task.thresholds is None:
                     expected = "no threshold: target.alert names no class that alerts"
@@ -345,7 +357,7 @@ _DURATION = msgspec.Meta(
 class _OfScores(Command, frozen=True):
     """A command about members that score events."""
 
-    member: Member
+    member: str
 
     def check(
         self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
@@ -363,11 +375,13 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
     """A model begins to score and learn beside the member, whose place it may take."""
 
     event = "challenger_started"
+    member: Place
     spec: Annotated[
         str,
         msgspec.Meta(
             max_length=10_000,
-            description="`type` and parameters as JSON, as in the configuration; else the member's",
+            description="`type` and parameters as JSON, as in the configuration; else the member's."
+            " Of `ensemble`: `combine` and `members`",
             examples=['{"type": "logistic"}'],
         ),
     ] = ""
@@ -385,11 +399,15 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
     ) -> None:
         """See :meth:`Command.check`."""
         super().check(members, task, configured)
-        if self.spec:
+        whole = self.member == WHOLE
+        if self.spec or whole:
             from stream.settings import specs  # only where one is given: it loads learners
 
             try:
-                specs.check(self.spec, task.type, configured)
+                if whole:
+                    specs.check_whole(self.spec, task.type)
+                else:
+                    specs.check(self.spec, task.type, configured)
             except ValueError as error:
                 raise ValueError(f"{error} - at `$.spec`") from error
 
@@ -447,6 +465,7 @@ class Withdraw(_OfScores, frozen=True, tag="withdraw"):
     """A rebuild of the member that was asked for does not take place."""
 
     event = "rebuild_withdrawn"
+    member: Member
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
@@ -458,9 +477,13 @@ class Promote(_OfScores, frozen=True, tag="promote"):
     """The member's challenger takes its place."""
 
     event = "challenger_promoted"
+    member: Place
 
     def apply(self, engine: Controlled) -> Done:
-        """See :meth:`Command.apply`."""
+        """Do it; refuse a whole ensemble: one that can be followed is a step of its own."""
+        if self.member == WHOLE:
+            engine.admit(self)
+            raise CommandRefused("expected a step of its own: nothing else can be taken with it")
         detail = engine.challengers.promote(self.member)
         return Done(self.member, detail, {self.member: detail})
 
@@ -469,6 +492,7 @@ class Drop(_OfScores, frozen=True, tag="drop"):
     """The member's challenger goes."""
 
     event = "challenger_dropped"
+    member: Place
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""

@@ -31,7 +31,7 @@ from stream.contract.log import Log
 from stream.contract.schemas import NoRegistry, Registry
 from stream.settings.ranking import RECOMMENDER
 from stream.settings.schema import Config, KafkaLogSettings, MemberSettings
-from stream.settings.specs import defined
+from stream.settings.specs import defined, with_ensemble
 from stream.step.configure import admitted
 from stream.step.engine import Engine
 from stream.step.lifecycle.history import History
@@ -69,6 +69,7 @@ def build_scoring(
         raise other(config)
     engine = ScoringEngine(*_parts(config, directory, key))
     engine.admits = partial(admitted, partial(build_scoring, directory=directory, key=key))
+    engine.challengers.another = partial(_another, config, engine.features, engine.task)
     return engine
 
 
@@ -111,6 +112,13 @@ def _ensemble(
     ensemble = Ensemble(members, combine, config.seed, every, prior, task, beside, threads)
     ensemble.fresh = make
     return ensemble
+
+
+def _another(
+    config: Config, features: FeatureStage, task: Task, spec: Mapping[str, Any]
+) -> Ensemble:
+    """An ensemble by another definition, of what the configuration's sees."""
+    return _ensemble(with_ensemble(config, spec)[1], features, task)
 
 
 def build_ranking(

@@ -270,6 +270,7 @@ class Front(Listener):
             "threshold": finite(latest.threshold),
             "combine": config.ensemble.combine if config.reco is None else "stack",
             "guard": [standing(g) for g in latest.guard],
+            "challenger": _challenger(latest, "ensemble"),
             "members": [self._member(name, type) for name, type in self._kinds.items()],
         }
 
@@ -287,7 +288,7 @@ class Front(Listener):
             "frozen": learner in latest.frozen,
             "updates": latest.updates.get(learner, 0),
             "errors": sum(n for (of, _), n in latest.member_errors.items() if of == learner),
-            "challenger": next((standing(c) for c in latest.challengers if c.member == name), None),
+            "challenger": _challenger(latest, name),
         }
 
     def parameters(self) -> dict[str, Any]:
@@ -338,6 +339,11 @@ class Front(Listener):
     def score(self, event_id: str) -> bytes | None:
         """See :class:`stream.http.api.Backend`."""
         return self._page.scores.find(event_id)
+
+
+def _challenger(latest: Readings, place: str) -> dict[str, Any] | None:
+    """How the challenge of a member, or of all, stands; ``None`` without one."""
+    return next((standing(c) for c in latest.challengers if c.member == place), None)
 
 
 def _kinds(config: Config) -> dict[str, str]:

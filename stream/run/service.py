@@ -22,7 +22,7 @@ import structlog
 from models.base import MillraceError
 from monitoring.audit.trail import head_after, load_private_key
 from monitoring.show.readings import Telemetry
-from stream.contract.commands import CommandRefused
+from stream.contract.commands import WHOLE, CommandRefused, Promote
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogError, LogUnavailable
 from stream.contract.outputs import Outputs
@@ -49,6 +49,7 @@ from stream.state.recovery import recover
 from stream.state.room import free_room
 from stream.step.configure import configures
 from stream.step.engine import Engine, Models
+from stream.step.lifecycle.promotion import promote
 from stream.step.reconfigure import compare, reconfigure
 
 T = TypeVar("T")
@@ -496,6 +497,10 @@ class Service:
                 self._take([])  # under what the shard began is on record first
             with suppress(CommandRefused):  # the step's dead letter says so
                 return self._configure(engine.admit(command), slices)
+        if engine.promotes:
+            with suppress(CommandRefused):  # then it waits for a command, which is told why
+                self._configure(engine.admit(Promote(member=WHOLE)), [])
+                engine = self._engine()
         models = self._models(slices)
         batch = Batch(
             *(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room(), models)
@@ -521,11 +526,18 @@ class Service:
         return True
 
     def _configure(self, new: Engine, slices: list[Slice]) -> bool:
-        """Go on with a new engine, by a step that is the command alone; ``False`` as of a step."""
+        """Go on with a new engine, by a step that is the command alone; ``False`` as of a step.
+
+        Without one what challenges the ensemble takes its place, as it has proved better.
+        """
         engine, started = self._engine(), time.monotonic()
+        asked = slices[0] if slices else None
         try:
             failpoint("configure.before")
-            outputs = reconfigure(engine, new, new.tree, asked=slices[0])
+            if asked is None or isinstance(engine.codec.command(asked.records[0]), Promote):
+                outputs = promote(engine, new, new.tree, asked)
+            else:
+                outputs = reconfigure(engine, new, new.tree, asked=asked)
             failpoint("configure.after")
         except Exception as error:  # noqa: BLE001 - as of a step
             new.close()

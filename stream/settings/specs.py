@@ -1,4 +1,4 @@
-"""A member's definition that comes in a record, in place of that of a member that is configured.
+"""Definitions that come in a record, in place of a configured member's, or of all of them.
 
 It means what it means in a configuration, with one difference: who can append a record must not be
 able to name code. ``stream/contract/commands.py`` asks.
@@ -12,13 +12,17 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from models.members.catalogue import UnknownMember, member_class, names_code
+from models.members.catalogue import UnknownMember, digests_state, member_class, names_code
 from models.task import TaskType
+from stream.settings.checks import check as problems
 from stream.settings.problems import lines
-from stream.settings.schema import MemberSettings
+from stream.settings.schema import Config, MemberSettings
+from stream.settings.upgrade import journaled, settings
 
 OWN = frozenset({"name", "features", "learn_every"})
 """What a place has and a challenger for it cannot change."""
+WHOLE = frozenset({"combine", "members"})
+"""What defines a whole ensemble."""
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -45,12 +49,54 @@ def check(text: str, task: TaskType, known: Sequence[MemberSettings]) -> None:
             f"{spec['type']!r} with other code: configure it as a member"
         )
     try:
-        settings = member_class(spec["type"], task).Params
-        settings.model_validate(params)
+        kind = member_class(spec["type"], task).Params
+        kind.model_validate(params)
     except UnknownMember as error:
         raise ValueError(f"Expected a known `type`; {error}") from error
     except ValidationError as error:
-        raise ValueError("; ".join(lines(error, settings, ()))) from error
+        raise ValueError("; ".join(lines(error, kind, ()))) from error
+
+
+def check_whole(text: str, task: TaskType) -> None:
+    """Raise :class:`ValueError` unless ``text`` defines a whole ensemble that a record may name."""
+    spec = parsed(text)
+    if spec.keys() != WHOLE or not isinstance(spec["members"], list) or not spec["members"]:
+        raise ValueError("Expected `combine` and `members`, as the configuration has them")
+    for i, table in enumerate(spec["members"]):
+        try:
+            member = MemberSettings.model_validate(table)
+            kept = keeps(member, task)
+        except UnknownMember as error:
+            raise ValueError(f"members[{i}]: expected a known `type`; {error}") from error
+        except ValidationError as error:
+            told = "; ".join(lines(error, MemberSettings, ()))
+            raise ValueError(f"members[{i}]: {told}") from error
+        if not kept:
+            raise ValueError(
+                f"members[{i}]: expected a type that learns label by label and names no code; got "
+                f"{member.type!r}: let it challenge a member, or configure it"
+            )
+
+
+def keeps(member: MemberSettings, task: TaskType) -> bool:
+    """Whether a member can be part of a second ensemble: it names no code, learns from labels, and
+    the digest of its state is that of what is saved."""
+    coded = names_code(member.type, member.params)
+    return not coded and member.type != "refit" and digests_state(member.type, task)
+
+
+def with_ensemble(config: Config, spec: Mapping[str, Any]) -> tuple[dict[str, Any], Config]:
+    """The configuration with another ensemble: as the journal holds it, and read.
+
+    Raises :class:`~models.base.MillraceError`, or :class:`ValueError` with what is wrong with it.
+    """
+    tree = journaled(config)
+    tree |= {"members": spec["members"]}
+    tree["ensemble"] = tree["ensemble"] | {"combine": spec["combine"]}
+    asked = settings(tree, "spec")
+    if wrong := [*problems(asked, whole=True)]:
+        raise ValueError("; ".join(wrong))
+    return journaled(asked), asked
 
 
 def defined(member: MemberSettings, spec: Mapping[str, Any]) -> MemberSettings:

@@ -32,6 +32,7 @@ from stream.state.platform import fingerprint
 from stream.state.topics import Standing, TopicsChanged, ids_of
 from stream.step.backfill import Backfill
 from stream.step.engine import Engine, Models, usable
+from stream.step.lifecycle.promotion import promote
 from stream.step.reconfigure import reconfigure
 
 logger = structlog.get_logger()
@@ -126,10 +127,14 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Reconfigured(Told, frozen=True, kw_only=True):
-    """Kind ``reconfigured``: the configuration in the body holds from here on."""
+    """Kind ``reconfigured``: the configuration in the body holds from here on.
+
+    ``promoted``: its members are those of what challenged the whole ensemble.
+    """
 
     config: dict[str, Any]
     backfill: Taken | None = None
+    promoted: bool = False
 
     def replay(
         self,
@@ -143,7 +148,10 @@ class Reconfigured(Told, frozen=True, kw_only=True):
         taken = self.backfill
         taught = None if taken is None else means.past(new.config, taken.after, engine.seq)
         asked = slices[0] if slices else None
-        outputs = reconfigure(engine, new, self.config, taught, asked)
+        if self.promoted:
+            outputs = promote(engine, new, self.config, asked)
+        else:
+            outputs = reconfigure(engine, new, self.config, taught, asked)
         for left in (engine, *(() if taught is None else (taught.engine,))):
             left.close()
         return new, outputs

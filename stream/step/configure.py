@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from models.base import MillraceError
-from stream.contract.commands import CommandRefused, Configure
+from stream.contract.commands import WHOLE, CommandRefused, Configure, Promote
 from stream.contract.records import Slice
 from stream.settings.checks import check
 from stream.settings.hot import changed, needing_restart
 from stream.settings.schema import Config
+from stream.settings.specs import with_ensemble
 from stream.settings.upgrade import digest, settings
 from stream.step.engine import Engine
 from stream.step.reconfigure import compare
@@ -21,11 +22,15 @@ from stream.step.reconfigure import compare
 WHERE = "settings"
 
 
-def admitted(build: Callable[[Config], Engine], engine: Engine, command: Configure) -> Engine:
+def admitted(
+    build: Callable[[Config], Engine], engine: Engine, command: Configure | Promote
+) -> Engine:
     """A new engine of the configuration that ``command`` asks for; nothing has changed yet.
 
     Raises :class:`~stream.contract.commands.CommandRefused`.
     """
+    if isinstance(command, Promote):
+        return _second(build, engine)
     tree, now = command.tree(), digest(engine.tree)
     if command.base != now:
         raise CommandRefused(
@@ -48,14 +53,29 @@ def admitted(build: Callable[[Config], Engine], engine: Engine, command: Configu
     return new
 
 
-def configures(engine: Engine, slices: Sequence[Slice]) -> Configure | None:
+def _second(build: Callable[[Config], Engine], engine: Engine) -> Engine:
+    """A new engine of what challenges the whole ensemble; may be refused as above."""
+    spec = engine.challengers.second().spec
+    try:
+        tree, asked = with_ensemble(engine.config, spec)
+        new = build(changed(engine.config, asked))
+    except (MillraceError, ValueError) as error:
+        raise CommandRefused(str(error)) from error
+    new.tree = tree
+    return new
+
+
+def configures(engine: Engine, slices: Sequence[Slice]) -> Configure | Promote | None:
     """The command among the records of a step, if it asks for another configuration.
 
-    Such a command is a step of its own.
+    Such a command is a step of its own; so is one that lets a whole ensemble take the place of the
+    one that scores.
     """
     if len(slices) != 1 or len(slices[0].records) != 1:
         return None
     if slices[0].range.topic != engine.config.topics.control:
         return None
     command = engine.codec.command(slices[0].records[0])
+    if isinstance(command, Promote):
+        return command if command.member == WHOLE else None
     return command if isinstance(command, Configure) else None

@@ -28,7 +28,7 @@ from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.quality import Figures
 from monitoring.quality.tasks import Kept
-from stream.contract.commands import CommandRefused, Configure
+from stream.contract.commands import CommandRefused, Configure, Promote
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged, Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Range, Slice
@@ -135,7 +135,7 @@ class Engine(ABC):
     """
 
     threshold: float = math.inf
-    admits: Callable[[Engine, Configure], Engine] | None = None
+    admits: Callable[[Engine, Configure | Promote], Engine] | None = None
     quality: Kept
     drift: DriftMonitor
     challengers: Challengers
@@ -158,6 +158,11 @@ class Engine(ABC):
         self.clock_ms = 0
         self.checkpoint_wanted = False
         self._handlers: dict[str, Handler] = {config.topics.control: self._control}
+
+    @property
+    def promotes(self) -> bool:
+        """Whether what challenges the ensemble is to take its place before the next step."""
+        return False
 
     @property
     @abstractmethod
@@ -227,7 +232,7 @@ class Engine(ABC):
         """What other processes of the service are to take, and what the digest covers of it."""
         return {}, b""
 
-    def admit(self, command: Configure) -> Engine:
+    def admit(self, command: Configure | Promote) -> Engine:
         """A new engine of the configuration asked for; raises :class:`CommandRefused`."""
         if self.admits is None:
             raise CommandRefused("expected a service whose events are scored: start with the file")

@@ -85,10 +85,19 @@ class Learning:
         output = outputs(self._task, rows)
         return output, self.said(output, rows)
 
-    def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
+    def learn(
+        self,
+        rows: NDArray[Any],
+        y: F64,
+        w: F64,
+        watermark_ms: int,
+        waited: bool,
+        numbers: I64 | None = None,
+    ) -> None:
         """The combiner, then the members learn ``n`` rows as they were scored.
 
-        ``y`` truths, ``w`` weights above 0; ``watermark_ms`` the newest event time scored.
+        ``y`` truths, ``w`` weights above 0; ``watermark_ms`` the newest event time scored;
+        ``numbers`` the rows' in the pending store, where they were scored here.
         Where all have ``waited`` for silence, a whole horizon of them was scored cold: of these
         the combiner learns what members say now, before they learn them. Chargebacks after two
         horizons: log loss .0397, and .0399 without.
@@ -110,8 +119,8 @@ class Learning:
         for name in self._auditor.after(len(y), errors):
             self._counts[f"updates.{name}"] += len(y)
         self._reactions.learned(len(y), watermark_ms)
-        if self._challengers is not None:
-            self._challengers.learned(x, y, w)
+        if self._challengers is not None and numbers is not None:
+            self._challengers.learned(numbers, x, y, w)
         if self._history is not None:
             self._history.hold(rows, y, w, self._auditor.step, watermark_ms)
 

@@ -50,6 +50,7 @@ class Part(NamedTuple):
     rows: NDArray[Any]  # (n,) of the store's dtype, as they were scored
     y: F64
     w: F64
+    numbers: I64  # the rows' in the pending store
 
 
 class Maturity:
@@ -191,7 +192,7 @@ class Maturity:
         taken, early = pending.take(rows), pending.early(rows)
         p, share = _probability(taken, prior), self._share
         w = np.where(early, 1.0, share * (1.0 - p) / (1.0 - p * share))
-        return Part(taken, (early & (pending.truth(rows) == 1)).astype(np.float64), w)
+        return Part(taken, (early & (pending.truth(rows) == 1)).astype(np.float64), w, rows)
 
     def rest(self, numbers: I64, rows: NDArray[Any], y: F64, early: BOOL, prior: float) -> Part:
         """What is left to learn of rows that have their labels, in order; ``early``: by the look.
@@ -200,11 +201,11 @@ class Maturity:
         """
         share = np.maximum(self._share_at(numbers), 0.0)
         if not share.any():
-            return Part(rows, y, np.ones(len(rows)))
+            return Part(rows, y, np.ones(len(rows)), numbers)
         silent = 1.0 - _probability(rows, prior) * share
         w = np.minimum(np.where(y == 1, 1.0, 1.0 - share) / silent, MOST)
         left = ~(early & (share > 0.0))
-        return Part(rows[left], y[left], w[left])
+        return Part(rows[left], y[left], w[left], numbers[left])
 
     def half_learned(self, numbers: I64) -> bool:
         """Whether the label of any of these rows was learned at its look, as all of its truth."""

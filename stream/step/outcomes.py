@@ -117,4 +117,5 @@ class Outcomes:
 
     def _learn(self, part: Part, watermark_ms: int) -> None:
         if len(part.rows):
-            self.learning.learn(*part, watermark_ms, not self._maturity.at_once)
+            at_once = self._maturity.at_once
+            self.learning.learn(*part[:3], watermark_ms, not at_once, part.numbers)

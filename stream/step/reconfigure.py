@@ -16,7 +16,8 @@ from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.settings import Feature, feature_fields
 from models.task import TaskType
-from stream.contract.commands import Configure
+from stream.contract.commands import WHOLE
+from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.settings.schema import Config, FieldSettings, MemberSettings
@@ -105,6 +106,8 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
         )
     held_rows, lost_rows = _pending(old, past, members.same_columns)
     known, forgotten = _history(old, new, past, members.same_columns)
+    if not members.same_columns and any(at.member == WHOLE for at in old.challengers.standings()):
+        forgotten = [*forgotten, "challenger of the ensemble (the columns changed)"]
     return Changes(
         kept=kept + held_rows + known,
         taught=fresh if past else [],
@@ -292,7 +295,7 @@ def reconfigure(
     if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
         state = _carried_ranking(old, new, changes)
     else:
-        state = _carried(old.state(), changes, old.config, new.config)
+        state = carried(old.state(), changes, old.config, new.config)
         if past is not None or not changes.same_columns:
             for part in [p for p in ("challengers", "guard") if p in state]:
                 state[part] = unheld(state[part])
@@ -315,7 +318,7 @@ def reconfigure(
         [name for name in old.ensemble.names if name not in new.ensemble.names],
         {name: keys for name, keys in changes.differences.items() if keys},
         {name: {"backfill" if past else "history": told} for name, told in taught.items()},
-        *_by(old, new, asked),
+        *by(old, new, asked),
     )
     new.reconfigured(combiner_is_new=not changes.same_combiner)
     new.tree = tree
@@ -339,18 +342,18 @@ def _taught(
     return found
 
 
-def _by(old: Engine, new: Engine, asked: Slice | None) -> tuple[str, str, dict[str, Any]]:
+def by(old: Engine, new: Engine, asked: Slice | None) -> tuple[str, str, dict[str, Any]]:
     """Cause, actor and detail of what asked for the switch, for the trail."""
     if asked is None:
         return "configuration", "engine", {}
     r, command = asked.range, old.codec.command(asked.records[0])
-    assert isinstance(command, Configure)  # else nobody would have switched
+    assert not isinstance(command, DeadLetter)  # else nobody would have switched
     new.auditor.taking(r.topic, r.partition, r.first, r.last)
     where = {"topic": r.topic, "partition": r.partition, "offset": r.first}
     return "command", command.actor or "engine", command.grounds() | where
 
 
-def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
+def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     """The state without what belongs to parts that are others now.
 
     Parts find what is theirs by name, so a member that does not stay loses its name.
@@ -364,7 +367,7 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         return {name: value for name, value in known.items() if name not in gone}
 
     ensemble, drift = state["ensemble"], state["drift"]
-    carried = state | {
+    kept = state | {
         "features": _remembered(state["features"], old.features, changes.misread),
         "ensemble": ensemble
         | {
@@ -384,33 +387,35 @@ def _carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     if "history" in state:
         parts = state["history"]["parts"]
         parts = [part | {"members": nameless(part["members"])} for part in parts]
-        carried["history"] = state["history"] | {"parts": parts}
+        kept["history"] = state["history"] | {"parts": parts}
     for part in [
         p for p in ("reactions", "challengers", "guard", "refits", "rebuilds") if p in state
     ]:
-        carried[part] = {
+        kept[part] = {
             key: known if key == "counts" else without(known) for key, known in state[part].items()
         }
     if "reasons" in state:
         usual = state["reasons"]
-        carried["reasons"] = usual | {key: without(usual[key]) for key in ("usual", "taken")}
+        kept["reasons"] = usual | {key: without(usual[key]) for key in ("usual", "taken")}
     if (threshold := new.task().alert_at) != old.task().alert_at:
-        carried["threshold"] = threshold  # else an operator's command holds
+        kept["threshold"] = threshold  # else an operator's command holds
     if not changes.same_combiner:
-        del carried["ensemble"]["combiner"]
+        del kept["ensemble"]["combiner"]
     if not changes.same_columns:
-        del carried["pending"], carried["drift"]["columns"]
-        carried.pop("history", None)
-        carried.pop("reasons", None)
-        carried["maturity"] = state["maturity"] | {"ends": [], "shares": []}
+        running = kept["challengers"]["running"]  # a whole ensemble sees columns as they were
+        kept["challengers"] |= {"running": {n: v for n, v in running.items() if n != WHOLE}}
+        del kept["pending"], kept["drift"]["columns"]
+        kept.pop("history", None)
+        kept.pop("reasons", None)
+        kept["maturity"] = state["maturity"] | {"ends": [], "shares": []}
     added = {m.name for m in new.members} != {m.name for m in old.members}
     whole = changes.same_combiner and not gone and not added
-    carried.setdefault("refits", refits.nothing())
-    return guard.carried(carried, new.guard.on_worse != "none", whole)
+    kept.setdefault("refits", refits.nothing())
+    return guard.carried(kept, new.guard.on_worse != "none", whole)
 
 
 def _carried_ranking(old: RankingEngine, new: RankingEngine, changes: Changes) -> State:
-    """As :func:`_carried`, of a shard that ranks: the second stage's state stands in one part."""
+    """As :func:`carried`, of a shard that ranks: the second stage's state stands in one part."""
     state = ranking.carried(old.state(), old, new)
     if new.reranker is None or old.reranker is None:
         if not changes.same_columns:
@@ -423,7 +428,7 @@ def _carried_ranking(old: RankingEngine, new: RankingEngine, changes: Changes) -
         return state
     own = ("pending", "ensemble", "auditor", "ledger")
     inner = state["reranker"] | {key: state[key] for key in own}
-    inner = _carried(inner, changes, old.config, new.config)
+    inner = carried(inner, changes, old.config, new.config)
     outer = {key: inner.pop(key) for key in own if key in inner}
     return {k: v for k, v in state.items() if k not in own} | outer | {"reranker": inner}
 

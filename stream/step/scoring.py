@@ -150,6 +150,11 @@ class ScoringEngine(Engine):
         self.matured.set_threshold(threshold)
 
     @property
+    def promotes(self) -> bool:
+        """See :attr:`Engine.promotes`."""
+        return self.challengers.won
+
+    @property
     def watermark_ms(self) -> int:
         """Newest event time scored: the clock of time-outs."""
         return self.join.watermark_ms
@@ -217,7 +222,8 @@ class ScoringEngine(Engine):
         self.tallies.scored(score, confidence, (self.clock_ms - scored.event_time_ms) / 1000)
         fields = self.features.entity_fields
         rows = self.join.hold(events, x, said.keep, alert, cold, fields)
-        self.challengers.score(x, said.keep[0], rows, self.threshold, self.watermark_ms)
+        links, link, _ = said.keep
+        self.challengers.score(x, links, link, rows, self.threshold, self.watermark_ms)
         self.guard.score(x, said.keep[0], rows)
         self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
 

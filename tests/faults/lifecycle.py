@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stream.contract.commands import COMMANDS
+from stream.contract.commands import COMMANDS, WHOLE
 from stream.settings.upgrade import FORMAT, digest, journaled
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.backfill import in_force
@@ -33,6 +33,9 @@ PLACES = tuple(n for n in PASSED if not n.startswith(("restore.", "stop.", "conf
 OPTIONS = ("--accept-changes",)
 """A start goes back to the file's configuration: what a command brought is gone again."""
 SPECS = ['{"type": "logistic", "learning_rate": 0.2}', '{"type": "crossed", "table_bits": 8}', ""]
+SECOND = """{"combine": "weighted_vote", "members": [{"name": "other", "type": "crossed",
+"table_bits": 8}, {"name": "linear", "type": "logistic"}, {"name": "base", "type": "constant"}]}"""
+"""A whole ensemble, with a name that the first one's members may have too."""
 
 
 @dataclass
@@ -92,9 +95,14 @@ class Operator(Traffic):
 
     def challenge(self) -> dict[str, Any]:
         """Another model, or the same anew; soon decided."""
-        spec = self._rng.choice(SPECS)
+        member = self.place()
+        spec = SECOND if member == WHOLE else self._rng.choice(SPECS)
         terms = {"alpha": self._rng.choice([0.05, 0.9]), "block": "1h", "deadline": "2d"}
-        return {"member": self.member(), "spec": spec} | terms
+        return {"member": member, "spec": spec} | terms
+
+    def place(self) -> str:
+        """A member's name, or that of all of them."""
+        return self._rng.choice([self.member(), self.member(), WHOLE])
 
     def accepts(self) -> bool:
         """Whether a rebuild may let go of what the history does not have."""
@@ -133,8 +141,8 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
     "withdraw": lambda o: {"member": o.member()},
     "configure": Operator.asked,
     "challenge": Operator.challenge,
-    "promote": lambda o: {"member": o.member()},
-    "drop": lambda o: {"member": o.member()},
+    "promote": lambda o: {"member": o.place()},
+    "drop": lambda o: {"member": o.place()},
 }
 """The fields of each command of ``stream/contract/commands.py``."""
 

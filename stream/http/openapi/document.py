@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from models.task import NAME_LENGTH, Task
-from stream.contract.commands import COMMANDS, fields, names
+from stream.contract.commands import COMMANDS, WHOLE, fields, names
 from stream.decode.codec import ID_BYTES
 from stream.decode.coerce import json_values, number_pattern
 from stream.decode.payload import Tree, encoded, tree
@@ -352,6 +352,7 @@ def _command(config: Config) -> Json:
     """The table of commands, with what their fields may name; the server sets the actor."""
     members = list(config.learners)
     known: dict[str, Json] = {"member": {"enum": members, "examples": members[:1]}}
+    known["place"] = {"enum": [*members, WHOLE], "examples": members[:1]}
     if (between := config.task().thresholds) is not None:
         ends = zip(("exclusiveMinimum", "exclusiveMaximum"), between, strict=True)
         known["threshold"] = {key: end for key, end in ends if math.isfinite(end)}

@@ -16,43 +16,24 @@ from models.task import Task
 from monitoring.drift.evidence import Blocks
 
 
-class Beside:
-    """Links as made, row for row of the pending store, and how they compare with the member's.
-
-    Parameters
-    ----------
-    block_ms, rows : int
-        Of :class:`~monitoring.drift.evidence.Blocks`, as ``lengthen`` is.
-    task : Task
+class Held:
+    """Links as made ``(n, k)``, row for row of the pending store.
 
     Attributes
     ----------
-    blocks : Blocks
-        Of the member's loss less the other's.
-    judged : float64 array ``(3,)``
-        Labels, sums of losses of the member and of the other.
     first : int
         Number of the row of the first link held.
     """
 
-    def __init__(self, block_ms: int, rows: int, task: Task, lengthen: bool = True) -> None:
-        self._task = task
-        self.blocks = Blocks(block_ms, rows, len(task.groups), lengthen)
-        self.judged = np.zeros(3)
+    def __init__(self, k: int) -> None:
         self.first = 0
-        self._room = np.zeros((0, task.k))
+        self._room = np.zeros((0, k))
         self._from = self._to = 0
 
     @property
     def links(self) -> F64:
         """As made, of each row from ``first`` on; a view."""
         return self._room[self._from : self._to]
-
-    @property
-    def losses(self) -> tuple[float, float]:
-        """Mean losses of the member and of the other; ``nan`` before the first truth."""
-        labels, ours, theirs = self.judged.tolist()
-        return (ours / labels, theirs / labels) if labels else (math.nan, math.nan)
 
     def hold(self, links: F64, first: int, head: int) -> None:
         """Keep the links of rows from number ``first`` on; those before ``head`` were judged."""
@@ -74,6 +55,46 @@ class Beside:
         at = numbers - self.first
         held: BOOL = (at >= 0) & (at < len(self.links))
         return held
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        return {"first": self.first, "links": self.links.copy()}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        self.first = int(state["first"])
+        self._room = state["links"].copy()
+        self._from, self._to = 0, len(self._room)
+
+
+class Beside(Held):
+    """How what another model said compares with what the member did.
+
+    Parameters
+    ----------
+    block_ms, rows : int
+        Of :class:`~monitoring.drift.evidence.Blocks`, as ``lengthen`` is.
+    task : Task
+
+    Attributes
+    ----------
+    blocks : Blocks
+        Of the member's loss less the other's.
+    judged : float64 array ``(3,)``
+        Labels, sums of losses of the member and of the other.
+    """
+
+    def __init__(self, block_ms: int, rows: int, task: Task, lengthen: bool = True) -> None:
+        super().__init__(task.k)
+        self._task = task
+        self.blocks = Blocks(block_ms, rows, len(task.groups), lengthen)
+        self.judged = np.zeros(3)
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Mean losses of the member and of the other; ``nan`` before the first truth."""
+        labels, ours, theirs = self.judged.tolist()
+        return (ours / labels, theirs / labels) if labels else (math.nan, math.nan)
 
     def judge(
         self,
@@ -104,19 +125,13 @@ class Beside:
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
-        return {
-            "blocks": self.blocks.state(),
-            "first": self.first,
-            "links": self.links.copy(),
-            "judged": self.judged.copy(),
-        }
+        own = {"blocks": self.blocks.state(), "judged": self.judged.copy()}
+        return super().state() | own
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
+        super().restore(state)
         self.blocks.restore(state["blocks"])
-        self.first = int(state["first"])
-        self._room = state["links"].copy()
-        self._from, self._to = 0, len(self._room)
         self.judged = state["judged"].copy()
 
 
@@ -127,7 +142,15 @@ def unheld(state: State) -> State:
     """
     return state | {
         "running": {
-            name: one | {"links": one["links"][:0]} | ({"ripe": -1} if "ripe" in one else {})
+            name: one
+            | {"links": one["links"][:0]}
+            | ({"ripe": -1} if "ripe" in one else {})
+            | ({"second": _unmade(one["second"])} if "second" in one else {})
             for name, one in state["running"].items()
         }
     }
+
+
+def _unmade(second: State) -> State:
+    """Of a whole second ensemble, whose members' links wait too."""
+    return second | {"made": second["made"] | {"links": second["made"]["links"][:0]}}

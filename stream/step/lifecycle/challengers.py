@@ -27,8 +27,9 @@ from monitoring.audit.budgets import Reaction
 from monitoring.drift.evidence import Standing
 from monitoring.drift.monitor import WARM_UP
 from monitoring.drift.settings import ChallengersSettings
-from stream.contract.commands import CommandRefused
+from stream.contract.commands import WHOLE, CommandRefused
 from stream.step.lifecycle.beside import Beside
+from stream.step.lifecycle.second import Another, Second, restored
 from stream.step.pending.store import Pending
 
 
@@ -41,10 +42,16 @@ class Terms(NamedTuple):
 
 
 class _Challenge(Beside):
-    """One challenger's standing: links as made, evidence, figures of both."""
+    """One challenger's standing: links as made, evidence, figures of both.
 
-    def __init__(self, terms: Terms, number: int, rows: int, task: Task) -> None:
+    ``second`` is what challenges, where that is a whole ensemble.
+    """
+
+    def __init__(
+        self, terms: Terms, number: int, rows: int, task: Task, second: Second | None = None
+    ) -> None:
         super().__init__(terms.block_ms, rows, task)
+        self.second = second
         self.number = number
         # The k-th one of a member may only be promoted falsely with a share of alpha: 6 / pi^2 of
         # 1 / k^2, which together are 1.
@@ -58,6 +65,8 @@ class _Challenge(Beside):
         self.doubled = 0
         """How often its blocks were too short, as far as that was told."""
         self.proposed = False
+        self.won = False
+        """Whether it takes the ensemble's place before the next step."""
         self.scored = np.zeros(5)  # events, sum of |p - q|, alerts of both, of one, of the other
 
     def state(self) -> State:
@@ -71,6 +80,7 @@ class _Challenge(Beside):
             "doubled": self.doubled,
             "proposed": self.proposed,
             "scored": self.scored.copy(),
+            **({} if self.second is None else {"second": self.second.state(), "won": self.won}),
         }
 
     def restore(self, state: State) -> None:
@@ -79,11 +89,12 @@ class _Challenge(Beside):
         self.deadline_ms, self.until_ms = int(state["deadline_ms"]), int(state["until_ms"])
         self.labels, self.ripe = int(state["labels"]), int(state["ripe"])
         self.doubled, self.proposed = int(state["doubled"]), bool(state["proposed"])
+        self.won = bool(state.get("won", False))
         self.scored = state["scored"].copy()
 
 
 class Challengers:
-    """The challenges of one engine, one of each member at most.
+    """The challenges of one engine, one of each member and one of all of them at most.
 
     Parameters
     ----------
@@ -98,9 +109,13 @@ class Challengers:
 
     Attributes
     ----------
+    another : callable
+        Builds a whole second ensemble; set by who builds the engine.
     counts : Counter
         Of ``"event/member"``, each of a challenger's events in the trail.
     """
+
+    another: Another
 
     def __init__(
         self,
@@ -132,27 +147,36 @@ class Challengers:
     ) -> dict[str, Any]:
         """A new model begins beside the member: ``spec``, or as the member was made.
 
-        Gives what the trail tells of it. Raises
-        :class:`CommandRefused` where the member has a challenger, is in quarantine, or the model
-        cannot be built.
+        Beside all of them (:data:`WHOLE`) a whole ensemble does. Gives what the trail tells of it.
+        Raises :class:`CommandRefused` where the member has a challenger, is in quarantine, or the
+        model cannot be built.
         """
-        if name not in self._ensemble.voters:
+        if name not in (*self._ensemble.voters, WHOLE):
             raise CommandRefused(f"{name}: gives no score that another's could be compared with")
         if name in self._running:
             raise CommandRefused(f"{name}: has a challenger; drop or promote that one first")
         if name in self._ensemble.quarantined:
             raise CommandRefused(f"{name}: is in quarantine, where it says nothing to compare with")
-        number = self._tried[name] + 1
+        number, second = self._tried[name] + 1, None
         try:
-            self._ensemble.challenge(name, number, spec)
+            if name == WHOLE:
+                second = Second(spec or {}, self.another(spec or {}))
+                second.ensemble.prior.restore(self._ensemble.prior.state())
+            else:
+                self._ensemble.challenge(name, number, spec)
         except Exception as error:  # a library's constructor may raise anything
             kind = type(error).__name__
             raise CommandRefused(f"{name}: cannot be built: {kind}: {str(error)[:300]}") from error
-        self._tried[name] = number
-        found = _Challenge(terms or self.terms, number, self._settings.rows, self._task)
-        self._running[name] = found
+        found = self._enter(name, terms or self.terms, second)
         self.counts[f"challenger_started/{name}"] += 1
         return {"number": number, "evidence_needed": found.needed, "spec": dict(spec or {})}
+
+    def _enter(self, name: str, terms: Terms, second: Second | None) -> _Challenge:
+        self._tried[name] += 1
+        rows = self._settings.rows
+        found = _Challenge(terms, self._tried[name], rows, self._task, second)
+        self._running[name] = found
+        return found
 
     def promote(self, name: str) -> dict[str, Any]:
         """The challenger takes the member's place; raises :class:`CommandRefused` without one."""
@@ -162,10 +186,46 @@ class Challengers:
         self.counts[f"challenger_promoted/{name}"] += 1
         return detail
 
+    @property
+    def won(self) -> bool:
+        """Whether a whole ensemble is to take the ensemble's place before the next step."""
+        return WHOLE in self._running and self._running[WHOLE].won
+
+    def second(self) -> Second:
+        """What challenges the ensemble; raises :class:`CommandRefused` where nothing does."""
+        self._known(WHOLE)
+        second = self._running[WHOLE].second
+        assert second is not None
+        return second
+
+    def promoted(self, before: Challengers, spec: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What challenged the ensemble of ``before`` is the ensemble here: enter what was.
+
+        With its ``spec`` the ensemble that made room goes on as the challenger, so that a promotion
+        can be taken back; ``None``: it is gone. Gives what the trail tells.
+        """
+        detail = before._known(WHOLE)
+        running = before._running[WHOLE]
+        self.counts[f"challenger_promoted/{WHOLE}"] += 1
+        self._running = {}
+        if spec is None:
+            return detail | {"old_one": "gone"}
+        second = Second(spec, self.another(spec))
+        second.ensemble.restore(
+            before._ensemble.state() | {"challengers": {}, "challenger_specs": {}, "last_good": {}}
+        )
+        alpha = math.pi**2 * running.number**2 / (6 * running.needed)
+        terms = Terms(alpha, self._settings.block, running.deadline_ms)
+        found = self._enter(WHOLE, terms, second)
+        found.ripe = self._pending.tail  # it has learned all there was
+        self.counts[f"challenger_started/{WHOLE}"] += 1
+        return detail | {"old_one": "challenges", "number_of_old_one": found.number}
+
     def drop(self, name: str) -> dict[str, Any]:
         """The challenger goes; raises :class:`CommandRefused` without one."""
         detail = self._known(name)
-        self._ensemble.drop(name)
+        if name != WHOLE:
+            self._ensemble.drop(name)
         del self._running[name]
         self.counts[f"challenger_dropped/{name}"] += 1
         return detail
@@ -197,15 +257,24 @@ class Challengers:
 
     # ------------------------------------------------------------------ the step
 
-    def score(
-        self, x: FeatureBatch, links: F64, numbers: I64, threshold: float, at_ms: int
-    ) -> None:
-        """Every challenger scores ``n`` events, whose members gave ``links`` ``(n, m, k)``.
+    def _names(self) -> list[str]:
+        """Whose challenges run: members in their order, then the ensemble.
 
+        In the order in which they came a restored engine would go another way.
+        """
+        return [name for name in (*self._ensemble.voters, WHOLE) if name in self._running]
+
+    def score(
+        self, x: FeatureBatch, links: F64, link: F64, numbers: I64, threshold: float, at_ms: int
+    ) -> None:
+        """Every challenger scores ``n`` events.
+
+        Members gave ``links`` ``(n, m, k)``, the ensemble ``link`` ``(n, k)``.
         ``numbers`` are theirs in the pending store; ``at_ms`` is the newest event time scored.
         """
-        task = self._task
-        for name, running in list(self._running.items()):
+        task, first, head = self._task, int(numbers[0]), self._pending.head
+        for name in self._names():
+            running = self._running[name]
             if name in self._ensemble.quarantined:
                 self._end(name, "the member is in quarantine")
                 continue
@@ -214,12 +283,15 @@ class Challengers:
                 self._end(name, "not better by the deadline")
                 continue
             try:
-                said = self._ensemble.score_beside(name, x)
+                if running.second is None:
+                    said = self._ensemble.score_beside(name, x)
+                else:
+                    said = running.second.score(x, first, head)
             except MemberError as error:
                 self._end(name, str(error)[:500])
                 continue
-            running.hold(said, int(numbers[0]), self._pending.head)
-            ours = task.output(links[:, self._ensemble.voters.index(name)])
+            running.hold(said, first, head)
+            ours = task.output(link if name == WHOLE else links[:, self._column(name)])
             theirs = task.output(said)
             one, other = (task.alert(output, threshold) for output in (ours, theirs))
             gap = np.abs(task.score(ours) - task.score(theirs))
@@ -230,19 +302,29 @@ class Challengers:
 
     def judge(self, numbers: I64, rows: NDArray[Any], y: F64) -> None:
         """The truths of ``n`` rows came: what both said of them then is compared."""
-        for name, running in list(self._running.items()):
+        begun = dict(self._running)
+        for name in self._names():
+            running = begun[name]
             known = running.holds(numbers) & ~rows["cold"]
             known &= (numbers >= running.ripe) & (running.ripe >= 0)
             if known.any():
-                ours = rows["links"][known, self._ensemble.voters.index(name)]
+                whole = name == WHOLE
+                ours = rows["score"] if whole else rows["links"][:, self._column(name)]
                 at_ms, over = rows["event_time_ms"][known], partial(self._decided, name)
-                running.judge(numbers[known], at_ms, ours, y[known], over)
+                running.judge(numbers[known], at_ms, ours[known], y[known], over)
 
-    def learned(self, x: FeatureBatch, y: F64, w: F64) -> None:
+    def _column(self, name: str) -> int:
+        return self._ensemble.voters.index(name)
+
+    def learned(self, numbers: I64, x: FeatureBatch, y: F64, w: F64) -> None:
         """The members have learned these rows: challengers do."""
-        for name, running in list(self._running.items()):
+        for name in self._names():
+            running = self._running[name]
             try:
-                self._ensemble.learn_beside(name, x, y, w)
+                if running.second is None:
+                    self._ensemble.learn_beside(name, x, y, w)
+                else:
+                    running.second.learn(numbers, x, y, w)
             except MemberError as error:
                 self._end(name, str(error)[:500])
                 continue
@@ -264,7 +346,9 @@ class Challengers:
             self._end(name, "worse")
         elif not running.proposed and blocks.better() >= needed:
             detail = self._known(name)
-            if self._settings.promote == "auto":
+            if self._settings.promote == "auto" and name == WHOLE:
+                running.proposed = running.won = True
+            elif self._settings.promote == "auto":
                 self.promote(name)
                 self._auditor.renewed(name, "challenger_promoted", "challenge", detail)
             else:
@@ -279,8 +363,8 @@ class Challengers:
     # ------------------------------------------------------------------ state
 
     def standings(self) -> list[Standing]:
-        """How each challenge stands, by the members' order."""
-        return [self.standing(name) for name in self._ensemble.voters if name in self._running]
+        """How each challenge stands, by the members' order; the ensemble's last."""
+        return [self.standing(name) for name in self._names()]
 
     def standing(self, name: str) -> Standing:
         """How the challenge of a member that has a challenger stands."""
@@ -316,11 +400,14 @@ class Challengers:
 
     def restore(self, state: State) -> None:
         """Take over what ``state`` tells of these members; call after the ensemble's."""
-        names = self._ensemble.voters
+        names = (*self._ensemble.voters, WHOLE)
         self.counts = Counter(state["counts"])
         self._tried = Counter({name: n for name, n in state["tried"].items() if name in names})
         self._running = {}
-        for name in self._ensemble.challengers:
-            found = _Challenge(self.terms, 1, self._settings.rows, self._task)
-            found.restore(state["running"][name])
+        whole = [WHOLE] if WHOLE in state["running"] else []
+        for name in (*self._ensemble.challengers, *whole):
+            told = state["running"][name]
+            second = restored(told["second"], self.another) if name == WHOLE else None
+            found = _Challenge(self.terms, 1, self._settings.rows, self._task, second)
+            found.restore(told)
             self._running[name] = found

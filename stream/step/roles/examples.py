@@ -121,7 +121,15 @@ class Handing(Learning):
         self._calls = (*self._calls, call)
         return []
 
-    def learn(self, rows: NDArray[Any], y: F64, w: F64, watermark_ms: int, waited: bool) -> None:
+    def learn(
+        self,
+        rows: NDArray[Any],
+        y: F64,
+        w: F64,
+        watermark_ms: int,
+        waited: bool,
+        numbers: I64 | None = None,
+    ) -> None:
         """See :meth:`Learning.learn`; what was judged just before goes once, to be both."""
         last = self._calls[-1] if self._calls else None
         both = last is not None and last.rows is rows and last.y is y and not last.learned

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+import stream.step.lifecycle.challengers
 from models.base import MillraceError
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, NewRecord
@@ -117,6 +118,43 @@ def test_it_goes_on_when_its_service_is_changed_and_started_again(tmp_path: Path
             caught_up(service, 825)
             equal(replica, service)
         assert replica.progress.starts == 1
+
+
+def test_it_follows_a_second_ensemble_into_its_place_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By evidence, with no record that asks for it, and by a command; a start goes on from it."""
+    monkeypatch.setattr(stream.step.lifecycle.challengers, "WARM_UP", 200)
+    soon = {"block": "30m", "rows": 20, "alpha": 0.2, "promote": "auto", "deadline": "300d"}
+    worse = [{"name": "zero", "type": "constant"}]
+    c = config(tmp_path, members=worse, ensemble={}, challengers=soon)
+    better = [{"name": "fast", "type": "logistic"}, {"name": "pairs", "type": "crossed"}]
+    spec = json.dumps({"combine": "stack", "members": better})
+    with following(c, tmp_path / "replica") as (replica, front), running(c) as service:
+        send_command(c, "challenge", {"member": "ensemble", "spec": spec})
+        caught_up(service, 1)
+        for i in range(30):
+            append(c, *feed(100, 100 * i))
+            caught_up(service, 1 + 200 * (i + 1))
+            if service.config.ensemble.combine == "stack":
+                break
+        equal(replica, service)
+        names = [member["name"] for member in front.models()["members"]]
+        assert names == ["fast", "pairs"]
+        own = Front(service)
+        wait_until(lambda: front.models() == own.models(), "the same challenger over HTTP")
+        assert front.models()["challenger"]["member"] == "ensemble"
+        send_command(c, "promote", {"member": "ensemble"})
+        wait_until(lambda: service.config.ensemble.combine == "mean_logit", "the way back")
+        append(c, *feed(10, 100 * (i + 1)))
+        caught_up(service, 1 + 200 * (i + 1) + 1 + 20)
+        equal(replica, service)
+    with running(c) as service:
+        caught_up(service, 1)
+        told = service.engine
+        assert told is not None
+        assert told.ensemble.names == ("zero",)
+        assert [s.member for s in told.challengers.standings()] == ["ensemble"]
 
 
 def test_it_follows_a_shard_that_ranks(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ for _n in range(1, MOST_NODES + 1):
 """Gauss-Legendre sums for integrals from 0 to 1: with ``n`` nodes, those of row ``n``, exact of
 polynomials of degree ``2 n - 1``."""
 
+LANES = 16
+"""Numbers that :func:`matching` compares at once: 64 bytes, a line of the cache."""
+
 NODES = 8
 """Nodes for the mean slope of a sigmoid along a path."""
 
@@ -65,6 +68,55 @@ def prefetch(_: Any, array: Any, at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, at), generate
+
+
+@intrinsic
+def matching(_: Any, array: Any, at: Any, value: Any) -> Any:
+    """Which of the 16 numbers from ``at`` on of a contiguous uint32 array are ``value``, bit by
+    bit."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, value=given[0]).data
+        lane, lanes = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
+        place = builder.bitcast(builder.gep(data, [given[1]]), lanes.as_pointer())
+        held = builder.load(place, align=4)
+        one = builder.insert_element(ir.Constant(lanes, ir.Undefined), given[2], int32_t(0))
+        same = ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
+        every = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), same)
+        bits = builder.bitcast(builder.icmp_unsigned("==", held, every), ir.IntType(LANES))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(array, at, types.uint32), generate
+
+
+@intrinsic
+def least_of(_: Any, array: Any, at: Any) -> Any:
+    """The place, from 0 to 15, of the least of the 16 numbers from ``at`` on of a contiguous uint32
+    array, below 2 ** 28 each; of those alike the first."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        data = make_array(signature.args[0])(context, builder, value=given[0]).data
+        lane, lanes = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
+        place = builder.bitcast(builder.gep(data, [given[1]]), lanes.as_pointer())
+        # Number and place in one, so that the least tells where it stands.
+        large = builder.shl(builder.load(place, align=4), ir.Constant(lanes, [4] * LANES))
+        both = builder.or_(large, ir.Constant(lanes, list(range(LANES))))
+        kind = ir.FunctionType(lane, [lanes])
+        least = get_or_insert_function(builder.module, kind, "llvm.vector.reduce.umin.v16i32")
+        where = builder.and_(builder.call(least, [both]), lane(LANES - 1))
+        return builder.zext(where, ir.IntType(64))
+
+    return types.int64(array, at), generate
+
+
+@intrinsic
+def lowest(_: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set; of none at all, 64."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
 
 
 @njit(**HELPER)

@@ -89,7 +89,8 @@ LAYOUT: dict[str, Table] = {
 def _neighbours(rows: str, others: str) -> dict[str, Column]:
     return {
         "cells": Column("control", rows),
-        "sums": Column("learned", rows),
+        "counts": Column("statistic", rows),
+        "products": Column("learned", rows),
         "rated": Column("raw_sample", others),
         "said": Column("raw_sample", others),
         "heard": Column("statistic", others),

@@ -12,13 +12,14 @@ without a rate, epochs or replays.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from models.base import F32, F64, U64
-from models.kernels.common import RARE, uniform
+from models.kernels.common import HELPER, RARE, uniform
 
 DEVIATION = 0.05
 """Of the first values of vectors; of all 0 they would never leave it."""
@@ -66,7 +67,7 @@ def begin(means: F32, spreads: F32, row: int, bias: float, factor: float, rng: U
         spreads[row, f, f] = factor if f else bias
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def expect_factors(a: Factors, user: int, item: int) -> tuple[float, float]:
     """The sum of the biases, and with it the product of the vectors; -1 is somebody unknown."""
     bias, product = 0.0, 0.0
@@ -80,34 +81,43 @@ def expect_factors(a: Factors, user: int, item: int) -> tuple[float, float]:
     return bias, bias + product
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def _gain(spread: F32, row: int, other: F32, column: int, gain: F64) -> float:
     """Fill ``gain`` with the covariance times how the rating changes with each number: 1 of the
-    bias, of a factor the other side's. Its product with that again is returned."""
-    d, total = len(gain), 0.0
+    bias, of a factor the other side's. Its product with that again is returned.
+
+    The covariance is symmetric to the last bit and is read by its rows: then no sum waits for
+    another.
+    """
+    d = len(gain)
     for f in range(d):
-        gain[f] = spread[row, f, 0]
-        for g in range(1, d):
-            gain[f] += spread[row, f, g] * other[column, g]
-        total += gain[f] * other[column, f] if f else gain[f]
+        gain[f] = spread[row, 0, f]
+    for g in range(1, d):
+        slope = np.float64(other[column, g])
+        for f in range(d):
+            gain[f] += slope * spread[row, g, f]
+    total = gain[0]
+    for f in range(1, d):
+        total += gain[f] * other[column, f]
     return total
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def _move(
     means: F32, spread: F32, row: int, gain: F64, error: float, variance: float, bias: float,
     factor: float,
 ) -> None:  # fmt: skip
-    d = len(gain)
+    d, root, step = len(gain), 1.0 / math.sqrt(variance), error / variance
     for f in range(d):
-        share = gain[f] / variance
-        means[row, f] += share * error
+        means[row, f] += gain[f] * step
+        gain[f] *= root
+    for f in range(d):
         for g in range(d):
-            spread[row, f, g] -= share * gain[g]
+            spread[row, f, g] -= gain[f] * gain[g]
         spread[row, f, f] += factor if f else bias
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def learn_factors(a: Factors, user: int, item: int, rating: float) -> None:
     """Move both by one rating, by what both were before it."""
     mine, theirs = a.gains[0], a.gains[1]

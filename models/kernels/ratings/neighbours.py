@@ -3,25 +3,27 @@
 ``item_knn`` and ``user_knn`` are one kernel whose two sides change places: a row stands for an item
 (a user), and the other side, users (items), remembers its last ratings. Each row has a small table
 of how often it was rated together with each other row, and of the sum of the products of the two
-ratings' residuals. Where a row finds no cell of its own, the weakest of a few gives way, as in
-``models/kernels/reco/cooccurrence.py``.
+ratings' residuals. A pair stands in the table of the newer of the two, in a cell of the bucket that
+the older one's tag names; where the bucket is full, the weakest of its cells gives way, as in
+Space-Saving (Metwally 2005).
 
 A rating is foretold twice from the residuals of the other side's ratings: by how the two rows'
-ratings vary together, and by how many ratings they share (their cosine, squared).
+ratings vary together, and by how many ratings they share (their cosine, squared). The cells of all
+pairs are found once, to be read and then to learn.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from models.base import F32, F64, I64, U32, U64
-from models.kernels.common import GOLDEN, HELPER, RARE
+from models.kernels.common import HELPER, LANES, RARE, least_of, lowest, matching, prefetch
 from models.kernels.reco.tables import I32
+from models.kernels.windows.entities import ENTITIES, EVICTED
 
-PROBES = 16
 READINGS = 2
 SHARED = 0.1
 """Shared ratings are damped by this much of a squared cosine."""
@@ -29,8 +31,21 @@ ALONE = 5.0
 """A row counts as rated so many times more than it was: few ratings tell little of whom it is
 like."""
 
+ABREAST = 8
+"""Pairs that are summed side by side, each in a sum of its own: it does not depend on how wide a
+machine's registers are."""
+
+AHEAD = 8
+"""Pairs ahead of the one whose cells are read, the next ones' are asked for."""
+
+# Columns of what is found of a pair, in ``pairs``.
+RESIDUAL, COUNT, PRODUCT, RATED = range(4)
+PAIR = 4
+
 _LOW = np.uint64(0xFFFFFFFF)
 _HIGH = np.uint64(32)
+_GONE = -1
+"""The place of a pair whose other row was given to another id."""
 
 
 class Known(NamedTuple):
@@ -40,144 +55,184 @@ class Known(NamedTuple):
     lookup: I32  # (power of two,) hash index: slot or -1
     keys: U64  # (S,)
     ints: I32  # (S, INTS)
-    tags: U32  # (S,): how often the slot was given away
+    tags: U32  # (S,): ids so far when the slot's came, never 0; 0 where it is free
 
 
 class Neighbours(NamedTuple):
     """Tables of ``C`` cells of ``R`` rows; the last ``H`` ratings of each of ``O`` others."""
 
-    cells: U64  # (R, C): whom the cell is of, 0 where it is empty
-    sums: F32  # (R, C, 2): ratings together, and the sum of their residuals' products
-    rated: U64  # (O, H): rows that the other rated
+    cells: U32  # (R, C): the tag of whom the cell is of, 0 where it is empty
+    counts: U32  # (R, C): ratings together
+    products: F32  # (R, C): the sum of their residuals' products
+    rated: U64  # (O, H): rows that the other rated, their tags above their slots
     said: F32  # (O, H): residuals of the ratings
     heard: I32  # (O,): ratings, in all
     prior: F64  # (1,): rows with fewer ratings together than this are alike for less
     out: F64  # (READINGS,): scratch, what was read
+    places: I64  # (H up to a multiple of ABREAST,): scratch, the pairs' cells
+    pairs: F32  # (PAIR, as many): scratch, what was found of each pair
+    totals: F64  # (4, ABREAST): scratch
 
 
 def neighbours(*, rows: int, others: int, cells: int, length: int, prior: float) -> Neighbours:
     """Tables of nobody."""
+    wide = -(-length // ABREAST) * ABREAST
     return Neighbours(
-        np.zeros((rows, cells), np.uint64),
-        np.zeros((rows, cells, 2), np.float32),
+        np.zeros((rows, cells), np.uint32),
+        np.zeros((rows, cells), np.uint32),
+        np.zeros((rows, cells), np.float32),
         np.zeros((others, length), np.uint64),
         np.zeros((others, length), np.float32),
         np.zeros(others, np.int32),
         np.array([prior]),
         np.zeros(READINGS),
+        np.zeros(wide, np.int64),
+        np.zeros((PAIR, wide), np.float32),
+        np.zeros((4, ABREAST)),
     )
 
 
 @njit(**HELPER)
-def _name(side: Known, slot: int) -> Any:
-    """What a slot's id is called in tables, never 0: another when the slot is given to another."""
-    return (np.uint64(side.tags[slot] + np.uint64(1)) << _HIGH) | np.uint64(slot)
+def name(side: Known, slot: int) -> None:
+    """Give a slot's new id its tag."""
+    count = np.uint32(side.scalars[ENTITIES] + side.scalars[EVICTED])
+    side.tags[slot] = max(count, np.uint32(1))
 
 
 @njit(**HELPER)
-def _slot(name: Any) -> Any:
-    """The slot of a name, whosever it is by now."""
-    return np.int64(name & _LOW)
+def unname(side: Known, slot: int) -> None:
+    """Whoever remembers the slot's tag remembers nobody from now on."""
+    side.tags[slot] = 0
 
 
 @njit(**HELPER)
-def _first(a: Neighbours, name: Any) -> int:
-    """Where in a row the search for a name begins."""
-    return np.int64((name * GOLDEN) >> np.uint64(40)) & (a.cells.shape[1] - 1)
+def _bucket(a: Neighbours, tag: int) -> int:
+    """Where in a row a tag's bucket begins."""
+    return np.int64(tag) * LANES & (a.cells.shape[1] - 1)
 
 
 @njit(**HELPER)
-def _find(a: Neighbours, row: int, name: Any) -> int:
-    """The cell of a name in a row, or -1."""
-    start, mask = _first(a, name), a.cells.shape[1] - 1
-    for k in range(PROBES):
-        at = (start + k) & mask
-        held = a.cells[row, at]
-        if held == name:
-            return at
-        if held == 0:
-            return -1  # cells are filled in the order of their probes
-    return -1
+def find_pairs(a: Neighbours, side: Known, rated: F64, row: int, other: int) -> int:
+    """Find the cells of the row and each row that the other rated last; how many these are.
+
+    ``rated`` ``(R,)`` has how often each row was rated.
+    """
+    wide, me = a.cells.shape[1], side.tags[row]
+    n = min(np.int64(a.heard[other]), a.rated.shape[1])
+    for q in range(n):
+        named = a.rated[other, min(q + AHEAD, n - 1)]
+        theirs, tag = np.int64(named & _LOW), np.uint32(named >> _HIGH)
+        if tag > me:
+            at = theirs * wide + _bucket(a, me)
+            prefetch(a.cells, at)
+            prefetch(a.counts, at)
+            prefetch(a.products, at)
+        named = a.rated[other, q]
+        theirs, tag = np.int64(named & _LOW), np.uint32(named >> _HIGH)
+        table, key = (row, tag) if me >= tag else (theirs, me)
+        bucket = _bucket(a, key)
+        same = matching(a.cells, table * wide + bucket, key)
+        at = bucket + (lowest(same) & (LANES - 1))
+        is_there = side.tags[theirs] == tag
+        held = np.float32(is_there and same != 0)
+        a.pairs[RESIDUAL, q] = a.said[other, q]
+        a.pairs[COUNT, q] = held * a.counts[table, at]
+        a.pairs[PRODUCT, q] = held * a.products[table, at]
+        a.pairs[RATED, q] = rated[theirs]
+        a.places[q] = at if is_there else _GONE
+    return n
 
 
-@njit(**RARE)
-def _enter(a: Neighbours, row: int, name: Any, product: float) -> None:
-    """Count the first rating together, in an empty cell or in place of the weakest."""
-    start, mask = _first(a, name), a.cells.shape[1] - 1
-    weakest, least = start, np.float32(np.inf)
-    for k in range(PROBES):
-        at = (start + k) & mask
-        if a.cells[row, at] == 0:
-            weakest, least = at, np.float32(0.0)
-            break
-        if a.sums[row, at, 0] < least:
-            weakest, least = at, a.sums[row, at, 0]
-    if least > 1.0:
-        a.sums[row, weakest, 1] *= (least - np.float32(1.0)) / least
-        a.sums[row, weakest, 0] = least - np.float32(1.0)
-    else:
-        a.cells[row, weakest] = name
-        a.sums[row, weakest, 0] = 1.0
-        a.sums[row, weakest, 1] = product
-
-
-@njit(**RARE)
-def read_neighbours(a: Neighbours, side: Known, rated: F64, row: int, other: int) -> None:
-    """Fill ``out`` with what the other's last ratings foretell of the row; ``rated`` ``(R,)`` has
-    how often each row was rated. -1 is somebody unknown: nothing is foretold."""
-    a.out[:] = 0.0
-    if row < 0 or other < 0:
-        return
+@njit(**HELPER)
+def read_neighbours(a: Neighbours, n: int, rated: float) -> None:
+    """Fill ``out`` with what the ``n`` pairs that were found foretell of a row that was ``rated``
+    so often; nothing is foretold by none."""
+    residual, count, product, often = a.pairs[0], a.pairs[1], a.pairs[2], a.pairs[3]
+    for q in range(n, -(-n // ABREAST) * ABREAST):
+        residual[q] = count[q] = product[q] = often[q] = 0.0
+    t0, t1, t2, t3 = a.totals[0], a.totals[1], a.totals[2], a.totals[3]
+    a.totals[:] = 0.0
+    prior, mine = a.prior[0], rated + ALONE
+    for start in range(0, n, ABREAST):
+        for k in range(ABREAST):
+            q = start + k
+            c, r = np.float64(count[q]), np.float64(residual[q])
+            together = product[q] / (c + prior)
+            cosine = c * c / (mine * (often[q] + ALONE))
+            t0[k] += together * r
+            t1[k] += abs(together)
+            t2[k] += cosine * r
+            t3[k] += cosine
     varied, like, shared, cosines = 0.0, 0.0, 0.0, 0.0
-    mine, me = rated[row] + ALONE, _name(side, row)
-    for q in range(min(a.heard[other], a.rated.shape[1])):
-        name = a.rated[other, q]
-        theirs = _slot(name)
-        if _name(side, theirs) != name:
-            continue
-        # What two rows have together stands in the row of the higher slot: the newer one.
-        table = max(row, theirs)
-        at = _find(a, table, name if row >= theirs else me)
-        if at < 0:
-            continue
-        count, residual = np.float64(a.sums[table, at, 0]), np.float64(a.said[other, q])
-        together = a.sums[table, at, 1] / (count + a.prior[0])
-        cosine = count * count / (mine * (rated[theirs] + ALONE))
-        varied += together * residual
-        like += abs(together)
-        shared += cosine * residual
-        cosines += cosine
+    for k in range(ABREAST):
+        varied += t0[k]
+        like += t1[k]
+        shared += t2[k]
+        cosines += t3[k]
     a.out[0] = varied / (like + 1.0)
     a.out[1] = shared / (cosines + SHARED)
 
 
-@njit(**RARE)
-def learn_neighbours(a: Neighbours, side: Known, row: int, other: int, residual: float) -> None:
-    """The row was rated beside what the other rated last, and is what he rated last from now on."""
-    length, me = a.rated.shape[1], _name(side, row)
-    for q in range(min(a.heard[other], length)):
-        name = a.rated[other, q]
-        theirs = _slot(name)
-        if _name(side, theirs) != name:
+@njit(**HELPER)
+def _enter(a: Neighbours, table: int, key: int, product: float) -> None:
+    """Count the first rating together, in an empty cell or in place of the weakest."""
+    bucket = _bucket(a, key)
+    first = table * a.cells.shape[1] + bucket
+    same, free = matching(a.cells, first, key), matching(a.cells, first, np.uint32(0))
+    if same != 0:  # the other rated it twice, and the first made the cell just before
+        _count(a, table, bucket + lowest(same), product)
+        return
+    if free != 0:
+        at = bucket + lowest(free)
+    else:
+        at = bucket + least_of(a.counts, first)
+        least = a.counts[table, at]
+        if least > 1:
+            left = np.float32(least - 1) / np.float32(least)
+            a.products[table, at] *= left
+            a.counts[table, at] = least - np.uint32(1)
+            return
+    a.cells[table, at] = key
+    a.counts[table, at] = 1
+    a.products[table, at] = product
+
+
+@njit(**HELPER)
+def _count(a: Neighbours, table: int, at: int, product: float) -> None:
+    """Count one more rating together."""
+    a.counts[table, at] += np.uint32(1)
+    a.products[table, at] += np.float32(product)
+
+
+@njit(**HELPER)
+def learn_neighbours(
+    a: Neighbours, side: Known, row: int, other: int, residual: float, n: int
+) -> None:
+    """The row was rated beside the ``n`` that were found, and is what the other rated last."""
+    length, me = a.rated.shape[1], side.tags[row]
+    for q in range(n):
+        at = a.places[q]
+        if at == _GONE:
             continue
-        table, key = max(row, theirs), name if row >= theirs else me
-        product, at = residual * a.said[other, q], _find(a, table, key)
-        if at >= 0:
-            a.sums[table, at, 0] += np.float32(1.0)
-            a.sums[table, at, 1] += np.float32(product)
+        named = a.rated[other, q]
+        theirs, tag = np.int64(named & _LOW), np.uint32(named >> _HIGH)
+        table, key = (row, tag) if me >= tag else (theirs, me)
+        product = residual * a.said[other, q]
+        # A cell may have been taken by a pair that was learned just before.
+        if a.cells[table, at] == key:
+            _count(a, table, at, product)
         else:
             _enter(a, table, key, product)
     at = a.heard[other] % length
-    a.rated[other, at] = me
+    a.rated[other, at] = (np.uint64(me) << _HIGH) | np.uint64(row)
     a.said[other, at] = residual
     a.heard[other] += 1
 
 
 @njit(**RARE)
 def forget_row(a: Neighbours, row: int) -> None:
-    """Know of nobody who is like a row; where others knew it, its name is no longer one."""
-    for k in range(a.cells.shape[1]):
-        a.cells[row, k] = 0
+    """Know of nobody who is like a row; where others knew it, its tag is no longer one."""
+    a.cells[row, :] = 0
 
 
 @njit(**RARE)

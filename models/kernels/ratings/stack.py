@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64
-from models.kernels.common import RARE
+from models.kernels.common import HELPER, RARE
 
 # Places in ``scale``.
 RATED, MEAN, SQUARES, LOW, HIGH = range(5)
@@ -49,6 +49,7 @@ READINGS = (
 )
 """What the line goes through; what ends in ``_users`` is a product with how much is known of the
 user, in ``_items`` of the item."""
+READ = len(READINGS)
 
 
 class Means(NamedTuple):
@@ -86,37 +87,37 @@ def means(items: int, users: int) -> Means:
 
 def line(drift: float, with_factors: bool) -> Line:
     """To begin with the factors alone speak, or without them both effects."""
-    weights, size = np.zeros(len(READINGS)), len(READINGS)
+    weights, size = np.zeros(READ), READ
     for name in ("factors",) if with_factors else ("user_effect", "item_effect"):
         weights[READINGS.index(name)] = 1.0
     return Line(weights, SPREAD * np.eye(size), np.array([drift]), np.zeros(size), np.zeros(size))
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def has_scale(a: Means) -> bool:
     """Whether two ratings differed, so that it is known how much one is."""
     return a.scale[SQUARES] > 0.0
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def deviation(a: Means) -> float:
     """The ratings' standard deviation; 1 without a scale."""
     return math.sqrt(a.scale[SQUARES] / a.scale[RATED]) if has_scale(a) else 1.0
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def user_effect(a: Means, user: int) -> float:
     """How far above the mean a user rates, beside what he rates; 0 of somebody unknown."""
     return a.users[user, EFFECT] / (a.user_rated[user] + DAMPED) if user >= 0 else 0.0
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def item_effect(a: Means, item: int) -> float:
     """How far above the mean an item is rated; 0 of one that is not known."""
     return a.items[item, EFFECT] / (a.item_rated[item] + DAMPED) if item >= 0 else 0.0
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def _of_user(a: Means, user: int, time_ms: int, effect: float, x: F64) -> None:
     """Fill in what the user's last ratings tell."""
     mine = a.users[user]
@@ -129,7 +130,7 @@ def _of_user(a: Means, user: int, time_ms: int, effect: float, x: F64) -> None:
         x[11 + k] = kept * mine[MOMENT + k] / (kept * mine[MOMENT_WEIGHT + k] + FEW)
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def read_means(a: Means, user: int, item: int, time_ms: int, x: F64) -> None:
     """Fill in the readings that are the stack's own, 0 for the others."""
     x[:] = 0.0
@@ -147,7 +148,7 @@ def read_means(a: Means, user: int, item: int, time_ms: int, x: F64) -> None:
         x[10] = a.items[item, FADED]
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def learn_means(a: Means, user: int, item: int, time_ms: int, value: float) -> float:
     """Take one rating in; its residual by the effects as they are then."""
     # 1. What was left of it by the effects before.
@@ -189,31 +190,34 @@ def forget_means(rated: F64, rows: F64, row: int) -> None:
     rows[row, :] = 0.0
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def foretell(a: Line) -> float:
     """The line at what was read."""
     total = 0.0
-    for f in range(len(a.weights)):
+    for f in range(READ):
         total += a.weights[f] * a.readings[f]
     return total
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def learn_line(a: Line, rating: float) -> None:
-    """Fit the line to one more rating, at what was read before it."""
-    x, gain, n = a.readings, a.gain, len(a.weights)
-    variance = 1.0
-    for f in range(n):
-        row, total = a.spread[f], 0.0
-        for g in range(n):
-            total += row[g] * x[g]
-        gain[f] = total
-        variance += total * x[f]
-    error = rating - foretell(a)
-    for f in range(n):
-        row, share = a.spread[f], gain[f] / variance
-        a.weights[f] += share * error
-        for g in range(n):
-            row[g] -= share * gain[g]
-        if row[f] < SPREAD:
-            row[f] += a.drift[0]
+    """Fit the line to one more rating, at what was read before it.
+
+    The spread is symmetric to the last bit and is read by its rows: then no sum waits for another.
+    """
+    x, gain, variance = a.readings, a.gain, 1.0
+    gain[:] = 0.0
+    for g in range(READ):
+        for f in range(READ):
+            gain[f] += a.spread[g, f] * x[g]
+    for f in range(READ):
+        variance += gain[f] * x[f]
+    error, root = (rating - foretell(a)) / variance, 1.0 / math.sqrt(variance)
+    for f in range(READ):
+        a.weights[f] += gain[f] * error
+        gain[f] *= root
+    for f in range(READ):
+        for g in range(READ):
+            a.spread[f, g] -= gain[f] * gain[g]
+        if a.spread[f, f] < SPREAD:
+            a.spread[f, f] += a.drift[0]

@@ -14,7 +14,7 @@ import numpy as np
 from numba import int64, njit, uint64, void
 
 from models.base import F64, I64, U64
-from models.kernels.common import RARE
+from models.kernels.common import HELPER, RARE
 from models.kernels.entry import entry
 from models.kernels.ratings.factors import (
     ITEM_BIAS,
@@ -31,11 +31,14 @@ from models.kernels.ratings.factors import (
 from models.kernels.ratings.neighbours import (
     Known,
     Neighbours,
+    find_pairs,
     forget_other,
     forget_row,
     learn_neighbours,
+    name,
     neighbours,
     read_neighbours,
+    unname,
 )
 from models.kernels.ratings.stack import (
     HIGH,
@@ -78,6 +81,7 @@ class Everything(NamedTuple):
     user_knn: Neighbours  # rows are users
     line: Line
     takes: I64  # (3,): 1 for a member that takes part
+    found: I64  # (3,): scratch, the pairs that neighbours found
     said: F64  # (1 + 3,): scratch, what stack and members foretell
 
 
@@ -92,6 +96,7 @@ def smallest() -> Everything:
         neighbours(rows=1, others=1, cells=1, length=1, prior=1.0),
         line(0.0, True),
         np.zeros(len(MEMBERS), np.int64),
+        np.zeros(len(MEMBERS), np.int64),
         np.zeros(1 + len(MEMBERS)),
     )
 
@@ -99,7 +104,19 @@ def smallest() -> Everything:
 _ALL = numba.typeof(smallest())
 
 
-@njit(**RARE)
+@njit(**HELPER)
+def _find(a: Everything, user: int, item: int) -> None:
+    """Find the pairs of what the user rated last and of who rated the item last; -1 is somebody
+    unknown, who has none."""
+    a.found[:] = 0
+    if user >= 0 and item >= 0:
+        if a.takes[ITEM_KNN]:
+            a.found[ITEM_KNN] = find_pairs(a.item_knn, a.items, a.means.item_rated, item, user)
+        if a.takes[USER_KNN]:
+            a.found[USER_KNN] = find_pairs(a.user_knn, a.users, a.means.user_rated, user, item)
+
+
+@njit(**HELPER)
 def _read(a: Everything, user: int, item: int, time_ms: int) -> None:
     """Fill in all readings, and what each member alone foretells, in deviations."""
     x, said = a.line.readings, a.said
@@ -109,14 +126,19 @@ def _read(a: Everything, user: int, item: int, time_ms: int) -> None:
         x[_BIASES], x[_BIASES + 1] = expect_factors(a.bias_factors, user, item)
         x[_BIASES + 2], x[_BIASES + 3] = x[_BIASES + 1] * x[1], x[_BIASES + 1] * x[2]
         said[1 + FACTORS] = x[_BIASES + 1]
+    _find(a, user, item)
     if a.takes[ITEM_KNN]:
-        read_neighbours(a.item_knn, a.items, a.means.item_rated, item, user)
+        read_neighbours(
+            a.item_knn, a.found[ITEM_KNN], a.means.item_rated[item] if item >= 0 else 0.0
+        )
         varied, shared = a.item_knn.out[0], a.item_knn.out[1]
         x[_ITEM], x[_ITEM + 1], x[_ITEM + 2] = varied, varied * x[2], shared
         x[_ITEM + 3] = shared * x[1]
         said[1 + ITEM_KNN] = base + varied
     if a.takes[USER_KNN]:
-        read_neighbours(a.user_knn, a.users, a.means.user_rated, user, item)
+        read_neighbours(
+            a.user_knn, a.found[USER_KNN], a.means.user_rated[user] if user >= 0 else 0.0
+        )
         varied, shared = a.user_knn.out[0], a.user_knn.out[1]
         x[_USER], x[_USER + 1], x[_USER + 2] = varied, varied * x[1], shared
         x[_USER + 3] = shared * x[2]
@@ -124,7 +146,7 @@ def _read(a: Everything, user: int, item: int, time_ms: int) -> None:
     said[0] = foretell(a.line)
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def _in_ratings(a: Everything, k: int) -> float:
     """What was foretold as a rating, within those that were given; ``nan`` before the first."""
     if a.means.scale[RATED] == 0.0:
@@ -141,7 +163,7 @@ def _forget_user(a: Everything, user: int) -> None:
     if a.takes[USER_KNN]:
         forget_row(a.user_knn, user)
     leave(a.users, user)
-    a.users.tags[user] += np.uint32(1)
+    unname(a.users, user)
 
 
 @njit(**RARE)
@@ -152,7 +174,7 @@ def _forget_item(a: Everything, item: int) -> None:
     if a.takes[USER_KNN]:
         forget_other(a.user_knn, item)
     leave(a.items, item)
-    a.items.tags[item] += np.uint32(1)
+    unname(a.items, item)
 
 
 @njit(**RARE)
@@ -161,6 +183,7 @@ def _enter_user(a: Everything, key: int) -> int:
     while is_full(a.users):
         _forget_user(a, oldest(a.users))
     slot = enter(a.users, key)
+    name(a.users, slot)
     a.means.last_ms[slot] = 0
     if a.takes[FACTORS]:
         f = a.bias_factors
@@ -173,13 +196,14 @@ def _enter_item(a: Everything, key: int) -> int:
     while is_full(a.items):
         _forget_item(a, oldest(a.items))
     slot = enter(a.items, key)
+    name(a.items, slot)
     if a.takes[FACTORS]:
         f = a.bias_factors
         begin(f.items, f.item_spread, slot, PRIOR[ITEM_BIAS], PRIOR[ITEM_FACTOR], f.rng)
     return slot
 
 
-@njit(**RARE)
+@njit(**HELPER)
 def _learn(a: Everything, user: int, item: int, time_ms: int, value: float) -> None:
     """Learn what was read just before."""
     if has_scale(a.means):
@@ -189,9 +213,9 @@ def _learn(a: Everything, user: int, item: int, time_ms: int, value: float) -> N
             learn_factors(a.bias_factors, user, item, rating)
     residual = learn_means(a.means, user, item, time_ms, value)
     if a.takes[ITEM_KNN]:
-        learn_neighbours(a.item_knn, a.items, item, user, residual)
+        learn_neighbours(a.item_knn, a.items, item, user, residual, a.found[ITEM_KNN])
     if a.takes[USER_KNN]:
-        learn_neighbours(a.user_knn, a.users, user, item, residual)
+        learn_neighbours(a.user_knn, a.users, user, item, residual, a.found[USER_KNN])
 
 
 @entry(int64(int64[::1], uint64[::1], uint64[::1], numba.float64[::1], int64,
@@ -214,6 +238,7 @@ def rate(
         _read(a, who, what, time_ms[i])
         for k in range(out.shape[1]):
             out[i, k] = _in_ratings(a, k)
+        is_new = who < 0 or what < 0
         if who < 0:
             who = _enter_user(a, user[i])
         else:
@@ -222,6 +247,8 @@ def rate(
             what = _enter_item(a, item[i])
         else:
             touch(a.items, what)
+        if is_new:
+            _find(a, who, what)
         _learn(a, who, what, time_ms[i], value[i])
     return len(value)
 

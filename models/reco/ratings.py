@@ -65,7 +65,6 @@ class Ratings(Tabled):
             neighbours(rows=users, others=items, **u.model_dump()) if u else empty.user_knn,
             line(self._settings.drift, f is not None),
             np.array([n in self.names for n in kernels.MEMBERS], np.int64),
-            empty.found,
             empty.said,
         )
 

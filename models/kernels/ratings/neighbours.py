@@ -8,8 +8,7 @@ the older one's tag names; where the bucket is full, the weakest of its cells gi
 Space-Saving (Metwally 2005).
 
 A rating is foretold twice from the residuals of the other side's ratings: by how the two rows'
-ratings vary together, and by how many ratings they share (their cosine, squared). The cells of all
-pairs are found once, to be read and then to learn.
+ratings vary together, and by how many ratings they share (their cosine, squared).
 """
 
 from __future__ import annotations
@@ -38,14 +37,12 @@ machine's registers are."""
 AHEAD = 8
 """Pairs ahead of the one whose cells are read, the next ones' are asked for."""
 
-# Columns of what is found of a pair, in ``pairs``.
+# Rows of what is held of pairs, in ``pairs``.
 RESIDUAL, COUNT, PRODUCT, RATED = range(4)
 PAIR = 4
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HIGH = np.uint64(32)
-_GONE = -1
-"""The place of a pair whose other row was given to another id."""
 
 
 class Known(NamedTuple):
@@ -62,15 +59,14 @@ class Neighbours(NamedTuple):
     """Tables of ``C`` cells of ``R`` rows; the last ``H`` ratings of each of ``O`` others."""
 
     cells: U32  # (R, C): the tag of whom the cell is of, 0 where it is empty
-    counts: U32  # (R, C): ratings together
+    counts: U32  # (R, C): ratings together, 0 where it is empty
     products: F32  # (R, C): the sum of their residuals' products
     rated: U64  # (O, H): rows that the other rated, their tags above their slots
     said: F32  # (O, H): residuals of the ratings
     heard: I32  # (O,): ratings, in all
     prior: F64  # (1,): rows with fewer ratings together than this are alike for less
     out: F64  # (READINGS,): scratch, what was read
-    places: I64  # (H up to a multiple of ABREAST,): scratch, the pairs' cells
-    pairs: F32  # (PAIR, as many): scratch, what was found of each pair
+    pairs: F32  # (PAIR, H up to a multiple of ABREAST): scratch, what is held of each pair
     totals: F64  # (4, ABREAST): scratch
 
 
@@ -86,7 +82,6 @@ def neighbours(*, rows: int, others: int, cells: int, length: int, prior: float)
         np.zeros(others, np.int32),
         np.array([prior]),
         np.zeros(READINGS),
-        np.zeros(wide, np.int64),
         np.zeros((PAIR, wide), np.float32),
         np.zeros((4, ABREAST)),
     )
@@ -112,47 +107,53 @@ def _bucket(a: Neighbours, tag: int) -> int:
 
 
 @njit(**HELPER)
-def find_pairs(a: Neighbours, side: Known, rated: F64, row: int, other: int) -> int:
-    """Find the cells of the row and each row that the other rated last; how many these are.
+def _named(name: int) -> tuple[int, int]:
+    """The slot of what was rated, and the tag that it had then."""
+    return np.int64(name & _LOW), np.uint32(name >> _HIGH)
 
-    ``rated`` ``(R,)`` has how often each row was rated.
+
+@njit(**HELPER)
+def _pairs(a: Neighbours, side: Known, rated: F64, row: int, other: int) -> int:
+    """Read what the row has together with each row that the other rated last; how many these are.
+
+    It is three lines of the cache for each, of which those in rows of others are asked for ahead.
     """
     wide, me = a.cells.shape[1], side.tags[row]
     n = min(np.int64(a.heard[other]), a.rated.shape[1])
     for q in range(n):
-        named = a.rated[other, min(q + AHEAD, n - 1)]
-        theirs, tag = np.int64(named & _LOW), np.uint32(named >> _HIGH)
+        theirs, tag = _named(a.rated[other, min(q + AHEAD, n - 1)])
         if tag > me:
             at = theirs * wide + _bucket(a, me)
             prefetch(a.cells, at)
             prefetch(a.counts, at)
             prefetch(a.products, at)
-        named = a.rated[other, q]
-        theirs, tag = np.int64(named & _LOW), np.uint32(named >> _HIGH)
+        theirs, tag = _named(a.rated[other, q])
         table, key = (row, tag) if me >= tag else (theirs, me)
         bucket = _bucket(a, key)
         same = matching(a.cells, table * wide + bucket, key)
         at = bucket + (lowest(same) & (LANES - 1))
-        is_there = side.tags[theirs] == tag
-        held = np.float32(is_there and same != 0)
+        held = np.float32(side.tags[theirs] == tag and same != 0)
         a.pairs[RESIDUAL, q] = a.said[other, q]
         a.pairs[COUNT, q] = held * a.counts[table, at]
         a.pairs[PRODUCT, q] = held * a.products[table, at]
         a.pairs[RATED, q] = rated[theirs]
-        a.places[q] = at if is_there else _GONE
     return n
 
 
 @njit(**HELPER)
-def read_neighbours(a: Neighbours, n: int, rated: float) -> None:
-    """Fill ``out`` with what the ``n`` pairs that were found foretell of a row that was ``rated``
-    so often; nothing is foretold by none."""
+def read_neighbours(a: Neighbours, side: Known, rated: F64, row: int, other: int) -> None:
+    """Fill ``out`` with what the other's last ratings foretell of the row; ``rated`` ``(R,)`` has
+    how often each row was rated. -1 is somebody unknown: nothing is foretold."""
+    a.out[:] = 0.0
+    if row < 0 or other < 0:
+        return
+    n = _pairs(a, side, rated, row, other)
     residual, count, product, often = a.pairs[0], a.pairs[1], a.pairs[2], a.pairs[3]
     for q in range(n, -(-n // ABREAST) * ABREAST):
         residual[q] = count[q] = product[q] = often[q] = 0.0
     t0, t1, t2, t3 = a.totals[0], a.totals[1], a.totals[2], a.totals[3]
     a.totals[:] = 0.0
-    prior, mine = a.prior[0], rated + ALONE
+    prior, mine = a.prior[0], rated[row] + ALONE
     for start in range(0, n, ABREAST):
         for k in range(ABREAST):
             q = start + k
@@ -174,55 +175,35 @@ def read_neighbours(a: Neighbours, n: int, rated: float) -> None:
 
 
 @njit(**HELPER)
-def _enter(a: Neighbours, table: int, key: int, product: float) -> None:
-    """Count the first rating together, in an empty cell or in place of the weakest."""
+def _count(a: Neighbours, table: int, key: int, product: float) -> None:
+    """Count a rating together, in the pair's cell, an empty one, or in place of the weakest.
+
+    Whichever it is, is chosen by numbers and not by branches: nobody could foresee them.
+    """
     bucket = _bucket(a, key)
     first = table * a.cells.shape[1] + bucket
-    same, free = matching(a.cells, first, key), matching(a.cells, first, np.uint32(0))
-    if same != 0:  # the other rated it twice, and the first made the cell just before
-        _count(a, table, bucket + lowest(same), product)
-        return
-    if free != 0:
-        at = bucket + lowest(free)
-    else:
-        at = bucket + least_of(a.counts, first)
-        least = a.counts[table, at]
-        if least > 1:
-            left = np.float32(least - 1) / np.float32(least)
-            a.products[table, at] *= left
-            a.counts[table, at] = least - np.uint32(1)
-            return
-    a.cells[table, at] = key
-    a.counts[table, at] = 1
-    a.products[table, at] = product
+    same = matching(a.cells, first, key)
+    is_held, weakest = same != 0, least_of(a.counts, first)
+    at = bucket + (lowest(same) if is_held else weakest)
+    count, total = a.counts[table, at], a.products[table, at]
+    stays = not is_held and count > 1
+    fewer = np.uint32(count - 1)
+    weaker = total * (np.float32(fewer) / np.float32(count))
+    a.cells[table, at] = a.cells[table, at] if stays else key
+    a.counts[table, at] = np.uint32(count + 1) if is_held else (fewer if stays else np.uint32(1))
+    total += np.float32(product)
+    a.products[table, at] = total if is_held else (weaker if stays else np.float32(product))
 
 
 @njit(**HELPER)
-def _count(a: Neighbours, table: int, at: int, product: float) -> None:
-    """Count one more rating together."""
-    a.counts[table, at] += np.uint32(1)
-    a.products[table, at] += np.float32(product)
-
-
-@njit(**HELPER)
-def learn_neighbours(
-    a: Neighbours, side: Known, row: int, other: int, residual: float, n: int
-) -> None:
-    """The row was rated beside the ``n`` that were found, and is what the other rated last."""
+def learn_neighbours(a: Neighbours, side: Known, row: int, other: int, residual: float) -> None:
+    """The row was rated beside what the other rated last, and is what he rated last from now on."""
     length, me = a.rated.shape[1], side.tags[row]
-    for q in range(n):
-        at = a.places[q]
-        if at == _GONE:
-            continue
-        named = a.rated[other, q]
-        theirs, tag = np.int64(named & _LOW), np.uint32(named >> _HIGH)
-        table, key = (row, tag) if me >= tag else (theirs, me)
-        product = residual * a.said[other, q]
-        # A cell may have been taken by a pair that was learned just before.
-        if a.cells[table, at] == key:
-            _count(a, table, at, product)
-        else:
-            _enter(a, table, key, product)
+    for q in range(min(np.int64(a.heard[other]), length)):
+        theirs, tag = _named(a.rated[other, q])
+        if side.tags[theirs] == tag:
+            table, key = (row, tag) if me >= tag else (theirs, me)
+            _count(a, table, key, residual * a.said[other, q])
     at = a.heard[other] % length
     a.rated[other, at] = (np.uint64(me) << _HIGH) | np.uint64(row)
     a.said[other, at] = residual
@@ -233,6 +214,7 @@ def learn_neighbours(
 def forget_row(a: Neighbours, row: int) -> None:
     """Know of nobody who is like a row; where others knew it, its tag is no longer one."""
     a.cells[row, :] = 0
+    a.counts[row, :] = 0
 
 
 @njit(**RARE)

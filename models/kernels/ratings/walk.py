@@ -31,7 +31,6 @@ from models.kernels.ratings.factors import (
 from models.kernels.ratings.neighbours import (
     Known,
     Neighbours,
-    find_pairs,
     forget_other,
     forget_row,
     learn_neighbours,
@@ -81,7 +80,6 @@ class Everything(NamedTuple):
     user_knn: Neighbours  # rows are users
     line: Line
     takes: I64  # (3,): 1 for a member that takes part
-    found: I64  # (3,): scratch, the pairs that neighbours found
     said: F64  # (1 + 3,): scratch, what stack and members foretell
 
 
@@ -96,24 +94,11 @@ def smallest() -> Everything:
         neighbours(rows=1, others=1, cells=1, length=1, prior=1.0),
         line(0.0, True),
         np.zeros(len(MEMBERS), np.int64),
-        np.zeros(len(MEMBERS), np.int64),
         np.zeros(1 + len(MEMBERS)),
     )
 
 
 _ALL = numba.typeof(smallest())
-
-
-@njit(**HELPER)
-def _find(a: Everything, user: int, item: int) -> None:
-    """Find the pairs of what the user rated last and of who rated the item last; -1 is somebody
-    unknown, who has none."""
-    a.found[:] = 0
-    if user >= 0 and item >= 0:
-        if a.takes[ITEM_KNN]:
-            a.found[ITEM_KNN] = find_pairs(a.item_knn, a.items, a.means.item_rated, item, user)
-        if a.takes[USER_KNN]:
-            a.found[USER_KNN] = find_pairs(a.user_knn, a.users, a.means.user_rated, user, item)
 
 
 @njit(**HELPER)
@@ -126,19 +111,14 @@ def _read(a: Everything, user: int, item: int, time_ms: int) -> None:
         x[_BIASES], x[_BIASES + 1] = expect_factors(a.bias_factors, user, item)
         x[_BIASES + 2], x[_BIASES + 3] = x[_BIASES + 1] * x[1], x[_BIASES + 1] * x[2]
         said[1 + FACTORS] = x[_BIASES + 1]
-    _find(a, user, item)
     if a.takes[ITEM_KNN]:
-        read_neighbours(
-            a.item_knn, a.found[ITEM_KNN], a.means.item_rated[item] if item >= 0 else 0.0
-        )
+        read_neighbours(a.item_knn, a.items, a.means.item_rated, item, user)
         varied, shared = a.item_knn.out[0], a.item_knn.out[1]
         x[_ITEM], x[_ITEM + 1], x[_ITEM + 2] = varied, varied * x[2], shared
         x[_ITEM + 3] = shared * x[1]
         said[1 + ITEM_KNN] = base + varied
     if a.takes[USER_KNN]:
-        read_neighbours(
-            a.user_knn, a.found[USER_KNN], a.means.user_rated[user] if user >= 0 else 0.0
-        )
+        read_neighbours(a.user_knn, a.users, a.means.user_rated, user, item)
         varied, shared = a.user_knn.out[0], a.user_knn.out[1]
         x[_USER], x[_USER + 1], x[_USER + 2] = varied, varied * x[1], shared
         x[_USER + 3] = shared * x[2]
@@ -213,9 +193,9 @@ def _learn(a: Everything, user: int, item: int, time_ms: int, value: float) -> N
             learn_factors(a.bias_factors, user, item, rating)
     residual = learn_means(a.means, user, item, time_ms, value)
     if a.takes[ITEM_KNN]:
-        learn_neighbours(a.item_knn, a.items, item, user, residual, a.found[ITEM_KNN])
+        learn_neighbours(a.item_knn, a.items, item, user, residual)
     if a.takes[USER_KNN]:
-        learn_neighbours(a.user_knn, a.users, user, item, residual, a.found[USER_KNN])
+        learn_neighbours(a.user_knn, a.users, user, item, residual)
 
 
 @entry(int64(int64[::1], uint64[::1], uint64[::1], numba.float64[::1], int64,
@@ -238,7 +218,6 @@ def rate(
         _read(a, who, what, time_ms[i])
         for k in range(out.shape[1]):
             out[i, k] = _in_ratings(a, k)
-        is_new = who < 0 or what < 0
         if who < 0:
             who = _enter_user(a, user[i])
         else:
@@ -247,8 +226,6 @@ def rate(
             what = _enter_item(a, item[i])
         else:
             touch(a.items, what)
-        if is_new:
-            _find(a, who, what)
         _learn(a, who, what, time_ms[i], value[i])
     return len(value)
 

@@ -13,7 +13,7 @@ ratings vary together, and by how many ratings they share (their cosine, squared
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -107,7 +107,7 @@ def _bucket(a: Neighbours, tag: int) -> int:
 
 
 @njit(**HELPER)
-def _named(name: int) -> tuple[int, int]:
+def _named(name: int) -> Any:
     """The slot of what was rated, and the tag that it had then."""
     return np.int64(name & _LOW), np.uint32(name >> _HIGH)
 

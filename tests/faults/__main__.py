@@ -302,20 +302,20 @@ def proxy(
 
 @app.command()
 def scaled(
-    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs, each process in its turn.")] = 50,
+    kills: Annotated[int, typer.Option(min=1, help="Faults, of each kind in its turn.")] = 50,
     seed: Seed = 1,
     client: By = "kafka-python",
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """SIGKILL two scorers and their learner at random moments."""
-    kind = "kafka" if client == "kafka-python" else client
-    with working(directory) as place, log_table(kind) as table, progress(as_json) as show:
+    """Kill and freeze two scorers, their learner and their broker at random moments."""
+    with working(directory) as place, Broker() as broker, progress(as_json) as show:
+        table = {"type": "kafka", "client": client, "timeout": "10s"}
 
         def work() -> dict[str, Any]:
-            assert table is not None
             head = {"client": client, "kills": kills, "seed": seed}
-            return head | kill_each(place, table, kills, seed, show).as_dict()
+            log = table | {"bootstrap": broker.bootstrap}
+            return head | kill_each(place, log, kills, seed, show, broker).as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

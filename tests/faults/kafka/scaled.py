@@ -1,4 +1,4 @@
-"""SIGKILL of scorers and learner at random moments: nothing is lost between them.
+"""Scorers, learner and their broker killed and frozen at random moments: nothing is lost between.
 
 One broker holds all of a service: two scorers and a learner run the same file, told by the
 environment which of them they are.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,7 @@ from tests.faults.shard import Shard
 from tests.faults.traffic import HORIZON, Traffic
 from tests.faults.worker import Worker, WorkerFailed
 from tests.stream.step.roles.scaled import FEATURES
+from tests.support.broker import Broker
 from tests.support.waiting import DEADLINE_S
 
 SCORERS = 2
@@ -49,6 +52,12 @@ MEMBERS = [
     {"name": "linear", "type": "logistic"},
     {"name": "forest", "type": "forest", "trees": 3},
 ]
+
+
+FROZEN = tuple(f"frozen {name}" for name in PROCESSES)
+"""Faults beside a SIGKILL of each: its process stands still until another has taken its place."""
+BROKER = ("broker killed", "broker frozen")
+BROKER_FROZEN_S = 1.0
 
 
 @dataclass
@@ -88,10 +97,35 @@ class Service:
             name: load(self.shard.path, environ) for name, environ in PROCESSES.items()
         }
         self.workers: dict[str, Worker] = {}
+        self._environ = {name: dict(environ) for name, environ in PROCESSES.items()}
+        self._places = 0
 
     def start(self, name: str) -> None:
         """Begin a life of a process."""
-        self.workers[name] = Worker(self.shard.path, **PROCESSES[name])
+        self.workers[name] = Worker(self.shard.path, **self._environ[name])
+
+    def replace(self, name: str, meanwhile: Callable[[], None], found: Found) -> None:
+        """Freeze a process, start another on a directory of its own, and let the first go on.
+
+        It must end with status 3 and say why: what it had begun is the other's by now.
+        """
+        old = self.workers[name]
+        old.signal(signal.SIGSTOP)
+        try:
+            self._places += 1
+            place = self.shard.directory / f"place-{self._places}"
+            self._environ[name]["MILLRACE_STATE_DIR"] = str(place)
+            self.configs[name] = load(self.shard.path, self._environ[name])
+            self.start(name)
+            self.workers[name].wait_for("restored")
+            meanwhile()
+        finally:
+            old.signal(signal.SIGCONT)
+        status, said = old.wait(), "\n".join(old.errors)
+        if status != 3 or "another process" not in said:
+            found.problems.append(
+                f"{name}, frozen: expected status 3 and why, got {status}; {said[-300:]}"
+            )
 
     def ready(self, found: Found) -> None:
         """Wait until all have restored."""
@@ -108,26 +142,47 @@ class Service:
 
 
 def scaled(
-    directory: Path, log: dict[str, Any], kills: int, seed: int, progress: Progress
+    directory: Path,
+    log: dict[str, Any],
+    kills: int,
+    seed: int,
+    progress: Progress,
+    broker: Broker | None = None,
 ) -> Found:
-    """Kill one process after another under load, drain, stop in order, check."""
+    """One fault after another under load, drain, stop in order, check.
+
+    ``broker``: that of ``log``, which is killed and frozen, too; ``None``: it is left alone.
+    """
     rng, found, service = random.Random(f"scaled {seed}"), Found(), Service(directory, log)
     traffic = service.shard.traffic(seed)
     feeder = Feeder(service.shard, traffic, 100 * kills)
-    victims = [name for _ in range(kills) for name in PROCESSES][:kills]
+    cycle = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
+    victims = [name for _ in range(kills) for name in cycle][:kills]
     rng.shuffle(victims)
+
+    def feed() -> None:
+        for _ in range(rng.randrange(20, 60)):
+            feeder.append()
+
     service.shard.log.create_topics()
     try:
         for name in PROCESSES:
             service.start(name)
         service.ready(found)
         for i, name in enumerate(victims):
-            for _ in range(rng.randrange(20, 60)):
-                feeder.append()
-            if service.workers[name].kill():
+            feed()
+            if name in FROZEN:
+                service.ready(found)
+                service.replace(name.removeprefix("frozen "), feed, found)
                 found.hits[name] += 1
-            service.start(name)
-            if rng.random() < 0.5:  # else the next one dies beside a start
+            elif broker is not None and name in BROKER:
+                _break(broker, name, feed)
+                found.hits[name] += 1
+            else:
+                if service.workers[name].kill():
+                    found.hits[name] += 1
+                service.start(name)
+            if rng.random() < 0.5:  # else the next fault comes beside a start
                 service.ready(found)
             progress("kills", i + 1, kills)
         service.ready(found)
@@ -140,6 +195,20 @@ def scaled(
     finally:
         service.close()
     return found
+
+
+def _break(broker: Broker, how: str, meanwhile: Callable[[], None]) -> None:
+    """Kill the broker and start it on its data, or let it stand still for a while."""
+    if how == "broker killed":
+        broker.kill()
+        broker.start()
+        return
+    broker.pause()
+    try:
+        time.sleep(BROKER_FROZEN_S)
+    finally:
+        broker.resume()
+    meanwhile()
 
 
 def _drain(service: Service) -> None:

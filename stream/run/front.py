@@ -286,6 +286,7 @@ class Front(Listener):
             "weight": finite(latest.weights.get(name, float("nan"))),
             "up": learner not in latest.down,
             "frozen": learner in latest.frozen,
+            "stale": learner in latest.stale,
             "updates": latest.updates.get(learner, 0),
             "errors": sum(n for (of, _), n in latest.member_errors.items() if of == learner),
             "challenger": _challenger(latest, name),

@@ -143,16 +143,36 @@ function membersTable(s) {
   const total = (held) => Object.values(held).reduce((a, b) => a + b, 0);
   const rows = s.members.map((m) => {
     const held = s.parameters[m.name] ?? {};
-    const status = m.up ? { text: m.frozen ? "frozen" : "up", kind: m.frozen ? "wait" : "good" } : { text: "down", kind: "bad" };
+    const names = [m.up ? (m.frozen ? "frozen" : "up") : "down", ...(m.stale ? ["stale"] : [])];
+    const kind = m.up ? (m.frozen || m.stale ? "wait" : "good") : "bad";
+    const status = { text: names.join(", "), kind };
     return [m.name, m.type, status, n(fixed(m.weight, 3)), n(count(m.updates)), n(count(m.errors)),
       ...roles.map((r) => n(count(held[r] ?? 0))), n(count(total(held)))];
   });
-  for (const all of s.ranking ? s.learners : ["ensemble"]) {
+  const members = s.members.map((m) => m.name);
+  for (const all of s.ranking ? s.learners.filter((name) => !members.includes(name)) : ["ensemble"]) {
     const own = s.parameters[all];
     if (own) rows.push([all, s.combine, "", n(""), n(""), n(""), ...roles.map((r) => n(count(own[r] ?? 0))), n(count(total(own)))]);
   }
   table("members-table", ["Member", "Type", "State", n("Weight"), n(`${capital(words(s)[1])} learned`), n("Errors"),
     ...roles.map((r) => n(capital(r))), n("All parameters")], rows);
+  const stale = s.members.filter((m) => m.stale).map((m) => m.name);
+  byId("stale-note").hidden = !stale.length;
+  byId("stale-note").replaceChildren(
+    `${stale.join(", ")}: learned labels that were corrected since. `,
+    element("code", "millrace control rebuild CONFIG"),
+    " lets what is stale learn the history anew, beside the service.",
+  );
+}
+
+function stage(s) {
+  for (const node of document.querySelectorAll("[data-stage]")) node.hidden = !s.stage;
+  if (!s.stage) return;
+  put("leads", s.stage.leads ? "the members'" : "the recommender's");
+  put("stage_judged", count(s.stage.judged));
+  const of = s.stage.metrics;
+  table("stage-table", ["Scorer", ...of.map((m) => n(TITLES[m]))],
+    Object.entries(s.stage.quality).map(([name, q]) => [name, ...of.map((m) => n(fixed(q[m])))]), "Nothing judged yet.");
 }
 
 function limits(s) {
@@ -207,6 +227,7 @@ function drawCharts() {
   charts.parameters(points);
   if (latest.ranking) {
     charts.catalogue(points);
+    if (latest.stage) charts.stage(points, latest.stage.metrics.indexOf(byId("stage-metric").value), TITLES[byId("stage-metric").value]);
   } else {
     charts.alerts(points);
     charts.scores(latest.scores, latest.classes, byId("scale").value);
@@ -250,6 +271,7 @@ function snapshot(s) {
   control.offer(s.learners);
   qualityTable(s);
   membersTable(s);
+  stage(s);
   scoresTable(s);
   limits(s);
   lists(s);
@@ -262,6 +284,8 @@ function begin() {
   document.body.dataset.task = latest.task;
   byId("metric").replaceChildren(...metrics.map((m) => new Option(TITLES[m] ?? m, m)));
   byId("metric").value = metrics.includes("roc_auc") ? "roc_auc" : metrics[0];
+  byId("stage-metric").replaceChildren(...(latest.stage?.metrics ?? []).map((m) => new Option(TITLES[m], m)));
+  byId("stage-metric").value = "log_loss";
   byId("new-threshold").value = latest.threshold;
   byId("set-threshold").hidden = latest.threshold === null;
   if (latest.task === "number") {
@@ -318,6 +342,7 @@ byId("theme").addEventListener("click", () => {
 });
 dark.addEventListener("change", theme);
 byId("metric").addEventListener("change", drawCharts);
+byId("stage-metric").addEventListener("change", drawCharts);
 byId("scale").addEventListener("change", drawCharts);
 document.addEventListener("visibilitychange", drawCharts);
 theme();

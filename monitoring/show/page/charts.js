@@ -150,6 +150,34 @@ export function weights(points) {
   }), `Weights over time; latest: ${told}`);
 }
 
+// The stretches of points in which members put the candidates in order.
+function led(points) {
+  const found = [];
+  points.forEach((p, i) => {
+    if (!p.stage.leads) return;
+    if (i && points[i - 1].stage.leads) found.at(-1).x1 = new Date(p.t);
+    else found.push({ x0: new Date(p.t), x1: new Date(p.t) });
+  });
+  return found.map((span) => ({
+    type: "rect", ...span, y0: 0, y1: 1, yref: "paper", layer: "below", line: { width: 0 },
+    fillcolor: COLOURS[2], opacity: 0.15,
+  }));
+}
+
+export function stage(points, metric, title) {
+  const known = points.filter((p) => p.stage);
+  const last = known.at(-1)?.stage;
+  const names = Object.keys(last?.quality ?? {});
+  const told = names.map((m) => `${m} ${fixed(last.quality[m][metric])}`).join(", ");
+  draw("stage-quality", lines(known, names, (p, m) => p.stage.quality[m]?.[metric]), layout({
+    xaxis: OVER_TIME, yaxis: { title: { text: title }, tickformat: ".3~g" }, shapes: led(known),
+  }), `${title} of members over candidates; latest: ${told}`);
+  const weighed = Object.keys(last?.weights ?? {});
+  draw("stage-weights", lines(known, weighed, (p, m) => p.stage.weights[m]), layout({
+    xaxis: OVER_TIME, yaxis: { title: { text: "weight" } },
+  }), `Weights over candidates; latest: ${weighed.map((m) => `${m} ${fixed(last.weights[m], 3)}`).join(", ")}`);
+}
+
 export function parameters(points) {
   const names = Object.keys(points.at(-1)?.parameters ?? {});
   const told = names.map((m) => `${m} ${points.at(-1).parameters[m]}`).join(", ");

@@ -17,6 +17,7 @@ from models.base import I64
 from monitoring.audit.words import told
 from monitoring.drift.evidence import Guarded, Standing
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
+from monitoring.quality.measures import UNDECIDED
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.rated import METRICS as RATED
 from monitoring.quality.tasks import METRICS, Snapshot
@@ -95,9 +96,7 @@ class PageView:
         # The moment of alarms from before the first point is not known; the audit trail has it.
         fresh = Counter() if self._alarms is None else alarms - self._alarms
         self._alarms = alarms
-        held: Counter[str] = Counter()
-        for (member, _, _), count in latest.parameters.items():
-            held[member] += count
+        held = {member: sum(roles.values()) for member, roles in _by_role(latest).items()}
         self._points.append(
             {
                 "t": time.time_ns() // 1_000_000,
@@ -109,10 +108,11 @@ class PageView:
                     for name, values in sliding(latest.arrival).items()
                 },
                 "weights": {name: finite(w, 5) for name, w in latest.weights.items()},
-                "parameters": dict(held),
+                "parameters": {member: count for member, count in held.items() if count},
                 "drift": sorted(fresh),
                 "alert_share": self._share("alerts", latest.alerts, latest.scored),
                 **self._shown(latest),
+                **({} if latest.beside is None else {"stage": _stage_point(latest)}),
             }
         )
 
@@ -206,11 +206,38 @@ class PageView:
     def _ranking(self, latest: Readings) -> dict[str, Any]:
         """Of rankings: what is counted, and the newest lists instead of scores."""
         if latest.task != "ranking":
-            return {"ranking": None}
+            return {"ranking": None, "stage": None}
         return {
+            "stage": _stage(latest),
             "ranking": {name: finite(latest.ranking.get(name, 0.0)) for name in RANKING},
             "recent": {"latest": [_list(r) for r in self.scores.latest(SHOWN)], "highest": []},
         }
+
+
+def _stage(latest: Readings) -> dict[str, Any] | None:
+    """The second stage of rankings, if there is one: whose order is shown, and how good it is."""
+    if latest.beside is None:
+        return None
+    quality = sliding(latest.beside.arrival)
+    return {
+        "leads": bool(latest.ranking.get("leads", 0.0)),
+        "metrics": UNDECIDED,
+        "judged": outcomes(latest.beside.arrival),
+        "quality": {
+            n: {m: finite(v.get(m, np.nan)) for m in UNDECIDED} for n, v in quality.items()
+        },
+        "weights": {name: finite(w) for name, w in latest.beside.weights.items()},
+    }
+
+
+def _stage_point(latest: Readings) -> dict[str, Any] | None:
+    """Of :func:`_stage` what is drawn over time."""
+    told = _stage(latest)
+    if told is None:
+        return None
+    rounded = {n: [v and round(v, 5) for v in of.values()] for n, of in told["quality"].items()}
+    weights = {name: w and round(w, 5) for name, w in told["weights"].items()}
+    return {"leads": told["leads"], "quality": rounded, "weights": weights}
 
 
 def shown(latest: Readings) -> list[str]:
@@ -273,6 +300,8 @@ def _by_role(latest: Readings) -> dict[str, dict[str, int]]:
     for (member, role, _), count in latest.parameters.items():
         roles = held.setdefault(member, {})
         roles[role] = roles.get(role, 0) + count
+    if latest.beside is not None:
+        held |= {n: of for n, of in _by_role(latest.beside).items() if n in latest.beside.members}
     return held
 
 

@@ -171,6 +171,17 @@ class Learner(ABC):
     def restore(self, state: State) -> None:
         """Become the learner that gave ``state``. Raises :class:`StateError` if it does not fit."""
 
+    def view(self) -> State:
+        """What scoring reads of :meth:`state`, as copies; all of it where nobody knows better."""
+        return self.state()
+
+    def restore_view(self, view: State) -> None:
+        """Score from now on as the learner that gave ``view`` does; it may not learn any more.
+
+        Raises :class:`StateError` if it does not fit.
+        """
+        self.restore(view)
+
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """The arrays of weights that learning moves, by path, in a stable order; views to read.
 

@@ -323,6 +323,9 @@ class Ensemble(Group[Model]):
         ``voters``, else ``names``, are the combiner's columns.
         """
         super().restore(state)
+
+    def _restore(self, state: State, viewed: bool) -> None:
+        super()._restore(state, viewed)
         if "combiner" in state:
             columns: Sequence[str] = state.get("voters") or state["names"]
             self.combiner.restore(state["combiner"], shared(self.voters, columns))

@@ -121,11 +121,31 @@ class Group(Generic[L]):
             "quarantined": sorted(self._quarantined),
         }
 
+    def view(self) -> State:
+        """What scoring reads of :meth:`state`, without what stands beside the learners."""
+        views = {name: member.view() for name, member in self.members.items()}
+        return {"names": list(self.names), "members": views, **self._own_state()}
+
+    def view_digest(self, view: State) -> str:
+        """Hex digest of a view that these learners gave, or have taken over."""
+        digests = {
+            name: state_digest(own) if (m := self.members[name]).digests_state() else m.digest()
+            for name, own in view["members"].items()
+        }
+        return state_digest(view | {"members": digests})
+
+    def restore_view(self, view: State) -> None:
+        """Score as the group that gave ``view``; see :meth:`models.base.Learner.restore_view`."""
+        self._restore(view | {"challengers": {}}, viewed=True)
+
     def restore(self, state: State) -> None:
         """Take over what ``state`` tells of these learners, by name; the others start new.
 
         Raises :class:`StateError` where what is there does not fit.
         """
+        self._restore(state, viewed=False)
+
+    def _restore(self, state: State, viewed: bool) -> None:
         if state.get("format") != 1:
             raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
         self._begin(state)
@@ -136,7 +156,8 @@ class Group(Generic[L]):
         ):
             for name in [n for n in models if n in states]:
                 try:
-                    models[name].restore(states[name])
+                    put = models[name].restore_view if viewed else models[name].restore
+                    put(states[name])
                 except StateError as error:
                     raise type(error)(f"member {name!r}: {error}") from error
         self._frozen = set(state["frozen"]).intersection(self.names)

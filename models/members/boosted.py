@@ -85,6 +85,11 @@ class BoostedModel(TreeModel):
         **{f"adwin.{name}": role for name, role in ADWIN_ROLES.items()},
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
+    _learning: ClassVar[tuple[str, ...]] = (
+        "trees.histogram",
+        *(f"adwin.{name}" for name in ADWIN_ROLES),
+        "bins.known",
+    )
 
     def replaced(self) -> int:
         """See :meth:`models.base.Model.replaced`: trees put in another's place."""

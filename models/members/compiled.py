@@ -80,6 +80,8 @@ class CompiledModel(Model):
     """The kernel ``(dense, hashed, exact, arrays, out)`` of :meth:`contributions`."""
     _roles: ClassVar[dict[str, Role]]
     _version: ClassVar[int] = 1
+    _learning: ClassVar[tuple[str, ...]] = ()
+    """Arrays of the state that no score reads: what the next split or drift is decided by."""
     unlocked_us = 0.3
 
     def __init__(
@@ -184,20 +186,33 @@ class CompiledModel(Model):
         """See :meth:`models.base.Model.state`: the arrays in use, copied."""
         return {"version": self._version, **{k: a.copy() for k, a in self._used().items()}}
 
+    def view(self) -> State:
+        """See :meth:`models.base.Learner.view`: without what only learning reads."""
+        used = {k: a for k, a in self._used().items() if k not in self._learning}
+        return {"version": self._version, **{k: a.copy() for k, a in used.items()}}
+
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        self._check(state)
-        for name in self._roles:
+        self._take(state, tuple(self._roles))
+
+    def restore_view(self, view: State) -> None:
+        """See :meth:`models.base.Learner.restore_view`."""
+        self._take(view, tuple(name for name in self._roles if name not in self._learning))
+
+    def _take(self, state: State, names: tuple[str, ...]) -> None:
+        """Take over the named arrays."""
+        self._check(state, names)
+        for name in names:
             copy_prefix(self._held(name), state[name])
 
-    def _check(self, state: State) -> None:
-        """Raise :class:`StateError` unless every array of ``state`` fits into the bundle."""
+    def _check(self, state: State, names: tuple[str, ...]) -> None:
+        """Raise :class:`StateError` unless these arrays of ``state`` fit into the bundle."""
         who = type(self).__name__
         if state.get("version") != self._version:
             raise StateError(
                 f"{who}: expected state version {self._version}, got {state.get('version')!r}"
             )
-        for name in self._roles:
+        for name in names:
             have, got = self._held(name), state.get(name)
             if not isinstance(got, np.ndarray) or got.dtype != have.dtype:
                 raise StateError(

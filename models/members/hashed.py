@@ -82,6 +82,7 @@ class HashedModel(CompiledModel):
         "salt": "rng",
         **{f"bins.{name}": role for name, role in ROLES.items()},
     }
+    _learning: ClassVar[tuple[str, ...]] = ("bins.known",)
 
     def _held(self, name: str) -> NDArray[Any]:
         if name == "slots":
@@ -98,9 +99,8 @@ class HashedModel(CompiledModel):
             return len(got) == 1
         return got[1:] == have[1:] if name == "table" else got == have
 
-    def restore(self, state: State) -> None:
-        """See :meth:`models.base.Model.restore`."""
-        self._check(state)
+    def _take(self, state: State, names: tuple[str, ...]) -> None:
+        self._check(state, names)
         slots, rows, table = state["slots"], state["table"], self._arrays.table
         if len(slots) != len(rows) or (
             len(slots) and not 0 <= min(slots) <= max(slots) < len(table)
@@ -111,5 +111,5 @@ class HashedModel(CompiledModel):
             )
         table[:] = 0
         table[slots] = rows
-        for name in self._roles.keys() - {"slots", "table"}:
+        for name in set(names) - {"slots", "table"}:
             copy_prefix(self._held(name), state[name])

@@ -74,6 +74,14 @@ class Narrow(Model):
         """See :meth:`Model.restore`."""
         self._model.restore(state)
 
+    def view(self) -> State:
+        """See :meth:`Model.view`."""
+        return self._model.view()
+
+    def restore_view(self, view: State) -> None:
+        """See :meth:`Model.restore_view`."""
+        self._model.restore_view(view)
+
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """See :meth:`Model.tensors`."""
         return self._model.tensors()

@@ -16,7 +16,7 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.step.engine import Engine, Handed, Made
 from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
-from stream.step.roles.versions import Outgoing, Taken, pieces
+from stream.step.roles.versions import Outgoing, Taken, pieces, viewed
 from stream.step.scoring import ScoringEngine
 
 NOT_HERE = (Challenge, Drop, Promote, Rebuild, Retract, Withdraw)
@@ -83,7 +83,8 @@ class LearnerEngine(ScoringEngine):
         if not self._commanded and not self.versions.due(self.watermark_ms):
             return {}, b""
         self._commanded = False
-        version = self.versions.next(self.watermark_ms, self.ensemble.digest())
+        view = viewed(self.ensemble)
+        version = self.versions.next(self.watermark_ms, self.ensemble.view_digest(view))
         self.counts["versions"] += 1
         detail = {
             "number": version.number,
@@ -94,7 +95,7 @@ class LearnerEngine(ScoringEngine):
             },
         }
         self.auditor.record("version_published", "learning", "ensemble", detail)
-        return {self.config.models_topic: pieces(self.ensemble, version, self._meaning)}, b""
+        return {self.config.models_topic: pieces(view, version, self._meaning)}, b""
 
     def _keep_all(self) -> None:
         Engine._keep_all(self)  # without the guard, which would begin to compare

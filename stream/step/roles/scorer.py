@@ -113,8 +113,8 @@ class ScorerEngine(ScoringEngine):
             self._take_over(*newest)
 
     def _take_over(self, version: Version, state: State) -> None:
-        self.ensemble.restore(state)
-        if (got := self.ensemble.digest()) != version.digest:
+        self.ensemble.restore_view(state)
+        if (got := self.ensemble.view_digest(state)) != version.digest:
             raise StateError(
                 f"version {version.number}: expected digest {version.digest}, got {got}; run all"
                 " processes of the service by the same version of Millrace and its libraries"

@@ -21,12 +21,13 @@ from stream.step.roles.examples import LEVEL, Foreign, check_meaning
 PIECE_BYTES = 900_000
 """Of a version in one record: a broker takes 1 MB by default."""
 _BESIDE = ("last_good", "specs", "challenger_specs")
-"""Of an ensemble's state, what no scorer takes over. Specs name code, which no record may."""
+"""Of an ensemble's view, what no scorer takes over. Specs name code, which no record may."""
 _ARRAY = 1
 
 
 class Version(NamedTuple):
-    """``at_ms``: the newest event time that its learner knew of; ``digest``: the ensemble's."""
+    """``at_ms``: the newest event time that its learner knew of; ``digest``: of what is in it,
+    see :meth:`~models.ensemble.group.Group.view_digest`."""
 
     number: int
     at_ms: int
@@ -64,13 +65,17 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Piece).decode
 
 
-def pieces(ensemble: Ensemble, version: Version, meant: str) -> list[NewRecord]:
-    """The records of a version of the ensemble as it is now.
+def viewed(ensemble: Ensemble) -> State:
+    """What a version holds of an ensemble."""
+    return {k: v for k, v in ensemble.view().items() if k not in _BESIDE}
+
+
+def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
+    """The records of a version, of what :func:`viewed` gave.
 
     ``meant``: see :func:`~stream.step.roles.examples.meaning`.
     """
-    state = {k: v for k, v in ensemble.state().items() if k not in _BESIDE} | {"challengers": {}}
-    raw = msgspec.msgpack.encode(state, enc_hook=_extension)
+    raw = msgspec.msgpack.encode(view, enc_hook=_extension)
     data = zstandard.ZstdCompressor(LEVEL).compress(raw)
     starts = range(0, len(data), PIECE_BYTES)
     return [

@@ -2,7 +2,8 @@
 
 A row holds what a label needs to train on what was scored: features, member scores, entity keys.
 Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
-does change (the truth, marks, the index from id to row) stays in memory: at most 32 bytes a row.
+does change (the truth, marks, the index from id to row) stays in memory: at most 31 bytes a row, 41
+while the index grows.
 Time is event time, handed in as a watermark; no clock is read.
 """
 
@@ -24,8 +25,8 @@ from stream.step.pending.segments import Segment, SegmentFile, Source, working_f
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000
 """Rows kept where neither configuration nor journal says how many."""
-INDEX_BYTES = 32
-"""Memory that a row takes at most."""
+INDEX_BYTES = 41
+"""Memory that a row takes at most: 31, and while the index grows its smaller table with it."""
 WAITING = math.nan
 """The truth of a row without a label yet; with one it is a truth of the task."""
 _LEARNED, _EARLY = 1, 2
@@ -332,18 +333,19 @@ class Pending:
                 self.dtype, SEGMENT_ROWS, self._path(number), source, used
             )
             self._begin(number)
-        held = np.arange(self.head, self.tail, dtype=np.int64)
-        for segment, where in _by_segment(held):
-            self._truth[segment][held[where] % SEGMENT_ROWS] = truth[where]
-            self._marks[segment][held[where] % SEGMENT_ROWS] = marks[where]
         self.waiting = int(np.isnan(truth).sum())
         self.told = int((truth == 0).sum())
         self.newest = int(state["newest"])
         if room := state.get("room", 0):
             self.tell(room)
-        for start in range(0, len(held), SEGMENT_ROWS):
-            part = held[start : start + SEGMENT_ROWS]
-            self._index.insert(self._gather(part, "id"), part, len(self))
+        for number in sorted(self._segments):
+            first = number * SEGMENT_ROWS
+            low, high = max(first, self.head), min(first + SEGMENT_ROWS, self.tail)
+            at, given = slice(low - first, high - first), slice(low - self.head, high - self.head)
+            self._truth[number][at], self._marks[number][at] = truth[given], marks[given]
+            ids = np.ascontiguousarray(self._segments[number].rows["id"][at])
+            self._index.insert(ids, np.arange(low, high), len(self))
+            self._segments[number].release()
 
     def carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:
         """Rows of a store with these members, as rows of this one."""

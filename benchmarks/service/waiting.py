@@ -1,0 +1,114 @@
+"""Very many events that wait for their labels: memory a row, the longest wait, the way back.
+
+Run ``python -m benchmarks.service.waiting [--rows N] [--json] [--quick]``. Rows as ``examples/fraud.toml``
+holds them, in batches of 4,096; each batch one row in ten of a batch of long ago gets its label.
+Then the store is closed over its files and restored, as at a start. Files take about 210 bytes a
+row: 100 million rows (a 30-day horizon at 40 events/s) want 21 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import traffic
+from benchmarks.common import arguments, show, target
+from models.base import U64
+from stream.run.assemble import build_engine
+from stream.step.pending.segments import Source
+from stream.step.pending.store import Pending
+
+BATCH = 4096
+
+
+def ids(first: int, n: int) -> U64:
+    """Ids of the rows from ``first`` on, spread over 64 bits."""
+    return np.arange(first + 1, first + 1 + n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def empty(directory: Path) -> Pending:
+    """A store of the example's rows, with its files in ``directory``."""
+    engine = build_engine(traffic.config(directory), directory)
+    kind, members = engine.pending.dtype, engine.ensemble.names
+    engine.close()
+    return Pending(kind, members, directory, 2**40)
+
+
+def fill(store: Pending, rows: int) -> dict[str, Any]:
+    """Hold so many rows; the longest that one batch took to be held, and to find labels' rows."""
+    rng = np.random.default_rng(1)
+    block = np.zeros(BATCH, store.dtype)
+    block["dense"] = rng.standard_normal(block["dense"].shape)
+    took = {"hold": [0.0], "find": [0.0]}
+    most, cpu = 0.0, time.process_time()
+    for first in range(0, rows, BATCH):
+        block["id"] = ids(first, BATCH)
+        block["event_time_ms"] = np.arange(first, first + BATCH) * 25
+        before = time.perf_counter()
+        store.hold(block)
+        held = time.perf_counter()
+        found = store.find(ids(first // 2, BATCH // 10))
+        took["hold"].append(held - before)
+        took["find"].append(time.perf_counter() - held)
+        store.settle(found, np.zeros(len(found)))
+        most = max(most, store.index_bytes / len(store)) if len(store) > 10**6 else 0.0
+    spent = time.process_time() - cpu
+    return {
+        "rows": len(store),
+        "bytes_a_row": round(store.index_bytes / len(store), 1),
+        "bytes_a_row_at_most": round(most, 1),
+        "longest_hold_ms": round(1000 * max(took["hold"]), 1),
+        "longest_find_ms": round(1000 * max(took["find"]), 1),
+        "usual_hold_ms": round(1000 * float(np.median(took["hold"])), 2),
+        "cpu_us_a_row": round(1e6 * spent / rows, 2),
+    }
+
+
+def measure(rows: int, directory: Path) -> dict[str, Any]:
+    """Fill a store, and restore another one from its files."""
+    for part in ("one", "kept", "other"):
+        (directory / part).mkdir()
+    store = empty(directory / "one")
+    found = fill(store, rows)
+    state = store.state()
+    files: dict[int, Source] = {}
+    for file in store.files():
+        files[file.number] = kept = directory / "kept" / f"{file.number}.seg"
+        file.place(kept)
+    before = time.perf_counter()
+    other = empty(directory / "other")
+    other.restore(state, files)
+    found["restored_s"] = round(time.perf_counter() - before, 1)
+    assert len(other) == len(store)
+    assert (other.find(ids(0, BATCH)) == store.find(ids(0, BATCH))).all()
+    other.close()
+    store.close()
+    return found
+
+
+def _more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, default=100_000_000)
+    parser.add_argument("--directory", type=Path, help="where the files go, else the temporary one")
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__, _more)
+    rows = 1_000_000 if options.quick else options.rows
+    with tempfile.TemporaryDirectory(dir=options.directory) as name:
+        found = measure(rows // BATCH * BATCH, Path(name))
+    found["targets"] = {
+        "bytes_a_row": target(found["bytes_a_row"], 24, False),
+        "longest_hold_ms": target(found["longest_hold_ms"], 100, False),
+        "restored_s": target(found["restored_s"], 15, False),
+    }
+    show("waiting", found, options.json)
+
+
+if __name__ == "__main__":
+    main()

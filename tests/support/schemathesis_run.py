@@ -40,11 +40,16 @@ def map_body(context, body):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    # Nor can it say that the text of a challenger's definition is JSON of a member.
+    # Nor can it say that the text of a challenger's definition is JSON of a member, and that one
+    # of the whole ensemble has to be there.
     body = case.body
-    if isinstance(body, dict) and isinstance(spec := body.get("spec"), str):
-        if 0 < len(spec) <= 10_000:
-            case.body = {**body, "spec": json.dumps({"type": "logistic"})}
+    if not isinstance(body, dict) or body.get("command") != "challenge":
+        return
+    spec, whole = body.get("spec", ""), body.get("member") == "ensemble"
+    if isinstance(spec, str) and (whole or spec) and len(spec) <= 10_000:
+        member = {"type": "logistic"}
+        several = {"combine": "stack", "members": [{"name": "linear", **member}]}
+        case.body = {**body, "spec": json.dumps(several if whole else member)}
 """
 
 

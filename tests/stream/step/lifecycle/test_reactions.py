@@ -273,7 +273,7 @@ def test_reactions_are_counted_from_the_start(tmp_path: Path) -> None:
     found = readings(engine, {}).reactions
     assert found["member_reset", "linear"] == 1
     assert sum(found.values()) == 1
-    assert len(found) == 1 + 6 * 2
+    assert len(found) == 1 + 5 + 6 * 2  # of all: its weights, and what becomes of a challenger
 
 
 def test_what_ranks_has_no_challengers(tmp_path: Path) -> None:

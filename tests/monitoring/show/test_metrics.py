@@ -293,7 +293,7 @@ def test_import_registers_nothing_in_the_global_registry() -> None:
 
 
 def test_two_modules_alone_import_the_client() -> None:
-    """No other module of the three packages imports prometheus_client."""
+    """No other module of the three packages imports what prometheus_client makes series with."""
     root = Path(__file__).parents[3]
     importers = set()
     for path in (
@@ -302,7 +302,8 @@ def test_two_modules_alone_import_the_client() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(n.split(".")[0] == "prometheus_client" for n in names):
+            made = [n for n in names if n != "prometheus_client.parser"]  # which reads others'
+            if any(n.split(".")[0] == "prometheus_client" for n in made):
                 importers.add(path.relative_to(root).as_posix())
     assert importers == {"monitoring/show/metrics.py", "monitoring/show/series.py"}
 

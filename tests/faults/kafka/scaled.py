@@ -121,6 +121,10 @@ class Service:
             meanwhile()
         finally:
             old.signal(signal.SIGCONT)
+        deadline = time.monotonic() + DEADLINE_S
+        while old.running and time.monotonic() < deadline:
+            meanwhile()  # it learns that another is there when it has something to commit
+            time.sleep(2)
         status, said = old.wait(), "\n".join(old.errors)
         if status != 3 or "another process" not in said:
             found.problems.append(
@@ -155,7 +159,7 @@ def scaled(
     """
     rng, found, service = random.Random(f"scaled {seed}"), Found(), Service(directory, log)
     traffic = service.shard.traffic(seed)
-    feeder = Feeder(service.shard, traffic, 100 * kills)
+    feeder = Feeder(service.shard, traffic, 1_000_000)
     cycle = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
     victims = [name for _ in range(kills) for name in cycle][:kills]
     rng.shuffle(victims)
@@ -186,7 +190,6 @@ def scaled(
                 service.ready(found)
             progress("kills", i + 1, kills)
         service.ready(found)
-        feeder.rest()
         _drain(service)
         for name, worker in service.workers.items():
             if (status := worker.stop()) != 0:

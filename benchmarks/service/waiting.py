@@ -1,9 +1,9 @@
 """Very many events that wait for their labels: memory a row, the longest wait, the way back.
 
-Run ``python -m benchmarks.service.waiting [--rows N] [--json] [--quick]``. Rows as ``examples/fraud.toml``
-holds them, in batches of 4,096; each batch one row in ten of a batch of long ago gets its label.
-Then the store is closed over its files and restored, as at a start. Files take about 210 bytes a
-row: 100 million rows (a 30-day horizon at 40 events/s) want 21 GB of disk.
+Run ``python -m benchmarks.service.waiting [--rows N] [--json] [--quick]``. Rows as
+``examples/fraud.toml`` holds them, in batches of 4,096; each batch one row in ten of a batch of
+long ago gets its label. Then the store is closed over its files and restored, as at a start. Files
+take about 210 bytes a row: 100 million rows (a 30-day horizon at 40 events/s) want 21 GB of disk.
 """
 
 from __future__ import annotations

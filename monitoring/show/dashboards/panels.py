@@ -419,6 +419,14 @@ EXAMPLES = panel("Examples not read yet", "short",
     ('millrace_consumer_lag_messages{P, topic=~"examples-.+"}', "{{topic}} {{partition}}"))
 SHARED = panel("Events not read yet", "short", "Of each scorer, in its partitions of all inputs.",
     ('sum by (instance) (millrace_consumer_lag_messages{P, topic!~"examples-.+"})', "{{instance}}"))
+RISK_LAG = panel("Risk of second entities: behind the others", "s",
+    "Event time by which what other scorers told is behind the newest event; counts are exact while"
+    " it is shorter than the features' delay.",
+    ("millrace_risk_lag_seconds{P}", "{{model}}"))
+RISK_LACKING = panel("Events scored by risk that lacked something", "ops",
+    "Of each scorer: others had not told yet what may have counted. The trail says from when to"
+    " when.",
+    _rate("millrace_risk_lacking_events_total{P}", "model"))
 SPREAD_EVENTS = panel("Events scored", "ops", "By each scorer: a share of the partitions each.",
     _rate("millrace_events_scored_total{P}", "model"))
 SPREAD_LABELS = panel("Labels and examples", "ops",

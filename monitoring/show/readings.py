@@ -59,7 +59,7 @@ class Shared:
     age_s : by how many seconds of event time it is older than the newest event, ``nan`` before.
     scorers : what a learner knows of each scorer, by its examples.
     risk_lag_s : of a scorer with entities that others see too: by how many seconds of event time
-        what they told is behind its newest event. ``None`` without.
+        what they told is behind its newest event, ``nan`` before each has. ``None`` without.
     risk_lacking : events that it scored by tables which lacked something.
     """
 

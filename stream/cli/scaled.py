@@ -31,6 +31,11 @@ def tell_scaled(
         f"{summary['scores']:,} scored by {summary['scorers']} scorers; {summary['learned']:,} "
         "learned by one learner, of labels and of events past their horizon"
     )
+    if lacking := summary["risk_lacking"]:
+        out.print(
+            f"{lacking:,} scored while what other scorers told of terminals was older than the"
+            " delay of risk, two days: some days pass in a second here"
+        )
     held = "the same members" if summary["same_members"] else "OTHER MEMBERS"
     out.print(
         f"{summary['versions']} versions, {held} everywhere "

@@ -384,6 +384,7 @@ def _summary(
         "learned": int(learner.sum("labels_total", result="joined")),
         "dead_letters": sum(int(said.sum("dead_letters_total")) for said in found),
         "pending": sum(int(said.sum("pending_labels")) for said in scorers),
+        "risk_lacking": sum(int(said.sum("risk_lacking_events_total")) for said in scorers),
         "scorers": len(scorers),
         "versions": int(learner.sum("version")),
         "digests": digests,

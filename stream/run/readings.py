@@ -237,8 +237,8 @@ def _shared(engine: ScoringEngine) -> Shared | None:
     if isinstance(engine, ScorerEngine):
         if (sharing := engine.sharing) is None:
             return Shared(*own)
-        lag_s = sharing.lag_ms(engine.watermark_ms) / 1000
-        return Shared(*own, risk_lag_s=lag_s, risk_lacking=engine.counts["risk.lacking"])
+        lag_s, lacking = sharing.lag_s(engine.watermark_ms), engine.counts["risk.lacking"]
+        return Shared(*own, risk_lag_s=lag_s, risk_lacking=lacking)
     scorers = []
     for index, name in enumerate(config.processes[:-1]):
         reads = tuple(range(index, config.topics.partitions, config.shard.count))

@@ -7,6 +7,7 @@ scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,9 +140,13 @@ class Sharing:
         behind = times_ms - self._features.delay_ms > min(told)
         return behind | (times_ms + self._features.slack_ms < max(told))
 
-    def lag_ms(self, watermark_ms: int) -> int:
-        """How much older than the newest event scored here is the oldest of what others told."""
-        return max(0, watermark_ms - min(self.told_ms.values()))
+    def lag_s(self, watermark_ms: int) -> float:
+        """How much older than the newest event scored here is the oldest of what others told.
+
+        ``nan`` before each of them has told something.
+        """
+        oldest_ms = min(self.told_ms.values())
+        return max(0, watermark_ms - oldest_ms) / 1000 if oldest_ms else math.nan
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`; what is to be told leaves with its step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.stream.step.roles.scaled import FEATURES, Part, Scaled, partition, raw, whole
 from tests.support.factory import START_MS, event, label, reasons
 
-HOUR_MS = 3_600_000
+HOUR_MS, HOUR_S = 3_600_000, 3600
 RISK = {
     "name": "shop",
     "type": "risk",
@@ -140,7 +141,7 @@ def test_a_scorer_whose_tables_lack_something_says_so(tmp_path: Path) -> None:
     first, second = (s.engine for s in played.many.scorers)
     told = first.counts["risk.lacking"]
     assert not first.sharing.lacking
-    assert first.sharing.lag_ms(first.watermark_ms) < 2 * HOUR_MS
+    assert 0 < first.sharing.lag_s(first.watermark_ms) < 2 * HOUR_S
     play2 = Played(tmp_path, 2)
     play(play2, 12, 12, 1, {h: {1} for h in range(3, 12)})
     first = play2.many.scorers[0].engine
@@ -152,6 +153,15 @@ def test_a_scorer_whose_tables_lack_something_says_so(tmp_path: Path) -> None:
     ]
     assert second.counts["scored"] > 0
     assert play2.differing() > 0
+
+
+def test_how_far_others_are_behind_is_not_known_before_they_told(tmp_path: Path) -> None:
+    """No lag since 1970, which would hide all that follows on a chart."""
+    played = Played(tmp_path, 2)
+    play(played, 1, 12, 1, {0: {1}})
+    first = played.many.scorers[0].engine
+    assert first.counts["scored"] > 0
+    assert math.isnan(first.sharing.lag_s(first.watermark_ms))
 
 
 def test_without_a_second_scorer_or_entity_nothing_is_told(tmp_path: Path) -> None:

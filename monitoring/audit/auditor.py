@@ -355,8 +355,9 @@ class Auditor:
         event: AuditEvent | None,
         cause: str,
         extra: Mapping[str, Any] | None = None,
+        root: str | None = None,
     ) -> None:
-        """The full record of a member; ``None``: the event that the count shows."""
+        """The full record of a member; ``None``: the event that the count shows, its digest."""
         watched, member = self._watched[name], self._ensemble.members[name]
         tensors = member.tensors()
         size = size_up(member, name)
@@ -369,7 +370,7 @@ class Auditor:
             moved, relative = self._norms[name]
             detail["update_norm"] = {"absolute": moved, "relative": relative}
         detail |= tensors_of(watched.weights.measure(tensors))
-        detail["root"] = member.digest()
+        detail["root"] = root or member.digest()
         detail["budgets"] = [
             {"rule": b.rule, "limit": b.limit, "got": b.got, "ok": b.got <= b.limit} for b in counts
         ]
@@ -379,15 +380,23 @@ class Auditor:
         if warned := [b for b in counts if b.got > b.limit and b.action == "warn"]:
             self._enforce(name, 0, warned)
 
-    def renewed(self, name: str, event: AuditEvent, cause: str, detail: Mapping[str, Any]) -> None:
+    def renewed(
+        self,
+        name: str,
+        event: AuditEvent,
+        cause: str,
+        detail: Mapping[str, Any],
+        root: str | None = None,
+    ) -> None:
         """Another model stands in the member's place: record it whole, and measure from there.
 
+        ``root``: its digest, where that is known: of a large model that takes longest.
         The jump itself passes no budget: growth and change of the arrays begin with the new model.
         """
         member = self._ensemble.members[name]
         self._watched[name].renew(size_up(member, name), member.replaced(), self._at_ms)
         self._norms.pop(name, None)
-        self._tell(name, event, cause, detail)
+        self._tell(name, event, cause, detail, root)
 
     # ------------------------------------------------------------------ another configuration
 

@@ -95,11 +95,13 @@ class Controlled(Protocol):
 
 class Done(NamedTuple):
     """What a command did: whom it concerns, what else its audit record tells, and of each member
-    in whose place another model stands what that one's record tells."""
+    in whose place another model stands what that one's record tells; ``digests`` of those models,
+    where they are known."""
 
     target: str
     detail: dict[str, Any]
     renewed: Mapping[str, dict[str, Any]] = {}
+    digests: Mapping[str, str] = {}
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
@@ -224,8 +226,9 @@ class Install(Command, frozen=True, tag="install"):
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
-        made = engine.install(self.models(engine), "installed", self.upto)
-        return Done(self.member, made[self.member], made)
+        digests = self.models(engine)
+        made = engine.install(digests, "installed", self.upto)
+        return Done(self.member, made[self.member], made, {} if self.upto else digests)
 
 
 class Rollback(Command, frozen=True, tag="rollback"):
@@ -251,8 +254,10 @@ class Rollback(Command, frozen=True, tag="rollback"):
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
-        made = engine.install(self.models(engine), "rolled_back")
-        return Done(self.member or "ensemble", {"to": self.to, "members": list(made)}, made)
+        digests = self.models(engine)
+        made = engine.install(digests, "rolled_back")
+        detail = {"to": self.to, "members": list(made)}
+        return Done(self.member or "ensemble", detail, made, digests)
 
 
 class Pin(Command, frozen=True, tag="pin"):

@@ -329,7 +329,8 @@ class Engine(ABC):
             detail = done.detail | command.grounds() | where
             self.auditor.record(command.event, "command", done.target, detail, actor)
             for name, moved in done.renewed.items():
-                self.auditor.renewed(name, command.event, "command", moved)
+                root = done.digests.get(name)
+                self.auditor.renewed(name, command.event, "command", moved, root)
 
     def wanted(self, slices: Iterable[Slice]) -> list[tuple[str, str]]:
         """Members and the digests of the models that the commands in ``slices`` put in place."""
@@ -386,7 +387,8 @@ class Engine(ABC):
         for name, model in models.items():
             spec = self.spec(name, digests[name])
             put = partial(self.ensemble.replace, name, model, spec)
-            made[name] = {"from": self._exchanged(name, cause, put), "to": digests[name]}
+            before = self._exchanged(name, cause, put, digests[name])
+            made[name] = {"from": before, "to": digests[name]}
         self.checkpoint_wanted = True  # a start need not load the artefact again
         return made
 
@@ -394,17 +396,20 @@ class Engine(ABC):
         """By which definition the model with this digest was made; ``None``: the member's own."""
         return self.ledger.spec(name, digest, self.ensemble.specs.get(name))
 
-    def _exchanged(self, name: str, cause: Cause, put: Callable[[], None]) -> str:
+    def _exchanged(
+        self, name: str, cause: Cause, put: Callable[[], None], known: str | None = None
+    ) -> str:
         """``put`` another model into the member's place; gives the digest of what made room.
 
         Both are versions from then on; the state of an installed one is an artefact already.
+        ``known``: the other model's digest, which was compared as it was read.
         """
         report, replaced = self.quality.report(), self.ensemble.members[name]
         before = self._version(name, "replaced", self.seq, report)
         self.ledger.keep(name, before, replaced.state)
         spec = self.ensemble.specs.get(name)
         put()
-        after = self._version(name, cause, self.seq + 1, report)
+        after = self._version(name, cause, self.seq + 1, report, known)
         promoted = cause == "promoted"
         state = partial(_same, self.ensemble.members[name].state()) if promoted else None
         self.ledger.keep(name, after, state)
@@ -430,10 +435,12 @@ class Engine(ABC):
                 version = self._version(name, "regular", self.seq + 1, report)
                 self.ledger.keep(name, version, partial(_same, state))
 
-    def _version(self, name: str, cause: Cause, seq: int, report: Figures) -> Version:
-        """The member as it is now, the state after step ``seq``."""
+    def _version(
+        self, name: str, cause: Cause, seq: int, report: Figures, known: str | None = None
+    ) -> Version:
+        """The member as it is now, the state after step ``seq``; ``known``: its digest."""
         quality = report.get(name, report["ensemble"])["fading"]
-        digest = self.ensemble.members[name].digest()
+        digest = known or self.ensemble.members[name].digest()
         updates = self.auditor.versions()[name]
         spec = self.ensemble.specs.get(name)
         own = None if spec is None else dict(spec)

@@ -536,10 +536,12 @@ class RankingEngine(Engine):
         elif name == RECOMMENDER:
             self.drift.renew("ensemble")
 
-    def _version(self, name: str, cause: Cause, seq: int, report: Figures) -> Version:
+    def _version(
+        self, name: str, cause: Cause, seq: int, report: Figures, known: str | None = None
+    ) -> Version:
         if self.reranker is not None and name not in self._settings.learners:
             report = self.reranker.quality.report()
-        return super()._version(name, cause, seq, report)
+        return super()._version(name, cause, seq, report, known)
 
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: bounds hold from the next record on."""

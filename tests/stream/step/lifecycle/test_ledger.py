@@ -151,6 +151,7 @@ def test_a_rollback_moves_the_member_and_nothing_else(tmp_path: Path) -> None:
     assert _plain(after["ensemble"]["combiner"]) == _plain(before["ensemble"]["combiner"])
     told = [r for r in decoded(out.audit) if r["event"] == "rolled_back"]
     assert [r["target"] if "target" in r else r["model"] for r in told] == ["linear", "linear"]
+    assert told[1]["root"] == told[1]["to"] == kept.digest
     causes = [v.cause for v in engine.ledger.versions()["linear"]]
     assert causes == ["regular", "replaced", "rolled_back"]
 

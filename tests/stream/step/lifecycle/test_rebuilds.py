@@ -62,14 +62,17 @@ def answered(engine: ScoringEngine, directory: Path, name: str = "linear") -> di
 
 
 def install(engine: ScoringEngine, directory: Path, sent: dict[str, Any]) -> Outputs:
-    """The step of an install, with its artefact."""
+    """The step of an install, with its artefact; the trail has the member as it then is."""
     from stream.state.artefacts import FOLDER, Artefacts
 
     feed = Feed()
     feed.seq, feed.offsets = engine.seq, {"control": engine.counts["consumed.control"]}
     batch = feed.batch(("control", [sent]))
     models = Artefacts(directory / FOLDER).models(engine, batch.slices)
-    return engine.step(msgspec.structs.replace(batch, models=models))
+    out = engine.step(msgspec.structs.replace(batch, models=models))
+    for record in [r for r in decoded(list(out.audit)) if "root" in r]:
+        assert record["root"] == engine.ensemble.members[sent["member"]].digest()
+    return out
 
 
 @settings(max_examples=6)

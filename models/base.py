@@ -199,7 +199,11 @@ class Learner(ABC):
 
     def digest(self) -> str:
         """Hex digest of the state; equal for equal ones, also across a save and a restore."""
-        return state_digest(self.state())
+        return state_digest(self._digested())
+
+    def _digested(self) -> State:
+        """What the digest is of: :meth:`state`, but nothing of it need be a copy."""
+        return self.state()
 
     def digests_state(self) -> bool:
         """Whether the digest is that of what is saved, so that a saved state alone gives it."""

@@ -184,7 +184,10 @@ class CompiledModel(Model):
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`: the arrays in use, copied."""
-        return {"version": self._version, **{k: a.copy() for k, a in self._used().items()}}
+        return {k: a.copy() if k in self._roles else a for k, a in self._digested().items()}
+
+    def _digested(self) -> State:
+        return {"version": self._version, **self._used()}
 
     def view(self) -> State:
         """See :meth:`models.base.Learner.view`: without what only learning reads."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn, StateError
+from models.base import F64, FeatureBatch, FeatureSchema, HashedColumn, StateError, state_digest
 from models.members.catalogue import build
 from models.task import BINARY, Classes, Number, Task
 
@@ -121,6 +121,7 @@ def test_a_state_is_a_copy(name: str, task: Task, params: dict[str, Any]) -> Non
     model = member(name, task, params)
     model.learn(x, y, w)
     before, saved = model.digest(), model.state()
+    assert state_digest(saved) == before
     model.learn(x, y[::-1].copy(), w + 1)
     assert model.digest() != before
     model.restore(saved)

@@ -73,9 +73,15 @@ class Backend(Protocol):
     ----------
     read_only : str
         Why no record is taken in, and who takes them; empty where they are.
+    newest_ms : int
+        The newest event time scored, as last told; 0 before the first.
     """
 
     read_only: str
+
+    @property
+    def newest_ms(self) -> int:
+        """See above."""
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """Append durably; ``(partition, offset)`` of each record."""
@@ -180,7 +186,7 @@ class Api:
         What routes, tokens and topics are made of stays what it is for the service's life.
         """
         self._ingest = Ingest(config)
-        self._inference = Inference(config)
+        self._inference = Inference(config, lambda: self._backend.newest_ms)
         self._openapi = msgspec.json.encode(document(config, not self._backend.read_only))
 
     def _routes(self) -> list[BaseRoute]:
@@ -338,7 +344,7 @@ class Api:
         started = time.monotonic()
         explain = request.query_params.get("explain") == "true"
         async with self._bodies.read(request, JSON) as (body, _):
-            asked = record_of(self._config, kind, body, explain)
+            asked = record_of(self._config, kind, body, explain, self._backend.newest_ms)
             event_id, record = self._ingest.event(asked)
         payload = await self._verdict(event_id, record)
         return _json(answer_of(payload, 1000 * (time.monotonic() - started)))

@@ -9,7 +9,7 @@ nothing here does.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -71,10 +71,12 @@ class Inference:
     ----------
     config : Config
         Of a shard that scores events.
+    newest_ms : callable
+        The newest event time scored; 0 before the first.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, newest_ms: Callable[[], int] = lambda: 0) -> None:
+        self._config, self._newest_ms = config, newest_ms
         self._parts = {part.name: part for part in event_parts(config)}
         self._members = [member.name for member in config.members]
         said = "BYTES" if config.target.type == "classes" else "FP64"
@@ -138,7 +140,7 @@ class Inference:
         return encoded(values)
 
     def _now(self) -> Any:
-        return now(self._config)
+        return now(self._config, self._newest_ms())
 
     def answer(self, asked: Asked, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The answer to a request, of score records or what-ifs of its events, in order."""

@@ -1,7 +1,7 @@
 """`/rank` and `/recommend`, in Metarank's words: a request's record, and its answer for the caller.
 
 ``api.py`` appends the record and waits for its answer as for any score. Whoever leaves out ``id``
-or ``timestamp`` asks now, under an id that the answer tells.
+or ``timestamp`` asks now, see :func:`now`, under an id that the answer tells.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ _WRITE: dict[str, Callable[[int], Any]] = {
 }
 
 
-def record_of(config: Config, event: str, body: bytes, explain: bool) -> bytes:
-    """The record of a request of that kind; raises :class:`Problem` for what is no object."""
+def record_of(config: Config, event: str, body: bytes, explain: bool, newest_ms: int) -> bytes:
+    """The record of a request of that kind; raises :class:`Problem` for what is no object.
+
+    ``newest_ms`` is the newest event time scored, 0 before the first.
+    """
     try:
         asked = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -35,13 +38,22 @@ def record_of(config: Config, event: str, body: bytes, explain: bool) -> bytes:
         raise Problem(
             "invalid" if wrong else "malformed", f"expected an object: {error}"
         ) from error
-    asked = {"id": str(uuid.uuid4()), "timestamp": now(config)} | asked | {"event": event}
+    asked = (
+        {"id": str(uuid.uuid4()), "timestamp": now(config, newest_ms)} | asked | {"event": event}
+    )
     return msgspec.json.encode(asked | ({"explain": True} if explain else {}))
 
 
-def now(config: Config) -> Any:
-    """The moment as events write it."""
+def now(config: Config, newest_ms: int) -> Any:
+    """The moment as events write it: the newest event's where the stream is in the past.
+
+    That is where it is more than the horizon behind the clock, as one that is played again. By the
+    clock all items would have expired there, and all that waits for a label would be past its
+    horizon once the record is taken in.
+    """
     ms, event = time.time_ns() // 1_000_000, config.event
+    if 0 < newest_ms < ms - config.label.horizon:
+        ms = newest_ms
     write = _WRITE.get(event.time_format)
     return in_pattern(ms, event.time_format, event.time_zone) if write is None else write(ms)
 

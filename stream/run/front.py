@@ -243,6 +243,11 @@ class Front(Listener):
         """See :class:`stream.http.api.Backend`."""
         return self._service.health.ready()
 
+    @property
+    def newest_ms(self) -> int:
+        """See :class:`stream.http.api.Backend`."""
+        return self._latest.watermark_ms
+
     def telling(self) -> tuple[bool, str]:
         """See :class:`stream.http.api.Backend`."""
         return True, ""

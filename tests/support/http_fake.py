@@ -159,6 +159,8 @@ class FakeBackend:
         """As told."""
         return self.readiness
 
+    newest_ms = 0
+
     def telling(self) -> tuple[bool, str]:
         """Always."""
         return True, ""

@@ -14,7 +14,7 @@ from stream.run.service import Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from tests.support.runner import running
-from tests.support.waiting import DEADLINE_S, PATIENT
+from tests.support.waiting import DEADLINE_S, PATIENT, wait_until
 
 JACKETS = [
     {
@@ -77,9 +77,9 @@ def config(directory: Path) -> Config:
 
 
 @contextmanager
-def shop(directory: Path) -> Iterator[tuple[httpx.Client, Service]]:
+def shop(directory: Path, of: Config | None = None) -> Iterator[tuple[httpx.Client, Service]]:
     """A service and a client of it."""
-    with running(config(directory)) as service:
+    with running(of or config(directory)) as service:
         front = Front(service)
         front.start()
         try:
@@ -127,6 +127,27 @@ def test_metaranks_events_and_requests_are_taken(tmp_path: Path) -> None:
         assert ids(similar) == []
         assert similar.json()["fallback"] is False
         assert first["items"][0]["id"] == "socks"
+
+
+def test_a_request_without_a_moment_does_not_end_a_stream_of_the_past(tmp_path: Path) -> None:
+    """Of events of years ago it asks at the newest one's: nothing has expired, no time passes."""
+    past = config(tmp_path)
+    past = past.model_copy(update={"reco": past.reco.model_copy(update={"item_ttl": 86_400_000})})
+    with shop(tmp_path, past) as (client, service):
+        assert client.post("/feedback", json=JACKETS).status_code == 202
+        asked = {"timestamp": "1699391468000", "items": [{"id": "jacket"}, {"id": "socks"}]}
+        assert len(ids(client.post("/rank/shop", json=asked))) == 2
+        assert service.engine is not None
+        newest = service.engine.watermark_ms
+        series = 'millrace_last_event_timestamp_seconds{model="shop"} '
+        wait_until(
+            lambda: (
+                float(client.get("/metrics").text.split(series)[1].split("\n")[0]) * 1000 == newest
+            ),
+            "the newest event to be told",
+        )
+        assert len(ids(client.post("/recommend/shop", json={"count": 5}))) > 0
+        assert service.engine.watermark_ms == newest
 
 
 REFUSED: list[tuple[str, Any, int]] = [

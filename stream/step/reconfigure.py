@@ -402,8 +402,9 @@ def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     if not changes.same_combiner:
         del kept["ensemble"]["combiner"]
     if not changes.same_columns:
-        running = kept["challengers"]["running"]  # a whole ensemble sees columns as they were
-        kept["challengers"] |= {"running": {n: v for n, v in running.items() if n != WHOLE}}
+        if "challengers" in kept:  # a whole ensemble sees columns as they were
+            running = kept["challengers"]["running"]
+            kept["challengers"] |= {"running": {n: v for n, v in running.items() if n != WHOLE}}
         del kept["pending"], kept["drift"]["columns"]
         kept.pop("history", None)
         kept.pop("reasons", None)

@@ -109,8 +109,9 @@ def test_a_stop_ends_a_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_supervisors_leave_a_stop_its_time(file: str, key: str) -> None:
     """What we give away kills no process that would still end by itself."""
-    (seconds,) = re.findall(rf"{key}(\d+)", Path(file).read_text())
-    assert int(seconds) > STOP_S
+    found = re.findall(rf"{key}(\d+)", Path(file).read_text())
+    assert found
+    assert min(map(int, found)) > STOP_S
 
 
 def test_the_process_ends_when_nothing_else_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

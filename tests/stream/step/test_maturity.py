@@ -101,10 +101,10 @@ def learned(engine: ScoringEngine) -> list[tuple[float, float, float]]:
     found: list[tuple[float, float, float]] = []
     learn = engine.learning.learn
 
-    def watch(rows: Any, y: Any, w: Any, watermark_ms: int, waited: bool) -> None:
+    def watch(rows: Any, y: Any, w: Any, *more: Any) -> None:
         hours = ((rows["event_time_ms"] - START_MS) / HOUR_MS).tolist()
         found.extend(zip(hours, y.tolist(), w.tolist(), strict=True))
-        learn(rows, y, w, watermark_ms, waited)
+        learn(rows, y, w, *more)
 
     engine.learning.learn = watch  # type: ignore[method-assign]
     return found
@@ -249,7 +249,7 @@ def gradients(maturity: Maturity, pending: Pending, y: F64, early: BOOL) -> list
     pending.settle(numbers[~early], y[~early])
     rest = maturity.rest(numbers, pending.take(numbers), y, pending.early(numbers), 0.5)
     found = []
-    for rows, truth, w in (look, rest):
+    for rows, truth, w, _ in (look, rest):
         gradient = np.zeros(len(y))
         gradient[rows["id"].astype(int) - 1] = w * (sigmoid(rows["score"][:, 0]) - truth)
         found.append(gradient)

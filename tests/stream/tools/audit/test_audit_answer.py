@@ -64,9 +64,3 @@ def test_an_answer_that_was_changed_is_told(shop: Path) -> None:
     found = json.loads(millrace("audit", "score", shop / "c.toml", "r4", "--json", status=13))
     assert found["replay"] == "other bits"
     assert "not hold its score" in millrace("audit", "score", shop / "c.toml", "i7", status=3)
-
-
-def test_what_is_about_scored_events_is_refused(shop: Path) -> None:
-    """In one sentence, not by a traceback."""
-    said = millrace("audit", "explain", shop / "c.toml", "recommender", status=3)
-    assert "target.type: expected one whose events are scored, got 'ranking'" in said

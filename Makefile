@@ -27,7 +27,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 # What the demo needs: no torch (5 GB) and no tools. Kernels are compiled when they are imported, half
 # a minute of one core: here two processes do it while the packages that they do not need are fetched.
 WINDOWS := models.kernels.windows.updates, models.kernels.stack, models.features.columns, \
-	monitoring.quality.sums, monitoring.drift.detectors, monitoring.drift.shift, stream.step.pending.id_index
+	monitoring.quality.sums, monitoring.drift.betting, monitoring.drift.shift, stream.step.pending.id_index
 MEMBERS := models.members.forest, models.members.crossed, models.members.logistic
 
 $(BIN)/.demo: pyproject.toml constraints.txt

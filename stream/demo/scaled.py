@@ -231,10 +231,9 @@ def _free_port() -> int:
 
 def _wait_ready(processes: Sequence[Process], console: Console | None) -> None:
     if console is not None:
-        where = "\n".join(f"  {p.name:9} {p.url}" for p in processes)
-        console.print(
-            f"Starting {len(processes)} processes; the learner's page tells of all:\n{where}"
-        )
+        console.print(f"Starting {len(processes)} processes; the learner's page tells of all:")
+        for process in processes:  # a line each: the console escapes breaks within one
+            console.print(f"  {process.name:9} {process.url}")
     until_s = time.monotonic() + LOST_S
     while not all(process.ready for process in processes):
         if time.monotonic() > until_s:

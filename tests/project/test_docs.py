@@ -11,6 +11,7 @@ import functools
 import re
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,15 @@ def test_make_targets_exist() -> None:
         code = [*blocks(page, "sh"), *re.findall(r"`([^`]+)`", prose(page))]
         used = set(re.findall(r"^make (?:-C \S+ )?([a-z-]+)", "\n".join(code), re.MULTILINE))
         assert used <= known, name(page)
+
+
+def test_the_makefile_compiles_modules_that_there_are() -> None:
+    """What `make demo` imports before its packages are all there."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    names = re.findall(r"\b(?:models|monitoring|stream)(?:\.\w+)+", makefile)
+    assert len(names) > 8
+    modules = [n for n in names if find_spec(n) is None]
+    assert modules == []
 
 
 def test_http_routes_exist() -> None:

@@ -359,8 +359,9 @@ def _beside(command: list[str]) -> int:
     print("[1/3] Fetching Apache Kafka, if it is not there, and starting a broker", file=sys.stderr)
     with bootstrap() as address:
         print(f"[2/3] The broker answers at {address}", file=sys.stderr)
+        command = [part.replace("{}", address) for part in command]
         print(f"[3/3] {' '.join(command)}", file=sys.stderr, flush=True)
-        started = subprocess.Popen([part.replace("{}", address) for part in command])
+        started = subprocess.Popen(command)
         while True:
             with contextlib.suppress(KeyboardInterrupt):
                 return started.wait()

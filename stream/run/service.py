@@ -152,6 +152,7 @@ class Service:
         self.lag: dict[tuple[str, int], int] = {}
         self.busy = False
         self._lag_s = 0.0
+        self._kept: Engine | None = None  # whose challenger could not take its place
         self._body: dict[str, object] = {
             "fingerprint": fingerprint(),
             "version": version("millrace"),
@@ -497,10 +498,14 @@ class Service:
                 self._take([])  # under what the shard began is on record first
             with suppress(CommandRefused):  # the step's dead letter says so
                 return self._configure(engine.admit(command), slices)
-        if engine.promotes:
-            with suppress(CommandRefused):  # then it waits for a command, which is told why
-                self._configure(engine.admit(Promote(member=WHOLE)), [])
-                engine = self._engine()
+        if engine.promotes and engine is not self._kept:
+            try:
+                if not self._configure(engine.admit(Promote(member=WHOLE)), []):
+                    return False
+            except CommandRefused as error:
+                self._kept = engine  # told once; another configuration is asked again
+                logger.warning("promotion_refused", member=WHOLE, error=str(error))
+            engine = self._engine()
         models = self._models(slices)
         batch = Batch(
             *(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room(), models)

@@ -25,7 +25,7 @@ from models.carry import shared
 from models.ensemble.combine import combiner
 from models.ensemble.conformal import conformal
 from models.ensemble.crew import Crew, Job
-from models.ensemble.group import Group, Spec
+from models.ensemble.group import Group, Spec, key_of, place_of
 from models.prior import Prior
 from models.task import BINARY, Task
 
@@ -74,8 +74,8 @@ class Ensemble(Group[Model]):
     While no member that counts has learned a row since it began, the ensemble is cold: its score
     is the prior, whatever members say. A frozen member scores but does not learn. A quarantined one
     does neither: its column is the mean of the others' links, which leaves a mean of links as if
-    it were not there. ``release`` ends both. A challenger learns beside the
-    member it may replace, and has no vote.
+    it were not there. ``release`` ends both. Challengers learn beside the
+    member that each may replace, and have no vote.
 
     Attributes
     ----------
@@ -85,8 +85,6 @@ class Ensemble(Group[Model]):
         What a cold ensemble says.
     promises : Conformal or None
         Intervals around numbers, sets of classes; of yes or no there is nothing to promise.
-    challengers : dict of str to Model
-        By the member that each may replace.
     challenger_specs : dict of str to Spec
         By which definition a challenger was made, where that is not the member's own.
     """
@@ -248,35 +246,39 @@ class Ensemble(Group[Model]):
     def challenge(self, name: str, number: int, spec: Spec | None = None) -> None:
         """A new model begins to learn beside the member; without ``spec`` one made as it is."""
         spec = self.specs.get(self._known(name)) if spec is None else spec
-        self.challengers[name] = self.made(name, number, spec)
+        key = key_of(name, number)
+        self.challengers[key] = self.made(name, number, spec)
         if spec is not None:
-            self.challenger_specs[name] = spec
+            self.challenger_specs[key] = spec
 
-    def score_beside(self, name: str, x: FeatureBatch) -> F64:
-        """Links ``(n, k)`` of the member's challenger.
+    def score_beside(self, name: str, number: int, x: FeatureBatch) -> F64:
+        """Links ``(n, k)`` of the member's challenger with this number.
 
         Raises :class:`MemberError` if it fails.
         """
-        return self.task.heard(_score(name, self.challengers[name], x, self.task.k))
+        key = key_of(name, number)
+        return self.task.heard(_score(key, self.challengers[key], x, self.task.k))
 
-    def learn_beside(self, name: str, x: FeatureBatch, y: F64, w: F64) -> None:
+    def learn_beside(self, name: str, number: int, x: FeatureBatch, y: F64, w: F64) -> None:
         """The challenger learns the rows of the last :meth:`learn` as its member learned them.
 
         Raises :class:`MemberError` if it fails.
         """
+        key = key_of(name, number)
         first = self._labelled - len(y)
         weights = self.combiner.member_weights(first, w)[:, self.voters.index(name)]
         taken = self._taken(name, first, len(y))
-        _learn(name, self.challengers[name], x.take(taken), y[taken], weights[taken])
+        _learn(key, self.challengers[key], x.take(taken), y[taken], weights[taken])
 
-    def promote(self, name: str) -> None:
+    def promote(self, name: str, number: int) -> None:
         """The challenger takes the member's place."""
-        self.replace(name, self.challengers.pop(name), self.challenger_specs.pop(name, None))
+        key = key_of(name, number)
+        self.replace(name, self.challengers.pop(key), self.challenger_specs.pop(key, None))
 
-    def drop(self, name: str) -> None:
-        """The challenger goes."""
-        del self.challengers[name]
-        self.challenger_specs.pop(name, None)
+    def drop(self, name: str, number: int) -> None:
+        """The challenger goes, if it is there."""
+        self.challengers.pop(key_of(name, number), None)
+        self.challenger_specs.pop(key_of(name, number), None)
 
     def remember(self, name: str) -> None:
         """What the member is now is what it is compared with from here on."""
@@ -337,16 +339,16 @@ class Ensemble(Group[Model]):
 
     def _begin(self, state: State) -> None:
         self.specs, self.challenger_specs = (
-            {name: spec for name, spec in state.get(key, {}).items() if name in self.voters}
+            {n: spec for n, spec in state.get(key, {}).items() if place_of(n) in self.voters}
             for key in ("specs", "challenger_specs")
         )
         for name, spec in self.specs.items():
             if name in state["members"]:
                 self.members[name] = self.made(name, 0, spec)
         self.challengers = {
-            name: self.made(name, 0, self.challenger_specs.get(name))
-            for name in state["challengers"]
-            if name in self.voters
+            key: self.made(place_of(key), 0, self.challenger_specs.get(key))
+            for key in state["challengers"]
+            if place_of(key) in self.voters
         }
         self.last_good = {
             name: self.made(name, 0, self.specs.get(name))

@@ -16,6 +16,24 @@ Spec = Mapping[str, Any]
 """A learner's definition, as a configuration has it, without its name."""
 
 
+def key_of(place: str, number: int) -> str:
+    """Under which name the challenger of a place with this number stands.
+
+    >>> key_of("forest", 2)
+    'forest #2'
+    """
+    return f"{place} #{number}"
+
+
+def place_of(key: str) -> str:
+    """The place that a challenger of this name challenges; of another name that itself.
+
+    >>> place_of("forest #2"), place_of("forest")
+    ('forest', 'forest')
+    """
+    return key.rpartition(" #")[0] or key
+
+
 class Group(Generic[L]):
     """Learners in a fixed order.
 
@@ -25,6 +43,8 @@ class Group(Generic[L]):
 
     Attributes
     ----------
+    challengers : dict of str to Learner
+        By :func:`key_of` the place that each may take and its number.
     fresh : callable
         Builds the learner of a name anew: ``(name, number)``, where another number means another
         seed, and by another definition than its own ``(name, number, spec)``. Set by who builds the

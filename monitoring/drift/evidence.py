@@ -9,9 +9,9 @@ neither clock nor models.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,13 +35,17 @@ CHECKED = 12
 class Standing(NamedTuple):
     """How a challenge stands.
 
-    ``divergence`` is the mean difference of the two scores, ``agreement`` the share of events on
-    which both alert or neither does; of ``labels`` events both losses as made; ``evidence`` that
-    the challenger is better, of ``needed``.
+    ``number`` is the challenger's among all that ``member`` ever had, ``lane`` the one among those
+    that run at once, ``spec`` its definition, empty where it is made as the member. ``divergence``
+    is the mean difference of the two scores, ``agreement`` the share of events on which both alert
+    or neither does; of ``labels`` events both losses as made; ``evidence`` that the challenger is
+    better, ``against`` that it is worse, of ``needed``.
     """
 
     member: str
     number: int
+    lane: int
+    spec: Mapping[str, Any]
     scored: int
     divergence: float
     agreement: float
@@ -54,6 +58,7 @@ class Standing(NamedTuple):
     blocks: int
     block_ms: int
     evidence: float
+    against: float
     needed: float
     proposed: bool
 

@@ -50,6 +50,13 @@ class ChallengersSettings(Settings):
     deadline: Duration = Field(
         parse_duration("90d"), gt=0, description="event time after which one not better is dropped"
     )
+    at_once: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="challengers of a member, or of all, that may run at once: the first that is"
+        " better ends the others",
+    )
     promote: Literal["propose", "auto"] = Field(
         "propose",
         description="`propose`: a record and an alert, and an operator's command promotes;"

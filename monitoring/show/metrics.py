@@ -440,11 +440,12 @@ def _at_budget(r: Readings) -> Iterator[Row]:
 
 
 def _challengers(r: Readings) -> Iterator[Metric]:
-    """Of every member, and of all, there may be a challenger; those without have no figures."""
-    standings = {c.member: c for c in r.challengers}
+    """Of every member, and of all, there may be challengers; lanes without one have no figures."""
+    standings = {(c.member, c.lane): c for c in r.challengers}
     members = () if r.task == "ranking" else ("ensemble", *r.members)
-    found = [([r.model, name], standings.get(name)) for name in members]
-    each = ["model", "member"]
+    lanes = range(1, r.lanes + 1)
+    found = [([r.model, n, str(i)], standings.get((n, i))) for n in members for i in lanes]
+    each = ["model", "member", "lane"]
 
     def figure(name: str, told: str, value: Callable[[Standing], float], none: float) -> Metric:
         return gauge(name, told, each, [(k, value(c) if c else none) for k, c in found])
@@ -457,6 +458,9 @@ def _challengers(r: Readings) -> Iterator[Metric]:
         "Evidence that it is better than its member, of what is needed",
         lambda c: c.evidence / c.needed,
         math.nan,
+    )
+    yield figure(
+        "challenger_number", "Which of all that the member ever had", lambda c: c.number, math.nan
     )
     yield figure(
         "challenger_divergence",

@@ -120,7 +120,7 @@ class Readings:
     stale : learners that have learned what was corrected since.
     member_errors : by (learner, reason).
     skipped : updates that a learner left out, by learner.
-    challengers : how each challenge under way stands.
+    challengers : how each challenge under way stands; of one member at most ``lanes`` at once.
     guard : how members and ensemble compare with what they were.
     kinds : types of members that were challengers, where they have another than is configured.
     reactions : to drift alarms, by what :func:`reactions` lists.
@@ -172,6 +172,7 @@ class Readings:
     member_errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     challengers: Sequence[Standing] = ()
+    lanes: int = 1
     guard: Sequence[Guarded] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     reactions: Mapping[tuple[str, str], int] = field(default_factory=dict)

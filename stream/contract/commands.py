@@ -96,12 +96,13 @@ class Controlled(Protocol):
 class Done(NamedTuple):
     """What a command did: whom it concerns, what else its audit record tells, and of each member
     in whose place another model stands what that one's record tells; ``digests`` of those models,
-    where they are known."""
+    where they are known; what ``further`` audit records of the same tell, each of its own."""
 
     target: str
     detail: dict[str, Any]
     renewed: Mapping[str, dict[str, Any]] = {}
     digests: Mapping[str, str] = {}
+    further: Sequence[dict[str, Any]] = ()
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
@@ -377,7 +378,7 @@ class _OfScores(Command, frozen=True):
 
 
 class Challenge(_OfScores, frozen=True, tag="challenge"):
-    """A model begins to score and learn beside the member, whose place it may take."""
+    """Models begin to score and learn beside the member, whose place one of them may take."""
 
     event = "challenger_started"
     member: Place
@@ -386,7 +387,7 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
         msgspec.Meta(
             max_length=10_000,
             description="`type` and parameters as JSON, as in the configuration; else the member's."
-            " Of `ensemble`: `combine` and `members`",
+            " Of `ensemble`: `combine` and `members`. A list of them: they race",
             examples=['{"type": "logistic"}'],
         ),
     ] = ""
@@ -409,12 +410,18 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
             from stream.settings import specs  # only where one is given: it loads learners
 
             try:
-                if whole:
-                    specs.check_whole(self.spec, task.type)
-                else:
-                    specs.check(self.spec, task.type, configured)
+                several = specs.parsed(self.spec)
             except ValueError as error:
                 raise ValueError(f"{error} - at `$.spec`") from error
+            for i, spec in enumerate(several):
+                try:
+                    if whole:
+                        specs.check_whole(spec, task.type)
+                    else:
+                        specs.check(spec, task.type, configured)
+                except ValueError as error:
+                    which = f"[{i}]" if len(several) > 1 else ""
+                    raise ValueError(f"{error} - at `$.spec{which}`") from error
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
@@ -427,9 +434,9 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
             block_ms=parse_duration(self.block) if self.block else terms.block_ms,
             deadline_ms=parse_duration(self.deadline) if self.deadline else terms.deadline_ms,
         )
-        spec = parsed(self.spec) if self.spec else None
-        detail = engine.challengers.begin(self.member, spec, terms)
-        return Done(self.member, detail)
+        several = parsed(self.spec) if self.spec else [None]
+        first, *others = engine.challengers.begin(self.member, several, terms)
+        return Done(self.member, first, further=others)
 
 
 class Rebuild(Command, frozen=True, tag="rebuild"):
@@ -483,25 +490,36 @@ class Promote(_OfScores, frozen=True, tag="promote"):
 
     event = "challenger_promoted"
     member: Place
+    number: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="of several the one with this number; 0, or left out: the proposed one",
+        ),
+    ] = 0
 
     def apply(self, engine: Controlled) -> Done:
         """Do it; refuse a whole ensemble: one that can be followed is a step of its own."""
         if self.member == WHOLE:
             engine.admit(self)
             raise CommandRefused("expected a step of its own: nothing else can be taken with it")
-        detail = engine.challengers.promote(self.member)
+        detail = engine.challengers.promote(self.member, self.number)
         return Done(self.member, detail, {self.member: detail})
 
 
 class Drop(_OfScores, frozen=True, tag="drop"):
-    """The member's challenger goes."""
+    """The member's challengers go."""
 
     event = "challenger_dropped"
     member: Place
+    number: Annotated[
+        int, msgspec.Meta(ge=0, description="the one with this number; 0, or left out: all")
+    ] = 0
 
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
-        return Done(self.member, engine.challengers.drop(self.member))
+        first, *others = engine.challengers.drop(self.member, self.number)
+        return Done(self.member, first, further=others)
 
 
 def _leaves(kind: type[Command]) -> list[type[Command]]:

@@ -275,7 +275,7 @@ class Front(Listener):
             "threshold": finite(latest.threshold),
             "combine": config.ensemble.combine if config.reco is None else "stack",
             "guard": [standing(g) for g in latest.guard],
-            "challenger": _challenger(latest, "ensemble"),
+            "challengers": _challengers(latest, "ensemble"),
             "members": [self._member(name, type) for name, type in self._kinds.items()],
         }
 
@@ -294,7 +294,7 @@ class Front(Listener):
             "stale": learner in latest.stale,
             "updates": latest.updates.get(learner, 0),
             "errors": sum(n for (of, _), n in latest.member_errors.items() if of == learner),
-            "challenger": _challenger(latest, name),
+            "challengers": _challengers(latest, name),
         }
 
     def parameters(self) -> dict[str, Any]:
@@ -347,9 +347,9 @@ class Front(Listener):
         return self._page.scores.find(event_id)
 
 
-def _challenger(latest: Readings, place: str) -> dict[str, Any] | None:
-    """How the challenge of a member, or of all, stands; ``None`` without one."""
-    return next((standing(c) for c in latest.challengers if c.member == place), None)
+def _challengers(latest: Readings, place: str) -> list[dict[str, Any]]:
+    """How the challenges of a member, or of all, stand."""
+    return [standing(c) for c in latest.challengers if c.member == place]
 
 
 def _kinds(config: Config) -> dict[str, str]:

@@ -198,13 +198,10 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         },
         skipped={name: member.skipped for name, member in ensemble.members.items()},
         challengers=engine.challengers.standings(),
+        lanes=engine.challengers.lanes,
         guard=engine.guard.standings(),
         kinds={name: str(spec["type"]) for name, spec in ensemble.specs.items()},
-        reactions={
-            (reaction, name): engine.reactions.counts[f"{reaction}/{name}"]
-            + engine.challengers.counts[f"{reaction}/{name}"]
-            for reaction, name in reactions(ensemble.names)
-        },
+        reactions=_reactions(engine),
         parameters=parameters,
         features=engine.features.gauges(),
         limits=_bounds(engine),
@@ -219,6 +216,12 @@ def _of_scoring(engine: ScoringEngine, parameters: Mapping[tuple[str, str, bool]
         label_delay=tallies.label_delay.copy(),
         shared=_shared(engine),
     )
+
+
+def _reactions(engine: ScoringEngine) -> dict[tuple[str, str], int]:
+    """By reaction and member: of alarms, and of what challenges."""
+    counts = engine.reactions.counts + engine.challengers.counts
+    return {key: counts["/".join(key)] for key in reactions(engine.ensemble.names)}
 
 
 def _labels(engine: ScoringEngine) -> dict[str, int]:

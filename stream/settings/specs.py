@@ -25,17 +25,20 @@ WHOLE = frozenset({"combine", "members"})
 """What defines a whole ensemble."""
 
 
-def parsed(text: str) -> dict[str, Any]:
-    """The table that ``text`` is as JSON; raises :class:`ValueError` where it is none."""
+def parsed(text: str) -> list[dict[str, Any]]:
+    """The tables that ``text`` has as JSON, one or a list; raises :class:`ValueError` of none."""
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        found = msgspec.json.decode(text, type=dict[str, Any] | list[dict[str, Any]])
     except msgspec.MsgspecError as error:
-        raise ValueError(f"Expected a member's table as JSON; {error}") from error
+        raise ValueError(f"Expected a member's table as JSON, or a list; {error}") from error
+    several = [found] if isinstance(found, dict) else found
+    if not several:
+        raise ValueError("Expected at least one member's table in the list; got none")
+    return several
 
 
-def check(text: str, task: TaskType, known: Sequence[MemberSettings]) -> None:
-    """Raise :class:`ValueError` unless ``text`` defines a member that ``known`` ones vouch for."""
-    spec = parsed(text)
+def check(spec: Mapping[str, Any], task: TaskType, known: Sequence[MemberSettings]) -> None:
+    """Raise :class:`ValueError` unless ``spec`` defines a member that ``known`` ones vouch for."""
     if own := sorted(OWN.intersection(spec)):
         raise ValueError(f"Expected no {', '.join(own)}: that is the place's; got it")
     if not isinstance(spec.get("type"), str):
@@ -57,9 +60,8 @@ def check(text: str, task: TaskType, known: Sequence[MemberSettings]) -> None:
         raise ValueError("; ".join(lines(error, kind, ()))) from error
 
 
-def check_whole(text: str, task: TaskType) -> None:
-    """Raise :class:`ValueError` unless ``text`` defines a whole ensemble that a record may name."""
-    spec = parsed(text)
+def check_whole(spec: Mapping[str, Any], task: TaskType) -> None:
+    """Raise :class:`ValueError` unless ``spec`` defines a whole ensemble that a record may name."""
     if spec.keys() != WHOLE or not isinstance(spec["members"], list) or not spec["members"]:
         raise ValueError("Expected `combine` and `members`, as the configuration has them")
     for i, table in enumerate(spec["members"]):

@@ -12,6 +12,7 @@ from functools import partial
 import structlog
 
 from models.base import MillraceError, State
+from models.ensemble.group import place_of
 from models.members.catalogue import digests_state, names_code
 from monitoring.audit.contents import MODELS, member_key, saved_of
 from stream.contract.failpoint import failpoint
@@ -208,7 +209,10 @@ def _unreadable(engine: Engine, state: State) -> set[str]:
     specs_of = {"challengers": "challenger_specs"}
     for kind, prefix in MODELS.items():
         specs = state["ensemble"].get(specs_of.get(kind, "specs"), {})
-        for name, member in engine.ensemble.members.items():
+        for name in state["ensemble"].get(kind, {}):
+            member = engine.ensemble.members.get(place_of(name))
+            if member is None:
+                continue  # of no place there is: nothing reads it
             made = specs.get(name)
             if made is None:
                 known = member.digests_state()
@@ -225,8 +229,8 @@ def _check(loaded: Loaded, engine: Engine, contents: Mapping[str, str]) -> None:
     Kernels trust the numbers in a state as indices: what was crafted must not reach them. A River
     estimator's digest is not that of its bytes; their reader is closed instead.
     """
-    unreadable = _unreadable(engine, loaded.state)
     try:
+        unreadable = _unreadable(engine, loaded.state)
         saved = saved_of(loaded.state, loaded.rows, unreadable)
     except Exception as error:  # a crafted state may raise anything
         engine.close()

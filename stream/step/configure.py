@@ -30,7 +30,7 @@ def admitted(
     Raises :class:`~stream.contract.commands.CommandRefused`.
     """
     if isinstance(command, Promote):
-        return _second(build, engine)
+        return _second(build, engine, command.number)
     tree, now = command.tree(), digest(engine.tree)
     if command.base != now:
         raise CommandRefused(
@@ -53,9 +53,9 @@ def admitted(
     return new
 
 
-def _second(build: Callable[[Config], Engine], engine: Engine) -> Engine:
+def _second(build: Callable[[Config], Engine], engine: Engine, number: int) -> Engine:
     """A new engine of what challenges the whole ensemble; may be refused as above."""
-    spec = engine.challengers.second().spec
+    spec = engine.challengers.second(number).spec
     try:
         tree, asked = with_ensemble(engine.config, spec)
         new = build(changed(engine.config, asked))

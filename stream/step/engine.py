@@ -328,6 +328,9 @@ class Engine(ABC):
             actor = command.actor or "engine"
             detail = done.detail | command.grounds() | where
             self.auditor.record(command.event, "command", done.target, detail, actor)
+            for further in done.further:
+                told = further | command.grounds() | where
+                self.auditor.record(command.event, "command", done.target, told, actor)
             for name, moved in done.renewed.items():
                 root = done.digests.get(name)
                 self.auditor.renewed(name, command.event, "command", moved, root)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models.base import MillraceError, State
-from models.ensemble.group import Spec
+from models.ensemble.group import Spec, place_of
 from models.features.stage import FeatureStage
 from models.members import catalogue
 from models.settings import Feature, feature_fields
@@ -25,7 +25,7 @@ from stream.settings.specs import defined
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
-from stream.step.lifecycle import guard, refits
+from stream.step.lifecycle import challengers, guard, refits
 from stream.step.lifecycle.beside import unheld
 from stream.step.lifecycle.warm import warmed
 from stream.step.ranking import changes as ranking
@@ -342,10 +342,15 @@ def _taught(
     return found
 
 
-def by(old: Engine, new: Engine, asked: Slice | None) -> tuple[str, str, dict[str, Any]]:
-    """Cause, actor and detail of what asked for the switch, for the trail."""
+def by(
+    old: Engine, new: Engine, asked: Slice | None, otherwise: str = "configuration"
+) -> tuple[str, str, dict[str, Any]]:
+    """Cause, actor and detail of what asked for the switch, for the trail.
+
+    ``otherwise``: the cause where no command did.
+    """
     if asked is None:
-        return "configuration", "engine", {}
+        return otherwise, "engine", {}
     r, command = asked.range, old.codec.command(asked.records[0])
     assert not isinstance(command, DeadLetter)  # else nobody would have switched
     new.auditor.taking(r.topic, r.partition, r.first, r.last)
@@ -364,7 +369,7 @@ def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         return ["" if name in gone else name for name in names]
 
     def without(known: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in known.items() if name not in gone}
+        return {name: value for name, value in known.items() if place_of(name) not in gone}
 
     ensemble, drift = state["ensemble"], state["drift"]
     kept = state | {
@@ -403,8 +408,7 @@ def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         del kept["ensemble"]["combiner"]
     if not changes.same_columns:
         if "challengers" in kept:  # a whole ensemble sees columns as they were
-            running = kept["challengers"]["running"]
-            kept["challengers"] |= {"running": {n: v for n, v in running.items() if n != WHOLE}}
+            kept["challengers"] = challengers.narrowed(kept["challengers"])
         del kept["pending"], kept["drift"]["columns"]
         kept.pop("history", None)
         kept.pop("reasons", None)

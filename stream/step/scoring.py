@@ -430,8 +430,8 @@ class ScoringEngine(Engine):
         spec = self.ensemble.specs.get(name)
         self._exchanged(name, "rolled_back", lambda: self.ensemble.replace(name, model, spec))
 
-    def _promoted(self, name: str) -> None:
-        self._exchanged(name, "promoted", lambda: self.ensemble.promote(name))
+    def _promoted(self, name: str, number: int) -> None:
+        self._exchanged(name, "promoted", lambda: self.ensemble.promote(name, number))
 
     def _renewed(self, name: str, goes_on: bool) -> None:
         self.reactions.replaced(name)

@@ -96,13 +96,20 @@ class Operator(Traffic):
     def challenge(self) -> dict[str, Any]:
         """Another model, or the same anew; soon decided."""
         member = self.place()
-        spec = SECOND if member == WHOLE else self._rng.choice(SPECS)
+        several = self._rng.choice([1, 1, 2, 3])
+        specs = [SECOND] if member == WHOLE else SPECS
+        made = [spec or SPECS[0] for spec in self._rng.choices(specs, k=several)]
+        spec = f"[{', '.join(made)}]" if several > 1 else self._rng.choice(specs)
         terms = {"alpha": self._rng.choice([0.05, 0.9]), "block": "1h", "deadline": "2d"}
         return {"member": member, "spec": spec} | terms
 
     def place(self) -> str:
         """A member's name, or that of all of them."""
         return self._rng.choice([self.member(), self.member(), WHOLE])
+
+    def number(self) -> int:
+        """Which of a place's challengers: mostly that there is, or all."""
+        return self._rng.choice([0, 0, 1, 2, 3])
 
     def accepts(self) -> bool:
         """Whether a rebuild may let go of what the history does not have."""
@@ -141,8 +148,8 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
     "withdraw": lambda o: {"member": o.member()},
     "configure": Operator.asked,
     "challenge": Operator.challenge,
-    "promote": lambda o: {"member": o.place()},
-    "drop": lambda o: {"member": o.place()},
+    "promote": lambda o: {"member": o.place(), "number": o.number()},
+    "drop": lambda o: {"member": o.place(), "number": o.number()},
 }
 """The fields of each command of ``stream/contract/commands.py``."""
 

@@ -40,9 +40,13 @@ def map_body(context, body):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    # Nor can it say that the text of a challenger's definition is JSON of a member, and that one
-    # of the whole ensemble has to be there.
+    # Nor can it say that a configuration's text is JSON, that of a challenger's definition JSON of
+    # a member, and that one of the whole ensemble has to be there.
     body = case.body
+    if isinstance(body, dict) and body.get("command") == "configure":
+        if isinstance(body.get("settings"), str):
+            case.body = {**body, "settings": json.dumps({"format": body["settings"]})}
+        return
     if not isinstance(body, dict) or body.get("command") != "challenge":
         return
     spec, whole = body.get("spec", ""), body.get("member") == "ensemble"

@@ -317,13 +317,13 @@ FROZEN = panel("Frozen", "none", "1 where the member scores and does not learn."
     ("millrace_member_frozen{M}", "{{member}}"), max=1)
 CHALLENGERS = panel("Challengers", "none",
     "Evidence that each is better than its member, of what is needed; proposed at 1.",
-    ("millrace_challenger_evidence_ratio{M}", "{{member}}"))
+    ("millrace_challenger_evidence_ratio{M}", "{{member}} {{lane}}"))
 CHALLENGER_LOSS = panel("Loss of challengers", "none",
     "Mean loss of scores as made, of members and their challengers, since the challenge began.",
-    ("millrace_challenger_loss{M}", "{{member}} {{of}}"))
+    ("millrace_challenger_loss{M}", "{{member}} {{lane}} {{of}}"))
 CHALLENGER_ALERTS = panel("Alerts of challengers", "short",
     "Events on which both would have alerted, or one of them alone.",
-    ("millrace_challenger_alerts{M}", "{{member}} {{by}}"))
+    ("millrace_challenger_alerts{M}", "{{member}} {{lane}} {{by}}"))
 GUARD = panel("Worse than it was", "none",
     "Evidence that a member, or the ensemble, is worse than its last good version, of what is"
     " needed; going back is proposed at 1.",

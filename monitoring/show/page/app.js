@@ -207,8 +207,8 @@ function lists(s) {
   table("drift-table", ["Signal", "Detector", n("Statistic"), n("Threshold"), n("Alarms")],
     s.drift.map(([d, signal, at, limit, alarms]) => [signal, d.replace("_", "-"), n(fixed(at, 3)), n(fixed(limit, 3)), n(count(alarms))]));
   byId("challengers").hidden = !s.challengers.length;
-  table("challengers-table", ["Of", n("Labels"), n("Loss, member"), n("Loss, challenger"), n("Evidence"), n("Needed"), n("Divergence"), n("Alert alike"), n("Alerts, member only"), n("Alerts, challenger only"), ""],
-    s.challengers.map((c) => [c.member, n(count(c.labels)), n(fixed(c.loss)), n(fixed(c.challenger_loss)), n(fixed(c.evidence, 2)), n(fixed(c.needed, 1)), n(fixed(c.divergence)), n(fixed(c.agreement)), n(count(c.alerts_member)), n(count(c.alerts_challenger)), c.proposed ? "proposed" : ""]));
+  table("challengers-table", ["Of", n("Number"), "Made of", n("Labels"), n("Loss, member"), n("Loss, challenger"), n("Evidence"), n("Against"), n("Needed"), n("Divergence"), n("Alert alike"), n("Alerts, member only"), n("Alerts, challenger only"), ""],
+    s.challengers.map((c) => [c.member, n(c.number), wide(madeOf(c.spec)), n(count(c.labels)), n(fixed(c.loss)), n(fixed(c.challenger_loss)), n(fixed(c.evidence, 2)), n(fixed(c.against, 2)), n(fixed(c.needed, 1)), n(fixed(c.divergence)), n(fixed(c.agreement)), n(count(c.alerts_member)), n(count(c.alerts_challenger)), c.proposed ? "proposed" : ""]));
   byId("guard").hidden = !s.guard.length;
   table("guard-table", ["Of", "Last good version", n("Labels"), n("Loss"), n("Loss, last good"), n("Evidence"), n("Needed"), ""],
     s.guard.map((g) => [g.member, g.version.slice(0, 12), n(count(g.labels)), n(fixed(g.loss)), n(fixed(g.last_good_loss)), n(fixed(g.evidence, 2)), n(fixed(g.needed, 1)), g.proposed ? "rollback proposed" : ""]));
@@ -216,6 +216,13 @@ function lists(s) {
   table("dead-table", ["Reason", "Where", "What was wrong"], [...s.last_dead_letters].reverse().map((d) => [
     d.reason.replaceAll("_", " "), `${d.topic}/${d.partition} @ ${d.offset}`, wide(d.error),
   ]), "None.");
+}
+
+// A challenger's definition in words.
+function madeOf({ type, ...rest }) {
+  if (rest.members) return `${rest.combine} of ${rest.members.map((m) => m.name).join(", ")}`;
+  if (!type) return "as its member, another seed";
+  return [type, ...Object.entries(rest).map(([key, value]) => `${key} ${JSON.stringify(value)}`)].join(", ");
 }
 
 function drawCharts() {

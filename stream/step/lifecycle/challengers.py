@@ -1,8 +1,9 @@
 """Challengers: models beside members whose place they may take, judged by what both said then.
 
 A challenger scores every event that its member scores, and learns the same rows; nothing that is
-said, counted or learned elsewhere depends on it. What it said waits here, row for row of the
-pending store. Whether it is better, ``monitoring/drift/evidence.py`` says. The engine calls
+said, counted or learned elsewhere depends on it. Those of one place race: the first that is better
+ends the challenge of the others. What each said waits here, row for row of the pending store.
+Whether it is better, ``monitoring/drift/evidence.py`` says. The engine calls
 :meth:`Challengers.score` for events, :meth:`judge` for truths, :meth:`learned` after every
 learning; commands and drift alarms begin and end a challenge. Part of the engine's state: no clock,
 no I/O.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, FeatureBatch, State
 from models.ensemble.ensemble import Ensemble, MemberError
+from models.ensemble.group import Spec, key_of, place_of
 from models.task import Task
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.budgets import Reaction
@@ -41,6 +43,32 @@ class Terms(NamedTuple):
     deadline_ms: int
 
 
+class Place(NamedTuple):
+    """Which challenge it is: the ``number``-th of the member ``name``, or of all.
+
+    ``lane``: which of those that run at once, from 1 on; another may have it later.
+    """
+
+    name: str
+    number: int
+    lane: int
+
+
+def needed_by(numbers: Sequence[int], alpha: float) -> float:
+    """Evidence that each of the challengers with these numbers needs, which begin together.
+
+    All that a place ever has may win falsely with a chance of ``alpha``: the ``k``-th with
+    ``6 / (pi^2 k^2)`` of it, which sum to 1. Those that begin together have what their numbers have
+    in equal parts. No more is asked of a race: whichever of them are no better, that any of these
+    ever wins has at most the sum of their chances, however their scores depend on each other.
+
+    >>> needed_by([1], 0.05) < needed_by([1, 2, 3, 4], 0.05) < needed_by([4], 0.05)
+    True
+    """
+    share = sum(6 / (math.pi**2 * k**2) for k in numbers) / len(numbers)
+    return 1 / (alpha * share)
+
+
 class _Challenge(Beside):
     """One challenger's standing: links as made, evidence, figures of both.
 
@@ -48,14 +76,19 @@ class _Challenge(Beside):
     """
 
     def __init__(
-        self, terms: Terms, number: int, rows: int, task: Task, second: Second | None = None
+        self,
+        place: Place,
+        terms: Terms,
+        needed: float,
+        rows: int,
+        task: Task,
+        second: Second | None = None,
     ) -> None:
         super().__init__(terms.block_ms, rows, task)
+        self.name, self.number, self.lane = place
+        self.needed = needed
         self.second = second
-        self.number = number
-        # The k-th one of a member may only be promoted falsely with a share of alpha: 6 / pi^2 of
-        # 1 / k^2, which together are 1.
-        self.needed = math.pi**2 * number**2 / (6 * terms.alpha)
+        self.alpha = terms.alpha
         self.deadline_ms = terms.deadline_ms
         self.until_ms = 0
         """Event time of its deadline; 0: it has scored nothing yet."""
@@ -71,8 +104,9 @@ class _Challenge(Beside):
 
     def state(self) -> State:
         return super().state() | {
-            "number": self.number,
+            "place": [self.name, self.number, self.lane],
             "needed": self.needed,
+            "alpha": self.alpha,
             "deadline_ms": self.deadline_ms,
             "until_ms": self.until_ms,
             "labels": self.labels,
@@ -85,7 +119,7 @@ class _Challenge(Beside):
 
     def restore(self, state: State) -> None:
         super().restore(state)
-        self.number, self.needed = int(state["number"]), float(state["needed"])
+        self.needed, self.alpha = float(state["needed"]), float(state["alpha"])
         self.deadline_ms, self.until_ms = int(state["deadline_ms"]), int(state["until_ms"])
         self.labels, self.ripe = int(state["labels"]), int(state["ripe"])
         self.doubled, self.proposed = int(state["doubled"]), bool(state["proposed"])
@@ -94,7 +128,7 @@ class _Challenge(Beside):
 
 
 class Challengers:
-    """The challenges of one engine, one of each member and one of all of them at most.
+    """The challenges of one engine: of each member, and of all of them, some at once.
 
     Parameters
     ----------
@@ -105,7 +139,7 @@ class Challengers:
     pending : Pending
         Where the rows wait whose links wait here.
     promote : callable
-        Lets the challenger of a member take its place.
+        ``(name, number)``: that challenger takes the member's place.
 
     Attributes
     ----------
@@ -123,7 +157,7 @@ class Challengers:
         ensemble: Ensemble,
         auditor: Auditor,
         pending: Pending,
-        promote: Callable[[str], None],
+        promote: Callable[[str, int], None],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._settings = settings
@@ -133,7 +167,7 @@ class Challengers:
         self._pending = pending
         self._promote = promote
         self._tried: Counter[str] = Counter()
-        self._running: dict[str, _Challenge] = {}
+        self._running: dict[str, _Challenge] = {}  # by the keys of the ensemble's
 
     @property
     def terms(self) -> Terms:
@@ -143,103 +177,175 @@ class Challengers:
     # ------------------------------------------------------------------ begin and end
 
     def begin(
-        self, name: str, spec: Mapping[str, Any] | None = None, terms: Terms | None = None
-    ) -> dict[str, Any]:
-        """A new model begins beside the member: ``spec``, or as the member was made.
+        self, name: str, specs: Sequence[Spec | None] = (None,), terms: Terms | None = None
+    ) -> list[dict[str, Any]]:
+        """New models begin beside the member: of each of ``specs``; ``None``: as it was made.
 
-        Beside all of them (:data:`WHOLE`) a whole ensemble does. Gives what the trail tells of it.
-        Raises :class:`CommandRefused` where the member has a challenger, is in quarantine, or the
-        model cannot be built.
+        Beside all of them (:data:`WHOLE`) whole ensembles do. Gives what the trail tells of each.
+        Raises :class:`CommandRefused`, and nothing begins, where there is no room for all, the
+        member is in quarantine, or a model cannot be built.
         """
         if name not in (*self._ensemble.voters, WHOLE):
             raise CommandRefused(f"{name}: gives no score that another's could be compared with")
-        if name in self._running:
-            raise CommandRefused(f"{name}: has a challenger; drop or promote that one first")
         if name in self._ensemble.quarantined:
             raise CommandRefused(f"{name}: is in quarantine, where it says nothing to compare with")
-        number, second = self._tried[name] + 1, None
+        run, most = len(self.of(name)), self._settings.at_once
+        if run + len(specs) > most:
+            raise CommandRefused(
+                f"{name}: expected at most {most} challengers at once (challengers.at_once); {run} "
+                f"run, got {len(specs)} more: drop or promote first"
+            )
+        first = self._tried[name] + 1
+        numbers = range(first, first + len(specs))
         try:
-            if name == WHOLE:
-                second = Second(spec or {}, self.another(spec or {}))
-                second.ensemble.prior.restore(self._ensemble.prior.state())
-            else:
-                self._ensemble.challenge(name, number, spec)
+            seconds = [self._made(name, *one) for one in zip(numbers, specs, strict=True)]
         except Exception as error:  # a library's constructor may raise anything
+            for number in numbers:
+                self._ensemble.drop(name, number)
             kind = type(error).__name__
             raise CommandRefused(f"{name}: cannot be built: {kind}: {str(error)[:300]}") from error
-        found = self._enter(name, terms or self.terms, second)
-        self.counts[f"challenger_started/{name}"] += 1
-        return {"number": number, "evidence_needed": found.needed, "spec": dict(spec or {})}
+        found = [self._enter(name, terms or self.terms, numbers, second) for second in seconds]
+        return [
+            {"number": one.number, "evidence_needed": one.needed, "spec": self._spec(one)}
+            for one in found
+        ]
 
-    def _enter(self, name: str, terms: Terms, second: Second | None) -> _Challenge:
+    def _spec(self, running: _Challenge) -> dict[str, Any]:
+        """The definition of what challenges; empty: the member's own."""
+        if running.second is not None:
+            return running.second.spec
+        key = key_of(running.name, running.number)
+        return dict(self._ensemble.challenger_specs.get(key, {}))
+
+    def _made(self, name: str, number: int, spec: Spec | None) -> Second | None:
+        """Build what challenges; gives it where it is a whole ensemble."""
+        if name != WHOLE:
+            self._ensemble.challenge(name, number, spec)
+            return None
+        second = Second(spec or {}, self.another(spec or {}))
+        second.ensemble.prior.restore(self._ensemble.prior.state())
+        return second
+
+    def _enter(
+        self, name: str, terms: Terms, together: Sequence[int], second: Second | None
+    ) -> _Challenge:
+        """The next challenge of the place is under way, as one of those that begin together."""
         self._tried[name] += 1
-        rows = self._settings.rows
-        found = _Challenge(terms, self._tried[name], rows, self._task, second)
-        self._running[name] = found
+        number, taken = self._tried[name], {one.lane for one in self.of(name)}
+        place = Place(name, number, next(n for n in range(1, len(taken) + 2) if n not in taken))
+        needed = needed_by(together, terms.alpha)
+        found = _Challenge(place, terms, needed, self._settings.rows, self._task, second)
+        self._running[key_of(name, number)] = found
+        self.counts[f"challenger_started/{name}"] += 1
         return found
 
-    def promote(self, name: str) -> dict[str, Any]:
-        """The challenger takes the member's place; raises :class:`CommandRefused` without one."""
-        detail = self._known(name)
-        del self._running[name]
-        self._promote(name)
+    def of(self, name: str) -> list[_Challenge]:
+        """The challenges of a place, by number."""
+        found = [one for one in self._running.values() if one.name == name]
+        return sorted(found, key=lambda one: one.number)
+
+    def chosen(self, name: str, number: int = 0) -> _Challenge:
+        """The challenge of a place that is meant: by its number; 0: the one there is, or proposed.
+
+        Raises :class:`CommandRefused` where there is none, or more than one could be.
+        """
+        there = self.of(name)
+        if not there:
+            raise CommandRefused(f"{name}: has no challenger")
+        numbers = ", ".join(str(one.number) for one in there)
+        if number:
+            meant = [one for one in there if one.number == number]
+        else:
+            meant = [one for one in there if one.proposed] or there
+        if len(meant) != 1:
+            got = f"number {number}" if number else "no number"
+            raise CommandRefused(f"{name}: expected the number of one of {numbers}; got {got}")
+        return meant[0]
+
+    def promote(self, name: str, number: int = 0, cause: str = "command") -> dict[str, Any]:
+        """A challenger takes the member's place, and the others of that place end.
+
+        Raises :class:`CommandRefused` as :meth:`chosen`.
+        """
+        running = self.chosen(name, number)
+        detail = self._known(running)
+        del self._running[key_of(name, running.number)]
+        for other in self.of(name):
+            self._end(other, f"number {running.number} took the member's place", cause)
+        self._promote(name, running.number)
         self.counts[f"challenger_promoted/{name}"] += 1
         return detail
 
     @property
+    def lanes(self) -> int:
+        """How many challenges of one place there may be at once."""
+        lanes = [one.lane for one in self._running.values()]
+        return max(self._settings.at_once, *lanes) if lanes else self._settings.at_once
+
+    @property
     def won(self) -> bool:
         """Whether a whole ensemble is to take the ensemble's place before the next step."""
-        return WHOLE in self._running and self._running[WHOLE].won
+        return any(one.won for one in self.of(WHOLE))
 
-    def second(self) -> Second:
-        """What challenges the ensemble; raises :class:`CommandRefused` where nothing does."""
-        self._known(WHOLE)
-        second = self._running[WHOLE].second
+    def second(self, number: int = 0) -> Second:
+        """What challenges the ensemble; raises :class:`CommandRefused` as :meth:`chosen`."""
+        second = self.chosen(WHOLE, number).second
         assert second is not None
         return second
 
-    def promoted(self, before: Challengers, spec: Mapping[str, Any] | None) -> dict[str, Any]:
+    def promoted(
+        self, before: Challengers, number: int, spec: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         """What challenged the ensemble of ``before`` is the ensemble here: enter what was.
 
         With its ``spec`` the ensemble that made room goes on as the challenger, so that a promotion
-        can be taken back; ``None``: it is gone. Gives what the trail tells.
+        can be taken back; ``None``: it is gone. All other challenges are over. Gives what the trail
+        tells.
         """
-        detail = before._known(WHOLE)
-        running = before._running[WHOLE]
+        running = before.chosen(WHOLE, number)
+        detail = before._known(running)
         self.counts[f"challenger_promoted/{WHOLE}"] += 1
         self._running = {}
+        for other in before._sorted():
+            if other is not running:
+                self.counts[f"challenger_dropped/{other.name}"] += 1
+                told = before._known(other) | {"reason": "another ensemble took the place of all"}
+                self._auditor.record("challenger_dropped", "challenge", other.name, told)
         if spec is None:
             return detail | {"old_one": "gone"}
         second = Second(spec, self.another(spec))
         second.ensemble.restore(
             before._ensemble.state() | {"challengers": {}, "challenger_specs": {}, "last_good": {}}
         )
-        alpha = math.pi**2 * running.number**2 / (6 * running.needed)
-        terms = Terms(alpha, self._settings.block, running.deadline_ms)
-        found = self._enter(WHOLE, terms, second)
+        terms = Terms(running.alpha, self._settings.block, running.deadline_ms)
+        found = self._enter(WHOLE, terms, [self._tried[WHOLE] + 1], second)
         found.ripe = self._pending.tail  # it has learned all there was
-        self.counts[f"challenger_started/{WHOLE}"] += 1
         return detail | {"old_one": "challenges", "number_of_old_one": found.number}
 
-    def drop(self, name: str) -> dict[str, Any]:
-        """The challenger goes; raises :class:`CommandRefused` without one."""
-        detail = self._known(name)
-        if name != WHOLE:
-            self._ensemble.drop(name)
-        del self._running[name]
-        self.counts[f"challenger_dropped/{name}"] += 1
+    def drop(self, name: str, number: int = 0) -> list[dict[str, Any]]:
+        """A challenger goes, or all of the place where ``number`` is 0; what the trail tells.
+
+        Raises :class:`CommandRefused` where there is none.
+        """
+        meant = [self.chosen(name, number)] if number or not self.of(name) else self.of(name)
+        return [self._dropped(one) for one in meant]
+
+    def _dropped(self, running: _Challenge) -> dict[str, Any]:
+        detail = self._known(running)
+        if running.second is None:
+            self._ensemble.drop(running.name, running.number)
+        del self._running[key_of(running.name, running.number)]
+        self.counts[f"challenger_dropped/{running.name}"] += 1
         return detail
 
     def replaced(self, name: str) -> None:
         """Another model stands in the member's place: what was to be compared with is gone."""
-        if name in self._running:
-            self._end(name, "another model took the member's place", "command")
+        for running in self.of(name):
+            self._end(running, "another model took the member's place", "command")
 
-    def _known(self, name: str) -> dict[str, Any]:
+    def _known(self, running: _Challenge) -> dict[str, Any]:
         """What the trail tells of a challenge that ends."""
-        if name not in self._running:
-            raise CommandRefused(f"{name}: has no challenger")
-        at = self.standing(name)
+        at = self._standing(running)
         return {
             "number": at.number,
             "labels": at.labels,
@@ -250,19 +356,26 @@ class Challengers:
             "evidence_needed": at.needed,
         }
 
-    def _end(self, name: str, reason: str, cause: str = "challenge") -> None:
-        self._auditor.record(
-            "challenger_dropped", cause, name, self.drop(name) | {"reason": reason}
-        )
+    def _end(self, running: _Challenge, reason: str, cause: str = "challenge") -> None:
+        detail = self._dropped(running) | {"reason": reason}
+        self._auditor.record("challenger_dropped", cause, running.name, detail)
 
     # ------------------------------------------------------------------ the step
 
-    def _names(self) -> list[str]:
-        """Whose challenges run: members in their order, then the ensemble.
+    def _sorted(self) -> list[_Challenge]:
+        """The challenges under way: members' in their order, then the ensemble's; by number.
 
         In the order in which they came a restored engine would go another way.
         """
-        return [name for name in (*self._ensemble.voters, WHOLE) if name in self._running]
+        if not self._running:
+            return []
+        return [one for name in (*self._ensemble.voters, WHOLE) for one in self.of(name)]
+
+    def _under_way(self) -> Iterator[_Challenge]:
+        """Each challenge, unless one before it ended it."""
+        for running in self._sorted():
+            if self._running.get(key_of(running.name, running.number)) is running:
+                yield running
 
     def score(
         self, x: FeatureBatch, links: F64, link: F64, numbers: I64, threshold: float, at_ms: int
@@ -273,22 +386,22 @@ class Challengers:
         ``numbers`` are theirs in the pending store; ``at_ms`` is the newest event time scored.
         """
         task, first, head = self._task, int(numbers[0]), self._pending.head
-        for name in self._names():
-            running = self._running[name]
+        for running in self._under_way():
+            name = running.name
             if name in self._ensemble.quarantined:
-                self._end(name, "the member is in quarantine")
+                self._end(running, "the member is in quarantine")
                 continue
             running.until_ms = running.until_ms or at_ms + running.deadline_ms
             if at_ms > running.until_ms and not running.proposed:
-                self._end(name, "not better by the deadline")
+                self._end(running, "not better by the deadline")
                 continue
             try:
                 if running.second is None:
-                    said = self._ensemble.score_beside(name, x)
+                    said = self._ensemble.score_beside(name, running.number, x)
                 else:
                     said = running.second.score(x, first, head)
             except MemberError as error:
-                self._end(name, str(error)[:500])
+                self._end(running, str(error)[:500])
                 continue
             running.hold(said, first, head)
             ours = task.output(link if name == WHOLE else links[:, self._column(name)])
@@ -302,15 +415,13 @@ class Challengers:
 
     def judge(self, numbers: I64, rows: NDArray[Any], y: F64) -> None:
         """The truths of ``n`` rows came: what both said of them then is compared."""
-        begun = dict(self._running)
-        for name in self._names():
-            running = begun[name]
+        for running in self._under_way():
             known = running.holds(numbers) & ~rows["cold"]
             known &= (numbers >= running.ripe) & (running.ripe >= 0)
             if known.any():
-                whole = name == WHOLE
-                ours = rows["score"] if whole else rows["links"][:, self._column(name)]
-                at_ms, over = rows["event_time_ms"][known], partial(self._decided, name)
+                whole = running.name == WHOLE
+                ours = rows["score"] if whole else rows["links"][:, self._column(running.name)]
+                at_ms, over = rows["event_time_ms"][known], partial(self._decided, running)
                 running.judge(numbers[known], at_ms, ours[known], y[known], over)
 
     def _column(self, name: str) -> int:
@@ -318,62 +429,68 @@ class Challengers:
 
     def learned(self, numbers: I64, x: FeatureBatch, y: F64, w: F64) -> None:
         """The members have learned these rows: challengers do."""
-        for name in self._names():
-            running = self._running[name]
+        for running in self._under_way():
             try:
                 if running.second is None:
-                    self._ensemble.learn_beside(name, x, y, w)
+                    self._ensemble.learn_beside(running.name, running.number, x, y, w)
                 else:
                     running.second.learn(numbers, x, y, w)
             except MemberError as error:
-                self._end(name, str(error)[:500])
+                self._end(running, str(error)[:500])
                 continue
             running.labels += len(y)
             if running.ripe < 0 and running.labels >= WARM_UP:
                 running.ripe = self._pending.tail
 
-    def _decided(self, name: str) -> bool:
+    def _decided(self, running: _Challenge) -> bool:
         """A block is over: warn, propose, promote or drop; whether the challenge is over too."""
-        running = self._running[name]
         blocks, needed = running.blocks, running.needed
         if blocks.doubled > running.doubled:
             running.doubled = blocks.doubled
-            detail = {"block_ms": blocks.length_ms, "number": running.number}
-            self._tell(
-                "challenger_warned", name, detail | {"reason": "blocks depend on each other"}
-            )
+            at = {"block_ms": blocks.length_ms, "number": running.number}
+            told = at | {"reason": "blocks depend on each other"}
+            self._tell("challenger_warned", running, told)
         if blocks.worse() >= needed:
-            self._end(name, "worse")
+            self._end(running, "worse")
         elif not running.proposed and blocks.better() >= needed:
-            detail = self._known(name)
-            if self._settings.promote == "auto" and name == WHOLE:
-                running.proposed = running.won = True
-            elif self._settings.promote == "auto":
-                self.promote(name)
-                self._auditor.renewed(name, "challenger_promoted", "challenge", detail)
-            else:
-                running.proposed = True
-                self._tell("challenger_proposed", name, detail)
-        return name not in self._running
+            self._better(running)
+        return key_of(running.name, running.number) not in self._running
 
-    def _tell(self, event: Reaction, name: str, detail: Mapping[str, Any]) -> None:
-        self.counts[f"{event}/{name}"] += 1
-        self._auditor.record(event, "challenge", name, detail)
+    def _better(self, running: _Challenge) -> None:
+        """The evidence is enough: propose it, or let it take the place; the race is over."""
+        name, detail = running.name, self._known(running)
+        if self._settings.promote == "auto" and name != WHOLE:
+            self.promote(name, running.number, "challenge")
+            self._auditor.renewed(name, "challenger_promoted", "challenge", detail)
+            return
+        running.proposed = True
+        if self._settings.promote == "auto":
+            running.won = True
+        else:
+            self._tell("challenger_proposed", running, detail)
+        for other in self.of(name):
+            if not other.proposed:
+                self._end(other, f"number {running.number} was better first")
+
+    def _tell(self, event: Reaction, running: _Challenge, detail: Mapping[str, Any]) -> None:
+        self.counts[f"{event}/{running.name}"] += 1
+        self._auditor.record(event, "challenge", running.name, detail)
 
     # ------------------------------------------------------------------ state
 
     def standings(self) -> list[Standing]:
         """How each challenge stands, by the members' order; the ensemble's last."""
-        return [self.standing(name) for name in self._names()]
+        return [self._standing(running) for running in self._sorted()]
 
-    def standing(self, name: str) -> Standing:
-        """How the challenge of a member that has a challenger stands."""
-        running = self._running[name]
+    def _standing(self, running: _Challenge) -> Standing:
+        """How a challenge stands."""
         scored, gaps, both, one, other = running.scored.tolist()
         ours, theirs = running.losses
         return Standing(
-            member=name,
+            member=running.name,
             number=running.number,
+            lane=running.lane,
+            spec=self._spec(running),
             scored=int(scored),
             divergence=gaps / scored if scored else math.nan,
             agreement=1 - (one + other) / scored if scored else math.nan,
@@ -386,6 +503,7 @@ class Challengers:
             blocks=len(running.blocks.sums),
             block_ms=running.blocks.length_ms,
             evidence=running.blocks.better(),
+            against=running.blocks.worse(),
             needed=running.needed,
             proposed=running.proposed,
         )
@@ -395,7 +513,7 @@ class Challengers:
         return {
             "counts": dict(self.counts),
             "tried": dict(self._tried),
-            "running": {name: one.state() for name, one in self._running.items()},
+            "running": {key: one.state() for key, one in self._running.items()},
         }
 
     def restore(self, state: State) -> None:
@@ -404,10 +522,17 @@ class Challengers:
         self.counts = Counter(state["counts"])
         self._tried = Counter({name: n for name, n in state["tried"].items() if name in names})
         self._running = {}
-        whole = [WHOLE] if WHOLE in state["running"] else []
-        for name in (*self._ensemble.challengers, *whole):
-            told = state["running"][name]
-            second = restored(told["second"], self.another) if name == WHOLE else None
-            found = _Challenge(self.terms, 1, self._settings.rows, self._task, second)
-            found.restore(told)
-            self._running[name] = found
+        for key, told in state["running"].items():
+            place = Place(*told["place"])
+            if place.name != WHOLE and key not in self._ensemble.challengers:
+                continue
+            second = restored(told["second"], self.another) if "second" in told else None
+            own = self.terms, 1.0, self._settings.rows, self._task, second
+            self._running[key] = _Challenge(place, *own)
+            self._running[key].restore(told)
+
+
+def narrowed(state: State) -> State:
+    """The state of challengers under other columns, which a whole ensemble cannot see."""
+    running = {n: one for n, one in state["running"].items() if place_of(n) != WHOLE}
+    return state | {"running": running}

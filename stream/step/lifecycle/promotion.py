@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.base import State
-from stream.contract.commands import WHOLE
+from stream.contract.commands import WHOLE, Promote
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.settings.upgrade import digest, encoded
@@ -35,23 +35,23 @@ def promote(old: Engine, new: Engine, tree: dict[str, Any], asked: Slice | None 
     :class:`~stream.contract.commands.CommandRefused` where nothing challenges.
     """
     old, new = scoring(old), scoring(new)
-    challenger = old.challengers.second().ensemble
+    number = _number(old, asked)
+    challenger = old.challengers.second(number).ensemble
     new.restore(_state(old, new, challenger.state()), old.rows())
     new.drift.renew(WHOLE)
     for name in new.ensemble.names:
         new.counts[f"updates.{name}"] = challenger.labelled
     new.ledger.unsaved |= old.ledger.unsaved
     new.auditor.begin(old.seq + 1, new.clock_ms)
-    cause, actor, where = by(old, new, asked)
-    cause = "challenge" if asked is None else cause
-    detail = new.challengers.promoted(old.challengers, second.of(old.config))
+    cause, actor, where = by(old, new, asked, "challenge")
+    detail = new.challengers.promoted(old.challengers, number, second.of(old.config))
     new.auditor.record("challenger_promoted", cause, WHOLE, detail | where, actor)
-    before, after = old.ensemble.names, new.ensemble.names
+    after = new.ensemble.names
     told = {"challenger": {"number": detail["number"]}}
     new.auditor.reconfigured(
         {"config": digest(tree)},
         list(after),
-        [name for name in before if name not in after],
+        [name for name in old.ensemble.names if name not in after],
         {},
         dict.fromkeys(after, told),
         *(cause, actor, where),
@@ -60,6 +60,12 @@ def promote(old: Engine, new: Engine, tree: dict[str, Any], asked: Slice | None 
     new.tree = tree
     new.checkpoint_wanted = True  # a start need not do it again
     return new.switched({"config": tree, "promoted": True}, encoded(tree), asked)
+
+
+def _number(old: ScoringEngine, asked: Slice | None) -> int:
+    """Which challenger the command means; 0: the one that won, or the only one."""
+    command = old.codec.command(asked.records[0]) if asked is not None else None
+    return command.number if isinstance(command, Promote) else 0
 
 
 def _state(old: ScoringEngine, new: ScoringEngine, challenger: State) -> State:

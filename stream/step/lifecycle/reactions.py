@@ -79,8 +79,8 @@ class Reactions:
         elif name != "ensemble" and self._learns(name) and self._ripe(name, event_time_ms):
             if reaction == "reset":
                 self._reset(name)
-            elif self._challengers is not None and name not in self._ensemble.challengers:
-                detail = self._challengers.begin(name)
+            elif self._challengers is not None and not self._challengers.of(name):
+                [detail] = self._challengers.begin(name)
                 self._auditor.record("challenger_started", _CAUSE, name, detail)
 
     def _learns(self, name: str) -> bool:

@@ -363,7 +363,7 @@ def test_a_member_that_begins_anew_is_cold_again() -> None:
     e.renew("a", 2)
     assert e.cold
     assert sigmoid(e.score(batch([9.0]))[1])[0] == pytest.approx([0.25])
-    e.promote("a")
+    e.promote("a", 1)
     assert not e.cold
 
 

@@ -218,6 +218,7 @@ CHANGES: dict[str, Patch] = {
     "ChallengersSettings.block": {"challengers.block": "1h"},
     "ChallengersSettings.rows": {"challengers.rows": 40},
     "ChallengersSettings.deadline": {"challengers.deadline": "9d"},
+    "ChallengersSettings.at_once": {"challengers.at_once": 2},
     "ChallengersSettings.promote": {"challengers.promote": "auto"},
     "GuardSettings.on_worse": {"guard.on_worse": "none"},
     "GuardSettings.false_every": {"guard.false_every": 9},

@@ -143,7 +143,7 @@ def test_it_follows_a_second_ensemble_into_its_place_and_back(
         assert names == ["fast", "pairs"]
         own = Front(service)
         wait_until(lambda: front.models() == own.models(), "the same challenger over HTTP")
-        assert front.models()["challenger"]["member"] == "ensemble"
+        assert [c["member"] for c in front.models()["challengers"]] == ["ensemble"]
         send_command(c, "promote", {"member": "ensemble"})
         wait_until(lambda: service.config.ensemble.combine == "mean_logit", "the way back")
         append(c, *feed(10, 100 * (i + 1)))

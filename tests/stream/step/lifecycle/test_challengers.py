@@ -128,8 +128,8 @@ def test_both_are_judged_by_what_they_said_then(tmp_path: Path) -> None:
     score = engine.challengers.score
 
     def caught(x: FeatureBatch, links: F64, *rest: Any) -> None:
-        if "prior" in engine.ensemble.challengers:
-            said = _score("prior", engine.ensemble.challengers["prior"], x, 1)
+        if "prior #1" in engine.ensemble.challengers:
+            said = _score("prior", engine.ensemble.challengers["prior #1"], x, 1)
             made.append((links[:, 1, 0].copy(), said[:, 0]))
         score(x, links, *rest)
 
@@ -158,7 +158,7 @@ def test_a_challenger_learns_what_its_member_learns(tmp_path: Path, combine: str
     members = [PRIOR, LINEAR | {"learn_every": 3}]
     engine = build(tmp_path, members=members, ensemble={"combine": combine})
     run(engine, told(10, (0, {"command": "challenge", "member": "linear"})))
-    twin = engine.ensemble.challengers["linear"]
+    twin = engine.ensemble.challengers["linear #1"]
     assert twin.digest() == engine.ensemble.members["linear"].digest()
 
 
@@ -174,7 +174,7 @@ def test_the_better_one_is_proposed_and_an_operator_promotes_it(tmp_path: Path) 
         ("challenger_proposed", "challenge"),
     ]
     assert engine.challengers.standings()[0].proposed
-    better = engine.ensemble.challengers["prior"]
+    better = engine.ensemble.challengers["prior #1"]
     feed = Feed()
     feed.seq, feed.offsets = engine.seq, {"control": 1}
     outputs = [engine.step(feed.batch(("control", [{"command": "promote", "member": "prior"}])))]
@@ -222,7 +222,7 @@ def test_one_that_fails_or_has_no_champion_is_dropped(tmp_path: Path, fails: str
     if fails == "quarantine":
         engine.ensemble.quarantine("prior")
     else:
-        engine.ensemble.challengers["prior"] = Failing(fails)
+        engine.ensemble.challengers["prior #1"] = Failing(fails)
     records = [r for out in run(engine, batches[3:]) for r in decoded(list(out.audit))]
     [dropped] = [r for r in records if r["event"] == "challenger_dropped"]
     expected = {"score": "nan", "learn": "not today", "quarantine": "in quarantine"}
@@ -255,7 +255,7 @@ def test_a_drift_alarm_challenges_by_the_same_rules(tmp_path: Path) -> None:
         engine.reactions.alarm(Alarm("betting", "linear", 16.0, 15.0, 0), 1)
     assert audited([engine.step(batches[3])]) == [("challenger_started", "drift")]
     fresh = engine.ensemble.fresh("linear", 1)
-    assert type(engine.ensemble.challengers["linear"]) is type(fresh)
+    assert type(engine.ensemble.challengers["linear #1"]) is type(fresh)
 
 
 def test_a_promotion_can_be_rolled_back_and_made_again(tmp_path: Path) -> None:
@@ -315,20 +315,19 @@ def test_code_that_a_member_names_may_challenge_with_other_numbers(tmp_path: Pat
     engine = build(tmp_path, members=[PRIOR, named])
     spec = json.dumps(tree | {"grace_period": 20})
     run(engine, told(3, (0, {"command": "challenge", "member": "prior", "spec": spec})))
-    assert set(engine.ensemble.challengers) == {"prior"}
+    assert set(engine.ensemble.challengers) == {"prior #1"}
 
 
 def test_what_there_is_no_challenger_for_is_a_dead_letter(tmp_path: Path) -> None:
-    """A second challenge, and ends of challenges that nobody began."""
+    """One more than there is room for, and ends of challenges that nobody began."""
     commands = [
         (0, {"command": "promote", "member": "prior"}),
         (0, {"command": "drop", "member": "prior"}),
-        (0, CHALLENGE),
-        (0, CHALLENGE),
+        *[(0, CHALLENGE)] * 5,
     ]
     [out] = run(build(tmp_path), told(1, *commands))
     assert reasons(out.dead_letters) == ["command"] * 3
-    assert "drop or promote that one first" in out.dead_letters[-1].error
+    assert "drop or promote first" in out.dead_letters[-1].error
 
 
 def test_a_shard_that_ranks_has_no_challengers(tmp_path: Path) -> None:
@@ -437,7 +436,7 @@ def test_a_challenge_goes_on_under_another_configuration(tmp_path: Path) -> None
     reconfigure(engine, fewer, journaled(fewer.config))
     [standing] = fewer.challengers.standings()
     assert standing == before
-    held = fewer.challengers.state()["running"]["prior"]
+    held = fewer.challengers.state()["running"]["prior #1"]
     assert (len(held["links"]), held["ripe"]) == (0, -1)
 
 
@@ -447,4 +446,6 @@ def test_a_challenger_in_a_generation_is_covered_by_the_trail(tmp_path: Path) ->
     batch = msgspec.structs.replace(told(1, (0, CHALLENGE))[0], checkpoint=True)
     records = decoded(list(engine.step(batch).audit))
     [held] = [r for r in records if r["event"] == "checkpointed"]
-    assert held["roots"]["challenger of prior"] == engine.ensemble.challengers["prior"].digest()
+    assert (
+        held["roots"]["challenger of prior #1"] == engine.ensemble.challengers["prior #1"].digest()
+    )

@@ -83,7 +83,8 @@ def serve(engine: ScoringEngine, batches: list[Batch]) -> tuple[ScoringEngine, l
 def switch(engine: ScoringEngine, batch: Batch | None) -> tuple[ScoringEngine, Outputs]:
     from stream.contract.commands import Promote
 
-    new = engine.admit(Promote(member="ensemble"))
+    asked = None if batch is None else configures(engine, batch.slices)
+    new = engine.admit(asked or Promote(member="ensemble"))
     out = promote(engine, new, new.tree, batch.slices[0] if batch else None)
     assert isinstance(new, ScoringEngine)
     return new, out

@@ -67,6 +67,7 @@ class Group(Generic[L]):
         self.specs: dict[str, Spec] = {}
         self._frozen: set[str] = set()
         self._quarantined: set[str] = set()
+        self._digested: dict[str, str] | None = None
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -194,8 +195,25 @@ class Group(Generic[L]):
         """Hex digest of the whole state, by the learners' own digests."""
         return state_digest({"members": self._digests(), **self._own_state()})
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """None of them changes within the block: the digest of each is taken once."""
+        self._digested = {}
+        try:
+            yield
+        finally:
+            self._digested = None
+
+    def digest_of(self, name: str) -> str:
+        """Hex digest of one of them."""
+        if self._digested is None:
+            return self.members[name].digest()
+        if name not in self._digested:
+            self._digested[name] = self.members[name].digest()
+        return self._digested[name]
+
     def _digests(self) -> dict[str, str]:
-        found = {name: member.digest() for name, member in self.members.items()}
+        found = {name: self.digest_of(name) for name in self.members}
         found |= {f"challenger of {n}": m.digest() for n, m in self.challengers.items()}
         return found | {f"last good of {n}": m.digest() for n, m in self.last_good.items()}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, U64, State, StateError
+from models.base import BOOL, I64, U64, State, StateError
 
 FRESH = 64
 
@@ -40,6 +40,7 @@ class Catalogue:
         self._heard_ms = np.zeros(FRESH, np.int64)
         self._hidden = np.zeros(FRESH, np.bool_)
         self._held = np.zeros(FRESH, np.bool_)
+        self._listed: tuple[I64, State] | None = None
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -69,6 +70,7 @@ class Catalogue:
             self._heard_ms[slot] = 0
             self._texts[slot] = ""
             self._free.append(slot)
+            self._listed = None
 
     def keep(self, known: Collection[int]) -> None:
         """Forget all but these."""
@@ -114,6 +116,7 @@ class Catalogue:
             if slot == len(self._keys):
                 for name in ("_keys", "_heard_ms", "_hidden", "_held"):
                     setattr(self, name, _doubled(getattr(self, name)))
+        self._listed = None
         self._slots[key] = slot
         self._keys[slot] = key
         self._held[slot] = True
@@ -125,7 +128,10 @@ class Catalogue:
             there.discard(slot)
             if not there:
                 del self._by_category[category]
-        self._categories[slot] = tuple(dict.fromkeys(categories))
+        given = tuple(dict.fromkeys(categories))
+        if given != self._categories[slot]:
+            self._listed = None
+        self._categories[slot] = given
         for category in self._categories[slot]:
             self._by_category.setdefault(category, set()).add(slot)
 
@@ -134,21 +140,32 @@ class Catalogue:
 
         Not by slot: which one an item has depends on those that are gone, whom no state tells.
         """
+        if self._listed is None:
+            self._listed = self._list()
+        slots, listed = self._listed
+        return listed | {"heard_ms": self._heard_ms[slots], "hidden": self._hidden[slots]}
+
+    def _list(self) -> tuple[I64, State]:
+        """The slots in use in the order of their keys, and what changes with the items alone.
+
+        Texts are end to end in one: a list of 10,000 takes 2 ms to be made, and 2 to be digested.
+        """
         held = np.flatnonzero(self._held[: len(self._texts)])
         slots = held[np.argsort(self._keys[held])]
-        return {
+        filed = [self._categories[i] for i in slots.tolist()]
+        texts = _packed([self._texts[i] for i in slots.tolist()])
+        categories = _packed([text for some in filed for text in some])
+        return slots, {
             "keys": self._keys[slots],
-            "heard_ms": self._heard_ms[slots],
-            "hidden": self._hidden[slots],
-            "texts": [self._texts[i] for i in slots.tolist()],
-            "categories": [text for i in slots.tolist() for text in self._categories[i]],
-            "in_categories": np.array([len(self._categories[i]) for i in slots.tolist()], np.int64),
+            "texts": texts,
+            "categories": categories,
+            "in_categories": np.array([len(some) for some in filed], np.int64),
         }
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Learner.restore`."""
-        keys, texts = state["keys"], state["texts"]
-        names, counts = state["categories"], state["in_categories"]
+        keys, texts = state["keys"], _unpacked(state["texts"])
+        names, counts = _unpacked(state["categories"]), state["in_categories"]
         ends = np.cumsum(counts)
         filed = [names[a:b] for a, b in zip(ends - counts, ends, strict=True)]
         columns = (state["heard_ms"], state["hidden"], filed)
@@ -162,6 +179,22 @@ class Catalogue:
         ):
             self.heard(key, text, heard_ms)
             self.told(key, hidden, categories)
+
+
+def _packed(texts: Sequence[str]) -> State:
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return {"utf8": b"".join(raw), "bytes": np.array([len(one) for one in raw], np.int64)}
+
+
+def _unpacked(texts: State) -> list[str]:
+    utf8, ends = texts["utf8"], np.cumsum(texts["bytes"])
+    if len(ends) and (texts["bytes"].min() < 0 or ends[-1] != len(utf8)):
+        raise StateError(f"catalogue: expected texts of {len(utf8)} bytes in all")
+    starts = (ends - texts["bytes"]).tolist()
+    return [
+        utf8[a:b].decode("utf-8", "surrogatepass")
+        for a, b in zip(starts, ends.tolist(), strict=True)
+    ]
 
 
 def _plain(column: Any) -> list[Any]:

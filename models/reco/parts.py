@@ -79,7 +79,12 @@ def take(bundle: Any, table: Table, sizes: Sizes, state: Any, part: str) -> None
 
 def copies(arrays: Mapping[str, NDArray[Any]], table: Table) -> State:
     """The arrays as a state holds them, copied."""
-    return {name: array[_filled(arrays, table, name)].copy() for name, array in arrays.items()}
+    return {name: array.copy() for name, array in views(arrays, table).items()}
+
+
+def views(arrays: Mapping[str, NDArray[Any]], table: Table) -> dict[str, NDArray[Any]]:
+    """The arrays as a state holds them."""
+    return {name: array[_filled(arrays, table, name)] for name, array in arrays.items()}
 
 
 def _filled(arrays: Mapping[str, NDArray[Any]], table: Table, name: str) -> Any:

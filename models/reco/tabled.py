@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.base import I64, U64, Learner, Parameter, State, StateError
 from models.kernels.reco.tables import ARENA, BOUND, lookup_of
 from models.kernels.windows.entities import ENTITIES, EVICTED, NEXT, OLDEST, SLOTS
-from models.reco.parts import Sizes, Table, copies, grown, rows, take, used
+from models.reco.parts import Sizes, Table, copies, grown, rows, take, used, views
 
 SMALLEST = 64
 """Items, users and places of histories that a fresh learner has room for."""
@@ -116,6 +116,11 @@ class Tabled(Learner):
         """Everything :meth:`restore` needs, as copies."""
         return {"members": list(self.names)} | {
             name: copies(arrays, self._held[name]) for name, arrays in self._parts().items()
+        }
+
+    def _digested(self) -> State:
+        return {"members": list(self.names)} | {
+            name: views(arrays, self._held[name]) for name, arrays in self._parts().items()
         }
 
     def restore(self, state: State) -> None:

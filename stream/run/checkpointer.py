@@ -8,6 +8,7 @@ it, and a generation is published only once the commit of its step is visible.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +42,14 @@ _FIRST_RECORDS = 256
 """Records of a step whose cost nobody has measured yet."""
 SPARE_MS = parse_duration("7d")
 """For how long an artefact stays that nobody names: one from elsewhere may be installed yet."""
+PROMPT_S = 0.01
+"""What a step may take while somebody waits for an answer: his stands behind what came before it,
+and leaves with all that came after it and is in the same step."""
+_LEAST = 16
+"""Records that it takes in any case, or small steps would do little but commit."""
+PUT_OFF_S = 1.0
+"""For so long a snapshot is put off while somebody waits: most answers are given within a tenth of
+that, and the digest of 20 MB stops the loop for longer than an answer takes."""
 _ENOUGH = 64
 """A step of fewer records tells of its overhead, not of what a record costs."""
 
@@ -90,6 +99,7 @@ class Checkpointer:
         self._closing = False
         self._last_s = time.monotonic()
         self._last_seq = 0
+        self._put_off_s = math.inf  # since when it is put off
         self.replay_s = 0.0
         self._record_s = 0.0
         self.written_total = 0
@@ -106,13 +116,15 @@ class Checkpointer:
         """Replaying to here took this long: it counts towards the next one."""
         self._last_seq = recovered.from_seq
         self._last_s = time.monotonic()
+        self._put_off_s = math.inf
         self.replay_s = recovered.seconds if recovered.replayed_steps else 0.0
 
-    def due(self, engine: Engine, records: int) -> bool:
+    def due(self, engine: Engine, records: int, awaited: bool = False) -> bool:
         """Whether to snapshot after the coming step, which takes ``records`` records (loop thread).
 
         Asked before the step, so that it can put the digests of its members on record; a step
-        without records is worth taking where this is true.
+        without records is worth taking where this is true. ``awaited``: somebody waits for an
+        answer. Then it is put off (:attr:`put_off`), unless that was for :data:`PUT_OFF_S`.
         """
         due = engine.checkpoint_wanted or (
             (records > 0 or self.behind(engine))
@@ -121,7 +133,16 @@ class Checkpointer:
                 or self.replay_s >= max(self._budget_s - self._write_s, self._budget_s / 4)
             )
         )
-        return due and self._idle()
+        if not (due and self._idle()):
+            return False
+        if awaited:
+            self._put_off_s = min(self._put_off_s, time.monotonic())
+        return not awaited or time.monotonic() - self._put_off_s >= PUT_OFF_S
+
+    @property
+    def put_off(self) -> bool:
+        """Whether one is due since a step that somebody waited for."""
+        return self._put_off_s < math.inf
 
     def behind(self, engine: Engine) -> bool:
         """Whether steps were taken since the last snapshot."""
@@ -135,11 +156,17 @@ class Checkpointer:
             # Rising at once and falling slowly: trees grow, and a small step pays for its overhead.
             self._record_s = max(cost, 0.75 * self._record_s + 0.25 * cost)
 
-    def most_records(self, limit: int) -> int:
-        """How many records the next step may take: ``limit``, fewer where members are slow."""
+    def most_records(self, limit: int, awaited: bool = False) -> int:
+        """How many records the next step may take: ``limit``, fewer where members are slow.
+
+        ``awaited``: somebody waits for an answer.
+        """
         if self._record_s == 0.0:
             return min(limit, _FIRST_RECORDS)
-        return max(1, min(limit, int(_STEP_SHARE * self._budget_s / self._record_s)))
+        most = min(limit, int(_STEP_SHARE * self._budget_s / self._record_s))
+        if awaited:
+            most = min(most, max(_LEAST, int(PROMPT_S / self._record_s)))
+        return max(1, most)
 
     def close(self) -> None:
         """End the writer's thread."""
@@ -168,6 +195,7 @@ class Checkpointer:
         self._snapshot_s = time.monotonic() - started
         self._last_s = time.monotonic()
         self._last_seq = engine.seq
+        self._put_off_s = math.inf
         self.replay_s = 0.0
         with self._condition:
             self._work = snapshot

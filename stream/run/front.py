@@ -126,6 +126,10 @@ class Front(Listener):
 
     # ------------------------------------------------------------------ from the service's threads
 
+    def awaited(self) -> bool:
+        """See :class:`Listener`."""
+        return self.waiters.waiting > 0
+
     def stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
         """See :class:`Listener`."""
         self.telemetry.stages["step"].observe(seconds)

@@ -74,6 +74,10 @@ class Listener:
     None of them may wait, or change what it is given; what one raises ends the service.
     """
 
+    def awaited(self) -> bool:
+        """Whether somebody waits for an answer (loop thread)."""
+        return False
+
     def stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
         """A step was done, not yet committed (loop thread)."""
 
@@ -395,6 +399,8 @@ class Service:
                 # them. With 1,000 events/s on Kafka p50 was 35 ms the other way, 21 ms this way.
                 with self.turns.waiting():
                     self.committer.wait(self.beat)
+            if self.checkpointer.put_off and not self._awaited():
+                self._take([], checkpoint=True)
             with self.turns.waiting():
                 slices = self._poll()
             if slices:
@@ -408,6 +414,9 @@ class Service:
             self._losses.tell()
             self.health.shared = self.topics.shared
             self._measure_lag()
+
+    def _awaited(self) -> bool:
+        return any(listener.awaited() for listener in self.listeners)
 
     def _join_partitions(self) -> None:
         """Read partitions that were added from here on."""
@@ -436,7 +445,7 @@ class Service:
         if (again := self.isolation.next()) is not None:
             return again
         try:
-            limit = self.checkpointer.most_records(self.config.step_records)
+            limit = self.checkpointer.most_records(self.config.step_records, self._awaited())
             limit = 1 if self.isolation.careful else limit
             with self.health.calling("poll"):
                 return self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)
@@ -489,7 +498,7 @@ class Service:
         engine = self._engine()
         started = time.monotonic()
         records = sum(len(s.records) for s in slices)
-        checkpoint = checkpoint or self.checkpointer.due(engine, records)
+        checkpoint = checkpoint or self.checkpointer.due(engine, records, self._awaited())
         if self.isolation.careful:
             self.committer.wait(self.beat)
         skipped = self.isolation.taking(slices, engine.seq)
@@ -525,7 +534,7 @@ class Service:
             self.topics.standing.positions[(r.topic, r.partition)] = r.next_offset
         for listener in self.listeners:
             listener.stepped(engine, outputs, seconds)
-        self.checkpointer.stepped(seconds, records)
+        self.checkpointer.stepped(seconds, 0 if checkpoint else records)
         if checkpoint:
             self.checkpointer.snapshot(engine, self.topics.standing)
         return True

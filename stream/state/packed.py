@@ -84,10 +84,16 @@ _DTYPES = {
 
 
 def write_durably(path: Path, raw: bytes) -> None:
-    """Write a file of ours and sync it; raises ``OSError``."""
+    """Write a file of ours and sync it; raises ``OSError``.
+
+    Piece by piece: a commit beside it, which the disk takes after what it has, waited 19 ms for 6
+    MB at once.
+    """
     with private.opened(path) as file:
-        file.write(raw)
-        file.flush()
+        for first in range(0, len(raw), _PIECE):
+            file.write(memoryview(raw)[first : first + _PIECE])
+            file.flush()
+            os.fdatasync(file.fileno())
         os.fsync(file.fileno())
 
 

@@ -207,9 +207,10 @@ class Engine(ABC):
         out.handed, out.covered = self._handed()
         vouched: dict[str, Any] = {}
         if batch.checkpoint:
-            if self.ledger.due(self.watermark_ms):
-                self._keep_all()
-            held = self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
+            with self.ensemble.unchanged():
+                if self.ledger.due(self.watermark_ms):
+                    self._keep_all()
+                held = self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
             roots = {member_key(name): root for name, root in held["roots"].items()}
             vouched = {"config": held["config"], "contents": held["parts"] | roots}
         journal = JournalRecord(
@@ -443,7 +444,7 @@ class Engine(ABC):
     ) -> Version:
         """The member as it is now, the state after step ``seq``; ``known``: its digest."""
         quality = report.get(name, report["ensemble"])["fading"]
-        digest = known or self.ensemble.members[name].digest()
+        digest = known or self.ensemble.digest_of(name)
         updates = self.auditor.versions()[name]
         spec = self.ensemble.specs.get(name)
         own = None if spec is None else dict(spec)

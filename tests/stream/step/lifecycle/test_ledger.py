@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -154,6 +155,29 @@ def test_a_rollback_moves_the_member_and_nothing_else(tmp_path: Path) -> None:
     assert told[1]["root"] == told[1]["to"] == kept.digest
     causes = [v.cause for v in engine.ledger.versions()["linear"]]
     assert causes == ["regular", "replaced", "rolled_back"]
+
+
+def test_a_checkpoint_digests_each_member_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The versions that it keeps are those that the trail tells the roots of."""
+    engine, feed = taught(tmp_path)
+    taken: list[str] = []
+    for name, member in engine.ensemble.members.items():
+
+        def digest(name: str = name, own: Callable[[], str] = member.digest) -> str:
+            taken.append(name)
+            return own()
+
+        monkeypatch.setattr(member, "digest", digest)
+    late = event(200, at_ms=event(200)["time"] + 10 * 86_400_000)
+    batch = feed.batch(("events", [late]))
+    out = engine.step(msgspec.structs.replace(batch, checkpoint=True))
+    (told,) = [r for r in decoded(out.audit) if r["event"] == "checkpointed"]
+    assert sorted(taken) == sorted(engine.ensemble.names)
+    for name in engine.ensemble.names:
+        assert engine.ledger.versions()[name][-1].digest == told["roots"][name]
+    assert engine.ledger.versions()["linear"][-1].seq == 3
 
 
 def test_all_members_roll_back_or_none(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[torch,confluent,formats,dev]'
+	$(PIP) -e '.[torch,confluent,formats,ray,dev]'
 	touch $(BIN)/.demo $@
 
 # What the demo needs: no torch (5 GB) and no tools. Kernels are compiled when they are imported, half

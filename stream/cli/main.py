@@ -20,6 +20,7 @@ from monitoring.terminal import styled
 from stream.cli.audit import audit_app
 from stream.cli.control import control_app
 from stream.cli.ranking import refuse, tell_ranked, tell_ranks
+from stream.cli.ray import ray_app
 from stream.cli.refused import print_refused
 from stream.cli.scaled import tell_scaled
 from stream.cli.terminal import (
@@ -50,6 +51,7 @@ app.add_typer(control_app, name="control")
 app.add_typer(topics_app, name="topics")
 app.add_typer(audit_app, name="audit")
 app.add_typer(models_app, name="models")
+app.add_typer(ray_app, name="ray")
 
 
 def main() -> None:

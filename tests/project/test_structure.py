@@ -54,11 +54,13 @@ IMPORTERS = {
     "river": ("models/members/river/*.py",),
     "torch": ("models/members/torch/*.py",),
     "lightgbm": (),
+    "ray": (),
     "pickle": ("models/members/river/unpickle.py",),
 }
 """Library to the files that may import it at module level."""
 LAZY_IMPORTERS = {
     "lightgbm": ("models/members/refit/fit.py",),
+    "ray": ("stream/run/placed/cluster.py",),
     "torch": (
         *("monitoring/parameters/*.py", "monitoring/parameters/torch/*.py"),
         "monitoring/parameters/files/*.py",

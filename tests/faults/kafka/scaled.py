@@ -190,11 +190,11 @@ def scaled(
                 service.ready(found)
             progress("kills", i + 1, kills)
         service.ready(found)
-        _drain(service)
+        drain(service)
         for name, worker in service.workers.items():
             if (status := worker.stop()) != 0:
                 raise WorkerFailed(f"{name}: expected exit status 0, got {status}")
-        _check(service, traffic, found)
+        check(service, traffic, found)
     finally:
         service.close()
     return found
@@ -214,19 +214,21 @@ def _break(broker: Broker, how: str, meanwhile: Callable[[], None]) -> None:
     meanwhile()
 
 
-def _drain(service: Service) -> None:
+def drain(service: Service) -> None:
     """Wait until committed steps have taken all that stands in the inputs.
 
     Scorers first, whose last labels the learner takes then; and again, for its last version.
     """
     for name, config in [*service.configs.items()] * 2:
-        shard, worker = view(service.shard, config), service.workers[name]
+        shard, worker = view(service.shard, config), service.workers.get(name)
         deadline = time.monotonic() + DEADLINE_S
         try:
             while waiting := shard.waiting():
-                worker.check_alive()
+                if worker is not None:
+                    worker.check_alive()
                 if time.monotonic() > deadline:
-                    raise worker.stuck(f"{waiting} records not taken in {DEADLINE_S:g} s")
+                    late = f"{waiting} records not taken in {DEADLINE_S:g} s"
+                    raise worker.stuck(late) if worker else WorkerFailed(f"{name}: {late}")
                 time.sleep(0.05)
         finally:
             shard.renew_log()
@@ -241,7 +243,8 @@ def view(shard: Shard, config: Config) -> Shard:
     return made
 
 
-def _check(service: Service, traffic: Traffic, found: Found) -> None:
+def check(service: Service, traffic: Traffic, found: Found) -> None:
+    """Add to ``found`` what became of the records of a service whose processes have ended."""
     scores = Counter(
         json.loads(r.value or b"")["id"] for part in service.shard.records("scores") for r in part
     )

@@ -221,6 +221,15 @@ class Model(Learner):
     """Microseconds that learning a row takes, about, if other threads can run Python meanwhile:
     what takes longest begins first. 0: they cannot, and the model stays in the engine's thread."""
 
+    def parts(self) -> Sequence[Model]:
+        """What may score and learn the same rows side by side, in place of the whole."""
+        return (self,)
+
+    def joined(self, links: Sequence[F64]) -> F64:
+        """What :meth:`score` gives, from what each of :meth:`parts` gave."""
+        [whole] = links
+        return whole
+
     @abstractmethod
     def score(self, x: FeatureBatch) -> F64:
         """Link scores ``(n, k)``, float64, finite. Must not change what :meth:`state` returns."""

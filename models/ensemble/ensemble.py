@@ -138,14 +138,14 @@ class Ensemble(Group[Model]):
         k = self.task.k
         links = np.zeros((len(x), len(self.voters), k))
         jobs = {
-            name: partial(_score, name, self.members[name], x, k)
+            name: [partial(_score, name, part, x, k) for part in self.members[name].parts()]
             for name in self.voters
             if name not in self._quarantined
         }
         for name, made in self._done(jobs, len(x)).items():
             if isinstance(made, MemberError):
                 raise made
-            links[:, self.voters.index(name)] = made
+            links[:, self.voters.index(name)] = self.members[name].joined(made)
         out = [j for j, name in enumerate(self.voters) if name in self._quarantined]
         if out and len(out) < len(self.voters):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
@@ -197,19 +197,33 @@ class Ensemble(Group[Model]):
                 continue
             taken = self._taken(name, first, len(y))
             rows = x.take(taken), y[taken], weights[taken, j]
-            jobs[name] = partial(_learn, name, self.members[name], *rows)
+            parts = self.members[name].parts()
+            jobs[name] = [partial(_learn, name, part, *rows) for part in parts]
             if weights[taken, j].any():
                 self._taught.add(name)
         done = self._done(jobs, len(y)).values()
         return [error for error in done if isinstance(error, MemberError)]
 
-    def _done(self, jobs: Mapping[str, Callable[[], T]], n: int) -> dict[str, T | MemberError]:
-        """What each member's job over ``n`` rows gives, or how it failed."""
-        tried = [partial(_tried, job) for job in jobs.values()]
+    def _done(
+        self, jobs: Mapping[str, Sequence[Callable[[], T]]], n: int
+    ) -> dict[str, list[T] | MemberError]:
+        """What the jobs of each member's parts over ``n`` rows give, or how one of them failed."""
+        each = [(name, partial(_tried, job)) for name, own in jobs.items() for job in own]
         if n < SIDE_BY_SIDE:
-            return dict(zip(jobs, (job() for job in tried), strict=True))
-        us = [self.members[name].unlocked_us for name in jobs]
-        return dict(zip(jobs, self._crew.do(list(map(Job, tried, us))), strict=True))
+            made = [job() for _, job in each]
+        else:
+            us = [part.unlocked_us for name in jobs for part in self.members[name].parts()]
+            made = self._crew.do([Job(job, cost) for (_, job), cost in zip(each, us, strict=True)])
+        found: dict[str, list[T] | MemberError] = {name: [] for name in jobs}
+        for (name, _), one in zip(each, made, strict=True):
+            before = found[name]
+            if isinstance(before, MemberError):
+                continue  # the first failure is told
+            if isinstance(one, MemberError):
+                found[name] = one
+            else:
+                before.append(one)
+        return found
 
     def _taken(self, name: str, first: int, n: int) -> slice | NDArray[Any]:
         """Which of the ``n`` labelled rows from number ``first`` on the member learns."""

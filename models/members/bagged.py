@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from models.base import Role
+from models.base import FeatureSchema, Model, Role
 from models.kernels.adwin import ROLES as ADWIN_ROLES
 from models.kernels.binning import ROLES
 from models.kernels.forests import DRIFTS
 from models.kernels.trees import ROLES as TREE_ROLES
+from models.members.arenas import Arenas
 from models.members.compiled import TreeModel
 from models.settings import Settings
+from models.task import Task
+
+SEED_BITS = 31
+"""Seeds of members are below 2 to this; what stands above tells arenas of one member apart."""
 
 
 class BagSettings(Settings):
@@ -25,6 +31,19 @@ class BagSettings(Settings):
     drift: float = Field(0.001, gt=0, lt=1, description="ADWIN's delta for replacing a tree")
     bins: int = Field(64, ge=4, le=256, description="most bins of one column")
     max_leaves: int = Field(4096, ge=64, le=1 << 20, description="leaves of all trees together")
+    arenas: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="groups of trees that score and learn in threads of their own: another forest "
+        "for each number of them, the same one on every machine",
+    )
+
+    @model_validator(mode="after")
+    def _a_tree_each(self) -> Self:
+        if self.arenas > self.trees:
+            raise ValueError(f"arenas: expected at most trees = {self.trees}, got {self.arenas}")
+        return self
 
 
 class HoeffdingSettings(BagSettings):
@@ -49,6 +68,25 @@ class BaggedModel(TreeModel):
         *(f"adwin.{name}" for name in ADWIN_ROLES),
         "bins.known",
     )
+
+    @classmethod
+    def in_arenas(cls, params: Any, schema: FeatureSchema, seed: int, task: Task) -> Model:
+        """The forest in as many arenas as its parameters say, each with a seed of its own.
+
+        Trees and leaves are dealt out as evenly as whole ones can be.
+        """
+        make: Callable[..., Model] = cls
+        n = params.arenas
+        if n == 1:
+            return make(params, schema, seed, task)
+        parts, trees = [], []
+        for i in range(n):
+            trees.append((params.trees + n - 1 - i) // n)
+            own = {"trees": trees[i], "max_leaves": -(-params.max_leaves // n), "arenas": 1}
+            share = params.model_copy(update=own)
+            parts.append(make(share, schema, seed | i << SEED_BITS, task))
+            parts[i].unlocked_us = cls.unlocked_us * trees[i] / params.trees
+        return Arenas(parts, trees, task)
 
     def replaced(self) -> int:
         """See :meth:`models.base.Model.replaced`: trees put in another's place."""

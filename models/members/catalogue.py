@@ -7,7 +7,7 @@ member. Other packages add types through the entry-point group ``millrace.member
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -128,4 +128,5 @@ def build(
 ) -> Model:
     """Build a member from its type name and raw parameters (validated here)."""
     cls = member_class(type_name, task.type)
-    return cls(cls.Params.model_validate(params), schema, seed, task)
+    made: Callable[..., Model] = getattr(cls, "in_arenas", cls)
+    return made(cls.Params.model_validate(params), schema, seed, task)

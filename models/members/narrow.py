@@ -25,7 +25,7 @@ class Narrow(Model):
 
     def __init__(self, model: Model, own: FeatureSchema, whole: FeatureSchema) -> None:
         self._model = model
-        self._own = own
+        self._own, self._whole = own, whole
         self._dense = np.array([whole.dense.index(name) for name in own.dense], np.intp)
         self._hashed = np.array([whole.hashed.index(column) for column in own.hashed], np.intp)
 
@@ -43,6 +43,15 @@ class Narrow(Model):
     def unlocked_us(self) -> float:  # type: ignore[override]
         """See :class:`Model`."""
         return self._model.unlocked_us
+
+    def parts(self) -> Sequence[Model]:
+        """See :meth:`Model.parts`."""
+        parts, own, whole = self._model.parts(), self._own, self._whole
+        return (self,) if len(parts) == 1 else [Narrow(part, own, whole) for part in parts]
+
+    def joined(self, links: Sequence[F64]) -> F64:
+        """See :meth:`Model.joined`."""
+        return self._model.joined(links)
 
     def score(self, x: FeatureBatch) -> F64:
         """See :meth:`Model.score`."""

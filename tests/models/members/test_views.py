@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,12 +26,18 @@ def rows(rng: np.random.Generator, n: int) -> FeatureBatch:
 
 
 @pytest.mark.parametrize("kind", TASKS)
-@pytest.mark.parametrize("name", ["logistic", "crossed", "forest", "boosting", "constant"])
-def test_who_takes_a_view_over_scores_as_who_gave_it(name: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [(name, {}) for name in ("logistic", "crossed", "forest", "boosting", "constant")]
+    + [("forest", {"arenas": 2})],
+)
+def test_who_takes_a_view_over_scores_as_who_gave_it(
+    name: str, params: dict[str, Any], kind: str
+) -> None:
     """Bit for bit, again and again, while the one who gives it learns through a change."""
     rng, task = np.random.default_rng(5), TASKS[kind]
-    giver, taker = (catalogue.build(name, {}, SCHEMA, 7, task) for _ in range(2))
-    told = catalogue.build(name, {}, SCHEMA, 7, task)
+    giver, taker = (catalogue.build(name, params, SCHEMA, 7, task) for _ in range(2))
+    told = catalogue.build(name, params, SCHEMA, 7, task)
     for i in range(6):
         x = rows(rng, 800)
         shown = x.dense[:, 0] + x.dense[:, 1] * (x.hashed[:, 0] > 3) * (1 if i < 4 else -1)
@@ -53,4 +61,6 @@ def state_bytes(state: object) -> bytes:
     """All arrays of a state, one after another."""
     if isinstance(state, dict):
         return b"".join(state_bytes(value) for value in state.values())
+    if isinstance(state, list):
+        return b"".join(map(state_bytes, state))
     return state.tobytes() if isinstance(state, np.ndarray) else b""

@@ -155,6 +155,10 @@ class Learner(ABC):
     bit.
     """
 
+    apart: bool = False
+    """Whether another thread may make and restore one beside the engine's: that touches nothing
+    shared, and no setting of the process."""
+
     skipped: int = 0
     """Updates left out because they could not be made (a gradient that is no number); part of the
     state where a learner counts any."""

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.lifecycle.versions [--quick]``. The compiled members of the fraud example
 learn payments; then each is rolled back to a version from the middle. Milliseconds of processor
-time: reading and restoring the artefact, and the step of the command.
+time: of the thread that reads the artefact and makes the model beside the loop, and of the loop,
+which waits for its own alone: noticing the command, and its step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.common import arguments, show
 from stream.contract.records import Batch, NewRecord
 from stream.run.assemble import build_engine
 from stream.state.artefacts import Artefacts
+from stream.state.held import Held
 
 BATCH = 4096
 
@@ -35,20 +37,28 @@ def measured(events: int) -> dict[str, Any]:
             engine.step(msgspec.structs.replace(batch, checkpoint=middle))
         artefacts = Artefacts(Path(directory) / "artefacts")
         artefacts.save(engine.ledger.unsaved)
+        held = Held(artefacts, lambda engine, digest: None)
         for i, name in enumerate(engine.ensemble.names):
             digest = engine.ledger.versions()[name][-1].digest
             command = json.dumps({"command": "rollback", "to": digest, "member": name})
             piece = traffic.piece_slice("control", i, [NewRecord(None, command.encode())])
-            started = time.process_time()
-            models = artefacts.models(engine, [piece])
-            read = time.process_time()
-            engine.step(Batch(engine.seq + 1, engine.clock_ms, [piece], models=models))
-            done = time.process_time()
+            marks = [(time.thread_time(), time.process_time())]
+            for ready in (False, True):
+                while ready and not held.ready:
+                    time.sleep(0.001)
+                slices = held.sift(engine, [] if ready else [piece])
+                marks.append((time.thread_time(), time.process_time()))
+            models = held.models(engine, slices)
+            engine.step(Batch(engine.seq + 1, engine.clock_ms, slices, models=models))
+            done = time.thread_time()
+            (first, before), _, (noticed, after) = marks
             found[name] = {
                 "artefact_bytes": artefacts.sizes()[digest],
-                "read_ms": 1000 * (read - started),
-                "step_ms": 1000 * (done - read),
+                "beside_ms": 1000 * (after - before - (noticed - first)),
+                "noticing_ms": 1000 * (noticed - first),
+                "step_ms": 1000 * (done - noticed),
             }
+        held.close()
     return found
 
 

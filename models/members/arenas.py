@@ -30,6 +30,8 @@ class Arenas(Model):
     task : Task
     """
 
+    apart = True
+
     def __init__(self, parts: Sequence[Model], trees: Sequence[int], task: Task) -> None:
         self._parts = tuple(parts)
         self._share = np.array(trees) / sum(trees)

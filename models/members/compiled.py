@@ -83,6 +83,7 @@ class CompiledModel(Model):
     _learning: ClassVar[tuple[str, ...]] = ()
     """Arrays of the state that no score reads: what the next split or drift is decided by."""
     unlocked_us = 0.3
+    apart = True
 
     def __init__(
         self,

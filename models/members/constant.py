@@ -19,6 +19,8 @@ from models.task import BINARY, Task
 class _Constant(Model):
     """Gives the same link for every event and learns nothing."""
 
+    apart = True
+
     def __init__(self, link: Callable[[], F64]) -> None:
         self._link = link
 

@@ -40,6 +40,11 @@ class Narrow(Model):
         return self._model.skipped
 
     @property
+    def apart(self) -> bool:  # type: ignore[override]
+        """See :class:`Model`."""
+        return self._model.apart
+
+    @property
     def unlocked_us(self) -> float:  # type: ignore[override]
         """See :class:`Model`."""
         return self._model.unlocked_us

@@ -35,6 +35,7 @@ class Tabled(Learner):
         Places of the arena that a row may need at once, halved.
     """
 
+    apart = True
     _layout: Mapping[str, Table]
     _all: Any
 

@@ -7,6 +7,7 @@ here keeps state or reads a clock. An undefined value (recall without positives)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -92,6 +93,11 @@ def summary(
         "effective_negatives": effective[0],
         "effective_positives": effective[1],
     }
+
+
+def column_of(name: str, names: Sequence[str]) -> int:
+    """Where a scorer stands among the names; the ensemble, the first of them, for any other."""
+    return names.index(name) if name in names else 0
 
 
 def ratio(part: float, whole: float) -> float:

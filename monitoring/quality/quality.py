@@ -29,7 +29,14 @@ import numpy as np
 
 from models.base import BOOL, F64, I64, State, StateError, state_digest
 from models.carry import fill, shared
-from monitoring.quality.measures import areas, measure, precision_at_budget, ratio, summary
+from monitoring.quality.measures import (
+    areas,
+    column_of,
+    measure,
+    precision_at_budget,
+    ratio,
+    summary,
+)
 from monitoring.quality.sums import (
     ALERTS,
     BIN_COUNT,
@@ -253,13 +260,19 @@ class QualitySnapshot:
             found[name] = precision_at_budget(self.p[made, j], self.y[made], budget)
         return found
 
+    def fading(self, name: str) -> dict[str, float]:
+        """See :meth:`monitoring.quality.tasks.Snapshot.fading`."""
+        return self._summed(1, column_of(name, self.names))
+
+    def _summed(self, fading: int, column: int) -> dict[str, float]:
+        sums, weight = self.sums[fading, column], self.weight[fading, column]
+        return _from_sums(sums, weight, self.waiting[column])
+
     def _windows(self, column: int) -> dict[str, dict[str, float]]:
         made = ~np.isnan(self.p[:, column])
         return {
-            "all": _from_sums(self.sums[0, column], self.weight[0, column], self.waiting[column]),
-            "fading": _from_sums(
-                self.sums[1, column], self.weight[1, column], self.waiting[column]
-            ),
+            "all": self._summed(0, column),
+            "fading": self._summed(1, column),
             "sliding": measure(self.p[made, column], self.y[made], self.alert[made, column]),
         }
 

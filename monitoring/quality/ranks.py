@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from models.base import F64, State, state_digest
 from models.carry import fill, shared
 from models.kernels.entry import entry
+from monitoring.quality.measures import column_of
 
 METRICS = ("hit_10", "hit_20", "mrr", "ndcg_10")
 """In the order in which they are shown."""
@@ -151,15 +152,19 @@ class RankSnapshot:
         found: Figures = {}
         for j, name in enumerate(self.names):
             sliding = measure(self.ranks[:, j]) | {"effective_samples": float(len(self.ranks))}
-            windows = {"sliding": sliding}
-            for window, sums, count in zip(
-                ("all", "fading"), self.sums[:, j], self.counts, strict=True
-            ):
-                means = sums / count if count else np.full(len(METRICS), np.nan)
-                windows[window] = dict(zip(METRICS, means.tolist(), strict=True))
-                windows[window]["effective_samples"] = float(count)
-            found[name] = windows
+            summed = {window: self._summed(i, j) for i, window in enumerate(("all", "fading"))}
+            found[name] = {"sliding": sliding, **summed}
         return found
+
+    def fading(self, name: str) -> dict[str, float]:
+        """See :meth:`monitoring.quality.tasks.Snapshot.fading`."""
+        return self._summed(1, column_of(name, self.names))
+
+    def _summed(self, fading: int, column: int) -> dict[str, float]:
+        sums, count = self.sums[fading, column], self.counts[fading]
+        means = sums / count if count else np.full(len(METRICS), np.nan)
+        told = dict(zip(METRICS, means.tolist(), strict=True))
+        return told | {"effective_samples": float(count)}
 
     def outcomes(self) -> dict[str, int]:
         """How many interactions were judged since the start."""

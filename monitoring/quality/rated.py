@@ -70,12 +70,15 @@ class BothSnapshot:
     def report(self) -> Figures:
         """Every metric of every window."""
         return self.ranked.report() | {
-            name: {
-                window: {metric: found[metric] for metric in _SHOWN}
-                for window, found in windows.items()
-            }
+            name: {window: _shown(found) for window, found in windows.items()}
             for name, windows in self.rated.report().items()
         }
+
+    def fading(self, name: str) -> dict[str, float]:
+        """See :meth:`monitoring.quality.tasks.Snapshot.fading`."""
+        if name in self.rated.names:
+            return _shown(self.rated.fading(name))
+        return self.ranked.fading(name)
 
     def outcomes(self) -> dict[str, int]:
         """How many interactions were ranked and judged since the start."""
@@ -84,3 +87,7 @@ class BothSnapshot:
     def precision_at_budget(self, budget: float) -> dict[str, float]:
         """Nothing alerts."""
         return {}
+
+
+def _shown(found: dict[str, float]) -> dict[str, float]:
+    return {metric: found[metric] for metric in _SHOWN}

@@ -37,6 +37,9 @@ class Snapshot(Protocol):
     def report(self) -> Figures:
         """Every metric of every window."""
 
+    def fading(self, name: str) -> dict[str, float]:
+        """Every metric of one window of one scorer; of the ensemble where none has the name."""
+
     def outcomes(self) -> dict[str, int]:
         """How many events were judged since the start, by what came of them."""
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.base import BOOL, F64, State, StateError, state_digest
 from models.carry import fill, shared
 from models.kernels.entry import entry
-from monitoring.quality.measures import ratio
+from monitoring.quality.measures import column_of, ratio
 
 Figures = dict[str, dict[str, dict[str, float]]]
 """Name (ensemble first) to window to metric to value."""
@@ -197,21 +197,23 @@ class Snapshot(ABC):
         """None: nobody is positive."""
         return {}
 
+    def fading(self, name: str) -> dict[str, float]:
+        """See :meth:`monitoring.quality.tasks.Snapshot.fading`."""
+        return self._summed(1, column_of(name, self.names))
+
     def _windows(self, column: int) -> dict[str, dict[str, float]]:
-        found = {
-            "all": self._from_sums(0, column),
-            "fading": self._from_sums(1, column),
-            "sliding": self._from_rows(column),
+        promises = self._newest("kept_promises")
+        told = promised(0.0, 0.0, 0.0) if column else of_promises(promises)
+        return {
+            "all": self._summed(0, column),
+            "fading": self._summed(1, column),
+            "sliding": self._from_rows(column) | told,
         }
-        sums = self.arrays["promised"]
-        promises = (
-            promised(*sums[0]),
-            promised(*sums[1]),
-            of_promises(self._newest("kept_promises")),
-        )
-        for metrics, told in zip(found.values(), promises, strict=True):
-            metrics |= told if column == 0 else promised(0.0, 0.0, 0.0)
-        return found
+
+    def _summed(self, fading: int, column: int) -> dict[str, float]:
+        sums = self.arrays["promised"][fading]
+        told = promised(0.0, 0.0, 0.0) if column else promised(*sums)
+        return self._from_sums(fading, column) | told
 
     @abstractmethod
     def _from_sums(self, fading: int, column: int) -> dict[str, float]:

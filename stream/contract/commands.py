@@ -503,8 +503,8 @@ class Promote(_OfScores, frozen=True, tag="promote"):
         if self.member == WHOLE:
             engine.admit(self)
             raise CommandRefused("expected a step of its own: nothing else can be taken with it")
-        detail = engine.challengers.promote(self.member, self.number)
-        return Done(self.member, detail, {self.member: detail})
+        detail, digest = engine.challengers.promote(self.member, self.number)
+        return Done(self.member, detail, {self.member: detail}, {self.member: digest})
 
 
 class Drop(_OfScores, frozen=True, tag="drop"):

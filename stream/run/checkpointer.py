@@ -201,15 +201,12 @@ class Checkpointer:
             self._work = snapshot
             self._condition.notify_all()
 
-    def save_versions(self, engine: Engine) -> None:
-        """Save the versions that were kept up to now, for a command that may ask for them."""
-        self.wait()
-        self._take_versions(engine)
-        try:
-            self._directory.artefacts.save(self._versions)
-        except OSError as error:
-            self.failures_total += 1
-            logger.error("versions_not_saved", error=str(error), next_step="free the disk")
+    def unsaved(self, engine: Engine, digest: str) -> Callable[[], State] | None:
+        """What gives the state of a version that may be no artefact yet (loop thread).
+
+        Without one it is an artefact: the writer lets go of a state once that is durable.
+        """
+        return engine.ledger.unsaved.get(digest) or self._versions.get(digest)
 
     def _take_versions(self, engine: Engine) -> None:
         """The writer has them from here on (loop thread, while it writes nothing)."""

@@ -44,6 +44,7 @@ from stream.state.anchors import Anchors
 from stream.state.backfill import arriving, keep, leave
 from stream.state.follow import Follower, tell
 from stream.state.generations import StateDirectory
+from stream.state.held import Held
 from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 from stream.state.room import free_room
@@ -56,6 +57,8 @@ T = TypeVar("T")
 logger = structlog.get_logger()
 
 IDLE_POLL_S = 0.5
+HELD_POLL_S = 0.005
+"""While commands wait for their models."""
 LAG_S = 2.0
 """How often the distance to the log's end is asked for."""
 
@@ -153,6 +156,7 @@ class Service:
         )
         self.anchors = Anchors(config, self._key)
         self.isolation = Isolation()
+        self._held = Held(self.directory.artefacts, self.checkpointer.unsaved)
         self.lag: dict[tuple[str, int], int] = {}
         self.busy = False
         self._lag_s = 0.0
@@ -189,6 +193,7 @@ class Service:
             ending.callback(self.registry.close)
             ending.callback(self.log.close)
             ending.callback(self._ahead.close)
+            ending.callback(self._held.close)
             ending.callback(self.anchors.close)
             ending.callback(self.checkpointer.close)
             ending.callback(self.committer.close)  # first: a checkpoint waits for its commit
@@ -314,6 +319,7 @@ class Service:
     def _seek(self, positions: dict[tuple[str, int], int]) -> None:
         """Go on at these positions; those of topics that were renamed are only remembered."""
         topics = self.config.inputs
+        self._held.forget()
         self.log.seek({key: at for key, at in positions.items() if key[0] in topics})
 
     def _reconfigure_if_changed(self) -> None:
@@ -401,9 +407,7 @@ class Service:
                     self.committer.wait(self.beat)
             if self.checkpointer.put_off and not self._awaited():
                 self._take([], checkpoint=True)
-            with self.turns.waiting():
-                slices = self._poll()
-            if slices:
+            if slices := self._coming():
                 self.busy = True
                 if self._adopt(slices):
                     for part in self._apart(slices):
@@ -428,7 +432,7 @@ class Service:
             self._patiently("seek", lambda: self._seek(behind))
 
     def _idle(self) -> None:
-        self.busy = self.committer.busy
+        self.busy = self.committer.busy or bool(self._held)
         for listener in self.listeners:
             listener.idle(self._engine())
         if self.checkpointer.due(self._engine(), 0):
@@ -441,14 +445,21 @@ class Service:
             with suppress(LogUnavailable), self.health.calling("lag"):
                 self.lag = self.log.lag()
 
-    def _poll(self) -> list[Slice]:
+    def _coming(self) -> list[Slice]:
+        """What to take next: what must be taken again first."""
         if (again := self.isolation.next()) is not None:
             return again
+        with self.turns.waiting():
+            slices = self._poll()
+        return slices if self.isolation.careful else self._held.sift(self._engine(), slices)
+
+    def _poll(self) -> list[Slice]:
         try:
             limit = self.checkpointer.most_records(self.config.step_records, self._awaited())
             limit = 1 if self.isolation.careful else limit
             with self.health.calling("poll"):
-                return self._ahead.poll(limit, IDLE_POLL_S, self._engine().codec.ahead)
+                wait_s = HELD_POLL_S if self._held else IDLE_POLL_S
+                return self._ahead.poll(limit, wait_s, self._engine().codec.ahead)
         except LogUnavailable as error:
             logger.warning("poll_failed", error=str(error))
             self.stopping.wait(0.5)
@@ -485,10 +496,7 @@ class Service:
     def _models(self, slices: list[Slice]) -> Models:
         """The models that the commands among the records put in place."""
         engine = self._engine()
-        if not engine.wanted(slices):
-            return {}
-        self.checkpointer.save_versions(engine)
-        return self.directory.artefacts.models(engine, slices)
+        return self._held.models(engine, slices) if engine.wanted(slices) else {}
 
     def _take(self, slices: list[Slice], checkpoint: bool = False) -> bool:
         """One step: compute, hand over to the commit thread, snapshot when due.

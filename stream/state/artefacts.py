@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import numpy as np
-import safetensors.numpy
 import structlog
 import zstandard
 
@@ -27,6 +27,7 @@ from stream.contract.failpoint import failpoint
 from stream.contract.records import Slice
 from stream.state.packed import (
     compressed,
+    expanded,
     joined,
     memory_bytes,
     split,
@@ -36,6 +37,9 @@ from stream.state.packed import (
 from stream.step.engine import Engine, Models
 
 logger = structlog.get_logger()
+
+Unsaved = Callable[[Engine, str], Callable[[], State] | None]
+"""What gives the state of a version that is no artefact yet, by its digest."""
 
 FOLDER = "artefacts"
 _SUFFIX, _WRITING = ".safetensors.zst", ".writing-"
@@ -126,24 +130,46 @@ class Artefacts:
         return model
 
     def models(
-        self, engine: Engine, slices: Iterable[Slice], missing: Collection[str] = ()
+        self,
+        engine: Engine,
+        slices: Iterable[Slice],
+        missing: Collection[str] = (),
+        ready: Models = MappingProxyType({}),
+        unsaved: Unsaved = lambda engine, digest: None,
     ) -> Models:
         """The models that the commands in ``slices`` put in place, by member and digest.
 
         ``missing``: those that were not there when the step was made, and must not be now. One that
-        cannot be had is an :class:`ArtefactError` in its place.
+        cannot be had is an :class:`ArtefactError` in its place. ``ready``: some that were had
+        already. ``unsaved``: of versions that are no artefacts yet, what gives their state.
         """
         found: dict[tuple[str, str], Any] = {}
         for name, digest in engine.wanted(slices):
-            try:
-                if digest in missing:
-                    raise ArtefactError(f"{self.file(digest)}: was not there")
+            if digest in missing:
+                found[name, digest] = ArtefactError(f"{self.file(digest)}: was not there")
+            elif (name, digest) in ready:
+                found[name, digest] = ready[name, digest]
+            else:
                 fresh = partial(engine.ensemble.made, name, 0, engine.spec(name, digest))
-                found[name, digest] = self.model(digest, fresh)
-            except ArtefactError as error:
-                logger.error("artefact_missing", member=name, error=str(error))
-                found[name, digest] = error
+                found[name, digest] = self.had(name, digest, fresh, unsaved(engine, digest))
         return found
+
+    def had(
+        self,
+        name: str,
+        digest: str,
+        fresh: Callable[[], Learner],
+        state: Callable[[], State] | None = None,
+    ) -> Learner | ArtefactError:
+        """The model for this member, or why it cannot be had, which is logged.
+
+        ``state`` gives its state where that is no artefact yet.
+        """
+        try:
+            return self.model(digest, fresh) if state is None else revived(state(), fresh, digest)
+        except ArtefactError as error:
+            logger.error("artefact_missing", member=name, error=str(error))
+            return error
 
     def prune(self, named: Collection[str], before_ms: int) -> None:
         """Let go what is not named and was last asked for before ``before_ms``.
@@ -173,7 +199,7 @@ def unpacked(raw: bytes) -> State:
         declared = zstandard.get_frame_parameters(raw).content_size
         if declared > memory_bytes():
             raise ArtefactError(f"its frame declares {declared} bytes unpacked")
-        arrays = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(raw))
+        arrays = expanded(raw)
         rest = msgspec.msgpack.decode(arrays.pop(_REST).tobytes())
         state: State = joined(rest, arrays)
     except Exception as error:  # crafted bytes may raise anything, MemoryError among it

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import safetensors.numpy
 import structlog
 import zstandard
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from stream.contract.failpoint import failpoint
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.packed import (
     compressed,
+    expanded,
     joined,
     memory_bytes,
     split,
@@ -434,6 +434,6 @@ def _read_state(directory: Path, unpacked: int) -> State:
             f"{_ARRAYS}: expected {unpacked or 'as many bytes as this machine holds'} unpacked, its"
             f" frame declares {declared}"
         )
-    arrays = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(packed))
+    arrays = expanded(packed)
     rest = msgspec.msgpack.decode((directory / _REST).read_bytes())
     return joined(rest, arrays)

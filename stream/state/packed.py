@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -71,6 +72,48 @@ def compressed(arrays: Mapping[str, NDArray[Any]]) -> tuple[bytes, int]:
     return b"".join([*found, zstd.flush()]), len(told) + end
 
 
+def expanded(packed: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of :func:`compressed`, or of any such file.
+
+    Nor is this the library's ``load``, which held the lock for 4 to 12 ms of 30 MB. The caller has
+    seen that the frame declares what fits into memory. Raises ``ValueError``, and what the decoders
+    raise.
+    """
+    left = zstandard.get_frame_parameters(packed).content_size
+    arrays: dict[str, NDArray[Any]] = {}
+    with zstandard.ZstdDecompressor().stream_reader(packed) as frame:
+
+        def read(length: int) -> NDArray[np.uint8]:
+            nonlocal left
+            if (left := left - length) < 0:
+                raise ValueError(f"expected a frame that is {-left} bytes longer")
+            raw = np.empty(length, np.uint8)
+            for k in range(0, length, _PIECE):
+                piece = raw[k : k + _PIECE]
+                if frame.readinto(piece.data) != len(piece):
+                    raise ValueError("expected a frame as long as it declares")
+            return raw
+
+        length = int.from_bytes(read(8).tobytes(), "little")
+        told = msgspec.json.decode(read(length).tobytes())
+        told.pop("__metadata__", None)
+        places, at = msgspec.convert(told, dict[str, _Place]), 0
+        for name, place in sorted(places.items(), key=lambda item: item[1].data_offsets):
+            kind, (begin, end) = _KINDS[place.dtype], place.data_offsets
+            if begin != at or end - begin != math.prod(place.shape) * kind.itemsize:
+                raise ValueError(f"{name}: expected {at} and so many bytes, got {place}")
+            arrays[name], at = read(end - begin).view(kind).reshape(place.shape), end
+    return arrays
+
+
+class _Place(msgspec.Struct):
+    """Where an array lies behind a file's head."""
+
+    dtype: str
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    data_offsets: tuple[int, int]
+
+
 _PIECE = 1 << 20
 _DTYPES = {
     np.dtype(kind).newbyteorder("<"): name
@@ -81,6 +124,7 @@ _DTYPES = {
         "BOOL": "?",
     }.items()
 }
+_KINDS = {name: kind for kind, name in _DTYPES.items()}
 
 
 def write_durably(path: Path, raw: bytes) -> None:

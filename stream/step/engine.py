@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -26,7 +26,6 @@ from monitoring.audit.auditor import Auditor
 from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
-from monitoring.quality.quality import Figures
 from monitoring.quality.tasks import Kept
 from stream.contract.commands import CommandRefused, Configure, Promote
 from stream.contract.letters import DeadLetter
@@ -92,6 +91,13 @@ class Made:
         self.judged: list[Judged] = []
         self.handed: Handed = {}
         self.covered = b""  # what the digest covers beside outputs
+
+
+class Exchange(NamedTuple):
+    """Digests of what made room in a member's place, and of what took it."""
+
+    before: str
+    after: str
 
 
 Models = Mapping[tuple[str, str], Any]
@@ -391,8 +397,8 @@ class Engine(ABC):
         for name, model in models.items():
             spec = self.spec(name, digests[name])
             put = partial(self.ensemble.replace, name, model, spec)
-            before = self._exchanged(name, cause, put, digests[name])
-            made[name] = {"from": before, "to": digests[name]}
+            exchange = self._exchanged(name, cause, put, digests[name])
+            made[name] = {"from": exchange.before, "to": exchange.after}
         self.checkpoint_wanted = True  # a start need not load the artefact again
         return made
 
@@ -402,25 +408,25 @@ class Engine(ABC):
 
     def _exchanged(
         self, name: str, cause: Cause, put: Callable[[], None], known: str | None = None
-    ) -> str:
-        """``put`` another model into the member's place; gives the digest of what made room.
+    ) -> Exchange:
+        """``put`` another model into the member's place; gives both digests.
 
         Both are versions from then on; the state of an installed one is an artefact already.
         ``known``: the other model's digest, which was compared as it was read.
         """
-        report, replaced = self.quality.report(), self.ensemble.members[name]
-        before = self._version(name, "replaced", self.seq, report)
+        replaced = self.ensemble.members[name]
+        before = self._version(name, "replaced", self.seq)
         self.ledger.keep(name, before, replaced.state)
         spec = self.ensemble.specs.get(name)
         put()
-        after = self._version(name, cause, self.seq + 1, report, known)
+        after = self._version(name, cause, self.seq + 1, known)
         promoted = cause == "promoted"
         state = partial(_same, self.ensemble.members[name].state()) if promoted else None
         self.ledger.keep(name, after, state)
         self.ledger.replaced(name)
         made_alike = self.ensemble.specs.get(name) == spec
         self._renewed(name, cause == "installed" and made_alike)
-        return before.digest
+        return Exchange(before.digest, after.digest)
 
     @abstractmethod
     def _renewed(self, name: str, goes_on: bool) -> None:
@@ -432,23 +438,24 @@ class Engine(ABC):
     def _keep_all(self) -> None:
         """Keep a version of each member that serves."""
         self.ledger.regular(self.watermark_ms, self.drift.raised())
-        report = self.quality.report()
         for name, member in self.ensemble.members.items():
             if name not in self.ensemble.quarantined:
                 state = member.state()
-                version = self._version(name, "regular", self.seq + 1, report)
+                version = self._version(name, "regular", self.seq + 1)
                 self.ledger.keep(name, version, partial(_same, state))
 
-    def _version(
-        self, name: str, cause: Cause, seq: int, report: Figures, known: str | None = None
-    ) -> Version:
+    def _version(self, name: str, cause: Cause, seq: int, known: str | None = None) -> Version:
         """The member as it is now, the state after step ``seq``; ``known``: its digest."""
-        quality = report.get(name, report["ensemble"])["fading"]
+        quality = self._judged(name).snapshot().fading(name)
         digest = known or self.ensemble.digest_of(name)
         updates = self.auditor.versions()[name]
         spec = self.ensemble.specs.get(name)
         own = None if spec is None else dict(spec)
-        return Version(seq, self.watermark_ms, digest, cause, updates, dict(quality), own)
+        return Version(seq, self.watermark_ms, digest, cause, updates, quality, own)
+
+    def _judged(self, name: str) -> Kept:
+        """What tells how good the member is."""
+        return self.quality
 
     # ------------------------------------------------------------------ state
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -426,12 +427,13 @@ class ScoringEngine(Engine):
         super()._keep_all()
         self.guard.kept(self.watermark_ms)
 
-    def _put_back(self, name: str, model: Model) -> None:
-        spec = self.ensemble.specs.get(name)
-        self._exchanged(name, "rolled_back", lambda: self.ensemble.replace(name, model, spec))
+    def _put_back(self, name: str, model: Model, digest: str) -> None:
+        put = partial(self.ensemble.replace, name, model, self.ensemble.specs.get(name))
+        self._exchanged(name, "rolled_back", put, digest)
 
-    def _promoted(self, name: str, number: int) -> None:
-        self._exchanged(name, "promoted", lambda: self.ensemble.promote(name, number))
+    def _promoted(self, name: str, number: int) -> str:
+        put = partial(self.ensemble.promote, name, number)
+        return self._exchanged(name, "promoted", put).after
 
     def _renewed(self, name: str, goes_on: bool) -> None:
         self.reactions.replaced(name)

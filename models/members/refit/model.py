@@ -60,6 +60,7 @@ class RefitModel(Model):
     """
 
     Params = RefitParams
+    apart = True
 
     def __init__(
         self, params: RefitParams, schema: FeatureSchema, seed: int, task: Task = BINARY

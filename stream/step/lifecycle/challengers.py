@@ -157,7 +157,7 @@ class Challengers:
         ensemble: Ensemble,
         auditor: Auditor,
         pending: Pending,
-        promote: Callable[[str, int], None],
+        promote: Callable[[str, int], str],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._settings = settings
@@ -262,8 +262,12 @@ class Challengers:
             raise CommandRefused(f"{name}: expected the number of one of {numbers}; got {got}")
         return meant[0]
 
-    def promote(self, name: str, number: int = 0, cause: str = "command") -> dict[str, Any]:
+    def promote(
+        self, name: str, number: int = 0, cause: str = "command"
+    ) -> tuple[dict[str, Any], str]:
         """A challenger takes the member's place, and the others of that place end.
+
+        Gives what the trail tells of it, and its digest.
 
         Raises :class:`CommandRefused` as :meth:`chosen`.
         """
@@ -272,9 +276,9 @@ class Challengers:
         del self._running[key_of(name, running.number)]
         for other in self.of(name):
             self._end(other, f"number {running.number} took the member's place", cause)
-        self._promote(name, running.number)
+        digest = self._promote(name, running.number)
         self.counts[f"challenger_promoted/{name}"] += 1
-        return detail
+        return detail, digest
 
     @property
     def lanes(self) -> int:
@@ -460,8 +464,8 @@ class Challengers:
         """The evidence is enough: propose it, or let it take the place; the race is over."""
         name, detail = running.name, self._known(running)
         if self._settings.promote == "auto" and name != WHOLE:
-            self.promote(name, running.number, "challenge")
-            self._auditor.renewed(name, "challenger_promoted", "challenge", detail)
+            _, digest = self.promote(name, running.number, "challenge")
+            self._auditor.renewed(name, "challenger_promoted", "challenge", detail, digest)
             return
         running.proposed = True
         if self._settings.promote == "auto":

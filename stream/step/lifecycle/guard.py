@@ -77,7 +77,7 @@ class Guard:
     counts : Counter
         The engine's: labels that each member has learned.
     put_back : callable
-        ``(name, model)``: the model takes the member's place.
+        ``(name, model, digest)``: the model takes the member's place.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Guard:
         pending: Pending,
         ledger: Ledger,
         counts: Counter[str],
-        put_back: Callable[[str, Model], None],
+        put_back: Callable[[str, Model, str], None],
     ) -> None:
         self._settings = settings
         self._blocks = blocks
@@ -252,9 +252,9 @@ class Guard:
             self._auditor.record("rolled_back", "guard", name, {"members": names, **detail})
         for member in names:
             digest = self._running[member].digest
-            self._put_back(member, self._forget(member))
+            self._put_back(member, self._forget(member), digest)
             told = {"to": digest} if name == _ALL else detail
-            self._auditor.renewed(member, "rolled_back", "guard", told)
+            self._auditor.renewed(member, "rolled_back", "guard", told, digest)
 
     def _detail(self, name: str) -> dict[str, Any]:
         """What the trail tells of a member that has become worse."""

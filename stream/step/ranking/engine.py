@@ -23,10 +23,10 @@ from models.reco.recommender import Judged as Stood
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.policy import Credit, PolicyValue, credit
-from monitoring.quality.quality import Figures
 from monitoring.quality.ranks import RankQuality
 from monitoring.quality.rated import RankedAndRated
 from monitoring.quality.shown import Shown
+from monitoring.quality.tasks import Kept
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.outputs import Judged, Scored
@@ -49,7 +49,6 @@ from stream.settings.ranking import RATINGS, RECOMMENDER
 from stream.settings.schema import Config
 from stream.step.engine import Engine, Made
 from stream.step.join import Left
-from stream.step.lifecycle.ledger import Cause, Version
 from stream.step.pending.store import Pending
 from stream.step.ranking.answers import Answer, Place
 from stream.step.ranking.candidates import Candidates, Found, asked, key_of
@@ -536,12 +535,10 @@ class RankingEngine(Engine):
         elif name == RECOMMENDER:
             self.drift.renew("ensemble")
 
-    def _version(
-        self, name: str, cause: Cause, seq: int, report: Figures, known: str | None = None
-    ) -> Version:
+    def _judged(self, name: str) -> Kept:
         if self.reranker is not None and name not in self._settings.learners:
-            report = self.reranker.quality.report()
-        return super()._version(name, cause, seq, report, known)
+            return self.reranker.quality
+        return super()._judged(name)
 
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: bounds hold from the next record on."""

@@ -124,13 +124,13 @@ def fading_weights(y: F64, fade: float) -> F64:
 @given(rows_of, st.sampled_from([0.5, 0.9, 0.999]))
 def test_fading_window_equals_scikit_learn_with_faded_weights(rows: list[Row], fade: float) -> None:
     """A row weighs what its class's fade left; a set what one fade for all left."""
-    report = made(rows, fade=fade).report()
+    snapshot = made(rows, fade=fade).snapshot()
     output, y, sets = arrays(rows)
     said = sets.any(axis=1)
     set_weight = fade ** (said.sum() - said.cumsum()).astype(float)
-    for j, name in enumerate(report):
+    for j, name in enumerate(snapshot.names):
         check(
-            report[name]["fading"],
+            snapshot.fading(name),
             oracle(output[:, j], y, fading_weights(y, fade), None if j else sets, set_weight),
         )
 

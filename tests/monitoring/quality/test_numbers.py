@@ -95,13 +95,14 @@ def test_windows_of_all_and_of_the_last_rows_equal_scikit_learn(
 @given(rows_of, st.sampled_from([0.5, 0.9, 1.0]))
 def test_fading_window_equals_scikit_learn_with_faded_weights(rows: list[Row], fade: float) -> None:
     """A row weighs ``fade`` times as much at the next one."""
-    report = made(rows, fade=fade).report()
+    snapshot = made(rows, fade=fade).snapshot()
     output, y, intervals = arrays(rows)
     weight = fade ** np.arange(len(y))[::-1].astype(float)
     said = ~np.isnan(intervals).any(axis=1)
     of_said = fade ** (said.sum() - said.cumsum()).astype(float)
-    for j, name in enumerate(report):
-        check(report[name]["fading"], output[:, j, 0], y, weight, None if j else intervals, of_said)
+    for j, name in enumerate(snapshot.names):
+        found = snapshot.fading(name)
+        check(found, output[:, j, 0], y, weight, None if j else intervals, of_said)
 
 
 @settings(max_examples=30)

@@ -103,7 +103,7 @@ def test_cumulative_window_equals_scikit_learn_over_all_rows(rows: list[Row]) ->
     report = quality.report()
     for name, (p, y, alert) in zip(report, columns(rows, 0.3), strict=True):
         check(report[name]["all"], p, y, alert, np.ones(len(p)))
-        check(report[name]["fading"], p, y, alert, np.ones(len(p)))
+        check(quality.snapshot().fading(name), p, y, alert, np.ones(len(p)))
 
 
 def fading_weights(y: F64, fade: float) -> tuple[F64, list[float]]:

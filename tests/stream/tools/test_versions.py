@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.stream.cli.test_cli import millrace, toml
 from tests.stream.run.test_service import feed, last_seq
 from tests.support.factory import config, raw_config
 from tests.support.runner import append, caught_up, contents, running
+from tests.support.waiting import DEADLINE_S, wait_until
 
 MEMBERS = [
     {"name": "linear", "type": "logistic"},
@@ -167,3 +169,38 @@ def test_the_list_tells_when_why_and_how_good(tmp_path: Path) -> None:
     text = millrace("models", "list", path)
     assert rows[0]["version"][:12] in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_events_go_on_while_a_model_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command and what came after it wait; a stop meanwhile leaves them in the log."""
+    c = begun(tmp_path)
+    older = next(row["version"] for row in listed(c) if row["member"] == "trees")
+    gate, read = threading.Event(), Artefacts.model
+
+    def slowly(self: Artefacts, *args: Any) -> Any:
+        assert gate.wait(DEADLINE_S)
+        return read(self, *args)
+
+    monkeypatch.setattr(Artefacts, "model", slowly)
+    send_command(c, "rollback", {"to": older, "member": "trees"})
+    send_command(c, "freeze", {"member": "linear"})
+    for first in (400, 450):
+        with running(c) as service:
+            append(c, *feed(50, first))
+            caught_up(service, 2 * first + 100)
+            assert service.engine is not None
+            assert service.engine.ensemble.frozen == frozenset()
+            if first == 400:
+                service.stop()
+                wait_until(lambda: service.health.state == "stopping", "the end of the loop")
+            gate.set()
+            if first == 450:
+                caught_up(service, 1002)
+                assert service.engine.ensemble.frozen == {"linear"}
+        if first == 400:
+            gate.clear()
+    same_in_a_replay(c)
+    taken = [row for row in listed(c) if row["cause"] == "rolled_back"]
+    assert [(row["member"], row["version"]) for row in taken] == [("trees", older)]

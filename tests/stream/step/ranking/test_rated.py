@@ -47,6 +47,15 @@ def ratings(engine: Engine) -> dict[str, dict[str, float]]:
     return {n: w["all"] for n, w in report.items() if "rmse" in w["all"]}
 
 
+def test_one_window_of_one_scorer_is_what_the_report_has_of_it(shard: Shard) -> None:
+    """Of rankings and ratings; of a name that nobody has it is the ensemble's."""
+    snapshot = shard.engine.quality.snapshot()
+    report = snapshot.report()
+    found = {name: snapshot.fading(name) for name in report}
+    np.testing.assert_equal(found, {name: windows["fading"] for name, windows in report.items()})
+    np.testing.assert_equal(snapshot.fading("nobody"), report["ensemble"]["fading"])
+
+
 def test_every_rating_is_learned_and_judged_whether_it_is_a_positive_or_not(shard: Shard) -> None:
     """By the same predictions as those of the ratings alone; the first was foretold by nobody."""
     records = rated(200)

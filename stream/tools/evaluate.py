@@ -28,6 +28,7 @@ from stream.run.assemble import build_scoring
 from stream.run.refit.at_once import Refitting
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
+from stream.tools.course import misread, period_of, utc
 from stream.tools.due import FileLabels, RowLabels, Source
 from stream.tools.files import LABEL, ScoresWriter, count_rows, read_rows
 from stream.tools.judged import AlarmMark, Judged, Sample
@@ -141,7 +142,7 @@ class Evaluation:
                     {
                         "state": "quarantined",
                         "error": told.get("error") or f"it passed a budget: {told['breaches']}",
-                        "since": _utc(self._engine.clock_ms),
+                        "since": utc(self._engine.clock_ms),
                         "step": self._engine.seq,
                     },
                 )
@@ -215,7 +216,7 @@ class Evaluation:
         times = [t for part in self._scored for t in (part[:, 1].min(), part[:, 1].max())]
         summary: dict[str, Any] = {
             "configuration": self._config.name,
-            "period": [_utc(int(min(times))), _utc(int(max(times)))] if times else None,
+            "period": period_of(np.array(times, np.int64)),
             "target": engine.task.type,
             **({"unit": engine.task.unit} if engine.task.unit else {}),
             "threshold": _finite(engine.threshold),
@@ -260,7 +261,9 @@ class Evaluation:
         }
         found = [one for one in (judged, cold) if len(one.y)]
         only = {_only(one) for one in found}
-        return summary | {"notes": list(notes(summary, only.pop() if len(only) == 1 else None))}
+        told = notes(summary, only.pop() if len(only) == 1 else None)
+        odd = misread(summary["period"], self._config.event.time_format)
+        return summary | {"notes": [*odd, *told]}
 
 
 def notes(summary: Mapping[str, Any], only: str | None) -> Iterator[str]:
@@ -347,10 +350,6 @@ def _measured(judged: Judged, column: int, threshold: float) -> dict[str, float 
 def _finite(value: float) -> float | None:
     """What JSON can hold: it has no nan."""
     return float(value) if np.isfinite(value) else None
-
-
-def _utc(ms: int) -> str:
-    return np.datetime_as_string(np.datetime64(ms, "ms"), timezone="UTC")
 
 
 def _events_in(batch: Batch, config: Config) -> int:

@@ -26,6 +26,7 @@ from stream.contract.records import Batch, Record, Slice, range_of
 from stream.run.assemble import build_ranking
 from stream.settings.schema import Config
 from stream.step.ranking.engine import RankingEngine
+from stream.tools.course import misread, period_of
 from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played
@@ -34,6 +35,9 @@ from stream.tools.ranking.rated import Foretold, errors
 from stream.tools.refused import Refused
 
 SAMPLES = 200
+
+TYPES = 5
+"""Types of interactions that a note names."""
 
 
 class _Run:
@@ -168,6 +172,9 @@ def play(
     found = run.found()
     rated = run.rated()
     summary = _summary(config, data, engine, found, refused, run.seconds)
+    times = period_of(file.time_ms[file.time_ms > 0])
+    notes = [*misread(times, config.event.time_format), *_notes(summary, config, file)]
+    summary |= {"period": times, "notes": notes}
     if rated is not None:
         summary["ratings"] = {"scored": rated.scored, "quality": errors(rated)}
     return Done(found, rated, run.course, summary)
@@ -183,7 +190,7 @@ def _summary(
 ) -> dict[str, Any]:
     scored = found.scored
     counts, known = engine.counts, engine.recommender.counts()
-    summary: dict[str, Any] = {
+    return {
         "data": str(data),
         "configuration": config.name,
         "target": "ranking",
@@ -211,7 +218,6 @@ def _summary(
         "seconds": round(seconds, 3),
         "digest": engine.digest,
     }
-    return summary | {"notes": list(_notes(summary))}
 
 
 def _worth(engine: RankingEngine) -> dict[str, dict[str, float | None]] | None:
@@ -246,9 +252,16 @@ OF_PLACES = ("log_loss", "roc_auc", "pr_auc")
 """How well members tell which places of lists are taken, over the newest of them."""
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
+def _notes(summary: dict[str, Any], config: Config, file: Played) -> list[str]:
     notes = []
-    if not summary["scored"]:
+    if file.types and not summary["positives"] and not summary["repeats"]:
+        types = ", ".join(f"{name!r} ({n:,})" for name, n in file.types.most_common(TYPES))
+        wanted = ", ".join(map(repr, (config.reco and config.reco.positive) or ()))
+        notes.append(
+            f"no interaction counts: expected what reco.positive names, {wanted or 'nothing'}; got "
+            f"the types {types}"
+        )
+    elif not summary["scored"]:
         notes.append("nothing could be scored: expected users, or sessions, with two positives")
     if summary["repeats"]:
         notes.append(

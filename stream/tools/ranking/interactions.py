@@ -6,6 +6,7 @@ row, is written as such records by ``[reco.table]``. Nothing here learns.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +24,13 @@ from stream.tools.ranking.ranks import in_order
 
 class Played(NamedTuple):
     """Records in the order of play, the row of each in the file, its time (0 of a bad one), and
-    whether it interacts."""
+    whether it interacts; how many interactions there are of each type."""
 
     records: list[Record]
     rows: I64
     time_ms: I64
     interacts: list[bool]
+    types: Counter[str]
 
 
 def played(config: Config, path: Path) -> Played:
@@ -66,6 +68,7 @@ def played(config: Config, path: Path) -> Played:
         every,
         np.concatenate([np.zeros(len(first), np.int64), times]),
         [*(False for _ in bad), *interacts.tolist()],
+        Counter(what.type for what in taken.what if isinstance(what, Interaction)),
     )
 
 

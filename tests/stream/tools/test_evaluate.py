@@ -41,6 +41,16 @@ def evaluated(c: Config, data: Path, delay: str | None = "1d", **options: Any) -
     return summary
 
 
+@pytest.mark.parametrize("per_second", [1, 1000])
+def test_times_of_another_unit_are_told(tmp_path: Path, per_second: int) -> None:
+    """Seconds that are read as milliseconds lie in 1970: with what was expected."""
+    rows = [row | {"time": row["time"] * per_second // 1000} for row in rows_of(20)]
+    notes = evaluated(config(tmp_path), write(tmp_path / "d.jsonl", rows))["notes"]
+    told = [n for n in notes if n.startswith("event times lie between 1970-01-2")]
+    assert len(told) == (per_second == 1)
+    assert all("event.time_format = 'ms'" in n for n in told)
+
+
 @pytest.mark.parametrize(
     ("label", "joined", "reasons"),
     [

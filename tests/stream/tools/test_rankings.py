@@ -185,6 +185,22 @@ def test_only_positives_are_judged(tmp_path: Path) -> None:
     assert alone["positives"] == len(high)
 
 
+def test_what_keeps_all_interactions_from_counting_is_told(tmp_path: Path) -> None:
+    """Types that nobody named, and times of another unit: with what stands in the file."""
+    data = written(tmp_path / "u.data", rows(30))
+    summary = evaluate_ranks(config(positive={"purchase": 1}), data, None, 64, QUIET)
+    assert (
+        "no interaction counts: expected what reco.positive names, 'purchase'; got the types "
+        "'rating' (30)" in summary["notes"]
+    )
+    path = tmp_path / "e.jsonl"
+    for at, wrong in ((881_250, True), (881_250_949, False)):
+        event = {"event": "interaction", "timestamp": at, "user": "u", "item": "i"}
+        path.write_text(json.dumps(event) + "\n")
+        notes = evaluate_ranks(config(), path, None, 64, QUIET)["notes"]
+        assert any("between 1970-01-11T04:47:30.000Z" in n for n in notes) == wrong
+
+
 def test_how_batches_are_cut_changes_no_figure(tmp_path: Path) -> None:
     """One at a time or all together."""
     data = written(tmp_path / "u.data", rows(120))

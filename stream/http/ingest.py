@@ -16,6 +16,7 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
 from stream.decode.cloudevents import CONTENT_TYPE, STRUCTURED
 from stream.decode.codec import Keyed
+from stream.decode.explain import explained
 from stream.decode.feedback import codec_of
 from stream.http.body import NDJSON
 from stream.http.problem import Problem
@@ -35,6 +36,17 @@ class Accepted(NamedTuple):
     records: list[NewRecord]
 
 
+class _Kind(NamedTuple):
+    """Records of one kind: their topic, how they are written, and who checks them.
+
+    It is the codec that the engine decodes with; its keys are the records'.
+    """
+
+    topic: str
+    format: InputFormat
+    check: Callable[[Sequence[Record]], tuple[list[Keyed], list[DeadLetter]]]
+
+
 class Ingest:
     """Splits and checks the bodies of one configuration.
 
@@ -42,8 +54,10 @@ class Ingest:
     """
 
     def __init__(self, config: Config) -> None:
-        self._codec = codec_of(config)
-        self._event, self._label = config.event.format, config.label.format
+        self._codec, self._config = codec_of(config), config
+        topics, codec = config.topics, self._codec
+        self._event = _Kind(topics.events, config.event.format, codec.event_keys)
+        self._label = _Kind(topics.labels, config.label.format, codec.label_keys)
 
     def events(self, body: bytes, media: str) -> Accepted:
         """The events of a JSON object, a JSON array or NDJSON lines.
@@ -55,59 +69,56 @@ class Ingest:
             one bad record refuses the whole body, so that nothing is half appended.
             ``media-type`` where the topic does not hold JSON.
         """
-        return _accept(self._event, self._codec.event_keys, *_split(body, media))
+        return self._accept(self._event, *_split(body, media))
 
     def event(self, body: bytes) -> tuple[str, NewRecord]:
         """The one event of a JSON object; raises as :meth:`events`."""
-        (event_id,), (record,) = _accept(
-            self._event, self._codec.event_keys, [body.strip()], batch=False
-        )
+        (event_id,), (record,) = self._accept(self._event, [body.strip()], batch=False)
         return event_id, record
 
     def labels(self, body: bytes, media: str) -> Accepted:
         """The labels of a JSON object, a JSON array or NDJSON lines; raises as :meth:`events`."""
-        return _accept(self._label, self._codec.label_keys, *_split(body, media))
+        return self._accept(self._label, *_split(body, media))
 
     def command(self, body: bytes, actor: str) -> NewRecord:
         """The operator's command, with ``actor`` set to the caller whatever the body says."""
         _json(body, msgspec.Raw)
-        command = self._codec.command(_read(body.strip(), 0))
+        command = self._codec.command(_read("", body.strip(), 0))
         if isinstance(command, DeadLetter):
-            raise _refusal([command], batch=False)
+            raise _refusal([command], [_error(command, batch=False)])
         return NewRecord(None, msgspec.json.encode(msgspec.structs.replace(command, actor=actor)))
 
+    def _accept(self, kind: _Kind, values: Sequence[bytes], batch: bool) -> Accepted:
+        if kind.format in SCHEMA_TYPES:
+            raise Problem(
+                "media-type",
+                f"expected JSON on the topic, which holds {kind.format}: write there with a "
+                "serializer of the registry",
+            )
+        cloud = kind.format == "cloudevents"
+        headers = ((CONTENT_TYPE, STRUCTURED.encode()),) if cloud else ()
+        keyed, bad = kind.check([_read(kind.topic, value, i) for i, value in enumerate(values)])
+        if bad:
+            told = bad[:SHOWN]
+            raise _refusal(bad, [_error(b, batch) | self._explained(b) for b in told])
+        records = [
+            NewRecord(one.key.encode(), value, headers=headers)
+            for one, value in zip(keyed, values, strict=True)
+        ]
+        return Accepted([one.id for one in keyed], records)
 
-def _accept(
-    kind: InputFormat,
-    check: Callable[[Sequence[Record]], tuple[list[Keyed], list[DeadLetter]]],
-    values: Sequence[bytes],
-    batch: bool,
-) -> Accepted:
-    """Checked once, by the codec that the engine decodes with; its keys are the records'."""
-    if kind in SCHEMA_TYPES:
-        raise Problem(
-            "media-type",
-            f"expected JSON on the topic, which holds {kind}: write there with a serializer of the "
-            "registry",
-        )
-    headers = ((CONTENT_TYPE, STRUCTURED.encode()),) if kind == "cloudevents" else ()
-    keyed, bad = check([_read(value, i) for i, value in enumerate(values)])
-    if bad:
-        raise _refusal(bad, batch)
-    records = [
-        NewRecord(one.key.encode(), value, headers=headers)
-        for one, value in zip(keyed, values, strict=True)
-    ]
-    return Accepted([one.id for one in keyed], records)
+    def _explained(self, bad: DeadLetter) -> dict[str, str]:
+        """What was got, and what to do, where that can be told."""
+        told = explained(bad, self._config)
+        return {key: told[key] for key in ("got", "advice") if key in told}
 
 
-def _read(value: bytes, index: int) -> Record:
+def _read(topic: str, value: bytes, index: int) -> Record:
     """A record as the engine will read it; its offset is the index in the body."""
-    return Record("", 0, index, None, value)
+    return Record(topic, 0, index, None, value)
 
 
-def _refusal(bad: Sequence[DeadLetter], batch: bool) -> Problem:
-    errors = [_error(b, batch) for b in bad[:SHOWN]]
+def _refusal(bad: Sequence[DeadLetter], errors: list[dict[str, str]]) -> Problem:
     reasons = {b.reason for b in bad}
     for reason, kind in _STATUS_ORDER:
         if reason in reasons:

@@ -440,7 +440,12 @@ _PROBLEM: Json = {
             "items": {
                 "type": "object",
                 "required": ["path", "error"],
-                "properties": {"path": {"type": "string"}, "error": {"type": "string"}},
+                "properties": {
+                    "path": {"type": "string"},
+                    "error": {"type": "string"},
+                    "got": {"type": "string", "description": "the value, shortened"},
+                    "advice": {"type": "string", "description": "what to write or to configure"},
+                },
             },
         },
         "reason": {"type": "string", "description": "of a dead letter"},

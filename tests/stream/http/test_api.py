@@ -85,11 +85,28 @@ class TestEvents:
         lines = [event(1), event(2, amount="much"), {"time": 5}]
         content = "\n".join(json.dumps(e) for e in lines)
         body = problem(fresh.http.post("/v1/events", content=content, headers=NDJSON), "invalid")
-        assert body["errors"] == [
-            {"path": "$[1].amount", "error": "Expected `float`, got `str`"},
-            {"path": "$[2]", "error": "Object missing required field `payment_id`"},
-        ]
+        amount, missing = body["errors"]
+        assert (amount["path"], amount["error"]) == ("$[1].amount", "Expected `float`, got `str`")
+        assert amount["got"] == '"much"'
+        assert amount["advice"].startswith("write a number without currency")
+        assert missing["path"] == "$[2]"
+        assert missing["error"] == "Object missing required field `payment_id`"
+        assert missing["advice"] == 'name the field: [event] id = "..."; the row has time'
         assert fresh.backend.appends == []
+
+    def test_a_time_that_is_written_otherwise_is_explained(self, fresh: Running) -> None:
+        """Of events and of labels: what was got, and what would be read."""
+        for time, advice in (
+            ("2026-01-01T00:00:00Z", 'write time_format = "rfc3339" under [event]'),
+            ("yesterday", 'write it as 1767225600250 (time_format = "ms")'),
+        ):
+            answer = fresh.http.post("/v1/score", json=event(1, time=time))
+            [error] = problem(answer, "invalid")["errors"]
+            assert (error["path"], error["got"]) == ("$.time", f'"{time}"')
+            assert error["advice"] == advice
+        answer = fresh.http.post("/v1/labels", json={"payment_id": "p1", "fraud": {}})
+        [error] = problem(answer, "invalid")["errors"]
+        assert error["advice"] == "write true, false, a whole number or text"
 
     @pytest.mark.parametrize(
         ("content", "kind"),

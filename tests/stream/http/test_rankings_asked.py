@@ -167,6 +167,10 @@ def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
             refused = client.post(path, json=body)
             assert refused.status_code == status, (path, body, refused.text)
             assert refused.headers["content-type"] == "application/problem+json"
+        event = {"event": "interaction", "item": "socks", "timestamp": "2023-11-08"}
+        [error] = client.post("/feedback", json=event).json()["errors"]
+        assert (error["path"], error["got"]) == ("$.timestamp", '"2023-11-08"')
+        assert 'time_format = "ms"' in error["advice"]
         assert sum(service.log.lag().values()) == 0
         assert service.engine is not None
         assert service.engine.counts["consumed.events"] == 0

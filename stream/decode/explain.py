@@ -1,0 +1,155 @@
+"""Why a record was refused, in words that help: the value, how it should be written, what to set.
+
+What to write in the configuration is said in the words of ``docs/configuration.md``.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from stream.contract.letters import DeadLetter
+from stream.decode.times import likely_format, time_rule
+from stream.settings.paths import place, pointed
+from stream.settings.schema import Config, TimeFormat
+from stream.settings.shape import Place
+
+SHOWN = 60
+"""Characters of a wrong value, and names of a row's fields, that are shown at most."""
+
+TIMESTAMP = "timestamp"
+"""The time of every record of a ranking."""
+
+_WRITTEN = {
+    "number": "a number without currency or separators",
+    "boolean": "true or false",
+    "category": "text or a whole number",
+    "entity": "text or a whole number",
+}
+
+
+def explained(letter: DeadLetter, config: Config) -> dict[str, str]:
+    """The field and the value that a record was refused for, where one was, and what to do."""
+    paths = _paths(config)
+    field = _field(letter)
+    field = next((p for p, where in paths.items() if pointed(where) == f"$.{field}"), field)
+    row = _row(letter, paths)
+    found = {}
+    if field is not None:
+        found["field"] = field
+        found["got"] = (
+            _short(bytes(row[field]).decode(errors="replace")) if field in row else "none"
+        )
+    advice = _advice(letter, config, field, row)
+    return found | ({"advice": advice} if advice else {})
+
+
+def _field(letter: DeadLetter) -> str | None:
+    around = re.search(r" - at `\$\.(.+?)`", letter.error)
+    named = re.search(r"field `(.+?)`", letter.error)
+    return ".".join(found[1] for found in (around, named) if found) or None
+
+
+def _paths(config: Config) -> dict[str, Place]:
+    """What the configuration reads, by its path or name as written there."""
+    event, label = config.event, config.label
+    written = [event.id, event.time, config.label_event_id, label.field, label.time]
+    paths = {path: place(path) for path in written if path is not None}
+    return paths | {f.path or name: event.place(name) for name, f in event.fields.items()}
+
+
+def _row(letter: DeadLetter, paths: Mapping[str, Place]) -> Mapping[str, msgspec.Raw]:
+    """The row's values by name, and those at paths that lead deeper by their path."""
+    raw = letter.record.value or b""
+    try:
+        row = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        whole = msgspec.json.decode(raw)
+        for path, where in paths.items():
+            try:
+                value = functools.reduce(operator.getitem, where, whole)
+            except (LookupError, TypeError):
+                row.pop(path, None)
+            else:
+                row[path] = msgspec.Raw(msgspec.json.encode(value))
+        return row
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return {}
+
+
+def _advice(
+    letter: DeadLetter, config: Config, field: str | None, row: Mapping[str, msgspec.Raw]
+) -> str:
+    if letter.reason == "schema" and field is not None:
+        of_label = letter.record.topic == config.topics.labels
+        return (_label_schema if of_label else _event_schema)(letter, config, field, row)
+    if letter.reason == "label_value":
+        value = re.search(r"got '(.*)'", letter.error)
+        text = msgspec.json.encode(value[1] if value else "").decode()
+        return f"say what it means under [label.values], such as {text} = 1"
+    return {
+        "label_class": "raise target.max_classes, or say under [label.values] which class it is of",
+        "malformed": "each row must be one JSON object",
+        "oversized": "raise limits.record_bytes",
+        "event_time_ahead": "put the rows in the order of their event times, or raise limits.ahead",
+        "duplicate_event": 'name a field that is unique to each event: [event] id = "..."',
+        "label_orphan": "lengthen label.horizon if labels come later than that",
+    }.get(letter.reason, "")
+
+
+def _event_schema(
+    letter: DeadLetter, config: Config, field: str, row: Mapping[str, msgspec.Raw]
+) -> str:
+    event = config.event
+    if "unknown field" in letter.error:
+        return 'write unknown_fields = "ignore" under [event]'
+    for key, name in (("id", event.id), ("time", event.time)):
+        if field == name and field not in row:
+            return f'name the field: [event] {key} = "..."; {_has(row)}'
+    if field == (event.time if config.reco is None else TIMESTAMP):
+        return _time(row[field], "[event]", event.time_format, event.time_zone)
+    for name, settings in event.fields.items():
+        if field == (settings.path or name):
+            if bytes(row.get(field, b"null")) == b"null":
+                where = f"; {_has(row)}" if field not in row else ""
+                kind = settings.kind
+                return (
+                    f'if it may be missing: [event.fields] {name} = {{ kind = "{kind}", '
+                    f"required = false }}{where}"
+                )
+            other = f' or, if it is text: [event.fields] {name} = "category"'
+            other = other if settings.kind in ("number", "boolean") else ""
+            return f"write {_WRITTEN.get(settings.kind, settings.kind)}{other}"
+    return ""
+
+
+def _label_schema(
+    letter: DeadLetter, config: Config, field: str, row: Mapping[str, msgspec.Raw]
+) -> str:
+    label = config.label
+    for key, name in (("event_id", config.label_event_id), ("field", label.field)):
+        if field == name and field not in row:
+            return f'name the field: [label] {key} = "..."; {_has(row)}'
+    if field == label.time:
+        return _time(row[field], "[label]", config.label_time_format, config.event.time_zone)
+    return "write true, false, a whole number or text" if field == label.field else ""
+
+
+def _time(value: msgspec.Raw, table: str, configured: TimeFormat, zone: str | None) -> str:
+    """The format that reads the value, else how the configured one writes."""
+    likely = likely_format(value)
+    if likely is not None:
+        return f'write time_format = "{likely}" under {table}'
+    example = msgspec.json.encode(time_rule(configured, zone).example).decode()
+    return f'write it as {example} (time_format = "{configured}")'
+
+
+def _has(row: Mapping[str, msgspec.Raw]) -> str:
+    return f"the row has {_short(', '.join(row))}" if row else "the row is no JSON object"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -69,7 +69,7 @@ class Controlled(Protocol):
     def pin(self, digest: str, until_ms: int) -> None:
         """Keep a version for longer."""
 
-    def admit(self, command: Configure | Promote) -> Any:
+    def admit(self, command: Switch) -> Any:
         """A new engine of another configuration; raises :class:`CommandRefused`."""
 
     def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
@@ -131,9 +131,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         """Raise :class:`ValueError` with its path where a field means nothing here."""
         for field in fields(type(self)):
             got, expected = getattr(self, field.name), None
-            if names(field) == "member" and (field.required or got) and got not in members:
+            given = field.required or got
+            if names(field) == "member" and given and got not in members:
                 expected = f"one of {', '.join(members)}"
-            elif names(field) == "place" and got not in (*members, WHOLE):
+            elif names(field) == "place" and given and got not in (*members, WHOLE):
                 expected = f"one of {', '.join((*members, WHOLE))}"
             elif names(field) == "threshold":
                 if task.thresholds is None:
@@ -233,7 +234,7 @@ class Install(Command, frozen=True, tag="install"):
 
 
 class Rollback(Command, frozen=True, tag="rollback"):
-    """The member becomes a version that was kept; its windows, rows and counts go on."""
+    """The member, or the ensemble, becomes a version that was kept; windows and rows go on."""
 
     event = "rolled_back"
     to: Annotated[
@@ -245,7 +246,12 @@ class Rollback(Command, frozen=True, tag="rollback"):
         ),
     ]
     member: Annotated[
-        str, msgspec.Meta(description="a member's name; without it all", extra={NAMES: "member"})
+        str,
+        msgspec.Meta(
+            description="a member's name; without it all of them. `ensemble`: another ensemble,"
+            " with members of its own, that made room in a promotion",
+            extra={NAMES: "place"},
+        ),
     ] = ""
 
     def models(self, engine: Controlled) -> dict[str, str]:
@@ -256,6 +262,9 @@ class Rollback(Command, frozen=True, tag="rollback"):
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
         digests = self.models(engine)
+        if self.member == WHOLE:
+            engine.admit(self)
+            raise _apart()
         made = engine.install(digests, "rolled_back")
         detail = {"to": self.to, "members": list(made)}
         return Done(self.member or "ensemble", detail, made, digests)
@@ -351,7 +360,7 @@ class Configure(Command, frozen=True, tag="configure"):
     def apply(self, engine: Controlled) -> Done:
         """Refuse it: one that can be followed is a step of its own, which no slice is part of."""
         engine.admit(self)
-        raise CommandRefused("expected a step of its own: nothing else can be taken with it")
+        raise _apart()
 
 
 _DURATION = msgspec.Meta(
@@ -502,7 +511,7 @@ class Promote(_OfScores, frozen=True, tag="promote"):
         """Do it; refuse a whole ensemble: one that can be followed is a step of its own."""
         if self.member == WHOLE:
             engine.admit(self)
-            raise CommandRefused("expected a step of its own: nothing else can be taken with it")
+            raise _apart()
         detail, digest = engine.challengers.promote(self.member, self.number)
         return Done(self.member, detail, {self.member: detail}, {self.member: digest})
 
@@ -520,6 +529,14 @@ class Drop(_OfScores, frozen=True, tag="drop"):
         """See :meth:`Command.apply`."""
         first, *others = engine.challengers.drop(self.member, self.number)
         return Done(self.member, first, further=others)
+
+
+Switch = Configure | Promote | Rollback
+"""What may ask for another configuration, as a step of its own."""
+
+
+def _apart() -> CommandRefused:
+    return CommandRefused("expected a step of its own: nothing else can be taken with it")
 
 
 def _leaves(kind: type[Command]) -> list[type[Command]]:

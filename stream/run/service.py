@@ -22,7 +22,7 @@ import structlog
 from models.base import MillraceError
 from monitoring.audit.trail import head_after, load_private_key
 from monitoring.show.readings import Telemetry
-from stream.contract.commands import WHOLE, CommandRefused, Promote
+from stream.contract.commands import WHOLE, CommandRefused, Configure, Promote
 from stream.contract.failpoint import failpoint
 from stream.contract.log import LogError, LogUnavailable
 from stream.contract.outputs import Outputs
@@ -50,7 +50,7 @@ from stream.state.recovery import recover
 from stream.state.room import free_room
 from stream.step.configure import configures
 from stream.step.engine import Engine, Models
-from stream.step.lifecycle.promotion import promote
+from stream.step.lifecycle.promotion import exchange
 from stream.step.reconfigure import compare, reconfigure
 
 T = TypeVar("T")
@@ -513,15 +513,15 @@ class Service:
         if not skipped and (command := configures(engine, slices)) is not None:
             if engine.seq == 0:
                 self._take([])  # under what the shard began is on record first
+            models = self._models(slices)
             with suppress(CommandRefused):  # the step's dead letter says so
-                return self._configure(engine.admit(command), slices)
+                return self._configure(engine.admit(command, models), slices, models)
         if engine.promotes and engine is not self._kept:
             try:
-                if not self._configure(engine.admit(Promote(member=WHOLE)), []):
-                    return False
+                self._configure(engine.admit(Promote(member=WHOLE)), [])
             except CommandRefused as error:
                 self._kept = engine  # told once; another configuration is asked again
-                logger.warning("promotion_refused", member=WHOLE, error=str(error))
+                logger.error("promotion_refused", member=WHOLE, error=str(error), exc_info=True)
             engine = self._engine()
         models = self._models(slices)
         batch = Batch(
@@ -547,22 +547,25 @@ class Service:
             self.checkpointer.snapshot(engine, self.topics.standing)
         return True
 
-    def _configure(self, new: Engine, slices: list[Slice]) -> bool:
+    def _configure(self, new: Engine, slices: list[Slice], models: Models | None = None) -> bool:
         """Go on with a new engine, by a step that is the command alone; ``False`` as of a step.
 
-        Without one what challenges the ensemble takes its place, as it has proved better.
+        Without one what challenges the ensemble takes its place, as it has proved better; raises
+        :class:`CommandRefused` where it cannot.
         """
         engine, started = self._engine(), time.monotonic()
         asked = slices[0] if slices else None
         try:
             failpoint("configure.before")
-            if asked is None or isinstance(engine.codec.command(asked.records[0]), Promote):
-                outputs = promote(engine, new, new.tree, asked)
-            else:
+            if asked and isinstance(engine.codec.command(asked.records[0]), Configure):
                 outputs = reconfigure(engine, new, new.tree, asked=asked)
+            else:
+                outputs = exchange(engine, new, new.tree, asked, models)
             failpoint("configure.after")
-        except Exception as error:  # noqa: BLE001 - as of a step
+        except Exception as error:
             new.close()
+            if asked is None:  # no record's doing, and nothing has changed
+                raise CommandRefused(f"the switch failed: {error!r}") from error
             self._isolate(slices, error)
             return False
         engine.close()

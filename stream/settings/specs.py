@@ -73,7 +73,8 @@ def check_whole(spec: Mapping[str, Any], task: TaskType) -> None:
         except ValidationError as error:
             told = "; ".join(lines(error, MemberSettings, ()))
             raise ValueError(f"members[{i}]: {told}") from error
-        if not kept:
+        if not kept or member.type == "refit":
+            # One that is trained falls due, and is installed, as a member of the configuration.
             raise ValueError(
                 f"members[{i}]: expected a type that learns label by label and names no code; got "
                 f"{member.type!r}: let it challenge a member, or configure it"
@@ -81,10 +82,9 @@ def check_whole(spec: Mapping[str, Any], task: TaskType) -> None:
 
 
 def keeps(member: MemberSettings, task: TaskType) -> bool:
-    """Whether a member can be part of a second ensemble: it names no code, learns from labels, and
-    the digest of its state is that of what is saved."""
-    coded = names_code(member.type, member.params)
-    return not coded and member.type != "refit" and digests_state(member.type, task)
+    """Whether a member can be part of an ensemble that is not configured: it names no code, and the
+    digest of its state is that of what is saved."""
+    return not names_code(member.type, member.params) and digests_state(member.type, task)
 
 
 def with_ensemble(config: Config, spec: Mapping[str, Any]) -> tuple[dict[str, Any], Config]:

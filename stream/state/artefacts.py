@@ -150,7 +150,7 @@ class Artefacts:
             elif (name, digest) in ready:
                 found[name, digest] = ready[name, digest]
             else:
-                fresh = partial(engine.ensemble.made, name, 0, engine.spec(name, digest))
+                fresh = partial(engine.blank, name, digest)
                 found[name, digest] = self.had(name, digest, fresh, unsaved(engine, digest))
         return found
 
@@ -213,9 +213,9 @@ def revived(state: State, fresh: Callable[[], Learner], digest: str | None = Non
     Kernels trust the numbers in a state as indices: where a digest is that of what is saved, it is
     compared before anything is restored. Raises :class:`ArtefactError`.
     """
-    model = fresh()
-    read = digest if digest is None or not model.digests_state() else state_digest(state)
     try:
+        model = fresh()
+        read = digest if digest is None or not model.digests_state() else state_digest(state)
         if read == digest:
             model.restore(state)
             read = digest if digest is None else model.digest()

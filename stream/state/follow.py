@@ -32,7 +32,7 @@ from stream.state.platform import fingerprint
 from stream.state.topics import Standing, TopicsChanged, ids_of
 from stream.step.backfill import Backfill
 from stream.step.engine import Engine, Models, usable
-from stream.step.lifecycle.promotion import promote
+from stream.step.lifecycle.promotion import exchange
 from stream.step.reconfigure import reconfigure
 
 logger = structlog.get_logger()
@@ -149,7 +149,9 @@ class Reconfigured(Told, frozen=True, kw_only=True):
         taught = None if taken is None else means.past(new.config, taken.after, engine.seq)
         asked = slices[0] if slices else None
         if self.promoted:
-            outputs = promote(engine, new, self.config, asked)
+            models = means.artefacts.models(engine, slices, record.missing)
+            _refuse_gone(record, models)
+            outputs = exchange(engine, new, self.config, asked, models)
         else:
             outputs = reconfigure(engine, new, self.config, taught, asked)
         for left in (engine, *(() if taught is None else (taught.engine,))):

@@ -84,7 +84,8 @@ class Held:
         group = engine.ensemble
         for name, digest in engine.wanted(_slices([record])):
             spec = engine.spec(name, digest)
-            if not group.members[name].apart or spec != group.specs.get(name):
+            member = group.members.get(name)  # none: it is a whole ensemble
+            if member is None or not member.apart or spec != group.specs.get(name):
                 return []
             fresh = partial(group.made, name, 0, spec)
             read = partial(self._artefacts.had, name, digest, fresh, self._unsaved(engine, digest))

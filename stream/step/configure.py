@@ -6,31 +6,38 @@ The same answer live and in a replay: by the command, the state, and the configu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from models.base import MillraceError
-from stream.contract.commands import WHOLE, CommandRefused, Configure, Promote
+from stream.contract.commands import WHOLE, CommandRefused, Configure, Promote, Rollback, Switch
 from stream.contract.records import Slice
 from stream.settings.checks import check
 from stream.settings.hot import changed, needing_restart
 from stream.settings.schema import Config
 from stream.settings.specs import with_ensemble
 from stream.settings.upgrade import digest, settings
-from stream.step.engine import Engine
+from stream.step.engine import Engine, Models, usable
 from stream.step.reconfigure import compare
 
 WHERE = "settings"
 
 
 def admitted(
-    build: Callable[[Config], Engine], engine: Engine, command: Configure | Promote
+    build: Callable[[Config], Engine], engine: Engine, command: Switch, models: Models
 ) -> Engine:
     """A new engine of the configuration that ``command`` asks for; nothing has changed yet.
 
-    Raises :class:`~stream.contract.commands.CommandRefused`.
+    ``models``: what the command puts in place. Raises
+    :class:`~stream.contract.commands.CommandRefused`.
     """
     if isinstance(command, Promote):
-        return _second(build, engine, command.number)
+        return _other(build, engine, engine.challengers.second(command.number).spec)
+    if isinstance(command, Rollback):
+        [(name, version)] = command.models(engine).items()
+        if not usable(models.get((name, version))):
+            raise CommandRefused(f"{name}: version {version} cannot be had, or does not fit")
+        return _other(build, engine, engine.spec(name, version))
     tree, now = command.tree(), digest(engine.tree)
     if command.base != now:
         raise CommandRefused(
@@ -53,9 +60,8 @@ def admitted(
     return new
 
 
-def _second(build: Callable[[Config], Engine], engine: Engine, number: int) -> Engine:
-    """A new engine of what challenges the whole ensemble; may be refused as above."""
-    spec = engine.challengers.second(number).spec
+def _other(build: Callable[[Config], Engine], engine: Engine, spec: Mapping[str, Any]) -> Engine:
+    """A new engine of another ensemble; may be refused as above."""
     try:
         tree, asked = with_ensemble(engine.config, spec)
         new = build(changed(engine.config, asked))
@@ -65,17 +71,17 @@ def _second(build: Callable[[Config], Engine], engine: Engine, number: int) -> E
     return new
 
 
-def configures(engine: Engine, slices: Sequence[Slice]) -> Configure | Promote | None:
+def configures(engine: Engine, slices: Sequence[Slice]) -> Switch | None:
     """The command among the records of a step, if it asks for another configuration.
 
     Such a command is a step of its own; so is one that lets a whole ensemble take the place of the
-    one that scores.
+    one that scores, or puts it back.
     """
     if len(slices) != 1 or len(slices[0].records) != 1:
         return None
     if slices[0].range.topic != engine.config.topics.control:
         return None
     command = engine.codec.command(slices[0].records[0])
-    if isinstance(command, Promote):
+    if isinstance(command, Promote | Rollback):
         return command if command.member == WHOLE else None
     return command if isinstance(command, Configure) else None

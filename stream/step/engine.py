@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import msgspec
 
@@ -27,7 +27,7 @@ from monitoring.audit.contents import contents_of, member_key
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import Alarm, DriftMonitor
 from monitoring.quality.tasks import Kept
-from stream.contract.commands import CommandRefused, Configure, Promote
+from stream.contract.commands import CommandRefused, Switch
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged, Outputs, Scored
 from stream.contract.records import Batch, JournalRecord, NewRecord, Range, Slice
@@ -141,7 +141,7 @@ class Engine(ABC):
     """
 
     threshold: float = math.inf
-    admits: Callable[[Engine, Configure | Promote], Engine] | None = None
+    admits: Callable[[Engine, Switch, Models], Engine] | None = None
     quality: Kept
     drift: DriftMonitor
     challengers: Challengers
@@ -239,11 +239,14 @@ class Engine(ABC):
         """What other processes of the service are to take, and what the digest covers of it."""
         return {}, b""
 
-    def admit(self, command: Configure | Promote) -> Engine:
-        """A new engine of the configuration asked for; raises :class:`CommandRefused`."""
+    def admit(self, command: Switch, models: Models | None = None) -> Engine:
+        """A new engine of the configuration asked for; raises :class:`CommandRefused`.
+
+        ``models``: what the command puts in place; ``None``: those of the step under way.
+        """
         if self.admits is None:
             raise CommandRefused("expected a service whose events are scored: start with the file")
-        return self.admits(self, command)
+        return self.admits(self, command, self._models if models is None else models)
 
     def switched(self, body: dict[str, Any], cause: bytes, command: Slice | None = None) -> Outputs:
         """This engine has taken another one's state over: the switch is a step of its own.
@@ -406,6 +409,11 @@ class Engine(ABC):
         """By which definition the model with this digest was made; ``None``: the member's own."""
         return self.ledger.spec(name, digest, self.ensemble.specs.get(name))
 
+    def blank(self, name: str, digest: str) -> Learner:
+        """A new model that can become the one with this digest."""
+        found: Learner = self.ensemble.made(name, 0, self.spec(name, digest))
+        return found
+
     def _exchanged(
         self, name: str, cause: Cause, put: Callable[[], None], known: str | None = None
     ) -> Exchange:
@@ -438,10 +446,13 @@ class Engine(ABC):
     def _keep_all(self) -> None:
         """Keep a version of each member that serves."""
         self.ledger.regular(self.watermark_ms, self.drift.raised())
+        self._keep_each("regular")
+
+    def _keep_each(self, cause: Cause) -> None:
         for name, member in self.ensemble.members.items():
             if name not in self.ensemble.quarantined:
                 state = member.state()
-                version = self._version(name, "regular", self.seq + 1)
+                version = self._version(name, cause, self.seq + 1)
                 self.ledger.keep(name, version, partial(_same, state))
 
     def _version(self, name: str, cause: Cause, seq: int, known: str | None = None) -> Version:
@@ -539,7 +550,7 @@ def _same(state: State) -> State:
     return state
 
 
-def usable(model: Learner | Exception | None) -> bool:
+def usable(model: Learner | Exception | None) -> TypeGuard[Learner]:
     """Whether a model that a command names could be had."""
     return isinstance(model, Learner)
 

@@ -8,6 +8,7 @@ take over by ``restore(old.state())`` what does not change, as from a checkpoint
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from models.base import MillraceError, State
@@ -21,7 +22,7 @@ from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.settings.schema import Config, FieldSettings, MemberSettings
-from stream.settings.specs import defined
+from stream.settings.specs import defined, with_ensemble
 from stream.settings.upgrade import digest, encoded
 from stream.step.backfill import Backfill, completed, covered
 from stream.step.engine import Engine
@@ -106,8 +107,9 @@ def compare(old: Engine, new: Engine, past: ScoringEngine | None = None) -> Chan
         )
     held_rows, lost_rows = _pending(old, past, members.same_columns)
     known, forgotten = _history(old, new, past, members.same_columns)
-    if not members.same_columns and any(at.member == WHOLE for at in old.challengers.standings()):
-        forgotten = [*forgotten, "challenger of the ensemble (the columns changed)"]
+    seconds = [at.spec for at in old.challengers.standings() if at.member == WHOLE]
+    if not all(_sees(new.config, members.same_columns, spec) for spec in seconds):
+        forgotten = [*forgotten, "challenger of the ensemble (columns or settings changed)"]
     return Changes(
         kept=kept + held_rows + known,
         taught=fresh if past else [],
@@ -320,6 +322,9 @@ def reconfigure(
         {name: {"backfill" if past else "history": told} for name, told in taught.items()},
         *by(old, new, asked),
     )
+    if isinstance(new, ScoringEngine):
+        gone = "not what it was under this configuration"
+        new.challengers.left(scoring(old).challengers, gone)
     new.reconfigured(combiner_is_new=not changes.same_combiner)
     new.tree = tree
     return new.switched(body, cause, asked)
@@ -356,6 +361,17 @@ def by(
     new.auditor.taking(r.topic, r.partition, r.first, r.last)
     where = {"topic": r.topic, "partition": r.partition, "offset": r.first}
     return "command", command.actor or "engine", command.grounds() | where
+
+
+def _sees(config: Config, same_columns: bool, spec: Spec) -> bool:
+    """Whether a whole ensemble that challenges can go on under this configuration."""
+    if not same_columns:
+        return False
+    try:
+        with_ensemble(config, spec)
+    except (MillraceError, ValueError):
+        return False
+    return True
 
 
 def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
@@ -407,12 +423,13 @@ def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     if not changes.same_combiner:
         del kept["ensemble"]["combiner"]
     if not changes.same_columns:
-        if "challengers" in kept:  # a whole ensemble sees columns as they were
-            kept["challengers"] = challengers.narrowed(kept["challengers"])
         del kept["pending"], kept["drift"]["columns"]
         kept.pop("history", None)
         kept.pop("reasons", None)
         kept["maturity"] = state["maturity"] | {"ends": [], "shares": []}
+    if "challengers" in kept:
+        seen = partial(_sees, new, changes.same_columns)
+        kept["challengers"] = challengers.carried(kept["challengers"], seen)
     added = {m.name for m in new.members} != {m.name for m in old.members}
     whole = changes.same_combiner and not gone and not added
     kept.setdefault("refits", refits.nothing())

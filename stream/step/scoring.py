@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from models.base import F64, FeatureBatch, MillraceError, Model, State
+from models.base import F64, FeatureBatch, Learner, MillraceError, Model, State, state_digest
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
 from monitoring.drift.monitor import DriftMonitor
 from monitoring.quality.tasks import Judge
-from stream.contract.commands import CommandRefused
+from stream.contract.commands import WHOLE, CommandRefused
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Scored
@@ -36,10 +36,11 @@ from stream.step.lifecycle.challengers import Challengers
 from stream.step.lifecycle.corrections import Corrections, NotHeld
 from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
-from stream.step.lifecycle.ledger import Cause
+from stream.step.lifecycle.ledger import Cause, Version
 from stream.step.lifecycle.reactions import Reactions
 from stream.step.lifecycle.rebuilds import Rebuilds
 from stream.step.lifecycle.refits import Refits
+from stream.step.lifecycle.second import Whole, of
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
@@ -430,6 +431,28 @@ class ScoringEngine(Engine):
     def _put_back(self, name: str, model: Model, digest: str) -> None:
         put = partial(self.ensemble.replace, name, model, self.ensemble.specs.get(name))
         self._exchanged(name, "rolled_back", put, digest)
+
+    def blank(self, name: str, digest: str) -> Learner:
+        """See :meth:`Engine.blank`: of the whole ensemble another one."""
+        if name == WHOLE:
+            return Whole(self.challengers.another(self.spec(name, digest)))
+        return super().blank(name, digest)
+
+    def keep_whole(self, before: ScoringEngine, cause: Cause) -> str | None:
+        """Another ensemble stands here than in ``before``: that is kept, and what each member is.
+
+        Gives the digest of what made room; ``None`` where a record cannot name it.
+        """
+        spec, digest = of(before.config), None
+        if spec is not None:
+            state, updates = Whole(before.ensemble).state(), before.ensemble.labelled
+            digest, quality = state_digest(state), before.quality.snapshot().fading(WHOLE)
+            at = before.seq, before.watermark_ms, digest
+            version = Version(*at, "replaced", updates, quality, spec)
+            self.ledger.keep(WHOLE, version, partial(dict, state))
+        self._keep_each(cause)
+        self.ledger.replaced(WHOLE)
+        return digest
 
     def _promoted(self, name: str, number: int) -> str:
         put = partial(self.ensemble.promote, name, number)

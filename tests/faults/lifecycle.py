@@ -2,8 +2,9 @@
 
 Each round is a shard of its own: its operator challenges, promotes, drops, installs, rolls back,
 pins, configures and more, every few events, while the guard rolls back and drift begins challenges
-by itself; lives end at random moments, or at a named place of the code. In the end topics, state
-and generations must be what one process makes of the journal that was never killed.
+by itself; in every second round who is better takes the place by itself, too. Lives end at random
+moments, at a named place of the code, or within an exchange of the whole ensemble. In the end
+topics, state and generations must be what one process makes of the journal that was never killed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ PLACES = tuple(n for n in PASSED if not n.startswith(("restore.", "stop.", "conf
 """Named places that a life passes whatever is asked of it."""
 OPTIONS = ("--accept-changes",)
 """A start goes back to the file's configuration: what a command brought is gone again."""
+EXCHANGE = ("configure.before", "configure.after")
+"""Named places around one ensemble's taking another's place."""
+OF_ALL = ("drop", "challenge", "promote", "promote", "rollback")
+"""What is asked for, in turn, while a life is to end there."""
+AUTO = {"block": "1h", "rows": 20, "promote": "auto"}
 SPECS = ['{"type": "logistic", "learning_rate": 0.2}', '{"type": "crossed", "table_bits": 8}', ""]
 SECOND = """{"combine": "weighted_vote", "members": [{"name": "other", "type": "crossed",
 "table_bits": 8}, {"name": "linear", "type": "logistic"}, {"name": "base", "type": "constant"}]}"""
@@ -44,11 +51,13 @@ class Told:
 
     sent: Counter[str] = field(default_factory=Counter)
     followed: Counter[str] = field(default_factory=Counter)
+    exchanged: Counter[str] = field(default_factory=Counter)
+    """What put another model, or all of them, in place: by event and cause."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         both = {n: f"{self.followed[n]} of {self.sent[n]}" for n in sorted(COMMANDS)}
-        return {"commands_followed": both}
+        return {"commands_followed": both, "exchanged": dict(sorted(self.exchanged.items()))}
 
 
 class Operator(Traffic):
@@ -59,12 +68,19 @@ class Operator(Traffic):
     seed : int
     shard : Shard
         Whose members, versions and configuration the commands name.
+
+    Attributes
+    ----------
+    of_all : bool
+        Whether commands are about the whole ensemble.
     """
 
     def __init__(self, seed: int, shard: Shard) -> None:
         super().__init__(seed)
         self._shard = shard
         self.sent: Counter[str] = Counter()
+        self.of_all = False
+        self._in_turn = cycle(OF_ALL)
 
     def piece(self, events: int) -> Any:
         """As :meth:`Traffic.piece`, and a command after four of five."""
@@ -75,6 +91,8 @@ class Operator(Traffic):
     def _command(self) -> Any:
         # What ends a challenge needs one that runs.
         name = self._rng.choice([*sorted(COMMANDS), "challenge", "challenge"])
+        if self.of_all:
+            name = next(self._in_turn)
         self.sent[name] += 1
         fields = MAKERS[name](self)
         return self._record("operator", {"command": name} | fields, Kind("either"))
@@ -91,12 +109,14 @@ class Operator(Traffic):
 
     def to(self) -> str:
         """A version as a rollback names it."""
+        if self.of_all:
+            return "last_good"
         return self._rng.choice(["last_good", str(self._rng.randrange(80)), self.artefact()[:8]])
 
     def challenge(self) -> dict[str, Any]:
         """Another model, or the same anew; soon decided."""
         member = self.place()
-        several = self._rng.choice([1, 1, 2, 3])
+        several = 1 if self.of_all else self._rng.choice([1, 1, 2, 3])
         specs = [SECOND] if member == WHOLE else SPECS
         made = [spec or SPECS[0] for spec in self._rng.choices(specs, k=several)]
         spec = f"[{', '.join(made)}]" if several > 1 else self._rng.choice(specs)
@@ -105,11 +125,11 @@ class Operator(Traffic):
 
     def place(self) -> str:
         """A member's name, or that of all of them."""
-        return self._rng.choice([self.member(), self.member(), WHOLE])
+        return WHOLE if self.of_all else self._rng.choice([self.member(), self.member(), WHOLE])
 
     def number(self) -> int:
         """Which of a place's challengers: mostly that there is, or all."""
-        return self._rng.choice([0, 0, 1, 2, 3])
+        return 0 if self.of_all else self._rng.choice([0, 0, 1, 2, 3])
 
     def accepts(self) -> bool:
         """Whether a rebuild may let go of what the history does not have."""
@@ -141,7 +161,7 @@ MAKERS: dict[str, Callable[[Operator], dict[str, Any]]] = {
     "set_threshold": lambda o: {"threshold": 0.4},
     "checkpoint": lambda o: {},
     "install": lambda o: {"member": o.member(), "artefact": o.artefact()},
-    "rollback": lambda o: {"member": o.member(), "to": o.to()},
+    "rollback": lambda o: {"member": o.place(), "to": o.to()},
     "pin": lambda o: {"member": o.member(), "version": o.to(), "until": "2026-01-03T00:00:00Z"},
     "retract": Operator.retract,
     "rebuild": lambda o: {"member": o.member(), "accept": o.accepts()},
@@ -160,7 +180,8 @@ def lifecycle(
     """So many rounds; gives what was found, and what was told."""
     told, tally, problems = Told(), Tally(), {}
     for i in range(rounds):
-        shard = Shard(directory / f"round-{i}", log, **TASKS[TARGETS[i % len(TARGETS)]])
+        changes = TASKS[TARGETS[i % len(TARGETS)]] | ({"challengers": AUTO} if i % 2 else {})
+        shard = Shard(directory / f"round-{i}", log, **changes)
         verdict = _round(shard, seed * 1_000 + i, tally, told)
         if verdict.problems:
             problems[f"round {i}"] = verdict.problems
@@ -170,18 +191,21 @@ def lifecycle(
 
 
 def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
-    """A life that dies at a named place, one that dies at any moment, one that ends in order."""
+    """Lives that die at a named place, in an exchange, at any moment; one that ends in order."""
     rng = random.Random(f"lifecycle {seed}")
     traffic = Operator(seed, shard)
     feeder = Feeder(shard, traffic, 10_000)
     shard.log.create_topics()
-    name = rng.choice(PLACES)
-    with Worker(shard.path, *OPTIONS, MILLRACE_FAILPOINT=f"{name}=kill@{rng.randrange(1, 6)}") as w:
-        w.wait_for("restored")  # not all is to wait for the first step
-        die(w, feeder, name)
-        tally.ended(w)
-        tally.hits += 1
-        tally.states[name] += 1
+    for name, at in ((rng.choice(PLACES), 6), (rng.choice(EXCHANGE), 3)):
+        traffic.of_all = name in EXCHANGE
+        point = f"{name}=kill@{rng.randrange(1, at)}"
+        with Worker(shard.path, *OPTIONS, MILLRACE_FAILPOINT=point) as w:
+            w.wait_for("restored")  # not all is to wait for the first step
+            die(w, feeder, name)
+            tally.ended(w)
+            tally.hits += 1
+            tally.states[name] += 1
+    traffic.of_all = False
     with Worker(shard.path, *OPTIONS) as worker:
         one_life(worker, feeder, rng, 2.0, tally, shard)
         tally.ended(worker)
@@ -189,6 +213,7 @@ def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
     finish(shard, feeder, tally, *OPTIONS)
     told.sent += traffic.sent
     told.followed += _followed(shard)
+    told.exchanged += _exchanged(shard)
     return check(shard, traffic)
 
 
@@ -197,3 +222,14 @@ def _followed(shard: Shard) -> Counter[str]:
     letters = {r.value for part in shard.records("dead_letters") for r in part}
     told = [r.value for part in shard.records("control") for r in part if r.value not in letters]
     return Counter(json.loads(value or b"")["command"] for value in told)
+
+
+def _exchanged(shard: Shard) -> Counter[str]:
+    """Promotions and rollbacks of members and of whole ensembles, by cause."""
+    audit = [json.loads(r.value or b"{}") for part in shard.records("audit") for r in part]
+    found = Counter[str]()
+    for r in audit:
+        if r["event"] in ("challenger_promoted", "rolled_back"):
+            whose = "ensemble" if r["model"] == WHOLE else "member"
+            found[f"{r['event']} {whose} by {r['cause']}"] += 1
+    return found

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, FeatureBatch, State
 from models.ensemble.ensemble import Ensemble, MemberError
-from models.ensemble.group import Spec, key_of, place_of
+from models.ensemble.group import Spec, key_of
 from models.task import Task
 from monitoring.audit.auditor import Auditor
 from monitoring.audit.budgets import Reaction
@@ -31,8 +31,11 @@ from monitoring.drift.monitor import WARM_UP
 from monitoring.drift.settings import ChallengersSettings
 from stream.contract.commands import WHOLE, CommandRefused
 from stream.step.lifecycle.beside import Beside
-from stream.step.lifecycle.second import Another, Second, restored
+from stream.step.lifecycle.second import Another, Second, Whole, restored
 from stream.step.pending.store import Pending
+
+OTHER = "another ensemble took the place of all"
+"""Why challenges are over."""
 
 
 class Terms(NamedTuple):
@@ -297,30 +300,34 @@ class Challengers:
         assert second is not None
         return second
 
+    def left(self, before: Challengers, reason: str, but: int | None = None) -> None:
+        """Tell which challenges of ``before``, from which this state is, are over.
+
+        ``but``: the number of the whole ensemble's that won.
+        """
+        for one in before._sorted():
+            won = (one.name, one.number) == (WHOLE, but)
+            if not won and key_of(one.name, one.number) not in self._running:
+                self.counts[f"challenger_dropped/{one.name}"] += 1
+                detail = before._known(one) | {"reason": reason}
+                self._auditor.record("challenger_dropped", "configuration", one.name, detail)
+
     def promoted(
         self, before: Challengers, number: int, spec: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """What challenged the ensemble of ``before`` is the ensemble here: enter what was.
 
-        With its ``spec`` the ensemble that made room goes on as the challenger, so that a promotion
-        can be taken back; ``None``: it is gone. All other challenges are over. Gives what the trail
-        tells.
+        With its ``spec`` the ensemble that made room goes on as the challenger; ``None``: it is
+        gone. All other challenges are over. Gives what the trail tells.
         """
         running = before.chosen(WHOLE, number)
         detail = before._known(running)
         self.counts[f"challenger_promoted/{WHOLE}"] += 1
-        self._running = {}
-        for other in before._sorted():
-            if other is not running:
-                self.counts[f"challenger_dropped/{other.name}"] += 1
-                told = before._known(other) | {"reason": "another ensemble took the place of all"}
-                self._auditor.record("challenger_dropped", "challenge", other.name, told)
+        self.left(before, OTHER, running.number)
         if spec is None:
             return detail | {"old_one": "gone"}
         second = Second(spec, self.another(spec))
-        second.ensemble.restore(
-            before._ensemble.state() | {"challengers": {}, "challenger_specs": {}, "last_good": {}}
-        )
+        second.ensemble.restore(Whole(before._ensemble).state())
         terms = Terms(running.alpha, self._settings.block, running.deadline_ms)
         found = self._enter(WHOLE, terms, [self._tried[WHOLE] + 1], second)
         found.ripe = self._pending.tail  # it has learned all there was
@@ -536,7 +543,14 @@ class Challengers:
             self._running[key].restore(told)
 
 
-def narrowed(state: State) -> State:
-    """The state of challengers under other columns, which a whole ensemble cannot see."""
-    running = {n: one for n, one in state["running"].items() if place_of(n) != WHOLE}
-    return state | {"running": running}
+def carried(state: State, seen: Callable[[Spec], bool]) -> State:
+    """The state of challengers for another configuration.
+
+    ``seen`` says whether a whole ensemble can be what it is there.
+    """
+    running = state["running"].items()
+    return state | {
+        "running": {
+            k: one for k, one in running if "second" not in one or seen(one["second"]["spec"])
+        }
+    }

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from models.base import State
+from stream.contract.commands import WHOLE
 from stream.settings.schema import VersionsSettings
 
 Cause = Literal["regular", "replaced", "installed", "rolled_back", "promoted"]
@@ -29,7 +30,7 @@ class NoVersion(ValueError):
 
 
 class Version(msgspec.Struct, frozen=True):
-    """A member as it was after step ``seq``.
+    """A member, or an ensemble that made room for another one, as it was after step ``seq``.
 
     ``digest`` is that of its state, ``event_time_ms`` the newest event taken by then, ``updates``
     how many updates it had; ``quality`` its measures then, of the fading window; ``spec`` the
@@ -103,7 +104,7 @@ class Ledger:
 
         The oldest that are neither pinned nor guarded make room.
         """
-        versions = self._versions[name]
+        versions = self._versions.setdefault(name, [])  # the ensemble has none before its first
         if versions and versions[-1].digest == version.digest:
             return
         versions.append(version)
@@ -137,7 +138,7 @@ class Ledger:
 
         Raises :class:`NoVersion`.
         """
-        versions = self._versions[name]
+        versions = self._versions.get(name, [])
         if to == LAST_GOOD and name in self.worse:
             found = [v for v in versions if v.digest == self.guarded[name]]
         elif to == LAST_GOOD:
@@ -160,7 +161,7 @@ class Ledger:
 
     def spec(self, name: str, digest: str, running: Mapping[str, Any] | None) -> Any:
         """By which definition a version was made; ``running`` for one from elsewhere."""
-        return next((v.spec for v in self._versions[name] if v.digest == digest), running)
+        return next((v.spec for v in self._versions.get(name, ()) if v.digest == digest), running)
 
     def digests(self) -> set[str]:
         """Of every version that is kept."""
@@ -183,7 +184,8 @@ class Ledger:
     def restore(self, state: State) -> None:
         """Take over what ``state`` tells of these members."""
         kept = msgspec.convert(state["versions"], dict[str, list[Version]])
-        self._versions = {name: kept.get(name, []) for name in self._versions}
+        whole = {WHOLE: kept[WHOLE]} if WHOLE in kept else {}
+        self._versions = {name: kept.get(name, []) for name in self._versions} | whole
         self._pinned = dict(state["pinned"])
         signals = {"ensemble", *self._versions}
         self._alarmed = {s: seq for s, seq in state["alarmed"].items() if s in signals}

@@ -6,16 +6,18 @@ place. Part of the engine's state: no clock, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from models.base import F64, I64, FeatureBatch, State
+from models.base import F64, I64, FeatureBatch, Learner, Parameter, State
 from models.ensemble.ensemble import Ensemble
 from stream.settings.schema import Config
 from stream.settings.specs import keeps
 from stream.step.lifecycle.beside import Held
+
+_BESIDE = ("challengers", "challenger_specs", "last_good")
 
 Another = Callable[[Mapping[str, Any]], Ensemble]
 """Builds an ensemble of another definition; set by who builds the engine."""
@@ -68,6 +70,29 @@ class Second:
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
         return {"spec": self.spec, "ensemble": self.ensemble.state(), "made": self.held.state()}
+
+
+class Whole(Learner):
+    """An ensemble as one artefact: what another one takes, or has taken, the place of.
+
+    What stands beside its members is no part of it.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+
+    def parameters(self) -> Sequence[Parameter]:
+        """See :meth:`models.base.Learner.parameters`."""
+        return [row for rows in self.ensemble.parameters().values() for row in rows]
+
+    def state(self) -> State:
+        """See :meth:`models.base.Learner.state`."""
+        own = {k: v for k, v in self.ensemble.state().items() if k not in _BESIDE}
+        return own | {"challengers": {}}
+
+    def restore(self, state: State) -> None:
+        """See :meth:`models.base.Learner.restore`."""
+        self.ensemble.restore(state)
 
 
 def restored(state: State, another: Another) -> Second:

@@ -10,8 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+import stream.run.service
+import stream.step.lifecycle.challengers
 from models.base import MillraceError
 from stream.cli.main import app
 from stream.run.front import Front
@@ -23,7 +26,7 @@ from stream.settings.upgrade import UnreadableConfig, digest, journaled
 from stream.state.generations import list_generations
 from stream.step.reconfigure import Irreconcilable
 from stream.tools.audit.verify import verify_trail
-from stream.tools.operate import CommandRefused, apply_configuration, difference
+from stream.tools.operate import CommandRefused, apply_configuration, difference, send_command
 from stream.tools.replay import replay_to
 from tests.stream.cli.test_cli import toml
 from tests.stream.run.test_service import feed, last_seq
@@ -351,3 +354,55 @@ def test_http_follows_the_configuration(tmp_path: Path) -> None:
         service.stop()
         thread.join(DEADLINE_S)
         front.stop()
+
+
+# ---------------------------------------------------------------------- promotions that cannot be
+
+
+ZERO = {"name": "zero", "type": "constant"}
+SECOND = {"combine": "stack", "members": [{"name": "fast", "type": "logistic"}]}
+SOON = {"block": "30m", "rows": 20, "alpha": 0.2, "promote": "auto", "deadline": "300d"}
+
+
+def winning(c: Config, s: Service) -> int:
+    """Feed it until what challenges the ensemble has won; gives how many events there were."""
+    for i in range(0, 3_000, 100):
+        append(c, *feed(100, i))
+        caught_up(s, 1 + 2 * (i + 100))
+        assert s.engine is not None
+        if s.engine.challengers.standings()[0].proposed:
+            return i + 100
+    raise AssertionError("nothing has won")
+
+
+def test_a_winner_whose_switch_fails_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told once, events are scored on, and a start of what is mended lets it take the place."""
+    monkeypatch.setattr(stream.step.lifecycle.challengers, "WARM_UP", 200)
+    c = config(tmp_path, members=[ZERO], ensemble={}, challengers=SOON)
+    with monkeypatch.context() as broken, running(c) as s, capture_logs() as said:
+        broken.setattr(stream.run.service, "exchange", _broken)
+        send_command(c, "challenge", {"member": "ensemble", "spec": json.dumps(SECOND)})
+        caught_up(s, 1)
+        end = winning(c, s)
+        append(c, *feed(100, end))
+        caught_up(s, 1 + 2 * (end + 100))
+        assert s.engine is not None
+        assert s.engine.ensemble.names == ("zero",)
+        assert s.engine.counts["scored"] == end + 100
+        assert s.engine.challengers.standings()[0].proposed
+    [line] = [one for one in said if one["event"] == "promotion_refused"]
+    assert "not today" in line["error"]
+    with running(c) as s:
+        append(c, *feed(10, end + 100))
+        caught_up(s, 1 + 2 * (end + 110))
+        assert s.engine is not None
+        assert s.engine.ensemble.names == ("fast",)
+        end = last_seq(c)
+        held = s.config
+    replays(held, end)
+
+
+def _broken(*_: Any) -> Any:
+    raise RuntimeError("not today")

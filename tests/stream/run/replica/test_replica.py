@@ -146,15 +146,23 @@ def test_it_follows_a_second_ensemble_into_its_place_and_back(
         assert [c["member"] for c in front.models()["challengers"]] == ["ensemble"]
         send_command(c, "promote", {"member": "ensemble"})
         wait_until(lambda: service.config.ensemble.combine == "mean_logit", "the way back")
+        send_command(c, "rollback", {"member": "ensemble", "to": "last_good"})
+        wait_until(lambda: service.config.ensemble.combine == "stack", "as it was, once more")
+        equal(replica, service)
+        send_command(c, "rollback", {"member": "ensemble", "to": "last_good"})
+        wait_until(lambda: service.config.ensemble.combine == "mean_logit", "the way back")
         append(c, *feed(10, 100 * (i + 1)))
-        caught_up(service, 1 + 200 * (i + 1) + 1 + 20)
+        caught_up(service, 1 + 200 * (i + 1) + 3 + 20)
         equal(replica, service)
     with running(c) as service:
         caught_up(service, 1)
         told = service.engine
         assert told is not None
         assert told.ensemble.names == ("zero",)
-        assert [s.member for s in told.challengers.standings()] == ["ensemble"]
+        assert len(told.ledger.versions()["ensemble"]) == 4
+    rows = [row for row in listed(c) if row["member"] == "ensemble"]
+    assert [row["cause"] for row in rows] == ["replaced"] * 4
+    assert all(row["bytes"] for row in rows)
 
 
 def test_it_follows_a_shard_that_ranks(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 
 import stream.step.lifecycle.challengers
+from stream.contract.commands import CommandRefused, Promote
 from stream.contract.outputs import Outputs
 from stream.contract.records import Batch
 from stream.run.assemble import build_engine
+from stream.state.artefacts import ArtefactError, packed, revived, unpacked
 from stream.state.follow import built
 from stream.step.configure import configures
-from stream.step.lifecycle.promotion import promote
+from stream.step.engine import Models
+from stream.step.lifecycle.promotion import exchange
+from stream.step.lifecycle.second import Whole
 from stream.step.reconfigure import compare, reconfigure
 from stream.step.scoring import ScoringEngine
 from tests.stream.step.lifecycle.test_challengers import EASY, LAG, RIPE, SIZE, run
@@ -81,13 +86,24 @@ def serve(engine: ScoringEngine, batches: list[Batch]) -> tuple[ScoringEngine, l
 
 
 def switch(engine: ScoringEngine, batch: Batch | None) -> tuple[ScoringEngine, Outputs]:
-    from stream.contract.commands import Promote
-
     asked = None if batch is None else configures(engine, batch.slices)
-    new = engine.admit(asked or Promote(member="ensemble"))
-    out = promote(engine, new, new.tree, batch.slices[0] if batch else None)
+    models = {} if batch is None else kept(engine, batch)
+    new = engine.admit(asked or Promote(member="ensemble"), models)
+    out = exchange(engine, new, new.tree, batch.slices[0] if batch else None, models)
     assert isinstance(new, ScoringEngine)
     return new, out
+
+
+def kept(engine: ScoringEngine, batch: Batch) -> Models:
+    """What the batch's commands name, by way of an artefact's bytes."""
+    return {
+        (name, digest): revived(
+            unpacked(packed(engine.ledger.unsaved[digest]())),
+            partial(engine.blank, name, digest),
+            digest,
+        )
+        for name, digest in engine.wanted(batch.slices)
+    }
 
 
 def audited(outputs: list[Outputs]) -> list[tuple[str, str, str]]:
@@ -162,6 +178,71 @@ def test_the_trail_tells_it(tmp_path: Path) -> None:
     assert promoted["labels"] > 0
     added = [r["model"] for r in records if r["event"] == "member_added"]
     assert added == ["fast", "prior", "pairs"]
+
+
+ROLLBACK = {"command": "rollback", "member": "ensemble", "to": "last_good"}
+
+
+@pytest.mark.parametrize("combine", ["stack", "weighted_vote"])
+def test_what_made_room_comes_back_as_it_was(tmp_path: Path, combine: str) -> None:
+    """Members, combiner and a promoted member's own definition, bit for bit; all challenges are
+    over; what leaves is a version again, so that going back can be undone."""
+    own = {"command": "challenge", "member": "prior", "spec": '{"type": "crossed"}'}
+    early = [(0, own), (6, {"command": "promote", "member": "prior"}), (8, CHALLENGE)]
+    batches = told(30, *early, (15, PROMOTE), (22, ROLLBACK), (26, ROLLBACK))
+    engine, _ = serve(build(tmp_path, ensemble={"combine": combine}), batches[:18])
+    first = Whole(engine.ensemble).digest()
+    engine, _ = serve(engine, batches[18:26])
+    [version] = engine.ledger.versions()["ensemble"]
+    assert (version.digest, version.cause) == (first, "replaced")
+    causes = {n: [v.cause for v in engine.ledger.versions()[n]] for n in engine.ensemble.names}
+    assert causes == {name: ["promoted"] for name in ("fast", "prior", "pairs")}
+
+    second = Whole(engine.ensemble).digest()
+    engine, [out] = serve(engine, batches[26:27])
+    assert Whole(engine.ensemble).digest() == first
+    assert engine.ensemble.specs == {"prior": {"type": "crossed"}}
+    assert engine.config.ensemble.combine == combine
+    assert engine.challengers.standings() == []
+    records = decoded(list(out.audit))
+    found = [r for r in records if r["event"] in ("rolled_back", "challenger_dropped")]
+    assert [(r["event"], r["model"]) for r in found] == [
+        ("challenger_dropped", "ensemble"),
+        ("rolled_back", "ensemble"),
+    ]
+    assert (found[1]["from"], found[1]["to"]) == (second, first)
+    engine, rest = serve(engine, batches[27:])
+    assert [letter for out in rest for letter in out.dead_letters] == []
+    assert engine.ensemble.names == ("fast", "prior", "pairs")
+    assert len(engine.ledger.versions()["ensemble"]) == 3
+
+
+def test_without_a_version_nothing_comes_back(tmp_path: Path) -> None:
+    """Before the first promotion, and of a digest that nobody kept: a dead letter says so."""
+    for to in ("last_good", "0123456789"):
+        batch = told(1, (0, ROLLBACK | {"to": to}))[0]
+        [letter] = build(tmp_path).step(batch).dead_letters
+        assert "ensemble: expected a version that is kept" in letter.error
+
+
+def test_a_version_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
+    """Its file is gone, or it is of other columns: nothing changes."""
+    engine, _ = serve(build(tmp_path), told(20, (2, CHALLENGE), (15, PROMOTE)))
+    [version] = engine.ledger.versions()["ensemble"]
+    batch = msgspec.structs.replace(told(1, (0, ROLLBACK))[0], seq=engine.seq + 1)
+    asked = configures(engine, batch.slices)
+    assert asked is not None
+    error = ArtefactError("gone")
+    with pytest.raises(CommandRefused, match="cannot be had"):
+        engine.admit(asked, {("ensemble", version.digest): error})
+    [letter] = engine.step(
+        msgspec.structs.replace(batch, models={("ensemble", version.digest): error})
+    ).dead_letters
+    assert "cannot be had" in letter.error
+    other = build(tmp_path, features=[{"name": "a", "type": "number", "field": "amount"}])
+    state = engine.ledger.unsaved[version.digest]()
+    with pytest.raises(ArtefactError, match="does not fit"):
+        revived(state, lambda: Whole(other.challengers.another(version.spec or {})), version.digest)
 
 
 @pytest.mark.parametrize("mode", ["propose", "auto"])
@@ -270,5 +351,20 @@ def test_another_configuration_keeps_it_while_columns_stay(tmp_path: Path) -> No
     plain = [{"name": "amount", "type": "number", "field": "amount"}]
     narrow = build(tmp_path, features=plain)
     assert any("challenger of the ensemble" in line for line in compare(engine, narrow).lost)
-    reconfigure(engine, narrow, narrow.tree)
+    out = reconfigure(engine, narrow, narrow.tree)
     assert narrow.challengers.standings() == []
+    assert ("challenger_dropped", "configuration", "ensemble") in audited([out])
+
+
+def test_settings_that_it_cannot_have_end_it(tmp_path: Path) -> None:
+    """A budget of a member that it does not have: `apply` calls it lost, the trail tells its end,
+    and the next one is refused."""
+    engine, _ = serve(build(tmp_path), told(20, (2, CHALLENGE)))
+    budget = {"member": {"linear": {"parameters": {"limit": 1_000}}}}
+    strict = build(tmp_path, audit=budget)
+    assert any("challenger of the ensemble" in line for line in compare(engine, strict).lost)
+    out = reconfigure(engine, strict, strict.tree)
+    assert ("challenger_dropped", "configuration", "ensemble") in audited([out])
+    batch = msgspec.structs.replace(told(1, (0, CHALLENGE))[0], seq=strict.seq + 1)
+    [letter] = strict.step(batch).dead_letters
+    assert "audit.member.linear: expected a member's name" in letter.error

@@ -72,6 +72,7 @@ class _Table:
     windows: set[int] = field(default_factory=set)
     extremes: bool = False
     shared: bool = False
+    homes: bool = False
     held: EntityWindows = field(init=False)
 
     @property
@@ -95,6 +96,7 @@ class _Table:
             own_event=not self.risk,
             max_entities=self.max_entities,
             extremes=self.extremes,
+            homes=self.homes,
         )
 
     def statistics(self, events: EventColumns, take: _Take) -> F64:
@@ -133,6 +135,9 @@ class FeatureStage:
         Entity fields whose events are also taken in by other stages. Their tables of risk hold all
         of them, by :meth:`absorb`, and are exact for an event of time ``t`` that finds in them what
         happened up to ``t - delay_ms``, and nothing after ``t + slack_ms``.
+    spread : str, optional
+        The entity field by which events are spread over stages: of its entities is noted where
+        they came from (:meth:`note`), so that they can move to another stage.
 
     Raises
     ------
@@ -140,12 +145,17 @@ class FeatureStage:
         A column name comes twice.
     """
 
-    def __init__(self, features: Sequence[Feature], shared: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        shared: Sequence[str] = (),
+        spread: str | None = None,
+    ) -> None:
         self._features = tuple(features)
         self._numbers = [f for f in features if isinstance(f, NumberFeature)]
         self._categories = [f for f in features if isinstance(f, CategoryFeature)]
         self._number_stats = np.zeros((len(self._numbers), STATS))
-        self._tables = _share_tables(features, shared)
+        self._tables = _share_tables(features, shared, spread)
         dense = [f for f in features if not isinstance(f, CategoryFeature)]
         self._blocks = [(len(column_names(f)), self._block(f)) for f in dense]
         self.schema = FeatureSchema(
@@ -231,6 +241,29 @@ class FeatureStage:
             column = keys[:, self.shared.index(table.entity)]
             table.held.absorb(column[~positive], event_time_ms[~positive])
             table.held.mark(column[positive], event_time_ms[positive], known)
+
+    def note(self, events: EventColumns, home: int) -> None:
+        """These events, taken in just now, came from ``home``."""
+        for table in self._tables:
+            if table.homes:
+                table.held.note(events.entities[table.entity], home)
+
+    def homes(self) -> list[NDArray[np.int32]]:
+        """Of each table of the entity by which events are spread, where its entities came from."""
+        return [table.held.homes() for table in self._tables if table.homes]
+
+    def gather(self, parts: Sequence[FeatureStage], homes: Sequence[int]) -> None:
+        """Take over from other stages of the same features what came from ``homes``.
+
+        Tables that all of them fill are those of the first one, which must know all. What was
+        counted of missing numbers and of losses begins anew.
+        """
+        for i, table in enumerate(self._tables):
+            held = [part._tables[i].held for part in parts]
+            if table.homes:
+                table.held.gather(held, homes)
+            else:
+                table.held.restore(held[0].state())
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
@@ -326,7 +359,9 @@ def _table_key(t: _Table) -> tuple[object, ...]:
     return (t.risk, t.entity, t.value, t.delay_ms, t.max_entities)
 
 
-def _share_tables(features: Sequence[Feature], shared: Sequence[str]) -> list[_Table]:
+def _share_tables(
+    features: Sequence[Feature], shared: Sequence[str], spread: str | None
+) -> list[_Table]:
     """One table for each entity, value, delay and bound; its windows are the features' together."""
     tables: dict[tuple[object, ...], _Table] = {}
     for f in features:
@@ -340,6 +375,7 @@ def _share_tables(features: Sequence[Feature], shared: Sequence[str]) -> list[_T
         table.windows.update(f.windows)
         table.extremes |= not {"min", "max"}.isdisjoint(f.stats)
         table.shared = risk and f.entity in shared
+        table.homes = f.entity == spread
     for table in tables.values():
         table.build()
     return list(tables.values())

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, MillraceError, State, StateError
 from models.carry import fill
-from models.kernels.windows import looks, updates
+from models.kernels.windows import looks, moves, updates
 from models.kernels.windows.entities import (
     ARENA,
     ENTITIES,
     EVICTED,
     EXPIRED,
     LATE,
+    NEWEST,
+    NEXT,
+    OLDEST,
+    PREV,
     SCALARS,
     SLOTS,
     TRUNCATED,
@@ -65,6 +69,7 @@ class EntityWindows:
     ring_cap : events held of one entity at most, a power of two >= 2.
     extremes : whether to give least and greatest values too; each event then costs time in
         proportion to its entity's events in the longest window.
+    homes : whether to note of each entity where its newest event came from (:meth:`note`).
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class EntityWindows:
         max_entities: int = 1_000_000,
         ring_cap: int = RING_CAP,
         extremes: bool = False,
+        homes: bool = False,
     ) -> None:
         if not windows_ms or min(windows_ms) < 1 or max(windows_ms) > updates.LARGEST_MS:
             raise ValueError(f"windows_ms: expected lengths of 1 .. 2**60 ms, got {windows_ms}")
@@ -92,6 +98,7 @@ class EntityWindows:
         self.ring_cap = ring_cap
         self.extremes = extremes
         self._windows = np.array(self.windows, np.int64)
+        self._homes = np.zeros(0, np.int32) if homes else None  # (S,), by slot
         self._arrays = self._fresh(0, 0)
 
     def update(self, keys: U64, times_ms: I64, values: F64) -> F64:
@@ -213,6 +220,55 @@ class EntityWindows:
             np.asarray(delta, np.int64).copy(),
         )
 
+    def note(self, keys: U64, home: int) -> None:
+        """The newest events of these entities, ``(n,)``, came from ``home``."""
+        if self._homes is None:
+            raise ValueError("homes: expected a table that notes them")
+        if len(self._homes) < len(self._arrays.keys):
+            self._homes = _longer(self._homes, len(self._arrays.keys))
+        found = np.empty(len(keys), np.int64)
+        moves.slots(self._arrays, np.require(keys, np.uint64, ["C", "W"]), found)
+        self._homes[found[found >= 0]] = home
+
+    def homes(self) -> NDArray[np.int32]:
+        """Where the newest event of each entity came from, the longest idle first."""
+        return self._at_home(self._idle()[0])
+
+    def _at_home(self, slots: I64) -> NDArray[np.int32]:
+        if self._homes is None:
+            raise ValueError("homes: expected a table that notes them")
+        return self._homes[slots]
+
+    def _idle(self) -> tuple[I64, I64, I64]:
+        n = int(self._arrays.scalars[ENTITIES])
+        found = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+        moves.idle(self._arrays, *found)
+        return found
+
+    def gather(self, parts: Sequence[EntityWindows], homes: Sequence[int]) -> None:
+        """Hold those entities of other tables that came from ``homes``, and nothing else.
+
+        Each with all it remembers, so that what is said of it goes on bit for bit. Of several
+        tables the longest idle by event time leave first, of one as they would have left there.
+        Losses are counted anew.
+        """
+        found = [(part, *part._idle()) for part in parts]
+        here = [np.isin(part._at_home(slots), homes) for part, slots, _, _ in found]
+        rows = sum(int(keep.sum()) for keep in here)
+        room = sum(int(places[keep].sum()) for (*_, places), keep in zip(found, here, strict=True))
+        arrays, noted, times = self._fresh(rows, room), [], []
+        for (part, slots, newest, _), keep in zip(found, here, strict=True):
+            moves.copy_all(part._arrays, slots[keep], arrays)
+            noted.append(part._at_home(slots[keep]))
+            times.append(newest[keep])
+        if rows and len(parts) > 1:
+            order = np.argsort(np.concatenate(times), kind="stable")
+            arrays.ints[order, PREV] = np.append(-1, order[:-1])
+            arrays.ints[order, NEXT] = np.append(order[1:], -1)
+            arrays.scalars[OLDEST], arrays.scalars[NEWEST] = order[0], order[-1]
+        self._arrays = arrays
+        self._homes = _longer(np.concatenate(noted), len(arrays.keys))
+
     def gauges(self) -> dict[str, float]:
         """Entities held, losses since the start by kind, and bytes allocated."""
         counts = {
@@ -243,6 +299,7 @@ class EntityWindows:
             "shape": self.shape,
             "scalars": a.scalars.copy(),
             **{name: used.copy() for name, used in _used(a).items()},
+            **({} if self._homes is None else {"homes": self._homes[: a.scalars[SLOTS]].copy()}),
         }
 
     def restore(self, state: State) -> None:
@@ -262,6 +319,10 @@ class EntityWindows:
         fill(_used(arrays), state, "windows")
         updates.refill(arrays)
         self._arrays = arrays
+        if self._homes is not None:
+            homes = np.zeros(int(scalars[SLOTS]), np.int32)
+            fill({"homes": homes}, state, "windows")
+            self._homes = homes
 
     def _fresh(self, slots: int, places: int) -> Arrays:
         return updates.empty_arrays(

@@ -137,6 +137,14 @@ class Auditor:
         for watched in self._watched.values():
             watched.told.pop(key, None)
 
+    def moved(self, positions: Sequence[tuple[str, int, int]]) -> None:
+        """Partitions moved here and away: these are read from here on, no others."""
+        now = {f"{topic}/{partition}": offset for topic, partition, offset in positions}
+        self._seen = {k: v for k, v in self._seen.items() if k in now}
+        for topic, partition, offset in positions:
+            if self._seen.get(f"{topic}/{partition}", [0, -2])[1] + 1 != offset:
+                self.joined(topic, partition, offset)
+
     def forget(self, topic: str) -> None:
         """The topic was made anew: what was taken of the old one is no position in the new one."""
         self._seen = {k: v for k, v in self._seen.items() if k.rpartition("/")[0] != topic}

@@ -53,6 +53,7 @@ AuditEvent = Literal[
     "version_published",
     "version_applied",
     "risk_lacking",
+    "moved",
     "rebuild_asked",
     "rebuild_withdrawn",
 ]

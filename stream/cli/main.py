@@ -23,6 +23,7 @@ from stream.cli.ranking import refuse, tell_ranked, tell_ranks
 from stream.cli.ray import ray_app
 from stream.cli.refused import print_refused
 from stream.cli.scaled import tell_scaled
+from stream.cli.shard import shard_app
 from stream.cli.terminal import (
     ConfigPath,
     Json,
@@ -52,6 +53,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(audit_app, name="audit")
 app.add_typer(models_app, name="models")
 app.add_typer(ray_app, name="ray")
+app.add_typer(shard_app, name="shard")
 
 
 def main() -> None:

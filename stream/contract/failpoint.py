@@ -38,6 +38,10 @@ FAILPOINTS = (
     "backfill.kept",
     "backfill.committed",
     "backfill.left",
+    "move.gathered",
+    "move.kept",
+    "move.middle",
+    "move.committed",
     "stop.before",
     "stop.after",
 )

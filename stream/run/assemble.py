@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,6 +41,9 @@ from stream.step.ranking.rerank import SIDE, Parts
 from stream.step.roles.learner import LearnerEngine
 from stream.step.roles.scorer import ScorerEngine
 from stream.step.scoring import OtherEngine, ScoringEngine, other
+
+if TYPE_CHECKING:
+    from stream.logs.kafka.together import Together
 
 
 def build_engine(
@@ -77,7 +80,8 @@ def _parts(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None
 ) -> tuple[Any, ...]:
     """What an engine that scores events is made of."""
-    features = FeatureStage(config.features, config.shared_entities)
+    spread = config.entity if config.shard.role == "scorer" else None
+    features = FeatureStage(config.features, config.shared_entities, spread)
     task = config.task()
     ensemble = _ensemble(config, features, task)
     names = ("ensemble", *ensemble.names)
@@ -196,7 +200,8 @@ def pending_row(config: Config) -> np.dtype[Any]:
 def _row(features: FeatureStage, config: Config, task: Task) -> np.dtype[Any]:
     """The layout of a waiting event."""
     fields, promise = len(features.entity_fields), 0 if conformal(task) is None else PROMISE
-    return row_dtype(features.schema, len(config.members), fields, task.k, promise)
+    spread = config.shard.role != "all"
+    return row_dtype(features.schema, len(config.members), fields, task.k, promise, spread)
 
 
 def room(config: Config, row: int) -> int | None:
@@ -249,6 +254,13 @@ def open_log(config: Config, clock_ms: Callable[[], int], read_only: bool = Fals
     from stream.logs.sqlite.log import SqliteLog
 
     return SqliteLog(config, clock_ms, read_only)
+
+
+def open_together(config: Config) -> Together:
+    """The topics of a service of many processes, for who moves partitions between them."""
+    from stream.logs.kafka.together import Together
+
+    return Together(config)
 
 
 def open_registry(config: Config) -> Registry:

@@ -318,9 +318,9 @@ class Service:
 
     def _seek(self, positions: dict[tuple[str, int], int]) -> None:
         """Go on at these positions; those of topics that were renamed are only remembered."""
-        topics = self.config.inputs
+        topics, reads = self.config.inputs, self.config.reads
         self._held.forget()
-        self.log.seek({key: at for key, at in positions.items() if key[0] in topics})
+        self.log.seek({k: at for k, at in positions.items() if k[0] in topics and reads(*k)})
 
     def _reconfigure_if_changed(self) -> None:
         """Switch to the new configuration by a journaled record, once the old one has replayed."""

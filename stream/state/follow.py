@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,7 +28,14 @@ from stream.logs.ahead import read_together
 from stream.settings.schema import Config
 from stream.settings.upgrade import recorded
 from stream.state.artefacts import Artefacts
-from stream.state.generations import CheckpointError, Manifest
+from stream.state.generations import (
+    CheckpointError,
+    Manifest,
+    load,
+    read_manifest,
+    revive,
+    sealed,
+)
 from stream.state.platform import fingerprint
 from stream.state.topics import Standing, TopicsChanged, ids_of
 from stream.step.backfill import Backfill
@@ -47,12 +55,14 @@ class Means(NamedTuple):
     """What steps are done again with.
 
     ``build`` makes the engine that takes over at a switch, ``past`` the one that taught its new
-    parts; ``artefacts`` hold the versions of members.
+    parts; ``artefacts`` hold the versions of members, ``entered`` what moved here from other
+    scorers.
     """
 
     build: Build
     past: Past
     artefacts: Artefacts
+    entered: Path
 
 
 CHUNK = 1_000
@@ -176,8 +186,66 @@ class Adopted(Told, frozen=True, kw_only=True):
         return engine, engine.adopt(self.schema, record.clock_ms)
 
 
-Body = Step | Reconfigured | Adopted
-KINDS: dict[str, type[Body]] = {"step": Step, "reconfigured": Reconfigured, "schema": Adopted}
+class Moved(Told, frozen=True, kw_only=True):
+    """Kind ``moved``: partitions moved between the scorers of a service, all at this moment.
+
+    There are ``count`` of them from here on. Under ``config`` this one goes on with what was
+    ``kept`` for it (SHA-256 of its manifest), at ``positions``; without, it is none of them.
+    ``sources``: name, step and digest of each scorer that it comes from.
+    """
+
+    count: int
+    sources: tuple[tuple[str, int, str], ...]
+    config: dict[str, Any] | None = None
+    kept: str = ""
+    positions: tuple[tuple[str, int, int], ...] = ()
+
+    def replay(
+        self,
+        engine: Engine,
+        record: JournalRecord,
+        slices: Sequence[Slice],
+        means: Means,
+    ) -> tuple[Engine, Outputs]:
+        """See :meth:`Step.replay`."""
+        if self.config is None:
+            return engine, moved(engine, record.body)
+        where = f"{engine.config.journal_topic}: step {record.seq}"
+        new = built(means.build, self.config, where)
+        path = means.entered / f"{engine.seq:012d}"
+        try:
+            if (got := sealed(path)) != self.kept:
+                raise CheckpointError(
+                    f"{path}: expected a manifest of SHA-256 {self.kept}, got {got}"
+                )
+            revive(new, load(path, read_manifest(path)))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{where}: its state moved here from {', '.join(name for name, *_ in self.sources)}"
+                f" and cannot be had: {error}. Put that directory back from a backup, or a"
+                f" generation of step {record.seq} or later"
+            ) from error
+        engine.close()
+        new.checkpoint_wanted = True  # a start need not read it again
+        return new, moved(new, record.body)
+
+
+def moved(engine: Engine, body: Mapping[str, Any]) -> Outputs:
+    """What moved is this engine's, or not its own any more: a step, of which the journal says
+    ``body`` (:class:`Moved`)."""
+    told = {key: body[key] for key in ("count", "sources")}
+    engine.auditor.begin(engine.seq + 1, engine.clock_ms)
+    engine.auditor.record("moved", "command", "service", told | {"here": "config" in body})
+    return engine.switched(dict(body), msgspec.json.encode(body, order="sorted"), kind="moved")
+
+
+Body = Step | Reconfigured | Adopted | Moved
+KINDS: dict[str, type[Body]] = {
+    "step": Step,
+    "reconfigured": Reconfigured,
+    "schema": Adopted,
+    "moved": Moved,
+}
 """What the body of a journal record holds and how it is done again, by ``kind``."""
 
 
@@ -237,6 +305,8 @@ class Follower:
     elsewhere : set of str
         What differs between here and where replayed steps were made: parts of
         :func:`~stream.state.platform.fingerprint`.
+    gone : int
+        Where its partitions have moved away: the number of scorers that there are since; else 0.
     seconds : float
         What a start took to load and follow.
     """
@@ -255,6 +325,7 @@ class Follower:
         self.from_seq = engine.seq
         self.replayed_steps = self.replayed_records = self.skipped_steps = self.divergences = 0
         self.elsewhere: set[str] = set()
+        self.gone = 0
         self.seconds = 0.0
         self._means = means
         self._on_divergence = on_divergence
@@ -299,6 +370,9 @@ class Follower:
             self.engine.trail.go_on(Head(*body.resumed))
         self.engine, outputs = body.replay(self.engine, record, slices, self._means)
         self._take(record)
+        if isinstance(body, Moved):
+            self.standing.positions = {(topic, p): offset for topic, p, offset in body.positions}
+            self.gone = body.count if body.config is None else 0
         self.replayed_steps += 1
         self.replayed_records += sum(r.count for r in record.ranges)
         if self.engine.digest != record.digest:

@@ -278,7 +278,7 @@ class StateDirectory:
                 snapshot.artefacts,
             )
             failpoint("checkpoint.manifest")
-            write_durably(temporary / "manifest.json", _sealed(manifest))
+            write_durably(temporary / "manifest.json", _with_seal(manifest))
             sync_directory(temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -319,6 +319,17 @@ def list_generations(state_dir: Path) -> list[Path]:
     """Every generation of a state directory, newest first, unverified."""
     found = [p for p in (state_dir / "generations").glob("[0-9]*") if p.name.isdecimal()]
     return sorted(found, key=lambda p: p.name, reverse=True)
+
+
+def sealed(path: Path) -> str:
+    """SHA-256 of a generation's manifest, which names those of its files; as the file says.
+
+    Raises :class:`CheckpointError` where there is none.
+    """
+    try:
+        return (path / "manifest.json").read_bytes().partition(b"\n")[0].decode(errors="replace")
+    except OSError as error:
+        raise CheckpointError(f"{path / 'manifest.json'}: {error.strerror}") from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -410,7 +421,7 @@ def sha256_of(path: Path, length: int) -> str:
     return h.hexdigest()
 
 
-def _sealed(manifest: Manifest) -> bytes:
+def _with_seal(manifest: Manifest) -> bytes:
     raw = msgspec.json.format(msgspec.json.encode(manifest))
     return hashlib.sha256(raw).hexdigest().encode() + b"\n" + raw
 

@@ -34,6 +34,10 @@ OUT_OF_REACH = (OutOfRetention, CheckpointError, TopicsChanged)
 """What is raised where journal, input and checkpoints do not lead to a step any more."""
 
 
+class MovedAway(MillraceError):
+    """The shard's partitions are other scorers' now."""
+
+
 class ForeignState(MillraceError):
     """The state directory belongs to another shard."""
 
@@ -76,6 +80,11 @@ def recover(
             f"replay: expected the journal to reach step {until_seq}, it ends at "
             f"{follower.engine.seq}"
         )
+    if follower.gone and until_seq is None:
+        raise MovedAway(
+            f"{config.name}: what it held moved to other scorers, of which there are"
+            f" {follower.gone} since: run those with shard.count = {follower.gone}"
+        )
     follower.seconds = time.monotonic() - started
     failpoint("restore.done")
     return follower
@@ -95,7 +104,8 @@ def load(
     :func:`recover`.
     """
     on_divergence = config.checkpoints.on_divergence
-    means = Means(build, partial(entered, log, directory, build, beat), directory.artefacts)
+    past = partial(entered, log, directory, build, beat)
+    means = Means(build, past, directory.artefacts, directory.entered)
     head = log.journal_head()
     for loaded in directory.usable(lambda m: _refusal(m, log, config), until_seq):
         if head is not None and head.seq > loaded.manifest.seq + 1:

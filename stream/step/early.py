@@ -38,6 +38,10 @@ class EarlyLabels:
     def __len__(self) -> int:
         return len(self._held)
 
+    def waiting(self) -> list[EarlyLabel]:
+        """Every label that waits, oldest first."""
+        return list(self._held.values())
+
     def get(self, id_hash: int) -> EarlyLabel | None:
         """The label that waits for this event id."""
         return self._held.get(id_hash)
@@ -82,7 +86,7 @@ class EarlyLabels:
 
     def state(self) -> State:
         """Every waiting label, oldest first, as msgpack bytes."""
-        return {"labels": msgspec.msgpack.encode(list(self._held.values()))}
+        return {"labels": msgspec.msgpack.encode(self.waiting())}
 
     def restore(self, state: State) -> None:
         """Become the waiting room that gave ``state``."""

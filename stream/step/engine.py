@@ -248,11 +248,17 @@ class Engine(ABC):
             raise CommandRefused("expected a service whose events are scored: start with the file")
         return self.admits(self, command, self._models if models is None else models)
 
-    def switched(self, body: dict[str, Any], cause: bytes, command: Slice | None = None) -> Outputs:
+    def switched(
+        self,
+        body: dict[str, Any],
+        cause: bytes,
+        command: Slice | None = None,
+        kind: str = "reconfigured",
+    ) -> Outputs:
         """This engine has taken another one's state over: the switch is a step of its own.
 
         ``body`` is what the journal says of it, ``cause`` the bytes that the digest covers;
-        ``command`` the record that asked for it, if one did.
+        ``command`` the record that asked for it, if one did. ``kind``: the journal's.
         """
         out = Made()
         out.letters += self._left_over()
@@ -262,7 +268,7 @@ class Engine(ABC):
             ranges = (command.range,)
             self.counts.update(["commands", f"consumed.{command.range.topic}"])
         journal = JournalRecord(
-            *(self.seq + 1, self.clock_ms, ""), ranges=ranges, kind="reconfigured", body=body
+            *(self.seq + 1, self.clock_ms, ""), ranges=ranges, kind=kind, body=body
         )
         return self._finish(journal, out, cause)
 

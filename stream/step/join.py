@@ -203,6 +203,8 @@ class Join:
         rows["hashed"] = x.hashed
         rows["alert"] = alert
         rows["cold"] = cold
+        if "partition" in (rows.dtype.names or ()):  # a run is of one partition
+            rows["partition"] = events.records[0].partition
         for i, field in enumerate(keys):
             rows["keys"][:, i] = events.columns.entities[field]
         self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))

@@ -218,6 +218,20 @@ class Maturity:
             self._counted = min(self._counted + 1, MEMORY)
             self._share += (hit - self._share) / self._counted
 
+    def moving(self, numbers: I64) -> tuple[F64, BOOL]:
+        """The share when each row was looked at, and whether it came to its look already."""
+        return self._share_at(numbers), numbers < (self._ends[-1] if len(self._ends) else 0)
+
+    def moved_in(self, shares: F64, looked: BOOL) -> None:
+        """Take over of another engine, whose rows these are now, what :meth:`moving` tells.
+
+        A row that was not looked at, before one that was, is learned whole at its horizon.
+        """
+        n = int(np.flatnonzero(looked)[-1]) + 1 if looked.any() else 0
+        shares = np.where(looked, shares, _NEVER)[:n]
+        last = np.flatnonzero(np.append(shares[1:] != shares[:-1], n > 0))
+        self._ends, self._shares = last + 1 + self._pending.head, shares[last]
+
     def _looked(self, end: int, share: float) -> None:
         """Note the share for the rows up to ``end`` that have none; forget rows that are gone."""
         if len(self._ends) and end <= self._ends[-1]:

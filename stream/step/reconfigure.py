@@ -478,8 +478,8 @@ def _refuse(old: Config, new: Config) -> None:
     if old.shard.role != "all" and _layout(old) != _layout(new):
         raise Irreconcilable(
             f"shard.count, topics.partitions: expected {_layout(old)}, got {_layout(new)}; windows "
-            "and waiting events stay with the partitions they came from. Put them back, or begin a "
-            "new service with a name of its own"
+            "and waiting events stay with the partitions they came from. Put them back; `millrace "
+            "shard move` gives a service that is stopped another number of scorers"
         )
     for key, before, after in (
         ("name", old.name, new.name),
@@ -496,7 +496,8 @@ def _refuse(old: Config, new: Config) -> None:
 
 def _layout(config: Config) -> tuple[int, int]:
     """What decides which scorer reads which partition."""
-    return config.shard.count, config.topics.partitions
+    scorer = config.shard.role == "scorer"
+    return config.shard.count if scorer else 0, config.topics.partitions
 
 
 def _renamed(old: Config, new: Config) -> list[str]:

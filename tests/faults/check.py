@@ -243,11 +243,11 @@ def reference(
 
     # Where it gives other bits than the journal, outputs and state are compared all the same.
     engine = build(recorded(first, "the journal") if first else shard.config)
-    past = partial(
-        entered, shard.log, StateDirectory(shard.directory / "nothing"), build, lambda: None
-    )
+    nothing = StateDirectory(shard.directory / "nothing")
+    past = partial(entered, shard.log, nothing, build, lambda: None)
     artefacts = Artefacts(shard.directory / "replayed")
-    follower = Follower(engine, Standing(), Means(build, past, artefacts), "warn")
+    means = Means(build, past, artefacts, nothing.entered)
+    follower = Follower(engine, Standing(), means, "warn")
     partitions = {"scores": shard.config.topics.partitions, "dead_letters": 1, "audit": 1}
     made: dict[str, list[list[NewRecord]]] = {
         name: [[] for _ in range(count)] for name, count in partitions.items()

@@ -207,7 +207,7 @@ def drain(shard: Shard, worker: Worker) -> None:
 
 
 EXTRA: dict[str, Any] = {"name": "extra", "type": "crossed", "table_bits": 8}
-PASSED = tuple(n for n in FAILPOINTS if not n.startswith("backfill."))
+PASSED = tuple(n for n in FAILPOINTS if not n.startswith(("backfill.", "move.")))
 """Places that a life passes where no part is gained."""
 ONCE = tuple(n for n in FAILPOINTS if n.startswith(("stop.", "restore.")) and n != "restore.replay")
 """Places that a life passes once."""

@@ -11,6 +11,7 @@ where it is avoided: in ``clients/`` those of each library, in ``calls.py`` (dea
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import structlog
@@ -19,18 +20,20 @@ from stream.contract.log import LogError, LogUnavailable, OutOfRetention, Positi
 from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord, NewRecord, Range, Record, Slice, decode_journal
 from stream.logs.kafka.calls import Seat
-from stream.logs.kafka.clients.base import Client, Key
+from stream.logs.kafka.claims import client_of, mover, shut_out
+from stream.logs.kafka.clients.base import Key
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.reader import Poller, Reader, check_read, newest
 from stream.logs.kafka.rights import check_rights, check_sizes, told_rights
 from stream.logs.kafka.sharing import writers
-from stream.logs.kafka.topology import FOREVER, LATEST, Cluster, NewTopic, check_layout
+from stream.logs.kafka.topology import FOREVER, LATEST, Cluster, NewTopic, check_layout, lacking
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
 
 logger = structlog.get_logger()
 
 _CHUNK = 4_096
+_NEWS_S = 0.05
 _LATELY_MS = 300_000
 """Who wrote nothing for so long has stopped."""
 _UNKNOWN = (
@@ -61,9 +64,7 @@ class KafkaLog:
         self._inputs, self._outputs = config.inputs, config.outputs
         python = KafkaPython(config.log, config.name)
         self._cluster = Cluster(python)
-        self._client: Client = python
-        if config.log.client == "confluent":
-            self._client = _confluent(config.log, config.name)
+        self._client = client_of(config.log, config.name)
         self._reader = Reader(self._client, config.name)
         self._poller = Poller(self._client, self._reader, names.control)
         exactly = config.log.delivery == "exactly_once"
@@ -112,6 +113,8 @@ class KafkaLog:
         self._cluster.ask("rights", lambda admin: check_rights(admin, rights, config.name))
         if appended := {topic: ["Write"] for topic in _appended(config)}:
             self._cluster.ask("rights", lambda admin: told_rights(admin, appended))
+        if config.shard.role == "scorer":
+            shut_out(self._log, mover(config))
         partitions = self._all_topics()
         self._cluster.ask("sizes", lambda admin: check_sizes(admin, config))
         self._writer.open(partitions)
@@ -123,7 +126,7 @@ class KafkaLog:
     def topics(self) -> dict[str, Topic]:
         """See :meth:`stream.contract.log.Log.topics`."""
         found = self._cluster.find(self._wanted)
-        check_layout(self._config, found)
+        check_layout(self._config, found, begun=True)
         with self._lock:
             if self._partitions is not None:
                 self._partitions |= {name: topic.partitions for name, topic in found.items()}
@@ -135,8 +138,9 @@ class KafkaLog:
             if self._partitions is None:
                 create, replication = self._config.topics.create, self._log.replication_factor
                 found = self._cluster.make(self._wanted, create, replication)
-                check_layout(self._config, found)
                 journal = self._config.journal_topic
+                if self._config.shard.role != "all":
+                    found = self._laid_out(found)
                 if found[journal].partitions != 1:
                     raise LogError(
                         f"Kafka: topic {journal}: expected 1 partition, got"
@@ -144,6 +148,20 @@ class KafkaLog:
                     )
                 self._partitions = {name: topic.partitions for name, topic in found.items()}
             return self._partitions
+
+    def _laid_out(self, found: dict[str, Topic]) -> dict[str, Topic]:
+        """The topics of one of many processes, checked.
+
+        After a move to more scorers the first that starts makes the partitions that lack.
+        """
+        tail = newest(self._reader, self._journal, 1)
+        moved = bool(tail) and decode_journal(tail[0].value or b"").kind == "moved"
+        if moved and (short := lacking(self._config, found)):
+            self._cluster.grow(short)
+            while lacking(self._config, found := self._cluster.find(self._wanted)):
+                time.sleep(_NEWS_S)  # one broker knew them, the one asked now does not yet
+        check_layout(self._config, found, begun=bool(tail))
+        return found
 
     def _found_topics(self) -> dict[str, int]:
         """Partitions of those topics of the configuration that exist; makes none."""
@@ -366,17 +384,6 @@ def _appended(config: settings.Config) -> list[str]:
     if "admin" in scopes:
         return [*topics.values(), config.topics.control]
     return [topics[scope] for scope in sorted(scopes)]
-
-
-def _confluent(log: settings.KafkaLogSettings, name: str) -> Client:
-    try:
-        from stream.logs.kafka.clients.confluent import Confluent
-    except ModuleNotFoundError as error:
-        raise LogError(
-            'log.client: "confluent" needs the package confluent-kafka, which is not installed;'
-            ' run: pip install "millrace[confluent]"'
-        ) from error
-    return Confluent(log, name)
 
 
 def _check_gapless(before: JournalRecord | None, record: JournalRecord) -> None:

@@ -9,6 +9,7 @@ import base64
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -99,6 +100,16 @@ class Cluster:
 
         return self.ask("topics", work)
 
+    def grow(self, wanted: Mapping[str, int]) -> None:
+        """Let these topics have so many partitions, more than they have."""
+
+        def work(admin: Any) -> None:
+            # Another process may have been faster.
+            with suppress(errors.InvalidPartitionsError):
+                admin.create_partitions(dict(wanted))
+
+        self.ask("partitions", work)
+
     def _find(self, admin: Any, wanted: Mapping[str, NewTopic]) -> dict[str, Topic]:
         described = [t for t in admin.describe_topics(topics=sorted(wanted)) if _exists(t)]
         configs = self._configs(admin, [t["name"] for t in described])
@@ -178,18 +189,24 @@ def _compacted(name: str, policy: str) -> str:
     )
 
 
-def check_layout(config: Config, found: Mapping[str, Topic]) -> None:
+def check_layout(config: Config, found: Mapping[str, Topic], begun: bool) -> None:
     """Raise :class:`LogError` where the topics are not spread as processes of a service expect.
 
     An entity's events stay on one partition only while there are as many as there were, and a label
-    finds its event only on the partition of the same number.
+    finds its event only on the partition of the same number. ``begun``: the process has a journal:
+    scorers may have become fewer since their topics were made.
     """
     shard, names = config.shard, config.topics
-    wanted = {} if shard.role == "all" else {config.examples_topic: shard.count}
+    own = [] if shard.role == "all" else [config.examples_topic]
+    wanted = {}
     if shard.role == "scorer":
-        wanted |= {names.events: names.partitions, names.labels: names.partitions}
-        wanted |= {config.risk_topic: shard.count}
-    first = "the number of scorers (shard.count) is that of the service's first start"
+        wanted = {names.events: names.partitions, names.labels: names.partitions}
+        own.append(config.risk_topic)
+    wanted |= dict.fromkeys(own, shard.count)
+    first = (
+        "the number of scorers (shard.count) is that of the service's first start, or of its last"
+        " `millrace shard move`"
+    )
     why = {
         config.examples_topic: first,
         config.risk_topic: first,
@@ -198,8 +215,17 @@ def check_layout(config: Config, found: Mapping[str, Topic]) -> None:
         names.labels: "a label goes to the partition of its event, which the score names",
     }
     for topic, partitions in wanted.items():
-        if topic in found and found[topic].partitions != partitions:
+        got = found[topic].partitions if topic in found else partitions
+        if got != partitions and not (begun and topic in own and got > partitions):
             raise LogError(
-                f"Kafka: topic {topic}: expected {partitions} partitions, got"
-                f" {found[topic].partitions}; {why[topic]}"
+                f"Kafka: topic {topic}: expected {partitions} partitions, got {got}; {why[topic]}"
             )
+
+
+def lacking(config: Config, found: Mapping[str, Topic]) -> dict[str, int]:
+    """Topics that scorers hand over by which have fewer partitions than there are scorers."""
+    return {
+        topic: config.shard.count
+        for topic in (config.examples_topic, config.risk_topic)
+        if topic in found and found[topic].partitions < config.shard.count
+    }

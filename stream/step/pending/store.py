@@ -36,9 +36,17 @@ _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed bac
 
 
 def row_dtype(
-    schema: FeatureSchema, members: int, keys: int, k: int = 1, promise: int = 0
+    schema: FeatureSchema,
+    members: int,
+    keys: int,
+    k: int = 1,
+    promise: int = 0,
+    spread: bool = False,
 ) -> np.dtype[Any]:
-    """The layout of a row: links, ``k`` of each scorer, promise and ``keys`` beside features."""
+    """The layout of a row: links, ``k`` of each scorer, promise and ``keys`` beside features.
+
+    ``spread``: with the partition that the event came from, where others are somebody else's.
+    """
     return np.dtype(
         [
             ("id", "<u8"),
@@ -51,6 +59,7 @@ def row_dtype(
             ("hashed", "<u4", (len(schema.hashed),)),
             ("alert", "?"),
             ("cold", "?"),
+            *([("partition", "<i4")] if spread else []),
         ]
     )
 
@@ -359,6 +368,31 @@ class Pending:
         rows["links"] = np.nan
         rows["links"][:, here] = source["links"][:used][:, there]
         return rows
+
+    def among(self, partitions: Sequence[int]) -> tuple[I64, I64]:
+        """Numbers and event times of the rows held that came from these partitions, in order."""
+        found: list[tuple[I64, I64]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for first in range(self.head, self.tail, SEGMENT_ROWS):
+            rows = np.arange(first, min(first + SEGMENT_ROWS, self.tail), dtype=np.int64)
+            rows = rows[np.isin(self._gather(rows, "partition"), partitions)]
+            found.append((rows, self.times(rows)))
+        numbers, times = (np.concatenate(kind) for kind in zip(*found, strict=True))
+        return numbers, times
+
+    def moving(self, rows: I64) -> tuple[NDArray[Any], F64, U8]:
+        """These rows with their truths and marks, for :meth:`move_in` of another store."""
+        marks = np.empty(len(rows), np.uint8)
+        for segment, where in _by_segment(rows):
+            marks[where] = self._marks[segment][rows[where] % SEGMENT_ROWS]
+        return self.take(rows), self.truth(rows), marks
+
+    def move_in(self, rows: NDArray[Any], truth: F64, marks: U8) -> None:
+        """Append rows of another store of the same layout, labelled or not, ids not held yet."""
+        numbers = self.hold(rows)
+        known = np.flatnonzero(~np.isnan(truth))
+        self.settle(numbers[known], truth[known])
+        for segment, where in _by_segment(numbers):
+            self._marks[segment][numbers[where] % SEGMENT_ROWS] = marks[where]
 
     def close(self) -> None:
         """Drop the segments' working files."""

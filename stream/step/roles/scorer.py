@@ -100,6 +100,7 @@ class ScorerEngine(ScoringEngine):
             keys = [columns.entities[entity] for entity in self.features.shared]
             sharing.scored(np.column_stack(keys), columns.event_time_ms)
         super()._score(events, out)
+        self.features.note(events.columns, events.records[0].partition)
 
     def _versions(self, piece: Slice, out: Made) -> None:
         """Take the newest version over that is whole."""

@@ -132,7 +132,7 @@ def from_nothing(log: Log, c: Config) -> Means:
 
     directory = StateDirectory(c.state_dir)
     past = partial(entered, log, directory, build, lambda: None)
-    return Means(build, past, directory.artefacts)
+    return Means(build, past, directory.artefacts, directory.entered)
 
 
 def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_following_gives_what_was_committed_record_by_record(tmp_path: Path) -> 
         (
             "weighed",
             {"version": "9.0"},
-            "expected a kind of step, reconfigured, schema; got 'weighed'",
+            "expected a kind of step, reconfigured, schema, moved; got 'weighed'",
         ),
         ("reconfigured", {"version": "9.0"}, "missing required field `config`"),
     ],

@@ -1,0 +1,1 @@
+"""A service of many processes as a whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from models.base import F64, I64
 from models.kernels.common import mix_all
 from models.reco.recommender import Interactions
+
+Random = np.random.Generator
 
 
 class Stream(NamedTuple):
@@ -41,8 +44,11 @@ def read(path: Path) -> Stream:
 
 def generated(shape: str, n: int, seed: int = 1) -> Stream:
     """A seeded stream: ``drift`` (tastes that turn, new items), ``popularity`` (all users alike),
-    ``repetition`` (each user has a few items of his own), ``sparse`` (few rows of each, a year).
+    ``repetition`` (each user has a few items of his own), ``sparse`` (few rows of each, a year);
+    or one of :data:`OTHERS`.
     """
+    if shape in OTHERS:
+        return OTHERS[shape](np.random.default_rng(seed), n)
     rng = np.random.default_rng(seed)
     users = {"sparse": max(n // 4, 20)}.get(shape, max(n // 100, 20))
     items, tastes, at = max(n // 50, 80), 8, np.arange(n) / n
@@ -62,7 +68,81 @@ def generated(shape: str, n: int, seed: int = 1) -> Stream:
     return Stream(user, item, time_s, np.full(n, np.nan))
 
 
-SHAPES = ("drift", "popularity", "repetition", "sparse")
+def _fame(rng: Random, n: int) -> Stream:
+    """Users are alike, few items are taken by most, and which these are moves slowly."""
+    rank = np.minimum(rng.zipf(1.3, n) - 1, 999)
+    item = (rank * 7919 + np.arange(n) // 4000 * 17 * (rank > 20)) % 1000
+    return _stream(rng.integers(0, 2000, n), item, 60.0 * np.arange(n))
+
+
+def _trend(rng: Random, n: int) -> Stream:
+    """Users are alike, and what is taken changes all the time."""
+    item = (800 * np.arange(n) / n + rng.laplace(0, 15, n)).astype(np.int64) % 800
+    return _stream(rng.integers(0, 1500, n), item, 60.0 * np.arange(n))
+
+
+def _season(rng: Random, n: int) -> Stream:
+    """A year of users who come three times, to items that are as usual, or of the month."""
+    time_s = np.sort(rng.random(n)) * 31_536_000
+    month = (time_s / 31_536_000 * 12).astype(np.int64)
+    item = (np.minimum(rng.zipf(1.35, n) - 1, 299) + 75 * month * (rng.random(n) < 0.5)) % 1200
+    return _stream(rng.integers(0, n // 3, n), item, time_s)
+
+
+def _chain(rng: Random, n: int) -> Stream:
+    """After each item come some others of all, whoever the user is."""
+    user = np.repeat(rng.integers(0, 400, n), rng.integers(1, 15, n))[:n]
+    after, last, item = rng.integers(0, 600, (600, 6)), rng.integers(0, 600, 400), np.zeros(n, int)
+    for t, u in enumerate(user.tolist()):
+        follows = after[last[u], min(rng.geometric(0.4) - 1, 5)]
+        item[t] = last[u] = follows if rng.random() < 0.7 else rng.integers(0, 600)
+    return _stream(user, item, 60.0 * np.arange(n))
+
+
+def _latent(rng: Random, n: int) -> Stream:
+    """Each takes the best for him, by vectors of users and items, with much chance."""
+    user = np.repeat(rng.integers(0, 500, n), rng.integers(1, 12, n))[:n]
+    worth = 0.7 * rng.normal(0, 1, (500, 8)) @ rng.normal(0, 1, (8, 700))
+    worth += rng.normal(0, 1.2, 700)
+    item = np.array([np.argmax(worth[u] + rng.gumbel(0, 1, 700)) for u in user.tolist()])
+    return _stream(user, item, 60.0 * np.arange(n))
+
+
+def _twice(rng: Random, n: int) -> Stream:
+    """Half the rows are others once more."""
+    rows = np.sort(np.concatenate([np.arange(n // 2), rng.integers(0, n // 2, n - n // 2)]))
+    return generated("drift", n // 2, int(rng.integers(1, 1 << 30))).take(rows)
+
+
+def _clusters(rng: Random, n: int) -> Stream:
+    """Sessions of strangers, each among fifteen items that belong together; some come again."""
+    session = np.repeat(np.arange(n), rng.geometric(0.25, n))[:n]
+    about = (rng.zipf(1.4, n) % 100)[session]
+    item = about * 15 + np.minimum(rng.geometric(0.25, n) - 1, 14)
+    item[1:] = np.where(rng.random(n - 1) < 0.15, item[:-1], item[1:])
+    return _stream(session, item, 20.0 * np.arange(n))
+
+
+def _strangers(rng: Random, n: int) -> Stream:
+    """Sessions that tell nothing."""
+    session = np.repeat(np.arange(n), rng.geometric(0.3, n))[:n]
+    return _stream(session, np.minimum(rng.zipf(1.25, n) - 1, 1999), 20.0 * np.arange(n))
+
+
+def _stream(user: I64, item: I64, time_s: F64) -> Stream:
+    return Stream(user, item, time_s, np.full(len(user), np.nan))
+
+
+SESSIONS: dict[str, Callable[[Random, int], Stream]] = {
+    "clusters": _clusters,
+    "strangers": _strangers,
+}
+"""Those of sessions."""
+OTHERS: dict[str, Callable[[Random, int], Stream]] = {
+    **{"fame": _fame, "trend": _trend, "season": _season, "chain": _chain, "latent": _latent},
+    **{"twice": _twice, **SESSIONS},
+}
+SHAPES = ("drift", "popularity", "repetition", "sparse", *OTHERS)
 
 
 def rows(s: Stream) -> Interactions:

@@ -71,8 +71,7 @@ LAYOUT: dict[str, Table] = {
     "stack": {
         "shared": Column("learned"),
         "own": Column("learned"),
-        "shared_squares": Column("optimizer"),
-        "own_squares": Column("optimizer"),
+        "spread": Column("optimizer"),
         "rewards": Column("statistic"),
         "rng": Column("rng"),
         "scores": Column(None, "items", 1),

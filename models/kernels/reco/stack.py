@@ -1,14 +1,19 @@
 """The stack of a ranking: a conditional logit over the candidates, guarded by its members.
 
 McFadden's choice model [1]_: a candidate's utility is a weighted sum of what the members say of it,
-the choice a softmax over the candidates. The weights are those shared by all contexts plus the
-context's own; both follow AdaGrad on the cross-entropy at each choice.
+the choice a softmax over the candidates. The weights are those shared by all users, plus those by
+the length of the user's history and by the time since his last row. All follow an online Newton
+step on the cross-entropy at each choice [2]_, as a Kalman filter whose weights drift: how far each
+may still be off says how far a choice moves it, so that no rate need be set, and what contexts add
+stays near nothing until enough of them was seen.
 
 The guard follows the leader: the stack and each member are rewarded for where they put what was
 chosen, and who has the most rewards, faded, gives the answer. The stack starts with an advantage,
 so that chance alone does not dethrone it.
 
 .. [1] D. McFadden, "Conditional logit analysis of qualitative choice behavior", 1974.
+.. [2] E. Hazan, A. Agarwal, S. Kale, "Logarithmic regret algorithms for online convex
+   optimization", 2007.
 """
 
 from __future__ import annotations
@@ -23,10 +28,12 @@ from models.base import F32, F64, U8, U64
 from models.kernels.common import RARE
 from models.kernels.reco.tables import I32, TOTAL, Items, Users, recent, remembered, slot_of
 
-SIZES = np.array([1, 3, 10, 40])
+SIZES = np.array([1, 3, 10, 30, 100, 300])
 """Where the contexts by the length of a history begin, after the first."""
-GAPS = 3
-CONTEXTS = (len(SIZES) + 1) * GAPS
+GAPS = np.array([1 / 180, 1 / 30, 1.0, 48.0])
+"""Where those by the time since the last row do, in sittings of, usually, half an hour."""
+BY_SIZE, BY_GAP = len(SIZES) + 1, len(GAPS) + 1
+CONTEXTS = BY_SIZE + BY_GAP
 
 SHARE, AS_IT_IS, DEVIATION = 0, 1, 2
 """How the stack takes a row of scores: as the logarithm of its share, unchanged, or in deviations
@@ -35,8 +42,10 @@ from its mean."""
 FLOOR = np.float32(0.05)
 """Added to a member's share of a candidate, in units of the mean share: nothing is impossible."""
 
-RATE, CONTEXT_RATE = 0.1, 0.05
-EPS = 1e-8
+SPREAD, OWN_SPREAD = 0.2, 0.02
+"""Variance of the shared weights, and of a context's own, before the first choice, and at most."""
+DRIFT, OWN_DRIFT = 2e-6, 5e-7
+"""Variance that each choice adds to those that it moves."""
 
 TOP = 200
 """Of a large catalogue, the best by each member are candidates."""
@@ -64,8 +73,7 @@ class Stack(NamedTuple):
 
     shared: F64  # (r,)
     own: F64  # (CONTEXTS, r)
-    shared_squares: F64  # (r,)
-    own_squares: F64  # (CONTEXTS, r)
+    spread: F64  # (w, w): covariance of the w = (1 + CONTEXTS) * r weights, the shared ones first
     rewards: F64  # (m + 1,): of the members and the stack
     member: I32  # (m,): the row that is the member's ranking
     kind: I32  # (r,): how the row is taken
@@ -76,6 +84,8 @@ class Stack(NamedTuple):
     chance: F32  # (S,): scratch, not normalised
     answer: F64  # (S,): scratch, the scores that candidates are ranked by
     rng: U64  # (1,): draws items that the stack learns beside the best
+    slope: F64  # (r,): scratch
+    gain: F64  # (w,): scratch
     best: I32  # (2 * TOP,): scratch
     values: F32  # (2 * TOP,): scratch
 
@@ -88,8 +98,7 @@ def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
     return Stack(
         shared,
         np.zeros((CONTEXTS, r)),
-        np.zeros(r),
-        np.zeros((CONTEXTS, r)),
+        np.diag(np.repeat([SPREAD, OWN_SPREAD], [r, CONTEXTS * r])),
         np.append(np.zeros(len(member)), ADVANTAGE),
         np.array(member, np.int32),
         np.array(kind, np.int32),
@@ -100,6 +109,8 @@ def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
         np.zeros(items, np.float32),
         np.zeros(items),
         np.array([seed], np.uint64),
+        np.zeros(r),
+        np.zeros((1 + CONTEXTS) * r),
         np.zeros(2 * TOP, np.int32),
         np.zeros(2 * TOP, np.float32),
     )
@@ -138,14 +149,15 @@ def exponentials(values: F32, n: int, out: F32) -> None:
 
 
 @njit(**RARE)
-def context_of(users: Users, user: int, gap_ms: int, sitting_ms: int) -> int:
-    """Which of the contexts a user is in, ``gap_ms`` after his last row."""
-    size = 0
+def context_of(users: Users, user: int, gap_ms: int, sitting_ms: int) -> tuple[int, int]:
+    """Which of the contexts a user is in, ``gap_ms`` after his last row: by size, and by gap."""
+    size, gap = 0, 0
     if user >= 0:
         while size < len(SIZES) and users.ints[user, TOTAL] >= SIZES[size]:
             size += 1
-    gap = 0 if gap_ms * 30 < sitting_ms else 1 if gap_ms < sitting_ms else 2
-    return size * GAPS + gap
+    while gap < len(GAPS) and gap_ms >= GAPS[gap] * sitting_ms:
+        gap += 1
+    return size, BY_SIZE + gap
 
 
 @njit(**RARE)
@@ -205,14 +217,14 @@ def fade(a: Stack, users: Users, items: Items, user: int, back: F32, n: int) -> 
 
 
 @njit(**RARE)
-def combine(a: Stack, context: int, n: int) -> None:
+def combine(a: Stack, context: tuple[int, int], n: int) -> None:
     """Fill the utilities and the answer of the first ``n`` candidates."""
     m = len(a.member)
     for c in range(n):
         a.utility[c] = _ZERO
     for r in range(len(a.shared)):
         _say(a, r, n)
-        weight = np.float32(a.shared[r] + a.own[context, r])
+        weight = np.float32(a.shared[r] + a.own[context[0], r] + a.own[context[1], r])
         said = a.said[r]
         for c in range(n):
             a.utility[c] += weight * said[c]
@@ -329,7 +341,7 @@ def reward(a: Stack, expert: int, place: int) -> None:
 
 
 @njit(**RARE)
-def learn_stack(a: Stack, context: int, n: int, chosen: int, weight: float) -> None:
+def learn_stack(a: Stack, context: tuple[int, int], n: int, chosen: int, weight: float) -> None:
     """One step, the ``chosen`` of the first ``n`` candidates being right."""
     top = a.utility[0]
     for c in range(1, n):
@@ -344,8 +356,36 @@ def learn_stack(a: Stack, context: int, n: int, chosen: int, weight: float) -> N
         g, said = 0.0, a.said[r]
         for c in range(n):
             g += a.chance[c] * said[c]
-        g = weight * (g / total - said[chosen])
-        a.shared_squares[r] += g * g
-        a.own_squares[context, r] += g * g
-        a.shared[r] -= RATE * g / math.sqrt(a.shared_squares[r] + EPS)
-        a.own[context, r] -= CONTEXT_RATE * g / math.sqrt(a.own_squares[context, r] + EPS)
+        a.slope[r] = g / total - said[chosen]
+    _move(a, context, weight)
+
+
+@njit(**RARE)
+def _move(a: Stack, context: tuple[int, int], weight: float) -> None:
+    """Move the weights against ``slope``, which all that count here have in common.
+
+    With ``s`` the slope and ``P`` the covariance: ``P += drift``, ``k = w / (1 + w s'Ps)``,
+    ``weights -= k Ps``, ``P -= k Ps s'P``.
+    """
+    rows, gain, spread = len(a.shared), a.gain, a.spread
+    own, other = (1 + context[0]) * rows, (1 + context[1]) * rows
+    for r in range(rows):
+        # At most what it was: of a row that says nothing it would grow for ever.
+        spread[r, r] = min(spread[r, r] + DRIFT, SPREAD)
+        spread[own + r, own + r] = min(spread[own + r, own + r] + OWN_DRIFT, OWN_SPREAD)
+        spread[other + r, other + r] = min(spread[other + r, other + r] + OWN_DRIFT, OWN_SPREAD)
+    gain[:] = 0.0
+    for r in range(rows):
+        for j in range(len(gain)):
+            gain[j] += a.slope[r] * (spread[r, j] + spread[own + r, j] + spread[other + r, j])
+    curve = 0.0
+    for r in range(rows):
+        curve += a.slope[r] * (gain[r] + gain[own + r] + gain[other + r])
+    k = weight / (1.0 + weight * curve)
+    for i in range(len(gain)):
+        for j in range(len(gain)):
+            spread[i, j] -= k * gain[i] * gain[j]
+    for r in range(rows):
+        a.shared[r] -= k * gain[r]
+        for q in range(CONTEXTS):
+            a.own[q, r] -= k * gain[(1 + q) * rows + r]

@@ -366,7 +366,9 @@ def _stack_places(a: Everything, n: int, item: int) -> tuple[int, int, int]:
 
 
 @njit(**RARE)
-def _choose(a: Everything, user: int, context: int, item: int, weight: float, ranks: I32) -> None:
+def _choose(
+    a: Everything, user: int, context: tuple[int, int], item: int, weight: float, ranks: I32
+) -> None:
     """Rank what may be shown, note the item's place, and let the stack learn the choice."""
     m = len(a.stack.member)
     if len(ranks):
@@ -439,7 +441,7 @@ def _lend_vector(users: F32, items: F32, user: int, a: Everything) -> None:
 
 
 @njit(**RARE)
-def _score_given(a: Everything, user: int, given: U64, gap: int) -> int:
+def _score_given(a: Everything, user: int, given: U64, gap: int) -> tuple[int, int]:
     """Score all items for a user who has just looked at some: the context he is in.
 
     A stranger is one in the first free slot, which the owner keeps.

@@ -74,10 +74,10 @@ const lines = (points, names, value) => names.map((name) => ({
 }));
 
 // Alarms of one moment share a mark; those of the ensemble itself have a line too.
-function marks(points) {
+function marks(points, ensemble = "ensemble") {
   const { bad } = theme();
   const found = points.filter((p) => p.drift.length);
-  const shapes = found.filter((p) => p.drift.some(([, of]) => of === "ensemble")).map((p) => ({
+  const shapes = found.filter((p) => p.drift.some(([, of]) => of === ensemble)).map((p) => ({
     type: "line", x0: new Date(p.t), x1: new Date(p.t), y0: 0, y1: 1, yref: "paper",
     line: { color: bad, width: 1, dash: "dot" },
   }));
@@ -169,9 +169,14 @@ export function stage(points, metric, title) {
   const last = known.at(-1)?.stage;
   const names = Object.keys(last?.quality ?? {});
   const told = names.map((m) => `${m} ${fixed(last.quality[m][metric])}`).join(", ");
-  draw("stage-quality", lines(known, names, (p, m) => p.stage.quality[m]?.[metric]), layout({
-    xaxis: OVER_TIME, yaxis: { title: { text: title }, tickformat: ".3~g" }, shapes: led(known),
-  }), `${title} of members over candidates; latest: ${told}`);
+  const own = known.map((p) => ({ ...p, drift: p.drift.filter(([, of]) => of.endsWith(" over candidates")) }));
+  const drift = marks(own, "ensemble over candidates");
+  draw("stage-quality", [...lines(known, names, (p, m) => p.stage.quality[m]?.[metric]), ...drift.traces], layout({
+    xaxis: OVER_TIME,
+    yaxis: { title: { text: title }, tickformat: ".3~g" },
+    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+    shapes: [...led(known), ...drift.shapes],
+  }), `${title} of members over candidates, with ${drift.shapes.length} drift alarms of their ensemble; latest: ${told}`);
   const weighed = Object.keys(last?.weights ?? {});
   draw("stage-weights", lines(known, weighed, (p, m) => p.stage.weights[m]), layout({
     xaxis: OVER_TIME, yaxis: { title: { text: "weight" } },

@@ -16,6 +16,7 @@ import numpy as np
 from models.base import I64
 from monitoring.audit.words import told
 from monitoring.drift.evidence import Guarded, Standing
+from monitoring.drift.monitor import DriftReading
 from monitoring.histogram import DURATION_BOUNDS_S, LATENCY_BOUNDS_S, Histogram
 from monitoring.quality.measures import UNDECIDED
 from monitoring.quality.numbers import PINBALL
@@ -35,6 +36,8 @@ LATEST = 20
 """Audit records and dead letters shown."""
 SHOWN = 10
 """Latest and highest scores shown."""
+OF_STAGE = "over candidates"
+"""What stands behind the names of signals of a second stage."""
 _CHAIN = frozenset({"v", "trail", "prev", "hash", "sig"})
 
 
@@ -92,7 +95,7 @@ class PageView:
     def add_point(self, latest: Readings) -> None:
         """Put readings onto the ring."""
         rates = self.rates()
-        alarms = Counter({(d.detector, d.signal): d.alarms for d in latest.drift})
+        alarms = Counter({(d.detector, d.signal): d.alarms for d in _drift(latest)})
         # The moment of alarms from before the first point is not known; the audit trail has it.
         fresh = Counter() if self._alarms is None else alarms - self._alarms
         self._alarms = alarms
@@ -193,7 +196,7 @@ class PageView:
             },
             "drift": [
                 [d.detector, d.signal, finite(d.statistic), finite(d.threshold), d.alarms]
-                for d in latest.drift
+                for d in _drift(latest)
             ],
             "challengers": [standing(c) for c in latest.challengers],
             "guard": [standing(g) for g in latest.guard],
@@ -212,6 +215,12 @@ class PageView:
             "ranking": {name: finite(latest.ranking.get(name, 0.0)) for name in RANKING},
             "recent": {"latest": [_list(r) for r in self.scores.latest(SHOWN)], "highest": []},
         }
+
+
+def _drift(latest: Readings) -> list[DriftReading]:
+    """Of every signal; those of a second stage say so."""
+    beside = () if latest.beside is None else latest.beside.drift
+    return [*latest.drift, *(d._replace(signal=f"{d.signal} {OF_STAGE}") for d in beside)]
 
 
 def _stage(latest: Readings) -> dict[str, Any] | None:

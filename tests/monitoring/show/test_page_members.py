@@ -50,7 +50,10 @@ def test_the_second_stage_is_drawn_beside_the_recommender(browser: Browser, tmp_
             expect(page.locator("#stage-quality .main-svg").first).to_be_visible()
             expect(page.locator("#stage-weights .main-svg").first).to_be_visible()
             said = page.locator("#stage-quality").get_attribute("aria-label") or ""
-            assert said.startswith("Log loss of members over candidates; latest: ensemble 0.")
+            assert said.startswith("Log loss of members over candidates, with 0 drift alarms")
+            assert "latest: ensemble 0." in said
+            signals = page.locator("#drift-table tbody th").all_text_contents()
+            assert {"ensemble", "ensemble over candidates", "crossed over candidates"} < {*signals}
             scorers = page.locator("#stage-table tbody th").all_text_contents()
             assert scorers == ["ensemble", "linear", "crossed"]
             page.select_option("#stage-metric", "roc_auc")

@@ -51,6 +51,20 @@ def test_a_mark_stands_where_alarms_were_new() -> None:
     assert [p["drift"] for p in view.history()["points"]] == [[], [], [("betting", "ensemble")], []]
 
 
+def test_drift_of_a_second_stage_is_told_under_a_name_of_its_own() -> None:
+    """Beside that of the recommender, whose signal has the same name; marked alike."""
+    view = PageView(ranks=True)
+    for alarms in (0, 2):
+        found = replace(readings(), task="ranking", beside=readings(alarms))
+        view.add_point(found)
+    assert [row[1] for row in view.snapshot(found)["drift"]] == [
+        "ensemble",
+        "ensemble over candidates",
+    ]
+    marked = [p["drift"] for p in view.history()["points"]]
+    assert marked == [[], [("betting", "ensemble over candidates")]]
+
+
 def test_the_ring_is_bounded_and_a_snapshot_repeats_its_end() -> None:
     """Ten minutes are kept; a snapshot carries the newest points of them."""
     view = PageView()

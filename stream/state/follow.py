@@ -64,6 +64,13 @@ class Means(NamedTuple):
     artefacts: Artefacts
     entered: Path
 
+    def save(self, engine: Engine) -> None:
+        """The versions that a step kept are artefacts from then on."""
+        try:
+            self.artefacts.save(engine.ledger.unsaved)
+        except OSError as error:  # the next generation tries again
+            logger.error("versions_not_saved", error=str(error), next_step="free the disk")
+
 
 CHUNK = 1_000
 """Steps and their records that are read at a time to be done again."""
@@ -119,10 +126,7 @@ class Step(Told, frozen=True, kw_only=True):
             *(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room, models)
         )
         outputs = engine.step(batch)
-        try:
-            means.artefacts.save(engine.ledger.unsaved)
-        except OSError as error:  # the next generation tries again
-            logger.error("versions_not_saved", error=str(error), next_step="free the disk")
+        means.save(engine)
         return engine, outputs
 
 
@@ -164,6 +168,7 @@ class Reconfigured(Told, frozen=True, kw_only=True):
             outputs = exchange(engine, new, self.config, asked, models)
         else:
             outputs = reconfigure(engine, new, self.config, taught, asked)
+        means.save(new)
         for left in (engine, *(() if taught is None else (taught.engine,))):
             left.close()
         return new, outputs

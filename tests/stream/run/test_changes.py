@@ -23,6 +23,7 @@ from stream.settings import upgrade
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.settings.upgrade import UnreadableConfig, digest, journaled
+from stream.state.artefacts import FOLDER
 from stream.state.generations import list_generations
 from stream.step.reconfigure import Irreconcilable
 from stream.tools.audit.verify import verify_trail
@@ -402,6 +403,34 @@ def test_a_winner_whose_switch_fails_stops_nobody(
         end = last_seq(c)
         held = s.config
     replays(held, end)
+
+
+def test_an_ensemble_goes_and_comes_back_without_a_step_between(tmp_path: Path) -> None:
+    """What made room is there at once, live, in a replay elsewhere, and after a start."""
+    c = config(tmp_path, challengers=SOON | {"promote": "propose"})
+    append(c, *feed(300))
+    with running(c) as s:
+        caught_up(s, 600)
+        send_command(c, "challenge", {"member": "ensemble", "spec": json.dumps(SECOND)})
+        for command in ("promote", "rollback", "promote", "rollback"):
+            to = {"to": "last_good"} if command == "rollback" else {}
+            send_command(c, command, {"member": "ensemble"} | to)
+            if command == "rollback":
+                send_command(c, "challenge", {"member": "ensemble", "spec": json.dumps(SECOND)})
+        caught_up(s, 607)
+        assert s.engine is not None
+        assert s.engine.counts["dead.command"] == 0
+        assert s.engine.ensemble.names == ("linear", "prior")
+        assert len(s.engine.ledger.versions()["ensemble"]) == 4
+    end = last_seq(c)
+    replays(c, end)
+    (c.state_dir / FOLDER).rename(tmp_path / "elsewhere")
+    again = replay_to(c, end, None, from_start=True)  # makes what it needs
+    assert again["digest"] == again["journal_digest"]
+    (tmp_path / "elsewhere").rename(c.state_dir / FOLDER)
+    with running(c) as s:
+        assert s.engine is not None
+        assert (s.engine.seq, s.engine.ensemble.names) == (end, ("linear", "prior"))
 
 
 def _broken(*_: Any) -> Any:

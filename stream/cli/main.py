@@ -134,12 +134,16 @@ def init(
     to_file: Annotated[
         Path | None, typer.Option("--out", help="Where to write it; default: print it.")
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="The column to learn: yes or no, one of several classes, or a number."),
+    ] = None,
 ) -> None:
     """Draft a configuration from the first rows of a file, each guess with its reason."""
     from stream.tools.draft.text import draft, write_draft
 
     with reported():
-        made = draft(data) if to_file is None else write_draft(data, to_file)
+        made = draft(data, label) if to_file is None else write_draft(data, to_file, label)
     if to_file is None:
         for line in made.text.removesuffix("\n").split("\n"):
             out.print(line)

@@ -44,8 +44,12 @@ class TableSettings(Settings):
     columns: tuple[str, ...] = Field(
         (), description="names of the columns, of a file that does not begin with them"
     )
-    separator: str = Field(
-        ",", min_length=1, max_length=1, description="what stands between cells of a text file"
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="what stands between cells of a text file; default: a comma, or the semicolon, "
+        "tab or bar that its first line has instead",
     )
     user: str = Field("user", description="the column of the user; it may be missing")
     session: str = Field("session", description="the column of the session; it may be missing")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -31,6 +31,11 @@ from stream.decode.times import in_pattern
 from stream.settings.schema import TimeFormat
 
 BATCH_ROWS = 8192
+SEPARATORS = (",", ";", "\t", "|")
+"""What stands between the cells of CSV files: the first of these that the first line has."""
+FIRST_LINE = 1 << 20
+"""Bytes of it that are looked at."""
+
 Kind = Literal["jsonl", "csv", "parquet"]
 
 _SUFFIXES: dict[str, Kind] = {
@@ -86,7 +91,7 @@ def read_rows(
     time_formats: Mapping[str, TimeFormat] | None = None,
     time_zone: str | None = None,
     text: Collection[str] = (),
-    separator: str = ",",
+    separator: str | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[list[bytes]]:
     """The file's rows in order, each as the bytes of one JSON object.
@@ -111,8 +116,9 @@ def read_rows(
         The zone in which a pattern without ``%z`` writes them: ``event.time_zone``.
     text : collection of str
         Columns of a CSV file whose cells are text whatever they look like.
-    separator : str
-        Between the cells of a CSV file; with another one than a comma any unknown suffix is CSV.
+    separator : str or None
+        Between the cells of a CSV file, which may then have any unknown suffix. ``None``: a comma;
+        where the first line has none, a semicolon, a tab or a bar if it has one.
     columns : sequence of str, optional
         Of a CSV file that does not begin with their names.
 
@@ -122,13 +128,13 @@ def read_rows(
         When the file cannot be read, is damaged, has a row with another number of cells, or a
         column that has no form in JSON here.
     """
-    bare = separator != "," or columns is not None
+    bare = separator not in (None, ",") or columns is not None
     kind = "csv" if bare and not _known(path) else kind_of(path)
     try:
         if kind == "jsonl":
             yield from _json_lines(path, batch_rows)
         elif kind == "csv":
-            for block in _csv(path, text, separator, columns):
+            for block in _csv(path, text, separator or _separator(path), columns):
                 yield from _objects(block, batch_rows)
         else:
             for block in _parquet(path, batch_rows, time_format, time_formats or {}, time_zone):
@@ -143,8 +149,18 @@ def _sentence(path: Path, error: Exception) -> str:
     return f"{path}: {str(error).splitlines()[0].rstrip('.')}"
 
 
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _separator(path: Path) -> str:
+    with _opened(path) as file:
+        first = file.readline(FIRST_LINE)
+    return next((s for s in SEPARATORS if s.encode() in first), SEPARATORS[0])
+
+
 def _json_lines(path: Path, batch_rows: int) -> Iterator[list[bytes]]:
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+    with _opened(path) as file:
         rows = (line.strip() for line in file if not line.isspace())
         while batch := list(islice(rows, batch_rows)):
             yield batch

@@ -40,6 +40,7 @@ _KEY = re.compile(
     r"(^|[_.\- ])(id|ids|uuid|key|card|customer|client|user|account|device|merchant|terminal"
     r"|session|item|product|ip|email|phone|iban)$|Id$|ID$"
 )
+_PADDED = re.compile(r"[+-]?0\d")
 _CODE = re.compile(r"code|type|category|class|mcc|status|kind|channel|country|currency", re.I)
 
 
@@ -179,6 +180,8 @@ def _guess_text(column: Column, different: int) -> None:
     values, n = column.values, len(column.values)
     lower = {v.lower() for v in values}
     marks = [m for m in _MARKS if all(re.fullmatch(number_pattern(*m), v) for v in values)]
+    if any(_PADDED.match(v) for v in values):
+        marks = []  # 04109 is a code
     if lower <= _FLAGS.keys() and {_FLAGS[v] for v in lower} == {0, 1}:
         column.kind, column.why = "boolean", f"text: {', '.join(sorted(map(shown, set(values))))}"
         column.settings["values"] = {v: bool(_FLAGS[v.lower()]) for v in sorted(set(values))}

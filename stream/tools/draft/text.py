@@ -21,7 +21,7 @@ from stream.contract.records import Record
 from stream.decode.codec import Codec
 from stream.settings.load import parse
 from stream.settings.shape import Place
-from stream.tools.draft.columns import Column, columns_of, moments, shown
+from stream.tools.draft.columns import FEW, Column, columns_of, moments, shown
 from stream.tools.files import read_rows
 
 SAMPLE = 10_000
@@ -44,32 +44,44 @@ class Draft(NamedTuple):
     refused: int
 
 
+class _Truth(NamedTuple):
+    """The column of the truth, what it is of, and how ``[target]`` and ``[label]`` have it."""
+
+    column: Column
+    why: str
+    target: dict[str, Any]
+    label: dict[str, Any]
+    silence: str
+    """What an event without a label comes to."""
+
+
 class _Parts(NamedTuple):
     """What the columns are for."""
 
     id: Column
     time: Column
     time_format: tuple[str, str | None]
-    label: Column | None
+    truth: _Truth | None
     label_time: tuple[Column, str] | None
     fields: list[Column]
 
 
-def draft(path: Path) -> Draft:
+def draft(path: Path, label: str | None = None) -> Draft:
     """The configuration that fits the first rows of a file.
 
+    ``label`` names the column of the truth; without it one of two values is, if its name says so.
     Raises :class:`MillraceError` with what is missing where there can be none.
     """
     rows = list(islice((row for batch in read_rows(path) for row in batch), SAMPLE))
     columns, odd = columns_of(rows)
-    parts = _parts(path, columns)
+    parts = _parts(path, columns, label)
     text = _written(path, parts, odd)
     config = parse(tomllib.loads(text), str(path))
     _, bad = Codec(config).events([Record("", 0, i, None, row) for i, row in enumerate(rows)])
     return Draft(text, len(rows), len(bad))
 
 
-def _parts(path: Path, columns: list[Column]) -> _Parts:
+def _parts(path: Path, columns: list[Column], named: str | None) -> _Parts:
     if not columns:
         raise MillraceError(f"{path}: expected rows of JSON objects with values, got none")
     has = f"it has {', '.join(shown(c.name) for c in columns[:20])}"
@@ -84,7 +96,7 @@ def _parts(path: Path, columns: list[Column]) -> _Parts:
             f"milliseconds or RFC 3339 under a name like 'time'; {has}"
         )
     time, time_format = whole[0]
-    ids = [c for c in columns if c.unique and c is not time]
+    ids = [c for c in columns if c.unique and c is not time and c.name != named]
     ids.sort(key=lambda c: (c.name.lower() not in ("id", "event_id", "uuid"), c.kind == "number",
                             not re.search("id$|key$", c.name, re.I)))  # fmt: skip
     if not ids:
@@ -93,8 +105,8 @@ def _parts(path: Path, columns: list[Column]) -> _Parts:
             f"a unique id; {has}"
         )
     rest = [c for c in columns if c is not time and c is not ids[0]]
-    labels = [c for c in rest if _LABEL.search(c.name) and len(set(c.texts)) == 2]
-    label = labels[0] if labels else None
+    truth = _guessed(rest) if named is None else _named(named, rest, has)
+    label = truth.column if truth else None
     later = [
         t
         for t in timed
@@ -113,7 +125,53 @@ def _parts(path: Path, columns: list[Column]) -> _Parts:
             f"{path}: beside id, time and label no column is a number, a boolean, a category or a "
             f"key: there is nothing to learn from; {has}"
         )
-    return _Parts(ids[0], time, time_format, label, label_time, fields)
+    return _Parts(ids[0], time, time_format, truth, label_time, fields)
+
+
+def _guessed(columns: list[Column]) -> _Truth | None:
+    """The first of two values whose name says that it is the truth."""
+    found = [c for c in columns if _LABEL.search(c.name) and len(set(c.texts)) == 2]
+    return _yes_or_no(found[0], "two values and a name that says so") if found else None
+
+
+def _named(name: str, columns: list[Column], has: str) -> _Truth:
+    """The truth that somebody named: yes or no, one of several classes, or a number."""
+    column = next((c for c in columns if c.name == name), None)
+    if column is None:
+        raise MillraceError(f"--label {name}: expected a column beside id and time; {has}")
+    texts = sorted(set(column.texts))
+    if len(texts) < 2:
+        raise MillraceError(f"--label {name}: expected two values at least, got {len(texts)}")
+    if len(texts) == 2:
+        return _yes_or_no(column, "two values")
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in column.values)
+    if numbers and not (
+        column.kind == "category" and all(isinstance(v, int) for v in column.values)
+    ):
+        why = f"numbers from {min(column.values)} to {max(column.values)}"
+        if len(texts) <= FEW and all(isinstance(v, int) for v in column.values):
+            why += '; if they stand for classes: [target] type = "classes", max_classes = '
+            why += str(len(texts))
+        return _Truth(column, why, {"type": "number"}, {}, "is not learned")
+    if column.kind == "number":
+        raise MillraceError(
+            f"--label {name}: expected numbers, got text such as {shown(column.values[0])}: write "
+            "them without thousands and with a point"
+        )
+    if len(texts) > FEW or not all(isinstance(v, str | int) for v in column.values):
+        raise MillraceError(
+            f"--label {name}: expected numbers, or at most {FEW} classes as text or whole numbers; "
+            f"got {len(texts):,} different values"
+        )
+    why = f"{len(texts)} classes"
+    return _Truth(column, why, {"type": "classes", "classes": texts}, {}, "is not learned")
+
+
+def _yes_or_no(column: Column, why: str) -> _Truth:
+    texts = sorted(set(column.texts))
+    positive = next((t for t in texts if _POSITIVE.match(t)), texts[1])
+    values = {t: int(t == positive) for t in texts}
+    return _Truth(column, f"{why}; 1 is {shown(positive)}", {}, {"values": values}, "counts as 0")
 
 
 def _written(path: Path, parts: _Parts, odd: list[str]) -> str:
@@ -140,6 +198,7 @@ def _written(path: Path, parts: _Parts, odd: list[str]) -> str:
         *(line for key, column in fields.items() for line in _field(key, column)),
         *(f"# left out: {sentence}" for sentence in odd),
         "",
+        *_target(parts),
         *_label(parts),
         *_features(fields),
         *_MEMBERS,
@@ -183,24 +242,28 @@ def _field(key: str, column: Column) -> list[str]:
     return [f"# {column.why}", f"{_key(key)} = {short}"]
 
 
+def _target(parts: _Parts) -> list[str]:
+    if parts.truth is None or not parts.truth.target:
+        return []
+    settings = parts.truth.target
+    return ["[target]", *(f"{key} = {_toml(value)}" for key, value in settings.items()), ""]
+
+
 def _label(parts: _Parts) -> list[str]:
-    label = parts.label
-    if label is None:
+    truth = parts.truth
+    if truth is None:
         return [
             "[label]",
             "# No column looks like the truth: two values and a name such as fraud or clicked.",
-            "# Send labels as records of their own, or name the column here.",
+            "# Send labels as records of their own, or draft again with --label COLUMN.",
             'field = "label"',
             "",
         ]
-    texts = sorted(set(label.texts))
-    positive = next((t for t in texts if _POSITIVE.match(t)), texts[1])
-    values = {t: int(t == positive) for t in texts}
     lines = [
         "[label]",
-        f"# two values and a name that says so; 1 is {shown(positive)}",
-        f"field = {_quoted(_path(label.place))}",
-        f"values = {_toml(values)}",
+        f"# {truth.why}",
+        f"field = {_quoted(_path(truth.column.place))}",
+        *(f"{key} = {_toml(value)}" for key, value in truth.label.items()),
     ]
     if parts.label_time is not None:
         column, time_format = parts.label_time
@@ -209,7 +272,7 @@ def _label(parts: _Parts) -> list[str]:
             f"time = {_quoted(_path(column.place))}",
             f"time_format = {_quoted(time_format)}",
         ]
-    return [*lines, "# a guess: after so long an event without a label counts as 0",
+    return [*lines, f"# a guess: after so long an event without a label {truth.silence}",
             'horizon = "30d"', ""]  # fmt: skip
 
 
@@ -291,9 +354,9 @@ def _toml(value: Any) -> str:
     return _quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
-def write_draft(data: Path, out: Path) -> Draft:
+def write_draft(data: Path, out: Path, label: str | None = None) -> Draft:
     """The draft, written to ``out``; raises :class:`MillraceError`, also where that exists."""
-    made = draft(data)
+    made = draft(data, label)
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(made.text)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ def jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def drafted(path: Path) -> tuple[Config, dict[str, Any]]:
+def drafted(path: Path, label: str | None = None) -> tuple[Config, dict[str, Any]]:
     """The configuration, and a whole run of the engine over the file."""
-    made = draft(path)
+    made = draft(path, label)
     assert made.refused == 0, made.text
     c = parse(tomllib.loads(made.text), "draft")
     event = c.event
@@ -98,6 +100,70 @@ def test_clicks_in_csv_with_epoch_seconds_and_no_label(tmp_path: Path) -> None:
     assert (c.event.fields["price"].decimal, c.event.fields["price"].thousands) == (".", ",")
     assert "No column looks like the truth" in draft(path).text
     assert summary["scores"] == N
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "kind"),
+    [
+        ("paid", lambda i: i % 9 == 0, "binary"),
+        ("team", lambda i: ("a", "b", "c")[i % 3] if i % 7 else None, "classes"),
+        ("minutes", lambda i: 3.5 + i * 31 % 50, "number"),
+        ("stars", lambda i: 1 + i % 5, "number"),
+        ("queue code", lambda i: 100 + i % 4, "classes"),
+    ],
+)
+def test_a_truth_that_is_named_may_be_of_any_kind(
+    tmp_path: Path, label: str, values: Callable[[int], Any], kind: str
+) -> None:
+    """Two values are yes and no, numbers a number, a few texts or codes are classes."""
+    rows = [payment(i) | {"truth": {label: values(i)}} for i in range(N)]
+    c, summary = drafted(jsonl(tmp_path / "a.jsonl", rows), f"truth.{label}")
+    assert c.target.type == summary["target"] == kind
+    truths = {values(i) for i in range(N)} - {None}
+    if kind == "classes":
+        assert list(c.target.classes) == sorted(map(str, truths))
+    assert summary["labels"] == sum(values(i) is not None for i in range(N))
+    assert f"truth.{label}" not in c.event.fields
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "told"),
+    [
+        ("nothing", lambda i: i % 2, "expected a column beside id and time; it has 'id'"),
+        ("id", lambda i: i % 2, "expected numbers, or at most 50 classes"),
+        ("truth", lambda i: 7, "expected two values at least, got 1"),
+        ("truth", lambda i: f"{i},5", "expected numbers, got text such as '0,5'"),
+        ("truth", lambda i: f"word {i}", "expected numbers, or at most 50 classes"),
+    ],
+)
+def test_what_can_be_no_truth_is_refused(
+    tmp_path: Path, label: str, values: Callable[[int], Any], told: str
+) -> None:
+    """With what was expected."""
+    path = jsonl(
+        tmp_path / "a.jsonl", [payment(i) | {"n": i, "truth": values(i)} for i in range(N)]
+    )
+    with pytest.raises(MillraceError, match=re.escape(told)):
+        draft(path, label)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_cells_stand_between_what_the_first_line_has(tmp_path: Path, separator: str) -> None:
+    """As spreadsheets write them; codes that begin with a zero are no numbers."""
+    path = tmp_path / "a.csv"
+    lines = [["Nr", "at", "weight", "zip", "paid"]]
+    for i in range(N):
+        weight = f"{i % 30}.5" if separator == "," else f"{i % 30},5"
+        lines.append([f"A-{i}", f"{1 + i // 24:02}.01.2026 {i % 24:02}:00", weight,
+                      ("80331", "04109")[i % 2], "yn"[i % 97 > 30]])  # fmt: skip
+    path.write_text("\ufeff" + "".join(separator.join(line) + "\n" for line in lines), "utf-8")
+    c, summary = drafted(path, "paid")
+    assert (c.event.id, c.event.time) == ("Nr", "at")
+    assert {name: f.kind for name, f in c.event.fields.items()} == {
+        "weight": "number",
+        "zip": "category",
+    }
+    assert summary["scores"] == summary["labels"] == N
 
 
 def test_nested_parquet_and_names_with_odd_characters(tmp_path: Path) -> None:

@@ -80,12 +80,13 @@ bench-latency: setup ## Measure from event to committed score, on Kafka and over
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
-bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, and reasons
+bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, reasons, and changes under load
 	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.rebuilds $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.changes $(BENCH)
 
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
 	@$(BIN)/python -m benchmarks.service.soak $(BENCH)

@@ -45,18 +45,35 @@ def learned(made: Sequence[Batch], told: dict[str, Any]) -> ScoringEngine:
         return engine
 
 
-def by_row(engine: ScoringEngine, rows: int) -> dict[str, float]:
-    """Microseconds of processor time that one row takes of each member, quickly and exactly."""
+def newest(engine: ScoringEngine, rows: int) -> FeatureBatch:
+    """Events that wait for their labels."""
     pending = engine.pending
     held = pending.take(np.arange(pending.tail - rows, pending.tail))
     dense, hashed = (np.ascontiguousarray(held[name]) for name in ("dense", "hashed"))
-    x = FeatureBatch(engine.features.schema, dense, hashed)
+    return FeatureBatch(engine.features.schema, dense, hashed)
+
+
+def quickly(engine: ScoringEngine, x: FeatureBatch) -> dict[str, float]:
+    """How far weights of every score are from those of an alert, which take the slopes exactly.
+
+    Of the members that tell both alike.
+    """
+    assert engine.reasons is not None
+    links, link = engine.ensemble.score(x)
+    told = [engine.reasons.of(x, links[:, :, 0], link[:, 0], exact) for exact in (False, True)]
+    alike = [name != "boosting" for name in engine.ensemble.voters]
+    off = np.abs(told[0].by_member[:, alike] - told[1].by_member[:, alike])
+    return {"mean": float(off.mean()), "most": float(off.max())}
+
+
+def by_row(engine: ScoringEngine, x: FeatureBatch) -> dict[str, float]:
+    """Microseconds of processor time that one row takes of each member, quickly and exactly."""
     found = {}
     for name, member in engine.ensemble.members.items():
         for way, exact in (("quick", False), ("exact", True)):
             started = time.process_time()
             member.contributions(x, exact)
-            found[f"{name}.{way}_us"] = 1e6 * (time.process_time() - started) / rows
+            found[f"{name}.{way}_us"] = 1e6 * (time.process_time() - started) / len(x)
     return found
 
 
@@ -77,7 +94,12 @@ def main() -> None:
         for name in ("alerts", "all")
     }
     engines = {name: middle(each) for name, each in runs.items()}
-    found = {"engine": engines, "more_time": more, "members": by_row(engine, 1000)}
+    found = {
+        "engine": engines,
+        "more_time": more,
+        "members": by_row(engine, newest(engine, 1000)),
+        "off_quickly": quickly(engine, newest(engine, 4096)),
+    }
     show("reasons", {"events": events, "alerts": engine.counts["alerts"]} | found, given.json)
 
 

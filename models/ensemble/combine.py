@@ -27,11 +27,11 @@ class Combiner(Protocol):
     def combine(self, links: F64) -> F64:
         """Member links ``(n, m, k)`` to ensemble links ``(n, k)``; changes nothing."""
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """By how much the link moves with each member's, on average: ``(n, m)``.
 
         Along the straight line from links ``start`` to ``links``, each ``(n, m)``, of a target
-        with one link. ``None``: it moves in steps.
+        with one link, at so many ``nodes`` of it. ``None``: it moves in steps.
         """
 
     def update(self, links: F64, y: F64, w: F64) -> None:
@@ -68,7 +68,7 @@ class _Fixed:
         self._seed = seed
         self._task = task
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """Unknown."""
         return None
 
@@ -102,7 +102,7 @@ class MeanLogit(_Fixed):
         """See :meth:`Combiner.combine`."""
         return links.mean(axis=1)
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """``1 / m``, always."""
         return np.full(links.shape, 1 / self._m)
 
@@ -114,9 +114,9 @@ class MeanProbability(_Fixed):
         """See :meth:`Combiner.combine`."""
         return self._task.link(self._task.output(links).mean(axis=1))
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """See :meth:`Combiner.slopes`."""
-        return _slopes(start, links, np.full(self._m, 1 / self._m))
+        return _slopes(start, links, nodes, np.full(self._m, 1 / self._m))
 
 
 class MajorityVote(_Fixed):
@@ -170,9 +170,9 @@ class WeightedVote(_Fixed):
         said = self._task.output(links) * self._votes[:, None]
         return self._task.link(said.sum(axis=1))
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """See :meth:`Combiner.slopes`."""
-        return _slopes(start, links, self._votes)
+        return _slopes(start, links, nodes, self._votes)
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`Combiner.update`; a row of weight ``w`` counts as ``w`` rows."""
@@ -296,10 +296,10 @@ class Boosting(_Fixed):
         self._row = int(state["row"])
 
 
-def _slopes(start: F64, links: F64, votes: F64) -> F64:
+def _slopes(start: F64, links: F64, nodes: int, votes: F64) -> F64:
     """Of the logit of probabilities weighed by ``votes`` ``(m,)``, which sum to 1."""
     found = np.zeros(links.shape)
-    for at, weight in zip(AT[NODES, :NODES], WEIGHT[NODES, :NODES], strict=True):
+    for at, weight in zip(AT[nodes, :nodes], WEIGHT[nodes, :nodes], strict=True):
         line = start + at * (links - start)
         p, q = sigmoid(line), sigmoid(-line)
         # Not by a matrix product, whose bits depend on how many rows there are.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, Parameter, Role, State
 from models.carry import Places, fill
+from models.kernels.common import NODES
 from models.kernels.ensemble import experts as kernels
 from models.task import Task
 
@@ -87,7 +88,7 @@ class _Experts:
             ours["weights"][here] += math.fsum(got["weights"][gone]) / n
             ours["shares"][1] += math.fsum(got["shares"][3:][gone])
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """See :meth:`models.ensemble.combine.Combiner.slopes`: unknown."""
         return None
 

@@ -14,6 +14,7 @@ import numpy as np
 from models.base import F64, Parameter, State
 from models.carry import Places, fill
 from models.kernels import stack as kernels
+from models.kernels.common import NODES
 from models.task import BINARY, Task
 
 
@@ -73,13 +74,13 @@ class Stack:
         kernels.combine(rows, *learned, self._readings, self._experts, out)
         return out[:, None]
 
-    def slopes(self, start: F64, links: F64) -> F64 | None:
+    def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
         """See :meth:`models.ensemble.combine.Combiner.slopes`."""
         out = np.zeros(links.shape)
         learned = (self._weights, self._bent, self._shares)
         scratch = (self._readings, self._experts, np.zeros(self._m))
         rows = (np.ascontiguousarray(start), np.ascontiguousarray(links))
-        kernels.slopes(*rows, *learned, *scratch, out)
+        kernels.slopes(*rows, nodes, *learned, *scratch, out)
         return out
 
     def update(self, links: F64, y: F64, w: F64) -> None:

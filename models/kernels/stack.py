@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 
-from numba import float64, njit, void
+from numba import float64, int64, njit, void
 
 from models.base import F64
-from models.kernels.common import AT, HELPER, NODES, WEIGHT, sigmoid
+from models.kernels.common import AT, HELPER, WEIGHT, sigmoid
 from models.kernels.entry import entry
 
 LIMIT = 30.0
@@ -88,27 +88,27 @@ def _slope(z: float) -> float:
     return sigmoid(z) * sigmoid(-z)
 
 
-@entry(void(_ROWS, _ROWS, *[_LINE] * 6, _ROWS))
+@entry(void(_ROWS, _ROWS, int64, *[_LINE] * 6, _ROWS))
 def slopes(
-    start: F64, links: F64, weights: F64, bent: F64, shares: F64, readings: F64, experts: F64,
-    line: F64, out: F64,
+    start: F64, links: F64, nodes: int, weights: F64, bent: F64, shares: F64, readings: F64,
+    experts: F64, line: F64, out: F64,
 ) -> None:  # fmt: skip
     """``out[i, j]``: by how much :func:`combine` moves with member ``j``'s link, on average.
 
-    Along the straight line from ``start[i]`` to ``links[i]``; ``line`` ``(m,)`` is scratch, ``out``
-    comes as zeros.
+    Along the straight line from ``start[i]`` to ``links[i]``, at so many ``nodes``; ``line``
+    ``(m,)`` is scratch, ``out`` comes as zeros.
     """
     m = len(line)
     for i in range(len(links)):
-        for q in range(NODES):
+        for q in range(nodes):
             for j in range(m):
-                line[j] = start[i, j] + AT[NODES, q] * (links[i, j] - start[i, j])
+                line[j] = start[i, j] + AT[nodes, q] * (links[i, j] - start[i, j])
             _experts(line, weights, bent, readings, experts)
             p, n = 0.0, 0.0
             for e in range(len(shares)):
                 p += shares[e] * sigmoid(experts[e])
                 n += shares[e] * sigmoid(-experts[e])
-            scale = WEIGHT[NODES, q] / (p * n)
+            scale = WEIGHT[nodes, q] / (p * n)
             stacked = shares[0] * _slope(experts[0])
             mean = shares[1] * _slope(experts[1]) / m
             bending = shares[3 + m] * _slope(experts[3 + m])

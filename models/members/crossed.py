@@ -52,14 +52,20 @@ def crossed_reasons(dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out:
     for i in range(len(dense)):
         locate(dense, i, a.bins.edge, a.bins.order, a.at, a.ids)
         find(hashed, i, a.ids, a.salt, a.key, a.slot, shift)
-        weights(a.table, a.slot, 0, a.z[0], a.root[0], a.weight[0], a.hyper)
+        w = a.weight[0]
+        weights(a.table, a.slot, 0, a.z[0], a.root[0], w, a.hyper)
         pair = 1 + f
         for c in range(f):
-            out[i, c] += a.weight[0, 1 + c]
+            even, odd, last = 0.0, 0.0, c & ~1  # two sums: neither waits for the other
+            for b in range(0, last, 2):
+                even += w[pair + b]
+                odd += w[pair + b + 1]
+            if last < c:
+                even += w[pair + last]
+            out[i, c] += w[1 + c] + 0.5 * (even + odd)
             for b in range(c):
-                out[i, c] += 0.5 * a.weight[0, pair]
-                out[i, b] += 0.5 * a.weight[0, pair]
-                pair += 1
+                out[i, b] += 0.5 * w[pair + b]
+            pair += c
 
 
 class CrossedModel(HashedModel):

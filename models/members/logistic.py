@@ -202,11 +202,15 @@ def logistic_reasons(dense: F32, hashed: U32, exact: bool, a: LogisticArrays, ou
         standardise(dense, i, a.mean, a.variance, a.z)
         _links(a.z, hashed, i, a.first, a.weight, a.links)
         _slopes(a)
-        for r in range(RATES):
-            for j in range(d):
-                out[i, j] += a.error[r] * a.weight[1 + j, r] * a.z[j]
-            for k in range(hashed.shape[1]):
-                out[i, d + k] += a.error[r] * a.weight[bucket(hashed, i, k, a.first), r]
+        for j in range(d):
+            weight = 0.0
+            for r in range(RATES):
+                weight += a.error[r] * a.weight[1 + j, r]
+            out[i, j] += weight * a.z[j]
+        for k in range(hashed.shape[1]):
+            at = bucket(hashed, i, k, a.first)
+            for r in range(RATES):
+                out[i, d + k] += a.error[r] * a.weight[at, r]
 
 
 class LogisticModel(CompiledModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,21 @@ def rebuild(state_dir: Path, generation: Path, name: str, tree: dict[str, Any]) 
         return taught(member, rows, schema, every)
 
     rebuilds = state["rebuilds"]
-    learn(as_it_was, rebuilds["known"].get(name, 0))
-    if as_it_was.digest() != wanted and not rebuilds["accepted"].get(name):
+    accepted = bool(rebuilds["accepted"].get(name))
+    known = rebuilds["known"].get(name, 0)
+    with ThreadPoolExecutor(1) as beside:
+        # Side by side where neither can touch what is the other's.
+        compared = beside.submit(lambda: None if accepted else learn(as_it_was, known))
+        if not serving.apart:
+            compared.result()
+        rows = learn(as_corrected, manifest.seq)
+        compared.result()
+    if not accepted and as_it_was.digest() != wanted:
         return Answer(
             refused="the history is not its whole past: it was installed, reset, rolled back or"
             " frozen, the ensemble drew its weights, or history.keep and history.disk were too"
             " short; ask with accept to have it learn the history alone"
         )
-    rows = learn(as_corrected, manifest.seq)
     digest = as_corrected.digest()
     Artefacts(state_dir / FOLDER).put(digest, as_corrected.state)
     return Answer(digest, {"rows": rows}, upto=manifest.seq)

@@ -186,18 +186,22 @@ def explain(
         str | None, typer.Option(help="Only arrays whose path begins so, such as `hidden.0`.")
     ] = None,
     since: Moment = None,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="What came since the member's newest record.")
+    ] = False,
     most: Annotated[int, typer.Option(help="Rows of each table.", min=1)] = 10,
     as_json: Json = False,
 ) -> None:
     """What moved a member most: stretches by the trail, updates and events done again.
 
     The stretch between two records of it in which its arrays went furthest is replayed beside the
-    service. Exit status 14: journal and checkpoints do not reach back to it.
+    service; with `--latest`, and where the trail tells of none, what came since. Exit status 14:
+    journal and checkpoints do not reach back to it.
     """
     from stream.tools.audit.explain import explain as explained
 
     with reported(), err.status("Doing the steps again"):
-        found = explained(load(config), member, layer, since, most)
+        found = explained(load(config), member, layer, since, most, latest)
     if as_json:
         print_json(found)
     else:
@@ -210,8 +214,9 @@ def _print_moves(found: dict[str, Any]) -> None:
     from stream.tools.audit.read import at_time
 
     for row in found["stretches"]:
-        spans = {key: "..".join(map(str, row[key])) for key in ("versions", "steps")}
+        spans = {k: "..".join(short(v or "") for v in row[k]) for k in ("versions", "steps")}
         row |= {"at": at_time(row["at"])} | spans
+        row |= {} if row["record"] else {"record": "not yet"}
     for row in found["updates"]:
         places = [f"{topic}/{p}@{first}..{last}" for topic, p, first, last in row.pop("ranges")]
         row["records"] = " ".join(places)

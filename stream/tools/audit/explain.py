@@ -25,6 +25,7 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import Slice
 from stream.decode.codec import Codec
 from stream.decode.feedback import FeedbackCodec
+from stream.run.assemble import open_log, wall_clock_ms
 from stream.settings.schema import Config
 from stream.state.follow import Diverged
 from stream.state.recovery import OUT_OF_REACH
@@ -37,9 +38,11 @@ from stream.tools.audit.interactions import (
     LEARNERS,
     change,
     interactions_again,
+    learned_in,
     of_a_list,
     part_of,
     parts,
+    versions_of,
 )
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.replay import rebuilt
@@ -85,35 +88,63 @@ class Update(NamedTuple):
 
 
 def explain(
-    config: Config, member: str, layer: str | None, since_ms: int | None, most: int
+    config: Config,
+    member: str,
+    layer: str | None,
+    since_ms: int | None,
+    most: int,
+    latest: bool = False,
 ) -> dict[str, Any]:
     """The ``most`` stretches, updates and events that moved a member's arrays furthest.
 
     ``layer``: only arrays whose path begins so. ``since_ms``: only what the trail recorded from
-    then on. Sizes are L2 norms of the change. ``exit`` is 0, or 14 where journal and checkpoints do
-    not reach back to the stretch, whose updates are not known then.
+    then on. ``latest``: what came since the member's newest record, up to the journal's end; that
+    is told as well where no record tells of a change. Sizes are L2 norms of the change. ``exit`` is
+    0, or 14 where journal and checkpoints do not reach back to the stretch, whose updates are not
+    known then.
 
     Raises :class:`MillraceError` for a member or a layer that the trail does not tell of.
     """
     learner, layer = part_of(config, member, layer)
-    told = _told(config, learner, member)
-    stretches = _stretches(told, layer, learner in LEARNERS)
+    told = _told(config, learner, member, latest)
+    stretches = [] if latest else _stretches(told, layer, learner in LEARNERS)
     if since_ms is not None:
         stretches = [row for row in stretches if row["at"] >= since_ms]
     stretches.sort(key=_moved, reverse=True)
+    if latest or (not stretches and since_ms is None):
+        stretches = _unrecorded(config, told)
     found: dict[str, Any] = {"member": member, "layer": layer, "exit": int(Exit.OK), "replay": ""}
     found |= {"stretches": stretches[:most], "updates": [], "events": []}
     if not stretches:
-        return found | {"replay": "nothing to do again: no record of a change"}
+        return found | {"replay": "nothing to do again: no change on record, and no step since"}
     try:
         again = interactions_again if learner in LEARNERS else _again
-        found |= again(config, learner, layer, stretches[0], most)
+        made, learned = again(config, learner, layer, stretches[0], most)
+        found |= made
+        if stretches[0]["record"] is None:
+            stretches[0] |= learned
     except (*OUT_OF_REACH, Diverged) as error:
         found |= {"exit": int(Exit.MISSING), "replay": f"out of reach: {error}"}
     return found
 
 
-def _told(config: Config, learner: str, asked: str) -> list[_Told]:
+def _unrecorded(config: Config, told: Sequence[_Told]) -> list[dict[str, Any]]:
+    """What came since the newest record; how many versions and labels only a replay can tell."""
+    version, step = (told[-1].version_to, told[-1].steps[1]) if told else (0, 0)
+    log = open_log(config, wall_clock_ms)
+    try:
+        newest = log.journal_tail()
+    finally:
+        log.close()
+    if newest is None or newest.seq < step:
+        return []
+    row = {"record": None, "at": newest.clock_ms, "event": "", "versions": [version + 1, None]}
+    # Later updates of the record's own step are not on record either.
+    row |= {"steps": [min(step + 1, newest.seq), newest.seq]}
+    return [row | {"labels": None, "moved": None, "most": ""}]
+
+
+def _told(config: Config, learner: str, asked: str, latest: bool) -> list[_Told]:
     found = []
     records = records_of(read_trail(config))
     for record in records:
@@ -122,7 +153,7 @@ def _told(config: Config, learner: str, asked: str) -> list[_Told]:
                 found.append(msgspec.convert(record, _Told))
             except msgspec.ValidationError:
                 continue  # of another kind: it tells of no arrays
-    if not found:
+    if not found and not (latest and learner in config.learners):
         known = sorted({record["model"] for record in records if "tensors" in record})
         known += parts(config)
         raise MillraceError(
@@ -176,11 +207,11 @@ def _most(moves: Mapping[str, float]) -> str:
 
 def _again(
     config: Config, member: str, layer: str | None, stretch: Mapping[str, Any], most: int
-) -> dict[str, Any]:
-    """The updates of a stretch and their events."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The updates of a stretch and their events; the versions and labels that it was."""
     # The record before was written within a step, whose later updates are of this stretch.
     first, last = max(1, stretch["steps"][0] - 1), stretch["steps"][1]
-    versions = range(stretch["versions"][0], stretch["versions"][1] + 1)
+    versions = versions_of(stretch)
     rows: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
     names: dict[int, str] = {}
@@ -199,7 +230,7 @@ def _again(
         "updates": heapq.nlargest(most, rows, key=_moved),
         "events": events,
         "replay": f"steps {first} to {last}: {len(rows)} updates",
-    }
+    }, learned_in(rows, versions)
 
 
 def _moved(row: Mapping[str, Any]) -> tuple[float, int]:

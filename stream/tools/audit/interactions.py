@@ -8,6 +8,7 @@ its interactions are learned one at a time, and what each changed is noted.
 from __future__ import annotations
 
 import heapq
+import sys
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -66,10 +67,11 @@ class _Update(NamedTuple):
 
 def interactions_again(
     config: Config, learner: str, layer: str | None, stretch: Mapping[str, Any], most: int
-) -> dict[str, Any]:
-    """The updates of a stretch and their interactions, as ``explain.py`` tells those of events."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The updates of a stretch and their interactions, as ``explain.py`` tells those of events;
+    the versions and labels that it was."""
     first, last = max(1, stretch["steps"][0] - 1), stretch["steps"][1]
-    versions = range(stretch["versions"][0], stretch["versions"][1] + 1)
+    versions = versions_of(stretch)
     rows: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
     names = _Names()
@@ -90,7 +92,19 @@ def interactions_again(
         "updates": heapq.nlargest(most, rows, key=_moved),
         "events": events,
         "replay": f"steps {first} to {last}: {len(rows)} updates",
-    }
+    }, learned_in(rows, versions)
+
+
+def versions_of(stretch: Mapping[str, Any]) -> range:
+    """Those of the updates of a stretch, which may be open: what came since the newest record."""
+    first, last = stretch["versions"]
+    return range(first, sys.maxsize if last is None else last + 1)
+
+
+def learned_in(rows: Sequence[Mapping[str, Any]], versions: range) -> dict[str, Any]:
+    """Versions and labels of these updates of a stretch."""
+    last = max((row["version"] for row in rows), default=versions.start - 1)
+    return {"versions": [versions.start, last], "labels": sum(row["labels"] for row in rows)}
 
 
 def _moved(row: Mapping[str, Any]) -> float:

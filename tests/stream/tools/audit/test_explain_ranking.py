@@ -95,6 +95,27 @@ def test_updates_go_as_far_as_the_states_lie_apart(shop: Path, member: str) -> N
     )
 
 
+@pytest.mark.parametrize("member", ["recommender", "cooccurrence", "line"])
+def test_what_came_since_the_newest_record_is_taken_apart_too(shop: Path, member: str) -> None:
+    """Version by version from there to what the journal's end makes of it, each to the bit."""
+    learner = "ratings" if member == "line" else "recommender"
+    recorded = explain(shop, learner, "--most", 1000)["stretches"]
+    found = explain(shop, member, "--latest", "--most", 5000)
+    (stretch,) = found["stretches"]
+    assert stretch["record"] is None
+    first, last = stretch["versions"]
+    assert first == max(row["versions"][1] for row in recorded) + 1
+    with rebuilt(settings(shop), stretch["steps"][1]) as past:
+        assert last == past.follower.engine.auditor.versions()[learner] >= first
+    assert sorted(row["version"] for row in found["updates"]) == list(range(first, last + 1))
+    assert stretch["labels"] == sum(row["labels"] for row in found["updates"]) > 0
+    assert len(found["events"]) == stretch["labels"]
+    row = max(found["updates"], key=lambda row: row["step"])
+    prefix = "" if member == learner else f"{member}."
+    assert row["moved"] == pytest.approx(apart(shop, learner, prefix, row["step"]), rel=1e-6)
+    assert "not yet" in millrace("audit", "explain", shop / "c.toml", member, "--latest")
+
+
 def apart(directory: Path, learner: str, prefix: str, step: int) -> float:
     """The distance of a learner's arrays before and after a step; new rows count whole."""
     found: list[dict[str, Any]] = []

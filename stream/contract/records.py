@@ -103,7 +103,7 @@ class Batch(msgspec.Struct, frozen=True):
     step, and the members' digests must go on record. ``room``: how many events may wait for a label
     from here on, where the configuration does not say; 0: as before. ``models``: what the commands
     among the records put in the place of members, by member and digest; where one cannot be had,
-    why.
+    why. ``quiet``: no event waited to be read when the records were polled, nor is one among them.
     """
 
     seq: int
@@ -113,6 +113,7 @@ class Batch(msgspec.Struct, frozen=True):
     checkpoint: bool = False
     room: int = 0
     models: Mapping[tuple[str, str], Any] = {}
+    quiet: bool = False
 
     def __len__(self) -> int:
         return sum(len(s.records) for s in self.slices)
@@ -123,8 +124,8 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``kind`` says what ``body`` holds and how the record is done again; ``stream/state/follow.py``
     has the table. Text of any kind is read, so that a record of a later version can be named.
-    ``checkpoint``, ``room``: see :class:`Batch`; ``missing``: digests of the ``models`` that could
-    not be had.
+    ``checkpoint``, ``room``, ``quiet``: see :class:`Batch`; ``missing``: digests of the ``models``
+    that could not be had.
 
     Where a checkpoint was taken, ``config`` is the SHA-256 of the configuration that the engine ran
     under, and ``contents`` those of the parts of its state: a start loads nothing else. ``head`` is
@@ -147,6 +148,7 @@ class JournalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     contents: dict[str, str] = {}
     head: tuple[int, str] | None = None
     missing: tuple[str, ...] = ()
+    quiet: bool = False
 
 
 _journal_encoder = msgspec.json.Encoder()

@@ -525,7 +525,8 @@ class Service:
             engine = self._engine()
         models = self._models(slices)
         batch = Batch(
-            *(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room(), models)
+            *(engine.seq + 1, self._clock_ms(), slices, skipped, checkpoint, self._room(), models),
+            self._quiet(slices),
         )
         try:
             failpoint("step.before")
@@ -581,6 +582,17 @@ class Service:
             listener.stepped(new, outputs, seconds)
         self.checkpointer.stepped(seconds, 1)
         return True
+
+    def _quiet(self, slices: list[Slice]) -> bool:
+        """Whether no event is there for a scorer whose silence others wait upon."""
+        events = self.config.topics.events
+        if not self.config.shared_entities or self._ahead.backlog:
+            return False
+        if any(piece.range.topic == events for piece in slices):
+            return False
+        with suppress(LogUnavailable):
+            return not any(n for (topic, _), n in self.log.lag().items() if topic == events)
+        return False
 
     def _room(self) -> int:
         """How many events may wait for a label, where nobody has said so yet; else 0."""

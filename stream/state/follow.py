@@ -123,7 +123,8 @@ class Step(Told, frozen=True, kw_only=True):
         models = means.artefacts.models(engine, slices, record.missing)
         _refuse_gone(record, models)
         batch = Batch(
-            *(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room, models)
+            *(record.seq, record.clock_ms, slices, skipped, record.checkpoint, record.room, models),
+            record.quiet,
         )
         outputs = engine.step(batch)
         means.save(engine)

@@ -158,6 +158,7 @@ class Engine(ABC):
         self.auditor = Auditor(config.audit, ensemble, trail)
         self.ledger = Ledger(config.versions, ensemble.names)
         self._models: Models = {}
+        self._quiet = False
         self.counts: Counter[str] = Counter()
         self.seq = 0
         self.digest = GENESIS
@@ -197,7 +198,7 @@ class Engine(ABC):
         self.clock_ms = max(self.clock_ms, batch.clock_ms)
         if batch.room:
             self.pending.tell(batch.room)
-        self._models = batch.models
+        self._models, self._quiet = batch.models, batch.quiet
         self.auditor.begin(batch.seq, self.clock_ms)
         for piece in batch.slices:
             r = piece.range
@@ -228,6 +229,7 @@ class Engine(ABC):
             checkpoint=batch.checkpoint,
             room=batch.room,
             missing=tuple(sorted(d for (_, d), m in batch.models.items() if not usable(m))),
+            quiet=batch.quiet,
             **vouched,
         )
         outputs = self._finish(journal, out)

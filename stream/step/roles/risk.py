@@ -21,6 +21,8 @@ from models.features.stage import FeatureStage
 from stream.contract.records import NewRecord
 from stream.step.roles.examples import Foreign, check_meaning, packed
 
+BEATS = 16
+"""A scorer without events tells so as often within a delay: what others lack is known to that."""
 BLOCK_BYTES = 500_000
 """Of one record, before it is compressed."""
 
@@ -29,7 +31,8 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
     """Rows of one scorer: ``keys`` uint64 ``(n, entities)``, ``times`` int64 ``(n,)`` in ms.
 
     ``positive`` bool ``(n,)``: the event, told of before, is known to be positive; else it is new.
-    ``watermark_ms``: the newest event time that the scorer had scored, all of it told.
+    ``watermark_ms``: the newest event time that the scorer had scored, all of it told; of one that
+    has no events (:meth:`Sharing.beat`), up to which there were none.
     """
 
     meaning: str
@@ -40,6 +43,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
     positive: bytes
 
 
+_NONE = np.empty(0, np.int64)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Block).decode
 
@@ -68,6 +72,8 @@ class Sharing:
         self._meaning = meant
         self.told_ms = dict.fromkeys(others, 0)
         self.lacking = False
+        self._beaten_ms = 0  # up to when it was told last that there was no event
+        self._beat_ms = 0  # the same, to be told with this step
         self._keys: list[U64] = []
         self._times: list[I64] = []
         self._positive: list[BOOL] = []
@@ -87,10 +93,21 @@ class Sharing:
         self._times.append(times_ms)
         self._positive.append(np.full(len(times_ms), positive))
 
+    def beat(self, watermark_ms: int) -> None:
+        """There is no event here, while others tell of some: what they are up to is told for here.
+
+        By the stream's time, a part of the delay at a time; without anything new nobody beats.
+        """
+        newest = max(self.told_ms.values())
+        if newest >= max(self._beaten_ms, watermark_ms) + self._features.delay_ms // BEATS:
+            self._beat_ms = self._beaten_ms = newest
+
     def take(self, partition: int, watermark_ms: int) -> tuple[list[NewRecord], bytes]:
         """The records for what came since the last call, and a digest of what they hold."""
-        if not self._times:
+        if not self._times and not self._beat_ms:
             return [], b""
+        watermark_ms, self._beat_ms = max(watermark_ms, self._beat_ms), 0
+        self._hold(np.empty((0, len(self._features.shared)), np.uint64), _NONE, positive=False)
         positive = np.concatenate(self._positive)
         # A label may have come with its event, before this was told: events first.
         order = np.argsort(positive, kind="stable")
@@ -99,7 +116,7 @@ class Sharing:
         self._keys, self._times, self._positive = [], [], []
         each, n = BLOCK_BYTES // (8 * keys.shape[1] + 9), len(times)
         raws = []
-        for start in range(0, n, each):
+        for start in range(0, max(n, 1), each):
             rows = slice(start, start + each)
             told_ms = watermark_ms if start + each >= n else 0  # once all of it is told
             parts = (x[rows].tobytes() for x in (keys, times, positive))
@@ -112,7 +129,8 @@ class Sharing:
             block = _decode(zstandard.ZstdDecompressor().decompress(raw or b""))
             check_meaning(block.meaning, self._meaning)
             times = np.frombuffer(block.times, np.int64)
-            keys = np.frombuffer(block.keys, np.uint64).reshape(len(times), -1)
+            keys = np.frombuffer(block.keys, np.uint64)
+            keys = keys.reshape(len(times), -1 if len(times) else len(self._features.shared))
             positive = np.frombuffer(block.positive, np.uint8) != 0
         except Foreign:
             raise
@@ -151,9 +169,10 @@ class Sharing:
     def state(self) -> State:
         """See :meth:`models.base.Model.state`; what is to be told leaves with its step."""
         told = [list(pair) for pair in sorted(self.told_ms.items())]
-        return {"told_ms": told, "lacking": self.lacking}
+        return {"told_ms": told, "lacking": self.lacking, "beaten_ms": self._beaten_ms}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :meth:`models.base.Model.restore`."""
         self.told_ms |= dict(state["told_ms"])
         self.lacking = bool(state["lacking"])
+        self._beaten_ms = int(state["beaten_ms"])

@@ -130,6 +130,8 @@ class ScorerEngine(ScoringEngine):
         records, covered = self._handing.take(config.shard.index)
         handed = {config.examples_topic: records}
         if sharing is not None:
+            if self._quiet:
+                sharing.beat(self.watermark_ms)
             told, also = sharing.take(config.shard.index, self.watermark_ms)
             handed[config.risk_topic] = told
             covered += also

@@ -71,7 +71,7 @@ class Part:
         self.offsets: dict[tuple[str, int], int] = {}
         self.batches: list[Batch] = []
 
-    def step(self, *parts: tuple[str, int, list[Any]]) -> Outputs:
+    def step(self, *parts: tuple[str, int, list[Any]], quiet: bool = False) -> Outputs:
         """One step of ``(topic, partition, values)``; values that are not bytes become JSON."""
         slices = []
         for topic, number, values in parts:
@@ -82,7 +82,7 @@ class Part:
             ]
             self.offsets[topic, number] = at + len(rows)
             slices.append(Slice(Range(topic, number, at, at + len(rows) - 1, len(rows)), rows))
-        batch = Batch(self.engine.seq + 1, CLOCK_MS, slices)
+        batch = Batch(self.engine.seq + 1, CLOCK_MS, slices, quiet=quiet)
         self.batches.append(batch)
         done: Outputs = self.engine.step(batch)
         return done
@@ -126,7 +126,7 @@ class Scaled:
         taken = [(scorer.config.models_topic, 0, fresh)] if fresh else []
         if hear:
             taken += self._heard(index)
-        made = scorer.step(*taken, *parts)
+        made = scorer.step(*taken, *parts, quiet=not any(topic == "events" for topic, *_ in parts))
         self.outputs.append(made)
         self.examples[index] += contents(made.handed[scorer.config.examples_topic])
         self.risk[index] += contents(made.handed.get(scorer.config.risk_topic, ()))

@@ -155,6 +155,37 @@ def test_a_scorer_whose_tables_lack_something_says_so(tmp_path: Path) -> None:
     assert play2.differing() > 0
 
 
+def test_a_scorer_without_events_says_so_and_nobody_lacks_them(tmp_path: Path) -> None:
+    """By what the others tell of the stream's time, a part of the delay at a time; none echoes."""
+    many = Scaled(tree(tmp_path, 2))
+    first, second = (scorer.engine for scorer in many.scorers)
+    mine = range(24)  # whatever partition they are sent to
+    lacked = []
+    for hour in range(12):
+        at = START_MS + hour * HOUR_MS
+        before = first.counts["risk.lacking"]
+        many.score(0, ("events", 0, [event(n, at) for n in mine[2 * hour :][:2]]))
+        lacked.append(first.counts["risk.lacking"] > before)
+        many.score(1)
+    assert lacked == [True] + [False] * 11  # before anybody has told anything it is not known
+    assert not first.sharing.lacking
+    assert len(many.risk[1]) == 12
+    for _ in range(5):
+        many.score(0)
+        many.score(1)
+    assert (len(many.risk[0]), len(many.risk[1])) == (12, 12)
+    again = Part(many.scorers[1].config)
+    for batch in many.scorers[1].batches:
+        again.engine.step(batch)
+    assert again.engine.state_digest() == second.state_digest()
+    third = many.scorers[1].step(
+        ("events", 1, [event(30, START_MS)])
+    )  # late: nothing is taken back
+    assert third.handed["risk-test"]
+    many.scorers[0].step(("risk-test", 1, [r.value for r in third.handed["risk-test"]]))
+    assert first.sharing.told_ms[1] == START_MS + 11 * HOUR_MS
+
+
 def test_how_far_others_are_behind_is_not_known_before_they_told(tmp_path: Path) -> None:
     """No lag since 1970, which would hide all that follows on a chart."""
     played = Played(tmp_path, 2)

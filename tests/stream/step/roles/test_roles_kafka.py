@@ -16,6 +16,7 @@ from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Service
 from stream.settings.schema import Config
+from stream.step.roles.scorer import ScorerEngine
 from tests.stream.step.roles.scaled import of_role, raw
 from tests.support.broker import unique
 from tests.support.factory import event, label
@@ -73,6 +74,23 @@ def test_a_service_scores_and_learns_over_kafka(tree: dict[str, Any]) -> None:
         assert log.others() == []
     finally:
         log.close()
+
+
+def test_a_scorer_without_events_beats_for_the_others(tree: dict[str, Any]) -> None:
+    """Events of one scorer alone: the other tells all the same that there is nothing of its own."""
+    shop = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "1d", "windows": ["3d"]}
+    tree["features"] = [*tree["features"], shop]
+    configs = [of_role(tree, "scorer", i) for i in range(2)]
+    with running(configs[0]) as one, running(configs[1]) as other:
+        engine = one.engine
+        assert isinstance(engine, ScorerEngine)
+        sharing = engine.sharing
+        assert sharing is not None
+        records = [NewRecord(None, json.dumps(event(i)).encode(), 0) for i in range(20)]
+        one.log.append(one.config.topics.events, records)
+        wait_until(lambda: sharing.told_ms[1] == engine.watermark_ms > 0, "the other's beat")
+        assert other.engine is not None
+        assert other.engine.counts["scored"] == 0
 
 
 @pytest.mark.parametrize(

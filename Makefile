@@ -82,6 +82,7 @@ bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 
 bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, reasons, and changes under load
 	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.watched $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.rebuilds $(BENCH)

@@ -4,9 +4,10 @@ Run ``python -m benchmarks.lifecycle.watched [--runs N] [--json] [--quick]``. Ea
 with ``promote = "auto"`` that steps through the stream of ``benchmarks/lifecycle/challengers.py``:
 90 days of 600 events, campaigns of 1, 600 or 5,000 rows in turn, labels at once, a day or 7 days
 later. A small forest is challenged in the first step by forests of other seeds: by one, or by four
-that race. Equal skill, by symmetry; the evidence is watched after every block. Then a logistic
-member is challenged by a model that repeats the share of the newest 100 labels, which is put in a
-challenger's place.
+that race. They are equal on average, by symmetry: one seed's forest is truly better than another's
+in some runs, so that not all of those that are promoted are so falsely. The evidence is watched
+after every block. Then a logistic member is challenged by a model that repeats the share of the
+newest 100 labels, which is put in a challenger's place.
 """
 
 from __future__ import annotations

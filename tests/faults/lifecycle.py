@@ -2,8 +2,8 @@
 
 Each round is a shard of its own: its operator challenges, promotes, drops, installs, rolls back,
 pins, configures and more, every few events, while the guard rolls back and drift begins challenges
-by itself; in every second round who is better takes the place by itself, too. Lives end at random
-moments, at a named place of the code, or within an exchange of the whole ensemble. In the end
+by itself. Lives end at random moments, at a named place of the code, or within an exchange of the
+whole ensemble: by commands, and in every second round by evidence, with no command. In the end
 topics, state and generations must be what one process makes of the journal that was never killed.
 """
 
@@ -23,7 +23,17 @@ from stream.settings.upgrade import FORMAT, digest, journaled
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.backfill import in_force
 from tests.faults.check import Verdict, check
-from tests.faults.crash import EXTRA, PASSED, Feeder, Progress, Tally, die, finish, one_life
+from tests.faults.crash import (
+    EXTRA,
+    PASSED,
+    Feeder,
+    Progress,
+    Tally,
+    append,
+    die,
+    finish,
+    one_life,
+)
 from tests.faults.shard import TASKS, Shard
 from tests.faults.traffic import Kind, Piece, Traffic
 from tests.faults.worker import Worker
@@ -38,7 +48,14 @@ EXCHANGE = ("configure.before", "configure.after")
 """Named places around one ensemble's taking another's place."""
 OF_ALL = ("drop", "challenge", "promote", "promote", "rollback")
 """What is asked for, in turn, while a life is to end there."""
-AUTO = {"block": "1h", "rows": 20, "promote": "auto"}
+AUTO: dict[str, Any] = {
+    "members": [{"name": "base", "type": "constant"}],
+    "challengers": {"block": "1h", "rows": 20, "promote": "auto"},
+}
+"""A shard in which whatever learns is better, and takes the place by itself."""
+EITHER = Kind("either")
+MANY = 30
+"""Events in a piece while evidence is to come."""
 SPECS = ['{"type": "logistic", "learning_rate": 0.2}', '{"type": "crossed", "table_bits": 8}', ""]
 SECOND = """{"combine": "weighted_vote", "members": [{"name": "other", "type": "crossed",
 "table_bits": 8}, {"name": "linear", "type": "logistic"}, {"name": "base", "type": "constant"}]}"""
@@ -73,29 +90,41 @@ class Operator(Traffic):
     ----------
     of_all : bool
         Whether commands are about the whole ensemble.
+    quiet : bool
+        Whether there are none, and many events.
     """
 
     def __init__(self, seed: int, shard: Shard) -> None:
         super().__init__(seed)
         self._shard = shard
         self.sent: Counter[str] = Counter()
-        self.of_all = False
+        self.of_all = self.quiet = False
         self._in_turn = cycle(OF_ALL)
 
     def piece(self, events: int) -> Any:
         """As :meth:`Traffic.piece`, and a command after four of five."""
-        yield from super().piece(events)
-        if self._rng.random() < 0.8:
+        for piece in super().piece(MANY if self.quiet else events):
+            if piece.topic != "control":
+                yield piece
+        if self._rng.random() < 0.8 and not self.quiet:
             yield Piece("control", [self._command()])
+
+    def begin(self) -> Piece:
+        """Another ensemble challenges, and will soon be better, if anything is."""
+        fields = {"member": WHOLE, "spec": SECOND, "alpha": 0.9, "block": "1h", "deadline": "300d"}
+        return self._sent("challenge", fields)
+
+    def _sent(self, name: str, fields: dict[str, Any]) -> Piece:
+        self.sent[name] += 1
+        return Piece("control", [self._record("operator", {"command": name} | fields, EITHER)])
 
     def _command(self) -> Any:
         # What ends a challenge needs one that runs.
         name = self._rng.choice([*sorted(COMMANDS), "challenge", "challenge"])
         if self.of_all:
             name = next(self._in_turn)
-        self.sent[name] += 1
-        fields = MAKERS[name](self)
-        return self._record("operator", {"command": name} | fields, Kind("either"))
+        [record] = self._sent(name, MAKERS[name](self)).records
+        return record
 
     def member(self) -> str:
         """A member's name, now and then of one that may have come by a command."""
@@ -180,9 +209,10 @@ def lifecycle(
     """So many rounds; gives what was found, and what was told."""
     told, tally, problems = Told(), Tally(), {}
     for i in range(rounds):
-        changes = TASKS[TARGETS[i % len(TARGETS)]] | ({"challengers": AUTO} if i % 2 else {})
+        wins = i % 2 == 1
+        changes = TASKS[TARGETS[i % len(TARGETS)]] | (AUTO if wins else {})
         shard = Shard(directory / f"round-{i}", log, **changes)
-        verdict = _round(shard, seed * 1_000 + i, tally, told)
+        verdict = _round(shard, seed * 1_000 + i, tally, told, wins)
         if verdict.problems:
             problems[f"round {i}"] = verdict.problems
         shard.renew_log()
@@ -190,14 +220,20 @@ def lifecycle(
     return tally.as_dict() | {"problems": problems}, told
 
 
-def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
-    """Lives that die at a named place, in an exchange, at any moment; one that ends in order."""
+def _round(shard: Shard, seed: int, tally: Tally, told: Told, wins: bool) -> Verdict:
+    """Lives that die in an exchange, at a named place, at any moment; one that ends in order.
+
+    ``wins``: the exchange is one that no command asks for.
+    """
     rng = random.Random(f"lifecycle {seed}")
     traffic = Operator(seed, shard)
     feeder = Feeder(shard, traffic, 10_000)
     shard.log.create_topics()
-    for name, at in ((rng.choice(PLACES), 6), (rng.choice(EXCHANGE), 3)):
-        traffic.of_all = name in EXCHANGE
+    if wins:
+        append(shard, traffic.begin())
+    for name, at in ((rng.choice(EXCHANGE), 2 if wins else 3), (rng.choice(PLACES), 6)):
+        traffic.quiet = wins and name in EXCHANGE
+        traffic.of_all = not wins and name in EXCHANGE
         point = f"{name}=kill@{rng.randrange(1, at)}"
         with Worker(shard.path, *OPTIONS, MILLRACE_FAILPOINT=point) as w:
             w.wait_for("restored")  # not all is to wait for the first step
@@ -205,7 +241,7 @@ def _round(shard: Shard, seed: int, tally: Tally, told: Told) -> Verdict:
             tally.ended(w)
             tally.hits += 1
             tally.states[name] += 1
-    traffic.of_all = False
+        traffic.of_all = traffic.quiet = False
     with Worker(shard.path, *OPTIONS) as worker:
         one_life(worker, feeder, rng, 2.0, tally, shard)
         tally.ended(worker)

@@ -333,18 +333,20 @@ class ScoringEngine(Engine):
             self.auditor.record("corrected", "label", "ensemble", put_right)
 
     def _correct(self, labels: Labels, put_right: Counter[str]) -> None:
-        """One label takes the place of an older one, which waits for its event or has met it."""
+        """One label takes the place of an older one, which has met its event or waits for it.
+
+        In this order: what waits for an event that is known may be no more than a stray repeat.
+        """
         labels = self.join.placed(labels)
         self._classes_added()
         if not labels.records:
             return
         record, id_hash, y = labels.records[0], int(labels.id_hash[0]), float(labels.y[0])
-        if self.join.instead(labels):
-            return
         try:
             before, learned = self.corrections.correct(id_hash, y)
         except NotHeld as error:
-            self.join.refuse(record, "label_orphan", f"nothing to correct: {error}")
+            if not self.join.instead(labels):
+                self.join.refuse(record, "label_orphan", f"nothing to correct: {error}")
             return
         if before == y:
             self.join.repeat(record, y, before)
@@ -375,12 +377,12 @@ class ScoringEngine(Engine):
     def retract(self, event_id: str) -> dict[str, Any]:
         """See :meth:`Engine.retract`; tells whether members have learned the label."""
         id_hash = hash_text(event_id)
-        if self.join.withdrawn(id_hash):
-            return {"learned": False}
         try:
             _, learned = self.corrections.correct(id_hash, math.nan)
         except NotHeld as error:
-            raise CommandRefused(f"id: {error}") from error
+            if not self.join.withdrawn(id_hash):
+                raise CommandRefused(f"id: {error}") from error
+            learned = False
         return {"learned": learned}
 
     def _classes_added(self) -> None:

@@ -210,6 +210,9 @@ def _fates(
             yield _place(record), _GOOD[kind.what] if good else again
     labelled: set[str] = set()
     unsure = set(traffic.retracted)  # whether a label comes first, nobody outside can tell
+    values = [r.value for part in inputs[shard.topic("labels")] for r in part]
+    kinds = [traffic.kind(value) for value in values]
+    replaced = {kind.id for kind in kinds if kind.what == "correction"}
     for part in inputs[shard.topic("labels")]:
         for record in part:
             kind = traffic.kind(record.value)
@@ -219,7 +222,9 @@ def _fates(
                 continue
             good = kind.what == "label" and kind.id in scored and kind.id not in labelled
             labelled |= {kind.id} if good else set()
-            fate = "dead" if not good else "either" if kind.late else "applied"
+            # A second one that waits for its event, which is gone, may be corrected there.
+            again = "either" if kind.what == "label" and kind.id in replaced else "dead"
+            fate = again if not good else "either" if kind.late else "applied"
             yield _place(record), "either" if reconfigured and kind.what == "label" else fate
     for part in inputs[shard.topic("control")]:
         for record in part:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import F32
+from stream.contract.hashing import hash_texts
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_scoring
 from stream.settings.schema import Config
@@ -210,6 +211,25 @@ def test_a_label_that_waits_for_its_event_is_corrected_too(tmp_path: Path) -> No
     engine.step(feed.batch(("events", [event(1)])))
     assert engine.pending.truth(np.array([0])).tolist() == [1.0]
     assert engine.counts["labels.corrected"] == 1
+
+
+def test_a_stray_repeat_keeps_nothing_from_being_put_right(tmp_path: Path) -> None:
+    """A label that came again when its event was gone waits for one that will never come; what
+    was learned is corrected and retracted all the same."""
+    first, second = 3, 4  # past their horizon
+    plain, strayed = (build_scoring(shard(tmp_path), None) for _ in range(2))
+    for engine in (plain, strayed):
+        run(engine, truth)
+        assert engine.pending.find(hash_texts([f"e{first}", f"e{second}"])).max() < 0
+    told(strayed, ("labels", [label(first, not truth(first)), label(second, truth(second))]))
+    assert strayed.counts["labels.early"] == plain.counts["labels.early"] + 2
+    right = label(first, not truth(first)) | {"corrects": True}
+    for engine in (plain, strayed):
+        out = told(engine, ("labels", [right]), retract(second))
+        assert out.dead_letters == []
+        assert engine.counts["labels.corrected"] == engine.counts["labels.retracted"] == 1
+    assert kept(strayed) == kept(plain)
+    np.testing.assert_array_equal(foreseen(strayed), foreseen(plain))
 
 
 @settings(max_examples=10)

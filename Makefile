@@ -27,7 +27,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 # What the demo needs: no torch (5 GB) and no tools. Kernels are compiled when they are imported, half
 # a minute of one core: here two processes do it while the packages that they do not need are fetched.
 WINDOWS := models.kernels.windows.updates, models.kernels.stack, models.features.columns, \
-	monitoring.quality.sums, monitoring.drift.betting, monitoring.drift.shift, stream.step.pending.id_index
+	monitoring.quality.sums, monitoring.drift.betting, monitoring.drift.shift, stream.step.pending.id_index, \
+	stream.step.roles.packing
 MEMBERS := models.members.forest, models.members.crossed, models.members.logistic
 
 $(BIN)/.demo: pyproject.toml constraints.txt
@@ -89,6 +90,9 @@ bench-lifecycle: setup ## Measure what challengers and the guard decide, putting
 	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.changes $(BENCH)
 
+bench-scale: setup ## Measure scorers and learner on one core each, and model 1 to 1,000 scorers
+	@$(BIN)/python -m benchmarks.scale.model $(BENCH)
+
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
 	@$(BIN)/python -m benchmarks.service.soak $(BENCH)
 
@@ -100,4 +104,4 @@ clean: ## Remove .venv and caches
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help setup demo test lint format docs kafka bench bench-recovery bench-latency bench-drift bench-lifecycle \
-	bench-soak constraints clean
+	bench-scale bench-soak constraints clean

@@ -70,18 +70,20 @@ class Process:
 
 
 class Service:
-    """Scorers and their learner, a hop of event time at a time."""
+    """Scorers and their learner, a hop of event time at a time; ``changes``: of the file."""
 
-    def __init__(self, path: Path, scorers: int, every: str) -> None:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    kind: type[Process] = Process
+
+    def __init__(self, path: Path, scorers: int, every: str, **changes: Any) -> None:
+        tree = tomllib.loads(path.read_text(encoding="utf-8")) | changes
         tree["log"] = {"type": "kafka", "bootstrap": "127.0.0.1:9"}  # nobody connects
         tree["topics"] = {"partitions": scorers}
         shard = {"count": scorers, "every": every}
         self.scorers = [
-            Process(parse(tree | {"shard": shard | {"role": "scorer", "index": i}}, str(path)))
+            self.kind(parse(tree | {"shard": shard | {"role": "scorer", "index": i}}, str(path)))
             for i in range(scorers)
         ]
-        self.learner = Process(parse(tree | {"shard": shard | {"role": "learner"}}, str(path)))
+        self.learner = self.kind(parse(tree | {"shard": shard | {"role": "learner"}}, str(path)))
         self.ids: list[str] = []
         self.scores: list[Any] = []
         self.bytes: dict[str, int] = defaultdict(int)

@@ -52,9 +52,8 @@ def measured(events: int) -> dict[str, Any]:
                 found = coming.take(record.value) or found
             if found is None:
                 raise RuntimeError("expected a whole version")
-            version, view = found
-            taker.ensemble.restore_view(view)
-            if taker.ensemble.view_digest(view) != version.digest:
+            taker.ensemble.restore_view(found.state)
+            if taker.ensemble.view_digest(found.view) != found.version.digest:
                 raise RuntimeError("expected the digest of what was given")
 
         made = make()

@@ -148,7 +148,10 @@ class Group(Generic[L]):
         return {"names": list(self.names), "members": views, **self._own_state()}
 
     def view_digest(self, view: State) -> str:
-        """Hex digest of a view that these learners gave, or have taken over."""
+        """Hex digest of a view that these learners gave, or have taken over.
+
+        Its learners may be packed, in a form that is the same for the same view.
+        """
         digests = {
             name: state_digest(own) if (m := self.members[name]).digests_state() else m.digest()
             for name, own in view["members"].items()

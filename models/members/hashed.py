@@ -103,7 +103,7 @@ class HashedModel(CompiledModel):
         self._check(state, names)
         slots, rows, table = state["slots"], state["table"], self._arrays.table
         if len(slots) != len(rows) or (
-            len(slots) and not 0 <= min(slots) <= max(slots) < len(table)
+            len(slots) and not 0 <= slots.min() <= slots.max() < len(table)
         ):
             raise StateError(
                 f"{type(self).__name__}.slots: expected {len(rows)} slots below {len(table)}; "

@@ -29,6 +29,10 @@ LEVEL = 1
 """Of zstd: 4 times smaller, and level 3 a tenth smaller for twice the time."""
 
 
+MOST_BYTES = 64 << 20
+"""That a record may unpack to, as what a producer compressed may."""
+
+
 class Foreign(ValueError):
     """A record of another process that this one can do nothing with."""
 
@@ -57,6 +61,15 @@ def packed(raws: Sequence[bytes], partition: int) -> tuple[list[NewRecord], byte
         h.update(b"%d;" % len(raw) + raw)
     compress = zstandard.ZstdCompressor(LEVEL).compress
     return [NewRecord(None, compress(raw), partition) for raw in raws], h.digest()
+
+
+def plain_bytes(raw: bytes, most: int = MOST_BYTES) -> bytes:
+    """What was compressed; raises ``ValueError`` where it says to be longer than ``most``, or not
+    how long, and :class:`zstandard.ZstdError`."""
+    said = zstandard.frame_content_size(raw)
+    if not 0 <= said <= most:
+        raise ValueError(f"expected up to {most:,} bytes once decompressed, got {said:,}")
+    return zstandard.ZstdDecompressor().decompress(raw)
 
 
 class Example(msgspec.Struct, frozen=True, array_like=True):
@@ -187,7 +200,7 @@ class Reader:
     def read(self, raw: bytes | None) -> Rows:
         """The rows of a record; raises :class:`Foreign`."""
         try:
-            found = _decode(zstandard.ZstdDecompressor().decompress(raw or b""))
+            found = _decode(plain_bytes(raw or b""))
             check_meaning(found.meaning, self._meant)
             kinds = (self._dtype, np.dtype(np.float64), np.dtype(np.float64))
             parts = (found.rows, found.y, found.w)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.base import BOOL, I64, U64, State
 from models.features.stage import FeatureStage
 from stream.contract.records import NewRecord
-from stream.step.roles.examples import Foreign, check_meaning, packed
+from stream.step.roles.examples import Foreign, check_meaning, packed, plain_bytes
 
 BEATS = 16
 """A scorer without events tells so as often within a delay: what others lack is known to that."""
@@ -126,7 +126,7 @@ class Sharing:
     def read(self, partition: int, raw: bytes | None) -> None:
         """Take a record of another scorer in; raises :class:`Foreign`."""
         try:
-            block = _decode(zstandard.ZstdDecompressor().decompress(raw or b""))
+            block = _decode(plain_bytes(raw or b""))
             check_meaning(block.meaning, self._meaning)
             times = np.frombuffer(block.times, np.int64)
             keys = np.frombuffer(block.keys, np.uint64)

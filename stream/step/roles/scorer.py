@@ -20,7 +20,7 @@ from stream.decode.codec import Events, Labels
 from stream.step.engine import Handed, Made
 from stream.step.roles.examples import Foreign, Handing, meaning
 from stream.step.roles.risk import Sharing
-from stream.step.roles.versions import Incoming, Version
+from stream.step.roles.versions import Coming, Incoming
 from stream.step.scoring import ScoringEngine
 
 OWN = (Checkpoint, SetThreshold)
@@ -104,18 +104,19 @@ class ScorerEngine(ScoringEngine):
 
     def _versions(self, piece: Slice, out: Made) -> None:
         """Take the newest version over that is whole."""
-        newest: tuple[Version, State] | None = None
+        newest: Coming | None = None
         for record in piece.records:
             try:
                 newest = self.versions.take(record.value) or newest
             except Foreign as error:
                 out.letters.append(DeadLetter(record, "foreign", str(error)))
         if newest is not None:
-            self._take_over(*newest)
+            self._take_over(newest)
 
-    def _take_over(self, version: Version, state: State) -> None:
-        self.ensemble.restore_view(state)
-        if (got := self.ensemble.view_digest(state)) != version.digest:
+    def _take_over(self, coming: Coming) -> None:
+        version = coming.version
+        self.ensemble.restore_view(coming.state)
+        if (got := self.ensemble.view_digest(coming.view)) != version.digest:
             raise StateError(
                 f"version {version.number}: expected digest {version.digest}, got {got}; run all"
                 " processes of the service by the same version of Millrace and its libraries"

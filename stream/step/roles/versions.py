@@ -10,19 +10,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import zstandard
 
-from models.base import State
+from models.base import State, StateError
 from models.ensemble.ensemble import Ensemble
 from stream.contract.records import NewRecord
-from stream.step.roles.examples import LEVEL, Foreign, check_meaning
+from stream.step.roles.examples import LEVEL, Foreign, check_meaning, plain_bytes
+from stream.step.roles.packing import packed, unpacked
 
 PIECE_BYTES = 900_000
 """Of a version in one record: a broker takes 1 MB by default."""
 _BESIDE = ("last_good", "specs", "challenger_specs")
 """Of an ensemble's view, what no scorer takes over. Specs name code, which no record may."""
-_ARRAY = 1
 
 
 class Version(NamedTuple):
@@ -35,6 +34,14 @@ class Version(NamedTuple):
 
 
 NONE = Version(0, 0, "")
+
+
+class Coming(NamedTuple):
+    """A version that is whole; ``view``: what :func:`viewed` gave, ``state``: the same unpacked."""
+
+    version: Version
+    view: State
+    state: State
 
 
 class Taken(NamedTuple):
@@ -65,9 +72,14 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Piece).decode
 
 
+MOST_BYTES = 1 << 30
+"""Of a version once decompressed."""
+
+
 def viewed(ensemble: Ensemble) -> State:
-    """What a version holds of an ensemble."""
-    return {k: v for k, v in ensemble.view().items() if k not in _BESIDE}
+    """What a version holds of an ensemble: each member packed, which its digest is taken of."""
+    view = {k: v for k, v in ensemble.view().items() if k not in _BESIDE}
+    return view | {"members": {name: packed(own) for name, own in view["members"].items()}}
 
 
 def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
@@ -75,7 +87,12 @@ def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
 
     ``meant``: see :func:`~stream.step.roles.examples.meaning`.
     """
-    raw = msgspec.msgpack.encode(view, enc_hook=_extension)
+    raw = packed(view)
+    if len(raw) > MOST_BYTES:
+        raise StateError(
+            f"version {version.number}: expected members of up to {MOST_BYTES:,} bytes, got"
+            f" {len(raw):,}; give them fewer columns, trees or weights"
+        )
     data = zstandard.ZstdCompressor(LEVEL).compress(raw)
     starts = range(0, len(data), PIECE_BYTES)
     return [
@@ -103,8 +120,8 @@ class Incoming:
         self._pieces: list[bytes] = []
         self._number = 0  # of the version whose pieces these are
 
-    def take(self, raw: bytes | None) -> tuple[Version, State] | None:
-        """The next record; gives the version that it completes, and the ensemble's state.
+    def take(self, raw: bytes | None) -> Coming | None:
+        """The next record; gives the version that it completes.
 
         Pieces of one that began before the oldest record are passed over. Raises :class:`Foreign`.
         """
@@ -127,14 +144,14 @@ class Incoming:
             return None
         data, self._pieces = b"".join(self._pieces), []
         try:
-            whole = zstandard.ZstdDecompressor().decompress(data)
-            state = msgspec.msgpack.decode(whole, type=dict[str, Any], ext_hook=_array)
+            view = _read(unpacked(plain_bytes(data, MOST_BYTES)))
+            members = {name: unpacked(own) for name, own in view["members"].items()}
         except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
             raise Foreign(f"version {piece.number}: expected members, got {error}") from error
-        if found := state.keys() & set(_BESIDE):
+        if found := view.keys() & set(_BESIDE):
             raise Foreign(f"version {piece.number}: expected members, got {', '.join(found)} too")
         self.current = Version(piece.number, piece.at_ms, piece.digest)
-        return self.current, state
+        return Coming(self.current, view, view | {"members": members})
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
@@ -199,19 +216,9 @@ class Outgoing:
         self._changed = bool(state["changed"])
 
 
-def _extension(value: Any) -> msgspec.msgpack.Ext:
-    """An array as an extension of msgpack: its type, its shape, its bytes."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"expected a plain value or an array, got {type(value).__name__}")
-    whole = (value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
-    return msgspec.msgpack.Ext(_ARRAY, _encode(whole))
-
-
-_read = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes]).decode
-
-
-def _array(code: int, data: memoryview) -> Any:
-    if code != _ARRAY:
-        raise ValueError(f"an extension {code}")
-    kind, shape, raw = _read(data)
-    return np.frombuffer(raw, np.dtype(kind)).reshape(shape).copy()
+def _read(view: Any) -> State:
+    """A view with each member still packed; raises :class:`ValueError`."""
+    members = view.get("members") if isinstance(view, dict) else None
+    if not isinstance(members, dict) or not all(isinstance(m, bytes) for m in members.values()):
+        raise ValueError("something else")
+    return view

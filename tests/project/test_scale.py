@@ -1,0 +1,28 @@
+"""`make bench-scale`: the model of many scorers, by few payments."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.scale.model import measure, modelled, picture
+from benchmarks.scale.versions import BATCH
+
+
+def test_the_model_says_what_its_costs_come_to() -> None:
+    """Bytes are those of four scorers; one scorer has a core for events and versions; more score
+    more, and no more than risk of the others' events lets each take in."""
+    costs, checked = measure(6 * BATCH, 1)
+    for name in ("example_bytes", "risk_bytes"):
+        assert abs(checked[name]["off"]) < 0.1
+    one, many = modelled(costs, 1, 10.0), modelled(costs, 1000, 10.0)
+    used = one.events_per_s * costs.scorer_us / 1e6 + costs.take_ms / 1e4
+    assert used == pytest.approx(1)
+    assert one.written_mb_per_s * 1e6 == pytest.approx(
+        one.events_per_s * costs.example_bytes + costs.version_bytes / 10
+    )
+    assert one.events_per_s < many.events_per_s < 1e6 / costs.foreign_us / (1 - 1 / 1000)
+    assert many.learned < one.learned <= 1
+    drawn = ElementTree.fromstring(picture(costs, 10.0, checked))
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 2

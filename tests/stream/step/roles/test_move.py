@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from stream.step.roles.examples import Example
+from stream.step.roles.examples import Example, upright
 from stream.step.roles.move import heirs, owned, sources, take_over
 from tests.stream.step.roles.scaled import FEATURES, Scaled, partition, raw
 from tests.support.factory import START_MS, event, label
@@ -91,7 +91,7 @@ class Service:
         dtype = self.scaled.scorers[0].engine.pending.dtype
         for record in self.examples:
             one = msgspec.msgpack.decode(zstandard.decompress(record), type=Example)
-            for row, y in zip(np.frombuffer(one.rows, dtype), np.frombuffer(one.y), strict=True):
+            for row, y in zip(upright(one.rows, dtype), np.frombuffer(one.y), strict=True):
                 found[row.tobytes(), float(y), one.judged, one.learned] += 1
         return found
 

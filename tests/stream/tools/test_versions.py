@@ -194,7 +194,7 @@ def test_events_go_on_while_a_model_is_read(
             assert service.engine.ensemble.frozen == frozenset()
             if first == 400:
                 service.stop()
-                wait_until(lambda: service.health.state == "stopping", "the end of the loop")
+                wait_until(lambda: service.health.state == "stopped", "the end of the loop")
             gate.set()
             if first == 450:
                 caught_up(service, 1002)

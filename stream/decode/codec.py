@@ -24,7 +24,7 @@ from stream.contract.records import Record, Slice
 from stream.decode.coerce import BadValue, coercion
 from stream.decode.formats import Schemas, Unpack, number_of, unpacker
 from stream.decode.payload import Misfit, Value, all_shallow, decoder, shallow
-from stream.decode.times import BadTime, event_times, label_times
+from stream.decode.times import BadTime, event_times, label_times, plainly
 from stream.settings.paths import place, pointed
 from stream.settings.schema import SCHEMA_TYPES, Config, FieldSettings
 
@@ -283,7 +283,7 @@ class Codec:
                     except _Refused as refusal:
                         bad.append(DeadLetter(record, refusal.reason, refusal.error))
                     except (msgspec.MsgspecError, ValueError) as error:
-                        bad.append(DeadLetter(record, _reason(error), str(error)))
+                        bad.append(DeadLetter(record, _reason(error), plainly(error)))
         return good, rows, bad
 
     def _rows(

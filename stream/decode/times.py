@@ -6,6 +6,7 @@ milliseconds since 1970, the nearest; nothing here knows a clock.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -89,6 +90,18 @@ def _from_datetime(value: datetime) -> int:
     if not 0 <= ms <= LATEST_MS:
         raise BadTime(f"expected a time in the years 1970 to 9999, got {value.isoformat()}")
     return ms
+
+
+_DIGITS = re.compile(r"`str` matching regex '.*'")
+
+
+def plainly(error: Exception) -> str:
+    """What a decoder says of a value, without the pattern of a count's digits.
+
+    >>> plainly(ValueError("Expected `str` matching regex '^[0-9]+' - at `$.time`"))
+    'Expected a number or digits since 1970, as time_format says - at `$.time`'
+    """
+    return _DIGITS.sub("a number or digits since 1970, as time_format says", str(error))
 
 
 def _epoch(

@@ -103,6 +103,8 @@ class TestEvents:
             answer = fresh.http.post("/v1/score", json=event(1, time=time))
             [error] = problem(answer, "invalid")["errors"]
             assert (error["path"], error["got"]) == ("$.time", f'"{time}"')
+            told = "Expected a number or digits since 1970, as time_format says"
+            assert error["error"] == told
             assert error["advice"] == advice
         answer = fresh.http.post("/v1/labels", json={"payment_id": "p1", "fraud": {}})
         [error] = problem(answer, "invalid")["errors"]

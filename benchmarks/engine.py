@@ -25,10 +25,11 @@ from stream.run.assemble import build_engine, open_log, wall_clock_ms
 BATCH = 4096
 
 
-def in_process(made: Sequence[Batch], threads: int | None = None) -> int:
-    """A new engine over all the batches; the events it scored."""
+def in_process(made: Sequence[Batch], threads: int | None = None, arenas: int = 1) -> int:
+    """A new engine over all the batches, its forest in so many arenas; the events it scored."""
+    members = [m | ({"arenas": arenas} if m["type"] == "forest" else {}) for m in traffic.COMPILED]
     with tempfile.TemporaryDirectory() as directory:
-        config = traffic.config(Path(directory), limits={"threads": threads})
+        config = traffic.config(Path(directory), limits={"threads": threads}, members=members)
         engine = build_engine(config, Path(directory))
         for batch in made:
             engine.step(batch)
@@ -54,6 +55,16 @@ def in_threads(made: list[Batch], rounds: int) -> dict[str, Any]:
         rounds,
     )
     return {"cores": found.pop("ours"), "one": found.pop("theirs")} | found
+
+
+def in_arenas(made: list[Batch], rounds: int) -> dict[str, Any]:
+    """The forest in two arenas beside one, each in a thread of its own."""
+    found = compare(
+        lambda: timed(lambda: in_process(made, arenas=2)),
+        lambda: timed(lambda: in_process(made)),
+        rounds,
+    )
+    return {"two": found.pop("ours"), "one": found.pop("theirs")} | found
 
 
 def on_embedded_log(events: int) -> dict[str, Any]:
@@ -90,6 +101,7 @@ def main() -> None:
     in_process(made[:3])  # compiles, or loads what was compiled
     found: dict[str, Any] = {"beside_river": beside_river(made, few, rounds)}
     found["threads"] = in_threads(made, rounds)
+    found["arenas"] = in_arenas(made, rounds)
     found["embedded_log"] = repeat(lambda: on_embedded_log(events), rounds)
     entities = 10_000 if options.quick else 1_000_000
     found["windows"] = measure_windows(entities, 4 * entities, 30, False, 0, 0.0)

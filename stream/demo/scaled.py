@@ -39,11 +39,10 @@ from stream.demo import demo
 from stream.demo.kinds import KINDS
 from stream.demo.player import PAYMENTS, Player, spread
 from stream.run.assemble import open_log, wall_clock_ms
-from stream.settings.load import load
+from stream.settings.load import environments, load
 from stream.settings.schema import Config
 
 EXAMPLE = "fraud-scaled.toml"
-SCORERS = 2
 EVERY = "1d"
 """Event time between two versions: some days pass in a second here."""
 LOST_S = 180.0
@@ -205,8 +204,7 @@ def service(place: Path, bootstrap: str, port: int) -> Iterator[list[Process]]:
         "MILLRACE_SHARD__EVERY": EVERY,
         **{f"MILLRACE_TOPICS__{name.upper()}": f"{own}-{name}" for name in names},
     }
-    roles = [{"MILLRACE_SHARD__ROLE": "learner"}]
-    roles += [{"MILLRACE_SHARD__INDEX": str(i)} for i in range(SCORERS)]
+    roles = [*environments(path, shared).values()]
     for role in roles:
         with closing(open_log(load(path, shared | role), wall_clock_ms)) as log:
             log.create_topics()

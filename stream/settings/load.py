@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from models.base import MillraceError
 from stream.settings.checks import check
 from stream.settings.problems import lines
-from stream.settings.schema import Config
+from stream.settings.schema import Config, process
 from stream.settings.shape import partly, secrets
 
 ENV_PREFIX = "MILLRACE_"
@@ -53,6 +53,33 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         if isinstance(raw.get(part), dict) and key in raw[part]
     ]
     return parse(overlay(raw, environ), str(path), written)
+
+
+def environments(
+    path: Path, environ: Mapping[str, str], count: int | None = None
+) -> dict[str, dict[str, str]]:
+    """What the environment says to each process of a service: by its name, the learner first.
+
+    All run the same file; ``count``: another number of scorers than it says. Raises
+    :class:`ConfigError`, also of a file that is for one process.
+    """
+    shard = load(path, environ).shard
+    if shard.role == "all":
+        raise ConfigError(
+            str(path),
+            [
+                "shard.role: expected 'scorer' or 'learner', of a service of several processes, got"
+                " 'all'; `millrace run` is for one process"
+            ],
+        )
+    role, n = f"{ENV_PREFIX}SHARD__ROLE", shard.count if count is None else count
+    own = {process("learner", 0): {role: "learner"}} | {
+        process("scorer", i): {role: "scorer", f"{ENV_PREFIX}SHARD__INDEX": str(i)}
+        for i in range(n)
+    }
+    if count is not None:
+        own = {name: one | {f"{ENV_PREFIX}SHARD__COUNT": str(n)} for name, one in own.items()}
+    return own
 
 
 def parse(raw: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Config:

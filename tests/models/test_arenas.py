@@ -109,6 +109,21 @@ def test_another_number_of_arenas_is_another_forest(has: int, gets: int) -> None
     assert made.digest() == before
 
 
+def test_trees_in_arenas_learn_as_well() -> None:
+    """On average over seeds, as those that share one do."""
+    right = {}
+    for arenas in (1, 2):
+        found = []
+        for seed in range(5):
+            model = catalogue.build("forest", {"arenas": arenas}, SCHEMA, seed)
+            model.learn(*rows(3000, seed, "binary"))
+            x, y, _ = rows(2000, seed + 100, "binary")
+            found.append(np.mean((model.score(x)[:, 0] > 0.0) == (y > 0.5)))
+        right[arenas] = np.mean(found)
+    assert right[1] > 0.85
+    assert right[2] > right[1] - 0.01
+
+
 def test_more_arenas_than_trees_are_refused() -> None:
     """Each has one at least."""
     with pytest.raises(ValueError, match="at most trees = 3, got 4"):

@@ -26,7 +26,7 @@ import msgspec
 from models.base import MillraceError
 from stream.contract import private
 from stream.run.placed.supervisor import Supervisor
-from stream.settings.load import load
+from stream.settings.load import environments, load
 from stream.settings.schema import Config, process
 from stream.state.generations import StateDirectory, list_generations, read_manifest
 
@@ -61,23 +61,9 @@ class Placement:
 
     def __init__(self, path: Path, environ: Mapping[str, str], address: str | None) -> None:
         self._path, self._given = path.absolute(), address
+        roles = environments(path, environ)
         one = load(path, environ)
-        if one.shard.role == "all":
-            raise MillraceError(
-                f"{path}: shard.role: expected 'scorer', whose service has several processes, got "
-                "'all'; `millrace run` is for one process"
-            )
         self.service = one.service
-        roles = {
-            process("learner", 0): {"MILLRACE_SHARD__ROLE": "learner"},
-            **{
-                process("scorer", i): {
-                    "MILLRACE_SHARD__ROLE": "scorer",
-                    "MILLRACE_SHARD__INDEX": str(i),
-                }
-                for i in range(one.shard.count)
-            },
-        }
         port = one.http.port
         self.environments = {
             name: role | {"MILLRACE_HTTP__PORT": str(port + i if port else _free_port())}

@@ -24,7 +24,7 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import JournalRecord
 from stream.logs.kafka.together import Together
 from stream.run.assemble import build_engine, open_log, open_together, pending_row, wall_clock_ms
-from stream.settings.load import load
+from stream.settings.load import environments, load
 from stream.settings.schema import Config
 from stream.settings.upgrade import journaled
 from stream.state.follow import moved
@@ -86,12 +86,9 @@ class Old(NamedTuple):
 
 
 def scorers(path: Path, environ: Mapping[str, str], count: int | None = None) -> list[Config]:
-    """The configuration of each scorer of a file, or of so many; raises :class:`MoveRefused`."""
-    own = dict(environ) | {"MILLRACE_SHARD__ROLE": "scorer", "MILLRACE_SHARD__INDEX": "0"}
-    if count is not None:
-        own["MILLRACE_SHARD__COUNT"] = str(count)
-    first = load(path, own)
-    return [load(path, own | {"MILLRACE_SHARD__INDEX": str(i)}) for i in range(first.shard.count)]
+    """The configuration of each scorer of a file, or of so many; raises :class:`ConfigError`."""
+    _, *own = environments(path, environ, count).values()
+    return [load(path, {**environ, **one}) for one in own]
 
 
 def _both(path: Path, environ: Mapping[str, str], count: int) -> tuple[list[Config], list[Config]]:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stream.demo.player import partition
-from stream.demo.scaled import SCORERS, Metrics
+from stream.demo.scaled import Metrics
 
 SAID = """\
 # TYPE millrace_labels_total counter
@@ -33,7 +33,7 @@ def test_two_scorers_and_a_learner_share_a_stream(kafka_bootstrap: str) -> None:
     assert found["scores"] == found["events"] - found["dead_letters"] > 0
     assert found["learned"] >= found["labels"] > 0
     assert found["versions"] > 1
-    assert set(found["digests"]) == {"learner", *(f"scorer-{i}" for i in range(SCORERS))}
+    assert set(found["digests"]) == {"learner", "scorer-0", "scorer-1"}
     assert found["same_members"]
     assert found["quality"]["ensemble"]["roc_auc"] is not None
 

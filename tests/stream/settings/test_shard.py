@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from stream.settings.load import ConfigError, parse
+from stream.settings.load import ConfigError, environments, load, parse
 from stream.settings.upgrade import journaled, recorded
 from stream.tools.rehearse import part
 from tests.stream.step.roles.scaled import FEATURES, of_role, raw, whole
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_processes_of_one_file_have_names_and_folders_of_their_own(tmp_path: Path) -> None:
@@ -26,6 +28,18 @@ def test_processes_of_one_file_have_names_and_folders_of_their_own(tmp_path: Pat
             *("test", "examples-test", "models-test"),
         )
         assert recorded(journaled(c), "here") == c
+
+
+def test_the_environment_tells_processes_of_one_file_apart() -> None:
+    """By as many scorers as the file says, or another number; a file for one process has none."""
+    scaled, alone = (ROOT / "examples" / f"fraud{name}.toml" for name in ("-scaled", ""))
+    for count, scorers in ((None, 2), (3, 3)):
+        found = {n: load(scaled, one) for n, one in environments(scaled, {}, count).items()}
+        assert [*found] == ["learner", *(f"scorer-{i}" for i in range(scorers))]
+        assert all(c.name == f"{c.service}-{name}" for name, c in found.items())
+        assert {c.shard.count for c in found.values()} == {scorers}
+    with pytest.raises(ConfigError, match=r"shard\.role: expected 'scorer' or 'learner'"):
+        environments(alone, {})
 
 
 @pytest.mark.parametrize(("partitions", "count"), [(1, 1), (4, 2), (7, 3), (5, 5)])

@@ -31,6 +31,15 @@ FEATURES = [
     {"name": "risk", "type": "risk", "entity": "customer", "delay": "1h", "windows": ["7d"]},
 ]
 """Those whose windows are of the entity by which events are spread."""
+RISK = {
+    "name": "shop",
+    "type": "risk",
+    "entity": "terminal",
+    "delay": "6h",
+    "windows": ["4h", "1d"],
+    "stats": ["count", "risk"],
+}
+"""Of an entity that several scorers see."""
 
 
 def raw(directory: Path, count: int = 1, bootstrap: str = "127.0.0.1:9", **changes: Any) -> Any:

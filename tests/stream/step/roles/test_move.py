@@ -14,18 +14,10 @@ from hypothesis import strategies as st
 
 from stream.step.roles.examples import Example, upright
 from stream.step.roles.move import heirs, owned, sources, take_over
-from tests.stream.step.roles.scaled import FEATURES, Scaled, partition, raw
+from tests.stream.step.roles.scaled import FEATURES, RISK, Scaled, partition, raw
 from tests.support.factory import START_MS, event, label
 
 HOUR_MS, DAY_MS, PARTITIONS = 3_600_000, 86_400_000, 12
-SHOP = {
-    "name": "shop",
-    "type": "risk",
-    "entity": "terminal",
-    "delay": "6h",
-    "windows": ["4h", "1d"],
-    "stats": ["count", "risk"],
-}
 
 
 def tree(directory: Path, count: int, learning: str = "arrival", **changes: Any) -> dict[str, Any]:
@@ -151,7 +143,7 @@ def test_after_moves_all_is_as_with_the_last_number_of_scorers_from_the_start(
     """One score each, bit for bit; the same rows handed over with the same truths, each once; the
     same rows wait. So do windows, and risk of terminals as far as labels come within its delay."""
     last = moves[max(moves)]
-    changes = {"learning": learning, "features": [*FEATURES, *([SHOP] if risk else [])]}
+    changes = {"learning": learning, "features": [*FEATURES, *([RISK] if risk else [])]}
     whole = Service(tmp_path / "whole", last, **changes)
     moved = Service(tmp_path / "moved", count, **changes)
     play([whole, moved], moves, 44, seed, late=[1, 2, 3] if risk else [1, 5, 10, 18, 19])

@@ -13,18 +13,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.stream.step.roles.scaled import FEATURES, Part, Scaled, partition, raw, whole
+from tests.stream.step.roles.scaled import FEATURES, RISK, Part, Scaled, partition, raw, whole
 from tests.support.factory import START_MS, event, label, reasons
 
 HOUR_MS, HOUR_S = 3_600_000, 3600
-RISK = {
-    "name": "shop",
-    "type": "risk",
-    "entity": "terminal",
-    "delay": "6h",
-    "windows": ["4h", "1d"],
-    "stats": ["count", "risk"],
-}
 MEMBERS = [{"name": "linear", "type": "logistic"}]
 
 

@@ -3,7 +3,7 @@
 :class:`Ensemble` lets its members score and learn here. A compiled kernel gives the interpreter's
 lock back while it runs, so kernels of several members run at once; a model in Python holds it, and
 stays in the caller's thread. Each job touches what is its own, so the order of jobs is of no
-consequence.
+consequence. What nobody waits for yet is put off until the caller's thread would be idle.
 """
 
 from __future__ import annotations
@@ -47,12 +47,23 @@ class Crew:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = min(threads or cores(), MOST)
+        self._put_off: deque[Callable[[], None]] = deque()
+
+    def put_off(self, job: Callable[[], None]) -> None:
+        """Do this by the next :meth:`finish`, in the caller's thread, in the order put off."""
+        self._put_off.append(job)
+
+    def finish(self) -> None:
+        """Do what is still put off."""
+        while self._put_off:
+            self._put_off.popleft()()
 
     def do(self, jobs: Sequence[Job[T]]) -> list[T]:
         """What the jobs give, in their order; jobs that hold the lock are done in that order.
 
-        Other threads begin with what takes longest, this one ends with it. What a job raises is
-        raised here, when all threads have stopped.
+        Other threads begin with what takes longest, this one ends with it, and does what was put
+        off while it waits for them. What a job raises is raised here, when all threads have
+        stopped.
         """
         found: dict[int, T] = {}
         waiting = deque(sorted(_unlocked(jobs), key=lambda i: jobs[i].unlocked_us))
@@ -77,6 +88,8 @@ class Crew:
             while waiting:
                 i = waiting.popleft()
                 found[i] = jobs[i].do()
+            if helpers:
+                self.finish()
         finally:
             waiting.clear()
             for helper in helpers:

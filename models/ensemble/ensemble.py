@@ -83,6 +83,8 @@ class Ensemble(Group[Model]):
         The members, in the order of the links' columns; ``names`` has those beside them too.
     prior : Prior
         What a cold ensemble says.
+    crew : Crew
+        The threads in which members score and learn.
     promises : Conformal or None
         Intervals around numbers, sets of classes; of yes or no there is nothing to promise.
     challenger_specs : dict of str to Spec
@@ -111,7 +113,7 @@ class Ensemble(Group[Model]):
         self._labelled = 0
         self.prior: Prior = task.prior(prior)
         self.promises = conformal(task)
-        self._crew = Crew(threads)
+        self.crew = Crew(threads)
 
     @property
     def cold(self) -> bool:
@@ -180,8 +182,13 @@ class Ensemble(Group[Model]):
         self.combiner.update(links, y, w)
         self.prior.learn(y, w)
 
-    def teach(self, x: FeatureBatch, y: F64, w: F64) -> list[MemberError]:
+    def teach(
+        self, x: FeatureBatch, y: F64, w: F64, then: Mapping[str, Callable[[], None]] | None = None
+    ) -> list[MemberError]:
         """The members learn ``n`` rows; gives one error for each that failed.
+
+        ``then``: what is done once the member of that name has learned, in the thread it learned
+        in; of one that failed, or that learns in several parts, it is not done.
 
         Those that are frozen or in quarantine learn nothing. With ``boosting`` the rows are those
         that :meth:`weigh` took last. A member that fails has learned an unknown part of its rows:
@@ -199,6 +206,8 @@ class Ensemble(Group[Model]):
             rows = x.take(taken), y[taken], weights[taken, j]
             parts = self.members[name].parts()
             jobs[name] = [partial(_learn, name, part, *rows) for part in parts]
+            if then and name in then and len(parts) == 1:
+                jobs[name] = [partial(_in_turn, jobs[name][0], then[name])]
             if weights[taken, j].any():
                 self._taught.add(name)
         done = self._done(jobs, len(y)).values()
@@ -213,7 +222,7 @@ class Ensemble(Group[Model]):
             made = [job() for _, job in each]
         else:
             us = [part.unlocked_us for name in jobs for part in self.members[name].parts()]
-            made = self._crew.do([Job(job, cost) for (_, job), cost in zip(each, us, strict=True)])
+            made = self.crew.do([Job(job, cost) for (_, job), cost in zip(each, us, strict=True)])
         found: dict[str, list[T] | MemberError] = {name: [] for name in jobs}
         for (name, _), one in zip(each, made, strict=True):
             before = found[name]
@@ -369,6 +378,11 @@ class Ensemble(Group[Model]):
             for name in state.get("last_good", {})
             if name in self.voters
         }
+
+
+def _in_turn(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
 
 
 def _tried(job: Callable[[], T]) -> T | MemberError:

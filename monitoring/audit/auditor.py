@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from models.base import State
+from models.base import Learner, State
 from models.ensemble.ensemble import MemberError
 from models.ensemble.group import Group
 from monitoring.audit.audited import (
@@ -114,6 +115,7 @@ class Auditor:
         self._saved: dict[str, State] = {}
         self._before: dict[str, dict[str, Any]] = {}
         self._norms: dict[str, tuple[float, float]] = {}
+        self._roots: dict[str, str] = {}
 
     # ------------------------------------------------------------------ the step
 
@@ -215,18 +217,30 @@ class Auditor:
 
     # ------------------------------------------------------------------ around an update
 
-    def before(self, n: int, members: Sequence[str]) -> None:
-        """These members are about to learn ``n`` labels: keep what undoing and measuring need."""
-        self._saved, self._before, self._norms = {}, {}, {}
+    def before(self, n: int, members: Sequence[str]) -> dict[str, Callable[[], None]]:
+        """These members are about to learn ``n`` labels: keep what undoing and measuring need.
+
+        Gives what may be done for :meth:`after` as soon as a member has learned, in any thread:
+        the digest of one whose summary will be due. What is not done by then is done there.
+        """
+        self._saved, self._before, self._norms, self._roots = {}, {}, {}, {}
+        early: dict[str, Callable[[], None]] = {}
         out = self._ensemble.frozen | self._ensemble.quarantined
         self._learners = [name for name in members if name not in out]
         for name in self._learners:
             member = self._ensemble.members[name]
             if name in self._guarded:
                 self._saved[name] = member.state()
-            measured = "update_norm" in self._rules[name] or self._due(self._watched[name], n)
+            due = self._due(self._watched[name], n)
+            if due:
+                early[name] = partial(self._digest, name, member)
+            measured = "update_norm" in self._rules[name] or due
             if measured and (tensors := member.tensors()):
                 self._before[name] = {path: a.copy() for path, a in tensors.items()}
+        return early
+
+    def _digest(self, name: str, member: Learner) -> None:
+        self._roots[name] = member.digest()
 
     def after(self, n: int, errors: Sequence[MemberError]) -> list[str]:
         """They have learned, some with errors; gives the names of those whose update holds.
@@ -253,7 +267,7 @@ class Auditor:
             watched.kept(n, self._norms[name][1] if name in self._norms else None)
             if name not in self._ensemble.quarantined:
                 self._look(name, tensors)
-        self._saved, self._before = {}, {}
+        self._saved, self._before, self._roots = {}, {}, {}
         return kept
 
     def failed(self, error: MemberError, detail: Mapping[str, Any]) -> None:
@@ -378,7 +392,7 @@ class Auditor:
             moved, relative = self._norms[name]
             detail["update_norm"] = {"absolute": moved, "relative": relative}
         detail |= tensors_of(watched.weights.measure(tensors))
-        detail["root"] = root or member.digest()
+        detail["root"] = root or self._roots.get(name) or member.digest()
         detail["budgets"] = [
             {"rule": b.rule, "limit": b.limit, "got": b.got, "ok": b.got <= b.limit} for b in counts
         ]

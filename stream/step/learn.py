@@ -112,8 +112,8 @@ class Learning:
         if waited and len(cold) and not self._ensemble.cold:
             links[cold] = self.score(x.take(cold))[0]
         self._ensemble.weigh(links, y, w)
-        self._auditor.before(len(y), self._ensemble.voters)
-        errors = self._ensemble.teach(x, y, w)
+        then = self._auditor.before(len(y), self._ensemble.voters)
+        errors = self._ensemble.teach(x, y, w, then)
         for error in errors:
             self._counts[f"member_errors.{error.member}.{error.kind}"] += 1
         for name in self._auditor.after(len(y), errors):

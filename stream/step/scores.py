@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,9 +27,11 @@ topic allows, its score must fit into another one."""
 PLACE = ("partition", "offset")
 """Of a score, what only an event in the log has."""
 
-Encode = Callable[[Scored, str], list[NewRecord]]
-"""The score records of ``n`` events, keyed by event id, from their columns and a tail: JSON members
-that all records share, beginning with a comma."""
+Write = Callable[[], list[NewRecord]]
+Encode = Callable[[Scored, str], Write]
+"""What writes the score records of ``n`` events, keyed by event id, from their columns and a tail:
+JSON members that all records share, beginning with a comma. It may be called later, when more
+classes are known: it writes the same."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -85,25 +88,25 @@ def _yes_or_no(task: Task, names: Sequence[str]) -> Encode:
     """A score is one probability, and so is what each member says."""
     members = _struct(names, float)
 
-    def encode(scored: Scored, tail: str) -> list[NewRecord]:
+    def write(scored: Scored, tail: str) -> list[NewRecord]:
         said = scored.members[:, :, 0]
         columns = (scored.score.tolist(), scored.alert.tolist(), _each(members, said))
         return _records(_Score, scored, columns, tail)
 
-    return encode
+    return partial(partial, write)
 
 
 def _one_number(task: Task, names: Sequence[str]) -> Encode:
     """A score is one number within an interval, and one number is what each member says."""
     members = _struct(names, float)
 
-    def encode(scored: Scored, tail: str) -> list[NewRecord]:
+    def write(scored: Scored, tail: str) -> list[NewRecord]:
         intervals = [None if math.isnan(p[0]) else p for p in _said(scored).tolist()]
         said = _each(members, scored.members[:, :, 0])
         columns = (scored.score.tolist(), intervals, scored.alert.tolist(), said)
         return _records(_Number, scored, columns, tail)
 
-    return encode
+    return partial(partial, write)
 
 
 def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
@@ -111,11 +114,14 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
     members, nobody = _struct(names, str), _struct((), str)
     shares = _struct(task.names[: task.known], float)
 
-    def encode(scored: Scored, tail: str) -> list[NewRecord]:
+    def encode(scored: Scored, tail: str) -> Write:
         nonlocal shares
-        n = task.known
-        if len(shares.__struct_fields__) != n:
-            shares = _struct(task.names[:n], float)
+        if len(shares.__struct_fields__) != task.known:
+            shares = _struct(task.names[: task.known], float)
+        return partial(write, scored, tail, shares)
+
+    def write(scored: Scored, tail: str, shares: type[msgspec.Struct]) -> list[NewRecord]:
+        n = len(shares.__struct_fields__)
         told = np.array([*task.names[:n], None], dtype=object)
         likeliest = np.where(scored.output.any(axis=1), scored.output.argmax(axis=1), n)
         predicted = told[likeliest]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ from monitoring.quality.tasks import Judge
 from stream.contract.commands import WHOLE, CommandRefused
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter
-from stream.contract.outputs import Scored
-from stream.contract.records import NewRecord, Record, Slice
+from stream.contract.outputs import Outputs, Scored
+from stream.contract.records import JournalRecord, NewRecord, Record, Slice
 from stream.decode.codec import Codec, Events, Labels
 from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
@@ -57,10 +57,11 @@ class OtherEngine(MillraceError):
 
 
 class _Said(NamedTuple):
-    """What is said of events: as columns, as records, and what is kept with them for labels."""
+    """What is said of events: as columns, what is kept with them for labels, and what writes the
+    records, now or later."""
 
     scored: Scored
-    records: list[NewRecord]
+    write: Callable[[], list[NewRecord]]
     keep: tuple[F64, F64, F64]
 
 
@@ -209,10 +210,11 @@ class ScoringEngine(Engine):
         x = self.features.transform(events.columns)
         said = self._say(events, self.learning.score(x), self.clock_ms, self.seq + 1)
         scored = said.scored
-        if self.reasons is not None:
-            said = self._reasoned(said, x)
+        if self.reasons is None:
+            self.ensemble.crew.put_off(partial(self._write, said, x, out))
+        else:  # at once: they are those of the members as they scored
+            self._write(said, x, out)
             self.reasons.scored(x, said.keep[0][:, :, 0], self.counts["scored"])
-        out.scores += carrying(said.records, scored, self.config.scores, self.clock_ms)
         out.scored.append(scored)
         score, alert, cold = scored.score, scored.alert, scored.cold
         self.counts["scored"] += n
@@ -249,14 +251,17 @@ class ScoringEngine(Engine):
         tail += ',"cold":true' if cold else ""
         return _Said(scored, self._encode(scored, tail), (links, link, promise))
 
-    def _reasoned(self, said: _Said, x: FeatureBatch) -> _Said:
-        """The same with the reasons that are told with scores; of a cold one there are none."""
-        if self.reasons is None or said.scored.cold:
-            return said
-        links, link, _ = said.keep
-        alert = said.scored.alert
-        made = self.reasons.adding(said.records, x, links[:, :, 0], link[:, 0], alert)
-        return said._replace(records=made)
+    def _write(self, said: _Said, x: FeatureBatch, out: Made) -> None:
+        """Write the score records, with the reasons that are told; of a cold one there are none."""
+        made, scored = said.write(), said.scored
+        if self.reasons is not None and not scored.cold:
+            links, link, _ = said.keep
+            made = self.reasons.adding(made, x, links[:, :, 0], link[:, 0], scored.alert)
+        out.scores += carrying(made, scored, self.config.scores, self.clock_ms)
+
+    def _finish(self, journal: JournalRecord, out: Made, cause: bytes = b"") -> Outputs:
+        self.ensemble.crew.finish()
+        return super()._finish(journal, out, cause)
 
     def _why(self, x: FeatureBatch, made: tuple[F64, F64]) -> dict[str, Any] | None:
         """All reasons of one event with these links, exactly; ``None`` where none are told."""
@@ -299,7 +304,7 @@ class ScoringEngine(Engine):
             made = self._foreseen(x)
             said = self._say(events, made, clock_ms, self.seq)
             why = self._why(x, made)
-        answer: dict[str, Any] = msgspec.json.decode(said.records[0].value or b"")
+        answer: dict[str, Any] = msgspec.json.decode(said.write()[0].value or b"")
         answer = {k: v for k, v in answer.items() if k not in PLACE} | {"digest": self.digest}
         return answer if why is None else answer | {"reasons": why}
 

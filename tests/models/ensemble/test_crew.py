@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -19,6 +20,10 @@ def named(name: str, done: list[tuple[str, int]]) -> Callable[[], str]:
         return name
 
     return do
+
+
+def noted(name: str, done: list[tuple[str, int]]) -> None:
+    done.append((name, threading.get_ident()))
 
 
 @THREADS
@@ -53,6 +58,41 @@ def test_a_job_that_holds_the_lock_has_another_thread_beside_it() -> None:
     """A kernel runs beside a model in Python."""
     both = threading.Barrier(2, timeout=PATIENT_S)
     assert sorted(Crew(2).do([Job(both.wait, 0.0), Job(both.wait, 2.0)])) == [0, 1]
+
+
+def test_what_is_put_off_is_done_while_another_thread_works() -> None:
+    """In the caller's thread, in its order, after the caller's own jobs; once."""
+    began, both = threading.Event(), threading.Barrier(2, timeout=PATIENT_S)
+    done: list[tuple[str, int]] = []
+    crew = Crew(2)
+    for name in ("first", "second"):
+        crew.put_off(partial(noted, name, done))
+    crew.put_off(lambda: both.wait() and None)
+
+    def last_until_what_was_put_off_is_done() -> None:
+        began.set()
+        both.wait()
+
+    def own() -> None:
+        noted("own", done)
+        began.wait(PATIENT_S)
+
+    crew.do([Job(last_until_what_was_put_off_is_done, 2.0), Job(own, 0.0)])
+    here = threading.get_ident()
+    assert done == [("own", here), ("first", here), ("second", here)]
+    crew.finish()
+    assert len(done) == 3
+
+
+def test_what_is_put_off_is_done_at_the_end_where_nothing_waits() -> None:
+    """One thread has nothing to wait for."""
+    done: list[tuple[str, int]] = []
+    crew = Crew(1)
+    crew.put_off(partial(noted, "late", done))
+    crew.do([Job(named(f"{i}", done), 1.0) for i in range(2)])
+    assert [name for name, _ in done] == ["1", "0"] or [name for name, _ in done] == ["0", "1"]
+    crew.finish()
+    assert [name for name, _ in done][2:] == ["late"]
 
 
 @THREADS

@@ -215,7 +215,10 @@ EVENTS = 3 * SIDE_BY_SIDE
 def shared_by(threads: int | None, directory: Path, size: int) -> tuple[str, str]:
     """Digests of outputs and state after steps of ``size`` events, their labels a step later."""
     limits = {"threads": threads}
-    c = config(directory, members=KERNELS, ensemble={"combine": "stack"}, limits=limits)
+    audit = {"summary_every": SIDE_BY_SIDE}  # digests are made in the threads too
+    c = config(
+        directory, members=KERNELS, ensemble={"combine": "stack"}, limits=limits, audit=audit
+    )
     engine, feed = build_engine(c, None), Feed()
     for start in range(0, EVENTS + size, size):
         events: list[Any] = [event(i) for i in range(start, min(start + size, EVENTS))]

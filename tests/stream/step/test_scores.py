@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.task import BINARY
+from models.task import BINARY, Classes
 from stream.contract.outputs import Scored
 from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.decode.codec import Codec
@@ -33,7 +33,7 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
     members = table[:, 1:, None]
     scored = Scored(events.records, events.ids, times, p, p[:, None], members, p >= 0.5)
     encode = score_encoder(BINARY, ("a-b", "c_d"))
-    made = encode(scored, ',"scored_at":7,"model":"m","seq":3')
+    made = encode(scored, ',"scored_at":7,"model":"m","seq":3')()
     assert bad == []
     assert [r.key for r in made] == [i.encode() for i in events.ids]
     assert [r.partition for r in made] == [None] * len(rows)
@@ -52,6 +52,25 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
         }
         for i, row in enumerate(rows)
     ]
+
+
+def test_scores_written_late_are_those_of_the_classes_then_known() -> None:
+    """A label that names another class first may come between an event and the writing."""
+    task = Classes(["low", "high"], most=4)
+    encode = score_encoder(task, ("one",))
+    record = Record("events", 0, 3, None, b"")
+    said = np.array([[True, False, False, False]])
+    shares = np.array([[0.7, 0.3, 0.0, 0.0]])
+    alert = np.zeros(1, bool)
+    scored = Scored(
+        *([record], ["e"], np.array([5]), shares[:, 0], shares, shares[:, None], alert), said=said
+    )
+    at_once = encode(scored, ',"seq":1')()
+    late = encode(scored, ',"seq":1')
+    task.enter("mid")
+    assert task.catch_up() == ("mid",)
+    assert encode(scored, ',"seq":1')() != at_once
+    assert late() == at_once
 
 
 def scores_of(directory: Path, settings: dict[str, Any], headers: Any) -> list[NewRecord]:

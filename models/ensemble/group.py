@@ -147,14 +147,16 @@ class Group(Generic[L]):
         views = {name: member.view() for name, member in self.members.items()}
         return {"names": list(self.names), "members": views, **self._own_state()}
 
-    def view_digest(self, view: State) -> str:
+    def view_digest(self, view: State, known: Mapping[str, str] | None = None) -> str:
         """Hex digest of a view that these learners gave, or have taken over.
 
-        Its learners may be packed, in a form that is the same for the same view.
+        Its learners may be packed, in a form that is the same for the same view. ``known``: the
+        :func:`~models.base.state_digest` of each, where somebody took it already.
         """
+        known = known or {name: state_digest(own) for name, own in view["members"].items()}
         digests = {
-            name: state_digest(own) if (m := self.members[name]).digests_state() else m.digest()
-            for name, own in view["members"].items()
+            name: root if (m := self.members[name]).digests_state() else m.digest()
+            for name, root in known.items()
         }
         return state_digest(view | {"members": digests})
 

@@ -33,62 +33,70 @@ def _read_only(dimensions: int) -> types.Array:
     return types.Array(types.uint8, dimensions, "C", readonly=True)
 
 
-@njit(**HELPER)
-def _gather(mask: U8, words: Any, planes: U8, width: int) -> None:
-    j = 0
-    for b in range(len(mask)):
-        bits, i = mask[b], 8 * b
-        while bits:
-            if bits & 1:
-                word = np.uint64(words[i])
-                for k in range(width):
-                    planes[k, j] = (word >> np.uint64(8 * k)) & np.uint64(255)
-                j += 1
-            bits >>= 1
-            i += 1
+def _set_bits() -> tuple[U8, U8]:
+    """How many bits of each byte are set, and which: ``(256,)`` and ``(256, 8)``."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return bits.sum(axis=1, dtype=np.uint8), np.argsort(1 - bits, kind="stable").astype(np.uint8)
+
+
+_COUNT, _SET = _set_bits()
 
 
 @njit(**HELPER)
-def _scatter(mask: U8, planes: U8, words: Any, width: int) -> None:
+def _gather(words: Any, mask: U8, named: Any, planes: U8, width: int) -> None:
     j = 0
     for b in range(len(mask)):
-        bits, i = mask[b], 8 * b
-        while bits:
-            if bits & 1:
-                word = np.uint64(0)
-                for k in range(width):
-                    word |= np.uint64(planes[k, j]) << np.uint64(8 * k)
-                words[i] = word
-                j += 1
-            bits >>= 1
-            i += 1
+        first, bits = 8 * b, 0
+        for q in range(min(8, len(words) - first)):
+            bits |= (words[first + q] != 0) << q
+        mask[b] = bits
+        for q in range(_COUNT[bits]):
+            named[j] = words[first + _SET[bits, q]]
+            j += 1
+    for k in range(width):  # after that alone: it takes many at once
+        for j in range(len(named)):
+            planes[k, j] = (named[j] >> np.uint64(8 * k)) & np.uint64(255)
+
+
+@njit(**HELPER)
+def _scatter(mask: U8, planes: U8, named: Any, words: Any, width: int) -> None:
+    for j in range(len(named)):
+        word = np.uint64(0)
+        for k in range(width):
+            word |= np.uint64(planes[k, j]) << np.uint64(8 * k)
+        named[j] = word
+    j = 0
+    for b in range(len(mask)):
+        for q in range(_COUNT[mask[b]]):
+            words[8 * b + _SET[mask[b], q]] = named[j]
+            j += 1
 
 
 _BYTES, _PLANES = _read_only(1), _read_only(2)
 
 
-@entry(types.void(_BYTES, types.uint32[::1], types.uint8[:, ::1]))
-def _pack_4(mask: U8, words: U32, planes: U8) -> None:
-    """Byte k of each word that ``mask`` names into ``planes[k]``."""
-    _gather(mask, words, planes, 4)
+@entry(types.void(types.uint32[::1], types.uint8[::1], types.uint32[::1], types.uint8[:, ::1]))
+def _pack_4(words: U32, mask: U8, named: U32, planes: U8) -> None:
+    """A bit of ``mask`` for each word that is not zero, these words, and byte k of each."""
+    _gather(words, mask, named, planes, 4)
 
 
-@entry(types.void(_BYTES, types.uint64[::1], types.uint8[:, ::1]))
-def _pack_8(mask: U8, words: U64, planes: U8) -> None:
+@entry(types.void(types.uint64[::1], types.uint8[::1], types.uint64[::1], types.uint8[:, ::1]))
+def _pack_8(words: U64, mask: U8, named: U64, planes: U8) -> None:
     """As :func:`_pack_4`."""
-    _gather(mask, words, planes, 8)
+    _gather(words, mask, named, planes, 8)
 
 
-@entry(types.void(_BYTES, _PLANES, types.uint32[::1]))
-def _unpack_4(mask: U8, planes: U8, words: U32) -> None:
-    """The words again; those that ``mask`` does not name are left as they are."""
-    _scatter(mask, planes, words, 4)
+@entry(types.void(_BYTES, _PLANES, types.uint32[::1], types.uint32[::1]))
+def _unpack_4(mask: U8, planes: U8, named: U32, words: U32) -> None:
+    """The words that ``mask`` names, alone and in their places; the others are left as they are."""
+    _scatter(mask, planes, named, words, 4)
 
 
-@entry(types.void(_BYTES, _PLANES, types.uint64[::1]))
-def _unpack_8(mask: U8, planes: U8, words: U64) -> None:
+@entry(types.void(_BYTES, _PLANES, types.uint64[::1], types.uint64[::1]))
+def _unpack_8(mask: U8, planes: U8, named: U64, words: U64) -> None:
     """As :func:`_unpack_4`."""
-    _scatter(mask, planes, words, 8)
+    _scatter(mask, planes, named, words, 8)
 
 
 _PACK, _UNPACK = {4: _pack_4, 8: _pack_8}, {4: _unpack_4, 8: _unpack_8}
@@ -127,10 +135,10 @@ def _extension(value: Any) -> msgspec.msgpack.Ext:
         whole = (value.dtype.str, value.shape, plain.tobytes())
         return msgspec.msgpack.Ext(_WHOLE, _encode(whole))
     words = plain.reshape(-1).view(f"u{plain.itemsize}")
-    named = words != 0
-    planes = np.empty((plain.itemsize, np.count_nonzero(named)), np.uint8)
-    mask = np.packbits(named, bitorder="little")
-    _PACK[plain.itemsize](mask, words, planes)
+    named = np.empty(np.count_nonzero(words), words.dtype)
+    planes = np.empty((plain.itemsize, len(named)), np.uint8)
+    mask = np.empty((len(words) + 7) // 8, np.uint8)
+    _PACK[plain.itemsize](words, mask, named, planes)
     parts = (value.dtype.str, value.shape, mask.tobytes(), planes.tobytes())
     return msgspec.msgpack.Ext(_WORDS, _encode(parts))
 
@@ -151,7 +159,7 @@ def _array(code: int, data: memoryview, room: int) -> tuple[NDArray[Any], int]:
     if min(shape, default=1) < 0 or n * width > room or not fits or (beyond and mask[-1] >> beyond):
         raise ValueError(f"{len(values)} bytes of words for an array {kind} of shape {shape}")
     words = np.zeros(n, f"u{width}")
-    _UNPACK[width](mask, values.reshape(width, -1), words)
+    _UNPACK[width](mask, values.reshape(width, -1), np.empty(named, words.dtype), words)
     return words.view(dtype).reshape(shape), room - words.nbytes
 
 

@@ -40,7 +40,7 @@ class ScorerEngine(ScoringEngine):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         config, meant = self.config, meaning(self.config)
-        self.versions = Incoming(meant)
+        self.versions = Incoming(meant, self.ensemble.crew)
         self._handing = Handing(
             self.features,
             self.ensemble,
@@ -116,7 +116,7 @@ class ScorerEngine(ScoringEngine):
     def _take_over(self, coming: Coming) -> None:
         version = coming.version
         self.ensemble.restore_view(coming.state)
-        if (got := self.ensemble.view_digest(coming.view)) != version.digest:
+        if (got := self.ensemble.view_digest(coming.view, coming.roots)) != version.digest:
             raise StateError(
                 f"version {version.number}: expected digest {version.digest}, got {got}; run all"
                 " processes of the service by the same version of Millrace and its libraries"

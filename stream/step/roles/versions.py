@@ -7,12 +7,14 @@ changed. It comes in pieces that a broker takes, and is taken over once all of t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
 
-from models.base import State, StateError
+from models.base import State, StateError, state_digest
+from models.ensemble.crew import Crew, Job
 from models.ensemble.ensemble import Ensemble
 from stream.contract.records import NewRecord
 from stream.step.roles.examples import LEVEL, Foreign, check_meaning, plain_bytes
@@ -37,11 +39,13 @@ NONE = Version(0, 0, "")
 
 
 class Coming(NamedTuple):
-    """A version that is whole; ``view``: what :func:`viewed` gave, ``state``: the same unpacked."""
+    """A version that is whole; ``view``: what :func:`viewed` gave, ``state``: the same unpacked,
+    ``roots``: digests of the packed members."""
 
     version: Version
     view: State
     state: State
+    roots: dict[str, str]
 
 
 class Taken(NamedTuple):
@@ -114,9 +118,10 @@ class Incoming:
         :data:`NONE` before the first.
     """
 
-    def __init__(self, meant: str) -> None:
+    def __init__(self, meant: str, crew: Crew) -> None:
         self.current = NONE
         self._meant = meant
+        self._crew = crew
         self._pieces: list[bytes] = []
         self._number = 0  # of the version whose pieces these are
 
@@ -145,13 +150,24 @@ class Incoming:
         data, self._pieces = b"".join(self._pieces), []
         try:
             view = _read(unpacked(plain_bytes(data, MOST_BYTES)))
-            members = {name: unpacked(own) for name, own in view["members"].items()}
+            members, roots = self._unpacked(view["members"])
         except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
             raise Foreign(f"version {piece.number}: expected members, got {error}") from error
         if found := view.keys() & set(_BESIDE):
             raise Foreign(f"version {piece.number}: expected members, got {', '.join(found)} too")
         self.current = Version(piece.number, piece.at_ms, piece.digest)
-        return Coming(self.current, view, view | {"members": members})
+        return Coming(self.current, view, view | {"members": members}, roots)
+
+    def _unpacked(self, packed: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Members and digests of what they were packed as, side by side: either takes as long."""
+        jobs: list[Job[Any]] = [
+            Job(partial(work, own), len(own))
+            for work in (unpacked, state_digest)
+            for own in packed.values()
+        ]
+        made = self._crew.do(jobs)
+        whole, roots = made[: len(packed)], made[len(packed) :]
+        return dict(zip(packed, whole, strict=True)), dict(zip(packed, roots, strict=True))
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,16 +28,24 @@ PLACE = ("partition", "offset")
 """Of a score, what only an event in the log has."""
 
 Write = Callable[[], list[NewRecord]]
-Encode = Callable[[Scored, str], Write]
-"""What writes the score records of ``n`` events, keyed by event id, from their columns and a tail:
-JSON members that all records share, beginning with a comma. It may be called later, when more
-classes are known: it writes the same."""
+Encode = Callable[[Scored, "Shared"], Write]
+"""What writes the score records of ``n`` events, keyed by event id, from their columns and what all
+of them share. It may be called later, when more classes are known: it writes the same."""
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class _Score(msgspec.Struct, gc=False):
-    """A score record up to what all of a step's share."""
+class Shared(NamedTuple):
+    """The last members of all score records of a step."""
+
+    scored_at: int
+    model: str
+    seq: int
+    cold: bool
+
+
+class _Score(msgspec.Struct, gc=False, omit_defaults=True):
+    """A score record."""
 
     id: str
     event_time: int
@@ -46,9 +54,13 @@ class _Score(msgspec.Struct, gc=False):
     members: msgspec.Struct
     partition: int
     offset: int
+    scored_at: int
+    model: str
+    seq: int
+    cold: bool = False
 
 
-class _Number(msgspec.Struct, gc=False):
+class _Number(msgspec.Struct, gc=False, omit_defaults=True):
     """The same of a number; ``interval``: null where nothing is promised yet."""
 
     id: str
@@ -59,9 +71,13 @@ class _Number(msgspec.Struct, gc=False):
     members: msgspec.Struct
     partition: int
     offset: int
+    scored_at: int
+    model: str
+    seq: int
+    cold: bool = False
 
 
-class _Class(msgspec.Struct, gc=False):
+class _Class(msgspec.Struct, gc=False, omit_defaults=True):
     """The same of one of several classes; ``prediction``: null where none is likely enough.
 
     ``set``: those that hold the truth as often as asked; empty where nothing is promised yet.
@@ -77,6 +93,10 @@ class _Class(msgspec.Struct, gc=False):
     members: msgspec.Struct
     partition: int
     offset: int
+    scored_at: int
+    model: str
+    seq: int
+    cold: bool = False
 
 
 def score_encoder(task: Task, names: Sequence[str]) -> Encode:
@@ -88,10 +108,10 @@ def _yes_or_no(task: Task, names: Sequence[str]) -> Encode:
     """A score is one probability, and so is what each member says."""
     members = _struct(names, float)
 
-    def write(scored: Scored, tail: str) -> list[NewRecord]:
+    def write(scored: Scored, shared: Shared) -> list[NewRecord]:
         said = scored.members[:, :, 0]
         columns = (scored.score.tolist(), scored.alert.tolist(), _each(members, said))
-        return _records(_Score, scored, columns, tail)
+        return _records(_Score, scored, columns, shared)
 
     return partial(partial, write)
 
@@ -100,11 +120,11 @@ def _one_number(task: Task, names: Sequence[str]) -> Encode:
     """A score is one number within an interval, and one number is what each member says."""
     members = _struct(names, float)
 
-    def write(scored: Scored, tail: str) -> list[NewRecord]:
+    def write(scored: Scored, shared: Shared) -> list[NewRecord]:
         intervals = [None if math.isnan(p[0]) else p for p in _said(scored).tolist()]
         said = _each(members, scored.members[:, :, 0])
         columns = (scored.score.tolist(), intervals, scored.alert.tolist(), said)
-        return _records(_Number, scored, columns, tail)
+        return _records(_Number, scored, columns, shared)
 
     return partial(partial, write)
 
@@ -114,13 +134,13 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
     members, nobody = _struct(names, str), _struct((), str)
     shares = _struct(task.names[: task.known], float)
 
-    def encode(scored: Scored, tail: str) -> Write:
+    def encode(scored: Scored, shared: Shared) -> Write:
         nonlocal shares
         if len(shares.__struct_fields__) != task.known:
             shares = _struct(task.names[: task.known], float)
-        return partial(write, scored, tail, shares)
+        return partial(write, scored, shared, shares)
 
-    def write(scored: Scored, tail: str, shares: type[msgspec.Struct]) -> list[NewRecord]:
+    def write(scored: Scored, shared: Shared, shares: type[msgspec.Struct]) -> list[NewRecord]:
         n = len(shares.__struct_fields__)
         told = np.array([*task.names[:n], None], dtype=object)
         likeliest = np.where(scored.output.any(axis=1), scored.output.argmax(axis=1), n)
@@ -133,7 +153,7 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
             _each(shares, scored.output[:, :n]),
             _each(members, said) if n else _each(nobody, said[:, :0]),
         )
-        return _records(_Class, scored, columns, tail)
+        return _records(_Class, scored, columns, shared)
 
     return encode
 
@@ -166,17 +186,16 @@ def _each(struct: type[msgspec.Struct], table: NDArray[Any]) -> Iterator[msgspec
 
 
 def _records(
-    struct: type[msgspec.Struct], scored: Scored, columns: Sequence[Iterable[Any]], tail: str
+    struct: type[msgspec.Struct], scored: Scored, columns: Sequence[Iterable[Any]], shared: Shared
 ) -> list[NewRecord]:
     """The records, ``columns`` standing between event time and position."""
-    end = tail.encode() + b"}"
-    out = []
-    for record, identifier, at, *said in zip(
-        scored.records, scored.ids, scored.event_time_ms.tolist(), *columns, strict=True
-    ):
-        whole = struct(identifier, at, *said, record.partition, record.offset)
-        out.append(NewRecord(identifier.encode(), _encode(whole)[:-1] + end))
-    return out
+    ids, times, n = scored.ids, scored.event_time_ms.tolist(), len(scored.ids)
+    places = ([r.partition for r in scored.records], [r.offset for r in scored.records])
+    rest = (itertools.repeat(value, n) for value in shared)
+    wholes = itertools.starmap(struct, zip(ids, times, *columns, *places, *rest, strict=True))
+    # All at once, then taken apart, in half the time: no JSON holds a newline as it is.
+    *lines, _ = _encode_lines(list(wholes)).split(b"\n")
+    return list(itertools.starmap(NewRecord, zip(map(str.encode, ids), lines, strict=True)))
 
 
 def carrying(

@@ -45,7 +45,7 @@ from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
 from stream.step.reasons import Reasons
-from stream.step.scores import PLACE, carrying, score_encoder
+from stream.step.scores import PLACE, Shared, carrying, score_encoder
 from stream.step.tallies import Tallies
 
 EARLY_BYTES_EACH = 512
@@ -247,9 +247,8 @@ class ScoringEngine(Engine):
             *(events.records, events.ids, times, score, output, members, alert, cold, left_out),
             *(self.auditor.versions(), said),
         )
-        tail = f',"scored_at":{clock_ms},"model":"{self.config.name}","seq":{seq}'
-        tail += ',"cold":true' if cold else ""
-        return _Said(scored, self._encode(scored, tail), (links, link, promise))
+        shared = Shared(clock_ms, self.config.name, seq, cold)
+        return _Said(scored, self._encode(scored, shared), (links, link, promise))
 
     def _write(self, said: _Said, x: FeatureBatch, out: Made) -> None:
         """Write the score records, with the reasons that are told; of a cold one there are none."""

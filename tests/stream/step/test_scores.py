@@ -17,7 +17,7 @@ from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.decode.codec import Codec
 from stream.run.assemble import build_engine
 from stream.settings.load import ConfigError
-from stream.step.scores import HEADER_BYTES, score_encoder
+from stream.step.scores import HEADER_BYTES, Shared, score_encoder
 from tests.support.factory import START_MS, config, event, records, to_json
 
 PROBABILITY = st.floats(0, 1, allow_subnormal=True)
@@ -33,7 +33,7 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
     members = table[:, 1:, None]
     scored = Scored(events.records, events.ids, times, p, p[:, None], members, p >= 0.5)
     encode = score_encoder(BINARY, ("a-b", "c_d"))
-    made = encode(scored, ',"scored_at":7,"model":"m","seq":3')()
+    made = encode(scored, Shared(7, "m", 3, cold=False))()
     assert bad == []
     assert [r.key for r in made] == [i.encode() for i in events.ids]
     assert [r.partition for r in made] == [None] * len(rows)
@@ -61,15 +61,15 @@ def test_scores_written_late_are_those_of_the_classes_then_known() -> None:
     record = Record("events", 0, 3, None, b"")
     said = np.array([[True, False, False, False]])
     shares = np.array([[0.7, 0.3, 0.0, 0.0]])
-    alert = np.zeros(1, bool)
+    alert, shared = np.zeros(1, bool), Shared(7, "m", 1, cold=False)
     scored = Scored(
         *([record], ["e"], np.array([5]), shares[:, 0], shares, shares[:, None], alert), said=said
     )
-    at_once = encode(scored, ',"seq":1')()
-    late = encode(scored, ',"seq":1')
+    at_once = encode(scored, shared)()
+    late = encode(scored, shared)
     task.enter("mid")
     assert task.catch_up() == ("mid",)
-    assert encode(scored, ',"seq":1')() != at_once
+    assert encode(scored, shared)() != at_once
     assert late() == at_once
 
 

@@ -27,8 +27,10 @@ BATCH = 4096
 
 
 def ids(first: int, n: int) -> U64:
-    """Ids of the rows from ``first`` on, spread over 64 bits."""
-    return np.arange(first + 1, first + 1 + n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    """Ids of the rows from ``first`` on: as hashes of texts are, like drawn at random."""
+    x = np.arange(first + 1, first + 1 + n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return x ^ (x >> np.uint64(31))
 
 
 def empty(directory: Path) -> Pending:

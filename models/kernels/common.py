@@ -54,17 +54,21 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _UNIT = 1.0 / (1 << 53)
 
 
+def ask_for(builder: Any, place: Any) -> None:
+    """In an intrinsic: ask for the cache line of a pointer."""
+    kind = ir.FunctionType(ir.VoidType(), [voidptr_t, int32_t, int32_t, int32_t])
+    ask = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # To read it, to keep it, as data.
+    builder.call(ask, [builder.bitcast(place, voidptr_t), int32_t(0), int32_t(3), int32_t(1)])
+
+
 @intrinsic
 def prefetch(_: Any, array: Any, at: Any) -> Any:
     """Ask for the cache line of a contiguous array's item, counted over the flattened array."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         data = make_array(signature.args[0])(context, builder, value=given[0]).data
-        place = builder.bitcast(builder.gep(data, [given[1]]), voidptr_t)
-        kind = ir.FunctionType(ir.VoidType(), [voidptr_t, int32_t, int32_t, int32_t])
-        ask = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        # To read it, to keep it, as data.
-        builder.call(ask, [place, int32_t(0), int32_t(3), int32_t(1)])
+        ask_for(builder, builder.gep(data, [given[1]]))
         return context.get_dummy_value()
 
     return types.void(array, at), generate

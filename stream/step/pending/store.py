@@ -2,8 +2,7 @@
 
 A row holds what a label needs to train on what was scored: features, member scores, entity keys.
 Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
-does change (the truth, marks, the index from id to row) stays in memory: at most 31 bytes a row, 41
-while the index grows.
+does change (the truth, marks, the index from id to row) stays in memory: at most 22 bytes a row.
 Time is event time, handed in as a watermark; no clock is read.
 """
 
@@ -19,14 +18,14 @@ from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, U8, U64, FeatureSchema, State, StateError
 from models.carry import shared
-from stream.step.pending.id_index import IdIndex
+from stream.step.pending.id_index import SLOT_BYTES, IdIndex, tags
 from stream.step.pending.segments import Segment, SegmentFile, Source, working_file
 
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000
 """Rows kept where neither configuration nor journal says how many."""
-INDEX_BYTES = 41
-"""Memory that a row takes at most: 31, and while the index grows its smaller table with it."""
+INDEX_BYTES = math.ceil(SLOT_BYTES + 9)
+"""Memory that a row takes at most, where they are many: in the index, for its truth and marks."""
 WAITING = math.nan
 """The truth of a row without a label yet; with one it is a truth of the task."""
 _LEARNED, _EARLY = 1, 2
@@ -171,9 +170,9 @@ class Pending:
                 self._begin(segment)
             self._segments[segment].rows[at : at + take] = rows[done : done + take]
             done += take
+        self._index.insert(tags(np.ascontiguousarray(rows["id"])), self.tail)
         self.tail += n
         self.waiting += n
-        self._index.insert(np.ascontiguousarray(rows["id"]), numbers, len(self))
         self._touched(n)
         return numbers
 
@@ -353,7 +352,7 @@ class Pending:
             at, given = slice(low - first, high - first), slice(low - self.head, high - self.head)
             self._truth[number][at], self._marks[number][at] = truth[given], marks[given]
             ids = np.ascontiguousarray(self._segments[number].rows["id"][at])
-            self._index.insert(ids, np.arange(low, high), len(self))
+            self._index.insert(tags(ids), low, len(self))
             self._segments[number].release()
 
     def carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:

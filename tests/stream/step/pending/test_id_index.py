@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.base import I64, U64
-from stream.step.pending.id_index import IdIndex
+from stream.step.pending.id_index import SLOT_BYTES, IdIndex
+from stream.step.pending.id_index import tags as tags_of
 
 
 def ids(numbers: I64, tags: int) -> U64:
@@ -44,7 +45,7 @@ def test_every_row_is_found_and_none_that_left(
     for come, leave in steps:
         new = np.arange(tail, tail + come)
         tail += come
-        index.insert(ids(new, tags), new, tail - head)
+        index.insert(tags_of(ids(new, tags)), int(new[0]))
         old = np.arange(head, min(head + leave, tail))
         index.remove(ids(old, tags), old)
         head += len(old)
@@ -60,28 +61,42 @@ def test_every_row_is_found_and_none_that_left(
         assert sorted(rows) == sorted(by_tag.get(tag, []) + other)
 
 
-def test_a_table_grows_bit_by_bit() -> None:
-    """Over 1,536 inserts of one id, the larger table stands beside the smaller one, then alone."""
+def test_tables_grow_by_themselves() -> None:
+    """Of a million rows, some tables grow at a time: memory comes in small pieces, and no more of
+    it than a row may take."""
     index = IdIndex()
-    numbers = np.arange(10**6)
-    known = ids(numbers, 10**6)
-    index.insert(known[:49_152], numbers[:49_152], 49_152)
-    alone = index.nbytes
-    sizes = []
-    for i in range(49_152, 60_000):
-        index.insert(known[i : i + 1], numbers[i : i + 1], i + 1)
-        sizes.append(index.nbytes)
-    assert alone == 8 * 65_536
-    assert sizes[:60] == [3 * alone] * 60
-    assert sizes[-1] == 2 * alone
+    rng = np.random.default_rng(0)
+    before, most = 0, 0
+    for first in range(0, 10**6, 4096):
+        index.insert(tags_of(rng.integers(0, 2**64, 4096, np.uint64)), first)
+        most, before = max(most, index.nbytes - before), index.nbytes
+        if first > 800_000:
+            assert 9 < index.nbytes / (first + 4096) < SLOT_BYTES + 0.5
+    assert most < 2_500_000
 
 
 def test_what_comes_at_once_is_entered_at_once() -> None:
     """An index that is filled anew has the size of all that will come from the start."""
     index = IdIndex()
-    numbers = np.arange(100_000)
-    for start in range(0, 100_000, 10_000):
-        part = numbers[start : start + 10_000]
-        index.insert(ids(part, 10**6), part, 100_000)
-    assert index.nbytes == 8 * 2**18
-    assert all(len(rows) == 1 for rows in rows_of(index, ids(numbers, 10**6), 0))
+    numbers = np.arange(300_000)
+    known = ids(numbers, 10**6)
+    sizes = set()
+    for start in range(0, 300_000, 100_000):
+        part = numbers[start : start + 100_000]
+        index.insert(tags_of(known[part]), start, 300_000)
+        sizes.add(index.nbytes)
+    assert len(sizes) == 1
+    assert sizes.pop() / 300_000 < 20.5
+    assert all(len(rows) == 1 for rows in rows_of(index, known, 0))
+
+
+def test_ids_that_share_their_bits_are_found() -> None:
+    """Where 30,000 ids share one tag, no table is made two again and again."""
+    index = IdIndex()
+    numbers = np.arange(30_000)
+    alike = np.full(30_000, 7 << 32, np.uint64)
+    for first in range(0, 30_000, 5_000):
+        index.insert(tags_of(alike[first : first + 5_000]), first)
+    index.remove(alike[:29_990], numbers[:29_990])
+    assert rows_of(index, alike[:1], 29_990) == [list(range(29_990, 30_000))]
+    assert index.nbytes < 40 * 30_000

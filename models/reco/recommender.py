@@ -199,7 +199,7 @@ class Recommender(Tabled):
             a.items.keys[chosen],
             utility[best].copy(),
             self._logits(seen)[best].astype(np.float64),
-            a.stack.scores[np.ix_(a.stack.member, chosen)].T.astype(np.float64),
+            a.stack.scores[a.stack.member, chosen[:, None]].astype(np.float64),
             n,
             not self.history(request.user or request.session) and not self.knows(given).any(),
         )
@@ -223,7 +223,7 @@ class Recommender(Tabled):
 
     def history(self, user: int) -> int:
         """How many items the user took that are remembered."""
-        return int(kernels.history_of(user, self._all)) if user else 0
+        return int(kernels.history_of(user, self._all.users)) if user else 0
 
     # ------------------------------------------------------------------ forgetting
 
@@ -238,7 +238,7 @@ class Recommender(Tabled):
     def knows(self, items: U64) -> BOOL:
         """Which items are known, bool ``(n,)``."""
         found = np.zeros(len(items), np.bool_)
-        kernels.known(np.require(items, np.uint64, ["C", "W"]), found, self._all)
+        kernels.known(np.require(items, np.uint64, ["C", "W"]), found, self._all.items)
         return found
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F32, U64
-from models.kernels.common import RARE
+from models.kernels.common import HELPER, RARE
 from models.kernels.reco.stack import largest
 from models.kernels.reco.tables import (
     I32,
@@ -24,6 +24,7 @@ from models.kernels.reco.tables import (
     Users,
     recent,
     remembered,
+    ring,
     slot_of,
 )
 
@@ -99,6 +100,29 @@ def _neighbours(a: Sessions, items: Items, users: Users, user: int) -> int:
     return n
 
 
+@njit(**HELPER)
+def _add_near(
+    a: Sessions, items: Items, users: Users, other: int, middle: int, strength: float, out: F32
+) -> None:
+    """Add what a neighbour took near his last item but ``middle``, by how near.
+
+    Where his ring lies is read once: with ``out`` written in between it would be at every item.
+    """
+    block, last, mask = ring(users, other)
+    first = max(middle - len(a.after) + 1, 0)
+    end = min(middle + len(a.before), remembered(users, other))
+    for q in range(first, min(middle + 1, end)):
+        tag = users.arena[np.uint64(block + ((last - q) & mask))]
+        slot = slot_of(tag)
+        if items.tags[slot] == tag:
+            out[slot] += strength * a.after[np.uint64(middle - q)]
+    for q in range(max(first, middle + 1), end):
+        tag = users.arena[np.uint64(block + ((last - q) & mask))]
+        slot = slot_of(tag)
+        if items.tags[slot] == tag:
+            out[slot] += strength * a.before[np.uint64(q - middle)]
+
+
 @njit(**RARE)
 def score_sessions(a: Sessions, items: Items, users: Users, user: int, out: F32) -> None:
     """Add up what the nearest neighbours took near the items that they share with the user."""
@@ -120,15 +144,8 @@ def score_sessions(a: Sessions, items: Items, users: Users, user: int, out: F32)
         if alike < least or k == 0:
             continue
         k -= 1
-        strength = alike * np.sqrt(alike)
         middle = users.ints[other, TOTAL] - 1 - a.match[other]
-        first = max(middle - len(a.after) + 1, 0)
-        for q in range(first, min(middle + len(a.before), remembered(users, other))):
-            tag = recent(users, other, q)
-            slot = slot_of(tag)
-            if items.tags[slot] == tag:
-                near = a.after[middle - q] if q <= middle else a.before[q - middle]
-                out[slot] += strength * near
+        _add_near(a, items, users, other, middle, alike * np.sqrt(alike), out)
     for j in range(known):
         out[j] *= a.damp[j]
 

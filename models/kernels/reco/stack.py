@@ -25,7 +25,7 @@ import numpy as np
 from numba import njit
 
 from models.base import F32, F64, U8, U64
-from models.kernels.common import RARE
+from models.kernels.common import HELPER, RARE
 from models.kernels.reco.tables import I32, TOTAL, Items, Users, recent, remembered, slot_of
 
 SIZES = np.array([1, 3, 10, 30, 100, 300])
@@ -58,6 +58,10 @@ ADVANTAGE = 10.0
 BLOCK = 32
 """Items are passed over by so many, as most are not among the best."""
 
+ABREAST = 8
+"""Numbers that are added side by side, each to a sum of its own, so that none waits for another;
+it does not depend on how wide a machine's registers are."""
+
 _NEVER = np.float32(-np.inf)
 _ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 _LN2 = np.float32(math.log(2.0))
@@ -88,6 +92,7 @@ class Stack(NamedTuple):
     gain: F64  # (w,): scratch
     best: I32  # (2 * TOP,): scratch
     values: F32  # (2 * TOP,): scratch
+    sums: F64  # (ABREAST,): scratch
 
 
 def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
@@ -113,6 +118,7 @@ def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
         np.zeros((1 + CONTEXTS) * r),
         np.zeros(2 * TOP, np.int32),
         np.zeros(2 * TOP, np.float32),
+        np.zeros(ABREAST),
     )
 
 
@@ -148,6 +154,40 @@ def exponentials(values: F32, n: int, out: F32) -> None:
         out[c] *= _ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * _E6)))))
 
 
+@njit(**HELPER)
+def _total(sums: F64) -> float:
+    total = 0.0
+    for k in range(ABREAST):
+        total += sums[k]
+    return total
+
+
+@njit(**RARE)
+def sum_of(values: F32, n: int, sums: F64) -> float:
+    """The sum of the first ``n`` values."""
+    sums[:] = 0.0
+    whole = n - n % ABREAST
+    for first in range(0, whole, ABREAST):
+        for k in range(ABREAST):
+            sums[k] += values[first + k]
+    for c in range(whole, n):
+        sums[c - whole] += values[c]
+    return _total(sums)
+
+
+@njit(**RARE)
+def dot(x: F32, y: F32, n: int, sums: F64) -> float:
+    """The sum of the products of the first ``n`` values."""
+    sums[:] = 0.0
+    whole = n - n % ABREAST
+    for first in range(0, whole, ABREAST):
+        for k in range(ABREAST):
+            sums[k] += x[first + k] * y[first + k]
+    for c in range(whole, n):
+        sums[c - whole] += x[c] * y[c]
+    return _total(sums)
+
+
 @njit(**RARE)
 def context_of(users: Users, user: int, gap_ms: int, sitting_ms: int) -> tuple[int, int]:
     """Which of the contexts a user is in, ``gap_ms`` after his last row: by size, and by gap."""
@@ -164,25 +204,21 @@ def context_of(users: Users, user: int, gap_ms: int, sitting_ms: int) -> tuple[i
 def _say(a: Stack, r: int, n: int) -> None:
     """What a row says of the first ``n`` candidates."""
     scores, said = a.scores[r], a.said[r]
-    total, squares = 0.0, 0.0
     for c in range(n):
-        said[c] = scores[a.candidates[c]]
+        said[c] = scores[np.uint32(a.candidates[c])]
     if a.kind[r] == AS_IT_IS:
         return
     if a.kind[r] == SHARE:
         for c in range(n):
             said[c] = max(said[c], _ZERO)
-            total += said[c]
+        total = sum_of(said, n, a.sums)
         scale = np.float32(n / total) if total > 0.0 else _ZERO
         for c in range(n):
             said[c] = said[c] * scale + FLOOR
         logarithms(said, n)
         return
-    for c in range(n):
-        total += said[c]
-        squares += said[c] * said[c]
-    mean = total / n
-    variance = squares / n - mean * mean
+    mean = sum_of(said, n, a.sums) / n
+    variance = dot(said, said, n, a.sums) / n - mean * mean
     scale = np.float32(1.0 / math.sqrt(variance)) if variance > 1e-12 else _ZERO
     for c in range(n):
         said[c] = (said[c] - np.float32(mean)) * scale
@@ -341,22 +377,32 @@ def reward(a: Stack, expert: int, place: int) -> None:
 
 
 @njit(**RARE)
+def _largest_of(values: F32, n: int, sums: F64) -> Any:
+    """The largest of the first ``n`` values."""
+    sums[:] = -np.inf
+    for first in range(0, n - n % ABREAST, ABREAST):
+        for k in range(ABREAST):
+            value = values[first + k]
+            sums[k] = value if value > sums[k] else sums[k]
+    top = values[n - 1]
+    for c in range(n - n % ABREAST, n):
+        top = max(top, values[c])
+    for k in range(ABREAST):
+        top = max(top, np.float32(sums[k]))
+    return top
+
+
+@njit(**RARE)
 def learn_stack(a: Stack, context: tuple[int, int], n: int, chosen: int, weight: float) -> None:
     """One step, the ``chosen`` of the first ``n`` candidates being right."""
-    top = a.utility[0]
-    for c in range(1, n):
-        top = max(top, a.utility[c])
+    top = _largest_of(a.utility, n, a.sums)
     for c in range(n):
         a.utility[c] -= top
     exponentials(a.utility, n, a.chance)
-    total = 0.0
-    for c in range(n):
-        total += a.chance[c]
+    total = sum_of(a.chance, n, a.sums)
     for r in range(len(a.shared)):
-        g, said = 0.0, a.said[r]
-        for c in range(n):
-            g += a.chance[c] * said[c]
-        a.slope[r] = g / total - said[chosen]
+        said = a.said[r]
+        a.slope[r] = dot(a.chance, said, n, a.sums) / total - said[chosen]
     _move(a, context, weight)
 
 

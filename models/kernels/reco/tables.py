@@ -83,7 +83,7 @@ class Users(NamedTuple):
 @njit(**HELPER)
 def slot_of(tag: Any) -> Any:
     """The slot that an item's tag names."""
-    return np.int64(tag & _SLOT)
+    return np.uint64(tag & _SLOT)
 
 
 @njit(**HELPER)
@@ -201,11 +201,19 @@ def remembered(a: Users, slot: int) -> int:
 
 
 @njit(**HELPER)
+def ring(a: Users, slot: int) -> tuple[Any, Any, Any]:
+    """Where a user's items lie in the arena: the beginning, the place of the last, and a mask of
+    places; the last but ``q`` is at ``beginning + ((last - q) & mask)``."""
+    mask = (1 << np.int64(a.ints[slot, CLASS])) - 1
+    last = np.int64(a.ints[slot, HEAD]) + a.ints[slot, COUNT] - 1
+    return np.int64(a.ints[slot, BLOCK]), last, mask
+
+
+@njit(**HELPER)
 def recent(a: Users, slot: int, q: int) -> Any:
     """The tag of the user's last item but ``q``."""
-    mask = (1 << a.ints[slot, CLASS]) - 1
-    at = (a.ints[slot, HEAD] + a.ints[slot, COUNT] - 1 - q) & mask
-    return a.arena[a.ints[slot, BLOCK] + at]
+    begin, last, mask = ring(a, slot)
+    return a.arena[np.uint64(begin + ((last - q) & mask))]
 
 
 @njit(**HELPER)

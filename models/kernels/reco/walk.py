@@ -556,18 +556,18 @@ def walk(
     return len(rows.time_ms)
 
 
-@entry(void(uint64[::1], numba.boolean[::1], _ALL))
-def known(keys: U64, found: BOOL, a: Everything) -> None:
+@entry(void(uint64[::1], numba.boolean[::1], numba.typeof(smallest().items)))
+def known(keys: U64, found: BOOL, items: Items) -> None:
     """Which items there are."""
     for k in range(len(keys)):
-        found[k] = find(a.items, keys[k]) >= 0
+        found[k] = find(items, keys[k]) >= 0
 
 
-@entry(int64(uint64, _ALL))
-def history_of(key: int, a: Everything) -> int:
+@entry(int64(uint64, numba.typeof(smallest().users)))
+def history_of(key: int, users: Users) -> int:
     """How many items of a user are remembered; 0 for an unknown one."""
-    slot = find(a.users, key)
-    return remembered(a.users, slot) if slot >= 0 else 0
+    slot = find(users, key)
+    return remembered(users, slot) if slot >= 0 else 0
 
 
 @entry(void(uint64, uint64, _ALL))

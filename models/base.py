@@ -250,6 +250,10 @@ class Model(Learner):
         """
         return None
 
+    def telling(self, x: FeatureBatch) -> tuple[F64, F64 | None]:
+        """What :meth:`score` gives and, quickly, :meth:`contributions`, in one pass if it can."""
+        return self.score(x), self.contributions(x, exact=False)
+
 
 def state_digest(state: Any) -> str:
     """SHA-256 over a canonical walk of a :data:`State` tree, as 64 hex digits.

@@ -126,10 +126,11 @@ class Ensemble(Group[Model]):
         """Rows that the members were taught."""
         return self._labelled
 
-    def score(self, x: FeatureBatch) -> tuple[F64, F64]:
+    def score(self, x: FeatureBatch, told: dict[str, F64] | None = None) -> tuple[F64, F64]:
         """Member links ``(n, m, k)`` and the ensemble's links ``(n, k)``.
 
-        All are finite, but ``-inf`` of classes that nobody named yet.
+        All are finite, but ``-inf`` of classes that nobody named yet. ``told`` gets what columns do
+        to the links of each member that tells while it scores, see :meth:`Model.telling`.
 
         Raises
         ------
@@ -139,15 +140,21 @@ class Ensemble(Group[Model]):
         """
         k = self.task.k
         links = np.zeros((len(x), len(self.voters), k))
+        parts = {n: self.members[n].parts() for n in self.voters if n not in self._quarantined}
         jobs = {
-            name: [partial(_score, name, part, x, k) for part in self.members[name].parts()]
-            for name in self.voters
-            if name not in self._quarantined
+            name: [
+                partial(_say, name, one, x, k, told is not None and len(own) == 1) for one in own
+            ]
+            for name, own in parts.items()
         }
+        found = {}
         for name, made in self._done(jobs, len(x)).items():
             if isinstance(made, MemberError):
                 raise made
-            links[:, self.voters.index(name)] = self.members[name].joined(made)
+            links[:, self.voters.index(name)] = self.members[name].joined([one for one, _ in made])
+            found[name] = made[0][1]
+        if told is not None:
+            told.update((name, each) for name, each in found.items() if each is not None)
         out = [j for j, name in enumerate(self.voters) if name in self._quarantined]
         if out and len(out) < len(self.voters):
             links[:, out] = np.delete(links, out, axis=1).mean(axis=1, keepdims=True)
@@ -394,8 +401,14 @@ def _tried(job: Callable[[], T]) -> T | MemberError:
 
 def _score(name: str, member: Model, x: FeatureBatch, k: int) -> F64:
     """One model's links ``(n, k)``; whatever goes wrong becomes a :class:`MemberError`."""
+    return _say(name, member, x, k, tell=False)[0]
+
+
+def _say(name: str, member: Model, x: FeatureBatch, k: int, tell: bool) -> tuple[F64, F64 | None]:
+    """The same, and what columns do to them if it shall ``tell``, and can."""
     try:
-        scores = np.asarray(member.score(x), dtype=np.float64)
+        links, told = member.telling(x) if tell else (member.score(x), None)
+        scores = np.asarray(links, dtype=np.float64)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise MemberError(name, "score_raised", len(x), reason) from error
@@ -406,7 +419,7 @@ def _score(name: str, member: Model, x: FeatureBatch, k: int) -> F64:
     if len(rows):
         reason = f"expected finite numbers, got {scores[rows[0], columns[0]]} in row {rows[0]}"
         raise MemberError(name, "score_not_finite", len(x), reason)
-    return scores
+    return scores, told
 
 
 def _learn(name: str, member: Model, x: FeatureBatch, y: F64, w: F64) -> None:

@@ -78,7 +78,7 @@ class Stack:
         """See :meth:`models.ensemble.combine.Combiner.slopes`."""
         out = np.zeros(links.shape)
         learned = (self._weights, self._bent, self._shares)
-        scratch = (self._readings, self._experts, np.zeros(self._m))
+        scratch = (np.zeros(self._m), np.zeros(self._m))
         rows = (np.ascontiguousarray(start), np.ascontiguousarray(links))
         kernels.slopes(*rows, nodes, *learned, *scratch, out)
         return out

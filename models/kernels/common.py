@@ -46,6 +46,9 @@ LANES = 16
 NODES = 8
 """Nodes for the mean slope of a sigmoid along a path."""
 
+QUICK_NODES = 4
+"""Where it is asked for of every score. What is missed the parts of a sum share."""
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2 ** 64 over the golden ratio, odd: steps of it spread over all 64 bits."""
 
@@ -130,6 +133,14 @@ def sigmoid(z: float) -> float:
         return 1.0 / (1.0 + math.exp(-z))
     e = math.exp(z)
     return e / (1.0 + e)
+
+
+@njit(**HELPER)
+def both_ways(z: float) -> tuple[float, float]:
+    """``sigmoid(z)`` and ``sigmoid(-z)``, by one exponential."""
+    e = math.exp(-abs(z))
+    less, more = e / (1.0 + e), 1.0 / (1.0 + e)
+    return (more, less) if z >= 0.0 else (less, more)
 
 
 @njit(**HELPER)

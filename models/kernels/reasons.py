@@ -85,8 +85,12 @@ def survey(root: I64, t: Trees, hyper: F64, w: Walks) -> int:
 
 
 @njit(**HELPER)
-def follow(root: I64, rate: float, x: F64, t: Trees, w: Walks, out: F64) -> None:
-    """Add to ``out`` what each step of the row's ways moves, times ``rate``."""
+def follow(root: I64, rate: float, x: F64, t: Trees, w: Walks, out: F64) -> float:
+    """Add to ``out`` what each step of the row's ways moves, times ``rate``.
+
+    Gives the sum of the leaves, times ``rate``.
+    """
+    link = 0.0
     for s in range(len(root)):
         node = root[s]
         while t.column[node] >= 0:
@@ -94,6 +98,8 @@ def follow(root: I64, rate: float, x: F64, t: Trees, w: Walks, out: F64) -> None
             child = t.child[node] + (x[f] > t.threshold[node])
             out[f] += rate * (w.value[child] - w.value[node])
             node = child
+        link += rate * w.value[node]
+    return link
 
 
 @njit(**HELPER)
@@ -137,14 +143,21 @@ def shapley(n: int, rate: float, x: F64, t: Trees, w: Walks, out: F64) -> None:
                 out[w.column[k]] += product * (w.inside[k] - w.share[k]) / mixed
 
 
-@entry(void(float64[:, ::1], float64[::1], int64[::1], float64[:, :], float64[::1]))
-def spread(told: F64, usual: F64, place: I64, out: F64, total: F64) -> None:
+@entry(void(float64[:, ::1], float64[::1], float64[:]))
+def sums(told: F64, usual: F64, out: F64) -> None:
+    """``out[i]``: what columns do together, beside what they usually do."""
+    for i in range(len(told)):
+        out[i] = 0.0
+        for f in range(len(usual)):
+            out[i] += told[i, f] - usual[f]
+
+
+@entry(void(float64[:, ::1], float64[::1], float64[:], int64[::1], float64[:, :]))
+def spread(told: F64, usual: F64, slope: F64, place: I64, out: F64) -> None:
     """Add what columns do, beside what they usually do, to what they stand for.
 
-    ``out[i, place[f]]`` and ``total[i]`` get ``told[i, f] - usual[f]``.
+    ``out[i, place[f]]`` gets ``slope[i] * (told[i, f] - usual[f])``.
     """
     for i in range(len(told)):
         for f in range(len(usual)):
-            moved = told[i, f] - usual[f]
-            out[i, place[f]] += moved
-            total[i] += moved
+            out[i, place[f]] += slope[i] * (told[i, f] - usual[f])

@@ -12,7 +12,7 @@ import math
 from numba import float64, int64, njit, void
 
 from models.base import F64
-from models.kernels.common import AT, HELPER, WEIGHT, sigmoid
+from models.kernels.common import AT, HELPER, WEIGHT, both_ways, sigmoid
 from models.kernels.entry import entry
 
 LIMIT = 30.0
@@ -82,42 +82,45 @@ def combine(
         out[i] = _clip(math.log(p / q))
 
 
-@njit(**HELPER)
-def _slope(z: float) -> float:
-    """Of the sigmoid."""
-    return sigmoid(z) * sigmoid(-z)
-
-
-@entry(void(_ROWS, _ROWS, int64, *[_LINE] * 6, _ROWS))
+@entry(void(_ROWS, _ROWS, int64, *[_LINE] * 5, _ROWS))
 def slopes(
-    start: F64, links: F64, nodes: int, weights: F64, bent: F64, shares: F64, readings: F64,
-    experts: F64, line: F64, out: F64,
+    start: F64, links: F64, nodes: int, weights: F64, bent: F64, shares: F64, line: F64,
+    own: F64, out: F64,
 ) -> None:  # fmt: skip
     """``out[i, j]``: by how much :func:`combine` moves with member ``j``'s link, on average.
 
-    Along the straight line from ``start[i]`` to ``links[i]``, at so many ``nodes``; ``line``
-    ``(m,)`` is scratch, ``out`` comes as zeros.
+    Along the straight line from ``start[i]`` to ``links[i]``, at so many ``nodes``; ``line`` and
+    ``own`` ``(m,)`` are scratch, ``out`` comes as zeros.
     """
     m = len(line)
     for i in range(len(links)):
         for q in range(nodes):
-            for j in range(m):
-                line[j] = start[i, j] + AT[nodes, q] * (links[i, j] - start[i, j])
-            _experts(line, weights, bent, readings, experts)
+            stacked, total, bending = weights[m], 0.0, bent[2 * m] if len(bent) > 0 else 0.0
             p, n = 0.0, 0.0
-            for e in range(len(shares)):
-                p += shares[e] * sigmoid(experts[e])
-                n += shares[e] * sigmoid(-experts[e])
-            scale = WEIGHT[nodes, q] / (p * n)
-            stacked = shares[0] * _slope(experts[0])
-            mean = shares[1] * _slope(experts[1]) / m
-            bending = shares[3 + m] * _slope(experts[3 + m])
             for j in range(m):
-                z = experts[3 + j]
-                moved = stacked * weights[j] + mean + (shares[2] / m + shares[3 + j]) * _slope(z)
+                z = _clip(start[i, j] + AT[nodes, q] * (links[i, j] - start[i, j]))
+                yes, no = both_ways(z)
+                share = shares[2] / m + shares[3 + j]
+                p += share * yes
+                n += share * no
+                line[j], own[j] = z, share * yes * no
+                stacked += weights[j] * z
+                total += z
                 if len(bent) > 0:
-                    flat = 1.0 + STEEP * abs(z)
-                    moved += bending * (bent[j] + bent[m + j] / (flat * flat))
+                    bending += (bent[j] + bent[m + j] / (1.0 + STEEP * abs(z))) * z
+            yes, no = both_ways(_clip(stacked))
+            p, n, stack = p + shares[0] * yes, n + shares[0] * no, shares[0] * yes * no
+            yes, no = both_ways(total / m)
+            p, n, mean = p + shares[1] * yes, n + shares[1] * no, shares[1] * yes * no / m
+            last = shares[3 + m]
+            yes, no = both_ways(_clip(bending))
+            p, n, bend = p + last * yes, n + last * no, last * yes * no
+            scale = WEIGHT[nodes, q] / (p * n)
+            for j in range(m):
+                moved = own[j] + stack * weights[j] + mean
+                if len(bent) > 0:
+                    flat = 1.0 + STEEP * abs(line[j])
+                    moved += bend * (bent[j] + bent[m + j] / (flat * flat))
                 out[i, j] += scale * moved
 
 

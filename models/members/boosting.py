@@ -79,20 +79,20 @@ _SHAPE = make_arrays(1, 1, BoostingParams.model_validate({}), 0)
 @entry(
     void(
         *(float32[:, ::1], uint32[:, ::1], boolean, numba.typeof(_SHAPE)),
-        *(numba.typeof(make_walks(1, 1)), float64[:, ::1]),
+        *(numba.typeof(make_walks(1, 1)), float64[::1], float64[:, ::1]),
     )
 )
 def boosting_reasons(
-    dense: F32, hashed: U32, exact: bool, a: BoostingArrays, w: Walks, out: F64
+    dense: F32, hashed: U32, exact: bool, a: BoostingArrays, w: Walks, out: F64, told: F64
 ) -> None:
-    """See :mod:`models.kernels.reasons`: Shapley values if ``exact``, else by the rows' ways."""
+    """See :mod:`models.kernels.reasons`: Shapley values if ``exact``, else links and ways."""
     n = survey(a.root, a.trees, a.hyper, w)
     for i in range(len(dense)):
         place(dense, hashed, i, a.bins.edge, a.x, a.at)
         if exact:
-            shapley(n, a.rate[0], a.x, a.trees, w, out[i])
+            shapley(n, a.rate[0], a.x, a.trees, w, told[i])
         else:
-            follow(a.root, a.rate[0], a.x, a.trees, w, out[i])
+            out[i] = follow(a.root, a.rate[0], a.x, a.trees, w, told[i])
 
 
 class BoostingModel(BoostedModel):
@@ -108,6 +108,7 @@ class BoostingModel(BoostedModel):
 
     Params = BoostingParams
     _kernel = boosting_kernel
+    _explain = boosting_reasons
 
     def __init__(
         self, params: BoostingParams, schema: FeatureSchema, seed: int, task: Task = BINARY
@@ -117,11 +118,11 @@ class BoostingModel(BoostedModel):
         super().__init__(schema, arrays, task, params.class_weights)
         self._walks: Walks | None = None
 
-    def contributions(self, x: FeatureBatch, exact: bool) -> F64:
-        """See :meth:`models.base.Model.contributions`."""
+    def _told(self, x: FeatureBatch, exact: bool) -> tuple[F64, F64]:
         columns = self._dense + self._hashed
         if self._walks is None:
             self._walks = make_walks(len(self._arrays.trees.column), columns)
-        out = np.zeros((len(x), columns))
-        boosting_reasons(*self._rows(x), exact, self._arrays, self._walks, out)
-        return out
+        links, told = np.zeros((len(x), 1)), np.zeros((len(x), columns))
+        given = (*self._rows(x), exact, self._arrays, self._walks)
+        boosting_reasons(*given, links.reshape(-1), told)
+        return links, told

@@ -51,9 +51,9 @@ class WeightedSettings(Settings):
 
 
 def explaining(arrays: Any) -> Any:
-    """The type of a kernel ``(dense, hashed, exact, arrays, out)`` for bundles like this."""
+    """The type of a kernel ``(dense, hashed, exact, arrays, out, told)`` for bundles like this."""
     rows = (float32[:, ::1], uint32[:, ::1])
-    return void(*rows, boolean, numba.typeof(arrays), float64[:, ::1])
+    return void(*rows, boolean, numba.typeof(arrays), float64[::1], float64[:, ::1])
 
 
 def signature(arrays: Any) -> Any:
@@ -77,7 +77,8 @@ class CompiledModel(Model):
 
     _kernel: ClassVar[Any]
     _explain: ClassVar[Any] = None
-    """The kernel ``(dense, hashed, exact, arrays, out)`` of :meth:`contributions`."""
+    """The kernel ``(dense, hashed, exact, arrays, out, told)``: scores rows, in the same bits as
+    ``_kernel``, and adds to ``told`` what columns do to them."""
     _roles: ClassVar[dict[str, Role]]
     _version: ClassVar[int] = 1
     _learning: ClassVar[tuple[str, ...]] = ()
@@ -136,11 +137,28 @@ class CompiledModel(Model):
 
         Weights of classes shift every link alike.
         """
+        return None if self._explain is None else self._told(x, exact)[1]
+
+    def telling(self, x: FeatureBatch) -> tuple[F64, F64 | None]:
+        """See :meth:`models.base.Model.telling`: one pass of the member's kernel for it."""
         if self._explain is None:
-            return None
-        out = np.zeros((len(x), self._dense + self._hashed))
-        type(self)._explain(*self._rows(x), exact, self._arrays, out)
-        return out
+            return self.score(x), None
+        links, told = self._told(x, exact=False)
+        return self._corrected(links), told
+
+    def _told(self, x: FeatureBatch, exact: bool) -> tuple[F64, F64]:
+        """Links ``(n, 1)`` as the kernel knows them, and what columns do to them."""
+        links, told = np.zeros((len(x), 1)), np.zeros((len(x), self._dense + self._hashed))
+        type(self)._explain(*self._rows(x), exact, self._arrays, links.reshape(-1), told)
+        return links, told
+
+    def _corrected(self, links: F64) -> F64:
+        """The kernel's links, in place, without what classes were weighed with."""
+        self._weigh()
+        if self._class_weights is not None:
+            offset = np.log(self._class_weights)
+            links -= offset if self._k > 1 else offset[1] - offset[0]
+        return links
 
     def _walk(self, x: FeatureBatch, y: F64, w: F64, mode: int) -> F64:
         n, (dense, hashed) = len(x), self._rows(x)
@@ -156,11 +174,7 @@ class CompiledModel(Model):
             w = w * self._class_weights[y.astype(np.int64)]
         out = np.zeros(n * self._k if mode & SCORE else 0)
         type(self)._kernel(dense, hashed, y, w, out, mode, self._arrays)
-        links = out.reshape(-1, self._k)
-        if self._class_weights is not None:
-            offset = np.log(self._class_weights)
-            links -= offset if self._k > 1 else offset[1] - offset[0]
-        return links
+        return self._corrected(out.reshape(-1, self._k))
 
     def parameters(self) -> Sequence[Parameter]:
         """One row for each array of the state, in the order of the bundle."""

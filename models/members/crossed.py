@@ -45,7 +45,9 @@ def crossed_kernel(
 
 
 @entry(explaining(make_arrays(1, 1, 1, CrossedParams.model_validate({}), 0)))
-def crossed_reasons(dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out: F64) -> None:
+def crossed_reasons(
+    dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out: F64, told: F64
+) -> None:
     """Each column's own weight and half of those of its pairs: the Shapley values of such a sum."""
     f = len(a.key)
     shift = shift_of(a.table)
@@ -53,7 +55,7 @@ def crossed_reasons(dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out:
         locate(dense, i, a.bins.edge, a.bins.order, a.at, a.ids)
         find(hashed, i, a.ids, a.salt, a.key, a.slot, shift)
         w = a.weight[0]
-        weights(a.table, a.slot, 0, a.z[0], a.root[0], w, a.hyper)
+        out[i] = weights(a.table, a.slot, 0, a.z[0], a.root[0], w, a.hyper)
         pair = 1 + f
         for c in range(f):
             even, odd, last = 0.0, 0.0, c & ~1  # two sums: neither waits for the other
@@ -62,9 +64,9 @@ def crossed_reasons(dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out:
                 odd += w[pair + b + 1]
             if last < c:
                 even += w[pair + last]
-            out[i, c] += w[1 + c] + 0.5 * (even + odd)
+            told[i, c] += w[1 + c] + 0.5 * (even + odd)
             for b in range(c):
-                out[i, b] += 0.5 * w[pair + b]
+                told[i, b] += 0.5 * w[pair + b]
             pair += c
 
 

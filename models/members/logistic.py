@@ -19,7 +19,17 @@ from numba import njit
 from pydantic import Field
 
 from models.base import F32, F64, I64, U32, FeatureSchema, Role
-from models.kernels.common import AT, HELPER, LEARN, NODES, SCORE, WEIGHT, sigmoid
+from models.kernels.common import (
+    AT,
+    HELPER,
+    LEARN,
+    NODES,
+    QUICK_NODES,
+    SCORE,
+    WEIGHT,
+    both_ways,
+    sigmoid,
+)
 from models.kernels.entry import entry
 from models.kernels.linear import EPS, bucket, observe_row, standardise, starts
 from models.members.compiled import CompiledModel, WeightedSettings, explaining, signature
@@ -174,43 +184,45 @@ def logistic_kernel(
 
 
 @njit(**HELPER)
-def _slopes(a: LogisticArrays) -> None:
+def _slopes(nodes: int, a: LogisticArrays) -> None:
     """Fill ``error``: by how much the mix moves with each regression's link, on average.
 
-    Along the straight line from the biases to the links of the row.
+    Along the straight line from the biases to the links of the row, at so many places of it.
     """
     for r in range(RATES):
         a.error[r] = 0.0
-    for q in range(NODES):
+    for q in range(nodes):
         p, n = 0.0, 0.0
         for r in range(RATES):
             bias = a.weight[0, r]
-            link = bias + AT[NODES, q] * (a.links[r] - bias)
-            yes, no = sigmoid(link), sigmoid(-link)
+            yes, no = both_ways(bias + AT[nodes, q] * (a.links[r] - bias))
             p += a.share[r] * yes
             n += a.share[r] * no
             a.gradient[r] = a.share[r] * yes * no
         for r in range(RATES):
-            a.error[r] += WEIGHT[NODES, q] * a.gradient[r] / (p * n)
+            a.error[r] += WEIGHT[nodes, q] * a.gradient[r] / (p * n)
 
 
 @entry(explaining(make_arrays(1, [2], 0.1)))
-def logistic_reasons(dense: F32, hashed: U32, exact: bool, a: LogisticArrays, out: F64) -> None:
+def logistic_reasons(
+    dense: F32, hashed: U32, exact: bool, a: LogisticArrays, out: F64, told: F64
+) -> None:
     """What each column adds to the regressions' links, by how much the mix moves with these."""
     d = len(a.z)
     for i in range(len(dense)):
         standardise(dense, i, a.mean, a.variance, a.z)
         _links(a.z, hashed, i, a.first, a.weight, a.links)
-        _slopes(a)
+        out[i] = _mixed(a.links, a.share)
+        _slopes(NODES if exact else QUICK_NODES, a)
         for j in range(d):
             weight = 0.0
             for r in range(RATES):
                 weight += a.error[r] * a.weight[1 + j, r]
-            out[i, j] += weight * a.z[j]
+            told[i, j] += weight * a.z[j]
         for k in range(hashed.shape[1]):
             at = bucket(hashed, i, k, a.first)
             for r in range(RATES):
-                out[i, d + k] += a.error[r] * a.weight[at, r]
+                told[i, d + k] += a.error[r] * a.weight[at, r]
 
 
 class LogisticModel(CompiledModel):

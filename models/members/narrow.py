@@ -68,7 +68,14 @@ class Narrow(Model):
 
     def contributions(self, x: FeatureBatch, exact: bool) -> F64 | None:
         """See :meth:`Model.contributions`: 0 of columns that it does not see."""
-        told = self._model.contributions(self._seen(x), exact)
+        return self._wide(x, self._model.contributions(self._seen(x), exact))
+
+    def telling(self, x: FeatureBatch) -> tuple[F64, F64 | None]:
+        """See :meth:`Model.telling`."""
+        links, told = self._model.telling(self._seen(x))
+        return links, self._wide(x, told)
+
+    def _wide(self, x: FeatureBatch, told: F64 | None) -> F64 | None:
         if told is None:
             return None
         d = x.dense.shape[1]

@@ -21,6 +21,8 @@ from models.kernels.entry import entry
 PLACES = 12
 """Decimals of what is written."""
 _ONE = 10**PLACES
+_PAIRS = np.array([list(b"%02d" % k) for k in range(100)], np.uint8)
+"""Two digits at a time: by one each, numbers were half of what reasons took to write."""
 LARGEST = 1e6
 """Beyond it a number of so many decimals does not fit into 64 bits, nor a few into their sum."""
 _NUMBER_BYTES = 24
@@ -51,7 +53,7 @@ def _number(units: int, out: U8, at: int) -> int:
         at += 1
         units = -units
     whole, part = np.uint64(units) // np.uint64(_ONE), np.uint64(units) % np.uint64(_ONE)
-    ten, zero = np.uint64(10), np.uint64(48)
+    ten, hundred, zero = np.uint64(10), np.uint64(100), np.uint64(48)
     size, rest = 1, whole // ten
     while rest > 0:
         size, rest = size + 1, rest // ten
@@ -60,14 +62,14 @@ def _number(units: int, out: U8, at: int) -> int:
         whole //= ten
     at += size
     out[at] = 46  # .
-    at += 1
-    size = PLACES
-    while size > 1 and part % ten == 0:
-        size, part = size - 1, part // ten
-    for k in range(at + size - 1, at - 1, -1):
-        out[k] = zero + part % ten
-        part //= ten
-    return at + size
+    for k in range(at + PLACES - 1, at, -2):
+        pair = np.int64(part % hundred)
+        part //= hundred
+        out[k], out[k + 1] = _PAIRS[pair, 0], _PAIRS[pair, 1]
+    end = at + 1 + PLACES
+    while out[end - 1] == zero and end > at + 2:
+        end -= 1
+    return end
 
 
 @njit(**HELPER)
@@ -134,7 +136,7 @@ class Writer:
 
     def __init__(self, names: Sequence[str], texts: Sequence[str | None], most: int) -> None:
         encode = msgspec.json.encode
-        parts = [b',"reasons":{"link":', b',"base":', b',"rest":', b',"top":[', b"]}}"]
+        parts = [b'{"link":', b',"base":', b',"rest":', b',"top":[', b"]}"]
         for name, text in zip(names, texts, strict=True):
             parts.append(b'{"reason":%s,"weight":' % encode(name))
             parts.append(b"}" if text is None else b',"text":%s}' % encode(text))
@@ -148,7 +150,7 @@ class Writer:
         self._row_bytes = fixed + len(self._chosen) * each
 
     def write(self, link: F64, base: F64, weights: F64) -> list[bytes]:
-        """The end of each of ``n`` score records, from its last comma on.
+        """Of each of ``n`` scores the reasons, as JSON.
 
         Links and bases ``(n,)``, weights ``(n, r)`` of each name: all within :data:`LARGEST`.
         Numbers have :data:`PLACES` decimals, and what is written of a row adds up to its link to

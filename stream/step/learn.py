@@ -55,11 +55,11 @@ class Learning:
         self._history = history
         self._counts = counts
 
-    def score(self, x: FeatureBatch) -> tuple[F64, F64]:
-        """Member and ensemble links; a member that fails leaves the ensemble, the rest go on."""
+    def score(self, x: FeatureBatch, told: dict[str, F64] | None = None) -> tuple[F64, F64]:
+        """See :meth:`Ensemble.score`; a member that fails leaves the ensemble, the rest go on."""
         while True:
             try:
-                return self._ensemble.score(x)
+                return self._ensemble.score(x, told)
             except MemberError as error:
                 self._counts[f"member_errors.{error.member}.{error.kind}"] += 1
                 self._auditor.failed(error, {})

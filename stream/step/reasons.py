@@ -14,25 +14,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numba import float64, int64, void
+from numba import float64, int64
 
 from models.base import BOOL, F64, FeatureBatch, FeatureSchema, State
 from models.ensemble.ensemble import Ensemble
-from models.kernels.common import NODES
+from models.kernels.common import NODES, QUICK_NODES
 from models.kernels.entry import entry
-from models.kernels.reasons import spread
+from models.kernels.reasons import spread, sums
 from models.settings import Feature, column_names
-from stream.contract.records import NewRecord
 from stream.encode.reasons import LARGEST, Writer
 from stream.settings.schema import ReasonsSettings
+from stream.step.scores import Why
 
 EVERY = 16
 """Usual moves slowly: members explain so few events for it that it costs next to nothing."""
-QUICK_NODES = 4
-"""At so many places of the line from the usual the combiner's slopes are taken for every score, at
-more for alerts and on request. Of 12,288 parts of links, .18 on average, those of the stack were
-off by .0003, 99 % by less than .002, and one by .19; at twice as many places by .0002 and .21: the
-stack has kinks. What is missed the parts share, so that they add up in any case."""
 MEMORY = 4096
 """Events, of those taken, after which a mean has mostly forgotten."""
 
@@ -62,6 +57,14 @@ class Told(NamedTuple):
     by_member: F64  # (n, m, r)
     base: F64  # (n,): with all of them the link
     link: F64  # (n,)
+
+
+class Weighed(NamedTuple):
+    """What is to be told with scores: of ``n`` of them, by row."""
+
+    rows: Sequence[int]
+    link: F64  # (n,)
+    weights: F64  # (n, r): what each reason does to it
 
 
 class Reasons:
@@ -111,31 +114,50 @@ class Reasons:
 
     def of(self, x: FeatureBatch, links: F64, link: F64, exact: bool) -> Told:
         """Of events with these links ``(n, m)`` and ``(n,)``; changes nothing."""
-        told, slopes = self._told(x, links, link, exact)
-        told *= slopes[:, :, None]
+        told = np.zeros((*links.shape, len(self.names)))
+        self._tell(x, links, link, exact, list(told.swapaxes(0, 1)))
         return Told(told, link - told.sum(axis=2).sum(axis=1), link)
 
-    def _told(self, x: FeatureBatch, links: F64, link: F64, exact: bool) -> tuple[F64, F64]:
-        """What reasons do to links, ``(n, m, r)``, and how these move the score's, ``(n, m)``."""
-        told = np.zeros((*links.shape, len(self.names)))
-        moved = np.zeros(links.shape)
-        for j in range(len(self._ensemble.voters)):
-            said, part = self._said(j, x, links, exact)
-            total = np.zeros(len(x))
-            spread(said, self._usual[j, part], self._places[j, part], told[:, j], total)
-            moved[:, j] = total
-        return told, self._slopes(links, moved, link, NODES if exact else QUICK_NODES)
+    def _tell(
+        self,
+        x: FeatureBatch,
+        links: F64,
+        link: F64,
+        exact: bool,
+        into: Sequence[F64],
+        told: Mapping[str, F64] | None = None,
+    ) -> None:
+        """Add what reasons do to the link through each member to its table ``(n, r)``.
 
-    def _said(self, j: int, x: FeatureBatch, links: F64, exact: bool) -> tuple[F64, slice]:
+        ``told``: what members have told of these rows already.
+        """
+        said = [self._said(name, x, links, exact, told) for name in self._ensemble.voters]
+        moved = np.zeros(links.shape)
+        for j, (parts, at) in enumerate(said):
+            sums(parts, self._usual[j, at], moved[:, j])
+        slopes = self._slopes(links, moved, link, NODES if exact else QUICK_NODES)
+        for j, (parts, at) in enumerate(said):
+            spread(parts, self._usual[j, at], slopes[:, j], self._places[j, at], into[j])
+
+    def _said(
+        self,
+        name: str,
+        x: FeatureBatch,
+        links: F64,
+        exact: bool,
+        told: Mapping[str, F64] | None = None,
+    ) -> tuple[F64, slice]:
         """What a member's columns do to its link, all of it where it cannot tell; at which places.
 
         One in quarantine says what the others do on average, and is a block.
         """
-        name = self._ensemble.voters[j]
         found = None
-        if name not in self._ensemble.quarantined:
+        if told is not None and name in told:
+            found = told[name]
+        elif name not in self._ensemble.quarantined:
             found = self._ensemble.members[name].contributions(x, exact)
         if found is None:
+            j = self._ensemble.voters.index(name)
             return np.ascontiguousarray(links[:, j : j + 1]), slice(-1, None)
         return found, slice(0, -1)
 
@@ -166,38 +188,51 @@ class Reasons:
 
     # ------------------------------------------------------------------ for people
 
-    def adding(
-        self, made: list[NewRecord], x: FeatureBatch, links: F64, link: F64, alert: BOOL
-    ) -> list[NewRecord]:
-        """The score records of events with these links, with the reasons that are to be told.
+    @property
+    def tells_all(self) -> bool:
+        """Whether every score is told with its reasons."""
+        return self._settings.tell == "all"
 
-        Those of alerts exactly: somebody acts on them.
+    def weighed(
+        self,
+        x: FeatureBatch,
+        links: F64,
+        link: F64,
+        alert: BOOL,
+        told: Mapping[str, F64] | None = None,
+    ) -> Weighed:
+        """What is to be told of events with these links, of alerts exactly: somebody acts on them.
+
+        ``told``: what members told while they scored.
         """
-        tell, weights = self._settings.tell, np.zeros((len(x), len(self.names)))
-        if tell == "asked":
-            return made
-        if tell == "all":
-            _weigh(*self._told(x, links, link, exact=False), weights)
-        rows = np.flatnonzero(alert)
+        rows = np.flatnonzero(alert if self._settings.tell != "asked" else alert[:0])
+        weights = np.zeros((len(x), len(self.names)))
+        if self.tells_all:
+            self._tell(x, links, link, False, [weights] * links.shape[1], told)
         if len(rows):
             exactly = np.zeros((len(rows), len(self.names)))
             some = x.take(rows), links[rows], link[rows]
-            _weigh(*self._told(*some, exact=True), exactly)
+            self._tell(*some, True, [exactly] * links.shape[1])
             weights[rows] = exactly
-        told = range(len(x)) if tell == "all" else rows.tolist()
-        out, weights, link = list(made), weights[told], link[told]
-        for row, end in zip(told, self._written(link, weights), strict=True):
-            record = out[row]
-            out[row] = NewRecord(record.key, (record.value or b"{}")[:-1] + end)
-        return out
+        if self.tells_all:
+            return Weighed(range(len(x)), link, weights)
+        return Weighed(rows.tolist(), link[rows], weights[rows])
 
-    def _written(self, link: F64, weights: F64) -> list[bytes]:
-        """The ends of the records."""
+    def written(self, told: Weighed, n: int) -> Why:
+        """Of ``n`` scores what is to be told with them, as JSON."""
+        link, weights = told.link, told.weights
         base = link - weights.sum(axis=1)
         if max(np.abs(weights).max(initial=0.0), np.abs(base).max(initial=0.0)) < LARGEST:
-            return self._writer.write(link, base, weights)
-        told = self.shown(Told(weights[:, None], base, link))
-        return [b',"reasons":%s}}' % _encode(shown) for shown in told]
+            made = self._writer.write(link, base, weights)
+        else:
+            made = [*map(_encode, self.shown(Told(weights[:, None], base, link)))]
+        raws = map(msgspec.Raw, made)
+        if len(made) == n:
+            return raws
+        found: list[msgspec.Raw | msgspec.UnsetType] = [msgspec.UNSET] * n
+        for row, raw in zip(told.rows, raws, strict=True):
+            found[row] = raw
+        return found
 
     def shown(self, told: Told) -> Iterator[Shown]:
         """Of each event what pushes it towards an alert, the strongest first; ties by their order.
@@ -237,16 +272,22 @@ class Reasons:
 
     # ------------------------------------------------------------------ what is usual
 
-    def scored(self, x: FeatureBatch, links: F64, before: int) -> None:
-        """Take every :data:`EVERY`-th event, ``before`` having been scored so far."""
+    def scored(
+        self, x: FeatureBatch, links: F64, before: int, told: Mapping[str, F64] | None = None
+    ) -> None:
+        """Take every :data:`EVERY`-th event, ``before`` having been scored so far.
+
+        ``told``: what members told while they scored.
+        """
         rows = np.arange(-before % EVERY, len(x), EVERY)
         if not len(rows):
             return
         x, links = x.take(rows), links[rows]
+        told = {name: parts[rows] for name, parts in (told or {}).items()}
         for j, name in enumerate(self._ensemble.voters):
             if name in self._ensemble.quarantined:
                 continue
-            said, part = self._said(j, x, links, exact=False)
+            said, part = self._said(name, x, links, False, told)
             self._taken[j] = _remember(said, self._usual[j, part], self._taken[j], MEMORY)
 
     def replaced(self, name: str) -> None:
@@ -271,15 +312,6 @@ class Reasons:
             self._usual[j], self._taken[j] = 0.0, 0
             if same and name in usual:
                 self._usual[j], self._taken[j] = usual[name], state["taken"][name]
-
-
-@entry(void(float64[:, :, ::1], float64[:, ::1], float64[:, ::1]))
-def _weigh(told: F64, slopes: F64, weights: F64) -> None:
-    """``weights`` ``(n, r)`` get what reasons do to the link, through all members."""
-    for i in range(len(told)):
-        for j in range(told.shape[1]):
-            for r in range(told.shape[2]):
-                weights[i, r] += slopes[i, j] * told[i, j, r]
 
 
 @entry(int64(float64[:, ::1], float64[::1], int64, int64))

@@ -27,7 +27,9 @@ topic allows, its score must fit into another one."""
 PLACE = ("partition", "offset")
 """Of a score, what only an event in the log has."""
 
-Write = Callable[[], list[NewRecord]]
+Why = Iterable[msgspec.Raw | msgspec.UnsetType]
+"""Of each event the reasons that are told with its score, as JSON."""
+Write = Callable[[Why], list[NewRecord]]
 Encode = Callable[[Scored, "Shared"], Write]
 """What writes the score records of ``n`` events, keyed by event id, from their columns and what all
 of them share. It may be called later, when more classes are known: it writes the same."""
@@ -58,6 +60,7 @@ class _Score(msgspec.Struct, gc=False, omit_defaults=True):
     model: str
     seq: int
     cold: bool = False
+    reasons: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Number(msgspec.Struct, gc=False, omit_defaults=True):
@@ -75,6 +78,7 @@ class _Number(msgspec.Struct, gc=False, omit_defaults=True):
     model: str
     seq: int
     cold: bool = False
+    reasons: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Class(msgspec.Struct, gc=False, omit_defaults=True):
@@ -97,6 +101,7 @@ class _Class(msgspec.Struct, gc=False, omit_defaults=True):
     model: str
     seq: int
     cold: bool = False
+    reasons: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def score_encoder(task: Task, names: Sequence[str]) -> Encode:
@@ -108,10 +113,10 @@ def _yes_or_no(task: Task, names: Sequence[str]) -> Encode:
     """A score is one probability, and so is what each member says."""
     members = _struct(names, float)
 
-    def write(scored: Scored, shared: Shared) -> list[NewRecord]:
+    def write(scored: Scored, shared: Shared, why: Why) -> list[NewRecord]:
         said = scored.members[:, :, 0]
         columns = (scored.score.tolist(), scored.alert.tolist(), _each(members, said))
-        return _records(_Score, scored, columns, shared)
+        return _records(_Score, scored, columns, shared, why)
 
     return partial(partial, write)
 
@@ -120,11 +125,11 @@ def _one_number(task: Task, names: Sequence[str]) -> Encode:
     """A score is one number within an interval, and one number is what each member says."""
     members = _struct(names, float)
 
-    def write(scored: Scored, shared: Shared) -> list[NewRecord]:
+    def write(scored: Scored, shared: Shared, why: Why) -> list[NewRecord]:
         intervals = [None if math.isnan(p[0]) else p for p in _said(scored).tolist()]
         said = _each(members, scored.members[:, :, 0])
         columns = (scored.score.tolist(), intervals, scored.alert.tolist(), said)
-        return _records(_Number, scored, columns, shared)
+        return _records(_Number, scored, columns, shared, why)
 
     return partial(partial, write)
 
@@ -140,7 +145,9 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
             shares = _struct(task.names[: task.known], float)
         return partial(write, scored, shared, shares)
 
-    def write(scored: Scored, shared: Shared, shares: type[msgspec.Struct]) -> list[NewRecord]:
+    def write(
+        scored: Scored, shared: Shared, shares: type[msgspec.Struct], why: Why
+    ) -> list[NewRecord]:
         n = len(shares.__struct_fields__)
         told = np.array([*task.names[:n], None], dtype=object)
         likeliest = np.where(scored.output.any(axis=1), scored.output.argmax(axis=1), n)
@@ -153,7 +160,7 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
             _each(shares, scored.output[:, :n]),
             _each(members, said) if n else _each(nobody, said[:, :0]),
         )
-        return _records(_Class, scored, columns, shared)
+        return _records(_Class, scored, columns, shared, why)
 
     return encode
 
@@ -186,13 +193,17 @@ def _each(struct: type[msgspec.Struct], table: NDArray[Any]) -> Iterator[msgspec
 
 
 def _records(
-    struct: type[msgspec.Struct], scored: Scored, columns: Sequence[Iterable[Any]], shared: Shared
+    struct: type[msgspec.Struct],
+    scored: Scored,
+    columns: Sequence[Iterable[Any]],
+    shared: Shared,
+    why: Why,
 ) -> list[NewRecord]:
     """The records, ``columns`` standing between event time and position."""
     ids, times, n = scored.ids, scored.event_time_ms.tolist(), len(scored.ids)
     places = ([r.partition for r in scored.records], [r.offset for r in scored.records])
     rest = (itertools.repeat(value, n) for value in shared)
-    wholes = itertools.starmap(struct, zip(ids, times, *columns, *places, *rest, strict=True))
+    wholes = itertools.starmap(struct, zip(ids, times, *columns, *places, *rest, why, strict=True))
     # All at once, then taken apart, in half the time: no JSON holds a newline as it is.
     *lines, _ = _encode_lines(list(wholes)).split(b"\n")
     return list(itertools.starmap(NewRecord, zip(map(str.encode, ids), lines, strict=True)))

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from stream.contract.commands import WHOLE, CommandRefused
 from stream.contract.hashing import hash_text
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Outputs, Scored
-from stream.contract.records import JournalRecord, NewRecord, Record, Slice
+from stream.contract.records import JournalRecord, Record, Slice
 from stream.decode.codec import Codec, Events, Labels
 from stream.settings.schema import Config
 from stream.step.early import EarlyLabels
@@ -45,7 +46,7 @@ from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes, Settle
 from stream.step.pending.store import Pending
 from stream.step.reasons import Reasons
-from stream.step.scores import PLACE, Shared, carrying, score_encoder
+from stream.step.scores import PLACE, Shared, Why, Write, carrying, score_encoder
 from stream.step.tallies import Tallies
 
 EARLY_BYTES_EACH = 512
@@ -61,7 +62,7 @@ class _Said(NamedTuple):
     records, now or later."""
 
     scored: Scored
-    write: Callable[[], list[NewRecord]]
+    write: Write
     keep: tuple[F64, F64, F64]
 
 
@@ -208,13 +209,12 @@ class ScoringEngine(Engine):
         n = len(events.records)
         self._left(self.join.make_room(n), out)
         x = self.features.transform(events.columns)
-        said = self._say(events, self.learning.score(x), self.clock_ms, self.seq + 1)
+        told: dict[str, F64] | None = {} if self.reasons and self.reasons.tells_all else None
+        said = self._say(events, self.learning.score(x, told), self.clock_ms, self.seq + 1)
         scored = said.scored
-        if self.reasons is None:
-            self.ensemble.crew.put_off(partial(self._write, said, x, out))
-        else:  # at once: they are those of the members as they scored
-            self._write(said, x, out)
-            self.reasons.scored(x, said.keep[0][:, :, 0], self.counts["scored"])
+        self.ensemble.crew.put_off(partial(self._write, said, self._reasons(said, x, told), out))
+        if self.reasons is not None:
+            self.reasons.scored(x, said.keep[0][:, :, 0], self.counts["scored"], told)
         out.scored.append(scored)
         score, alert, cold = scored.score, scored.alert, scored.cold
         self.counts["scored"] += n
@@ -250,13 +250,23 @@ class ScoringEngine(Engine):
         shared = Shared(clock_ms, self.config.name, seq, cold)
         return _Said(scored, self._encode(scored, shared), (links, link, promise))
 
-    def _write(self, said: _Said, x: FeatureBatch, out: Made) -> None:
-        """Write the score records, with the reasons that are told; of a cold one there are none."""
-        made, scored = said.write(), said.scored
-        if self.reasons is not None and not scored.cold:
-            links, link, _ = said.keep
-            made = self.reasons.adding(made, x, links[:, :, 0], link[:, 0], scored.alert)
-        out.scores += carrying(made, scored, self.config.scores, self.clock_ms)
+    def _reasons(
+        self, said: _Said, x: FeatureBatch, told: dict[str, F64] | None
+    ) -> Callable[[], Why]:
+        """What writes the reasons that are told with scores; of a cold score there are none.
+
+        Those of the members as they scored. ``told``: what these told while they did.
+        """
+        if self.reasons is None or said.scored.cold:
+            return partial(repeat, msgspec.UNSET, len(x))
+        links, link, _ = said.keep
+        found = self.reasons.weighed(x, links[:, :, 0], link[:, 0], said.scored.alert, told)
+        return partial(self.reasons.written, found, len(x))
+
+    def _write(self, said: _Said, reasons: Callable[[], Why], out: Made) -> None:
+        """Write the score records."""
+        made = said.write(reasons())
+        out.scores += carrying(made, said.scored, self.config.scores, self.clock_ms)
 
     def _finish(self, journal: JournalRecord, out: Made, cause: bytes = b"") -> Outputs:
         self.ensemble.crew.finish()
@@ -303,7 +313,7 @@ class ScoringEngine(Engine):
             made = self._foreseen(x)
             said = self._say(events, made, clock_ms, self.seq)
             why = self._why(x, made)
-        answer: dict[str, Any] = msgspec.json.decode(said.write()[0].value or b"")
+        answer: dict[str, Any] = msgspec.json.decode(said.write([msgspec.UNSET])[0].value or b"")
         answer = {k: v for k, v in answer.items() if k not in PLACE} | {"digest": self.digest}
         return answer if why is None else answer | {"reasons": why}
 

@@ -50,6 +50,23 @@ def taught(name: str, **params: Any) -> Model:
     return made
 
 
+@pytest.mark.parametrize("name", ["logistic", "crossed", "boosting"])
+def test_a_member_that_tells_while_it_scores_says_the_same(name: str) -> None:
+    """Links and contributions, bit for bit; also one that weighs classes, and sees few columns."""
+    own = FeatureSchema(("c", "a"), SCHEMA.hashed)
+    kind, settings = MEMBERS[name]
+    inner = kind(settings.model_validate({"class_weights": {"true": 3.0}}), own, 1)
+    narrow, x = Narrow(inner, own, SCHEMA), rows(300)
+    narrow.learn(x, (x.dense[:, 2] > 0).astype(float), np.ones(300))
+    for model in (taught(name), narrow):
+        links, told = model.telling(x)
+        expected = model.contributions(x, exact=False)
+        assert told is not None
+        assert expected is not None
+        assert links.tolist() == model.score(x).tolist()
+        assert told.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("name", ["crossed", "boosting"])
 def test_contributions_and_a_constant_are_the_link(name: str, exact: bool) -> None:

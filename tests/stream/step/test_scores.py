@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from models.task import BINARY, Classes
 from stream.contract.outputs import Scored
@@ -33,7 +34,7 @@ def test_a_score_record_gives_back_every_number_exactly(rows: list[tuple[float, 
     members = table[:, 1:, None]
     scored = Scored(events.records, events.ids, times, p, p[:, None], members, p >= 0.5)
     encode = score_encoder(BINARY, ("a-b", "c_d"))
-    made = encode(scored, Shared(7, "m", 3, cold=False))()
+    made = encode(scored, Shared(7, "m", 3, cold=False))([UNSET] * len(rows))
     assert bad == []
     assert [r.key for r in made] == [i.encode() for i in events.ids]
     assert [r.partition for r in made] == [None] * len(rows)
@@ -65,12 +66,12 @@ def test_scores_written_late_are_those_of_the_classes_then_known() -> None:
     scored = Scored(
         *([record], ["e"], np.array([5]), shares[:, 0], shares, shares[:, None], alert), said=said
     )
-    at_once = encode(scored, shared)()
+    at_once = encode(scored, shared)([UNSET])
     late = encode(scored, shared)
     task.enter("mid")
     assert task.catch_up() == ("mid",)
-    assert encode(scored, shared)() != at_once
-    assert late() == at_once
+    assert encode(scored, shared)([UNSET]) != at_once
+    assert late([UNSET]) == at_once
 
 
 def scores_of(directory: Path, settings: dict[str, Any], headers: Any) -> list[NewRecord]:

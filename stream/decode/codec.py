@@ -21,7 +21,7 @@ from stream.contract.commands import COMMAND, Command
 from stream.contract.hashing import hash_text, hash_texts
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record, Slice
-from stream.decode.coerce import BadValue, coercion
+from stream.decode.coerce import BadValue, coercion, number_in_text
 from stream.decode.formats import Schemas, Unpack, number_of, unpacker
 from stream.decode.payload import Misfit, Value, all_shallow, decoder, shallow
 from stream.decode.times import BadTime, event_times, label_times, plainly
@@ -412,7 +412,7 @@ def _event_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     event = config.event
     values = [Value("id", place(event.id), str | int), Value("time", place(event.time), time)]
     if config.label.inline:
-        values.append(Value("label", place(config.label.field), config.task().json))
+        values.append(Value("label", place(config.label.field), _truth_kind(config)))
     values += [
         Value(f"f{i}", event.place(name), _kind(field), field.needed)
         for i, (name, field) in enumerate(event.fields.items())
@@ -424,12 +424,15 @@ def _event_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
         for i, (name, field) in enumerate(event.fields.items())
         if (made := coercion(field)) is not None
     ]
+    coercions += _truth_coercions(config) if config.label.inline else []
     return _coerced(read, coercions) if coercions else read
 
 
-def _coerced(
-    decode: Callable[[Any], Any], coercions: list[tuple[str, Callable[[Any], Any], str]]
-) -> Callable[[Any], Any]:
+Coercion = tuple[str, Callable[[Any], Any], str]
+"""An attribute, what makes of its value the meant one, and where it stands in a record."""
+
+
+def _coerced(decode: Callable[[Any], Any], coercions: list[Coercion]) -> Callable[[Any], Any]:
     """Reads rows with these attributes as they are meant; those that need none pay nothing."""
 
     def read(payload: Any) -> Any:
@@ -451,12 +454,27 @@ def _label_decoder(config: Config, time: Any) -> Callable[[Any], Any]:
     label = config.label
     values = [
         Value("id", place(config.label_event_id), str | int),
-        Value("label", place(label.field), config.task().json),
+        Value("label", place(label.field), _truth_kind(config)),
         Value("corrects", place(label.corrects), bool, required=False),
     ]
     if label.time is not None:
         values.append(Value("time", place(label.time), time, required=False))
-    return decoder("Label", values, plain=label.format != "json")
+    read = decoder("Label", values, plain=label.format != "json")
+    coercions = _truth_coercions(config)
+    return _coerced(read, coercions) if coercions else read
+
+
+def _truth_kind(config: Config) -> Any:
+    """What the JSON value of a truth must be."""
+    kind = config.task().json
+    return kind if config.label.decimal is None else kind | str
+
+
+def _truth_coercions(config: Config) -> list[Coercion]:
+    label = config.label
+    if label.decimal is None:
+        return []
+    return [("label", number_in_text(label.decimal, label.thousands), pointed(place(label.field)))]
 
 
 def provisional(name: str) -> float:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from models.task import json_text
 from stream.settings.schema import FieldSettings
 
+Marks = tuple[str, str | None]
+"""The decimal mark of a number in text, and what stands between groups of three digits."""
+_USUAL: tuple[Marks, ...] = (
+    *((".", None), (".", ","), (",", ".")),
+    *((",", " "), (".", "'"), (".", " ")),
+)
 _SHOWN = 40
 
 
@@ -43,6 +49,19 @@ def number_pattern(decimal: str, thousands: str | None) -> str:
     return f"[+-]?{whole}(?:{re.escape(decimal)}[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 
 
+def marks_of(texts: Collection[str]) -> Marks | None:
+    """The first of the usual marks by which each of these is a number; ``None``: none is.
+
+    >>> marks_of(["1.234,5", "7"]), marks_of(["7", "$8"])
+    ((',', '.'), None)
+    """
+    for marks in _USUAL:
+        fits = re.compile(number_pattern(*marks)).fullmatch
+        if all(map(fits, texts)):
+            return marks
+    return None
+
+
 def coercion(field: FieldSettings) -> Callable[[Any], Any] | None:
     """What makes of a field's JSON value the number, boolean or text it stands for.
 
@@ -54,13 +73,14 @@ def coercion(field: FieldSettings) -> Callable[[Any], Any] | None:
     (1234.5, 7)
     """
     if field.kind == "number" and field.decimal is not None:
-        return _number(field.decimal, field.thousands)
+        return number_in_text(field.decimal, field.thousands)
     if field.values is None:
         return None
     return _flag(field.values) if field.kind == "boolean" else _alias(field.values)
 
 
-def _number(decimal: str, thousands: str | None) -> Callable[[Any], Any]:
+def number_in_text(decimal: str, thousands: str | None) -> Callable[[Any], Any]:
+    """What makes a number of a text with these marks; anything else stays as it is."""
     fits = re.compile(number_pattern(decimal, thousands)).fullmatch
     shown = f"1{thousands or ''}234{decimal}5"
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from stream.contract.letters import DeadLetter
+from stream.decode.coerce import marks_of
 from stream.decode.times import likely_format, time_rule
 from stream.settings.paths import place, pointed
 from stream.settings.schema import Config, TimeFormat
@@ -88,8 +89,7 @@ def _advice(
         return (_label_schema if of_label else _event_schema)(letter, config, field, row)
     if letter.reason == "label_value":
         value = re.search(r"got '(.*)'", letter.error)
-        text = msgspec.json.encode(value[1] if value else "").decode()
-        return f"say what it means under [label.values], such as {text} = 1"
+        return _label_value(config, value[1] if value else "")
     return {
         "label_class": "raise target.max_classes, or say under [label.values] which class it is of",
         "malformed": "each row must be one JSON object",
@@ -122,6 +122,9 @@ def _event_schema(
                 )
             other = f' or, if it is text: [event.fields] {name} = "category"'
             other = other if settings.kind in ("number", "boolean") else ""
+            given = msgspec.json.decode(row.get(field, b"null"))
+            if settings.kind == "number" and (marks := _marks(given)):
+                other = f' or say how it is: [event.fields] {name} = {{ kind = "number", {marks} }}'
             return f"write {_WRITTEN.get(settings.kind, settings.kind)}{other}"
     return ""
 
@@ -135,7 +138,31 @@ def _label_schema(
             return f'name the field: [label] {key} = "..."; {_has(row)}'
     if field == label.time:
         return _time(row[field], "[label]", config.label_time_format, config.event.time_zone)
-    return "write true, false, a whole number or text" if field == label.field else ""
+    if field != label.field:
+        return ""
+    if config.target.type == "number":
+        return _label_value(config, msgspec.json.decode(row[field]))
+    return "write true, false, a whole number or text"
+
+
+def _label_value(config: Config, value: object) -> str:
+    """How a truth may be written, or what may be said of how it is."""
+    if config.target.type == "number":
+        marks = _marks(value)
+        # With a point and nothing else it is read: what is wrong is how much it says.
+        how = f" or say how it is: [label] {marks}" if marks not in ("", 'decimal = "."') else ""
+        return f"write {config.task().expected} without currency or separators{how}"
+    text = msgspec.json.encode(value).decode()
+    return f"say what it means under [label.values], such as {text} = 1"
+
+
+def _marks(value: object) -> str:
+    """The settings by which a text is a number, as TOML; empty where it is none."""
+    marks = marks_of([value]) if isinstance(value, str) else None
+    if marks is None:
+        return ""
+    names = (("decimal", marks[0]), ("thousands", marks[1]))
+    return ", ".join(f'{name} = "{mark}"' for name, mark in names if mark)
 
 
 def _time(value: msgspec.Raw, table: str, configured: TimeFormat, zone: str | None) -> str:

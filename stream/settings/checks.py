@@ -310,7 +310,7 @@ def _drift(config: Config) -> Iterator[str]:
 
 
 def _target(config: Config) -> Iterator[str]:
-    """`label.values`, `label.at_horizon` and `ensemble.combine` are of the target.
+    """`label.values`, `label.decimal`, `label.at_horizon` and `ensemble.combine` are of the target.
 
     Windows of risk need a truth that is one: yes, or the class of `target.alert`.
     """
@@ -319,6 +319,8 @@ def _target(config: Config) -> Iterator[str]:
             if feature.type == "risk":
                 yield f"features[{i}].type: expected {lacking} for 'risk', whose share it counts"
     yield from config.target.problems(config.label.values, config.label.at_horizon)
+    if (decimal := config.label.decimal) is not None and config.target.type != "number":
+        yield f"label.decimal: expected none for a target of {config.target.type}, got {decimal!r}"
     combine, task = config.ensemble.combine, config.member_type
     if task not in COMBINERS[combine]:
         known = ", ".join(name for name, tasks in COMBINERS.items() if task in tasks)

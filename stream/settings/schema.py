@@ -159,6 +159,14 @@ def _text_keys(value: object) -> object:
 
 
 FieldKind = Literal["number", "category", "entity", "boolean", "text"]
+Decimal = Literal[".", ","]
+Thousands = Literal[",", ".", " ", "'", "_"]
+
+
+def _marks_differ(decimal: str | None, thousands: str | None) -> None:
+    """Digits are grouped only where another mark ends them; raises what ``refused`` makes."""
+    if thousands is not None and thousands == (decimal or thousands):
+        raise refused(("thousands",), "expected a decimal mark beside it, another one", thousands)
 
 
 class FieldSettings(Settings):
@@ -171,10 +179,10 @@ class FieldSettings(Settings):
         description="where it stands, if not at the root under its own name: `customer.id`,"
         " `items.0.price`, or a JSON pointer such as `/a~1b/c` for names with dots",
     )
-    decimal: Literal[".", ","] | None = Field(
+    decimal: Decimal | None = Field(
         None, description="a number may also be written in text, with this decimal mark"
     )
-    thousands: Literal[",", ".", " ", "'", "_"] | None = Field(
+    thousands: Thousands | None = Field(
         None, description="the mark that may stand between groups of three digits in such text"
     )
     values: Annotated[dict[str, bool | int | str], BeforeValidator(_text_keys)] | None = Field(
@@ -198,9 +206,7 @@ class FieldSettings(Settings):
         named = self.kind in ("category", "entity")
         if self.decimal is not None and self.kind != "number":
             raise refused(("decimal",), f"expected none for a {self.kind} field", self.decimal)
-        if self.thousands is not None and self.thousands == (self.decimal or self.thousands):
-            problem = "expected a decimal mark beside it, another one"
-            raise refused(("thousands",), problem, self.thousands)
+        _marks_differ(self.decimal, self.thousands)
         if self.values is not None:
             if not named and self.kind != "boolean":
                 raise refused(("values",), f"expected none for a {self.kind} field", self.values)
@@ -330,6 +336,13 @@ class LabelSettings(Settings):
         description="the JSON value, written as text, to 0 or 1, or to a class of `[target]`; any"
         " other value is a dead letter. Default: `true`, `1`, `false` and `0`, or the classes",
     )
+    decimal: Decimal | None = Field(
+        None,
+        description="the truth of a number may also be written in text, with this decimal mark",
+    )
+    thousands: Thousands | None = Field(
+        None, description="the mark that may stand between groups of three digits in such text"
+    )
     inline: bool = Field(False, description="the event itself carries the label")
     horizon: Duration = Field(
         parse_duration("30d"), description="how long an event waits, by event time"
@@ -346,6 +359,11 @@ class LabelSettings(Settings):
         " horizon; `corrected`: each in two weighted parts, at 0.4 of its horizon and at its end;"
         " `auto`: `arrival` where most negatives are told, else `corrected`",
     )
+
+    @model_validator(mode="after")
+    def _has_marks(self) -> Self:
+        _marks_differ(self.decimal, self.thousands)
+        return self
 
 
 def _header_name(name: str) -> str:

@@ -26,6 +26,7 @@ from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch
 from stream.run.assemble import build_scoring
 from stream.run.refit.at_once import Refitting
+from stream.settings.paths import place
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
 from stream.tools.course import misread, period_of, utc
@@ -410,11 +411,13 @@ def delay_ms(label_delay: str | None) -> int | None:
 def rows_of(config: Config, path: Path) -> Iterator[list[bytes]]:
     """A file's rows as JSON, its times as the configuration reads them."""
     others = {config.label.time: config.label_time_format} if config.label.time else {}
-    event = config.event
+    event, label = config.event, config.label
+    text = [event.place(n) for n, f in event.fields.items() if f.decimal is not None]
+    text += [] if label.decimal is None else [place(label.field)]
     return read_rows(
         path,
         time_format=event.time_format,
         time_formats=others,
         time_zone=event.time_zone,
-        text=[n for n, f in event.fields.items() if f.decimal is not None],
+        text=[".".join(map(str, path)) for path in text],
     )

@@ -225,7 +225,7 @@ def event_parts(config: Config) -> list[Part]:
         Part(place(event.time), time.schema, time.example),
     ]
     if config.label.inline:
-        parts.append(Part(place(config.label.field), *_truth(config.task())))
+        parts.append(Part(place(config.label.field), *_truth(config)))
     for name, field in event.fields.items():
         schema, example = _field(field)
         schema = schema if field.needed else _nullable(schema)
@@ -242,8 +242,9 @@ def event_parts(config: Config) -> list[Part]:
     return parts
 
 
-def _truth(task: Task) -> tuple[Json, Any]:
+def _truth(config: Config) -> tuple[Json, Any]:
     """The schema of a label's value, and an example."""
+    task, label = config.task(), config.label
     if task.texts is not None:
         values = json_values(task.texts)
         return {"enum": values}, values[0]
@@ -251,7 +252,14 @@ def _truth(task: Task) -> tuple[Json, Any]:
         text = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}
         return text, next(iter(task.names), "refund")
     within = _within(task)
-    return {"type": "number", **within}, next(iter(within.values()), 1.5)
+    example = next(iter(within.values()), 1.5)
+    if label.decimal is not None:
+        return _number_or_text(label.decimal, label.thousands) | within, example
+    return {"type": "number", **within}, example
+
+
+def _number_or_text(decimal: str, thousands: str | None) -> Json:
+    return {"type": ["number", "string"], "pattern": f"^(?:{number_pattern(decimal, thousands)})$"}
 
 
 def _within(task: Task) -> Json:
@@ -264,7 +272,7 @@ def _label(config: Config) -> Json:
     label = config.label
     parts = [
         Part(place(config.label_event_id), _ID, "e-1"),
-        Part(place(label.field), *_truth(config.task())),
+        Part(place(label.field), *_truth(config)),
     ]
     if label.time:
         time = label_times(config)
@@ -294,8 +302,7 @@ def _field(field: FieldSettings) -> tuple[Json, Any]:
     """What a field takes, and an example."""
     schema, example = _KIND[field.kind]
     if field.decimal is not None:
-        pattern = f"^(?:{number_pattern(field.decimal, field.thousands)})$"
-        return {"type": ["number", "string"], "pattern": pattern}, example
+        return _number_or_text(field.decimal, field.thousands), example
     if field.values is not None:
         values = json_values(field.values)
         if field.kind == "boolean":

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from models.task import json_text
-from stream.decode.coerce import number_pattern
+from stream.decode.coerce import marks_of
 from stream.decode.times import BadTime, likely_format, time_rule
 from stream.settings.paths import plain_name
 from stream.settings.shape import Place
@@ -24,7 +24,6 @@ Kind = Literal["number", "boolean", "category", "entity", "text"]
 DEEPEST = 8
 FEW = 50
 """Different values that a category has at most, if each comes ten times on average."""
-_MARKS = ((".", None), (".", ","), (",", "."), (",", " "), (".", "'"), (".", " "))
 _FLAGS = {"y": 1, "n": 0, "yes": 1, "no": 0, "t": 1, "f": 0, "true": 1, "false": 0, "1": 1, "0": 0}
 _PATTERNS = tuple(
     f"{day}{clock}"
@@ -179,14 +178,13 @@ def _guess_number(column: Column, different: int) -> None:
 def _guess_text(column: Column, different: int) -> None:
     values, n = column.values, len(column.values)
     lower = {v.lower() for v in values}
-    marks = [m for m in _MARKS if all(re.fullmatch(number_pattern(*m), v) for v in values)]
-    if any(_PADDED.match(v) for v in values):
-        marks = []  # 04109 is a code
+    # 04109 is a code.
+    marks = None if any(_PADDED.match(v) for v in values) else marks_of(values)
     if lower <= _FLAGS.keys() and {_FLAGS[v] for v in lower} == {0, 1}:
         column.kind, column.why = "boolean", f"text: {', '.join(sorted(map(shown, set(values))))}"
         column.settings["values"] = {v: bool(_FLAGS[v.lower()]) for v in sorted(set(values))}
     elif marks and not _KEY.search(column.name) and not _CODE.search(column.name):
-        decimal, thousands = marks[0]
+        decimal, thousands = marks
         column.kind, column.why = "number", f"numbers in text such as {shown(values[0])}"
         column.settings |= {"decimal": decimal} | ({"thousands": thousands} if thousands else {})
     elif (

@@ -144,6 +144,9 @@ def _named(name: str, columns: list[Column], has: str) -> _Truth:
         raise MillraceError(f"--label {name}: expected two values at least, got {len(texts)}")
     if len(texts) == 2:
         return _yes_or_no(column, "two values")
+    if column.kind == "number" and isinstance(column.values[0], str):
+        marks = {k: v for k, v in column.settings.items() if k in ("decimal", "thousands")}
+        return _Truth(column, column.why, {"type": "number"}, marks, "is not learned")
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in column.values)
     if numbers and not (
         column.kind == "category" and all(isinstance(v, int) for v in column.values)
@@ -153,11 +156,6 @@ def _named(name: str, columns: list[Column], has: str) -> _Truth:
             why += '; if they stand for classes: [target] type = "classes", max_classes = '
             why += str(len(texts))
         return _Truth(column, why, {"type": "number"}, {}, "is not learned")
-    if column.kind == "number":
-        raise MillraceError(
-            f"--label {name}: expected numbers, got text such as {shown(column.values[0])}: write "
-            "them without thousands and with a point"
-        )
     if len(texts) > FEW or not all(isinstance(v, str | int) for v in column.values):
         raise MillraceError(
             f"--label {name}: expected numbers, or at most {FEW} classes as text or whole numbers; "

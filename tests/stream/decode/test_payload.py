@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,51 @@ def test_a_bad_number_is_a_dead_letter(tmp_path: Path, text: str) -> None:
     _, (bad,) = codec.events(records({"id": 1, "time": 1, "a": {"b": text}}))
     assert bad.reason == "schema"
     assert bad.error == f"expected a number such as '1234.5', got {text!r} - at `$.a.b`"
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_the_truth_of_a_number_may_be_text(tmp_path: Path, inline: bool) -> None:
+    """With the marks that are configured; a number stays one, other text is a dead letter."""
+    c = config(
+        tmp_path,
+        event={"time_format": "ms", "fields": {"amount": "number"}},
+        features=FEATURE,
+        members=[{"name": "linear", "type": "logistic"}],
+        target={"type": "number"},
+        label={"field": "a.took", "inline": inline, "decimal": ",", "thousands": "."},
+    )
+    base = {"id": 1, "time": 1, "amount": 2} if inline else {"id": 1}
+    rows = [base | {"a": {"took": took}} for took in ("1.234,5", 7.25, "12.34", True, "-8")]
+    codec = Codec(c)
+    if inline:
+        events, bad = codec.events(records(*rows))
+        y = events.label
+    else:
+        labels, bad = codec.labels(records(*rows))
+        y = labels.y
+    assert y.tolist() == [1234.5, 7.25, -8.0]
+    assert [letter.error for letter in bad] == [
+        "expected a number such as '1.234,5', got '12.34' - at `$.a.took`",
+        "Expected `float | str`, got `bool` - at `$.a.took`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"label": {"decimal": ","}}, "label.decimal: expected none for a target of binary"),
+        (
+            {"target": {"type": "number"}, "label": {"thousands": "."}},
+            "label.thousands: expected a decimal mark beside it",
+        ),
+    ],
+)
+def test_marks_of_a_truth_that_do_not_fit_are_told(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    """At their key."""
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        config(tmp_path, **changes)
 
 
 def test_flags_aliases_and_defaults(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "fields": {"amount": {"kind": "number", "path": "data.amount"}},
         }
     },
+    "number in text": {
+        "target": {"type": "number", "minimum": 0.0},
+        "label": {"decimal": ",", "thousands": "."},
+    },
     "inline": {"label": {"field": "clicked", "inline": True, "values": {"yes": 1, "-1": 0}}},
 }
 

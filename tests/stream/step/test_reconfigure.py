@@ -68,6 +68,7 @@ LINEAR = {
     "audit.member": {},
 }
 CLASSES = {"type": "classes", "classes": ["a", "b"]}
+NUMBER: dict[str, Any] = {"target": {"type": "number"}, **LINEAR}
 SCALED: Patch = {
     "log": KAFKA,
     "topics.partitions": 4,
@@ -157,6 +158,8 @@ CHANGES: dict[str, Patch] = {
     "LabelSettings.time_format": {"label.time": "at", "label.time_format": "rfc3339"},
     "LabelSettings.corrects": {"label.corrects": "again"},
     "LabelSettings.values": {"label.values": {"true": 0, "false": 1}},
+    "LabelSettings.decimal": NUMBER | {"label.decimal": ","},
+    "LabelSettings.thousands": NUMBER | {"label.decimal": ",", "label.thousands": "."},
     "LabelSettings.inline": {"label.inline": True},
     "LabelSettings.horizon": {"label.horizon": "1d"},
     "LabelSettings.at_horizon": {"label.at_horizon": "drop"},
@@ -305,7 +308,13 @@ WHOLE: dict[str, Patch] = {
 }
 """Changes of more than one setting."""
 
-TARGETS = {name for name in CHANGES if name.startswith(("ClassesTarget", "NumberTarget"))}
+OTHER_TARGETS = (
+    "ClassesTarget",
+    "NumberTarget",
+    "LabelSettings.decimal",
+    "LabelSettings.thousands",
+)
+TARGETS = {name for name in CHANGES if name.startswith(OTHER_TARGETS)}
 SHARD = {f"ShardSettings.{key}" for key in ("role", "index", "count", "entity", "service")}
 REFUSED = SHARD | {"Config.name", "TopicsSettings.audit", "TopicsSettings.journal"} | TARGETS
 

@@ -26,8 +26,7 @@ from stream.run.assemble import build_engine
 from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.tools.draft.text import draft
-from stream.tools.evaluate import Evaluation
-from stream.tools.files import read_rows
+from stream.tools.evaluate import Evaluation, rows_of
 
 N = 300
 
@@ -42,10 +41,7 @@ def drafted(path: Path, label: str | None = None) -> tuple[Config, dict[str, Any
     made = draft(path, label)
     assert made.refused == 0, made.text
     c = parse(tomllib.loads(made.text), "draft")
-    event = c.event
-    text = [n for n, f in event.fields.items() if f.decimal is not None]
-    rows = read_rows(path, time_format=event.time_format, time_zone=event.time_zone, text=text)
-    summary = Evaluation(c, build_engine(c, None), None, 64).run(rows, lambda n: None)
+    summary = Evaluation(c, build_engine(c, None), None, 64).run(rows_of(c, path), lambda n: None)
     assert summary["dead_letters"] == 0
     return c, summary
 
@@ -108,6 +104,7 @@ def test_clicks_in_csv_with_epoch_seconds_and_no_label(tmp_path: Path) -> None:
         ("paid", lambda i: i % 9 == 0, "binary"),
         ("team", lambda i: ("a", "b", "c")[i % 3] if i % 7 else None, "classes"),
         ("minutes", lambda i: 3.5 + i * 31 % 50, "number"),
+        ("Minuten", lambda i: f"1.{i * 31 % 50 + 100},5" if i % 5 else None, "number"),
         ("stars", lambda i: 1 + i % 5, "number"),
         ("queue code", lambda i: 100 + i % 4, "classes"),
     ],
@@ -132,7 +129,6 @@ def test_a_truth_that_is_named_may_be_of_any_kind(
         ("nothing", lambda i: i % 2, "expected a column beside id and time; it has 'id'"),
         ("id", lambda i: i % 2, "expected numbers, or at most 50 classes"),
         ("truth", lambda i: 7, "expected two values at least, got 1"),
-        ("truth", lambda i: f"{i},5", "expected numbers, got text such as '0,5'"),
         ("truth", lambda i: f"word {i}", "expected numbers, or at most 50 classes"),
     ],
 )
@@ -164,6 +160,9 @@ def test_cells_stand_between_what_the_first_line_has(tmp_path: Path, separator: 
         "zip": "category",
     }
     assert summary["scores"] == summary["labels"] == N
+    c, summary = drafted(path, "weight")
+    assert (c.target.type, c.label.decimal) == ("number", None if separator == "," else ",")
+    assert (summary["labels"], summary["scores"]) == (N, N)
 
 
 def test_nested_parquet_and_names_with_odd_characters(tmp_path: Path) -> None:

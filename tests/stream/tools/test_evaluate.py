@@ -172,6 +172,8 @@ def test_the_first_dead_letters_are_told_with_their_rows(tmp_path: Path) -> None
         ({"time": 1767225600.5}, "time", "1767225600.5", 'time_format = "s"'),
         ({"time": "01.02.2026"}, "time", '"01.02.2026"', "write it as 1767225600250"),
         ({"time": None}, "time", "null", "write it as"),
+        ({"amount": "1.234,5"}, "amount", '"1.234,5"', 'decimal = ",", thousands = "."'),
+        ({"amount": "12.5"}, "amount", '"12.5"', '{ kind = "number", decimal = "." }'),
         ({"id": None}, "id", "null", ""),
         ({"amount": None}, "amount", "null", 'amount = { kind = "number", required = false }'),
         ({"customer": 1.5}, "customer", "1.5", "text or a whole number"),
@@ -189,6 +191,28 @@ def test_a_field_that_does_not_fit_is_explained(
     assert told["field"] == field
     assert told["got"].startswith(got)
     assert advice in told.get("advice", "")
+
+
+@pytest.mark.parametrize(
+    ("truth", "advice"),
+    [
+        ("12,5", 'or say how it is: [label] decimal = ",", thousands = "."'),
+        ("soon", "write a number in 0..99 without currency or separators"),
+        (-1, "write a number in 0..99 without currency or separators"),
+        (True, "write a number in 0..99 without currency or separators"),
+    ],
+)
+def test_the_truth_of_a_number_that_is_none_is_explained(
+    tmp_path: Path, truth: Any, advice: str
+) -> None:
+    """By what a number is, not by what yes or no are."""
+    linear = [{"name": "linear", "type": "logistic"}]
+    amount = [{"name": "amount", "type": "number", "field": "amount"}]
+    target = {"type": "number", "minimum": 0, "maximum": 99}
+    c = config(tmp_path, target=target, members=linear, features=amount)
+    data = write(tmp_path / "d.jsonl", [event(i) | {"fraud": truth} for i in range(3)])
+    told = evaluated(c, data)["first_dead_letters"][0]
+    assert told["advice"].endswith(advice)
 
 
 @pytest.mark.parametrize("field", ["id", "time", "amount"])

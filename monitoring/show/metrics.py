@@ -194,6 +194,19 @@ def _shared(r: Readings) -> Iterator[Metric]:
         ["model", "service"],
         [([r.model, s.service], s.risk_lacking) for s in found if s.risk_lag_s is not None],
     )
+    handed = [s for s in found if s.labels_handed is not None]
+    yield counter(
+        "labels_handed",
+        "Labels that a scorer handed on to the one that knows, or holds, their event",
+        ["model", "service"],
+        [([r.model, s.service], s.labels_handed or 0) for s in handed],
+    )
+    yield gauge(
+        "events_elsewhere",
+        "Events that wait at other scorers, of whose ids this one is the owner",
+        ["model", "service"],
+        [([r.model, s.service], s.events_elsewhere) for s in handed],
+    )
 
 
 def _flow(r: Readings) -> Iterator[Metric]:

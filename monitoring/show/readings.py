@@ -61,6 +61,8 @@ class Shared:
     risk_lag_s : of a scorer with entities that others see too: by how many seconds of event time
         what they told is behind its newest event, ``nan`` before each has. ``None`` without.
     risk_lacking : events that it scored by tables which lacked something.
+    labels_handed, events_elsewhere : of a scorer whose labels stand anywhere: labels that it handed
+        on, ``None`` where they do not, and events held by others of whose ids it is the owner.
     """
 
     service: str
@@ -71,6 +73,8 @@ class Shared:
     scorers: tuple[Scorer, ...] = ()
     risk_lag_s: float | None = None
     risk_lacking: int = 0
+    labels_handed: int | None = None
+    events_elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)

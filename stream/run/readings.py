@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from models.ensemble.crew import cores
 from models.ensemble.ensemble import FAILURES
@@ -238,16 +239,20 @@ def _shared(engine: ScoringEngine) -> Shared | None:
     age_s = (engine.watermark_ms - current.at_ms) / 1000 if current.number else math.nan
     own = (config.service, config.shard.role, current.number, age_s, current.digest)
     if isinstance(engine, ScorerEngine):
-        if (sharing := engine.sharing) is None:
-            return Shared(*own)
-        lag_s, lacking = sharing.lag_s(engine.watermark_ms), engine.counts["risk.lacking"]
-        return Shared(*own, risk_lag_s=lag_s, risk_lacking=lacking)
+        told: dict[str, Any] = {}
+        if (sharing := engine.sharing) is not None:
+            told["risk_lag_s"] = sharing.lag_s(engine.watermark_ms)
+            told["risk_lacking"] = engine.counts["risk.lacking"]
+        if (routes := engine.routes) is not None:
+            told["labels_handed"] = engine.counts["labels.handed"]
+            told["events_elsewhere"] = len(routes.holders)
+        return Shared(*own, **told)
     scorers = []
     for index, name in enumerate(config.processes[:-1]):
         reads = tuple(range(index, config.topics.partitions, config.shard.count))
         taken = engine.versions.taken.get(index)
-        told = () if taken is None else (taken.version, taken.watermark_ms)
-        scorers.append(Scorer(name, reads, *told))
+        known = () if taken is None else (taken.version, taken.watermark_ms)
+        scorers.append(Scorer(name, reads, *known))
     return Shared(*own, tuple(scorers))
 
 

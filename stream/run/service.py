@@ -586,7 +586,7 @@ class Service:
     def _quiet(self, slices: list[Slice]) -> bool:
         """Whether no event is there for a scorer whose silence others wait upon."""
         events = self.config.topics.events
-        if not self.config.shared_entities or self._ahead.backlog:
+        if not (self.config.shared_entities or self.config.routed) or self._ahead.backlog:
             return False
         if any(piece.range.topic == events for piece in slices):
             return False

@@ -382,7 +382,7 @@ def _shard(config: Config) -> Iterator[str]:
     """
     shard, topics = config.shard, config.topics
     if shard.role == "all":
-        for key in ("index", "count", "entity", "service"):
+        for key in ("index", "count", "entity", "labels", "service"):
             if (got := getattr(shard, key)) != type(shard).model_fields[key].default:
                 yield (
                     f"shard.{key}: expected shard.role = 'scorer' or 'learner' beside {got!r}, got"

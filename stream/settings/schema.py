@@ -643,6 +643,11 @@ class ShardSettings(Settings):
         description="the entity by which events are spread over partitions; of any other only"
         " risk is known, and no windows. Default: the first entity of `event.fields`",
     )
+    labels: Literal["partition", "any"] = Field(
+        "partition",
+        description="where labels stand: in the `partition` of their event, which its score names,"
+        " or in `any`: scorers then hand each label on to the one that holds its event",
+    )
     every: Duration = Field(
         parse_duration("10s"),
         gt=0,
@@ -768,6 +773,17 @@ class Config(Settings):
         return f"risk-{self.service}"
 
     @property
+    def routes_topic(self) -> str:
+        """Where scorers hand labels on to each other: ``routes-SERVICE``, a partition for each."""
+        return f"routes-{self.service}"
+
+    @property
+    def routed(self) -> bool:
+        """Whether this is a scorer to which others hand labels on."""
+        shard = self.shard
+        return shard.role == "scorer" and shard.count > 1 and shard.labels == "any"
+
+    @property
     def entity(self) -> str | None:
         """The entity by which events are spread over partitions; ``None`` where there is none."""
         entities = (name for name, field in self.event.fields.items() if field.kind == "entity")
@@ -789,7 +805,8 @@ class Config(Settings):
             return names.control, self.examples_topic
         models = (self.models_topic,) if self.shard.role == "scorer" else ()
         risk = (self.risk_topic,) if self.shared_entities else ()
-        return names.control, *models, *risk, names.events, names.labels
+        routes = (self.routes_topic,) if self.routed else ()
+        return names.control, *models, *risk, *routes, names.events, names.labels
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -806,8 +823,8 @@ class Config(Settings):
     def handed_topics(self) -> tuple[str, ...]:
         """Where steps hand over what other processes of the service take."""
         if self.shard.role == "scorer":
-            own = (self.examples_topic,)
-            return (*own, self.risk_topic) if self.shared_entities else own
+            risk = (self.risk_topic,) if self.shared_entities else ()
+            return self.examples_topic, *risk, *((self.routes_topic,) if self.routed else ())
         return (self.models_topic,) if self.shard.role == "learner" else ()
 
     @property
@@ -821,6 +838,8 @@ class Config(Settings):
         names, shard = self.topics, self.shard
         if shard.role == "scorer" and topic == self.risk_topic:
             return partition != shard.index
+        if shard.role == "scorer" and topic == self.routes_topic:
+            return partition == shard.index
         if shard.role != "scorer" or topic not in (names.events, names.labels):
             return True
         return partition % shard.count == shard.index

@@ -71,6 +71,11 @@ class EarlyLabels:
                 self._bytes -= _size(label)
                 yield i, label
 
+    def begin(self, since_ms: int) -> None:
+        """Time begins: all that came before it wait from here on."""
+        for id_hash, label in self._held.items():
+            self._held[id_hash] = msgspec.structs.replace(label, since_ms=since_ms)
+
     def stale(self, before_ms: int) -> list[EarlyLabel]:
         """Labels that have waited since before ``before_ms``; they leave."""
         return self._leave(lambda label: label.since_ms < before_ms)

@@ -70,6 +70,9 @@ class Join:
     ----------
     watermark_ms : int
         Newest event time scored.
+    heard_ms : int or None
+        Newest event time that any scorer of a service is past, 0 before it is known: since then a
+        label waits that comes now, for anybody's event; ``None``: here all are scored.
     letters : list of DeadLetter
         Labels and events that were turned away, since somebody last took them.
     """
@@ -86,6 +89,7 @@ class Join:
         self.pending = pending
         self.early = early
         self.watermark_ms = 0
+        self.heard_ms: int | None = None
         self.letters: list[DeadLetter] = []
         self._horizon_ms = horizon_ms
         self._slack_ms = max(1, horizon_ms // PARTS)
@@ -135,7 +139,7 @@ class Join:
         then; with ``ticks`` also to one that moves the watermark past a multiple of a horizon's
         256th. ``times_ms`` int64 ``(n,)``, ``n`` at least 1.
         """
-        oldest = min(self._oldest_ms(len(times_ms)), int(times_ms[0]), self.early.oldest_ms)
+        oldest = min(self._oldest_ms(len(times_ms)), int(times_ms[0]), self._oldest_label_ms)
         over = oldest + self._horizon_ms + self._slack_ms
         past = np.maximum(times_ms, self.watermark_ms) >= over
         if ticks:
@@ -146,6 +150,15 @@ class Join:
         """The oldest time of a row that may stand at the store's head while ``n`` events come."""
         heads = min(1 + self.pending.overflow(n), len(self.pending))
         return int(self.pending.oldest_times(heads).min(initial=NEVER))
+
+    @property
+    def _oldest_label_ms(self) -> int:
+        """Since when the oldest label waits, of those that the watermark is the clock of."""
+        return self.early.oldest_ms if self.heard_ms is None else NEVER
+
+    @property
+    def _since_ms(self) -> int:
+        return self.watermark_ms if self.heard_ms is None else self.heard_ms
 
     def unseen(self, events: Events) -> Events:
         """The events whose ids are not held, each id once; the others become dead letters."""
@@ -207,7 +220,10 @@ class Join:
             rows["partition"] = events.records[0].partition
         for i, field in enumerate(keys):
             rows["keys"][:, i] = events.columns.entities[field]
-        self.watermark_ms = max(self.watermark_ms, int(events.columns.event_time_ms.max()))
+        newest_ms = int(events.columns.event_time_ms.max())
+        if not self.watermark_ms and self.heard_ms is None:
+            self.early.begin(newest_ms)
+        self.watermark_ms = max(self.watermark_ms, newest_ms)
         return self.pending.hold(rows)
 
     def known(self, events: Events, rows: I64, clock_ms: int) -> Labelled | None:
@@ -245,9 +261,7 @@ class Join:
                 self.repeat(record, y, float(before))
             else:
                 label_ms = int(labels.labelled_at_ms[i])
-                self._wait(
-                    EarlyLabel(int(labels.id_hash[i]), y, label_ms, self.watermark_ms, record)
-                )
+                self._wait(EarlyLabel(int(labels.id_hash[i]), y, label_ms, self._since_ms, record))
         if not fresh.any():
             return None
         return self._found(rows[fresh], labels.y[fresh], labels.labelled_at_ms[fresh], clock_ms)
@@ -268,9 +282,7 @@ class Join:
             return True
         [_] = self.early.claim([held.id_hash])
         self._counts["labels.corrected"] += 1
-        self._orphans(
-            self.early.add(EarlyLabel(held.id_hash, y, label_ms, self.watermark_ms, record))
-        )
+        self._orphans(self.early.add(EarlyLabel(held.id_hash, y, label_ms, self._since_ms, record)))
         return True
 
     def withdrawn(self, id_hash: int) -> bool:
@@ -311,15 +323,25 @@ class Join:
     def time_out(self) -> Left | None:
         """The rows past their horizon leave, if any is past its slack too."""
         if self.watermark_ms < self._horizon_ms + self._slack_ms + min(
-            self._oldest_ms(0), self.early.oldest_ms
+            self._oldest_ms(0), self._oldest_label_ms
         ):
             return None
         before = self.watermark_ms - self._horizon_ms
         left = Left(*self.pending.expire(self.pending.due(before)), over=True)
         self._counts["labels.timed_out"] += int(np.isnan(left.y).sum())
         self._counts["horizon.passed"] += len(left.rows)
-        self._orphans(self.early.stale(before))
+        if self.heard_ms is None:
+            self._orphans(self.early.stale(before))
         return left
+
+    def heard(self, newest_ms: int, past_ms: int) -> None:
+        """Some scorer is past the first of these event times, all are past the second: labels that
+        have waited for a horizon by then are orphans."""
+        if not self.heard_ms and newest_ms:
+            self.early.begin(newest_ms)
+        self.heard_ms = newest_ms
+        if past_ms >= self._horizon_ms + self._slack_ms + self.early.oldest_ms:
+            self._orphans(self.early.stale(past_ms - self._horizon_ms))
 
     def _orphans(self, labels: Iterable[EarlyLabel]) -> None:
         for label in labels:

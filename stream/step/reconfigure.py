@@ -481,6 +481,11 @@ def _refuse(old: Config, new: Config) -> None:
             "and waiting events stay with the partitions they came from. Put them back; `millrace "
             "shard move` gives a service that is stopped another number of scorers"
         )
+    if (old.shard.labels, new.shard.labels) == ("any", "partition"):
+        raise Irreconcilable(
+            "shard.labels: expected 'any', got 'partition'; labels are under way between scorers."
+            " Put it back"
+        )
     for key, before, after in (
         ("name", old.name, new.name),
         ("topics.journal", old.journal_topic, new.journal_topic),

@@ -331,8 +331,11 @@ class ScoringEngine(Engine):
         """Join labels with their events by id; learn those that are the first for their event."""
         labels, bad = self.codec.decoded(piece, self.codec.labels)
         out.letters += bad
-        if not labels.records:
-            return
+        if labels.records:
+            self._told(labels, out)
+
+    def _told(self, labels: Labels, out: Made) -> None:
+        """Labels came, one or more."""
         self.corrections.look_for(labels.id_hash[labels.corrects])
         put_right = Counter[str]()
         for run in labels.runs():

@@ -305,6 +305,10 @@ def scaled(
     kills: Annotated[int, typer.Option(min=1, help="Faults, of each kind in its turn.")] = 50,
     seed: Seed = 1,
     client: By = "kafka-python",
+    labels: Annotated[
+        Literal["partition", "any"] | None,
+        typer.Option(help="Where labels stand; drawn by the seed."),
+    ] = None,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -315,7 +319,7 @@ def scaled(
         def work() -> dict[str, Any]:
             head = {"client": client, "kills": kills, "seed": seed}
             log = table | {"bootstrap": broker.bootstrap}
-            return head | kill_each(place, log, kills, seed, show, broker).as_dict()
+            return head | kill_each(place, log, kills, seed, show, broker, labels).as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

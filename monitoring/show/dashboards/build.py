@@ -131,6 +131,7 @@ ROWS: dict[str, Rows] = {
         "Versions of the members": [[p.VERSIONS, p.BEHIND], [p.VERSION_AGE, p.OTHERS]],
         "What waits": [[p.EXAMPLES, p.SHARED]],
         "Risk of second entities": [[p.RISK_LAG, p.RISK_LACKING]],
+        "Labels in any partition": [[p.HANDED, p.ON_THE_WAY, p.ELSEWHERE]],
         "What each does": [[p.SPREAD_EVENTS, p.SPREAD_LABELS]],
         "What went wrong": [[p.SPREAD_ORPHANS, p.SPREAD_FOREIGN]],
         "Quality": [[p.JUDGED]],

@@ -427,13 +427,26 @@ RISK_LACKING = panel("Events scored by risk that lacked something", "ops",
     "Of each scorer: others had not told yet what may have counted. The trail says from when to"
     " when.",
     _rate("millrace_risk_lacking_events_total{P}", "model"))
+HANDED = panel("Labels handed on", "ops",
+    "By each scorer, of labels that stand in any partition: to the owner of the event's id, and by"
+    " it to who holds the event. Two for a label of one that is neither.",
+    _rate("millrace_labels_handed_total{P}", "model"))
+ON_THE_WAY = panel("Records of labels not read yet", "short",
+    "Of each scorer, told by the others: labels, and which events they hold. Labels without an"
+    " event wait at the owner until all are past their horizon.",
+    ('millrace_consumer_lag_messages{P, topic=~"routes-.+"}', "{{topic}} {{partition}}"))
+ELSEWHERE = panel("Labels without an event yet, events known to wait elsewhere", "short",
+    "Of each scorer; memory of the second is some 20 bytes each.",
+    ("millrace_early_labels{P}", "labels {{model}}"),
+    ("millrace_events_elsewhere{P}", "events {{model}}"))
 SPREAD_EVENTS = panel("Events scored", "ops", "By each scorer: a share of the partitions each.",
     _rate("millrace_events_scored_total{P}", "model"))
 SPREAD_LABELS = panel("Labels and examples", "ops",
     "Labels that scorers joined; of the learner the examples that it took.",
     ('sum by (model) (rate(millrace_labels_total{P, result="joined"}[R]))', "{{model}}"))
 SPREAD_ORPHANS = panel("Labels without an event", "ops",
-    "Of each scorer: a label that went to another partition than its event is one.",
+    "Of each scorer: a label that went to another partition than its event is one, unless labels"
+    " may stand in any; then its owner alone tells.",
     ('sum by (model) (rate(millrace_labels_total{P, result="orphan"}[R]))', "{{model}}"))
 SPREAD_FOREIGN = panel("Records of other settings", "ops",
     "Of each process: examples or versions of a process that runs another file.",

@@ -81,6 +81,7 @@ class KafkaLog:
             config.examples_topic: NewTopic(config.shard.count),
             config.models_topic: NewTopic(1, LATEST),
             config.risk_topic: NewTopic(config.shard.count),
+            config.routes_topic: NewTopic(config.shard.count),
         }
         needed = (*self._inputs, *self._outputs, config.journal_topic)
         self._wanted = {topic: kinds.get(topic, kept) for topic in needed}

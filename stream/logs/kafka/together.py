@@ -121,6 +121,8 @@ class Together:
             for topic, records in outputs.by_topic(config.topics):
                 if records:  # a trail, and letters, which have one partition each
                     producer.send(topic, placed(topic, records, 1), at)
+            for topic, records in outputs.handed.items():
+                producer.send(topic, placed(topic, records, config.shard.count), at)
             send_journal(producer, config.journal_topic, outputs.journal)
         producer.settle(self._client.timeout_s)
         failpoint("move.middle")
@@ -129,7 +131,8 @@ class Together:
     def grow(self, config: Config) -> None:
         """Let scorers have a partition each to hand over by; they do so themselves else."""
         topics: Mapping[str, NewTopic] = {
-            topic: NewTopic(1) for topic in (config.examples_topic, config.risk_topic)
+            topic: NewTopic(1)
+            for topic in (config.examples_topic, config.risk_topic, config.routes_topic)
         }
         if short := lacking(config, self._cluster.find(topics)):
             self._cluster.grow(short)

@@ -200,8 +200,10 @@ def check_layout(config: Config, found: Mapping[str, Topic], begun: bool) -> Non
     own = [] if shard.role == "all" else [config.examples_topic]
     wanted = {}
     if shard.role == "scorer":
-        wanted = {names.events: names.partitions, names.labels: names.partitions}
-        own.append(config.risk_topic)
+        wanted = {names.events: names.partitions}
+        if shard.labels == "partition":
+            wanted[names.labels] = names.partitions
+        own += [config.risk_topic, config.routes_topic]
     wanted |= dict.fromkeys(own, shard.count)
     first = (
         "the number of scorers (shard.count) is that of the service's first start, or of its last"
@@ -210,9 +212,11 @@ def check_layout(config: Config, found: Mapping[str, Topic], begun: bool) -> Non
     why = {
         config.examples_topic: first,
         config.risk_topic: first,
+        config.routes_topic: first,
         names.events: "which scorer knows an entity follows from topics.partitions: of a topic that"
         " grew, entities have moved without their windows",
-        names.labels: "a label goes to the partition of its event, which the score names",
+        names.labels: "a label goes to the partition of its event, which the score names; where"
+        " labels cannot, write shard.labels = 'any'",
     }
     for topic, partitions in wanted.items():
         got = found[topic].partitions if topic in found else partitions
@@ -226,6 +230,6 @@ def lacking(config: Config, found: Mapping[str, Topic]) -> dict[str, int]:
     """Topics that scorers hand over by which have fewer partitions than there are scorers."""
     return {
         topic: config.shard.count
-        for topic in (config.examples_topic, config.risk_topic)
+        for topic in (config.examples_topic, config.risk_topic, config.routes_topic)
         if topic in found and found[topic].partitions < config.shard.count
     }

@@ -84,10 +84,15 @@ class IdIndex:
 
         ``total``: so many will be held soon, which matters where none is yet.
         """
-        if max(total, len(tagged)) > _LARGE and not self._facts[:, 2].any():
-            self._expect(max(total, len(tagged)))
         slots = np.empty(len(tagged), np.uint64)
         _slots(tagged, first, slots)
+        self.enter(slots, total)
+
+    def enter(self, slots: U64, total: int = 0) -> None:
+        """Add slots, uint64 ``(n,)``, whose lower 32 bits may be anything; they may be put in order
+        where they are."""
+        if max(total, len(slots)) > _LARGE and not self._facts[:, 2].any():
+            self._expect(max(total, len(slots)))
         if len(slots) > _LARGE:
             slots.sort()  # so that each table is filled at once
         at = 0
@@ -97,6 +102,11 @@ class IdIndex:
     def remove(self, ids: U64, rows: I64) -> None:
         """Remove ids that are held with these rows."""
         _remove(self._leaf, self._depth, self._facts, ids, rows)
+
+    def slots(self) -> U64:
+        """What stands in all slots, in no order: 32 mixed bits of an id above 32 of its row."""
+        whole = np.concatenate(self._tables)
+        return whole[whole != _EMPTY]
 
     def _expect(self, rows: int) -> None:
         """Begin with tables for so many rows, where none is held yet."""

@@ -184,6 +184,10 @@ class Pending:
         """Event times of the rows with these numbers."""
         return self._gather(rows, "event_time_ms")
 
+    def column(self, name: str) -> NDArray[Any]:
+        """One field of all rows that are held, oldest first."""
+        return self._gather(np.arange(self.head, self.tail), name)
+
     def truth(self, rows: I64) -> F64:
         """The truth of each row, :data:`WAITING` where there is none yet."""
         out = np.empty(len(rows))

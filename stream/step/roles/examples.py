@@ -15,7 +15,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from models.base import F64, I64, FeatureSchema
+from models.base import BOOL, F64, I64, FeatureSchema
 from models.task import Task
 from monitoring.drift.monitor import Alarm
 from stream.contract.records import NewRecord
@@ -230,11 +230,16 @@ class Reader:
         return Rows(found, rows, y, w)
 
     def _possible(self, rows: NDArray[Any], y: F64, w: F64) -> bool:
-        good = np.isfinite(y)
-        if self._task.type != "number":
-            good &= (y >= 0) & (y < max(self._task.k, 2)) & (y == np.floor(y))
-        codes = rows["hashed"] < self._buckets
+        good, codes = possible(y, self._task), rows["hashed"] < self._buckets
         return bool(good.all() and codes.all() and np.isfinite(w).all() and (w >= 0).all())
+
+
+def possible(y: F64, task: Task) -> BOOL:
+    """Which of these can be truths of a target, ``(n,)``."""
+    good: BOOL = np.isfinite(y)
+    if task.type != "number":
+        good &= (y >= 0) & (y < max(task.k, 2)) & (y == np.floor(y))
+    return good
 
 
 def joined(parts: Sequence[Rows]) -> tuple[NDArray[Any], F64, F64, int]:

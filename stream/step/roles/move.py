@@ -9,13 +9,15 @@ knows the newest. Nothing here reads or writes a file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from models.base import BOOL, F64, I64, MillraceError, State
+from stream.step.early import EarlyLabel
 from stream.step.pending.store import SEGMENT_ROWS
+from stream.step.roles.routes import Routes, owner
 from stream.step.roles.scorer import ScorerEngine
 
 KEPT_BY_NAME = ("seq", "digest", "trail", "auditor", "ledger")
@@ -62,15 +64,19 @@ def take_over(to: ScorerEngine, found: Mapping[int, ScorerEngine]) -> None:
     to.clock_ms = max(part.clock_ms for part in parts)
     to.join.watermark_ms = max(part.watermark_ms for part in parts)
     to.features.gather([part.features for part in parts], homes)
-    _early(to, parts, homes)
+    _early(to, _unmet(found) if shard.labels == "any" else _waiting(parts), homes)
     _rows(to, parts, homes)
+    told = {
+        i: min(found[s].watermark_ms for s in sources(i, shard.count, before, partitions))
+        for i in range(shard.count)
+        if i != shard.index
+    }
     if to.sharing is not None:
-        told = {
-            i: min(found[s].watermark_ms for s in sources(i, shard.count, before, partitions))
-            for i in range(shard.count)
-        }
-        del told[shard.index]
         to.sharing.told_ms = told
+    if to.routes is not None:
+        _routes(to, to.routes, found)
+        to.routes.told_ms = told
+        to.join.heard(*to.routes.hear(to.watermark_ms))
 
 
 def newest_first(
@@ -87,7 +93,8 @@ def _plain(
     """The state without what belongs to partitions."""
     state, fresh, named = base.state(), to.state(), own.state()
     state |= {key: named[key] for key in KEPT_BY_NAME}
-    state |= {key: fresh[key] for key in ("pending", "history", "features", "early")}
+    here = ("pending", "history", "features", "early", "routes")
+    state |= {key: fresh[key] for key in here if key in fresh}
     state["maturity"] |= {key: fresh["maturity"][key] for key in ("ends", "shares")}
     if base not in counted:
         state |= {key: fresh[key] for key in COUNTED}
@@ -97,18 +104,51 @@ def _plain(
     return state | {"counts": dict(counts)}
 
 
-def _early(to: ScorerEngine, parts: Sequence[ScorerEngine], homes: range) -> None:
+def met(found: Mapping[int, ScorerEngine]) -> list[EarlyLabel]:
+    """Labels that wait where nobody has told yet that their event is held elsewhere."""
+    waiting = _waiting(found.values())
+    ids = np.array([label.id_hash for label in waiting], np.uint64)
+    held = np.zeros(len(ids), np.bool_)
+    for part in found.values():
+        held |= part.pending.find(ids) >= 0
+    return [waiting[i] for i in np.flatnonzero(held).tolist()]
+
+
+def _unmet(found: Mapping[int, ScorerEngine]) -> list[EarlyLabel]:
+    gone = {label.id_hash for label in met(found)}
+    return [label for label in _waiting(found.values()) if label.id_hash not in gone]
+
+
+def _waiting(parts: Iterable[ScorerEngine]) -> list[EarlyLabel]:
+    return [label for part in parts for label in part.early.waiting()]
+
+
+def _early(to: ScorerEngine, waiting: list[EarlyLabel], homes: range) -> None:
     """Labels that wait for their event wait on, those that came first before the others."""
-    waiting = [label for part in parts for label in part.early.waiting()]
-    mine = [label for label in waiting if label.record.partition in homes]
+    shard = to.config.shard
+    if shard.labels == "any":
+        mine = [label for label in waiting if owner(label.id_hash, shard.count) == shard.index]
+    else:
+        mine = [label for label in waiting if label.record.partition in homes]
     if twice := [i for i, n in Counter(label.id_hash for label in mine).items() if n > 1]:
         of = next(label.record for label in mine if label.id_hash == twice[0])
         raise Unmovable(
-            f"scorer {to.config.shard.index}: two labels of one event wait for it at two scorers,"
+            f"scorer {shard.index}: two labels of one event wait for it at two scorers,"
             f" one of them at {of.topic}/{of.partition} offset {of.offset}: expected one for each"
             " event. Move once the horizon of these labels has passed"
         )
     to.early.restore({"labels": msgspec.msgpack.encode(sorted(mine, key=lambda x: x.since_ms))})
+
+
+def _routes(to: ScorerEngine, routes: Routes, found: Mapping[int, ScorerEngine]) -> None:
+    """It knows where all events wait that it is the owner of."""
+    routes.untold = False
+    for part in found.values():
+        ids = part.pending.column("id")
+        holder = part.pending.column("partition") % to.config.shard.count
+        holder[~routes.mine(ids)] = to.config.shard.index
+        for other in routes.told_ms:
+            routes.holders.add(ids[holder == other], other)
 
 
 def _rows(to: ScorerEngine, parts: Sequence[ScorerEngine], homes: range) -> None:

@@ -18,8 +18,10 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.decode.codec import Events, Labels
 from stream.step.engine import Handed, Made
+from stream.step.join import Left
 from stream.step.roles.examples import Foreign, Handing, meaning
 from stream.step.roles.risk import Sharing
+from stream.step.roles.routes import Routes, Stage, waited
 from stream.step.roles.versions import Coming, Incoming
 from stream.step.scoring import ScoringEngine
 
@@ -35,6 +37,8 @@ class ScorerEngine(ScoringEngine):
     versions : Incoming
     sharing : Sharing or None
         What is told and learned of entities that other scorers see too; ``None`` without any.
+    routes : Routes or None
+        How labels that stand anywhere come to their events; ``None`` where they stand with these.
     """
 
     def __init__(self, *parts: Any) -> None:
@@ -61,6 +65,14 @@ class ScorerEngine(ScoringEngine):
             self.sharing = Sharing(self.features, meant, others)
             self._handing.tell_known = self.sharing.known
             self._handlers[config.risk_topic] = partial(self._risk, self.sharing)
+        self.routes: Routes | None = None
+        if config.routed:
+            shard = config.shard
+            self.routes = Routes(
+                *(shard.index, shard.count, meant, config.label.horizon, self.task)
+            )
+            self.join.heard_ms = 0
+            self._handlers[config.routes_topic] = partial(self._routed, self.routes)
         self.outcomes.learning = self._handing
         self._handlers[config.models_topic] = self._versions
 
@@ -101,6 +113,79 @@ class ScorerEngine(ScoringEngine):
             sharing.scored(np.column_stack(keys), columns.event_time_ms)
         super()._score(events, out)
         self.features.note(events.columns, events.records[0].partition)
+        if self.routes is not None:
+            self.routes.hold(events.id_hash)
+
+    # ------------------------------------------------------------------ labels of any partition
+
+    def _events(self, piece: Slice, out: Made) -> None:
+        super()._events(piece, out)
+        self._hear(out)
+
+    def _left(self, left: Left | None, out: Made) -> None:
+        super()._left(left, out)
+        if self.routes is not None and left is not None:
+            self.routes.leave(left.rows["id"])
+
+    def _told(self, labels: Labels, out: Made) -> None:
+        """See :meth:`ScoringEngine._told`; ids of other owners go there."""
+        if (routes := self.routes) is None:
+            super()._told(labels, out)
+            return
+        owners = routes.owner(labels.id_hash)
+        mine = routes.mine(labels.id_hash)
+        self.counts["labels.handed"] += routes.hand(labels, np.where(mine, -1, owners), Stage.ASKED)
+        if mine.any():
+            self._find(routes, labels.take(np.flatnonzero(mine)), -1, out)
+
+    def _find(self, routes: Routes, labels: Labels, but: int, out: Made) -> None:
+        """Labels whose ids this is the owner of go to the holder; not to one who says no."""
+        at = routes.holders.find(labels.id_hash, but)
+        at[self.pending.find(labels.id_hash) >= 0] = -1
+        self.counts["labels.handed"] += routes.hand(labels, at, Stage.FOUND)
+        if (at < 0).any():
+            super()._told(labels.take(np.flatnonzero(at < 0)), out)
+
+    def _routed(self, routes: Routes, piece: Slice, out: Made) -> None:
+        """Take in what another scorer tells of events and labels."""
+        for record in piece.records:
+            try:
+                told = routes.read(record.value)
+            except Foreign as error:
+                out.letters.append(DeadLetter(record, "foreign", str(error)))
+                continue
+            self._hear(out)  # before its labels, which came when the sender was so far
+            for stage, labels in told.labels:
+                if stage is Stage.ASKED:
+                    self._told(labels, out)
+                elif stage is Stage.FOUND:
+                    self._found(routes, labels, out)
+                else:
+                    self._find(routes, labels, told.sender, out)
+            routes.holders.add(told.held, told.sender)
+            claimed = [label for _, label in self.early.claim(told.held.tolist())]
+            if claimed:
+                to = np.full(len(claimed), told.sender)
+                self.counts["labels.handed"] += routes.hand(waited(claimed), to, Stage.FOUND)
+
+    def _found(self, routes: Routes, labels: Labels, out: Made) -> None:
+        """Labels of events that were held here; what has left since goes back."""
+        here = self.pending.find(labels.id_hash) >= 0
+        if here.any():
+            super()._told(labels.take(np.flatnonzero(here)), out)
+        gone = labels.take(np.flatnonzero(~here))
+        mine, owners = routes.mine(gone.id_hash), routes.owner(gone.id_hash)
+        self.counts["labels.handed"] += routes.hand(gone, np.where(mine, -1, owners), Stage.LEFT)
+        if mine.any():
+            self._find(routes, gone.take(np.flatnonzero(mine)), -1, out)
+
+    def _hear(self, out: Made) -> None:
+        """Labels are orphans whose horizon all scorers are past."""
+        if self.routes is not None:
+            self.join.heard(*self.routes.hear(self.watermark_ms))
+            out.letters += self.join.take_letters()
+
+    # ------------------------------------------------------------------ versions
 
     def _versions(self, piece: Slice, out: Made) -> None:
         """Take the newest version over that is whole."""
@@ -136,16 +221,25 @@ class ScorerEngine(ScoringEngine):
             told, also = sharing.take(config.shard.index, self.watermark_ms)
             handed[config.risk_topic] = told
             covered += also
+        if (routes := self.routes) is not None:
+            if self._quiet:
+                routes.beat(self.watermark_ms)
+            waiting = self.pending.column("id") if routes.untold else np.empty(0, np.uint64)
+            told, also = routes.take(self.watermark_ms, waiting)
+            handed[config.routes_topic] = told
+            covered += also
         return handed, covered
 
     def _keep_all(self) -> None:
         """Nothing: the learner keeps versions of the members."""
 
     def _parts(self) -> dict[str, Any]:
-        own = {"versions": self.versions}
-        return super()._parts() | own | ({} if self.sharing is None else {"risk": self.sharing})
+        own = {"versions": self.versions, "risk": self.sharing, "routes": self.routes}
+        return super()._parts() | {name: part for name, part in own.items() if part is not None}
 
     def restore(self, state: State, segments: Any = None) -> None:
         """See :meth:`Engine.restore`."""
         super().restore(state, segments)
         self._handing.version = self.versions.current.number
+        if self.routes is not None:
+            self.join.heard_ms = self.routes.heard_ms

@@ -21,7 +21,8 @@ from models.base import MillraceError
 from monitoring.audit.trail import Head
 from stream.contract.failpoint import failpoint
 from stream.contract.outputs import Outputs
-from stream.contract.records import JournalRecord
+from stream.contract.records import JournalRecord, Record
+from stream.decode.codec import Labels
 from stream.logs.kafka.together import Together
 from stream.run.assemble import build_engine, open_log, open_together, pending_row, wall_clock_ms
 from stream.settings.load import environments, load
@@ -41,8 +42,9 @@ from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 from stream.state.topics import Standing
 from stream.step.pending.segments import Segment
-from stream.step.roles.examples import Foreign
-from stream.step.roles.move import newest_first, owned, sources, take_over
+from stream.step.roles.examples import Foreign, meaning
+from stream.step.roles.move import met, newest_first, owned, sources, take_over
+from stream.step.roles.routes import Stage, asked, waited
 from stream.step.roles.scorer import ScorerEngine
 
 SAMPLE = 65_536
@@ -209,9 +211,11 @@ def move(
             ending.callback(old[i].engine.close)
             told(f"{config.name} stands at step {old[i].engine.seq}")
         ends = _drain(together, old)
+        labels = _under_way(together, old, count)
         together.make_journals(after)
         failpoint("move.gathered")
         steps = [_gathered(together, c, directories[c.shard.index], old, ends) for c in after]
+        steps[0] = _with(*steps[0], labels)
         steps += [_left(old[i], old, count) for i in range(count, len(before))]
         failpoint("move.kept")
         together.commit(steps)
@@ -263,11 +267,51 @@ def _drain(together: Together, old: Mapping[int, Old]) -> dict[int, int]:
                 try:
                     one.engine.sharing.read(partition, record.value)
                 except Foreign as error:
-                    raise MoveRefused(
-                        f"{topic}/{partition} offset {record.offset}: {error}. Start all scorers"
-                        " once, whose dead letter it becomes, and stop them"
-                    ) from error
+                    raise MoveRefused(_crafted(record, error)) from error
     return ends
+
+
+def _under_way(together: Together, old: Mapping[int, Old], count: int) -> list[Labels]:
+    """Labels on their way to an event that is held, each id's in their order: those that wait where
+    it is not known yet, and those that scorers have handed on and that nobody has read."""
+    topic, found = old[0].config.routes_topic, []
+    if (early := met({i: one.engine for i, one in old.items()})) and old[0].config.routed:
+        found.append((Stage.FOUND, waited(early)))
+    for i, one in old.items():
+        if (routes := one.engine.routes) is None:
+            continue
+        first, end = (
+            at.get((topic, i), 0) for at in (one.standing.positions, together.ends(topic))
+        )
+        for record in together.between((topic, i), first, end):
+            try:
+                found += routes.heard(record.value).labels
+            except Foreign as error:
+                raise MoveRefused(_crafted(record, error)) from error
+    if found and count == 1:
+        raise MoveRefused(
+            f"{topic}: expected no labels under way between scorers, got"
+            f" {sum(len(labels.records) for _, labels in found)}, and one scorer hands on none:"
+            " start all of them for a while without new labels, and stop them"
+        )
+    # Who was found has been asked for before whoever is asked for now.
+    order = (Stage.FOUND, Stage.LEFT, Stage.ASKED)
+    return [labels for _, labels in sorted(found, key=lambda pair: order.index(pair[0]))]
+
+
+def _with(config: Config, outputs: Outputs, labels: list[Labels]) -> tuple[Config, Outputs]:
+    """The first scorer is asked for the events of these labels, and asks their owners."""
+    if not labels:
+        return config, outputs
+    records = asked(meaning(config), config.shard.index + 1, labels, config.shard.index)
+    return config, msgspec.structs.replace(outputs, handed={config.routes_topic: records})
+
+
+def _crafted(record: Record, error: Foreign) -> str:
+    return (
+        f"{record.topic}/{record.partition} offset {record.offset}: {error}. Start all scorers"
+        " once, whose dead letter it becomes, and stop them"
+    )
 
 
 def _gathered(
@@ -290,6 +334,9 @@ def _gathered(
             _go_on(engine, together.tail(config))
         [base, *_] = newest_first(engines, index, config.shard.count, config.topics.partitions)
         standing = _standing(config, next(o for o in old.values() if o.engine is base), old, ends)
+        if engine.routes is not None:
+            topic = config.routes_topic
+            standing.positions[topic, index] = together.ends(topic).get((topic, index), 0)
         positions = [(t, p, at) for (t, p), at in sorted(standing.positions.items())]
         engine.auditor.moved(positions)
         came = [old[i] for i in _sources(config, old)]

@@ -20,12 +20,15 @@ from typing import Any
 
 from monitoring.audit.trail import Exit, verify
 from stream.contract.records import Range, decode_journal
-from stream.run.assemble import build_engine
+from stream.logs.kafka.clients.kafka_python import KafkaPython
+from stream.logs.kafka.topology import Cluster, NewTopic
+from stream.run.assemble import build_engine, open_log, wall_clock_ms
 from stream.settings.load import load
-from stream.settings.schema import Config
+from stream.settings.schema import Config, KafkaLogSettings
 from stream.state.artefacts import FOLDER
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
+from stream.step.roles.scorer import ScorerEngine
 from tests.faults.crash import Feeder, Progress
 from tests.faults.shard import Shard
 from tests.faults.traffic import HORIZON, Traffic
@@ -58,15 +61,23 @@ FROZEN = tuple(f"frozen {name}" for name in PROCESSES)
 """Faults beside a SIGKILL of each: its process stands still until another has taken its place."""
 BROKER = ("broker killed", "broker frozen")
 BROKER_FROZEN_S = 1.0
+LABELS = ("partition", "any")
+LABEL_PARTITIONS = 3
+"""Where labels stand in any: not as many as events have."""
 
 
 @dataclass
 class Found:
     """What a run came to; ``problems`` are empty where every invariant holds."""
 
+    labels: str = "partition"
     hits: Counter[str] = field(default_factory=Counter)
     scored: int = 0
     labels_told: int = 0
+    labels_joined: int = 0
+    labels_handed: int = 0
+    labels_refused: int = 0
+    labels_early: int = 0
     learned: int = 0
     versions: int = 0
     applied: int = 0
@@ -82,7 +93,7 @@ class Found:
 class Service:
     """The processes of one service, each with its life under way."""
 
-    def __init__(self, directory: Path, log: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, log: dict[str, Any], labels: str = "partition") -> None:
         self.shard = Shard(
             directory,
             log,
@@ -91,7 +102,7 @@ class Service:
             guard=None,
             challengers=None,
             label={"field": "fraud", "horizon": HORIZON, "learning": "arrival"},
-            shard={"role": "scorer", "count": SCORERS, "every": "10m"},
+            shard={"role": "scorer", "count": SCORERS, "every": "10m", "labels": labels},
         )
         self.configs: dict[str, Config] = {
             name: load(self.shard.path, environ) for name, environ in PROCESSES.items()
@@ -99,6 +110,19 @@ class Service:
         self.workers: dict[str, Worker] = {}
         self._environ = {name: dict(environ) for name, environ in PROCESSES.items()}
         self._places = 0
+
+    def create_topics(self) -> None:
+        """Make all topics; that of labels with partitions of its own where these stand in any."""
+        config = self.configs["learner"]
+        if config.shard.labels == "any" and isinstance(config.log, KafkaLogSettings):
+            cluster = Cluster(KafkaPython(config.log, config.name))
+            cluster.make({config.topics.labels: NewTopic(LABEL_PARTITIONS)}, True, 1)
+            cluster.close()
+        for one in self.configs.values():
+            log = open_log(one, wall_clock_ms)
+            log.create_topics()
+            log.close()
+        self.shard.renew_log()
 
     def start(self, name: str) -> None:
         """Begin a life of a process."""
@@ -152,12 +176,16 @@ def scaled(
     seed: int,
     progress: Progress,
     broker: Broker | None = None,
+    labels: str | None = None,
 ) -> Found:
     """One fault after another under load, drain, stop in order, check.
 
     ``broker``: that of ``log``, which is killed and frozen, too; ``None``: it is left alone.
+    ``labels``: where these stand; ``None``: drawn by the seed.
     """
-    rng, found, service = random.Random(f"scaled {seed}"), Found(), Service(directory, log)
+    rng = random.Random(f"scaled {seed}")
+    labels = labels or random.Random(f"labels {seed}").choice(LABELS)
+    found, service = Found(labels), Service(directory, log, labels)
     traffic = service.shard.traffic(seed)
     feeder = Feeder(service.shard, traffic, 1_000_000)
     cycle = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
@@ -168,7 +196,7 @@ def scaled(
         for _ in range(rng.randrange(20, 60)):
             feeder.append()
 
-    service.shard.log.create_topics()
+    service.create_topics()
     try:
         for name in PROCESSES:
             service.start(name)
@@ -217,9 +245,10 @@ def _break(broker: Broker, how: str, meanwhile: Callable[[], None]) -> None:
 def drain(service: Service) -> None:
     """Wait until committed steps have taken all that stands in the inputs.
 
-    Scorers first, whose last labels the learner takes then; and again, for its last version.
+    Scorers first, whose last labels the learner takes then; and again, for its last version, and
+    for labels that scorers handed on to each other.
     """
-    for name, config in [*service.configs.items()] * 2:
+    for name, config in [*service.configs.items()] * 3:
         shard, worker = view(service.shard, config), service.workers.get(name)
         deadline = time.monotonic() + DEADLINE_S
         try:
@@ -279,8 +308,31 @@ def check(service: Service, traffic: Traffic, found: Found) -> None:
             found.problems.append(
                 f"{name}: expected the newest version, got {max(taken, default=0)}"
             )
+    _check_labels(service, found)
     if found.learned != found.labels_told:
         found.problems.append(f"labels: {found.labels_told} told, {found.learned} learned")
+
+
+def _check_labels(service: Service, found: Found) -> None:
+    """Each label was joined, or refused, once in the whole service, or waits."""
+    topic = service.shard.topic("labels")
+    refused = Counter(
+        (headers["partition"], headers["offset"])
+        for part in service.shard.records("dead_letters")
+        for r in part
+        if (headers := dict(r.headers))["topic"] == topic.encode()
+    )
+    found.labels_refused = refused.total()
+    if twice := [place for place, n in refused.items() if n > 1]:
+        found.problems.append(f"labels: refused more than once: {twice[:5]}")
+    stand = sum(map(len, service.shard.records("labels")))
+    came = found.labels_joined, found.labels_refused, found.labels_early
+    if sum(came) != stand:
+        found.problems.append(
+            f"labels: {stand} stand in the topic; joined, refused and waiting are {came}"
+        )
+    if (found.labels == "any") != bool(found.labels_handed):
+        found.problems.append(f"labels: {found.labels_handed} were handed on")
 
 
 def _check_journal(name: str, shard: Shard, found: Found) -> None:
@@ -336,6 +388,10 @@ def _restored(
         if found is not None:
             learns = shard.config.shard.role == "learner"
             found.learned += engine.counts["learned"] if learns else 0
+            if isinstance(engine, ScorerEngine):
+                found.labels_joined += engine.counts["labels.joined"]
+                found.labels_handed += engine.counts["labels.handed"]
+                found.labels_early += len(engine.early)
             found.labels_told += engine.counts["labels.joined"] + engine.counts["labels.timed_out"]
         elif recovered.from_seq != expected:
             return f"of step {recovered.from_seq}: generation {expected} was not used"

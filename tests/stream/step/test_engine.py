@@ -204,6 +204,17 @@ def test_labelled_events_that_make_room_are_judged(tmp_path: Path) -> None:
     assert sum(engine.matured.snapshot().outcomes().values()) == 100
 
 
+def test_labels_before_the_very_first_event_wait_for_theirs(tmp_path: Path) -> None:
+    """The first event begins the time by which they wait: it makes no orphan of them."""
+    engine, feed = build_engine(config(tmp_path), None), Feed()
+    engine.step(feed.batch(("labels", [label(i) for i in range(3)])))
+    out = engine.step(feed.batch(("events", [event(0)])))
+    assert reasons(out.dead_letters) == []
+    engine.step(feed.batch(("events", [event(1), event(2)])))
+    assert engine.counts["labels.joined"] == 3
+    assert len(engine.early) == 0
+
+
 def test_early_labels_are_bounded(tmp_path: Path) -> None:
     """Above `limits.early_labels` the oldest waiting label becomes a dead letter."""
     engine = build_engine(config(tmp_path, limits={"early_labels": 3}), None)

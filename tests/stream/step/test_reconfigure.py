@@ -80,6 +80,7 @@ CHANGES: dict[str, Patch] = {
     "ShardSettings.index": SCALED | {"shard": {"role": "scorer", "count": 2, "index": 1}},
     "ShardSettings.count": SCALED | {"shard": {"role": "learner", "count": 2}},
     "ShardSettings.entity": SCALED | {"shard": {"role": "scorer", "entity": "terminal"}},
+    "ShardSettings.labels": SCALED | {"shard": {"role": "learner", "labels": "any"}},
     "ShardSettings.every": {"shard.every": "1m"},
     "ShardSettings.service": SCALED
     | {"name": "other-learner", "shard": {"role": "learner", "service": "other"}},
@@ -315,7 +316,9 @@ OTHER_TARGETS = (
     "LabelSettings.thousands",
 )
 TARGETS = {name for name in CHANGES if name.startswith(OTHER_TARGETS)}
-SHARD = {f"ShardSettings.{key}" for key in ("role", "index", "count", "entity", "service")}
+SHARD = {
+    f"ShardSettings.{key}" for key in ("role", "index", "count", "entity", "labels", "service")
+}
 REFUSED = SHARD | {"Config.name", "TopicsSettings.audit", "TopicsSettings.journal"} | TARGETS
 
 

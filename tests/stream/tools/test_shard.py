@@ -41,13 +41,14 @@ SHOP = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "1d", "wi
 class Fleet:
     """The file of a service, and its processes as the test wants them."""
 
-    def __init__(self, directory: Path, bootstrap: str) -> None:
+    def __init__(self, directory: Path, bootstrap: str, labels: str = "partition") -> None:
         topics: dict[str, Any] = {name: unique(name) for name in TOPICS}
         tree = raw(
             *(directory, 2, bootstrap),
             name=unique("service"),
-            features=[*FEATURES, SHOP],
+            features=[*FEATURES, *([] if labels == "any" else [SHOP])],
             topics=topics | {"partitions": PARTITIONS},
+            shard={"labels": labels},
         )
         self.tree, self.path, self._made = tree, directory / "fleet.toml", 0
         self.told = 0
@@ -79,8 +80,10 @@ class Fleet:
                 (topics.events, range(start, self._made), event),
                 (topics.labels, range(self.told, self._made - 20), label),
             ):
+                by = 3 if make is label and self.tree["shard"]["labels"] == "any" else 1
                 records = [
-                    NewRecord(None, json.dumps(make(i)).encode(), i % PARTITIONS) for i in numbers
+                    NewRecord(None, json.dumps(make(i)).encode(), i * by % PARTITIONS)
+                    for i in numbers
                 ]
                 log.append(topic, records)
             self.told = self._made - 20
@@ -97,6 +100,23 @@ class Fleet:
                 )
 
             wait_until(done, f"{self._made} events scored once, {self.told} labels learned once")
+
+    def tell(self) -> None:
+        """The newest labels, in one partition; its scorer alone runs, and hands on what it can."""
+        config = self.configs[0]
+        with running(config) as service:
+            records = [
+                NewRecord(None, json.dumps(label(i)).encode(), 0)
+                for i in range(self.told, self._made)
+            ]
+            before = self._consumed(service)
+            service.log.append(config.topics.labels, records)
+            wait_until(lambda: self._consumed(service) == before + len(records), "the labels")
+        self.told = self._made
+
+    def _consumed(self, service: Service) -> int:
+        assert service.engine is not None
+        return service.engine.counts[f"consumed.{service.config.topics.labels}"]
 
     def check(self) -> None:
         """One score each, and none more."""
@@ -133,6 +153,18 @@ def test_a_service_grows_and_shrinks_and_grows_again(fleet: Fleet) -> None:
     for count in (4, 3):
         changed(fleet, count)
         fleet.play(60)
+    fleet.check()
+
+
+def test_labels_under_way_move_to_their_new_owners(tmp_path: Path, kafka_bootstrap: str) -> None:
+    """Those that a scorer had handed on and nobody had read yet; one scorer alone hands on none."""
+    fleet = Fleet(tmp_path, kafka_bootstrap, "any")
+    fleet.play(60)
+    fleet.tell()
+    with pytest.raises(MoveRefused, match="expected no labels under way between scorers"):
+        move(fleet.path, {}, 1, lambda _: None)
+    changed(fleet, 3)
+    fleet.play(60)
     fleet.check()
 
 

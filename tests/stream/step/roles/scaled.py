@@ -110,6 +110,8 @@ class Scaled:
         The pieces of every version.
     risk : list of list of bytes
         By scorer, all that it told the others.
+    routes : list of list of bytes
+        By scorer, all of labels and events that others told it.
     """
 
     def __init__(self, tree: dict[str, Any]) -> None:
@@ -120,7 +122,9 @@ class Scaled:
         self.examples: list[list[bytes]] = [[] for _ in self.scorers]
         self.models: list[bytes] = []
         self.risk: list[list[bytes]] = [[] for _ in self.scorers]
+        self.routes: list[list[bytes]] = [[] for _ in self.scorers]
         self._told = [[0] * count for _ in self.scorers]
+        self._routed = [0] * count
         self._taken = [0] * count
         self._learned = [0] * count
 
@@ -139,6 +143,8 @@ class Scaled:
         self.outputs.append(made)
         self.examples[index] += contents(made.handed[scorer.config.examples_topic])
         self.risk[index] += contents(made.handed.get(scorer.config.risk_topic, ()))
+        for record in made.handed.get(scorer.config.routes_topic, ()):
+            self.routes[record.partition or 0].append(record.value or b"")
         return made
 
     def _heard(self, index: int) -> list[tuple[str, int, list[Any]]]:
@@ -148,6 +154,9 @@ class Scaled:
             if i != index and (fresh := risk[told[i] :]):
                 found.append((topic, i, fresh))
                 told[i] = len(risk)
+        if fresh := self.routes[index][self._routed[index] :]:
+            found.append((self.scorers[index].config.routes_topic, index, fresh))
+            self._routed[index] = len(self.routes[index])
         return found
 
     def learn(self) -> Outputs:

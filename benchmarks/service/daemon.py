@@ -126,6 +126,18 @@ class Daemon:
         lines = [line for line in self._output.read_text().splitlines() if line.startswith("{")]
         return [found for line in lines if (found := json.loads(line)).get("event") == event]
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def scored(self) -> int:
+        """Events scored so far, by ``/metrics``."""
+        for line in (self.get("/metrics") or b"").decode().splitlines():
+            if line.startswith("millrace_events_scored_total"):
+                return int(float(line.split()[-1]))
+        return 0
+
     def rss_bytes(self) -> int:
         """Resident memory, from ``/proc``."""
         pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]

@@ -7,6 +7,7 @@ member. Other packages add types through the entry-point group ``millrace.member
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -100,6 +101,12 @@ def member_class(type_name: str, task: TaskType = "binary") -> MemberClass:
                 raise _cannot(type_name, task, can)
             return found
     raise UnknownMember(f"expected one of {', '.join(member_types())}; got {type_name!r}")
+
+
+def unloaded(type_name: str, task: TaskType) -> str | None:
+    """The module of a built-in type that nobody has imported yet; ``None``: there is none."""
+    module = MEMBERS.get(type_name, {}).get(task, "").partition(":")[0]
+    return module if module and module not in sys.modules else None
 
 
 def _cannot(type_name: str, task: TaskType, can: Iterable[str]) -> UnknownMember:

@@ -1,4 +1,5 @@
-"""Commands that wait for the models that they put in place, which a thread reads meanwhile.
+"""Commands that wait for what they need: a thread reads the models that they put in place, and
+imports the libraries of members that they name first, which takes seconds.
 
 The loop goes on with events. What a step takes is on record as ever: a replay reads the same models
 in their step. The thread touches nothing that is anybody else's; a member that cannot be made and
@@ -7,17 +8,25 @@ restored like that (:attr:`models.base.Learner.apart`) is read by the loop, in i
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from models.base import Learner
+from models.members.catalogue import unloaded
 from stream.contract.records import Record, Slice, range_of
 from stream.state.artefacts import Artefacts, Unsaved
 from stream.step.engine import Engine, Models
+
+_TYPE = re.compile(rb'\\*"type\\*"\s*:\s*\\*"(\w+)')
+"""A type that a record names, be it in a text within its JSON. The command is not decoded yet: to
+check what it defines needs the library."""
 
 
 class _Asked(NamedTuple):
@@ -41,7 +50,9 @@ class Held:
         self._unsaved = unsaved
         self._pool = ThreadPoolExecutor(1, "artefacts")
         self._records: deque[Record] = deque()
-        self._reading: Future[list[tuple[_Asked, Any]]] | None = None
+        self._reading: Future[list[tuple[_Asked, Any]] | None] | None = None
+        """``None`` in it: modules were imported, and the first record is looked at again."""
+        self._imported: set[str] = set()
         self._ready: list[tuple[_Asked, Any]] = []
 
     def __bool__(self) -> bool:
@@ -56,7 +67,8 @@ class Held:
         """What can be taken now: commands whose models are there, then all other records."""
         topic = engine.config.topics.control
         control = [piece for piece in slices if piece.range.topic == topic]
-        if not self._records and not engine.wanted(control):
+        named = [record for piece in control for record in piece.records]
+        if not self._records and not self._unloaded(engine, named) and not engine.wanted(control):
             return slices
         self._records.extend(record for piece in control for record in piece.records)
         taken = [*self._released(engine)]
@@ -68,13 +80,26 @@ class Held:
         if self._reading is not None:
             if not self.ready:
                 return
-            self._ready, self._reading = self._reading.result(), None
-            yield self._records.popleft()
+            found, self._reading = self._reading.result(), None
+            if found is not None:
+                self._ready = found
+                yield self._records.popleft()
         while self._records:
+            if modules := self._unloaded(engine, [self._records[0]]):
+                self._imported |= modules
+                self._reading = self._pool.submit(_import, sorted(modules))
+                return
             if asked := self._asked(engine, self._records[0]):
                 self._reading = self._pool.submit(lambda: [(a, read()) for a, read in asked])
                 return
             yield self._records.popleft()
+
+    def _unloaded(self, engine: Engine, records: Iterable[Record]) -> set[str]:
+        """Modules of members that the records name, and that were not looked for before."""
+        task = engine.config.target.type
+        types = {name.decode() for r in records for name in _TYPE.findall(r.value or b"")}
+        found = {module for name in types if (module := unloaded(name, task))}
+        return found - self._imported
 
     def _asked(
         self, engine: Engine, record: Record
@@ -115,6 +140,12 @@ class Held:
     def close(self) -> None:
         """End the thread, after the read under way."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        with suppress(Exception):  # the step tries again, and says what is wrong
+            importlib.import_module(module)
 
 
 def _slices(records: Iterable[Record]) -> list[Slice]:

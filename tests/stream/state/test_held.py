@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from models.base import Learner, State
+from models.members import catalogue
 from stream.contract.records import Record, Slice, range_of
 from stream.run.assemble import build_engine
 from stream.state.artefacts import Artefacts
@@ -111,6 +113,32 @@ def test_what_comes_after_a_command_that_waits_is_held_in_its_order(case: Case) 
     assert not case.held
     plain = [case.control(freeze), events]
     assert case.held.sift(case.engine, plain) is plain
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_library_of_a_member_is_imported_by_the_thread(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Once; what cannot be imported is the step's to tell, and keeps nobody waiting."""
+    module = f"some_library_{broken}"
+    lines = ["import threading", "from models.members.constant import ConstantModel as Model"]
+    lines.append("THREAD = threading.current_thread().name")
+    lines += ["raise ModuleNotFoundError('', name='torch')"] * broken
+    (tmp_path / f"{module}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(catalogue.MEMBERS, "slow", {"binary": f"{module}:Model"})
+    challenge = {"command": "challenge", "member": "linear", "spec": '{"type": "slow"}'}
+    events = Feed().batch(("events", [event(200)])).slices[0]
+    first = [case.control(challenge, {"command": "checkpoint"}), events]
+    assert case.held.sift(case.engine, first) == [events]
+    wait_until(lambda: case.held.ready, "the library")
+    taken = case.held.sift(case.engine, [])
+    assert named(case.engine, taken) == ["challenge", "checkpoint"]
+    assert (module in sys.modules) != broken
+    if not broken:
+        assert sys.modules[module].THREAD.startswith("artefacts")
+    again = [case.control(challenge)]
+    assert case.held.sift(case.engine, again) is again
 
 
 def test_the_model_is_made_by_the_thread_alone(case: Case) -> None:

@@ -174,25 +174,41 @@ def run_scaled(
     with ExitStack() as ending:
         place = ending.enter_context(demo.place(directory))
         processes = ending.enter_context(service(place, bootstrap, port))
-        _wait_ready(processes, console)
-        scorer = processes[-1].config
-        log = ending.enter_context(closing(open_log(scorer, wall_clock_ms)))
-        appended: Counter[str] = Counter()
+        wait_ready(processes, console)
+        started = time.monotonic()
+        appended = played(processes, seconds, rate, seed, console)
+        return _summary(processes, appended, time.monotonic() - started)
+
+
+def played(
+    processes: Sequence[Process],
+    seconds: float,
+    rate: float,
+    seed: int,
+    console: Console | None = None,
+) -> Counter[str]:
+    """Play payments to processes that are ready until all is taken; gives records by topic."""
+    scorer = processes[-1].config
+    appended: Counter[str] = Counter()
+    with closing(open_log(scorer, wall_clock_ms)) as log:
 
         def append(topic: str, records: Sequence[NewRecord]) -> None:
             log.append(topic, records)
             appended[topic] += len(records)
 
-        started = time.monotonic()
-        playing = player(scorer, append, rate, seed, seconds)
-        _play(processes, playing, seconds, console)
+        _play(processes, player(scorer, append, rate, seed, seconds), seconds, console)
         _catch_up(processes)
-        return _summary(processes, appended, time.monotonic() - started)
+    return appended
 
 
 @contextmanager
-def service(place: Path, bootstrap: str, port: int) -> Iterator[list[Process]]:
-    """The learner and the scorers, in this order; ended in order where nothing went wrong."""
+def service(
+    place: Path, bootstrap: str, port: int, changes: Mapping[str, str] | None = None
+) -> Iterator[list[Process]]:
+    """The learner and the scorers, in this order; ended in order where nothing went wrong.
+
+    ``changes`` of the file, as the environment says them.
+    """
     path, own = place / EXAMPLE, f"demo-{uuid.uuid4().hex[:8]}"
     with private.opened(path) as file:
         file.write(resources("stream.demo").joinpath(EXAMPLE).read_bytes())
@@ -203,6 +219,7 @@ def service(place: Path, bootstrap: str, port: int) -> Iterator[list[Process]]:
         "MILLRACE_LOG__BOOTSTRAP": bootstrap,
         "MILLRACE_SHARD__EVERY": EVERY,
         **{f"MILLRACE_TOPICS__{name.upper()}": f"{own}-{name}" for name in names},
+        **(changes or {}),
     }
     roles = [*environments(path, shared).values()]
     for role in roles:
@@ -227,7 +244,8 @@ def _free_port() -> int:
         return port
 
 
-def _wait_ready(processes: Sequence[Process], console: Console | None) -> None:
+def wait_ready(processes: Sequence[Process], console: Console | None = None) -> None:
+    """Wait until all take records; raises :class:`MillraceError` where one does not."""
     if console is not None:
         console.print(f"Starting {len(processes)} processes; the learner's page tells of all:")
         for process in processes:  # a line each: the console escapes breaks within one

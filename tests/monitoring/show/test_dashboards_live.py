@@ -4,10 +4,6 @@ each kind of target."""
 from __future__ import annotations
 
 import json
-import math
-import re
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +14,6 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-import yaml
 
 from monitoring.show.dashboards.build import BOARDS, FOR, Shard
 from stream.contract.records import NewRecord
@@ -34,9 +29,15 @@ from stream.run.front import Front
 from stream.run.service import Service
 from stream.settings.load import parse
 from stream.settings.schema import Config
+from tests.monitoring.show.scraping import (
+    Scraped,
+    numbers,
+    prometheus,
+    scraped_again,
+    unanswered,
+)
 from tests.support.factory import to_json
 from tests.support.runner import caught_up, running
-from tests.support.tools import program
 from tests.support.waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.prometheus
@@ -100,14 +101,6 @@ RUSH = {"millrace_drift_statistic", "millrace_drift_threshold"}
 """Of deliveries: their first rush hour is told as a rise, and while it lasts there is no number."""
 
 
-class Scraped(NamedTuple):
-    """A Prometheus that holds a run, and when the run was under way."""
-
-    http: httpx.Client
-    start: float
-    end: float
-
-
 def configuration(directory: Path, kind: Kind) -> Config:
     """The demo's, with two quick members, its state saved every second."""
     raw = demo_config(directory, 0, kind.name).model_dump(mode="json", exclude_none=True)
@@ -135,50 +128,6 @@ def change_shop(raw: dict[str, Any], has: Sequence[Shard]) -> None:
     raw["features"].append(window)
 
 
-@contextmanager
-def prometheus(directory: Path, ports: dict[str, int]) -> Iterator[httpx.Client]:
-    """Debian's Prometheus, scraping each job's port; `renamed` with another name of one metric."""
-    rename = {"source_labels": ["__name__"], "regex": RENAMED, "target_label": "__name__"}
-    jobs: list[dict[str, Any]] = [
-        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
-        for job, port in ports.items()
-    ]
-    jobs[list(ports).index("renamed")]["metric_relabel_configs"] = [
-        rename | {"replacement": RENAMED + "_x"}
-    ]
-    file = directory / "prometheus.yml"
-    interval = {"scrape_interval": "2s", "scrape_timeout": "2s"}
-    file.write_text(yaml.safe_dump({"global": interval, "scrape_configs": jobs}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        program("prometheus", "prometheus"),
-        f"--config.file={file}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address={address}",
-        "--log.level=error",
-    ]
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        url = f"http://{address}"
-        with httpx.Client(base_url=url, trust_env=False, timeout=DEADLINE_S) as http:
-            wait_until(lambda: answers(http), "Prometheus")
-            yield http
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def answers(http: httpx.Client) -> bool:
-    """Whether Prometheus is ready."""
-    try:
-        return http.get("/-/ready").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     """Events and late labels, bad records and requests, scraped before and after."""
@@ -187,9 +136,9 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
         served = {
             job: stack.enter_context(serving(directory / job, kind)) for job, kind in KINDS.items()
         }
-        ports = {job: port_of(front) for job, (_, front) in served.items()}
+        ports = {job: [port_of(front)] for job, (_, front) in served.items()}
         ports["renamed"] = ports["millrace"]
-        with prometheus(directory, ports) as http:
+        with prometheus(directory, ports, ("renamed", RENAMED)) as http:
             start = time.time()
             scraped_again(http, 1)
             for job, (service, front) in served.items():
@@ -268,18 +217,6 @@ def rated(writing: Writing) -> Writing:
     return writing._replace(events=events)
 
 
-def scraped_again(http: httpx.Client, times: int) -> None:
-    """Wait until all jobs were scraped so many times more."""
-
-    def successes() -> list[int]:
-        query = {"query": "sort(sum_over_time(up[1h]))"}
-        result = http.get("/api/v1/query", params=query).json()["data"]["result"]
-        return [int(r["value"][1]) for r in result] or [0]
-
-    before = max(successes())
-    wait_until(lambda: min(successes()) >= before + times, f"{times} scrapes")
-
-
 def filled(query: str, job: str) -> str:
     """The query as Grafana sends it, over the whole run; the hour of the KS distance is seconds."""
     query = query.replace("$__rate_interval", "1h").replace("$job", job)
@@ -287,48 +224,21 @@ def filled(query: str, job: str) -> str:
     return query.replace("[5m]", "[1h]").replace("offset 1h", "offset 2s")
 
 
-def numbers(scraped: Scraped, query: str, instant: bool) -> list[float]:
-    """Every sample of the result, over the run or at its end; raises what Prometheus says."""
-    if instant:
-        answer = scraped.http.get("/api/v1/query", params={"query": query, "time": scraped.end})
-    else:
-        # In whole steps, so that the end is one of them.
-        seconds = math.ceil(scraped.end - scraped.start)
-        window = {"start": scraped.end - seconds, "end": scraped.end, "step": 1}
-        answer = scraped.http.get("/api/v1/query_range", params={"query": query, **window})
-    body = answer.json()
-    assert body["status"] == "success", f"{query}: {body.get('error')}"
-    result = body["data"]["result"]
-    if body["data"]["resultType"] == "scalar":
-        return [float(result[1])]
-    pairs = [[r["value"]] if instant else r["values"] for r in result]
-    return [float(value) for series in pairs for _, value in series]
-
-
-def unanswered(scraped: Scraped, board: str, job: str) -> list[str]:
-    """Titles of the board's panels with a query that gives nothing, or nothing but NaN."""
-    titles, without = [], WITHOUT_NUMBERS | (RUSH if job in ("number", "stage") else set())
-    for panel in BOARDS[board]["panels"]:
-        for target in panel.get("targets", ()):
-            names = set(re.findall(r"millrace_[a-z0-9_]+", target["expr"]))
-            if all(name.startswith(ELSEWHERE) for name in names):
-                continue
-            found = numbers(scraped, filled(target["expr"], job), target["instant"])
-            finite = any(math.isfinite(v) for v in found)
-            if not found or not (finite or names <= without):
-                titles.append(f"{panel['title']}: {target['expr']}")
-    return titles
+def empty(scraped: Scraped, board: str, job: str) -> list[str]:
+    """The board's panels of this job that show nothing, but for what cannot be here."""
+    without = WITHOUT_NUMBERS | (RUSH if job in ("number", "stage") else set())
+    return unanswered(scraped, board, partial(filled, job=job), without, ELSEWHERE)
 
 
 @EACH
 def test_every_panel_has_data(scraped: Scraped, job: str, board: str) -> None:
     """No query of a dashboard fails or comes back empty after a real run."""
-    assert unanswered(scraped, board, job) == []
+    assert empty(scraped, board, job) == []
 
 
 def test_a_renamed_metric_is_noticed(scraped: Scraped) -> None:
     """Where one metric has another name, the panels over it are empty and no other ones."""
-    found = [title for board in OURS["renamed"] for title in unanswered(scraped, board, "renamed")]
+    found = [title for board in OURS["renamed"] for title in empty(scraped, board, "renamed")]
     assert len(found) == 3
     assert all(RENAMED in title for title in found)
 

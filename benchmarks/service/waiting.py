@@ -20,7 +20,7 @@ from benchmarks import traffic
 from benchmarks.common import arguments, show, target
 from models.base import U64
 from stream.run.assemble import build_engine
-from stream.step.pending.segments import Source
+from stream.step.pending.segments import Kept, Source
 from stream.step.pending.store import Pending
 
 BATCH = 4096
@@ -82,6 +82,8 @@ def measure(rows: int, directory: Path) -> dict[str, Any]:
     for file in store.files():
         files[file.number] = kept = directory / "kept" / f"{file.number}.seg"
         file.place(kept)
+        if (known := file.place_ids(kept.with_suffix(".ids"))) is not None:
+            files[file.number] = Kept(kept, file.sha256(), kept.with_suffix(".ids"), known[1])
     before = time.perf_counter()
     other = empty(directory / "other")
     other.restore(state, files)

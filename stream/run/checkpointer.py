@@ -33,6 +33,7 @@ from stream.state.generations import (
 )
 from stream.state.topics import Standing
 from stream.step.engine import Engine
+from stream.step.pending.segments import Damaged
 
 logger = structlog.get_logger()
 
@@ -234,6 +235,8 @@ class Checkpointer:
                 written = True
             except (OSError, MillraceError) as error:
                 # Scoring goes on: the journal still holds everything since the last generation.
+                if isinstance(error, Damaged):
+                    self._directory.distrust(error)
                 written = False
                 self.failures_total += 1
                 logger.error("checkpoint_failed", seq=snapshot.seq, error=str(error))

@@ -51,6 +51,7 @@ from stream.state.room import free_room
 from stream.step.configure import configures
 from stream.step.engine import Engine, Models
 from stream.step.lifecycle.promotion import exchange
+from stream.step.pending.segments import Damaged
 from stream.step.reconfigure import compare, reconfigure
 
 T = TypeVar("T")
@@ -654,12 +655,15 @@ class Service:
         count = sum(len(s.records) for s in slices)
         where = ", ".join(_name(s.range) for s in slices)
         logger.error("step_failed", records=count, ranges=where, error=repr(error), exc_info=error)
-        if count == 0:
+        if isinstance(error, Damaged):
+            self.directory.distrust(error)
+        elif count == 0:
             raise error  # no record's doing
         self.committer.wait(self.beat)
         self._ahead.forget()
         self._restore()
-        self.isolation.failed(slices)
+        if not isinstance(error, Damaged):
+            self.isolation.failed(slices)
         self._seek(self.isolation.behind(self.topics.standing.positions))
 
 

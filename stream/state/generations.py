@@ -1,7 +1,8 @@
 """Generations on disk: the state as of one step, verified before it is believed.
 
 ``generations/<seq>/`` holds ``arrays.safetensors.zst``, ``state.msgpack``, the segments of pending
-events and of learned rows as hard links, and ``manifest.json``, written last. A generation is
+events and of learned rows as hard links, the ids of the full ones of pending events, and
+``manifest.json``, written last. A generation is
 written to a temporary directory, synced, and renamed into place only after the commit of its step;
 a crash at any point leaves either the old generations or the new one. Loading goes from the newest
 to the oldest; what fails its checksums, or cannot be restored, is moved to ``quarantine/``, never
@@ -42,7 +43,7 @@ from stream.state.platform import fingerprint
 from stream.state.topics import Standing
 from stream.step.engine import Engine
 from stream.step.lifecycle.history import parts_of
-from stream.step.pending.segments import SegmentFile
+from stream.step.pending.segments import Damaged, Kept, SegmentFile, Source
 
 logger = structlog.get_logger()
 
@@ -50,7 +51,8 @@ FORMAT = 7
 """1: arrays that were not compressed. 2: labels of pending rows as another
 code. 4: truths of pending rows as a byte each."""
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
-_FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|(pending|history)-[0-9]{{1,12}}\.seg")
+_FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|(pending|history)-[0-9]{{1,12}}\.(seg|ids)")
+_PENDING = re.compile(r"pending-([0-9]{1,12})\.seg")
 _WRITING = ".writing-"
 
 
@@ -148,13 +150,13 @@ class Loaded(msgspec.Struct, frozen=True):
     path: Path
     manifest: Manifest
     state: State
-    segments: dict[str, dict[int, Path]]
+    segments: dict[str, dict[int, Source]]
 
     @property
     def rows(self) -> list[str]:
         """SHA-256 of each pending segment, in order."""
         files = self.manifest.files
-        return [files[name].sha256 for name in sorted(files) if name.startswith("pending-")]
+        return [files[name].sha256 for name in sorted(files) if _PENDING.fullmatch(name)]
 
 
 class StateDirectory:
@@ -198,7 +200,7 @@ class StateDirectory:
         for left in self.generations.glob(f"{_WRITING}*"):
             shutil.rmtree(left)
         private.folder(self.pending)
-        for working in self.pending.glob("*.seg"):
+        for working in (*self.pending.glob("*.seg"), *self.pending.glob("*.ids")):
             working.unlink()  # of a process that is gone; only the generations' links count
         return self
 
@@ -228,7 +230,7 @@ class StateDirectory:
                 if until_seq is not None and manifest.seq > until_seq:
                     continue
                 if (refusal := accept(manifest)) is None:
-                    yield load(path, manifest)
+                    yield load(path, manifest, whole=self._lender is not None)
                     continue
             except CheckpointError as error:
                 refusal = str(error)
@@ -244,6 +246,12 @@ class StateDirectory:
         while (target := self.quarantine / f"{path.name}-{n}").exists():
             n += 1
         path.rename(target)
+
+    def distrust(self, damaged: Damaged) -> None:
+        """Let the next start read all rows of a segment: without its ids it does."""
+        logger.error("checkpoint_damaged", error=str(damaged))
+        for path in () if self._lender is not None else self.listed():
+            (path / damaged.path.name).with_suffix(".ids").unlink(missing_ok=True)
 
     def write(self, snapshot: Snapshot) -> Path:
         """Write a generation to a temporary directory, durable and complete; not yet visible.
@@ -263,6 +271,9 @@ class StateDirectory:
                     name = f"{store}-{segment.number:08d}.seg"
                     length = segment.place(temporary / name)
                     files[name] = FileEntry(length, segment.sha256())
+                    ids = _ids_of(name)
+                    if (entry := segment.place_ids(temporary / ids)) is not None:
+                        files[ids] = FileEntry(*entry)
             manifest = Manifest(
                 FORMAT,
                 snapshot.shard,
@@ -350,32 +361,70 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def verify(path: Path, manifest: Manifest) -> None:
-    """Check each file's length and SHA-256; :class:`CheckpointError` names the first bad one."""
+def verify(path: Path, manifest: Manifest, whole: bool = True) -> set[str]:
+    """Check each file's length and SHA-256; :class:`CheckpointError` names the first bad one.
+
+    Unless ``whole``, of a segment whose ids are there and right only the length: returns those
+    segments' names. Their rows are compared before the first of them is used.
+    """
+    unread = set()
     for name, entry in manifest.files.items():
         if not _FILE_NAME.fullmatch(name):
             raise CheckpointError(f"{path}: expected names of a generation's files, got {name!r}")
+        if name.endswith(".ids"):
+            continue
         try:
+            if not whole and _has_ids(path, name, manifest):
+                if (size := (path / name).stat().st_size) < entry.bytes:
+                    raise OSError(0, f"expected {entry.bytes} bytes, got {size}")
+                unread.add(name)
+                continue
             got = sha256_of(path / name, entry.bytes)
         except OSError as error:
             raise CheckpointError(f"{path / name}: {error.strerror}") from error
         if got != entry.sha256:
             raise CheckpointError(f"{path / name}: expected SHA-256 {entry.sha256}, got {got}")
+    return unread
 
 
-def load(path: Path, manifest: Manifest) -> Loaded:
-    """Verify and read a generation; raises :class:`CheckpointError`."""
-    verify(path, manifest)
+def _ids_of(name: str) -> str:
+    """The name of the file of a segment's ids."""
+    return name.removesuffix(".seg") + ".ids"
+
+
+def _has_ids(path: Path, name: str, manifest: Manifest) -> bool:
+    """Whether a segment's ids are there and right; else they are made of its rows again."""
+    ids = _ids_of(name)
+    if ids not in manifest.files:
+        return False
+    entry = manifest.files[ids]
+    try:
+        right = sha256_of(path / ids, entry.bytes) == entry.sha256
+        error = "another SHA-256"
+    except OSError as failure:
+        right, error = False, str(failure.strerror)
+    if not right:
+        logger.warning("ids_unreadable", path=str(path / ids), error=error)
+    return right
+
+
+def load(path: Path, manifest: Manifest, whole: bool = True) -> Loaded:
+    """Verify and read a generation, see :func:`verify`; raises :class:`CheckpointError`."""
+    unread = verify(path, manifest, whole)
     try:
         state = _read_state(path, manifest.files[_ARRAYS].unpacked)
         _match(state, manifest)
     except Exception as error:  # crafted bytes may raise anything, MemoryError among it
         raise CheckpointError(f"{path}: {error or type(error).__name__}") from error
-    segments: dict[str, dict[int, Path]] = {}
-    for name in manifest.files:
+    segments: dict[str, dict[int, Source]] = {}
+    for name, entry in manifest.files.items():
         if name.endswith(".seg"):
             store, number = name.removesuffix(".seg").split("-")
-            segments.setdefault(store, {})[int(number)] = path / name
+            source: Source = path / name
+            if name in unread:
+                ids = _ids_of(name)
+                source = Kept(path / name, entry.sha256, path / ids, manifest.files[ids].sha256)
+            segments.setdefault(store, {})[int(number)] = source
     return Loaded(path, manifest, state, segments)
 
 

@@ -26,6 +26,7 @@ from stream.state.follow import Build, Follower, Means, body_of, built, steps
 from stream.state.generations import CheckpointError, Loaded, Manifest, StateDirectory, revive
 from stream.state.topics import Lost, Standing, TopicsChanged, explained, lost
 from stream.step.engine import Engine
+from stream.step.pending.segments import Damaged
 
 logger = structlog.get_logger()
 
@@ -58,6 +59,7 @@ def recover(
     """The engine as of the journal's end (or of step ``until_seq``): :func:`load`, then follow.
 
     ``accept``: steps whose records are gone are left out (:func:`~stream.state.follow.steps`).
+    Where a step asks for a row that changed on the disk, an older generation is taken.
 
     Raises :class:`~stream.state.follow.Diverged`, :class:`~stream.contract.log.OutOfRetention` when
     the journal does not reach back far enough, :class:`CheckpointError` when generations exist but
@@ -69,12 +71,17 @@ def recover(
     failpoint("restore.loaded")
     ids = dict(follower.standing.ids)
     journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec, ids, accept)
-    for record, slices in one_ahead(journaled):
-        if slices is None:
-            follower.skip(record)
-        else:
-            follower.apply(record, slices)
-        beat()
+    try:
+        for record, slices in one_ahead(journaled):
+            if slices is None:
+                follower.skip(record)
+            else:
+                follower.apply(record, slices)
+            beat()
+    except Damaged as error:
+        follower.engine.close()
+        directory.distrust(error)
+        return recover(log, directory, config, build, beat, until_seq, accept)
     if until_seq is not None and follower.engine.seq != until_seq:
         raise CheckpointError(
             f"replay: expected the journal to reach step {until_seq}, it ends at "

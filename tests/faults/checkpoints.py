@@ -24,10 +24,12 @@ from stream.logs.sqlite.log import SqliteLog
 from stream.run.assemble import build_engine, wall_clock_ms
 from stream.settings.load import load
 from stream.state.artefacts import FOLDER
+from stream.state.follow import Follower
 from stream.state.generations import CheckpointError, StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.state.topics import TopicsChanged
 from stream.step.pending import store
+from stream.step.pending.segments import Damaged
 from tests.faults.check import journal_of, reference
 from tests.faults.crash import Feeder, Progress, append, newest
 from tests.faults.shard import Shard
@@ -150,15 +152,7 @@ def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: T
     directory = StateDirectory(target).open()
     newest = max(int(p.name) for p in list_generations(target))
     try:
-        recovered = recover(
-            log,
-            directory,
-            shard.config,
-            lambda config: build_engine(config, directory.pending),
-            lambda: None,
-        )
-        digest = recovered.engine.state_digest()
-        recovered.engine.close()
+        recovered, digest = _recovered(shard, log, directory)
         if digest != wanted:
             tally.note("bad_loaded", f"{case}: loaded state {digest}, expected {wanted}")
         else:
@@ -173,6 +167,24 @@ def judge(case: str, shard: Shard, log: Log, target: Path, wanted: str, tally: T
         tally.note("unclear", f"{case}: {clear} but unexpected {type(error).__name__}: {error}")
     finally:
         directory.close()
+
+
+def _recovered(shard: Shard, log: Log, directory: StateDirectory) -> tuple[Follower, str]:
+    """What a start brings back, and its digest, for which all rows are read."""
+    while True:
+        recovered = recover(
+            log,
+            directory,
+            shard.config,
+            lambda config: build_engine(config, directory.pending),
+            lambda: None,
+        )
+        try:
+            return recovered, recovered.engine.state_digest()
+        except Damaged as error:  # as a service does of which a label asks for the row
+            directory.distrust(error)
+        finally:
+            recovered.engine.close()
 
 
 def checkpoints(directory: Path, seed: int, offsets: int, progress: Progress) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from stream.state.topics import TopicsChanged
 from tests.faults.changes.backfill import backfill
 from tests.faults.changes.reconfigure import reconfigure
 from tests.faults.check import check
-from tests.faults.checkpoints import CHECKPOINTS, make, spoil_all
+from tests.faults.checkpoints import CHECKPOINTS, make, save, small_segments, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
 from tests.faults.crash import Feeder, Tally, crash, drain, finish
 from tests.faults.diverge import diverge
@@ -22,6 +22,8 @@ from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
 from tests.faults.zombie import zombie
 from tests.support.factory import RARELY
+from tests.support.runner import running
+from tests.support.waiting import wait_until
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -107,6 +109,36 @@ def test_no_spoiled_generation_is_believed(tmp_path: Path) -> None:
     assert tally.problems == []
     assert tally.counts["bad_loaded"] == 0
     assert tally.counts["from_older"] > 0
+
+
+def test_rows_that_change_under_a_service_are_told_and_made_again(tmp_path: Path) -> None:
+    """A start that reads no rows goes back as far as it must when a label asks for a bad one."""
+    shard = Shard(tmp_path, checkpoints=CHECKPOINTS)
+    with small_segments():
+        traffic = make(shard, 5)
+        newest, *_ = list_generations(shard.config.state_dir)
+        damaged = list(newest.glob("pending-*.ids"))
+        for ids in damaged:  # under this name alone, whose links have the good rows
+            path = ids.with_suffix(".seg")
+            raw = bytearray(path.read_bytes())
+            raw[len(raw) // 2] ^= 1
+            path.unlink()
+            path.write_bytes(raw)
+        with running(shard.config) as service:
+            assert service.engine is not None
+            assert service.engine.seq >= int(newest.name)
+            feeder = Feeder(shard, traffic, 200)
+            for some in (feeder.rest, feeder.flush):
+                some()
+                wait_until(lambda: not shard.waiting(), "all to be taken")
+            save(shard, traffic)
+        verdict = check(shard, traffic)
+    assert damaged
+    assert verdict.problems == []
+    assert [path.name for path in shard.config.state_dir.glob("quarantine/*")] == [
+        f"{newest.name}-0"
+    ]
+    shard.renew_log()
 
 
 def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:

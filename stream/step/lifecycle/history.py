@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, I64, U64, State, StateError
 from stream.settings.schema import HistorySettings
-from stream.step.pending.segments import Segment, SegmentFile, Source, working_file
+from stream.step.pending.segments import Kept, Segment, SegmentFile, Source, working_file
 from stream.step.pending.store import SEGMENT_ROWS, with_members
 
 NEWEST = 1 << 62
@@ -134,6 +134,8 @@ def learned_of(
         if part.last <= after or part.first > until:
             continue
         source, of = sources[part.number], layout(row, len(part.members))
+        if isinstance(source, Kept):
+            source = source.proven()
         kept = (
             np.memmap(source, of, "r", shape=part.used)
             if isinstance(source, Path)

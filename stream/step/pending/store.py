@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, F64, I64, U8, U64, FeatureSchema, State, StateError
+from models.base import BOOL, F64, I64, U8, U32, U64, FeatureSchema, State, StateError
 from models.carry import shared
 from stream.step.pending.id_index import SLOT_BYTES, IdIndex, tags
-from stream.step.pending.segments import Segment, SegmentFile, Source, working_file
+from stream.step.pending.segments import Kept, Segment, SegmentFile, Source, working_file
 
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000
@@ -31,6 +31,8 @@ WAITING = math.nan
 _LEARNED, _EARLY = 1, 2
 """Marks of a row with a label: it was learned; its label was known at the look."""
 
+_TOGETHER = 64
+"""Segments whose rows a start enters into the index together: 4 million."""
 _RESIDENT_ROWS = 65_536  # gathered rows after which mapped pages are handed back to the kernel
 
 
@@ -315,7 +317,9 @@ class Pending:
     def files(self) -> list[SegmentFile]:
         """Every live segment as it stands now; the rows they name never change."""
         return [
-            SegmentFile(number, segment, min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS))
+            SegmentFile(
+                *(number, segment, min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS)), ids=True
+            )
             for number, segment in sorted(self._segments.items())
         ]
 
@@ -334,33 +338,44 @@ class Pending:
         members = state["members"]
         self.head, self.tail = int(state["head"]), int(state["tail"])
         truth, marks = state["truth"], state["marks"]
+        found: list[U32] = []
         for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
             if number not in segments:
                 raise StateError(f"pending segment {number}: expected a file, got none")
-            used = min(SEGMENT_ROWS, self.tail - number * SEGMENT_ROWS)
-            source = segments[number]
-            if members != self._members:
-                source = self.carried(source, used, members)
-            self._segments[number] = Segment(
-                self.dtype, SEGMENT_ROWS, self._path(number), source, used
-            )
-            self._begin(number)
+            first = number * SEGMENT_ROWS
+            low, high = max(first, self.head), min(first + SEGMENT_ROWS, self.tail)
+            at, given = slice(low - first, high - first), slice(low - self.head, high - self.head)
+            found.append(self._take_over(number, segments[number], high - first, members)[at])
+            self._truth[number][at], self._marks[number][at] = truth[given], marks[given]
+            if len(found) == _TOGETHER or high == self.tail:
+                together = np.concatenate(found)
+                self._index.insert(together, high - len(together), len(self))
+                found.clear()
         self.waiting = int(np.isnan(truth).sum())
         self.told = int((truth == 0).sum())
         self.newest = int(state["newest"])
         if room := state.get("room", 0):
             self.tell(room)
-        for number in sorted(self._segments):
-            first = number * SEGMENT_ROWS
-            low, high = max(first, self.head), min(first + SEGMENT_ROWS, self.tail)
-            at, given = slice(low - first, high - first), slice(low - self.head, high - self.head)
-            self._truth[number][at], self._marks[number][at] = truth[given], marks[given]
-            ids = np.ascontiguousarray(self._segments[number].rows["id"][at])
-            self._index.insert(tags(ids), low, len(self))
-            self._segments[number].release()
+
+    def _take_over(self, number: int, source: Source, used: int, members: Sequence[str]) -> U32:
+        """Take a segment's first ``used`` rows over; gives what the index knows of their ids."""
+        if members != self._members:
+            source = self.carried(source, used, members)
+        segment = Segment(self.dtype, SEGMENT_ROWS, self._path(number), source, used)
+        self._segments[number] = segment
+        self._begin(number)
+        if isinstance(source, Kept):
+            known = source.tags()
+            if len(known) != SEGMENT_ROWS:
+                raise StateError(f"{source.ids}: expected {SEGMENT_ROWS} ids, got {len(known)}")
+            return known
+        known = tags(np.ascontiguousarray(segment.rows["id"][:used]))
+        segment.release()
+        return known
 
     def carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:
         """Rows of a store with these members, as rows of this one."""
+        source = source.proven() if isinstance(source, Kept) else source
         if isinstance(source, Path):
             source = np.fromfile(source, with_members(self.dtype, len(members)), used)
         rows = np.empty(used, self.dtype)

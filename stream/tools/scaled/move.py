@@ -155,7 +155,7 @@ def _rows(config: Config, generation: Path, manifest: Manifest) -> Any:
     rest = msgspec.msgpack.decode((generation / "state.msgpack").read_bytes())
     head, tail = rest["pending"]["head"], rest["pending"]["tail"]
     for name, entry in sorted(manifest.files.items()):
-        if name.startswith("pending-"):
+        if name.startswith("pending-") and name.endswith(".seg"):
             first = int(name.removeprefix("pending-").removesuffix(".seg")) * SAMPLE
             rows = np.memmap(generation / name, dtype, "r", shape=entry.bytes // dtype.itemsize)
             parts.append(rows[max(0, head - first) : max(0, tail - first)])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.base import FeatureSchema, state_digest
 from stream.step.pending import store as module
+from stream.step.pending.segments import Damaged, Kept, Source
 from stream.step.pending.store import INDEX_BYTES, Pending, row_dtype
 
 MEMBERS = ("m", "n")
@@ -26,6 +27,19 @@ def rows(ids: list[int], times: list[int]) -> np.ndarray:
     return made
 
 
+def saved(store: Pending, directory: Path) -> dict[int, Source]:
+    """The store's rows in a checkpoint, as a start finds them: full segments are not read."""
+    directory.mkdir()
+    found: dict[int, Source] = {}
+    for segment in store.files():
+        path = directory / f"{segment.number}.seg"
+        segment.place(path)
+        found[segment.number] = path
+        if (ids := segment.place_ids(path.with_suffix(".ids"))) is not None:
+            found[segment.number] = Kept(path, segment.sha256(), path.with_suffix(".ids"), ids[1])
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT_ROWS", 64)
@@ -34,18 +48,30 @@ def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=60)
 @given(
     steps=st.lists(
-        st.tuples(st.integers(0, 90), st.integers(0, 60), st.integers(0, 50)), max_size=25
+        st.tuples(st.integers(0, 90), st.integers(0, 60), st.integers(0, 50), st.booleans()),
+        max_size=25,
     ),
     seed=st.integers(0, 2**31),
 )
-def test_store_equals_a_dictionary(steps: list[tuple[int, int, int]], seed: int) -> None:
-    """After any run of hold, settle and expire, every id is found exactly where it should be."""
+def test_store_equals_a_dictionary(
+    steps: list[tuple[int, int, int, bool]], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """After any run of hold, settle, expire and restart, each id is found where it should be."""
     rng = np.random.default_rng(seed)
-    store = Pending(DTYPE, MEMBERS, None, 10_000)
+    directory = tmp_path_factory.mktemp("store")
+    store = Pending(DTYPE, MEMBERS, directory, 10_000)
     live: dict[int, tuple[int, float | None]] = {}  # id -> (row, truth)
     seen: list[int] = []
     now = 0
-    for add, settle, age in steps:
+    for number, (add, settle, age, again) in enumerate(steps):
+        if again:
+            before = state_digest(store.digest_state())
+            state, files = store.state(), saved(store, directory / str(number))
+            store.close()
+            store = Pending(DTYPE, MEMBERS, directory, 10_000)
+            store.restore(state, files)
+            if rng.integers(2):  # which reads all rows
+                assert state_digest(store.digest_state()) == before
         # Few distinct upper halves: ids collide in the 32 bits that the index keeps.
         ids = [
             int(v)
@@ -197,3 +223,67 @@ def test_a_full_disk_is_survived_in_memory(tmp_path: Path) -> None:
     [segment] = store.files()
     assert segment.place(tmp_path / "saved") == 2 * DTYPE.itemsize
     assert (tmp_path / "saved").read_bytes() == made.tobytes()
+
+
+def test_a_start_reads_no_rows_and_none_is_believed_unread(tmp_path: Path) -> None:
+    """With other rows in the files a store starts all the same, until one of them is asked for."""
+    store = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
+    made = rows([i << 33 for i in range(1, 201)], list(range(200)))
+    store.hold(made)
+    state, files = store.state(), saved(store, tmp_path / "kept")
+    for number in (0, 1):
+        path = tmp_path / "kept" / f"{number}.seg"
+        path.unlink()
+        path.write_bytes(bytes(64 * DTYPE.itemsize))
+    again = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
+    again.restore(state, files)
+    assert again.find(np.array([250, 150, 195], np.uint64) << np.uint64(33)).tolist() == [
+        -1,
+        149,
+        194,
+    ]
+    with pytest.raises(Damaged, match=r"0\.seg: expected SHA-256"):
+        again.find(np.array([5 << 33], np.uint64))
+    with pytest.raises(Damaged, match=r"1\.seg: expected SHA-256"):
+        again.take(np.array([70]))
+    with pytest.raises(Damaged, match=r"0\.seg: expected SHA-256"):
+        again.due(10)
+    with pytest.raises(Damaged, match=r"1\.seg: expected SHA-256"):
+        again.files()[1].place(tmp_path / "next")
+    assert (again.take(np.arange(128, 200)) == made[128:]).all()
+
+
+def test_ids_of_other_rows_are_not_believed(tmp_path: Path) -> None:
+    """Where the ids in a file are not those of the rows, the first use of the rows says so."""
+    store = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
+    store.hold(rows(list(range(1 << 33, (1 << 33) + 64)), list(range(64))))
+    state, files = store.state(), saved(store, tmp_path / "kept")
+    ids = tmp_path / "kept" / "0.ids"
+    found = np.fromfile(ids, "<u4")
+    ids.unlink()
+    (found + np.uint32(5)).tofile(ids)
+    again = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
+    again.restore(state, files)
+    with pytest.raises(Damaged, match="its ids are others"):
+        again.take(np.array([7]))
+
+
+def test_rows_that_were_read_at_a_start_go_into_the_next_checkpoint(tmp_path: Path) -> None:
+    """Digests and ids of full segments are those of the checkpoint before, files are its links."""
+    store = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
+    store.hold(rows(list(range(1, 201)), list(range(200))))
+    state, files = store.state(), saved(store, tmp_path / "kept")
+    again = Pending(DTYPE, MEMBERS, tmp_path, 10_000)
+    again.restore(state, files)
+    assert [f.sha256() for f in again.files()] == [f.sha256() for f in store.files()]
+    more = saved(again, tmp_path / "more")
+    for number in range(3):
+        assert isinstance(more[number], Kept)
+        assert more[number][1:2] + more[number][3:] == files[number][1:2] + files[number][3:]
+        for end in (".seg", ".ids"):
+            name = f"{number}{end}"
+            assert (tmp_path / "more" / name).samefile(tmp_path / "kept" / name)
+    assert not isinstance(more[3], Kept)
+    for one in (store, again):
+        one.close()
+    assert not [*tmp_path.glob("*.seg"), *tmp_path.glob("*.ids")]

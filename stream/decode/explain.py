@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -89,7 +89,7 @@ def _advice(
         return (_label_schema if of_label else _event_schema)(letter, config, field, row)
     if letter.reason == "label_value":
         value = re.search(r"got '(.*)'", letter.error)
-        return _label_value(config, value[1] if value else "")
+        return _TRUTHS[config.target.type](config, value[1] if value else "")
     return {
         "label_class": "raise target.max_classes, or say under [label.values] which class it is of",
         "malformed": "each row must be one JSON object",
@@ -141,19 +141,39 @@ def _label_schema(
     if field != label.field:
         return ""
     if config.target.type == "number":
-        return _label_value(config, msgspec.json.decode(row[field]))
+        return _one_number(config, msgspec.json.decode(row[field]))
     return "write true, false, a whole number or text"
 
 
-def _label_value(config: Config, value: object) -> str:
-    """How a truth may be written, or what may be said of how it is."""
-    if config.target.type == "number":
-        marks = _marks(value)
-        # With a point and nothing else it is read: what is wrong is how much it says.
-        how = f" or say how it is: [label] {marks}" if marks not in ("", 'decimal = "."') else ""
-        return f"write {config.task().expected} without currency or separators{how}"
-    text = msgspec.json.encode(value).decode()
-    return f"say what it means under [label.values], such as {text} = 1"
+def _yes_or_no(config: Config, value: str) -> str:
+    return f"say what it means under [label.values], such as {_quoted(value)} = 1"
+
+
+def _one_class(config: Config, value: str) -> str:
+    known = _quoted(next(iter(config.task().names), "..."))
+    return (
+        "add it to target.classes, or say under [label.values] which class it is of, such as "
+        f"{_quoted(value)} = {known}"
+    )
+
+
+def _one_number(config: Config, value: object) -> str:
+    marks = _marks(value)
+    # With a point and nothing else it is read: what is wrong is how much it says.
+    how = f" or say how it is: [label] {marks}" if marks not in ("", 'decimal = "."') else ""
+    return f"write {config.task().expected} without currency or separators{how}"
+
+
+_TRUTHS: dict[str, Callable[[Config, str], str]] = {
+    "binary": _yes_or_no,
+    "classes": _one_class,
+    "number": _one_number,
+}
+"""By target, how a truth may be written, or what may be said of how it is."""
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
 
 
 def _marks(value: object) -> str:

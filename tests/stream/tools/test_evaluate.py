@@ -215,6 +215,30 @@ def test_the_truth_of_a_number_that_is_none_is_explained(
     assert told["advice"].endswith(advice)
 
 
+@pytest.mark.parametrize(
+    ("target", "advice"),
+    [
+        ({"type": "binary"}, 'such as "blocked" = 1'),
+        (
+            {"type": "classes", "classes": ["paid", "lost"]},
+            "add it to target.classes, or say under [label.values] which class it is of, such as "
+            '"blocked" = "paid"',
+        ),
+    ],
+)
+def test_a_truth_that_is_none_is_explained(
+    tmp_path: Path, target: dict[str, Any], advice: str
+) -> None:
+    """What its value may be said to mean."""
+    linear = [{"name": "linear", "type": "logistic"}]
+    amount = [{"name": "amount", "type": "number", "field": "amount"}]
+    c = config(tmp_path, target=target, members=linear, features=amount)
+    data = write(tmp_path / "d.jsonl", [event(i) | {"fraud": "blocked"} for i in range(3)])
+    told = evaluated(c, data)["first_dead_letters"][0]
+    assert told["reason"] == "label_value"
+    assert told["advice"].endswith(advice)
+
+
 @pytest.mark.parametrize("field", ["id", "time", "amount"])
 def test_a_field_that_is_missing_is_explained(tmp_path: Path, field: str) -> None:
     """The fields that the row has are named."""

@@ -78,7 +78,7 @@ class Service:
         tree = tomllib.loads(path.read_text(encoding="utf-8")) | changes
         tree["log"] = {"type": "kafka", "bootstrap": "127.0.0.1:9"}  # nobody connects
         tree["topics"] = {"partitions": scorers}
-        shard = {"count": scorers, "every": every}
+        shard = changes.get("shard", {}) | {"count": scorers, "every": every}
         self.scorers = [
             self.kind(parse(tree | {"shard": shard | {"role": "scorer", "index": i}}, str(path)))
             for i in range(scorers)

@@ -334,14 +334,16 @@ class Join:
             self._orphans(self.early.stale(before))
         return left
 
-    def heard(self, newest_ms: int, past_ms: int) -> None:
-        """Some scorer is past the first of these event times, all are past the second: labels that
-        have waited for a horizon by then are orphans."""
+    def heard(self, newest_ms: int) -> None:
+        """Some scorer is past this event time."""
         if not self.heard_ms and newest_ms:
             self.early.begin(newest_ms)
         self.heard_ms = newest_ms
-        if past_ms >= self._horizon_ms + self._slack_ms + self.early.oldest_ms:
-            self._orphans(self.early.stale(past_ms - self._horizon_ms))
+
+    def past(self, ms: int) -> None:
+        """All scorers are past this: labels that have waited for a horizon by then are orphans."""
+        if ms >= self._horizon_ms + self._slack_ms + self.early.oldest_ms:
+            self._orphans(self.early.stale(ms - self._horizon_ms))
 
     def _orphans(self, labels: Iterable[EarlyLabel]) -> None:
         for label in labels:

@@ -76,7 +76,7 @@ def take_over(to: ScorerEngine, found: Mapping[int, ScorerEngine]) -> None:
     if to.routes is not None:
         _routes(to, to.routes, found)
         to.routes.told_ms = told
-        to.join.heard(*to.routes.hear(to.watermark_ms))
+        to.join.heard(to.routes.hear(to.watermark_ms)[0])
 
 
 def newest_first(

@@ -29,7 +29,7 @@ from stream.step.roles.holders import Holders
 
 IDS = 32_768
 """Ids of one kind in one record at most."""
-LABELS = 128
+LABELS = 256
 """Labels in one record at most: a step takes whole records."""
 LABEL_BYTES = 400_000
 """Raw bytes of labels in one record at most, but for one alone."""
@@ -157,7 +157,9 @@ class Routes:
     def hand(self, labels: Labels, to: I64, stage: Stage) -> int:
         """Hand each label on to a scorer, -1: to none; tells how many went."""
         for other in np.unique(to[to >= 0]).tolist():
-            self._labels[other].append((stage, labels.take(np.flatnonzero(to == other))))
+            own = to == other
+            part = labels if own.all() else labels.take(np.flatnonzero(own))
+            self._labels[other].append((stage, part))
         return int((to >= 0).sum())
 
     def beat(self, watermark_ms: int) -> None:
@@ -290,6 +292,15 @@ def waited(found: list[EarlyLabel]) -> Labels:
         np.array([label.labelled_at_ms for label in found], np.int64),
         np.zeros(len(found), np.bool_),
     )
+
+
+def together(parts: list[Labels]) -> Labels:
+    """Labels one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    records = [record for part in parts for record in part.records]
+    columns: Any = {n: np.concatenate([getattr(part, n) for part in parts]) for n in COLUMNS}
+    return Labels(records, **columns)
 
 
 def _runs(ids: U64) -> list[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.base import State, StateError
+from models.base import I64, State, StateError
 from stream.contract.commands import Checkpoint, SetThreshold
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
@@ -21,7 +21,7 @@ from stream.step.engine import Handed, Made
 from stream.step.join import Left
 from stream.step.roles.examples import Foreign, Handing, meaning
 from stream.step.roles.risk import Sharing
-from stream.step.roles.routes import Routes, Stage, waited
+from stream.step.roles.routes import Routes, Stage, together, waited
 from stream.step.roles.versions import Coming, Incoming
 from stream.step.scoring import ScoringEngine
 
@@ -120,7 +120,11 @@ class ScorerEngine(ScoringEngine):
 
     def _events(self, piece: Slice, out: Made) -> None:
         super()._events(piece, out)
-        self._hear(out)
+        if self.routes is not None:
+            newest_ms, past_ms = self.routes.hear(self.watermark_ms)
+            self.join.heard(newest_ms)
+            self.join.past(past_ms)
+            out.letters += self.join.take_letters()
 
     def _left(self, left: Left | None, out: Made) -> None:
         super()._left(left, out)
@@ -132,58 +136,63 @@ class ScorerEngine(ScoringEngine):
         if (routes := self.routes) is None:
             super()._told(labels, out)
             return
-        owners = routes.owner(labels.id_hash)
         mine = routes.mine(labels.id_hash)
-        self.counts["labels.handed"] += routes.hand(labels, np.where(mine, -1, owners), Stage.ASKED)
+        if not mine.all():
+            to = np.where(mine, -1, routes.owner(labels.id_hash))
+            self._hand(routes, labels, to, Stage.ASKED)
         if mine.any():
-            self._find(routes, labels.take(np.flatnonzero(mine)), -1, out)
+            self._find(routes, labels if mine.all() else labels.take(np.flatnonzero(mine)), -1, out)
 
     def _find(self, routes: Routes, labels: Labels, but: int, out: Made) -> None:
         """Labels whose ids this is the owner of go to the holder; not to one who says no."""
         at = routes.holders.find(labels.id_hash, but)
         at[self.pending.find(labels.id_hash) >= 0] = -1
-        self.counts["labels.handed"] += routes.hand(labels, at, Stage.FOUND)
-        if (at < 0).any():
-            super()._told(labels.take(np.flatnonzero(at < 0)), out)
+        self._hand(routes, labels, at, Stage.FOUND)
+        if (rest := at < 0).any():
+            super()._told(labels if rest.all() else labels.take(np.flatnonzero(rest)), out)
 
     def _routed(self, routes: Routes, piece: Slice, out: Made) -> None:
-        """Take in what another scorer tells of events and labels."""
+        """Take in what other scorers tell of events, record by record, and then of labels."""
+        found: dict[Stage, list[Labels]] = {Stage.FOUND: [], Stage.ASKED: []}
         for record in piece.records:
             try:
                 told = routes.read(record.value)
             except Foreign as error:
                 out.letters.append(DeadLetter(record, "foreign", str(error)))
                 continue
-            self._hear(out)  # before its labels, which came when the sender was so far
             for stage, labels in told.labels:
-                if stage is Stage.ASKED:
-                    self._told(labels, out)
-                elif stage is Stage.FOUND:
-                    self._found(routes, labels, out)
-                else:
+                if stage is Stage.LEFT:  # before its sender holds an event of this id again
                     self._find(routes, labels, told.sender, out)
+                else:
+                    found[stage].append(labels)
             routes.holders.add(told.held, told.sender)
-            claimed = [label for _, label in self.early.claim(told.held.tolist())]
-            if claimed:
+            if claimed := [label for _, label in self.early.claim(told.held.tolist())]:
                 to = np.full(len(claimed), told.sender)
-                self.counts["labels.handed"] += routes.hand(waited(claimed), to, Stage.FOUND)
+                self._hand(routes, waited(claimed), to, Stage.FOUND)
+        newest_ms, past_ms = routes.hear(self.watermark_ms)
+        self.join.heard(newest_ms)  # these labels came when their senders were so far
+        if found[Stage.FOUND]:
+            self._found(routes, together(found[Stage.FOUND]), out)
+        if found[Stage.ASKED]:
+            self._told(together(found[Stage.ASKED]), out)
+        self.join.past(past_ms)
+        out.letters += self.join.take_letters()
 
     def _found(self, routes: Routes, labels: Labels, out: Made) -> None:
         """Labels of events that were held here; what has left since goes back."""
         here = self.pending.find(labels.id_hash) >= 0
         if here.any():
-            super()._told(labels.take(np.flatnonzero(here)), out)
+            super()._told(labels if here.all() else labels.take(np.flatnonzero(here)), out)
+        if here.all():
+            return
         gone = labels.take(np.flatnonzero(~here))
-        mine, owners = routes.mine(gone.id_hash), routes.owner(gone.id_hash)
-        self.counts["labels.handed"] += routes.hand(gone, np.where(mine, -1, owners), Stage.LEFT)
+        mine = routes.mine(gone.id_hash)
+        self._hand(routes, gone, np.where(mine, -1, routes.owner(gone.id_hash)), Stage.LEFT)
         if mine.any():
             self._find(routes, gone.take(np.flatnonzero(mine)), -1, out)
 
-    def _hear(self, out: Made) -> None:
-        """Labels are orphans whose horizon all scorers are past."""
-        if self.routes is not None:
-            self.join.heard(*self.routes.hear(self.watermark_ms))
-            out.letters += self.join.take_letters()
+    def _hand(self, routes: Routes, labels: Labels, to: I64, stage: Stage) -> None:
+        self.counts["labels.handed"] += routes.hand(labels, to, stage)
 
     # ------------------------------------------------------------------ versions
 

@@ -75,9 +75,14 @@ def part(config: Config) -> str:
         )
     if shard.role == "scorer":
         own = [p for p in range(topics.partitions) if config.reads(topics.events, p)]
+        where = f"partitions {', '.join(map(str, own))} of {topics.events}"
+        labels = f" and {topics.labels}; labels come to the partition of their event"
+        if shard.labels == "any":
+            labels = f", and each of {topics.labels} that is {shard.index} modulo {shard.count}"
+        if config.routed:
+            labels += f"; labels go on to their event's scorer in {config.routes_topic}"
         return (
-            f"scorer {shard.index} of {shard.count}: partitions {', '.join(map(str, own))} of"
-            f" {topics.events} and {topics.labels}; labels come to the partition of their event;"
+            f"scorer {shard.index} of {shard.count}: {where}{labels};"
             f" learns nothing, takes versions from {config.models_topic}"
         )
     return ""

@@ -106,3 +106,8 @@ def test_check_says_what_a_process_does(tmp_path: Path) -> None:
     assert part(of_role(tree, "scorer", 1)).startswith("scorer 1 of 2: partitions 1, 3 of events")
     assert part(of_role(tree, "learner")).startswith("learner: judges and learns what 2 scorers")
     assert part(whole(tree)) == ""
+    anywhere = raw(tmp_path, 2, shard={"labels": "any"})
+    told = part(of_role(anywhere, "scorer", 1))
+    assert "each of labels that is 1 modulo 2; labels go on to their event's scorer in" in told
+    with pytest.raises(ConfigError, match=r"shard\.labels: expected shard\.role"):
+        parse(anywhere | {"shard": {"labels": "any"}}, "test")

@@ -102,13 +102,21 @@ def test_a_scorer_without_events_beats_for_the_others(tree: dict[str, Any]) -> N
     [
         ({"shard": {"count": 1, "every": "1ms"}}, "examples-", "the number of scorers"),
         ({"partitions": 6}, "events-", "entities have moved without their windows"),
+        ({"labels": 3}, "labels-", r"where labels cannot, write shard\.labels = 'any'"),
     ],
 )
 def test_another_layout_than_the_topics_have_is_refused(
     tree: dict[str, Any], changes: dict[str, Any], topic: str, why: str
 ) -> None:
-    """Another number of scorers than the service began with, and events spread anew."""
-    made(of_role(tree, "scorer"))
+    """Another number of scorers than the service began with, events spread anew, and labels that
+    are spread otherwise; those may stand anywhere."""
+    begun = tree
+    if many := changes.get("labels"):
+        begun = anywhere = tree | {"shard": tree["shard"] | {"labels": "any"}}
+        own = {"labels": tree["topics"]["labels"], "partitions": many}
+        other = {name: unique(name) for name in TOPICS}
+        made(of_role(anywhere | {"name": unique("service"), "topics": other | own}, "scorer"))
+    made(of_role(begun, "scorer"))
     shard = changes.get("shard", tree["shard"])
     topics = tree["topics"] | {"partitions": changes.get("partitions", 4)}
     with pytest.raises(LogError, match=f"topic {topic}.*{why}"):

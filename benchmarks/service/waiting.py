@@ -1,5 +1,8 @@
 """Very many events that wait for their labels: memory a row, the longest wait, the way back.
 
+The longest batch comes with its cause: processor time of its own, waits for the disk, and how often
+others had the core meanwhile. ``checkpoint_stops_ms``: for what a checkpoint stops the store.
+
 Run ``python -m benchmarks.service.waiting [--rows N] [--json] [--quick]``. Rows as
 ``examples/fraud.toml`` holds them, in batches of 4,096; each batch one row in ten of a batch of
 long ago gets its label. Then the store is closed over its files and restored, as at a start. Files
@@ -9,16 +12,17 @@ take about 210 bytes a row: 100 million rows (a 30-day horizon at 40 events/s) w
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import traffic
 from benchmarks.common import arguments, show, target
-from models.base import U64
+from models.base import U64, state_digest
 from stream.run.assemble import build_engine
 from stream.step.pending.segments import Kept, Source
 from stream.step.pending.store import Pending
@@ -46,29 +50,56 @@ def fill(store: Pending, rows: int) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     block = np.zeros(BATCH, store.dtype)
     block["dense"] = rng.standard_normal(block["dense"].shape)
-    took = {"hold": [0.0], "find": [0.0]}
-    most, cpu = 0.0, time.process_time()
+    held: list[Batch] = []
+    found_s, most, cpu = 0.0, 0.0, time.process_time()
     for first in range(0, rows, BATCH):
         block["id"] = ids(first, BATCH)
         block["event_time_ms"] = np.arange(first, first + BATCH) * 25
-        before = time.perf_counter()
+        before = Batch.now()
         store.hold(block)
-        held = time.perf_counter()
-        found = store.find(ids(first // 2, BATCH // 10))
-        took["hold"].append(held - before)
-        took["find"].append(time.perf_counter() - held)
+        held.append(Batch(*(b - a for a, b in zip(before, Batch.now(), strict=True))))
+        wanted, began = ids(first // 2, BATCH // 10), time.perf_counter()
+        found = store.find(wanted)
+        found_s = max(found_s, time.perf_counter() - began)
         store.settle(found, np.zeros(len(found)))
         most = max(most, store.index_bytes / len(store)) if len(store) > 10**6 else 0.0
     spent = time.process_time() - cpu
+    longest = max(held)
     return {
         "rows": len(store),
         "bytes_a_row": round(store.index_bytes / len(store), 1),
         "bytes_a_row_at_most": round(most, 1),
-        "longest_hold_ms": round(1000 * max(took["hold"]), 1),
-        "longest_find_ms": round(1000 * max(took["find"]), 1),
-        "usual_hold_ms": round(1000 * float(np.median(took["hold"])), 2),
+        "longest_hold_ms": round(1000 * longest.seconds, 1),
+        "of_that": {
+            "cpu_ms": round(1000 * longest.cpu_s, 1),
+            "page_faults": longest.faults,
+            "waits_for_the_disk": longest.waits,
+            "stopped_for_others": longest.stopped,
+        },
+        "longest_hold_cpu_ms": round(1000 * max(batch.cpu_s for batch in held), 1),
+        "longest_find_ms": round(1000 * found_s, 1),
+        "usual_hold_ms": round(1000 * float(np.median([batch.seconds for batch in held])), 2),
         "cpu_us_a_row": round(1e6 * spent / rows, 2),
     }
+
+
+class Batch(NamedTuple):
+    """What a batch took of this thread, or up to when; the times that it waited or was stopped."""
+
+    seconds: float
+    cpu_s: float
+    faults: int
+    waits: int
+    stopped: int
+
+    @classmethod
+    def now(cls) -> Batch:
+        """All so far."""
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return cls(
+            *(time.perf_counter(), time.thread_time()),
+            *(used.ru_minflt + used.ru_majflt, used.ru_nvcsw, used.ru_nivcsw),
+        )
 
 
 def measure(rows: int, directory: Path) -> dict[str, Any]:
@@ -77,7 +108,10 @@ def measure(rows: int, directory: Path) -> dict[str, Any]:
         (directory / part).mkdir()
     store = empty(directory / "one")
     found = fill(store, rows)
+    before = time.perf_counter()
     state = store.state()
+    state_digest(state)
+    found["checkpoint_stops_ms"] = round(1000 * (time.perf_counter() - before))
     files: dict[int, Source] = {}
     for file in store.files():
         files[file.number] = kept = directory / "kept" / f"{file.number}.seg"

@@ -20,7 +20,7 @@ from stream.decode.codec import Codec, Events
 from stream.decode.payload import Value, decoder, encoded
 from stream.settings.paths import place
 from stream.settings.schema import Config
-from stream.step.pending.store import WAITING
+from stream.step.pending.labels import WAITING
 
 
 class Due(NamedTuple):

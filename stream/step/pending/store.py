@@ -2,14 +2,15 @@
 
 A row holds what a label needs to train on what was scored: features, member scores, entity keys.
 Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
-does change (the truth, marks, the index from id to row) stays in memory: at most 22 bytes a row.
+does change (the truth, marks, the index from id to row) stays in memory: at most 15 bytes a row,
+22 where truths are numbers.
 Time is event time, handed in as a watermark; no clock is read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from numpy.typing import NDArray
 from models.base import BOOL, F64, I64, U8, U32, U64, FeatureSchema, State, StateError
 from models.carry import shared
 from stream.step.pending.id_index import SLOT_BYTES, IdIndex, tags
+from stream.step.pending.labels import Labels, by_segment, truths, waits
 from stream.step.pending.segments import Kept, Segment, SegmentFile, Source, working_file
 
 SEGMENT_ROWS = 65_536
 UNTOLD_ROOM = 1_000_000
 """Rows kept where neither configuration nor journal says how many."""
 INDEX_BYTES = math.ceil(SLOT_BYTES + 9)
-"""Memory that a row takes at most, where they are many: in the index, for its truth and marks."""
-WAITING = math.nan
-"""The truth of a row without a label yet; with one it is a truth of the task."""
+"""Memory that a row takes at most, where they are many: in the index, for its truth and marks. A
+truth that is yes, no or a class takes seven less."""
 _LEARNED, _EARLY = 1, 2
 """Marks of a row with a label: it was learned; its label was known at the look."""
 
@@ -117,8 +118,7 @@ class Pending:
         self.room = UNTOLD_ROOM if room is None else room
         self.open = room is None
         self._segments: dict[int, Segment] = {}
-        self._truth: dict[int, F64] = {}
-        self._marks: dict[int, U8] = {}
+        self._labels = Labels(SEGMENT_ROWS)
         self.head = 0
         self.tail = 0
         self.waiting = 0
@@ -134,8 +134,7 @@ class Pending:
     @property
     def index_bytes(self) -> int:
         """Memory of the index and the truths."""
-        truth = sum(s.nbytes for s in self._truth.values())
-        return self._index.nbytes + truth + sum(s.nbytes for s in self._marks.values())
+        return self._index.nbytes + self._labels.nbytes
 
     def overflow(self, n: int) -> int:
         """How many of the oldest rows must leave so that ``n`` more fit."""
@@ -169,7 +168,7 @@ class Pending:
             take = min(n - done, SEGMENT_ROWS - at)
             if segment not in self._segments:
                 self._segments[segment] = Segment(self.dtype, SEGMENT_ROWS, self._path(segment))
-                self._begin(segment)
+                self._labels.begin(segment)
             self._segments[segment].rows[at : at + take] = rows[done : done + take]
             done += take
         self._index.insert(tags(np.ascontiguousarray(rows["id"])), self.tail)
@@ -191,39 +190,27 @@ class Pending:
         return self._gather(np.arange(self.head, self.tail), name)
 
     def truth(self, rows: I64) -> F64:
-        """The truth of each row, :data:`WAITING` where there is none yet."""
-        out = np.empty(len(rows))
-        for segment, where in _by_segment(rows):
-            out[where] = self._truth[segment][rows[where] % SEGMENT_ROWS]
-        return out
+        """The truth of each row, ``nan`` where there is none yet."""
+        return self._labels.truth(rows)
 
     def _marked(self, mark: int, rows: I64) -> BOOL:
-        out = np.empty(len(rows), dtype=np.uint8)
-        for segment, where in _by_segment(rows):
-            out[where] = self._marks[segment][rows[where] % SEGMENT_ROWS]
-        found: BOOL = out & mark != 0
+        found: BOOL = self._labels.marks(rows) & mark != 0
         return found
-
-    def _begin(self, segment: int) -> None:
-        self._truth[segment] = np.full(SEGMENT_ROWS, WAITING)
-        self._marks[segment] = np.zeros(SEGMENT_ROWS, np.uint8)
 
     def settle(self, rows: I64, y: F64) -> None:
         """Record the label of waiting rows; they stay addressable until their horizon."""
-        for segment, where in _by_segment(rows):
-            self._truth[segment][rows[where] % SEGMENT_ROWS] = y[where]
+        self._labels.settle(rows, y)
         self.waiting -= len(rows)
         self.told += int((y == 0).sum())
         self.newest = max(self.newest, int(rows.max(initial=-1)))
 
     def correct(self, rows: I64, y: F64) -> None:
         """Another truth of rows that have one; of ``nan`` the row waits again, and is unlearned."""
-        before, waits = self.truth(rows), np.isnan(y)
-        for segment, where in _by_segment(rows):
-            self._truth[segment][rows[where] % SEGMENT_ROWS] = y[where]
-            self._marks[segment][rows[where][waits[where]] % SEGMENT_ROWS] = 0
+        before, again = self.truth(rows), rows[np.isnan(y)]
+        self._labels.settle(rows, y)
+        self._labels.set_marks(again, np.zeros(len(again), np.uint8))
         self.told += int((y == 0).sum()) - int((before == 0).sum())
-        self.waiting += int(waits.sum())
+        self.waiting += len(again)
 
     def was_learned(self, rows: I64) -> BOOL:
         """Which of these rows were learned with their label."""
@@ -231,30 +218,19 @@ class Pending:
 
     def learned(self, rows: I64) -> None:
         """Note that these rows, which have a label, were learned."""
-        for segment, where in _by_segment(rows):
-            self._marks[segment][rows[where] % SEGMENT_ROWS] |= _LEARNED
+        self._labels.mark(rows, _LEARNED)
 
     def unlearned(self) -> I64:
         """Numbers of the rows that have a label and were not learned, oldest first."""
-        known = ~np.isnan(self._held(self._truth))
-        return np.flatnonzero(known & (self._held(self._marks) & _LEARNED == 0)) + self.head
+        return self._labels.unmarked(_LEARNED, self.head, self.tail)
 
     def looked(self, rows: I64) -> None:
         """Note that these rows had a label when they were looked at."""
-        for segment, where in _by_segment(rows):
-            self._marks[segment][rows[where] % SEGMENT_ROWS] |= _EARLY
+        self._labels.mark(rows, _EARLY)
 
     def early(self, rows: I64) -> BOOL:
         """Which of these rows had a label when they were looked at."""
         return self._marked(_EARLY, rows)
-
-    def _held(self, kept: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
-        """What is kept by segments of all rows held, as one array."""
-        if not kept:
-            return np.empty(0)
-        first = self.head // SEGMENT_ROWS * SEGMENT_ROWS
-        whole = np.concatenate([kept[s] for s in sorted(kept)])
-        return whole[self.head - first : self.tail - first]
 
     def oldest_times(self, n: int) -> I64:
         """Event times of the ``n`` rows that leave next."""
@@ -294,25 +270,27 @@ class Pending:
         self.head += n
         for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
             self._segments.pop(segment).drop()
-            del self._truth[segment], self._marks[segment]
+            self._labels.drop(segment)
         return rows, truth, learned, early
 
     def state(self) -> State:
         """Numbers, labels and members; rows go along as :meth:`files`, or :meth:`rows`."""
+        truth, marks = self._labels.held(self.head, self.tail)
         return {
             "members": list(self._members),
             "head": self.head,
             "tail": self.tail,
             "newest": self.newest,
             "room": 0 if self._fixed or self.open else self.room,
-            "truth": self._held(self._truth).copy(),
-            "marks": self._held(self._marks).astype(np.uint8),
+            "truth": truth,
+            "marks": marks,
         }
 
     def digest_state(self) -> State:
         """:meth:`state` with the rows themselves, without the bound, for a digest."""
         rows = self.take(np.arange(self.head, self.tail)).view(np.uint8)
-        return {k: v for k, v in self.state().items() if k != "room"} | {"rows": rows}
+        state = {k: v for k, v in self.state().items() if k != "room"}
+        return state | {"truth": truths(state["truth"]), "rows": rows}
 
     def files(self) -> list[SegmentFile]:
         """Every live segment as it stands now; the rows they name never change."""
@@ -346,12 +324,12 @@ class Pending:
             low, high = max(first, self.head), min(first + SEGMENT_ROWS, self.tail)
             at, given = slice(low - first, high - first), slice(low - self.head, high - self.head)
             found.append(self._take_over(number, segments[number], high - first, members)[at])
-            self._truth[number][at], self._marks[number][at] = truth[given], marks[given]
+            self._labels.restore(number, at, truth[given], marks[given])
             if len(found) == _TOGETHER or high == self.tail:
                 together = np.concatenate(found)
                 self._index.insert(together, high - len(together), len(self))
                 found.clear()
-        self.waiting = int(np.isnan(truth).sum())
+        self.waiting = int(waits(truth).sum())
         self.told = int((truth == 0).sum())
         self.newest = int(state["newest"])
         if room := state.get("room", 0):
@@ -363,7 +341,7 @@ class Pending:
             source = self.carried(source, used, members)
         segment = Segment(self.dtype, SEGMENT_ROWS, self._path(number), source, used)
         self._segments[number] = segment
-        self._begin(number)
+        self._labels.begin(number)
         if isinstance(source, Kept):
             known = source.tags()
             if len(known) != SEGMENT_ROWS:
@@ -399,18 +377,14 @@ class Pending:
 
     def moving(self, rows: I64) -> tuple[NDArray[Any], F64, U8]:
         """These rows with their truths and marks, for :meth:`move_in` of another store."""
-        marks = np.empty(len(rows), np.uint8)
-        for segment, where in _by_segment(rows):
-            marks[where] = self._marks[segment][rows[where] % SEGMENT_ROWS]
-        return self.take(rows), self.truth(rows), marks
+        return self.take(rows), self.truth(rows), self._labels.marks(rows)
 
     def move_in(self, rows: NDArray[Any], truth: F64, marks: U8) -> None:
         """Append rows of another store of the same layout, labelled or not, ids not held yet."""
         numbers = self.hold(rows)
         known = np.flatnonzero(~np.isnan(truth))
         self.settle(numbers[known], truth[known])
-        for segment, where in _by_segment(numbers):
-            self._marks[segment][numbers[where] % SEGMENT_ROWS] = marks[where]
+        self._labels.set_marks(numbers, marks)
 
     def close(self) -> None:
         """Drop the segments' working files."""
@@ -434,7 +408,7 @@ class Pending:
     def _gather(self, rows: I64, field: str | None) -> NDArray[Any]:
         dtype = self.dtype if field is None else self.dtype[field]
         out = np.empty(len(rows), dtype=dtype)
-        for segment, where in _by_segment(rows):
+        for segment, where in by_segment(rows, SEGMENT_ROWS):
             source = self._segments[segment].rows
             source = source if field is None else source[field]
             out[where] = source[rows[where] % SEGMENT_ROWS]
@@ -448,15 +422,3 @@ class Pending:
             self._gathered = 0
             for segment in self._segments.values():
                 segment.release()
-
-
-def _by_segment(rows: I64) -> Iterator[tuple[int, Any]]:
-    """Groups of row numbers by segment: ``(segment, positions in rows)``."""
-    if len(rows) == 0:
-        return
-    segments = rows // SEGMENT_ROWS
-    if segments[0] == segments[-1] and (segments == segments[0]).all():
-        yield int(segments[0]), slice(None)
-        return
-    for segment in np.unique(segments):
-        yield int(segment), np.flatnonzero(segments == segment)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.base import FeatureSchema, state_digest
 from stream.step.pending import store as module
+from stream.step.pending.labels import waits
 from stream.step.pending.segments import Damaged, Kept, Source
 from stream.step.pending.store import INDEX_BYTES, Pending, row_dtype
 
@@ -183,7 +184,7 @@ def test_restored_store_equals_the_original(tmp_path: Path, held: int) -> None:
     assert state_digest(again.digest_state()) == before
     ids = np.arange(1, held + 1, dtype=np.uint64)
     assert again.find(ids).tolist() == [-1] * (held // 4) + list(range(held // 4, held))
-    assert again.waiting == int(np.isnan(again.state()["truth"]).sum())
+    assert again.waiting == int(waits(again.state()["truth"]).sum())
 
 
 @pytest.mark.parametrize("by", ["files", "rows"])

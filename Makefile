@@ -81,14 +81,17 @@ bench-latency: setup ## Measure from event to committed score, on Kafka and over
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
-bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, reasons, and changes under load
+bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, reasons, changes under load, trainings, a replica
 	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.watched $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.equals $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.rebuilds $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.changes $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.beside $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.replica $(BENCH)
 
 bench-scale: setup ## Measure scorers and learner on one core each, and model 1 to 1,000 scorers
 	@$(BIN)/python -m benchmarks.scale.model $(BENCH)

@@ -1,8 +1,9 @@
 """The demo's story: what people do around a shard whose stream drifts, and whose labels go wrong.
 
 Drift alarms let models as new challenge the members (``drift.on_alarm``). The operator here
-promotes the first that is proposed. Two weeks later a new source of labels says the contrary of the
-truth for a week; when it is found out every member goes back to where it was before. Each deed is a
+promotes the first that is proposed. A week later a new source of labels says the contrary of the
+truth for a week; when it is found out every member goes back to where it was before. Then two
+models race for the place of the worst, and the first that is better takes it. Each deed is a
 command on the control topic with its reason, as from anybody.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from stream.contract.commands import Checkpoint, Command, Promote, Rollback
+from stream.contract.commands import Challenge, Checkpoint, Command, Promote, Rollback
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
 from stream.demo.player import PAYMENTS, Writing
@@ -23,8 +24,14 @@ from stream.run.service import Listener
 
 SETTINGS = {"drift": {"on_alarm": "challenge"}}
 """What the example is changed by."""
-QUIET_DAYS, WRONG_DAYS = 14, 7
+QUIET_DAYS, WRONG_DAYS = 7, 7
 """From the promotion to the new source of labels, and to when it is found out."""
+RACED, ALPHA = "bayes", 0.2
+"""Whose place the race is for, and the chance to win falsely: the story lasts weeks, not months."""
+RACERS: tuple[dict[str, Any], ...] = (
+    {"type": "crossed", "table_bits": 16},
+    {"type": "boosting"},
+)
 SHOWN = {
     "drift": "{model}: drift alarm",
     "challenger_started": "{model}: a model as new begins to challenge it",
@@ -34,6 +41,7 @@ SHOWN = {
     "rolled_back": "all members go back to before",
 }
 """Audit events that are told, and how."""
+RACING = "{model}: two models begin to race for its place"
 ALARMS_TOLD = 3
 """Drift alarms that are told, of each part of the story."""
 
@@ -63,6 +71,7 @@ class Operator(Listener):
         self._topic = topic
         self._now_ms = 0
         self._reported_ms = 0
+        self._racing = False
         self._promoting = False
         self._wrong_ms: range | None = None
         self._before: int | None = None
@@ -85,6 +94,10 @@ class Operator(Listener):
             self._tell("the labels of a week were wrong; their source is mended")
             why = "labels of a week were wrong"
             self._send(Rollback(to=str(self._before), reason=why, ticket="OPS-7"))
+            self._racing = True
+            spec = msgspec.json.encode(RACERS).decode()
+            why = "the worst of all: which would be best in its place?"
+            self._send(Challenge(member=RACED, spec=spec, alpha=ALPHA, reason=why))
 
     def _heard(self, event: dict[str, Any], seq: int) -> None:
         name = event["event"]
@@ -92,12 +105,14 @@ class Operator(Listener):
             self._alarms += 1
         # A command about all members has a record of each of them, too.
         many = self._alarms > ALARMS_TOLD if name == "drift" else event["model"] != "ensemble"
+        raced = event["model"] == RACED and self._racing
         if name in SHOWN and not (many and name in {"drift", "rolled_back"}):
-            self._tell(SHOWN[name].format_map(event))
+            own = name == "challenger_started" and event["cause"] == "command"
+            self._tell((RACING if own else SHOWN[name]).format_map(event))
         if name == "checkpoint_requested":
             self._before = seq
-        if name == "challenger_proposed" and not self._promoting:
-            self._promoting = True
+        if name == "challenger_proposed" and (raced or not self._promoting):
+            self._promoting = self._promoting or not raced
             self._send(Promote(member=event["model"], reason="better on labels as they came"))
         if name == "challenger_promoted" and self._wrong_ms is None:
             # Of labels that are not written yet, however far behind the service is.

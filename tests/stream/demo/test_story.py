@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from models.base import I64
-from stream.contract.commands import COMMAND, Checkpoint, Promote, Rollback
+from stream.contract.commands import COMMAND, Challenge, Checkpoint, Promote, Rollback
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import JournalRecord, NewRecord
 from stream.demo.player import label_records
 from stream.demo.simulator import DAY_MS, GENUINE, START_MS, Payments, Simulator
-from stream.demo.story import QUIET_DAYS, WRONG_DAYS, Operator
+from stream.demo.story import QUIET_DAYS, RACED, RACERS, WRONG_DAYS, Operator
 
 
 def committed(seq: int, time_ms: int, *events: dict[str, Any]) -> Outputs:
@@ -60,9 +61,31 @@ def test_the_operator_promotes_and_goes_back_to_the_step_before_the_wrong_labels
     end_ms = START_MS + (QUIET_DAYS + WRONG_DAYS) * DAY_MS
     operator.committed(committed(9, end_ms), 0.0)
     operator.committed(committed(10, end_ms + 1), 0.0)
-    assert [type(c) for c in sent] == [Promote, Checkpoint, Rollback]
+    assert [type(c) for c in sent] == [Promote, Checkpoint, Rollback, Challenge]
     assert (sent[2].to, sent[2].member) == ("7", "")
-    assert [line[:10] for line in operator.told[-2:]] == ["2026-01-15", "2026-01-22"]
+    assert [line[:10] for line in operator.told[-2:]] == ["2026-01-08", "2026-01-15"]
+
+
+def test_a_race_ends_with_its_winner_in_the_place() -> None:
+    """Whatever was promoted before; a proposal for another place is none of the race."""
+    sent: list[Any] = []
+    decode = msgspec.json.Decoder(COMMAND).decode
+    append = lambda topic, records: sent.extend(decode(r.value) for r in records)  # noqa: E731
+    operator = Operator(append, "control")
+    promoted = {"event": "challenger_promoted", "model": RACED}
+    operator.committed(committed(1, START_MS, {"event": "challenger_proposed", "model": RACED}), 0)
+    operator.committed(committed(2, START_MS, promoted), 0)
+    for seq, day in enumerate((QUIET_DAYS, QUIET_DAYS + WRONG_DAYS), 3):
+        operator.committed(committed(seq, START_MS + day * DAY_MS), 0)
+    assert json.loads(sent[-1].spec) == list(RACERS)
+    assert sent[-1].member == RACED
+    later_ms = START_MS + 60 * DAY_MS
+    started = {"event": "challenger_started", "model": RACED, "cause": "command"}
+    operator.committed(committed(5, later_ms, started, started, started), 0)
+    assert sum("race" in line for line in operator.told) == 1
+    other = {"event": "challenger_proposed", "model": "forest"}
+    operator.committed(committed(6, later_ms, other, other | {"model": RACED}), 0)
+    assert [(type(c), c.member) for c in sent[-2:]] == [(Challenge, RACED), (Promote, RACED)]
 
 
 def test_the_labels_of_one_week_say_the_contrary_of_the_truth() -> None:

@@ -114,6 +114,14 @@ def _twice(rng: Random, n: int) -> Stream:
     return generated("drift", n // 2, int(rng.integers(1, 1 << 30))).take(rows)
 
 
+def _tail(rng: Random, n: int) -> Stream:
+    """Fifty tastes in a catalogue of which most items are taken once or never."""
+    user = np.repeat(rng.integers(0, 2000, n), rng.integers(1, 20, n))[:n]
+    place = np.where(rng.random(n) < 0.3, rng.integers(0, 2000, n), rng.zipf(1.15, n) - 1)
+    taste = np.where(rng.random(n) < 0.75, user % 50, rng.integers(0, 50, n))
+    return _stream(user, np.clip(place, 0, 1999) * 50 + taste, 60.0 * np.arange(n))
+
+
 def _clusters(rng: Random, n: int) -> Stream:
     """Sessions of strangers, each among fifteen items that belong together; some come again."""
     session = np.repeat(np.arange(n), rng.geometric(0.25, n))[:n]
@@ -140,7 +148,7 @@ SESSIONS: dict[str, Callable[[Random, int], Stream]] = {
 """Those of sessions."""
 OTHERS: dict[str, Callable[[Random, int], Stream]] = {
     **{"fame": _fame, "trend": _trend, "season": _season, "chain": _chain, "latent": _latent},
-    **{"twice": _twice, **SESSIONS},
+    **{"twice": _twice, "tail": _tail, **SESSIONS},
 }
 SHAPES = ("drift", "popularity", "repetition", "sparse", *OTHERS)
 

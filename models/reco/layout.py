@@ -73,7 +73,6 @@ LAYOUT: dict[str, Table] = {
         "own": Column("learned"),
         "spread": Column("optimizer"),
         "rewards": Column("statistic"),
-        "rng": Column("rng"),
         "scores": Column(None, "items", 1),
         "candidates": Column(None, "items"),
         "said": Column(None, "items", 1),

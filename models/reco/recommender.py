@@ -134,9 +134,7 @@ class Recommender(Tabled):
             ease(items=n, users=room.users, **e.model_dump()) if e else empty.ease,
             bpr(items=n, users=room.users, seed=self._seed, **b.model_dump()) if b else empty.bpr,
             eals(items=n, users=room.users, seed=self._seed, **f.model_dump()) if f else empty.eals,
-            stack(
-                [int(row) for row in control[: kernels.MEMBERS] if row >= 0], kinds, n, self._seed
-            ),
+            stack([int(row) for row in control[: kernels.MEMBERS] if row >= 0], kinds, n),
             control,
             back.astype(np.float32),
             np.zeros(n, np.uint8),
@@ -163,9 +161,8 @@ class Recommender(Tabled):
         return Judged((*self.names, "stack"), ranks[:, : m + 1], ranks[:, m + 1], again)
 
     def _walk(self, columns: Interactions, first: int, ranks: I32) -> int:
-        none = _NONE
-        state = self._all
-        return int(kernels.walk(columns, first, kernels.LEARN, 0, ranks, none, none, none, state))
+        nothing = (_NONE, _NONE, _NONE)
+        return int(kernels.walk(columns, first, kernels.LEARN, 0, 0, ranks, *nothing, self._all))
 
     def _grow(self) -> None:
         super()._grow()
@@ -191,7 +188,8 @@ class Recommender(Tabled):
                 np.array([request.session], np.uint64),
                 *_NO_COLUMNS,
             )
-            n = kernels.walk(row, 0, kernels.RANK, seen, _NO_RANKS, only, never, given, a)
+            how = (kernels.RANK, seen, request.count)
+            n = kernels.walk(row, 0, *how, _NO_RANKS, only, never, given, a)
         utility, slots = a.stack.answer[:n], a.stack.candidates[:n]
         best = _best(utility, min(request.count, n))
         chosen = slots[best]

@@ -1,7 +1,9 @@
 """The stack of a ranking: a conditional logit over the candidates, guarded by its members.
 
 McFadden's choice model [1]_: a candidate's utility is a weighted sum of what the members say of it,
-the choice a softmax over the candidates. The weights are those shared by all users, plus those by
+the choice a softmax over the candidates. These are the best by each member, and only the choice of
+one of them is learned: of one that no member foresees, weights would learn what no list shows, at
+the cost of what lists do. The weights are those shared by all users, plus those by
 the length of the user's history and by the time since his last row. All follow an online Newton
 step on the cross-entropy at each choice [2]_, as a Kalman filter whose weights drift: how far each
 may still be off says how far a choice moves it, so that no rate need be set, and what contexts add
@@ -24,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from models.base import F32, F64, U8, U64
+from models.base import F32, F64, U8
 from models.kernels.common import HELPER, RARE
 from models.kernels.reco.tables import I32, TOTAL, Items, Users, recent, remembered, slot_of
 
@@ -48,7 +50,7 @@ DRIFT, OWN_DRIFT = 2e-6, 5e-7
 """Variance that each choice adds to those that it moves."""
 
 TOP = 200
-"""Of a large catalogue, the best by each member are candidates."""
+"""The best by each member are candidates, so many of each."""
 
 FADE = 20_000.0
 """Choices that the rewards hold."""
@@ -87,15 +89,14 @@ class Stack(NamedTuple):
     utility: F32  # (S,): scratch, of the candidates
     chance: F32  # (S,): scratch, not normalised
     answer: F64  # (S,): scratch, the scores that candidates are ranked by
-    rng: U64  # (1,): draws items that the stack learns beside the best
     slope: F64  # (r,): scratch
     gain: F64  # (w,): scratch
-    best: I32  # (2 * TOP,): scratch
-    values: F32  # (2 * TOP,): scratch
+    best: I32  # (2 * TOP + BLOCK,): scratch
+    values: F32  # (2 * TOP + BLOCK,): scratch
     sums: F64  # (ABREAST,): scratch
 
 
-def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
+def stack(member: list[int], kind: list[int], items: int) -> Stack:
     """Members' rankings count alike, other rows nothing."""
     r = len(kind)
     shared = np.zeros(r)
@@ -113,11 +114,10 @@ def stack(member: list[int], kind: list[int], items: int, seed: int) -> Stack:
         np.zeros(items, np.float32),
         np.zeros(items, np.float32),
         np.zeros(items),
-        np.array([seed], np.uint64),
         np.zeros(r),
         np.zeros((1 + CONTEXTS) * r),
-        np.zeros(2 * TOP, np.int32),
-        np.zeros(2 * TOP, np.float32),
+        np.zeros(2 * TOP + BLOCK, np.int32),
+        np.zeros(2 * TOP + BLOCK, np.float32),
         np.zeros(ABREAST),
     )
 
@@ -276,27 +276,24 @@ def combine(a: Stack, context: tuple[int, int], n: int) -> None:
 
 @njit(**RARE)
 def largest(values: F32, n: int, k: int) -> Any:
-    """The ``k``-th largest of the first ``n`` values, whose order changes (Hoare's selection)."""
-    lo, hi = 0, n - 1
-    while lo < hi:
-        pivot = values[(lo + hi) // 2]
-        i, j = lo, hi
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            hi = j
-        elif k - 1 >= i:
-            lo = i
-        else:
-            break
-    return values[k - 1]
+    """The ``k``-th largest of the first ``n`` values, which are used up.
+
+    By the bits of a whole number in the same order: how many are at least as large is counted for
+    one bit after the other. Nothing there is to be guessed, as where a selection swaps values.
+    """
+    keys, positive = values.view(np.int32), 0
+    for i in range(n):
+        keys[i] ^= (keys[i] >> 31) & np.int32(0x7FFFFFFF)
+        positive += keys[i] >= 0
+    found = np.int32(0) if positive >= k else np.int32(-0x80000000)
+    for bit in range(30, -1, -1):
+        probe, count = found | np.int32(1 << bit), 0
+        for i in range(n):
+            count += keys[i] >= probe
+        if count >= k:
+            found = probe
+    keys[0] = found ^ ((found >> 31) & np.int32(0x7FFFFFFF))
+    return values[0]
 
 
 @njit(**RARE)
@@ -311,11 +308,10 @@ def _keep(a: Stack, scores: F32, n: int) -> Any:
     equal, kept = TOP - above, 0
     for k in range(n):
         score = scores[a.best[k]]
-        if score == least:
-            equal -= 1
-        if score > least or (score == least and equal >= 0):
-            a.best[kept] = a.best[k]
-            kept += 1
+        stays = (score > least) | ((score == least) & (equal > 0))
+        equal -= score == least
+        a.best[kept] = a.best[k]
+        kept += stays
     return least
 
 
@@ -351,21 +347,21 @@ def add_best(a: Stack, r: int, shown: U8, slots: int, n: int) -> int:
         if hits == 0:
             continue
         for j in range(first, last):
-            if scores[j] > least and shown[j]:
-                a.best[found] = j
-                found += 1
-                if found == 2 * TOP:
-                    least = _keep(a, scores, found)
-                    found = TOP
+            a.best[found] = j
+            found += (scores[j] > least) & (shown[j] > 0)
+        if found >= 2 * TOP:
+            least = _keep(a, scores, found)
+            found = TOP
     if found > TOP:
         _keep(a, scores, found)
         found = TOP
     for k in range(found):
+        if n == len(a.candidates):
+            break  # all items are
         j = a.best[k]
-        if shown[j] == 1:
-            shown[j] = 2
-            a.candidates[n] = j
-            n += 1
+        a.candidates[n] = j
+        n += shown[j] == 1
+        shown[j] = 2
     return n
 
 

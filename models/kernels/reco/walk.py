@@ -14,7 +14,7 @@ import numpy as np
 from numba import int64, njit, uint64, void
 
 from models.base import BOOL, F32, F64, I64, U8, U64
-from models.kernels.common import RARE, below
+from models.kernels.common import RARE
 from models.kernels.entry import entry
 from models.kernels.reco.cooccurrence import (
     Cooccurrence,
@@ -118,9 +118,7 @@ RANK, LEARN = 1, 2
 """What a walk does."""
 
 LIMIT = 5000
-"""Of more items that could be shown, the best by each member are candidates."""
-DRAWN = 100
-"""Items that the stack then learns beside them."""
+"""So many items are candidates, where they are asked for, though they are none of the best."""
 
 TAKEN = -1
 """The rank of an item that is not shown to its user since he took it before."""
@@ -170,7 +168,7 @@ def smallest() -> Everything:
         ease(items=1, users=1, places=1, ridge=1.0, length=1, fade=1.0, floor=0.0, batch=1),
         bpr(items=1, users=1, seed=0, factors=1, rate=0.0, regularisation=0.0, negatives=0),
         eals(items=1, users=1, seed=0, factors=1, missing=0.0, regularisation=0.0),
-        stack([0], [0], 1, 0),
+        stack([0], [0], 1),
         np.zeros(CONTROLS, np.int64),
         np.zeros(1, np.float32),
         np.zeros(1, np.uint8),
@@ -194,30 +192,28 @@ def _show(a: Everything, user: int, seen: int) -> None:
 
 
 @njit(**RARE)
-def _candidates(a: Everything) -> int:
-    """List what is marked, or of a large catalogue the best of it by each member."""
-    n, slots = 0, a.items.scalars[SLOTS]
-    shown = 0
-    for j in range(slots):
-        shown += a.shown[j]
-    if shown > LIMIT:
-        for r in a.stack.member:
-            n = add_best(a.stack, r, a.shown, slots, n)
-        return n
-    for j in range(slots):
-        a.stack.candidates[n] = j
-        n += a.shown[j]
+def _shown(a: Everything) -> int:
+    """How many items may be shown."""
+    n = 0
+    for j in range(a.items.scalars[SLOTS]):
+        n += a.shown[j] > 0
     return n
 
 
 @njit(**RARE)
-def _add(a: Everything, item: int, n: int) -> int:
-    """Make an item a candidate unless it is one of a large catalogue's already."""
-    if a.shown[item] != 1:
-        return n
-    a.shown[item] = 2
-    a.stack.candidates[n] = item
-    return n + 1
+def _candidates(a: Everything, count: int) -> int:
+    """List the best of what is marked by each member; all of it where these are fewer than
+    ``count``, unless more than ``LIMIT`` are wanted."""
+    n, slots = 0, a.items.scalars[SLOTS]
+    for r in a.stack.member:
+        n = add_best(a.stack, r, a.shown, slots, n)
+    wanted = min(count, _shown(a))
+    if n < wanted and wanted <= LIMIT:
+        n = 0
+        for j in range(slots):
+            a.stack.candidates[n] = j
+            n += a.shown[j] > 0
+    return n
 
 
 @njit(**RARE)
@@ -382,28 +378,24 @@ def _choose(
             ranks[: m + 1] = TAKEN
         return
     _score(a, user)
-    n = _candidates(a)
+    n = _candidates(a, 0)
     combine(a.stack, context, n)
     if seen == DECAY:
         fade(a.stack, a.users, a.items, user, a.back, n)
     chosen, place, stacks = _stack_places(a, n, item)
+    if chosen < 0:
+        # As good as none: behind all that may be shown.
+        place = stacks = _shown(a)
     for e in range(m):
         theirs = _place(a.stack.scores[a.stack.member[e]], a, item)
         reward(a.stack, e, theirs)
         if len(ranks):
             ranks[e] = theirs
-    if chosen < 0 or a.shown[item] == 2:
-        for _ in range(DRAWN):
-            n = _add(a, below(a.stack.rng, a.items.scalars[SLOTS]), n)
-        n = _add(a, item, n)
-        combine(a.stack, context, n)
-        if chosen < 0:
-            # Behind all candidates.
-            chosen, place, stacks = n - 1, n, n
     reward(a.stack, m, stacks)
     if len(ranks):
         ranks[m] = place
-    learn_stack(a.stack, context, n, chosen, weight)
+    if chosen >= 0:
+        learn_stack(a.stack, context, n, chosen, weight)
 
 
 @njit(**RARE)
@@ -470,7 +462,9 @@ def _score_given(a: Everything, user: int, given: U64, gap: int) -> tuple[int, i
 
 
 @njit(**RARE)
-def _rank(a: Everything, user: int, gap: int, seen: int, only: U64, never: U64, given: U64) -> int:
+def _rank(
+    a: Everything, user: int, gap: int, seen: int, count: int, only: U64, never: U64, given: U64
+) -> int:
     """Score what may be shown to a user who looks at what is given: the number of candidates."""
     _show(a, user, seen)
     for k in range(len(never)):
@@ -490,7 +484,7 @@ def _rank(a: Everything, user: int, gap: int, seen: int, only: U64, never: U64, 
             a.shown[item] = 0
             n += 1
     if len(only) == 0:
-        n = _candidates(a)
+        n = _candidates(a, count)
     combine(a.stack, context, n)
     if seen == DECAY:
         fade(a.stack, a.users, a.items, user, a.back, n)
@@ -511,12 +505,13 @@ def _learn_row(a: Everything, rows: Rows, i: int, user: int, gap: int) -> None:
     _learn_after(a, user, item)
 
 
-@entry(int64(_ROWS, int64, int64, int64, numba.int32[:, ::1], *(3 * (uint64[::1],)), _ALL))
+@entry(int64(_ROWS, *(4 * (int64,)), numba.int32[:, ::1], *(3 * (uint64[::1],)), _ALL))
 def walk(
     rows: Rows,
     first: int,
     mode: int,
     seen: int,
+    count: int,
     ranks: I32,
     only: U64,
     never: U64,
@@ -530,9 +525,10 @@ def walk(
     item that was not known, ``TAKEN`` of one that is not shown again, and how many its user took
     before; without rows none is noted.
 
-    ``RANK``: score for the row's user what may be shown to him, what he took as ``seen`` says; of
-    ``only`` these items where there are any, never those of ``never``; ``given``: the items that he
-    looks at, which count as his last. The number of candidates.
+    ``RANK``: score for the row's user what may be shown to him, what he took as ``seen`` says, and
+    at least ``count`` candidates as far as there are; of ``only`` these items where there are any,
+    never those of ``never``; ``given``: the items that he looks at, which count as his last. The
+    number of candidates.
     """
     nothing = ranks[:0, 0] if len(ranks) == 0 else ranks[0, :0]
     for i in range(first, len(rows.time_ms)):
@@ -548,7 +544,7 @@ def walk(
             user = find(a.users, who) if who != 0 else -1
         gap = _gap(a, user, rows.time_ms[i])
         if mode == RANK:
-            return _rank(a, user, gap, seen, only, never, given)
+            return _rank(a, user, gap, seen, count, only, never, given)
         context = context_of(a.users, user, gap, a.control[SITTING_MS])
         item = find(a.items, rows.item[i])
         _choose(a, user, context, item, rows.weight[i], ranks[i] if len(ranks) else nothing)

@@ -26,7 +26,7 @@ SCORES = {
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 def test_the_best_of_what_is_shown_are_candidates(scores: F32, share: float, kind: int) -> None:
     """In the order of the items, of equals the first, each once; of shares only what has one."""
-    a = stack([0], [kind], N, 0)
+    a = stack([0], [kind], N)
     a.scores[0] = scores
     shown = (np.random.default_rng(6).random(N) < share).astype(np.uint8)
     shown[3] = 2 * shown[3]  # a candidate already

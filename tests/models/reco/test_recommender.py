@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.base import StateError
+from models.kernels.reco.stack import TOP
 from models.reco.recommender import Interactions, Request
 from models.reco.settings import Seen
 from tests.models.reco.common import cut, key, recommender, stream
@@ -246,8 +247,8 @@ def test_a_forgotten_user_is_unknown() -> None:
     assert r.counts()["users"] == 0
 
 
-def test_of_a_large_catalogue_the_best_by_each_member_are_ranked() -> None:
-    """The first of more than 5,000 items are those of all; ranks still count every other item."""
+def test_the_best_by_each_member_are_ranked() -> None:
+    """The first of 5,300 items are those of all; ranks still count every other item."""
     n = 5300
     rng = np.random.default_rng(2)
     item = np.concatenate([np.arange(n), (rng.random(2000) ** 3 * n).astype(np.int64)])
@@ -268,6 +269,28 @@ def test_of_a_large_catalogue_the_best_by_each_member_are_ranked() -> None:
     assert best.known < every.known == n
     np.testing.assert_allclose(best.members, every.members)
     assert judged.ranks[:, 0].max() > best.known
+
+
+def test_what_no_member_foresees_is_behind_all_and_teaches_the_stack_nothing() -> None:
+    """Weights would learn to tell apart what no list shows; a list that needs it has it still."""
+    n = 300
+    item = np.concatenate([np.arange(k, n) for k in range(n)])[::-1].copy()
+    rows = Interactions(
+        time_ms=np.arange(len(item) + 1),
+        user=key(np.arange(len(item) + 1)),
+        session=np.zeros(len(item) + 1, np.uint64),
+        item=key(np.append(item, 0)),
+        weight=np.ones(len(item) + 1),
+        value=np.full(len(item) + 1, np.nan),
+    )
+    r = recommender(members={"popular": {}})
+    r.learn(cut(rows, 0, len(item)))
+    before = r.weights()
+    assert (r.rank(Request(0)).known, r.rank(Request(0, count=250)).known) == (TOP, n)
+    judged = r.learn(cut(rows, len(item), len(item) + 1), judge=True)
+    assert judged is not None
+    assert judged.ranks.tolist() == [[n, n]]
+    assert r.weights() == before
 
 
 def test_a_state_holds_of_neighbours_what_was_entered() -> None:

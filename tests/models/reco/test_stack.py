@@ -57,7 +57,7 @@ class Plain:
 def test_a_choice_moves_the_weights_as_a_kalman_filter_does() -> None:
     """Of choices by weights that differ by context, learned with different weights of rows."""
     rng = np.random.default_rng(5)
-    a, plain = stack([0, 1], [AS_IT_IS] * ROWS, ITEMS, 0), Plain()
+    a, plain = stack([0, 1], [AS_IT_IS] * ROWS, ITEMS), Plain()
     a.candidates[:] = np.arange(ITEMS)
     truth = np.array([1.0, -0.5, 0.3])
     for _ in range(300):
@@ -78,7 +78,7 @@ def test_a_choice_moves_the_weights_as_a_kalman_filter_does() -> None:
 
 def test_a_row_that_says_nothing_stays_as_uncertain_as_it_was() -> None:
     """However many choices pass: else it would take over when it first says something."""
-    a = stack([0, 1], [AS_IT_IS] * ROWS, ITEMS, 0)
+    a = stack([0, 1], [AS_IT_IS] * ROWS, ITEMS)
     a.candidates[:] = np.arange(ITEMS)
     a.scores[0] = np.arange(ITEMS)
     for i in range(200_000):

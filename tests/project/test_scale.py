@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.scale import labels
 from benchmarks.scale.model import measure, modelled, picture
 from benchmarks.scale.versions import BATCH
 
@@ -26,3 +27,10 @@ def test_the_model_says_what_its_costs_come_to() -> None:
     assert many.learned < one.learned <= 1
     drawn = ElementTree.fromstring(picture(costs, 10.0, checked))
     assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 2
+
+
+def test_labels_in_any_partition_are_measured_by_what_is_handed_on() -> None:
+    """Each way joins every label, or says so; bytes are handed on by one of them alone."""
+    found = labels.measure(2 * BATCH, 1, (2,))["2"]
+    assert found["routes_bytes"] > 16
+    assert min(found["any_us"]["min"], found["partition_us"]["min"], found["all_read_all_us"]) > 0

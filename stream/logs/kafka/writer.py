@@ -105,7 +105,14 @@ class Writer:
 
     def _renew(self, entry: JournalRecord) -> None:
         """A new producer, unless the journal shows that somebody else has taken over."""
-        tail = self.read_tail()
+        self._own(self.read_tail(), entry)
+        self._connect()
+        # The transaction in doubt is over now, one way or the other; and whoever wrote between the
+        # look and the claim is somebody else.
+        self._tail = self._own(self.read_tail(), entry)
+
+    def _own(self, tail: JournalRecord | None, entry: JournalRecord) -> JournalRecord | None:
+        """The journal's tail; raises :class:`Fenced` where it is none of ours."""
         last = self._tail.seq if self._tail else 0
         # A tail before ours is ours, still without its marker.
         if tail is not None and tail.seq >= last:
@@ -115,9 +122,7 @@ class Writer:
                     f"shard {self._config.name!r}: another process wrote journal record {tail.seq};"
                     " end this process"
                 )
-        self._connect()
-        # The transaction in doubt is over now, one way or the other.
-        self._tail = self.read_tail()
+        return tail
 
     def _connect(self) -> None:
         limit_s = self._client.timeout_s + 0.5

@@ -334,6 +334,29 @@ def test_a_fenced_producer_is_not_replaced(make: Make) -> None:
 
 
 @pytest.mark.kafka
+def test_a_successor_that_writes_between_look_and_claim_is_seen(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote is another's record, not a journal that fits no state."""
+    store = make()
+    old = opened(store)
+    old.commit(step(1))
+    new = opened(store)
+    spoil(old, "begin")
+    claim = old._writer._connect
+
+    def late() -> None:
+        new.commit(step(2, [], values("owner")))
+        eventually([1, 2], lambda: [r.seq for r in new.journal()])
+        claim()
+
+    monkeypatch.setattr(old._writer, "_connect", late)
+    with pytest.raises(Fenced, match="another process wrote journal record 2"):
+        old.commit(step(2, [], values("zombie")))
+    eventually(["owner"], lambda: scores(store, new))
+
+
+@pytest.mark.kafka
 def test_a_process_in_doubt_yields_to_its_successor(make: Make) -> None:
     """A frozen process with a failed commit sees the successor's journal record and ends."""
     store = make()

@@ -13,9 +13,10 @@ pytestmark = pytest.mark.kafka
 
 
 def test_kills_and_frozen_processes_leave_no_trace(tmp_path: Path, kafka_bootstrap: str) -> None:
-    """Each event has one score, each label is learned once, versions are the same everywhere, and
-    every state is that of a run which was never killed."""
-    found = scaled(tmp_path, kafka_table(kafka_bootstrap), 4, 23, lambda *_: None)
+    """Each event has one score, each label is learned once, wherever it stands, versions are the
+    same everywhere, and every state is that of a run which was never killed."""
+    log = kafka_table(kafka_bootstrap)
+    found = scaled(tmp_path, log, 4, 23, lambda *_: None, labels="any")
     assert found.problems == []
     assert set(found.hits) == {"scorer-0", "scorer-1", "learner", "frozen scorer-0"}
     assert found.versions > 1

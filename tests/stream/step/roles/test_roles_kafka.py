@@ -16,6 +16,7 @@ from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Service
 from stream.settings.schema import Config
+from stream.step.reconfigure import Irreconcilable
 from stream.step.roles.risk import BEATS
 from stream.step.roles.scorer import ScorerEngine
 from tests.stream.step.roles.scaled import of_role, raw
@@ -95,6 +96,29 @@ def test_a_scorer_without_events_beats_for_the_others(tree: dict[str, Any]) -> N
         wait_until(lambda: sharing.told_ms[1] >= engine.watermark_ms - near_ms, "the other's beat")
         assert other.engine is not None
         assert other.engine.counts["scored"] == 0
+
+
+def test_a_service_lets_labels_stand_anywhere_from_now_on(tree: dict[str, Any]) -> None:
+    """By another file at the next start; events from before are known to their ids' owners. There
+    is no way back."""
+    n, topics = 40, of_role(tree, "scorer").topics
+
+    def both(tree: dict[str, Any], topic: str, values: list[Any], step: int, count: str) -> None:
+        with running(of_role(tree, "scorer", 0)) as one, running(of_role(tree, "scorer", 1)) as two:
+            records = [
+                NewRecord(None, json.dumps(value).encode(), i * step % 4)
+                for i, value in enumerate(values)
+            ]
+            one.log.append(topic, records)
+            engines = [service.engine for service in (one, two)]
+            wait_until(lambda: sum(e.counts[count] for e in engines if e) == n, count)
+
+    both(tree, topics.events, [event(i) for i in range(n)], 1, "scored")
+    anywhere = tree | {"shard": tree["shard"] | {"labels": "any"}}
+    both(anywhere, topics.labels, [label(i) for i in range(n)], 3, "labels.joined")
+    back = pytest.raises(Irreconcilable, match=r"shard\.labels: expected 'any'")
+    with back, running(of_role(tree, "scorer", 0)):
+        pass
 
 
 @pytest.mark.parametrize(

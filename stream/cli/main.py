@@ -138,12 +138,18 @@ def init(
         str | None,
         typer.Option(help="The column to learn: yes or no, one of several classes, or a number."),
     ] = None,
+    item: Annotated[
+        str | None,
+        typer.Option(help="The column of items, where rows are what users do with items: ranking."),
+    ] = None,
 ) -> None:
     """Draft a configuration from the first rows of a file, each guess with its reason."""
     from stream.tools.draft.text import draft, write_draft
 
     with reported():
-        made = draft(data, label) if to_file is None else write_draft(data, to_file, label)
+        made = (
+            draft(data, label, item) if to_file is None else write_draft(data, to_file, label, item)
+        )
     if to_file is None:
         for line in made.text.removesuffix("\n").split("\n"):
             out.print(line)

@@ -6,7 +6,6 @@ read, never executed; names and values reach the text only as quoted strings.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from itertools import islice
@@ -22,6 +21,8 @@ from stream.decode.codec import Codec
 from stream.settings.load import parse
 from stream.settings.shape import Place
 from stream.tools.draft.columns import FEW, Column, columns_of, moments, shown
+from stream.tools.draft.ranking import columns_of_interactions, looks_so, ranking
+from stream.tools.draft.written import head, key_of, quoted, time_lines, toml
 from stream.tools.files import read_rows
 
 SAMPLE = 10_000
@@ -55,6 +56,9 @@ class _Truth(NamedTuple):
     """What an event without a label comes to."""
 
 
+_Timed = tuple[Column, tuple[str, str | None]]
+
+
 class _Parts(NamedTuple):
     """What the columns are for."""
 
@@ -66,14 +70,17 @@ class _Parts(NamedTuple):
     fields: list[Column]
 
 
-def draft(path: Path, label: str | None = None) -> Draft:
+def draft(path: Path, label: str | None = None, item: str | None = None) -> Draft:
     """The configuration that fits the first rows of a file.
 
     ``label`` names the column of the truth; without it one of two values is, if its name says so.
+    ``item`` names the column of items that users do something with: then a ranking is drafted.
     Raises :class:`MillraceError` with what is missing where there can be none.
     """
     rows = list(islice((row for batch in read_rows(path) for row in batch), SAMPLE))
     columns, odd = columns_of(rows)
+    if item is not None:
+        return _of_items(path, columns, item, len(rows))
     parts = _parts(path, columns, label)
     text = _written(path, parts, odd)
     config = parse(tomllib.loads(text), str(path))
@@ -81,28 +88,54 @@ def draft(path: Path, label: str | None = None) -> Draft:
     return Draft(text, len(rows), len(bad))
 
 
-def _parts(path: Path, columns: list[Column], named: str | None) -> _Parts:
+def _of_items(path: Path, columns: list[Column], item: str, rows: int) -> Draft:
+    """A ranking."""
+    has = _has(path, columns)
+    time, written = _timed(path, columns, has)[0]
+    text = ranking(path, columns_of_interactions(columns, time, item, has), time, written)
+    parse(tomllib.loads(text), str(path))
+    return Draft(text, rows, sum(c.rows - len(c.values) for c in columns if c.name == item))
+
+
+def _has(path: Path, columns: list[Column]) -> str:
     if not columns:
         raise MillraceError(f"{path}: expected rows of JSON objects with values, got none")
-    has = f"it has {', '.join(shown(c.name) for c in columns[:20])}"
+    return f"it has {', '.join(shown(c.name) for c in columns[:20])}"
+
+
+def _timed(path: Path, columns: list[Column], has: str) -> list[_Timed]:
+    """The columns of moments, the likeliest time of the event first, which every row has."""
     timed = [(c, found) for c in columns if (found := moments(c)) is not None]
-    timed.sort(key=lambda t: (not _TIME.search(t[0].name), bool(_LATER.search(t[0].name))))
     # Small whole numbers can be moments by chance: those need a name that says so.
     timed = [t for t in timed if isinstance(t[0].values[0], str) or _TIME.search(t[0].name)]
-    whole = [t for t in timed if len(t[0].values) == t[0].rows]
-    if not whole:
+    timed.sort(
+        key=lambda t: (
+            len(t[0].values) < t[0].rows,
+            not _TIME.search(t[0].name),
+            bool(_LATER.search(t[0].name)),
+        )
+    )
+    if not timed or len(timed[0][0].values) < timed[0][0].rows:
         raise MillraceError(
             f"{path}: no column is a time in every row; an event needs one, such as epoch "
             f"milliseconds or RFC 3339 under a name like 'time'; {has}"
         )
-    time, time_format = whole[0]
+    return timed
+
+
+def _parts(path: Path, columns: list[Column], named: str | None) -> _Parts:
+    has = _has(path, columns)
+    timed = _timed(path, columns, has)
+    time, time_format = timed[0]
     ids = [c for c in columns if c.unique and c is not time and c.name != named]
     ids.sort(key=lambda c: (c.name.lower() not in ("id", "event_id", "uuid"), c.kind == "number",
                             not re.search("id$|key$", c.name, re.I)))  # fmt: skip
     if not ids:
+        items = looks_so(columns)
         raise MillraceError(
             f"{path}: no column has a text or whole number of its own in every row; an event needs "
             f"a unique id; {has}"
+            + (f"; if these are users and items: --item {items.name}" if items else "")
         )
     rest = [c for c in columns if c is not time and c is not ids[0]]
     truth = _guessed(rest) if named is None else _named(named, rest, has)
@@ -173,24 +206,14 @@ def _yes_or_no(column: Column, why: str) -> _Truth:
 
 
 def _written(path: Path, parts: _Parts, odd: list[str]) -> str:
-    name = "m-" + re.sub(r"[^a-zA-Z0-9_-]+", "-", path.name.split(".")[0])
-    name = (name[2:] if name[2:3].isascii() and name[2:3].isalpha() else name)[:63]
     fields = {column.name: column for column in parts.fields}
     lines = [
-        f"# Drafted by `millrace init` from {parts.id.rows:,} rows of {shown(path.name)}: read it, "
-        "correct it,",
-        "# then `millrace check` it. Every guess says why.",
-        f"name = {_quoted(name)}",
-        f"state_dir = {_quoted(f'state/{name}')}",
-        "",
-        "[log]",
-        'type = "embedded"',
-        f"path = {_quoted(f'state/{name}/log.db')}",
-        "",
+        *head(path, parts.id.rows),
         "[event]",
         "# a value of its own in every row",
-        f"id = {_quoted(_path(parts.id.place))}",
-        *_time(parts),
+        f"id = {quoted(_path(parts.id.place))}",
+        f"time = {quoted(_path(parts.time.place))}",
+        *time_lines(parts.time.values[0], *parts.time_format),
         "",
         "[event.fields]",
         *(line for key, column in fields.items() for line in _field(key, column)),
@@ -218,33 +241,19 @@ _MEMBERS = (
 )
 
 
-def _time(parts: _Parts) -> list[str]:
-    time_format, zone = parts.time_format
-    lines = [
-        f"# such as {shown(parts.time.values[0])}",
-        f"time = {_quoted(_path(parts.time.place))}",
-        f"time_format = {_quoted(time_format)}",
-    ]
-    if zone is not None:
-        if "%d/%m" in time_format or "%m/%d" in time_format:
-            lines.insert(0, "# day and month: a guess where both fit")
-        lines += ["# a guess: the zone whose clock wrote it", f"time_zone = {_quoted(zone)}"]
-    return lines
-
-
 def _field(key: str, column: Column) -> list[str]:
     settings: dict[str, Any] = {"kind": column.kind} | column.settings
     if len(column.place) > 1:
         settings["path"] = _path(column.place)
-    short = _quoted(column.kind) if len(settings) == 1 else _toml(settings)
-    return [f"# {column.why}", f"{_key(key)} = {short}"]
+    short = quoted(column.kind) if len(settings) == 1 else toml(settings)
+    return [f"# {column.why}", f"{key_of(key)} = {short}"]
 
 
 def _target(parts: _Parts) -> list[str]:
     if parts.truth is None or not parts.truth.target:
         return []
     settings = parts.truth.target
-    return ["[target]", *(f"{key} = {_toml(value)}" for key, value in settings.items()), ""]
+    return ["[target]", *(f"{key} = {toml(value)}" for key, value in settings.items()), ""]
 
 
 def _label(parts: _Parts) -> list[str]:
@@ -260,15 +269,15 @@ def _label(parts: _Parts) -> list[str]:
     lines = [
         "[label]",
         f"# {truth.why}",
-        f"field = {_quoted(_path(truth.column.place))}",
-        *(f"{key} = {_toml(value)}" for key, value in truth.label.items()),
+        f"field = {quoted(_path(truth.column.place))}",
+        *(f"{key} = {toml(value)}" for key, value in truth.label.items()),
     ]
     if parts.label_time is not None:
         column, time_format = parts.label_time
         lines += [
             "# a later time beside the label",
-            f"time = {_quoted(_path(column.place))}",
-            f"time_format = {_quoted(time_format)}",
+            f"time = {quoted(_path(column.place))}",
+            f"time_format = {quoted(time_format)}",
         ]
     return [*lines, f"# a guess: after so long an event without a label {truth.silence}",
             'horizon = "30d"', ""]  # fmt: skip
@@ -297,8 +306,8 @@ def _features(fields: dict[str, Column]) -> list[str]:
         if feature["type"] == "window":
             over = "" if amount is None else f", over {shown(amount)}, the amount as it seems"
             lines.append(f"# events of one key{over}")
-        lines += ["[[features]]", f"name = {_quoted(name)}"]
-        lines += [f"{key} = {_toml(value)}" for key, value in feature.items()] + [""]
+        lines += ["[[features]]", f"name = {quoted(name)}"]
+        lines += [f"{key} = {toml(value)}" for key, value in feature.items()] + [""]
     return lines
 
 
@@ -334,27 +343,9 @@ def _path(place: Place) -> str:
     return "".join("/" + str(p).replace("~", "~0").replace("/", "~1") for p in place)
 
 
-def _quoted(text: str) -> str:
-    """A TOML string; what does not print is escaped."""
-    plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
-    return f'"{"".join(plain)}"'
-
-
-def _key(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _quoted(text)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return _quoted(value) if isinstance(value, str) else json.dumps(value)
-
-
-def write_draft(data: Path, out: Path, label: str | None = None) -> Draft:
+def write_draft(data: Path, out: Path, label: str | None = None, item: str | None = None) -> Draft:
     """The draft, written to ``out``; raises :class:`MillraceError`, also where that exists."""
-    made = draft(data, label)
+    made = draft(data, label, item)
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(made.text)

@@ -15,11 +15,15 @@ import numpy as np
 
 from models.base import I64
 from stream.contract.records import Record
-from stream.decode.feedback import FeedbackCodec, Interaction
+from stream.decode.feedback import KINDS, FeedbackCodec, Interaction
 from stream.settings.ranking import TableSettings
 from stream.settings.schema import Config
 from stream.tools.files import FileError, read_rows
 from stream.tools.ranking.ranks import in_order
+
+LOOKED_AT = 100
+"""The first rows, by which a file is told from a table."""
+_SAID = tuple(str(kind.__struct_config__.tag) for kind in KINDS)
 
 
 class Played(NamedTuple):
@@ -49,7 +53,7 @@ def played(config: Config, path: Path) -> Played:
         )
         for value in part
     ]
-    as_they_stand = bool(values) and "event" in msgspec.json.decode(values[0], type=dict[str, Any])
+    as_they_stand = table.type != "event" and _are_records(values, path)
     if not as_they_stand:
         values = [_record(value, row, table, path) for row, value in enumerate(values)]
     topic = config.topics.events
@@ -70,6 +74,19 @@ def played(config: Config, path: Path) -> Played:
         [*(False for _ in bad), *interacts.tolist()],
         Counter(what.type for what in taken.what if isinstance(what, Interaction)),
     )
+
+
+def _are_records(values: list[bytes], path: Path) -> bool:
+    """Whether the rows say what kind of record each is; raises :class:`FileError` where they say
+    something else."""
+    first = [msgspec.json.decode(value, type=dict[str, Any]) for value in values[:LOOKED_AT]]
+    said = [cells["event"] for cells in first if "event" in cells]
+    if said and not any(kind in _SAID for kind in said):
+        raise FileError(
+            f"{path}: 'event' says {said[0]!r:.60}, expected one of {', '.join(_SAID)}; where it "
+            'is what a user does, write type = "event" in [reco.table]'
+        )
+    return bool(said)
 
 
 def _record(value: bytes, row: int, table: TableSettings, path: Path) -> bytes:

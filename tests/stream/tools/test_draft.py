@@ -27,6 +27,7 @@ from stream.settings.load import parse
 from stream.settings.schema import Config
 from stream.tools.draft.text import draft
 from stream.tools.evaluate import Evaluation, rows_of
+from stream.tools.ranking.interactions import played
 
 N = 300
 
@@ -277,3 +278,39 @@ def test_the_command_writes_a_file_once(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 3
     assert out.read_text(encoding="utf-8") == text
     assert CliRunner().invoke(app, ["check", str(out)]).exit_code == 0
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_users_and_items_become_a_ranking(tmp_path: Path, again: bool) -> None:
+    """Columns by their names, whether people come back to items, and ratings; it can be judged."""
+    path = tmp_path / "plays.csv"
+    lines = [
+        f"{i % 23},song-{i % 9 if again else i},{('play', 'like')[i % 5 == 0]},{1 + i % 5},{at}"
+        for i, at in enumerate(range(1767225600, 1767225600 + 60 * N, 60))
+    ]
+    path.write_text("listener_account,song,action,stars,timestamp\n" + "\n".join(lines) + "\n")
+    made = draft(path, item="song")
+    c = parse(tomllib.loads(made.text), "draft")
+    assert c.reco is not None
+    table = c.reco.table
+    assert (table.user, table.item, table.type) == ("listener_account", "song", "action")
+    assert (table.value, table.time, c.event.time_format) == ("stars", "timestamp", "s")
+    assert c.reco.ratings is not None
+    assert c.reco.seen == ("include" if again else "exclude")
+    assert "# positive = { like = 1, play = 1 }" in made.text
+    done = played(c, path)
+    assert (len(done.records), done.types) == (N, {"play": N - N // 5, "like": N // 5})
+
+
+def test_a_ranking_needs_an_item_and_somebody(tmp_path: Path) -> None:
+    """What is missing is said, and of a file without ids what to add."""
+    path = tmp_path / "visits.csv"
+    rows = "".join(f"p{i % 7},c{i % 5},{1767225600 + i}\n" for i in range(N))
+    path.write_text("page,visitor,time\n" + rows)
+    with pytest.raises(MillraceError, match=r"unique id.*--item page"):
+        draft(path)
+    with pytest.raises(MillraceError, match="--item film: expected a column"):
+        draft(path, item="film")
+    path.write_text("page,where,time\n" + rows)
+    with pytest.raises(MillraceError, match="named as a user or a session"):
+        draft(path, item="page")

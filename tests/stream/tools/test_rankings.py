@@ -174,6 +174,18 @@ def test_records_pass_as_they_stand(tmp_path: Path) -> None:
     assert summary["first_dead_letters"][0]["row"] == 8
 
 
+def test_a_column_may_be_named_as_records_name_their_kind(tmp_path: Path) -> None:
+    """What users do stands under 'event' in many a table: it says what to write, and then reads."""
+    path = tmp_path / "shop.csv"
+    lines = [f"{1000 + i},v{i % 3},{('view', 'addtocart')[i % 2]},i{i % 4}" for i in range(40)]
+    path.write_text("timestamp,visitorid,event,itemid\n" + "\n".join(lines) + "\n")
+    table = {"user": "visitorid", "item": "itemid"}
+    with pytest.raises(FileError, match=r"'event' says 'view'.*type = \"event\" in \[reco.table\]"):
+        played(config(table=table), path)
+    done = played(config(table=table | {"type": "event"}), path)
+    assert done.types == {"view": 20, "addtocart": 20}
+
+
 def test_only_positives_are_judged(tmp_path: Path) -> None:
     """What does not count is neither learned nor in the denominator."""
     table = rows(300)

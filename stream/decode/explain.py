@@ -42,11 +42,21 @@ def explained(letter: DeadLetter, config: Config) -> dict[str, str]:
     found = {}
     if field is not None:
         found["field"] = field
-        found["got"] = (
-            _short(bytes(row[field]).decode(errors="replace")) if field in row else "none"
-        )
+        value = row[field] if field in row else _deep(letter.record.value or b"", field)
+        found["got"] = "none" if value is None else _short(bytes(value).decode(errors="replace"))
     advice = _advice(letter, config, field, row)
     return found | ({"advice": advice} if advice else {})
+
+
+def _deep(raw: bytes, field: str) -> msgspec.Raw | None:
+    """The value at a path such as ``items[3].id``, if there is one."""
+    try:
+        value = msgspec.json.decode(raw)
+        for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field):
+            value = value[int(index)] if index else value[name]
+    except (msgspec.MsgspecError, LookupError, TypeError, RecursionError, UnicodeDecodeError):
+        return None
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def _field(letter: DeadLetter) -> str | None:
@@ -111,6 +121,8 @@ def _event_schema(
             return f'name the field: [event] {key} = "..."; {_has(row)}'
     if field == (event.time if config.reco is None else TIMESTAMP):
         return _time(row[field], "[event]", event.time_format, event.time_zone)
+    if config.reco is not None and not field.startswith("fields"):
+        return "write text, between quotes" if "Expected `str" in letter.error else ""
     for name, settings in event.fields.items():
         if field == (settings.path or name):
             if bytes(row.get(field, b"null")) == b"null":

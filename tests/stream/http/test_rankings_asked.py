@@ -171,6 +171,10 @@ def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
         [error] = client.post("/feedback", json=event).json()["errors"]
         assert (error["path"], error["got"]) == ("$.timestamp", '"2023-11-08"')
         assert 'time_format = "ms"' in error["advice"]
+        number = {"user": "u", "items": [{"id": "socks"}, {"id": 5}]}
+        [error] = client.post("/rank/shop", json=number).json()["errors"]
+        assert (error["path"], error["got"]) == ("$.items[1].id", "5")
+        assert error["advice"] == "write text, between quotes"
         assert sum(service.log.lag().values()) == 0
         assert service.engine is not None
         assert service.engine.counts["consumed.events"] == 0

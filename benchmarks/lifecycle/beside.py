@@ -28,12 +28,12 @@ from stream.demo.player import event_records
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.daemon import SWITCH_S
 
-RATE = 1_000
-EVERY = "4d"
-"""Of event time between two trainings: 40,000 payments."""
+RATE = 500
+EVERY = "2d"
+"""Of event time between two trainings: 20,000 payments."""
 AFTER_S = 1.0
 LOOK_S = 0.02
-TRAINED = {"name": "trees", "type": "refit", "every": EVERY, "positives": 50}
+TRAINED = {"name": "trees", "type": "refit", "every": EVERY, "positives": 50, "trees": 100}
 
 
 class Request(NamedTuple):
@@ -136,7 +136,7 @@ def main() -> None:
     """The command line."""
     given = arguments(__doc__)
     sys.setswitchinterval(SWITCH_S)  # or this process's own threads wait for one another
-    found = measured(*((40_000, 20.0) if given.quick else (200_000, 180.0)))
+    found = measured(*((40_000, 20.0) if given.quick else (100_000, 200.0)))
     if found["beside"]["count"] and found["without"]["count"]:
         ratio = found["beside"]["p99_ms"] / found["without"]["p99_ms"]
         found["p99_ratio"] = target(ratio, 1.2, at_least=False)

@@ -159,7 +159,13 @@ class Reasons:
         if found is None:
             j = self._ensemble.voters.index(name)
             return np.ascontiguousarray(links[:, j : j + 1]), slice(-1, None)
-        return found, slice(0, -1)
+        # Kernels check no bounds, and a model may be anybody's.
+        if found.shape != (expected := (len(x), len(self._columns))):
+            raise ValueError(
+                f"{name}: contributions: expected shape {expected}, rows by dense and hashed "
+                f"columns, got {found.shape}"
+            )
+        return np.require(found, np.float64, ["C"]), slice(0, -1)
 
     def _slopes(self, links: F64, moved: F64, link: F64, nodes: int) -> F64:
         """By how much the score's link moves with each member's from where that usually is.

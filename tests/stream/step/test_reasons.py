@@ -139,6 +139,27 @@ def test_alerts_alone_are_told_with_the_score_if_so_configured(tmp_path: Path) -
     ]
 
 
+def test_scores_are_the_same_whether_their_reasons_are_told_or_not(tmp_path: Path) -> None:
+    """Bit by bit, though members tell in another pass than they score in else."""
+    plain = config(tmp_path, members=MEMBERS, ensemble={"combine": "stack", "threshold": 0.3})
+    engines = build_engine(of(tmp_path, tell="all"), None), build_engine(plain, None)
+    told, without = (scores(run(engine)) for engine in engines)
+    assert sum("reasons" in score for score in told) > 300
+    assert [{k: v for k, v in s.items() if k != "reasons"} for s in told] == without
+    members = [{n: m.digest() for n, m in e.ensemble.members.items()} for e in engines]
+    assert members[0] == members[1]
+
+
+def test_a_model_that_tells_of_other_columns_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it gave and what was expected: kernels check no bounds."""
+    few = lambda self, x, exact: np.zeros((len(x), 2))  # noqa: E731
+    monkeypatch.setattr(ConstantModel, "contributions", few)
+    with pytest.raises(ValueError, match=r"prior: contributions: expected shape \(\d+, \d+\)"):
+        run(build_engine(of(tmp_path), None))
+
+
 def test_reasons_and_what_is_usual_go_on_after_a_restart(tmp_path: Path) -> None:
     """The restored engine tells the same, bit for bit; asking leaves no trace."""
     first, second = (build_engine(of(tmp_path), None) for _ in range(2))

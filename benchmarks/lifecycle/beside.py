@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import traffic
-from benchmarks.common import arguments, quantiles_ms, show, target
+from benchmarks.common import arguments, quantiles_ms, show, spread, target
 from benchmarks.service.daemon import Daemon
 from benchmarks.service.latency import APPEND_S, LAG, REQUEST_EVERY_S, WARM_S, paced
 from models.base import MillraceError
@@ -127,7 +127,8 @@ def measured(learned: int, seconds: float) -> dict[str, Any]:
             stream.join()
             refused = len(daemon.logged("refit_refused"))
         log.close()
-    return {"trainings": len(found), "refused": refused} | {
+    lasted = {"training_s": spread([last - first for first, last in found])} if found else {}
+    return {"trainings": len(found), "refused": refused, **lasted} | {
         kind: quantiles_ms(each) if each else {"count": 0} for kind, each in kinds.items()
     }
 

@@ -86,8 +86,10 @@ def _import(name: str, reference: str) -> ModuleType:
             f"expected an installed module, got {name!r} in {reference!r}; a file is named"
             " path/to/file.py:attr"
         ) from error
-    except (ImportError, ValueError) as error:
-        raise LoadError(f"{reference!r} cannot be imported: {error}") from error
+    except Exception as error:  # a library whose own parts do not fit may raise anything
+        raise LoadError(
+            f"{reference!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _split_dotted(reference: str) -> tuple[ModuleType, str]:

@@ -93,10 +93,15 @@ def member_class(type_name: str, task: TaskType = "binary") -> MemberClass:
                 raise UnknownMember(
                     'this member needs torch, which is not installed: pip install "millrace[torch]"'
                 ) from error
-            raise
+            raise _broken(type_name, error) from error
+        except Exception as error:  # a library whose own parts do not fit may raise anything
+            raise _broken(type_name, error) from error
     for entry in entry_points(group="millrace.members"):
         if entry.name == type_name:
-            found = entry.load()
+            try:
+                found = entry.load()
+            except Exception as error:
+                raise _broken(type_name, error) from error
             if task not in (can := getattr(found, "tasks", ("binary",))):
                 raise _cannot(type_name, task, can)
             return found
@@ -107,6 +112,13 @@ def unloaded(type_name: str, task: TaskType) -> str | None:
     """The module of a built-in type that nobody has imported yet; ``None``: there is none."""
     module = MEMBERS.get(type_name, {}).get(task, "").partition(":")[0]
     return module if module and module not in sys.modules else None
+
+
+def _broken(type_name: str, error: Exception) -> UnknownMember:
+    return UnknownMember(
+        f"{type_name!r} cannot be imported: {type(error).__name__}: {error}; install its packages"
+        " in the versions of constraints.txt"
+    )
 
 
 def _cannot(type_name: str, task: TaskType, can: Iterable[str]) -> UnknownMember:

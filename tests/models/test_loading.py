@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.loading import FILE_PREFIX, LoadError, load_attribute
+from models.members import catalogue
+from models.members.catalogue import UnknownMember, member_class
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,20 @@ def test_a_missing_dependency_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(LoadError, match="needs the package 'no_such_dependency'"):
         load_attribute("loading_six:value")
+
+
+BROKEN = ["raise OSError('libx.so')", "raise ImportError('built for another numpy')", "1 / 0"]
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_library_that_fails_while_it_is_imported_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Whatever it raises: a running service turns the command down that names it."""
+    (tmp_path / "loading_seven.py").write_text(code + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LoadError, match=r"'loading_seven:value' cannot be imported: .*Error: "):
+        load_attribute("loading_seven:value")
+    monkeypatch.setitem(catalogue.MEMBERS, "river", {"binary": "loading_seven:value"})
+    with pytest.raises(UnknownMember, match=r"'river' cannot be imported: .*Error: "):
+        member_class("river")

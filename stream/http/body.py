@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from stream.http.problem import Problem
 
@@ -20,6 +20,8 @@ HELD = 64
 """Bodies of the largest size that may be in memory at once; then 503."""
 DEADLINE_S = 10.0
 """How long a body may take to arrive; then 408."""
+REFUSED_S = 2.0
+"""How long what is left of a refused body is let in, and dropped, where the connection ends."""
 
 
 class Bodies:
@@ -48,16 +50,20 @@ class Bodies:
             ``media-type``, ``too-large`` (as soon as the limit is passed), ``slow-body`` or
             ``overloaded``.
         """
-        kind = _media_type(request, media)
         chunks: list[bytes] = []
         try:
-            await self._receive(request, chunks)
+            try:
+                kind = _media_type(request, media)
+                await self._receive(request, chunks)
+            except Problem:
+                await _dropped(request)
+                raise
             yield b"".join(chunks), kind
         finally:
             self._free += sum(map(len, chunks))
 
     async def _receive(self, request: Request, chunks: list[bytes]) -> None:
-        # Refuse by the announced length first: the body is then not read at all.
+        # Refuse by the announced length first: nothing of the body is then kept.
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
             raise self._too_large(int(announced))
@@ -81,6 +87,22 @@ class Bodies:
             f"expected a body of at most http.max_body_bytes = {self._limit} bytes, got {got} or "
             "more; send fewer records in one request",
         )
+
+
+async def _dropped(request: Request) -> None:
+    """Let a sender whose connection ends with the answer finish, for a while.
+
+    One that is cut off while it sends does not read the answer. Who asks before it sends has not
+    begun, and of a connection that goes on uvicorn drops the rest.
+    """
+    headers = request.headers
+    goes_on = "close" not in headers.get("connection", "").lower()
+    if "expect" in headers or (goes_on and request.scope["http_version"] != "1.0"):
+        return
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(REFUSED_S):
+            async for _ in request.stream():
+                pass
 
 
 def _media_type(request: Request, media: tuple[str, ...]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import select
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -65,6 +66,17 @@ class TestBodies:
         """The length alone refuses it."""
         answer = shared.http.post("/v1/events", content=b"x" * 4097, headers=JSON)
         assert "4096" in problem(answer, "too-large")["detail"]
+
+    @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+    def test_who_ends_the_connection_reads_why_its_body_is_refused(
+        self, shared: Running, kind: str
+    ) -> None:
+        """It sends all of what fits into no buffer before it reads the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", shared.server.port, DEADLINE_S)
+        with closing(connection):
+            headers = {"Connection": "close", "Content-Type": kind}
+            connection.request("POST", "/v1/events", b"x" * 30_000_000, headers)
+            assert connection.getresponse().status == (413 if kind in JSON.values() else 415)
 
     def test_a_body_that_grows_too_large_is_a_413(self, shared: Running) -> None:
         """Without a length the limit holds while the body streams: it never ends here."""

@@ -102,8 +102,8 @@ def _unpack_8(mask: U8, planes: U8, named: U64, words: U64) -> None:
 _PACK, _UNPACK = {4: _pack_4, 8: _pack_8}, {4: _unpack_4, 8: _unpack_8}
 """By the bytes of an item."""
 _encode = msgspec.msgpack.Encoder().encode
-_read_whole = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes]).decode
-_read_words = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes, bytes]).decode
+_read_whole = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], memoryview]).decode
+_read_words = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], memoryview, memoryview]).decode
 
 
 def packed(value: Any) -> bytes:

@@ -159,10 +159,10 @@ class Incoming:
         return Coming(self.current, view, view | {"members": members}, roots)
 
     def _unpacked(self, packed: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Members and digests of what they were packed as, side by side: either takes as long."""
+        """Members, and digests of what they were packed as, side by side."""
         jobs: list[Job[Any]] = [
-            Job(partial(work, own), len(own))
-            for work in (unpacked, state_digest)
+            Job(partial(work, own), len(own) / bytes_a_us)
+            for work, bytes_a_us in ((unpacked, 1000), (state_digest, 2000))
             for own in packed.values()
         ]
         made = self._crew.do(jobs)

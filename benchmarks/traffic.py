@@ -7,10 +7,11 @@ a run of any length teaches each member one row for each event; nothing here dep
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from stream.contract.log import Log
 from stream.contract.records import Batch, NewRecord, Range, Record, Slice
 from stream.demo.player import event_records, label_records
 from stream.demo.simulator import DAY_MS, Simulator
@@ -108,14 +109,20 @@ def count(made: Sequence[Batch], topic: str) -> int:
 def append(config: Config, made: Iterator[Piece]) -> int:
     """Append the pieces to the configuration's log, topics and all; returns the records."""
     log = open_log(config, wall_clock_ms)
-    total = 0
     try:
         log.create_topics()
-        for events, labels in made:
-            for topic, records in ((config.topics.events, events), (config.topics.labels, labels)):
-                if records:
-                    log.append(topic, records)
-                    total += len(records)
+        return sum(map(sender(log, config), made))
     finally:
         log.close()
-    return total
+
+
+def sender(log: Log, config: Config) -> Callable[[Piece], int]:
+    """What appends a piece to an open log; it gives the records."""
+
+    def send(piece: Piece) -> int:
+        for topic, records in zip((config.topics.events, config.topics.labels), piece, strict=True):
+            if records:
+                log.append(topic, records)
+        return sum(map(len, piece))
+
+    return send

@@ -106,13 +106,7 @@ def measured(learned: int, seconds: float) -> dict[str, Any]:
         pieces = traffic.pieces(traffic.simulator(total), size, lag=LAG)
         traffic.append(config, itertools.islice(pieces, learned // size))
         log = open_log(config, wall_clock_ms)
-
-        def send(piece: traffic.Piece) -> None:
-            for topic, records in zip((config.topics.events, config.topics.labels), piece,
-                                      strict=True):  # fmt: skip
-                if records:
-                    log.append(topic, records)
-
+        send = traffic.sender(log, config)
         stop, found = threading.Event(), list[list[float]]()
         made = list(itertools.islice(pieces, int(seconds / APPEND_S)))
         with Daemon(traffic.changes(directory, **others), directory) as daemon:

@@ -73,13 +73,12 @@ def _append(directory: Path, rate: int, seconds: float, ready: Any, stop: Any) -
     log = open_log(config, wall_clock_ms)
     ready.set()
     begin = time.perf_counter()
-    for i, (events, labels) in enumerate(made):
+    send = traffic.sender(log, config)
+    for i, piece in enumerate(made):
         time.sleep(max(0.0, begin + i * TICK_S - time.perf_counter()))
         if stop.is_set():
             break
-        for topic, records in ((config.topics.events, events), (config.topics.labels, labels)):
-            if records:
-                log.append(topic, records)
+        send(piece)
     log.close()
 
 

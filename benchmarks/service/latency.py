@@ -165,13 +165,7 @@ def on_embedded_log(seconds: float) -> dict[str, Any]:
         size = int(STREAM_RATE * APPEND_S)
         made = traffic_records(seconds + 2 * WARM_S, STREAM_RATE, size)
         log = open_log(config, wall_clock_ms)
-
-        def send(piece: traffic.Piece) -> None:
-            for topic, records in zip((config.topics.events, config.topics.labels), piece,
-                                      strict=True):  # fmt: skip
-                if records:
-                    log.append(topic, records)
-
+        send = traffic.sender(log, config)
         stop = threading.Event()
         stream = threading.Thread(target=paced, args=(made, APPEND_S, send, stop))
         requests = iter(traffic.simulator(100_000, seed=12).chunks(100))

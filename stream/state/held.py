@@ -70,7 +70,7 @@ class Held:
         named = [record for piece in control for record in piece.records]
         if not self._records and not self._unloaded(engine, named) and not engine.wanted(control):
             return slices
-        self._records.extend(record for piece in control for record in piece.records)
+        self._records.extend(named)
         taken = [*self._released(engine)]
         rest = [piece for piece in slices if piece.range.topic != topic]
         return [*_slices(taken), *rest]

@@ -46,62 +46,31 @@ class Shared(NamedTuple):
     cold: bool
 
 
-class _Score(msgspec.Struct, gc=False, omit_defaults=True):
-    """A score record."""
-
-    id: str
-    event_time: int
-    score: float
-    alert: bool
-    members: msgspec.Struct
-    partition: int
-    offset: int
-    scored_at: int
-    model: str
-    seq: int
-    cold: bool = False
-    reasons: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+def _record(*own: tuple[str, Any]) -> type[msgspec.Struct]:
+    """A score record whose ``own`` members stand between the event's time and its place."""
+    fields: list[Any] = [
+        *(("id", str), ("event_time", int)),
+        *own,
+        *(("partition", int), ("offset", int)),
+        *(("scored_at", int), ("model", str), ("seq", int)),
+        ("cold", bool, False),
+        ("reasons", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET),
+    ]
+    return msgspec.defstruct("Score", fields, omit_defaults=True, gc=False)
 
 
-class _Number(msgspec.Struct, gc=False, omit_defaults=True):
-    """The same of a number; ``interval``: null where nothing is promised yet."""
-
-    id: str
-    event_time: int
-    score: float
-    interval: list[float] | None
-    alert: bool
-    members: msgspec.Struct
-    partition: int
-    offset: int
-    scored_at: int
-    model: str
-    seq: int
-    cold: bool = False
-    reasons: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Class(msgspec.Struct, gc=False, omit_defaults=True):
-    """The same of one of several classes; ``prediction``: null where none is likely enough.
-
-    ``set``: those that hold the truth as often as asked; empty where nothing is promised yet.
-    """
-
-    id: str
-    event_time: int
-    prediction: str | None
-    set: list[str]
-    score: float
-    alert: bool
-    probabilities: msgspec.Struct
-    members: msgspec.Struct
-    partition: int
-    offset: int
-    scored_at: int
-    model: str
-    seq: int
-    cold: bool = False
-    reasons: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+_SCORE = _record(("score", float), ("alert", bool), ("members", msgspec.Struct))
+_NUMBER = _record(
+    *(("score", float), ("interval", list[float] | None), ("alert", bool)),
+    ("members", msgspec.Struct),
+)
+"""``interval``: null where nothing is promised yet."""
+_CLASS = _record(
+    *(("prediction", str | None), ("set", list[str]), ("score", float), ("alert", bool)),
+    *(("probabilities", msgspec.Struct), ("members", msgspec.Struct)),
+)
+"""``prediction``: null where none is likely enough; ``set``: those that hold the truth as often as
+asked, empty where nothing is promised yet."""
 
 
 def score_encoder(task: Task, names: Sequence[str]) -> Encode:
@@ -116,7 +85,7 @@ def _yes_or_no(task: Task, names: Sequence[str]) -> Encode:
     def write(scored: Scored, shared: Shared, why: Why) -> list[NewRecord]:
         said = scored.members[:, :, 0]
         columns = (scored.score.tolist(), scored.alert.tolist(), _each(members, said))
-        return _records(_Score, scored, columns, shared, why)
+        return _records(_SCORE, scored, columns, shared, why)
 
     return partial(partial, write)
 
@@ -129,7 +98,7 @@ def _one_number(task: Task, names: Sequence[str]) -> Encode:
         intervals = [None if math.isnan(p[0]) else p for p in _said(scored).tolist()]
         said = _each(members, scored.members[:, :, 0])
         columns = (scored.score.tolist(), intervals, scored.alert.tolist(), said)
-        return _records(_Number, scored, columns, shared, why)
+        return _records(_NUMBER, scored, columns, shared, why)
 
     return partial(partial, write)
 
@@ -160,7 +129,7 @@ def _one_of_classes(task: Classes, names: Sequence[str]) -> Encode:
             _each(shares, scored.output[:, :n]),
             _each(members, said) if n else _each(nobody, said[:, :0]),
         )
-        return _records(_Class, scored, columns, shared, why)
+        return _records(_CLASS, scored, columns, shared, why)
 
     return encode
 

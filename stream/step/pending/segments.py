@@ -238,7 +238,10 @@ class SegmentFile:
         return length
 
     def place_ids(self, target: Path) -> tuple[int, str] | None:
-        """What a start reads of a full segment in place of its rows, as a file; see there."""
+        """What a start reads of a full segment in place of its rows, as a file: bytes, SHA-256.
+
+        ``None``: the segment is not full, or its rows are not found by ids.
+        """
         full = self._ids and self.used == len(self._segment.rows)
         return self._segment.place_ids(target) if full else None
 

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -35,6 +35,7 @@ from tests.faults.crash import Feeder, Progress, append, newest
 from tests.faults.shard import Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
+from tests.stream.logs.log_file import left
 from tests.support.factory import RARELY
 from tests.support.runner import running
 from tests.support.waiting import wait_until
@@ -275,13 +276,10 @@ def _ahead(shard: Shard, directory: Path, tally: Tally) -> None:
     _, second, *_ = (int(p.name) for p in list_generations(shard.config.state_dir))
     log = _other_log(shard, directory / "ahead.db", wall_clock_ms)
     log.close()
-    with sqlite3.connect(directory / "ahead.db") as db:
-        [number] = db.execute(
-            "SELECT id FROM partitions WHERE topic = ?", (shard.topic("journal"),)
-        ).fetchone()
-        db.execute(f"DELETE FROM records_{number} WHERE offset > ?", (second,))
-        db.execute("UPDATE partitions SET next_offset = ? WHERE id = ?", (second + 1, number))
-    db.close()
+    topic = shard.topic("journal")
+    left(directory / "ahead.db", topic, range(second + 1))
+    with closing(sqlite3.connect(directory / "ahead.db")) as db, db:
+        db.execute("UPDATE partitions SET next_offset = ? WHERE topic = ?", (second + 1, topic))
     log = SqliteLog(
         load(shard.path, {"MILLRACE_LOG__PATH": str(directory / "ahead.db")}), wall_clock_ms
     )

@@ -21,6 +21,7 @@ from tests.faults.shard import TASKS, Shard
 from tests.faults.traffic import Traffic
 from tests.faults.worker import Worker
 from tests.faults.zombie import zombie
+from tests.stream.logs.log_file import changed
 from tests.support.factory import RARELY
 from tests.support.runner import running
 from tests.support.waiting import wait_until
@@ -143,27 +144,16 @@ def test_rows_that_change_under_a_service_are_told_and_made_again(tmp_path: Path
 
 def test_the_checks_see_a_lost_and_a_doubled_output(tmp_path: Path) -> None:
     """A score deleted from the topic, or written twice, is found: the harness is not blind."""
-    import sqlite3
-
     shard, traffic = Shard(tmp_path / "shard"), Traffic(2)
     shard.log.create_topics()
     finish(shard, Feeder(shard, traffic, 40), Tally())
     assert check(shard, traffic).problems == []
-    with sqlite3.connect(tmp_path / "shard" / "log.db") as db:
-        [table] = db.execute(
-            "SELECT id FROM partitions WHERE topic = 'scores' AND partition = 0"
-        ).fetchone()
-        db.execute(f"DELETE FROM records_{table} WHERE offset = 3")
-    db.close()
+    with changed(tmp_path / "shard" / "log.db", "scores") as rows:
+        del rows[3]
     verdict = check(shard, traffic)
     assert (verdict.lost, verdict.duplicated, verdict.outputs_equal) == (1, 0, False)
-    with sqlite3.connect(tmp_path / "shard" / "log.db") as db:
-        for offset in (3, 5):
-            db.execute(
-                f"INSERT OR REPLACE INTO records_{table} SELECT {offset}, key, value,"
-                f" timestamp_ms, headers FROM records_{table} WHERE offset = 4"
-            )
-    db.close()
+    with changed(tmp_path / "shard" / "log.db", "scores") as rows:
+        rows[3] = rows[5] = rows[4]
     verdict = check(shard, traffic)
     assert verdict.lost == 2
     assert verdict.duplicated == 1

@@ -4,10 +4,12 @@ Knows bytes, tables and locks; knows nothing of steps or journals.
 
 Layout
 ------
-One table for each partition, ``records_<id>``, whose rowid IS the offset: SQLite then
-appends to the right edge of one B-tree and reads a range by walking it. ``partitions`` holds the
-oldest retained and the next offset, so that one query of one small table shows every new record,
-and so that offsets go on after everything was deleted.
+One table for each partition, ``records_<id>``, whose rowid IS the offset of the first of the
+records that a row holds: SQLite then appends to the right edge of one B-tree and reads a range by
+walking it. What is appended at once stands in rows of up to ``TOGETHER`` records: a row costs as
+much whatever it holds, and each gives the interpreter's lock away, which other threads keep for a
+while. ``partitions`` holds the oldest retained and the next offset, so that one query of one small
+table shows every new record, and so that offsets go on after everything was deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +30,11 @@ from stream.contract.log import DiskFull, LogError, LogUnavailable
 from stream.contract.records import Headers, NewRecord, Record
 from stream.contract.routing import places
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+TOGETHER = 256
+"""Records in a row at most: one that is read alone costs the reading of its whole row."""
+ROW_BYTES = 1 << 20
+"""Beyond it a row holds fewer; the largest record still stands whole in its own."""
 _LOCK_LOOK_S = 0.0005
 """How often a writer looks whether the file's write lock is free."""
 _SCHEMA = """
@@ -42,8 +48,10 @@ CREATE TABLE committed (
     next_offset INTEGER NOT NULL, PRIMARY KEY (shard, topic, partition)) WITHOUT ROWID;
 """
 
-_encode_headers = msgspec.msgpack.Encoder().encode
-_decode_headers = msgspec.msgpack.Decoder(Headers).decode
+Kept = tuple[bytes | None, bytes | None, int, Headers]
+"""Of a record what its row holds: key, value, timestamp in UTC ms, headers."""
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Kept]).decode
 
 
 class Partition(NamedTuple):
@@ -247,7 +255,7 @@ def _check_version(path: Path, version: int) -> None:
     if version != SCHEMA_VERSION:
         raise LogError(
             f"embedded log {path}: expected version {SCHEMA_VERSION} of its tables, got {version};"
-            " it was written by another release"
+            " it was written by another release; start that one, or name a new file in log.path"
         )
 
 
@@ -272,8 +280,8 @@ def add_topic(db: sqlite3.Connection, topic: str, partitions: int) -> None:
             (topic, partition),
         ).fetchone()
         db.execute(
-            f"CREATE TABLE records_{row[0]} (offset INTEGER PRIMARY KEY, key BLOB, value BLOB,"
-            " timestamp_ms INTEGER NOT NULL, headers BLOB)"
+            f"CREATE TABLE records_{row[0]} (first INTEGER PRIMARY KEY, count INTEGER NOT NULL,"
+            " records BLOB NOT NULL)"
         )
 
 
@@ -299,17 +307,18 @@ def insert(
     parts = partitions_of(db, [topic])
     if not parts:
         raise LogError(f"topic {topic!r}: does not exist in the log; names are set in [topics]")
-    rows: list[list[tuple[Any, ...]]] = [[] for _ in parts]
+    rows: list[list[Kept]] = [[] for _ in parts]
     placed: list[tuple[int, int]] = []
     for record, number in zip(records, places(topic, records, len(parts)), strict=True):
-        offset = parts[number].next + len(rows[number])
-        headers = _encode_headers(record.headers) if record.headers else None
+        kept = rows[number]
+        placed.append((number, parts[number].next + len(kept)))
         at_ms = timestamp_ms if record.timestamp_ms is None else record.timestamp_ms
-        rows[number].append((offset, record.key, record.value, at_ms, headers))
-        placed.append((number, offset))
+        kept.append((record.key, record.value, at_ms, record.headers))
     for part, new in zip(parts, rows, strict=True):
         if new:
-            db.executemany(f"INSERT INTO records_{part.id} VALUES (?, ?, ?, ?, ?)", new)
+            db.executemany(
+                f"INSERT INTO records_{part.id} VALUES (?, ?, ?)", _packed(part.next, new)
+            )
             db.execute(
                 "UPDATE partitions SET next_offset = ? WHERE id = ?",
                 (part.next + len(new), part.id),
@@ -317,18 +326,45 @@ def insert(
     return placed
 
 
+def _packed(offset: int, records: Sequence[Kept]) -> Iterator[tuple[int, int, bytes]]:
+    """Rows of records from ``offset`` on."""
+    for i in range(0, len(records), TOGETHER):
+        yield from _row(offset + i, records[i : i + TOGETHER])
+
+
+def _row(offset: int, records: Sequence[Kept]) -> Iterator[tuple[int, int, bytes]]:
+    """One row, or more where it would be too long."""
+    packed, count = _encode(records), len(records)
+    if len(packed) <= ROW_BYTES or count == 1:
+        yield offset, count, packed
+        return
+    half = count // 2
+    yield from _row(offset, records[:half])
+    yield from _row(offset + half, records[half:])
+
+
 def select(db: sqlite3.Connection, part: Partition, first: int, limit: int) -> list[Record]:
     """Up to ``limit`` records of a partition from offset ``first`` on."""
-    topic, partition = part.topic, part.partition
+    table, first, end = f"records_{part.id}", max(first, part.first), first + limit
     rows = db.execute(
-        f"SELECT offset, key, value, timestamp_ms, headers FROM records_{part.id}"
-        " WHERE offset >= ? ORDER BY offset LIMIT ?",
-        (first, limit),
-    )
-    return [
-        Record(topic, partition, offset, key, value, at, _decode_headers(raw) if raw else ())
-        for offset, key, value, at, raw in rows
-    ]
+        f"SELECT first, records FROM {table} WHERE first < ?"
+        f" AND first >= coalesce((SELECT max(first) FROM {table} WHERE first <= ?), 0)"
+        " ORDER BY first",
+        (end, first),
+    ).fetchall()
+    topic, partition = part.topic, part.partition
+    try:
+        return [
+            Record(topic, partition, offset, *kept)
+            for at, packed in rows
+            for offset, kept in enumerate(_decode(packed), at)
+            if first <= offset < end
+        ]
+    except msgspec.MsgspecError as error:
+        raise LogError(
+            f"{topic}/{partition}, offsets {first}..{end - 1}: a row cannot be read: {error}; the"
+            " file was changed by something else: put a backup in its place"
+        ) from error
 
 
 def delete_head(
@@ -341,6 +377,8 @@ def delete_head(
     head = select(db, part, part.first, limit)
     count = next((i for i, record in enumerate(head) if keep(record)), len(head))
     first = part.first + count
-    db.execute(f"DELETE FROM records_{part.id} WHERE offset < ?", (first,))
+    table = f"records_{part.id}"
+    # A row whose records have not all gone stays; those before part.first are no longer shown.
+    db.execute(f"DELETE FROM {table} WHERE first < ? AND first + count <= ?", (first, first))
     db.execute("UPDATE partitions SET first_offset = ? WHERE id = ?", (first, part.id))
     return count

@@ -9,12 +9,16 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stream.contract.log import DiskFull, Fenced, LogError, LogUnavailable, OutOfRetention
-from stream.contract.records import NewRecord, Range
+from stream.contract.records import NewRecord, Range, Record
+from stream.logs.sqlite.io import ROW_BYTES, partitions_of, select
 from stream.logs.sqlite.log import SqliteLog
 from tests.support.log_harness import Store, embedded, poll_all, step, texts, values
 
@@ -107,6 +111,75 @@ def test_a_deleted_position_is_out_of_retention(store: Store) -> None:
         reader.poll(10, 0.0)
 
 
+def told(part: list[Record]) -> list[tuple[int, bytes | None]]:
+    """Offsets and values."""
+    return [(r.offset, r.value) for r in part]
+
+
+def polled(log: SqliteLog, records: int) -> list[Record]:
+    """So many records from the beginning."""
+    log.seek({})
+    return [r for piece in poll_all(log, records) for r in piece.records]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6),
+    asked=st.lists(st.tuples(st.integers(0, 2_500), st.integers(1, 900)), max_size=8),
+    gone=st.integers(0, 2_000),
+)
+def test_any_range_reads_what_was_appended(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    asked: list[tuple[int, int]],
+    gone: int,
+) -> None:
+    """However records were appended together, and wherever retention ends within a row."""
+    store = embedded(tmp_path_factory.mktemp("ranges"))
+    topic, numbers = store.config.topics.events, count()
+    log = log_of(store)
+    whole: list[tuple[int, bytes | None]] = []
+    for size in sizes:
+        new = [b"%d" % next(numbers) for _ in range(size)]
+        places = log.append(topic, [NewRecord(b"k", value, 0) for value in new])
+        whole += zip((offset for _, offset in places), new, strict=True)
+    gone = min(gone, len(whole))
+    log_of(store, clock_ms=200 * DAY_MS).truncate({(topic, 0): gone}, 0)
+    assert log.earliest()[topic, 0] == gone
+    for first, wanted in asked:
+        expected = whole[max(first, gone) : first + wanted]
+        with log._reader.snapshot() as db:
+            (part,) = partitions_of(db, [topic])
+            assert told(select(db, part, first, wanted)) == expected
+    assert sorted(told(log.tail(topic, 9_999))) == whole[gone:]
+    assert told(polled(log, len(whole) - gone)) == whole[gone:]
+    store.close()
+
+
+def test_long_records_stand_in_rows_of_their_own(store: Store) -> None:
+    """A row ends before it is too long to be read for the sake of one of its records."""
+    log, topic = log_of(store), store.config.topics.events
+    sizes = [10, ROW_BYTES // 3, ROW_BYTES // 3, ROW_BYTES // 2, 2 * ROW_BYTES, 10, 10]
+    log.append(topic, [NewRecord(None, b"x" * size, 0) for size in sizes])
+    assert [len(r.value or b"") for r in polled(log, len(sizes))] == sizes
+    with closing(sqlite3.connect(path_of(store))) as db:
+        (number,) = db.execute("SELECT id FROM partitions WHERE topic = ?", (topic,)).fetchone()
+        rows = db.execute(f"SELECT count, length(records) FROM records_{number}").fetchall()
+    assert sum(many for many, _ in rows) == len(sizes)
+    assert all(size <= ROW_BYTES or many == 1 for many, size in rows)
+
+
+def test_a_row_that_was_changed_is_an_error_with_its_place(store: Store) -> None:
+    """Not an exception of the decoder."""
+    log, topic = log_of(store), store.config.topics.events
+    log.append(topic, values("a", "b"))
+    with closing(sqlite3.connect(path_of(store))) as db, db:
+        (number,) = db.execute("SELECT id FROM partitions WHERE topic = ?", (topic,)).fetchone()
+        db.execute(f"UPDATE records_{number} SET records = x'93'")
+    with pytest.raises(LogError, match=f"{topic}/0, offsets 0..1: a row cannot be read"):
+        log.poll(9, 0.0)
+
+
 def test_a_fenced_process_deletes_nothing(store: Store) -> None:
     """``truncate`` by an older owner is refused."""
     old = log_of(store, clock_ms=200 * DAY_MS)
@@ -159,7 +232,7 @@ def test_a_file_of_another_release_is_refused(store: Store) -> None:
     log_of(store).close()
     with closing(sqlite3.connect(path_of(store))) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(LogError, match="expected version 1 of its tables, got 99"):
+    with pytest.raises(LogError, match="expected version 2 of its tables, got 99"):
         store.log().open()
 
 

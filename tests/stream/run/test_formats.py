@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from stream.tools.evaluate import evaluate_file
 from stream.tools.past.backfill import backfill
 from stream.tools.past.warm import warm
 from stream.tools.replay import replay_to
+from tests.stream.logs.log_file import cut
 from tests.stream.logs.secured import make_authority, make_signed
 from tests.support.factory import config, event, label, raw_config, to_json
 from tests.support.runner import append, caught_up, contents, running
@@ -220,13 +220,7 @@ def test_a_new_member_learns_from_records_that_name_schemas(
     assert fake.asked == []
     replayed = replay_to(new, seq, None, from_start=True)
     assert replayed["digest"] == replayed["journal_digest"]
-    with sqlite3.connect(c.log.path) as db:  # as retention does
-        [part] = db.execute(
-            f"SELECT id FROM partitions WHERE topic = '{c.journal_topic}'"
-        ).fetchone()
-        db.execute(f"DELETE FROM records_{part} WHERE offset < 1")
-        db.execute("UPDATE partitions SET first_offset = 1 WHERE id = ?", (part,))
-    db.close()
+    cut(c.log.path, c.journal_topic, 1)
     third = in_avro(fake, tmp_path, members=[*more, {"name": "low", "type": "constant"}])
     expected = r"expected a journal from step 1 on.*got one from step 2"
     with pytest.raises(MillraceError, match=expected):

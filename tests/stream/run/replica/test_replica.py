@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.tools.operate import apply_configuration, difference, send_command
 from stream.tools.versions import listed
+from tests.stream.logs.log_file import changed
 from tests.stream.run.replica.beside import asked, equal, following, level
 from tests.stream.run.test_service import feed
 from tests.support.factory import (
@@ -272,16 +272,11 @@ def test_a_journal_that_tells_another_story_is_a_divergence(tmp_path: Path) -> N
         caught_up(service, 200)
     for directory in (tmp_path / "state" / "generations").iterdir():
         directory.rename(tmp_path / directory.name)
-    with sqlite3.connect(tmp_path / "log.db") as db:
-        (number,) = db.execute(
-            "SELECT id FROM partitions WHERE topic = ?", (c.journal_topic,)
-        ).fetchone()
-        (value,) = db.execute(f"SELECT value FROM records_{number} WHERE offset = 0").fetchone()
+    with changed(tmp_path / "log.db", c.journal_topic) as rows:
+        value = rows[0][1]
         at = value.index(b'"digest":"') + len(b'"digest":"')
         other = b"0" if value[at : at + 1] != b"0" else b"1"
-        spoilt = value[:at] + other + value[at + 1 :]
-        db.execute(f"UPDATE records_{number} SET value = ? WHERE offset = 0", (spoilt,))
-    db.close()
+        rows[0][1] = value[:at] + other + value[at + 1 :]
     with following(c, tmp_path / "replica", Diverged) as (replica, _):
         wait_until(lambda: replica.progress.diverged, "the divergence")
         assert replica.progress.diverged.startswith("step 1: the replay gave digest")

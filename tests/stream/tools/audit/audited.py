@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,11 +40,3 @@ def millrace(*args: object, status: int = 0) -> str:
 
 def settings(directory: Path) -> Config:
     return load(directory / "c.toml", {})
-
-
-def in_topic(shard: Path, topic: str, statement: str) -> None:
-    """Run a statement on a topic's table in the embedded log."""
-    with sqlite3.connect(shard / "log.db") as db:
-        [table] = db.execute("SELECT id FROM partitions WHERE topic = ?", (topic,)).fetchone()
-        db.execute(statement.format(table=f"records_{table}"))
-    db.close()

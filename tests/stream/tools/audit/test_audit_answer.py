@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stream.tools.audit.audited import in_topic, millrace, settings
+from tests.stream.logs.log_file import revalued
+from tests.stream.tools.audit.audited import millrace, settings
 from tests.support.factory import interaction, wish
 from tests.support.runner import append, caught_up, contents, running
 from tests.support.waiting import PATIENT
@@ -59,8 +60,7 @@ def test_an_answer_is_given_once_more(shop: Path) -> None:
 
 def test_an_answer_that_was_changed_is_told(shop: Path) -> None:
     """Its step gives other bits; an interaction is no answer."""
-    change = "UPDATE {table} SET value = CAST(replace(value, '\"r4\"', '\"r4\" ') AS BLOB)"
-    in_topic(shop, "scores", change)
+    revalued(shop / "log.db", "scores", lambda value: value.replace(b'"r4"', b'"r4" '))
     found = json.loads(millrace("audit", "score", shop / "c.toml", "r4", "--json", status=13))
     assert found["replay"] == "other bits"
     assert "not hold its score" in millrace("audit", "score", shop / "c.toml", "i7", status=3)

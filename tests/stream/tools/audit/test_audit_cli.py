@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from stream.state.generations import list_generations, read_manifest
 from stream.tools.audit.read import read_topic, read_trail
 from stream.tools.audit.verify import check_generations
 from stream.tools.replay import replay_to
-from tests.stream.tools.audit.audited import FOREIGN, KEY, in_topic, millrace, settings
+from tests.stream.logs.log_file import changed, cut, left, revalued
+from tests.stream.tools.audit.audited import FOREIGN, KEY, millrace, settings
 from tests.support import crafted
 from tests.support.crafted import change_arrays, change_rest, evil_member
 from tests.support.factory import config, event
-from tests.support.runner import append, caught_up, running
+from tests.support.runner import append, caught_up, contents, running
 
 
 def verify(directory: Path, *options: object, status: int = 0) -> dict[str, Any]:
@@ -113,13 +113,8 @@ def test_tampering_is_told_apart(shard: Path, harm: str, status: int, outcome: s
 
 def test_a_record_changed_in_the_log_itself_is_found(shard: Path) -> None:
     """The command reads the topic, not a copy."""
-    with sqlite3.connect(shard / "log.db") as db:
-        [table] = db.execute("SELECT id FROM partitions WHERE topic = 'audit'").fetchone()
-        db.execute(
-            f"UPDATE records_{table} SET value ="
-            " CAST(replace(value, 'created', 'creatid') AS BLOB) WHERE offset = 1"
-        )
-    db.close()
+    with changed(shard / "log.db", "audit") as rows:
+        rows[1][1] = rows[1][1].replace(b"created", b"creatid")
     found = verify(shard, status=10)
     assert found["where"] == "record 2: hash"
     assert "broken" in millrace("audit", "verify", shard / "c.toml", status=10)
@@ -148,7 +143,7 @@ def test_an_anchor_kept_elsewhere_shows_a_cut_tail(shard: Path, tmp_path: Path) 
 @pytest.mark.parametrize("kept", [0, 5])
 def test_a_cut_tail_shows_against_the_journal(shard: Path, kept: int) -> None:
     """Whoever cuts the topic, down to nothing, and deletes the anchors has not cut the journal."""
-    in_topic(shard, "audit", f"DELETE FROM {{table}} WHERE offset >= {kept}")
+    left(shard / "log.db", "audit", range(kept))
     (shard / "state" / FILE).unlink()
     found = verify(shard, status=11)
     assert found["got"] == f"record {kept}"
@@ -157,10 +152,7 @@ def test_a_cut_tail_shows_against_the_journal(shard: Path, kept: int) -> None:
 def test_a_journal_that_is_gone_vouches_for_nothing(shard: Path) -> None:
     """Records without the steps that wrote them."""
     journal = settings(shard).journal_topic
-    in_topic(shard, journal, "DELETE FROM {table}")
-    with sqlite3.connect(shard / "log.db") as db:
-        db.execute("UPDATE partitions SET first_offset = next_offset WHERE topic = ?", (journal,))
-    db.close()
+    cut(shard / "log.db", journal, len(contents(settings(shard), journal)))
     assert verify(shard, status=14)["where"] == journal
 
 
@@ -265,7 +257,7 @@ def test_a_topic_witnesses_the_trail_with_its_steps(shard: Path) -> None:
     assert "an anchor kept elsewhere" in str(verify(shard)["not_checked"])
     (shard / "state" / FILE).write_bytes(b"")
     verify(shard, "--file", rewrite(shard, lines[:-1]), status=11)
-    in_topic(shard, "heads", "UPDATE {table} SET value = x'7b7d'")
+    revalued(shard / "log.db", "heads", lambda value: b"{}")
     assert verify(shard, status=12)["where"] == "topic heads"
 
 

@@ -13,7 +13,8 @@ from stream.contract.records import NewRecord
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.state.generations import list_generations
 from stream.tools.replay import rebuilt
-from tests.stream.tools.audit.audited import in_topic, millrace, settings
+from tests.stream.logs.log_file import changed, cut, revalued
+from tests.stream.tools.audit.audited import millrace, settings
 from tests.support.factory import event
 from tests.support.runner import append, caught_up, contents, running
 
@@ -61,8 +62,7 @@ def test_a_version_of_the_trail_is_named_by_its_digest(shard: Path) -> None:
 
 def test_a_score_that_was_changed_is_told(shard: Path) -> None:
     """Its step gives other bits."""
-    change = "UPDATE {table} SET value = CAST(replace(value, '\"alert\":', '\"alert\": ') AS BLOB)"
-    in_topic(shard, "scores", change)
+    revalued(shard / "log.db", "scores", lambda value: value.replace(b'"alert":', b'"alert": '))
     assert score(shard, "e250", status=13)["replay"] == "other bits"
 
 
@@ -91,8 +91,7 @@ def test_what_is_no_score_is_passed_over(shard: Path) -> None:
 
 def test_a_trail_that_was_changed_is_told(shard: Path) -> None:
     """The score may be the same: what vouches for its members is not whole."""
-    change = "UPDATE {table} SET value = CAST(replace(value, 'created', 'creatid') AS BLOB)"
-    in_topic(shard, "audit", change)
+    revalued(shard / "log.db", "audit", lambda value: value.replace(b"created", b"creatid"))
     assert score(shard, "e250", status=10)["trail"]["outcome"] == "broken"
 
 
@@ -103,10 +102,7 @@ def test_a_score_older_than_journal_and_checkpoints_is_shown_as_it_is(shard: Pat
     log = open_log(c, wall_clock_ms)
     first = next(r.seq for r in log.journal(oldest - 2))
     log.close()
-    journal = c.journal_topic
-    in_topic(shard, journal, f"DELETE FROM {{table}} WHERE offset < {first - 1}")
-    sql = f"UPDATE partitions SET first_offset = {first - 1} WHERE topic = '{journal}' -- {{table}}"
-    in_topic(shard, journal, sql)
+    cut(shard / "log.db", c.journal_topic, first - 1)
     found = score(shard, "e0", status=14)
     assert found["score"]["id"] == "e0"
     assert found["replay"].startswith("out of reach: the journal does not hold step 1 any more")
@@ -127,5 +123,6 @@ def test_what_became_of_an_event_without_a_score(shard: Path) -> None:
     assert "events/0 offset 400" in told("bad-é")
     assert "not scored yet: it stands at events/0 offset 401" in told("later")
     assert "never seen" in told("bad")
-    in_topic(shard, "scores", "DELETE FROM {table} WHERE offset = 3")
+    with changed(shard / "log.db", "scores") as rows:
+        del rows[3]
     assert "step 1 took it from events/0 offset 3" in told("e3")

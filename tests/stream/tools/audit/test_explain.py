@@ -12,7 +12,8 @@ import pytest
 
 from stream.run.assemble import wall_clock_ms
 from stream.tools.replay import rebuilt
-from tests.stream.tools.audit.audited import in_topic, millrace, settings
+from tests.stream.logs.log_file import cut
+from tests.stream.tools.audit.audited import millrace, settings
 from tests.support.factory import event, label
 from tests.support.runner import append, caught_up, contents, running
 
@@ -81,9 +82,7 @@ def test_what_cannot_be_done_again_is_told_by_the_trail(shard: Path) -> None:
     c = settings(shard)
     journal = c.journal_topic
     last = len(contents(c, journal))
-    in_topic(shard, journal, f"DELETE FROM {{table}} WHERE offset < {last - 1}")
-    sql = f"UPDATE partitions SET first_offset = {last - 1} WHERE topic = '{journal}' -- {{table}}"
-    in_topic(shard, journal, sql)
+    cut(shard / "log.db", journal, last - 1)
     found = explain(shard, "linear", status=14)
     assert found["stretches"]
     assert found["replay"].startswith("out of reach: ")

@@ -22,6 +22,7 @@ AuditEvent = Literal[
     "refit",
     "installed",
     "rolled_back",
+    "made_room",
     "pinned",
     "hyper_changed",
     "member_added",

@@ -37,6 +37,8 @@ def told(record: Mapping[str, Any]) -> str:
     if record["event"] == "checkpointed":
         held = record["held"]
         return f"step {record['step']}: {len(held)} members, {sum(held.values()):,} parameters"
+    if record["event"] == "made_room":
+        return f"version {short(record['version'])}, as it was up to step {record['up_to_step']}"
     if "class" in record:
         return f"{record['class']}, by {by}"
     if "from" in record and "to" in record:

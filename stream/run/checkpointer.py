@@ -134,7 +134,7 @@ class Checkpointer:
                 or self.replay_s >= max(self._budget_s - self._write_s, self._budget_s / 4)
             )
         )
-        if not (due and self._idle()):
+        if not (due and self._idle() and engine.ledger.settled):
             return False
         if awaited:
             self._put_off_s = min(self._put_off_s, time.monotonic())

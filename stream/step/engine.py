@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import msgspec
 
@@ -36,7 +36,7 @@ from stream.decode.codec import Codec
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, journaled
 from stream.step.lifecycle.challengers import Challengers
-from stream.step.lifecycle.ledger import Cause, Ledger, NoVersion, Version
+from stream.step.lifecycle.ledger import Cause, Ledger, NoVersion, Version, beside
 from stream.step.pending.segments import SegmentFile, Source
 from stream.step.pending.store import Pending
 
@@ -91,13 +91,6 @@ class Made:
         self.judged: list[Judged] = []
         self.handed: Handed = {}
         self.covered = b""  # what the digest covers beside outputs
-
-
-class Exchange(NamedTuple):
-    """Digests of what made room in a member's place, and of what took it."""
-
-    before: str
-    after: str
 
 
 Models = Mapping[tuple[str, str], Any]
@@ -214,6 +207,9 @@ class Engine(ABC):
         out.handed, out.covered = self._handed()
         vouched: dict[str, Any] = {}
         if batch.checkpoint:
+            for name, seq, was in self.ledger.made_room():
+                detail = {"version": was, "up_to_step": seq}
+                self.auditor.record("made_room", "checkpoint", name, detail)
             with self.ensemble.unchanged():
                 if self.ledger.due(self.watermark_ms):
                     self._keep_all()
@@ -404,13 +400,11 @@ class Engine(ABC):
                     f"{name}: artefact {digests[name]} cannot be had; put it there by `millrace "
                     "models import`, and send the command again"
                 )
-        made = {}
+        made: dict[str, dict[str, Any]] = {}
         for name, model in models.items():
             spec = self.spec(name, digests[name])
             put = partial(self.ensemble.replace, name, model, spec)
-            exchange = self._exchanged(name, cause, put, digests[name])
-            made[name] = {"from": exchange.before, "to": exchange.after}
-        self.checkpoint_wanted = True  # a start need not load the artefact again
+            made[name] = {"to": self._exchanged(name, cause, put, digests[name])}
         return made
 
     def spec(self, name: str, digest: str) -> Any:
@@ -424,15 +418,19 @@ class Engine(ABC):
 
     def _exchanged(
         self, name: str, cause: Cause, put: Callable[[], None], known: str | None = None
-    ) -> Exchange:
-        """``put`` another model into the member's place; gives both digests.
+    ) -> str:
+        """``put`` another model into the member's place; gives its digest.
 
-        Both are versions from then on; the state of an installed one is an artefact already.
-        ``known``: the other model's digest, which was compared as it was read.
+        Both are versions from then on; the state of an installed one is an artefact already. What
+        makes room is digested beside the steps to come, as nobody changes it any more; the trail
+        has it with the next checkpoint. ``known``: the other model's digest, which was compared as
+        it was read.
         """
         replaced = self.ensemble.members[name]
-        before = self._version(name, "replaced", self.seq)
-        self.ledger.keep(name, before, replaced.state)
+        digest = beside(replaced.digest) if replaced.apart else None
+        before = self._version(name, "replaced", self.seq, "" if digest else None)
+        self.ledger.keep(name, before, replaced.state, digest)
+        self.checkpoint_wanted = True  # a start need not load the artefact again
         spec = self.ensemble.specs.get(name)
         put()
         after = self._version(name, cause, self.seq + 1, known)
@@ -442,7 +440,7 @@ class Engine(ABC):
         self.ledger.replaced(name)
         made_alike = self.ensemble.specs.get(name) == spec
         self._renewed(name, cause == "installed" and made_alike)
-        return Exchange(before.digest, after.digest)
+        return after.digest
 
     @abstractmethod
     def _renewed(self, name: str, goes_on: bool) -> None:
@@ -459,14 +457,22 @@ class Engine(ABC):
     def _keep_each(self, cause: Cause) -> None:
         for name, member in self.ensemble.members.items():
             if name not in self.ensemble.quarantined:
-                state = member.state()
-                version = self._version(name, cause, self.seq + 1)
-                self.ledger.keep(name, version, partial(_same, state))
+                self._keep(name, cause, member.state())
+
+    def _keep(self, name: str, cause: Cause, state: State) -> None:
+        """Keep the member as it is, of which ``state`` is a copy.
+
+        A checkpoint digests each member anyway, so that its regular versions need no other digest.
+        """
+        aside = cause != "regular" and self.ensemble.members[name].digests_state()
+        digest = beside(partial(state_digest, state)) if aside else None
+        version = self._version(name, cause, self.seq + 1, "" if digest else None)
+        self.ledger.keep(name, version, partial(_same, state), digest)
 
     def _version(self, name: str, cause: Cause, seq: int, known: str | None = None) -> Version:
-        """The member as it is now, the state after step ``seq``; ``known``: its digest."""
+        """The member as it is now, after step ``seq``; ``known``: its digest; empty: none yet."""
         quality = self._judged(name).snapshot().fading(name)
-        digest = known or self.ensemble.digest_of(name)
+        digest = self.ensemble.digest_of(name) if known is None else known
         updates = self.auditor.versions()[name]
         spec = self.ensemble.specs.get(name)
         own = None if spec is None else dict(spec)

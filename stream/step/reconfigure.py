@@ -311,7 +311,7 @@ def reconfigure(
         body["backfill"] = {"after": past.after, "digest": past.engine.state_digest()}
         cause += encoded(body["backfill"])
     new.restore(state, rows)
-    new.ledger.unsaved |= old.ledger.unsaved
+    new.ledger.unsaved.update(old.ledger.unsaved)
     new.auditor.begin(old.seq + 1, new.clock_ms)
     taught = _taught(new, changes.staying, past)
     new.auditor.reconfigured(

@@ -37,7 +37,7 @@ from stream.step.lifecycle.challengers import Challengers
 from stream.step.lifecycle.corrections import Corrections, NotHeld
 from stream.step.lifecycle.guard import Guard
 from stream.step.lifecycle.history import History
-from stream.step.lifecycle.ledger import Cause, Version
+from stream.step.lifecycle.ledger import Cause, Version, beside
 from stream.step.lifecycle.reactions import Reactions
 from stream.step.lifecycle.rebuilds import Rebuilds
 from stream.step.lifecycle.refits import Refits
@@ -457,25 +457,25 @@ class ScoringEngine(Engine):
             return Whole(self.challengers.another(self.spec(name, digest)))
         return super().blank(name, digest)
 
-    def keep_whole(self, before: ScoringEngine, cause: Cause) -> str | None:
+    def keep_whole(self, before: ScoringEngine, cause: Cause) -> None:
         """Another ensemble stands here than in ``before``: that is kept, and what each member is.
 
-        Gives the digest of what made room; ``None`` where a record cannot name it.
+        All of them as copies, which are digested beside the steps to come. What made room is not
+        kept where a record cannot name it.
         """
-        spec, digest = of(before.config), None
-        if spec is not None:
+        if (spec := of(before.config)) is not None:
             state, updates = Whole(before.ensemble).state(), before.ensemble.labelled
-            digest, quality = state_digest(state), before.quality.snapshot().fading(WHOLE)
-            at = before.seq, before.watermark_ms, digest
+            quality = before.quality.snapshot().fading(WHOLE)
+            at = before.seq, before.watermark_ms, ""
             version = Version(*at, "replaced", updates, quality, spec)
-            self.ledger.keep(WHOLE, version, partial(dict, state))
+            digest = beside(partial(state_digest, state))
+            self.ledger.keep(WHOLE, version, partial(dict, state), digest)
         self._keep_each(cause)
         self.ledger.replaced(WHOLE)
-        return digest
 
     def _promoted(self, name: str, number: int) -> str:
         put = partial(self.ensemble.promote, name, number)
-        return self._exchanged(name, "promoted", put).after
+        return self._exchanged(name, "promoted", put)
 
     def _renewed(self, name: str, goes_on: bool) -> None:
         self.reactions.replaced(name)

@@ -56,16 +56,15 @@ def exchange(
     new.drift.renew(WHOLE)
     for name in new.ensemble.names:
         new.counts[f"updates.{name}"] = new.ensemble.labelled
-    new.ledger.unsaved |= old.ledger.unsaved
+    new.ledger.unsaved.update(old.ledger.unsaved)
     new.auditor.begin(old.seq + 1, new.clock_ms)
     cause, actor, where = by(old, new, asked, "challenge")
-    made_room = {"from": new.keep_whole(old, "rolled_back" if back else "promoted")}
+    new.keep_whole(old, "rolled_back" if back else "promoted")
     if back:
         new.challengers.left(old.challengers, OTHER)
-        detail = made_room | {"to": back[WHOLE]}
+        detail = {"to": back[WHOLE]}
     else:
         detail = new.challengers.promoted(old.challengers, number, second.of(old.config))
-        detail |= made_room
     event: AuditEvent = "rolled_back" if back else "challenger_promoted"
     new.auditor.record(event, cause, WHOLE, detail | where, actor)
     told = {"version": back[WHOLE]} if back else {"challenger": {"number": detail["number"]}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -155,6 +156,52 @@ def test_a_rollback_moves_the_member_and_nothing_else(tmp_path: Path) -> None:
     assert told[1]["root"] == told[1]["to"] == kept.digest
     causes = [v.cause for v in engine.ledger.versions()["linear"]]
     assert causes == ["regular", "replaced", "rolled_back"]
+
+
+@pytest.mark.parametrize("look", ["at once", "later", "after a restart"])
+def test_what_made_room_is_told_with_the_next_checkpoint(tmp_path: Path, look: str) -> None:
+    """Its digest is taken beside the steps: whoever looks, and when, the outputs are the same."""
+    found = []
+    for own in ("later", look):
+        engine, feed = taught(tmp_path)
+        was = engine.ensemble.members["linear"].digest()
+        states = {digest: state() for digest, state in engine.ledger.unsaved.items()}
+        command = {"command": "rollback", "to": "last_good", "member": "linear"}
+        outputs = [engine.step(with_models(engine, feed.batch(("control", [command])), states))]
+        if own == "at once":
+            assert engine.ledger.versions()["linear"][-2].digest == was
+            assert was in engine.ledger.unsaved
+        rows = range(200, 250)
+        outputs.append(engine.step(feed.batch(("events", [event(i) for i in rows]))))
+        if own == "after a restart":
+            before, engine = engine, build_engine(config(tmp_path), None)
+            engine.restore(before.state(), before.rows())
+        assert engine.checkpoint_wanted or own == "after a restart"
+        labelled = feed.batch(("labels", [label(i) for i in rows]))
+        outputs += [
+            engine.step(msgspec.structs.replace(labelled, checkpoint=True)),
+            engine.step(msgspec.structs.replace(feed.batch(), checkpoint=True)),
+        ]
+        told = [[r for r in decoded(out.audit) if r["event"] == "made_room"] for out in outputs]
+        assert [len(each) for each in told] == [0, 0, 1, 0]
+        assert told[2][0]["model"] == "linear"
+        assert (told[2][0]["version"], told[2][0]["up_to_step"]) == (was, 2)
+        found.append((outputs[-1].journal.digest, engine.state_digest()))
+    assert found[0] == found[1]
+
+
+def test_a_digest_that_comes_is_waited_for_in_its_order() -> None:
+    """What is entered behind it stands behind it, and what guards a version then counts."""
+    made, slow = ledger(range(1, 4), keep=2), Future[str]()
+    made.guarded = {"m": version(2).digest}
+    made.keep("m", version(4, ""), dict, slow)
+    made.keep("m", version(5), dict)
+    made.guarded = {}
+    assert not made.settled
+    slow.set_result(version(4).digest)
+    assert made.settled
+    assert seqs(made) == [2, 4, 5]
+    assert version(4).digest in made.unsaved
 
 
 def test_a_checkpoint_digests_each_member_once(

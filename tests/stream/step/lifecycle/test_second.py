@@ -210,8 +210,12 @@ def test_what_made_room_comes_back_as_it_was(tmp_path: Path, combine: str) -> No
         ("challenger_dropped", "ensemble"),
         ("rolled_back", "ensemble"),
     ]
-    assert (found[1]["from"], found[1]["to"]) == (second, first)
-    engine, rest = serve(engine, batches[27:])
+    assert found[1]["to"] == first
+    saved = msgspec.structs.replace(batches[27], checkpoint=True)
+    engine, rest = serve(engine, [saved, *batches[28:]])
+    made_room = [r for r in decoded(rest[0].audit) if r["event"] == "made_room"]
+    assert [r["model"] for r in made_room] == ["prior", "ensemble", "ensemble"]
+    assert [r["version"] for r in made_room[1:]] == [first, second]
     assert [letter for out in rest for letter in out.dead_letters] == []
     assert engine.ensemble.names == ("fast", "prior", "pairs")
     assert len(engine.ledger.versions()["ensemble"]) == 3

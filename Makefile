@@ -90,6 +90,7 @@ bench-lifecycle: setup ## Measure what challengers and the guard decide, putting
 	@$(BIN)/python -m benchmarks.lifecycle.rebuilds $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.changes $(BENCH)
+	@$(BIN)/python -m benchmarks.lifecycle.switches $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.beside $(BENCH)
 	@$(BIN)/python -m benchmarks.lifecycle.replica $(BENCH)
 

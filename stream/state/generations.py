@@ -47,9 +47,11 @@ from stream.step.pending.segments import Damaged, Kept, SegmentFile, Source
 
 logger = structlog.get_logger()
 
-FORMAT = 7
+FORMAT = 8
 """1: arrays that were not compressed. 2: labels of pending rows as another
-code. 4: truths of pending rows as a byte each."""
+code. 4: truths of pending rows as a byte each. 7: all pending rows with links of the same members.
+"""
+_READ = (7, FORMAT)
 _ARRAYS, _REST = "arrays.safetensors.zst", "state.msgpack"
 _FILE_NAME = re.compile(rf"{_ARRAYS}|{_REST}|(pending|history)-[0-9]{{1,12}}\.(seg|ids)")
 _PENDING = re.compile(r"pending-([0-9]{1,12})\.seg")
@@ -354,7 +356,7 @@ def read_manifest(path: Path) -> Manifest:
         raise CheckpointError(f"{path / 'manifest.json'}: {error.strerror}") from error
     except (msgspec.MsgspecError, RecursionError) as error:
         raise CheckpointError(f"{path / 'manifest.json'}: {error}") from error
-    if manifest.format != FORMAT:
+    if manifest.format not in _READ:
         raise CheckpointError(f"{path}: expected format {FORMAT}, got {manifest.format}")
     if manifest.seq != int(path.name.removeprefix(_WRITING)):
         raise CheckpointError(f"{path}: its manifest is of step {manifest.seq}")

@@ -126,6 +126,7 @@ def _rows(
         ours, its = shared(here, there)
         rows[name][:, ours] = own[name][:, its]
     held = old.pending.state()
+    held.pop("older", None)
     state = held | {
         "members": list(past.ensemble.names),
         "head": 0,

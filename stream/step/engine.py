@@ -63,8 +63,8 @@ class Store(Protocol):
         """What a digest of all covers."""
         ...
 
-    def restore(self, state: State, segments: Mapping[int, Source]) -> None:
-        """Become the store that gave ``state`` and these rows."""
+    def restore(self, state: State, segments: Any) -> None:
+        """Become the store that gave ``state`` and these rows, or go on from that store."""
         ...
 
     def close(self) -> None:
@@ -95,8 +95,8 @@ class Made:
 
 Models = Mapping[tuple[str, str], Any]
 """Models by member and digest; the error where one cannot be had."""
-Segments = Mapping[str, Mapping[int, Source]]
-"""Rows of each store, by its name and their segment."""
+Segments = Mapping[str, Mapping[int, Source] | Store]
+"""Rows of each store, by its name and their segment; or the store, to go on from."""
 Handler = Callable[[Slice, Made], None]
 """Takes one slice of a topic in."""
 
@@ -520,6 +520,10 @@ class Engine(ABC):
     def rows(self) -> Segments:
         """The rows of each store, for another engine to restore from."""
         return {name: store.rows() for name, store in self._stores().items()}
+
+    def stores(self) -> Segments:
+        """The stores, for an engine that goes on from this one, which takes no step after that."""
+        return self._stores()
 
     def close(self) -> None:
         """Drop the stores' working files."""

@@ -7,7 +7,7 @@ take over by ``restore(old.state())`` what does not change, as from a checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -289,11 +289,11 @@ def reconfigure(
 
     ``asked`` is the one record of the command that asked for it, if one did. ``tree`` is the new
     configuration as the journal holds it: its bytes are hashed, and no later version writes the
-    same. Neither ``old`` nor ``past`` is changed; their pending events are still
-    their own.
+    same. Neither ``old`` nor ``past`` is changed. Events that wait, and rows that were learned, are
+    held by both engines from then on: one of the two takes steps, the other is closed.
     """
     changes = compare(old, new, past.engine if past else None)
-    rows = dict(old.rows())
+    rows = dict(old.stores())
     if isinstance(old, RankingEngine) and isinstance(new, RankingEngine):
         state = _carried_ranking(old, new, changes)
     else:
@@ -400,7 +400,7 @@ def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
         "quality": state["quality"] | {"names": nameless(state["quality"]["names"])},
         "matured": state["matured"] | {"names": nameless(state["matured"]["names"])},
         "drift": drift | {"names": nameless(drift["names"])},
-        "pending": state["pending"] | {"members": nameless(state["pending"]["members"])},
+        "pending": _nameless(state["pending"], nameless),
         "auditor": state["auditor"] | {"watched": without(state["auditor"]["watched"])},
         "ledger": state["ledger"]
         | {key: without(state["ledger"][key]) for key in ("versions", "alarmed")},
@@ -434,6 +434,13 @@ def carried(state: State, changes: Changes, old: Config, new: Config) -> State:
     whole = changes.same_combiner and not gone and not added
     kept.setdefault("refits", refits.nothing())
     return guard.carried(kept, new.guard.on_worse != "none", whole)
+
+
+def _nameless(pending: State, nameless: Callable[[list[str]], list[str]]) -> State:
+    """The pending store's state, by other names of the members whose links its rows hold."""
+    older = [[before, nameless(names)] for before, names in pending.get("older", ())]
+    found = pending | {"members": nameless(pending["members"])}
+    return found | ({"older": older} if older else {})
 
 
 def _carried_ranking(old: RankingEngine, new: RankingEngine, changes: Changes) -> State:

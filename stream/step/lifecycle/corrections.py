@@ -126,7 +126,7 @@ class Corrections:
         if held:
             return _Event(number, places, pending.take(number), pending.truth(number), judged)
         learned = self._history.row(places[-1])
-        rows = pending.carried(learned.rows, 1, learned.members)
+        rows = pending.carried(learned.rows, learned.members)
         return _Event(number, places, rows, learned.y, judged)
 
     def _live(self, id_hash: int) -> list[Place]:

@@ -350,14 +350,19 @@ class History:
             number: self._segments[number].source(part.used) for number, part in self._parts.items()
         }
 
-    def restore(self, state: State, segments: Mapping[int, Source]) -> None:
+    def restore(self, state: State, segments: Mapping[int, Source] | History) -> None:
         """Become the history that gave ``state``; ``segments`` are a checkpoint's files, or rows.
 
-        Rows with links of other members stay as they are. None do where none are kept any more.
+        Or that history itself, which keeps no more rows from then on: its parts go on here. Rows
+        with links of other members stay as they are. None do where none are kept any more.
         """
         self._next = int(state["next"])
         self._known_by(corrections_of(state) if self._keep_ms else [])
         for part in parts_of(state) if self._keep_ms else ():
+            if isinstance(segments, History):
+                self._segments[part.number] = segments._segments[part.number].shared()
+                self._parts[part.number] = part
+                continue
             if part.number not in segments:
                 raise StateError(f"history part {part.number}: expected a file, got none")
             path = working_file(self._directory, f"history-{part.number:08d}")

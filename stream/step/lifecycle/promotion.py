@@ -41,7 +41,8 @@ def exchange(
     4. The switch takes the next ``seq`` and is chained into the digest.
 
     ``tree`` is the new configuration as the journal holds it; ``asked`` the one record of the
-    command, ``None``: the evidence was enough. ``old`` is not changed. Raises
+    command, ``None``: the evidence was enough. ``old`` is not changed; see
+    :func:`~stream.step.reconfigure.reconfigure` for the rows that it holds. Raises
     :class:`~stream.contract.commands.CommandRefused` where nothing challenges.
     """
     command = None if asked is None else old.codec.command(asked.records[0])
@@ -52,7 +53,7 @@ def exchange(
         state = (models or {})[WHOLE, back[WHOLE]].state()
     else:
         state = second.Whole(old.challengers.second(number).ensemble).state()
-    new.restore(_state(old, new, state), old.rows())
+    new.restore(_state(old, new, state), old.stores())
     new.drift.renew(WHOLE)
     for name in new.ensemble.names:
         new.counts[f"updates.{name}"] = new.ensemble.labelled

@@ -109,6 +109,7 @@ class Segment:
         file = source if isinstance(source, Path) else None
         self.path = path
         self._hashed, self._hash = 0, hashlib.sha256()
+        self._holders = 1
         self.lock = threading.Lock()
         if path is not None:
             try:
@@ -195,10 +196,17 @@ class Segment:
             return self.path
         return self.rows[:used]
 
-    def drop(self) -> None:
-        """Remove the working file; links in checkpoints keep the rows."""
+    def shared(self) -> Segment:
+        """The segment for one more holder, who drops it too; one of them writes."""
         with self.lock:
-            if self.path is not None:
+            self._holders += 1
+        return self
+
+    def drop(self) -> None:
+        """Remove the working file with its last holder; links in checkpoints keep the rows."""
+        with self.lock:
+            self._holders -= 1
+            if self.path is not None and not self._holders:
                 self.path.unlink(missing_ok=True)
                 self._ids_path(self.path).unlink(missing_ok=True)
 

@@ -3,7 +3,8 @@
 A row holds what a label needs to train on what was scored: features, member scores, entity keys.
 Rows are appended in scoring order and never change, so a checkpoint can hard-link their files; what
 does change (the truth, marks, the index from id to row) stays in memory: at most 15 bytes a row,
-22 where truths are numbers.
+22 where truths are numbers. Members that come and go change the layout of rows to come: a full
+segment keeps its own, and is read as the present one.
 Time is event time, handed in as a watermark; no clock is read.
 """
 
@@ -74,6 +75,13 @@ def with_members(row: np.dtype[Any], members: int) -> np.dtype[Any]:
     )
 
 
+def members_of(state: State, segment: int) -> list[str]:
+    """Whose links a segment's rows hold, by the state of their store."""
+    older = state.get("older", ())
+    found: list[str] = next((names for b, names in older if segment < b), state["members"])
+    return found
+
+
 class Pending:
     """The store of one engine.
 
@@ -118,6 +126,8 @@ class Pending:
         self.room = UNTOLD_ROOM if room is None else room
         self.open = room is None
         self._segments: dict[int, Segment] = {}
+        # Segments before such a number, and not before an earlier one's, have links of others.
+        self._older: list[tuple[int, list[str]]] = []
         self._labels = Labels(SEGMENT_ROWS)
         self.head = 0
         self.tail = 0
@@ -271,13 +281,16 @@ class Pending:
         for segment in [s for s in self._segments if (s + 1) * SEGMENT_ROWS <= self.head]:
             self._segments.pop(segment).drop()
             self._labels.drop(segment)
+        self._older = self._live(self._older)
         return rows, truth, learned, early
 
     def state(self) -> State:
         """Numbers, labels and members; rows go along as :meth:`files`, or :meth:`rows`."""
         truth, marks = self._labels.held(self.head, self.tail)
+        older = [[before, list(names)] for before, names in self._older]
         return {
             "members": list(self._members),
+            **({"older": older} if older else {}),
             "head": self.head,
             "tail": self.tail,
             "newest": self.newest,
@@ -287,9 +300,10 @@ class Pending:
         }
 
     def digest_state(self) -> State:
-        """:meth:`state` with the rows themselves, without the bound, for a digest."""
+        """:meth:`state` with the rows themselves as they are read, without the bound, for a
+        digest."""
         rows = self.take(np.arange(self.head, self.tail)).view(np.uint8)
-        state = {k: v for k, v in self.state().items() if k != "room"}
+        state = {k: v for k, v in self.state().items() if k not in ("room", "older")}
         return state | {"truth": truths(state["truth"]), "rows": rows}
 
     def files(self) -> list[SegmentFile]:
@@ -308,13 +322,42 @@ class Pending:
             for number, segment in self._segments.items()
         }
 
-    def restore(self, state: State, segments: Mapping[int, Source]) -> None:
+    def restore(self, state: State, segments: Mapping[int, Source] | Pending) -> None:
         """Become the store that gave ``state``; ``segments`` are a checkpoint's files, or rows.
 
-        Links go by the members' names; a member that was not there made none: ``nan``.
+        Or that store itself, which neither takes nor lets go rows from then on: what it holds goes
+        on here, in a time that does not depend on how much that is. Links go by the members' names;
+        a member that was not there made none: ``nan``.
         """
-        members = state["members"]
         self.head, self.tail = int(state["head"]), int(state["tail"])
+        self._older = [(int(before), list(names)) for before, names in state.get("older", ())]
+        if (members := list(state["members"])) != self._members:
+            self._older.append((self.tail // SEGMENT_ROWS, members))
+        self._older = self._live(self._older)
+        if isinstance(segments, Pending):
+            self._go_on(segments, members)
+        else:
+            self._take_all(state, segments, members)
+        self.newest = int(state["newest"])
+        if room := state.get("room", 0):
+            self.tell(room)
+
+    def _go_on(self, other: Pending, members: Sequence[str]) -> None:
+        """Take over what another store holds; what it has open only if its rows are as ours."""
+        self._labels, self._index = other._labels, other._index
+        self.waiting, self.told = other.waiting, other.told
+        for number, segment in other._segments.items():
+            used = self.tail - number * SEGMENT_ROWS
+            if used < SEGMENT_ROWS and members != self._members:
+                rows = self.carried(segment.rows[:used], members)
+                path = self._path(number)
+                self._segments[number] = Segment(self.dtype, SEGMENT_ROWS, path, rows, used)
+            else:
+                self._segments[number] = segment.shared()
+
+    def _take_all(
+        self, state: State, segments: Mapping[int, Source], members: Sequence[str]
+    ) -> None:
         truth, marks = state["truth"], state["marks"]
         found: list[U32] = []
         for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
@@ -331,15 +374,16 @@ class Pending:
                 found.clear()
         self.waiting = int(waits(truth).sum())
         self.told = int((truth == 0).sum())
-        self.newest = int(state["newest"])
-        if room := state.get("room", 0):
-            self.tell(room)
 
     def _take_over(self, number: int, source: Source, used: int, members: Sequence[str]) -> U32:
         """Take a segment's first ``used`` rows over; gives what the index knows of their ids."""
-        if members != self._members:
-            source = self.carried(source, used, members)
-        segment = Segment(self.dtype, SEGMENT_ROWS, self._path(number), source, used)
+        dtype = with_members(self.dtype, len(self._of(number)))
+        if used < SEGMENT_ROWS and members != self._members:
+            source = source.proven() if isinstance(source, Kept) else source
+            if isinstance(source, Path):
+                source = np.fromfile(source, with_members(self.dtype, len(members)), used)
+            source = self.carried(source[:used], members)
+        segment = Segment(dtype, SEGMENT_ROWS, self._path(number), source, used)
         self._segments[number] = segment
         self._labels.begin(number)
         if isinstance(source, Kept):
@@ -351,18 +395,24 @@ class Pending:
         segment.release()
         return known
 
-    def carried(self, source: Source, used: int, members: Sequence[str]) -> NDArray[Any]:
-        """Rows of a store with these members, as rows of this one."""
-        source = source.proven() if isinstance(source, Kept) else source
-        if isinstance(source, Path):
-            source = np.fromfile(source, with_members(self.dtype, len(members)), used)
-        rows = np.empty(used, self.dtype)
+    def _of(self, segment: int) -> Sequence[str]:
+        """Whose links a segment's rows hold."""
+        return next((names for before, names in self._older if segment < before), self._members)
+
+    def _live(self, older: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+        """Without those that no segment held is of."""
+        first = self.head // SEGMENT_ROWS
+        return [(before, names) for before, names in older if before > first]
+
+    def carried(self, source: NDArray[Any], members: Sequence[str]) -> NDArray[Any]:
+        """Rows with links of these members, as rows of this store."""
+        rows = np.empty(len(source), self.dtype)
         for name in self.dtype.names or ():
             if name != "links":
-                rows[name] = source[name][:used]
+                rows[name] = source[name]
         here, there = shared(self._members, members)
         rows["links"] = np.nan
-        rows["links"][:, here] = source["links"][:used][:, there]
+        rows["links"][:, here] = source["links"][:, there]
         return rows
 
     def among(self, partitions: Sequence[int]) -> tuple[I64, I64]:
@@ -411,7 +461,9 @@ class Pending:
         for segment, where in by_segment(rows, SEGMENT_ROWS):
             source = self._segments[segment].rows
             source = source if field is None else source[field]
-            out[where] = source[rows[where] % SEGMENT_ROWS]
+            found = source[rows[where] % SEGMENT_ROWS]
+            own = field is not None or (names := self._of(segment)) is self._members
+            out[where] = found if own else self.carried(found, names)
         self._touched(len(rows))
         return out
 

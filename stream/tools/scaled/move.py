@@ -42,6 +42,7 @@ from stream.state.platform import fingerprint
 from stream.state.recovery import recover
 from stream.state.topics import Standing
 from stream.step.pending.segments import Segment
+from stream.step.pending.store import members_of, with_members
 from stream.step.roles.examples import Foreign, meaning
 from stream.step.roles.move import met, newest_first, owned, sources, take_over
 from stream.step.roles.routes import Stage, asked, waited
@@ -156,10 +157,21 @@ def _rows(config: Config, generation: Path, manifest: Manifest) -> Any:
     head, tail = rest["pending"]["head"], rest["pending"]["tail"]
     for name, entry in sorted(manifest.files.items()):
         if name.startswith("pending-") and name.endswith(".seg"):
-            first = int(name.removeprefix("pending-").removesuffix(".seg")) * SAMPLE
-            rows = np.memmap(generation / name, dtype, "r", shape=entry.bytes // dtype.itemsize)
-            parts.append(rows[max(0, head - first) : max(0, tail - first)])
+            number = int(name.removeprefix("pending-").removesuffix(".seg"))
+            first, members = number * SAMPLE, members_of(rest["pending"], number)
+            own = with_members(dtype, len(members))
+            whole = np.memmap(generation / name, own, "r", shape=entry.bytes // own.itemsize)
+            rows = whole[max(0, head - first) : max(0, tail - first)]
+            parts.append(rows if own == dtype else _widened(rows, dtype))
     return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _widened(rows: Any, dtype: np.dtype[Any]) -> Any:
+    """Rows from before members came or went, as they will be written; links aside."""
+    found = np.zeros(len(rows), dtype)
+    for name in set(dtype.names or ()) - {"links"}:
+        found[name] = rows[name]
+    return found
 
 
 def _copied(rows: Any, directory: Path) -> tuple[float, int]:

@@ -151,7 +151,7 @@ def test_quality_since_the_start_is_put_right(tmp_path: Path, target: str) -> No
     run(engine, lambda i: other.get(i, said(i)), {last: fixes})
     assert engine.counts["labels.corrected"] == len(fixes) > 10
     for part in engine.history.learned():
-        rows = engine.pending.carried(part.rows, len(part.rows), part.members)
+        rows = engine.pending.carried(part.rows, part.members)
         made = engine.learning.made(rows)
         judge.quality.update(made[0], part.y, rows["alert"], made[1])
         over = engine.pending.find(np.ascontiguousarray(rows["id"])) < 0

@@ -3,7 +3,8 @@
 :class:`Ensemble` lets its members score and learn here. A compiled kernel gives the interpreter's
 lock back while it runs, so kernels of several members run at once; a model in Python holds it, and
 stays in the caller's thread. Each job touches what is its own, so the order of jobs is of no
-consequence. What nobody waits for yet is put off until the caller's thread would be idle.
+consequence. What nobody waits for yet is put off until the caller's thread would be idle: work in
+Python beside work in Python only takes turns, and loses by it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Crew:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = min(threads or cores(), MOST)
         self._put_off: deque[Callable[[], None]] = deque()
+        self._spare: Callable[[], None] | None = None
 
     def put_off(self, job: Callable[[], None]) -> None:
         """Do this by the next :meth:`finish`, in the caller's thread, in the order put off."""
@@ -58,13 +60,21 @@ class Crew:
         while self._put_off:
             self._put_off.popleft()()
 
-    def do(self, jobs: Sequence[Job[T]]) -> list[T]:
+    def spare(self, job: Callable[[], None]) -> None:
+        """Do this in the caller's thread while others work in a long :meth:`do`, or never.
+
+        In the place of the one before.
+        """
+        self._spare = job
+
+    def do(self, jobs: Sequence[Job[T]], long: bool = False) -> list[T]:
         """What the jobs give, in their order; jobs that hold the lock are done in that order.
 
-        Other threads begin with what takes longest, this one ends with it, and does what was put
-        off while it waits for them. What a job raises is raised here, when all threads have
-        stopped.
+        Other threads begin with what takes longest. This one does meanwhile what was put off, in a
+        ``long`` call what is there for spare time too, then what they have left. What a job raises
+        is raised here, when all threads have stopped.
         """
+        spare = self._spare if long else None
         found: dict[int, T] = {}
         waiting = deque(sorted(_unlocked(jobs), key=lambda i: jobs[i].unlocked_us))
 
@@ -79,17 +89,20 @@ class Crew:
         helpers: list[Future[None]] = []
         try:
             # With nothing to do here but one of them, one fewer.
-            others = len(waiting) - (len(waiting) == len(jobs))
+            others = len(waiting) - (len(waiting) == len(jobs) and spare is None)
             for _ in range(min(self.threads - 1, others)):
                 helpers.append(_others().submit(help_out))
             for i, job in enumerate(jobs):
                 if not job.unlocked_us:
                     found[i] = job.do()
+            if helpers:
+                self.finish()
+                if spare is not None:
+                    self._spare = None
+                    spare()
             while waiting:
                 i = waiting.popleft()
                 found[i] = jobs[i].do()
-            if helpers:
-                self.finish()
         finally:
             waiting.clear()
             for helper in helpers:

@@ -217,11 +217,11 @@ class Ensemble(Group[Model]):
                 jobs[name] = [partial(_in_turn, jobs[name][0], then[name])]
             if weights[taken, j].any():
                 self._taught.add(name)
-        done = self._done(jobs, len(y)).values()
+        done = self._done(jobs, len(y), long=True).values()
         return [error for error in done if isinstance(error, MemberError)]
 
     def _done(
-        self, jobs: Mapping[str, Sequence[Callable[[], T]]], n: int
+        self, jobs: Mapping[str, Sequence[Callable[[], T]]], n: int, long: bool = False
     ) -> dict[str, list[T] | MemberError]:
         """What the jobs of each member's parts over ``n`` rows give, or how one of them failed."""
         each = [(name, partial(_tried, job)) for name, own in jobs.items() for job in own]
@@ -229,7 +229,8 @@ class Ensemble(Group[Model]):
             made = [job() for _, job in each]
         else:
             us = [part.unlocked_us for name in jobs for part in self.members[name].parts()]
-            made = self.crew.do([Job(job, cost) for (_, job), cost in zip(each, us, strict=True)])
+            crewed = [Job(job, cost) for (_, job), cost in zip(each, us, strict=True)]
+            made = self.crew.do(crewed, long)
         found: dict[str, list[T] | MemberError] = {name: [] for name in jobs}
         for (name, _), one in zip(each, made, strict=True):
             before = found[name]

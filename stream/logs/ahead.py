@@ -1,22 +1,61 @@
-"""Reads and decodes what comes next beside the step under way, in one thread.
+"""Reads and decodes what comes next while the step under way waits for its learners.
 
-The service reads its next batch so while there is a backlog, a replay its next step. Kernels let go
-of the interpreter's lock: decoding costs the step little, and the step need not wait for the log.
+The service reads its next batch so while there is a backlog, a replay its next step. Both are work
+in Python: in a thread beside the step's they only took turns with it, a switch at each row read,
+and brought nothing. Where an engine has no time to spare, a thread does it all the same.
 Nothing here decides what a step takes: a batch read ahead is the one that would be read later.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from stream.contract.log import Log, LogError, LogUnavailable, same_records
 from stream.contract.records import Range, Record, Slice
 
 T = TypeVar("T")
 Decode = Callable[[Slice], Slice]
+Host = Callable[[Callable[[], None]], bool]
+"""Gives a job to whoever may find time for it; whether there is anybody, as
+:meth:`stream.step.engine.Engine.spare`."""
+
+
+class _Later(Generic[T]):
+    """What a call gives, made once, by whoever comes first: the host, a thread or :meth:`get`."""
+
+    def __init__(self, make: Callable[[], T], pool: ThreadPoolExecutor, host: Host) -> None:
+        self._make: Callable[[], T] | None = make
+        self._made: list[T] = []
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+        if not host(self.run):
+            pool.submit(self.run)
+
+    def run(self) -> None:
+        """Make it, unless that is done, or it was dropped."""
+        with self._lock:
+            make, self._make = self._make, None
+            if make is not None:
+                try:
+                    self._made.append(make())
+                except Exception as error:  # noqa: BLE001 - raised where it is asked for
+                    self._error = error
+
+    def get(self) -> T:
+        """What it gave, or raised."""
+        self.run()
+        if self._error is not None:
+            raise self._error
+        return self._made[0]
+
+    def drop(self) -> None:
+        """Let nobody make it any more; waits for one who does."""
+        with self._lock:
+            self._make = None
 
 
 class Ahead:
@@ -29,17 +68,17 @@ class Ahead:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._pool = ThreadPoolExecutor(1, "ahead")
-        self._next: Future[list[Slice]] | None = None
+        self._next: _Later[list[Slice]] | None = None
 
-    def poll(self, limit: int, timeout_s: float, decode: Decode) -> list[Slice]:
+    def poll(self, limit: int, timeout_s: float, decode: Decode, host: Host) -> list[Slice]:
         """See :meth:`stream.contract.log.Log.poll`; ``decode`` prepares what is read ahead."""
         if self._next is None:
             slices = self._log.poll(limit, timeout_s)
         else:
             reading, self._next = self._next, None
-            slices = reading.result()
+            slices = reading.get()
         if 2 * sum(len(s.records) for s in slices) >= limit > 1:
-            self._next = self._pool.submit(self._read, limit, decode)
+            self._next = _Later(lambda: self._read(limit, decode), self._pool, host)
         return slices
 
     def _read(self, limit: int, decode: Decode) -> list[Slice]:
@@ -47,28 +86,32 @@ class Ahead:
 
     @property
     def backlog(self) -> bool:
-        """Whether a batch is being read ahead, or has been."""
+        """Whether a batch is to be read ahead, or has been."""
         return self._next is not None
 
     def forget(self) -> None:
         """Drop what was read ahead, before the log is read from elsewhere: seek it afterwards."""
         reading, self._next = self._next, None
         if reading is not None:
-            reading.exception()
+            reading.drop()
 
     def close(self) -> None:
-        """End the thread, after the read under way."""
+        """Read nothing more; after the read under way."""
+        self.forget()
         self._pool.shutdown(cancel_futures=True)
 
 
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while its predecessor is in use."""
+def one_ahead(items: Iterator[T], host: Host) -> Iterator[T]:
+    """The same items, each made while its predecessor is in use: by then in any case."""
     end = object()
     with ThreadPoolExecutor(1, "ahead") as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+        coming = _Later(lambda: next(items, end), pool, host)
+        try:
+            while (item := coming.get()) is not end:
+                coming = _Later(lambda: next(items, end), pool, host)
+                yield item  # type: ignore[misc]
+        finally:
+            coming.drop()
 
 
 def read_together(log: Log, steps: Sequence[Sequence[Range]]) -> Iterator[list[Slice]]:

@@ -460,7 +460,8 @@ class Service:
             limit = 1 if self.isolation.careful else limit
             with self.health.calling("poll"):
                 wait_s = HELD_POLL_S if self._held else IDLE_POLL_S
-                return self._ahead.poll(limit, wait_s, self._engine().codec.ahead)
+                engine = self._engine()
+                return self._ahead.poll(limit, wait_s, engine.codec.ahead, engine.spare)
         except LogUnavailable as error:
             logger.warning("poll_failed", error=str(error))
             self.stopping.wait(0.5)

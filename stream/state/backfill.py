@@ -169,7 +169,8 @@ def follow(past: Backfill, log: Log, until: int, told: Callable[[int], object]) 
     Raises :class:`~stream.contract.log.OutOfRetention` where a step is gone.
     """
     engine = past.engine
-    for record, slices in one_ahead(steps(log, engine.seq, until, lambda: engine.codec, {})):
+    journaled = steps(log, engine.seq, until, lambda: engine.codec, {})
+    for record, slices in one_ahead(journaled, engine.spare):
         if record.seq != engine.seq + 1:
             raise OutOfRetention(
                 f"journal: expected step {engine.seq + 1}, the oldest retained is {record.seq}"

@@ -72,7 +72,7 @@ def recover(
     ids = dict(follower.standing.ids)
     journaled = steps(log, follower.from_seq, until_seq, lambda: follower.engine.codec, ids, accept)
     try:
-        for record, slices in one_ahead(journaled):
+        for record, slices in one_ahead(journaled, lambda job: follower.engine.spare(job)):
             if slices is None:
                 follower.skip(record)
             else:

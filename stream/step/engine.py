@@ -233,6 +233,13 @@ class Engine(ABC):
         self.counts.update(taken)
         return outputs
 
+    def spare(self, job: Callable[[], None]) -> bool:
+        """Do this where the next step would wait for threads beside it; whether there is a place.
+
+        It may never be done. It changes nothing here.
+        """
+        return False
+
     def _handed(self) -> tuple[Handed, bytes]:
         """What other processes of the service are to take, and what the digest covers of it."""
         return {}, b""

@@ -263,6 +263,11 @@ class ScoringEngine(Engine):
         found = self.reasons.weighed(x, links[:, :, 0], link[:, 0], said.scored.alert, told)
         return partial(self.reasons.written, found, len(x))
 
+    def spare(self, job: Callable[[], None]) -> bool:
+        """See :meth:`Engine.spare`: while the members learn."""
+        self.ensemble.crew.spare(job)
+        return True
+
     def _write(self, said: _Said, reasons: Callable[[], Why], out: Made) -> None:
         """Write the score records."""
         made = said.write(reasons())

@@ -224,7 +224,7 @@ class Replica:
         if newest > seq:
             ids, until = dict(follower.standing.ids), min(newest, seq + PASS)
             read = steps(self.log, seq, until, lambda: follower.engine.codec, ids)
-            for record, slices in one_ahead(read):
+            for record, slices in one_ahead(read, lambda job: follower.engine.spare(job)):
                 self._step(follower, record, slices)
                 self.beat()
                 if self.stopping.is_set():

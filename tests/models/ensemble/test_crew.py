@@ -95,6 +95,30 @@ def test_what_is_put_off_is_done_at_the_end_where_nothing_waits() -> None:
     assert [name for name, _ in done][2:] == ["late"]
 
 
+def test_spare_time_is_what_a_long_call_waits() -> None:
+    """In the caller's thread, beside a job in another one, once; never where nothing waits."""
+    done: list[tuple[str, int]] = []
+    crew, alone = Crew(2), Crew(1)
+    jobs = [Job(named(f"{i}", []), 1.0) for i in range(2)]
+    for one in (crew, alone):
+        one.spare(partial(noted, "never: another comes in its place", done))
+        one.spare(partial(noted, "spare", done))
+        one.do(jobs)
+        one.finish()
+    alone.do(jobs, long=True)
+    assert not done
+    beside = threading.Barrier(2, timeout=PATIENT_S)
+
+    def spare() -> None:
+        noted("spare", done)
+        beside.wait()
+
+    crew.spare(spare)
+    crew.do([Job(beside.wait, 1.0)], long=True)
+    crew.do(jobs, long=True)
+    assert done == [("spare", threading.get_ident())]
+
+
 @THREADS
 @pytest.mark.parametrize("failing", [0.0, 1.0, 3.0])
 def test_what_a_job_raises_is_raised_when_all_have_stopped(threads: int, failing: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,19 +17,63 @@ from stream.settings.schema import Config
 from tests.support.factory import START_MS, Feed, config, event, label, records, traffic
 from tests.support.runner import append
 
+Job = Callable[[], None]
 
-def test_items_come_in_order_and_errors_where_they_belong() -> None:
+
+def nowhere(job: Job) -> bool:
+    """Nobody has time: a thread does it."""
+    return False
+
+
+def at_once(job: Job) -> bool:
+    """Somebody has time now."""
+    job()
+    return True
+
+
+def never(job: Job) -> bool:
+    """Somebody might have had time, and had none."""
+    return True
+
+
+HOSTS = pytest.mark.parametrize("host", [nowhere, at_once, never])
+
+
+@HOSTS
+def test_items_come_in_order_and_errors_where_they_belong(host: Callable[[Job], bool]) -> None:
     """What is made ahead arrives as it would one by one, an exception included."""
 
     def items() -> Iterator[int]:
         yield from range(3)
         raise ValueError("the fourth")
 
-    coming = one_ahead(items())
+    coming = one_ahead(items(), host)
     assert [next(coming) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="the fourth"):
         next(coming)
-    assert list(one_ahead(iter(()))) == []
+    assert list(one_ahead(iter(()), host)) == []
+
+
+def test_items_are_made_once_and_not_after_the_end() -> None:
+    """However often a host comes to it; who goes no further gets nothing made."""
+    jobs: list[Job] = []
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(9):
+            made.append(i)
+            yield i
+
+    coming = one_ahead(items(), lambda job: jobs.append(job) is None)
+    assert next(coming) == 0
+    for job in jobs * 2:
+        job()
+    assert made == [0, 1]
+    assert next(coming) == 1
+    coming.close()
+    for job in jobs:
+        job()
+    assert made == [0, 1]
 
 
 def small_steps(c: Config, n: int) -> tuple[Log, list[tuple[Range, ...]]]:
@@ -77,7 +121,10 @@ def test_what_cannot_be_read_together_is_told_of_its_step(tmp_path: Path) -> Non
     log.close()
 
 
-def test_a_backlog_is_read_ahead_once_and_in_order(tmp_path: Path) -> None:
+@HOSTS
+def test_a_backlog_is_read_ahead_once_and_in_order(
+    tmp_path: Path, host: Callable[[Job], bool]
+) -> None:
     """Full batches bring the next one decoded; what was read ahead and dropped is read again."""
     c = config(tmp_path)
     append(c, ("events", [event(i) for i in range(300)]))
@@ -87,12 +134,32 @@ def test_a_backlog_is_read_ahead_once_and_in_order(tmp_path: Path) -> None:
     codec, ahead = Codec(c), Ahead(log)
     taken: list[Slice] = []
     for _ in range(3):
-        taken += ahead.poll(80, 0.0, codec.ahead)
+        taken += ahead.poll(80, 0.0, codec.ahead, host)
     assert [s.ahead is not None for s in taken] == [False, True, True]
     ahead.forget()
     log.seek({("events", 0): 240})
-    taken += ahead.poll(80, 0.0, codec.ahead)
+    taken += ahead.poll(80, 0.0, codec.ahead, host)
     assert [r.offset for s in taken for r in s.records] == list(range(300))
+    ahead.close()
+    log.close()
+
+
+def test_what_was_dropped_is_not_read_behind_the_back(tmp_path: Path) -> None:
+    """A host that comes to it late would take records from whoever reads after the seek."""
+    c = config(tmp_path)
+    append(c, ("events", [event(i) for i in range(200)]))
+    log = open_log(c, lambda: START_MS)
+    log.open()
+    log.seek({})
+    ahead, jobs = Ahead(log), list[Job]()
+    taken = ahead.poll(50, 0.0, Codec(c).ahead, lambda job: jobs.append(job) is None)
+    assert ahead.backlog
+    ahead.forget()
+    log.seek({("events", 0): 50})
+    [late] = jobs
+    late()
+    taken += log.poll(50, 0.0)
+    assert [r.offset for s in taken for r in s.records] == list(range(100))
     ahead.close()
     log.close()
 

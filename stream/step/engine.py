@@ -211,6 +211,8 @@ class Engine(ABC):
                 detail = {"version": was, "up_to_step": seq}
                 self.auditor.record("made_room", "checkpoint", name, detail)
             with self.ensemble.unchanged():
+                for name, cause in self.ledger.arrived().items():
+                    self._keep(name, cause)
                 if self.ledger.due(self.watermark_ms):
                     self._keep_all()
                 held = self.auditor.checkpointed(lambda: self.contents(self.counts + taken))
@@ -428,10 +430,10 @@ class Engine(ABC):
     ) -> str:
         """``put`` another model into the member's place; gives its digest.
 
-        Both are versions from then on; the state of an installed one is an artefact already. What
-        makes room is digested beside the steps to come, as nobody changes it any more; the trail
-        has it with the next checkpoint. ``known``: the other model's digest, which was compared as
-        it was read.
+        Both are versions. What makes room is digested beside the steps to come, as nobody changes
+        it any more; the trail has it with the next checkpoint. ``known``: the other model's digest,
+        which was compared as it was read: its state is an artefact already. Another is a version
+        with the next checkpoint, as it is then.
         """
         replaced = self.ensemble.members[name]
         digest = beside(replaced.digest) if replaced.apart else None
@@ -440,14 +442,14 @@ class Engine(ABC):
         self.checkpoint_wanted = True  # a start need not load the artefact again
         spec = self.ensemble.specs.get(name)
         put()
-        after = self._version(name, cause, self.seq + 1, known)
-        promoted = cause == "promoted"
-        state = partial(_same, self.ensemble.members[name].state()) if promoted else None
-        self.ledger.keep(name, after, state)
         self.ledger.replaced(name)
+        if known is None:
+            self.ledger.arrives(name, cause)
+        else:
+            self.ledger.keep(name, self._version(name, cause, self.seq + 1, known), None)
         made_alike = self.ensemble.specs.get(name) == spec
         self._renewed(name, cause == "installed" and made_alike)
-        return after.digest
+        return known or self.ensemble.digest_of(name)
 
     @abstractmethod
     def _renewed(self, name: str, goes_on: bool) -> None:
@@ -459,22 +461,14 @@ class Engine(ABC):
     def _keep_all(self) -> None:
         """Keep a version of each member that serves."""
         self.ledger.regular(self.watermark_ms, self.drift.raised())
-        self._keep_each("regular")
+        for name in self.ensemble.names:
+            self._keep(name, "regular")
 
-    def _keep_each(self, cause: Cause) -> None:
-        for name, member in self.ensemble.members.items():
-            if name not in self.ensemble.quarantined:
-                self._keep(name, cause, member.state())
-
-    def _keep(self, name: str, cause: Cause, state: State) -> None:
-        """Keep the member as it is, of which ``state`` is a copy.
-
-        A checkpoint digests each member anyway, so that its regular versions need no other digest.
-        """
-        aside = cause != "regular" and self.ensemble.members[name].digests_state()
-        digest = beside(partial(state_digest, state)) if aside else None
-        version = self._version(name, cause, self.seq + 1, "" if digest else None)
-        self.ledger.keep(name, version, partial(_same, state), digest)
+    def _keep(self, name: str, cause: Cause) -> None:
+        """Keep a copy of the member, if it serves, as a version."""
+        if name not in self.ensemble.quarantined:
+            state = self.ensemble.members[name].state()
+            self.ledger.keep(name, self._version(name, cause, self.seq + 1), partial(_same, state))
 
     def _version(self, name: str, cause: Cause, seq: int, known: str | None = None) -> Version:
         """The member as it is now, after step ``seq``; ``known``: its digest; empty: none yet."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from models.base import F64, FeatureBatch, Learner, MillraceError, Model, State, state_digest
+from models.base import F64, FeatureBatch, Learner, MillraceError, Model, State
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.features.stage import FeatureStage
 from monitoring.audit.trail import Trail
@@ -463,19 +463,19 @@ class ScoringEngine(Engine):
         return super().blank(name, digest)
 
     def keep_whole(self, before: ScoringEngine, cause: Cause) -> None:
-        """Another ensemble stands here than in ``before``: that is kept, and what each member is.
+        """Another ensemble stands here than in ``before``, which nobody changes any more.
 
-        All of them as copies, which are digested beside the steps to come. What made room is not
-        kept where a record cannot name it.
+        That is a version where a record can name it, digested beside the steps to come; each member
+        is one with the next checkpoint.
         """
         if (spec := of(before.config)) is not None:
-            state, updates = Whole(before.ensemble).state(), before.ensemble.labelled
+            was, updates = Whole(before.ensemble), before.ensemble.labelled
             quality = before.quality.snapshot().fading(WHOLE)
             at = before.seq, before.watermark_ms, ""
             version = Version(*at, "replaced", updates, quality, spec)
-            digest = beside(partial(state_digest, state))
-            self.ledger.keep(WHOLE, version, partial(dict, state), digest)
-        self._keep_each(cause)
+            self.ledger.keep(WHOLE, version, was.state, beside(was.digest))
+        for name in self.ensemble.names:
+            self.ledger.arrives(name, cause)
         self.ledger.replaced(WHOLE)
 
     def _promoted(self, name: str, number: int) -> str:

@@ -103,6 +103,7 @@ class Ledger:
         self._unsaved: dict[str, Callable[[], State]] = {}
         self._coming: list[_Coming] = []
         self._made_room: list[MadeRoom] = []
+        self._arrived: dict[str, Cause] = {}
         self.guarded: dict[str, str] = {}
         self.worse: set[str] = set()
 
@@ -164,6 +165,15 @@ class Ledger:
         found, self._made_room = self._made_room, []
         return found
 
+    def arrives(self, name: str, cause: Cause) -> None:
+        """The member is in its place, and a version with the next checkpoint, which copies it."""
+        self._arrived[name] = cause
+
+    def arrived(self) -> dict[str, Cause]:
+        """Those since the last call."""
+        found, self._arrived = self._arrived, {}
+        return found
+
     @property
     def unsaved(self) -> dict[str, Callable[[], State]]:
         """Of versions whose states are not artefacts yet, what gives them, by digest.
@@ -195,6 +205,7 @@ class Ledger:
     def replaced(self, name: str) -> None:
         """Another model stands in the member's place: its alarms were about the old one."""
         self._alarmed.pop(name, None)
+        self._arrived.pop(name, None)
 
     def pin(self, digest: str, until_ms: int) -> None:
         """Keep a version at least until events are from ``until_ms``; a past time lets it go."""
@@ -248,8 +259,11 @@ class Ledger:
     def state(self) -> State:
         """See :meth:`models.base.Learner.state`; the versions' own states are artefacts."""
         versions = self.versions()
-        told = {"made_room": [list(one) for one in self._made_room]} if self._made_room else {}
-        return told | {
+        waiting = {
+            "made_room": [list(one) for one in self._made_room],
+            "arrived": dict(self._arrived),
+        }
+        return {key: part for key, part in waiting.items() if part} | {
             "versions": msgspec.to_builtins(versions),
             "pinned": dict(self._pinned),
             "alarmed": dict(self._alarmed),
@@ -269,3 +283,5 @@ class Ledger:
         self._due_ms = int(state["due_ms"])
         self._coming = []
         self._made_room = [MadeRoom(*one) for one in state.get("made_room", ())]
+        arrived = state.get("arrived", {}).items()
+        self._arrived = {name: cause for name, cause in arrived if name in self._versions}

@@ -261,7 +261,9 @@ def test_a_drift_alarm_challenges_by_the_same_rules(tmp_path: Path) -> None:
 def test_a_promotion_can_be_rolled_back_and_made_again(tmp_path: Path) -> None:
     """Both are versions, each of its own definition; a challenge of one that goes ends."""
     engine, feed = build(tmp_path), Feed()
-    run(engine, told(8, (0, CHALLENGE), (7, {"command": "promote", "member": "prior"})))
+    batches = told(8, (0, CHALLENGE), (6, {"command": "promote", "member": "prior"}))
+    batches[7] = msgspec.structs.replace(batches[7], checkpoint=True)
+    run(engine, batches)
     replaced, promoted = engine.ledger.versions()["prior"][-2:]
     assert (replaced.cause, promoted.cause) == ("replaced", "promoted")
     states = {digest: state() for digest, state in engine.ledger.unsaved.items()}

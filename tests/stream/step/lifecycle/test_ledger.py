@@ -106,8 +106,12 @@ def test_a_saved_ledger_is_the_same() -> None:
     made, again = ledger(range(1, 5)), ledger(range(0))
     made.alarmed("m", 3)
     made.pin(version(2).digest, 9)
+    made.keep("m", msgspec.structs.replace(version(5), cause="replaced"), dict)
+    made.arrives("m", "promoted")
     again.restore(made.state())
     assert again.state() == made.state()
+    assert again.arrived() == {"m": "promoted"}
+    assert [one.seq for one in again.made_room()] == [5]
     assert again.named("m", "last_good").seq == 2
 
 

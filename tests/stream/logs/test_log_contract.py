@@ -187,6 +187,38 @@ def test_a_commit_shows_scores_and_journal(make: Make) -> None:
     eventually([journal], lambda: list(log.journal()))
 
 
+def test_a_commit_of_many_records_keeps_all_their_parts_in_order(make: Make) -> None:
+    """Of each partition, with and without key, headers and time, short and long among each other.
+
+    They are handed to the log together: more than one request takes, or one row.
+    """
+    store = make(3)
+    log, clock = store.opened(), now_ms()
+    sent = [
+        NewRecord(
+            b"k%d" % i if i % 3 else None,
+            (b"%d" % i).ljust(70_000 if i % 97 == 50 else 40 + i % 300, b"."),
+            i % 7 % 3,
+            (("n", b"%d" % i),) if i % 5 == 0 else (),
+            clock - i if i % 4 == 0 else None,
+        )
+        for i in range(1_500)
+    ]
+    outputs = step(1, scores=sent)
+    journal = msgspec.structs.replace(outputs.journal, clock_ms=clock)
+    log.commit(Outputs(sent, [], [], journal))
+    topic = store.config.topics.scores
+    eventually(len(sent), lambda: len(log.tail(topic, len(sent))))
+    found = sorted(log.tail(topic, len(sent)), key=lambda r: r.offset)
+    for partition in range(3):
+        told = [r for r in found if r.partition == partition]
+        assert [(r.key, r.value, r.headers, r.timestamp_ms) for r in told] == [
+            (r.key, r.value, r.headers, clock if r.timestamp_ms is None else r.timestamp_ms)
+            for r in sent
+            if r.partition == partition
+        ]
+
+
 def test_the_journal_is_read_from_a_place(make: Make) -> None:
     """``journal(after)`` gives what follows; head and tail are its ends."""
     store = make()

@@ -27,6 +27,7 @@ from stream.settings import schema as settings
 
 codec.install()
 
+_LARGE_BYTES = 64 << 10
 _KNOWN_S = 1.0
 """How long a client is given to learn of a partition; then a new one is made."""
 
@@ -263,14 +264,26 @@ class _Producer:
         self._sent += self._futures(topic, records, at_ms)
 
     def _futures(self, topic: str, records: Iterable[Placed], at_ms: int) -> list[Any]:
-        send = self._raw.send
-        return [
-            send(
-                *(topic, r.value, r.key, list(r.headers) or None, partition),
-                at_ms if r.timestamp_ms is None else r.timestamp_ms,
-            )
-            for partition, r in records
-        ]
+        """What tells of each record when it is there.
+
+        ``send`` looks whether the partition exists and enters it into the transaction: once for
+        each partition, and for records that may be too large. All others are put behind those that
+        it took: its own look at every record is half of what sending one takes.
+        """
+        raw, sent, known = self._raw, list[Any](), dict[int, TopicPartition]()
+        behind = raw._accumulator.append
+        for partition, r in records:
+            at = at_ms if r.timestamp_ms is None else r.timestamp_ms
+            there = known.get(partition)
+            if there is None or len(r.value or b"") > _LARGE_BYTES:
+                sent.append(raw.send(topic, r.value, r.key, list(r.headers) or None, partition, at))
+                known[partition] = TopicPartition(topic, partition)
+                continue
+            future, full, new, _ = behind(there, at, r.key, r.value, list(r.headers))
+            if full or new:
+                raw._sender.wakeup()
+            sent.append(future)
+        return sent
 
     def add_offsets(self, offsets: Mapping[Key, int], group: str, timeout_s: float) -> None:
         self._raw.send_offsets_to_transaction(_offsets(offsets), group)

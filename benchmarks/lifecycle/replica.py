@@ -2,8 +2,10 @@
 
 ``python -m benchmarks.lifecycle.replica [--quick]``. A service with the compiled members drains a
 log of payments and their labels; then a replica begins at the first step and does every step again,
-comparing each, until it is level. In turn, a few rounds, in one process: by the clock, and by
-processor time, all threads together.
+comparing each, until it is level; then an engine does these steps with all records read and decoded
+before: no replica can be faster than that. In turn, a few rounds, in one process: by the clock, and
+by processor time, all threads together. In steps as large as a backlog makes them, and in small
+ones, as of a service that keeps up. Opening, restoring and stopping are left out of all.
 """
 
 from __future__ import annotations
@@ -11,68 +13,113 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.common import arguments, middle, rates, show, spread, target
+from benchmarks.common import arguments, beside, middle, rates, show, target
 from benchmarks.service.drain import drain
 from models.base import MillraceError
+from stream.contract.records import JournalRecord, Slice
 from stream.run.replica.replica import Replica
 from stream.settings.schema import Config
+from stream.state.follow import Follower, steps
 
 PATIENCE_S = 300.0
+SMALL = 64
+"""``limits.batch`` of small steps."""
 
 
-def followed(config: Config, steps: int, events: int, directory: Path) -> dict[str, Any]:
-    """A replica does ``steps`` steps again; raises what ended it before."""
+class _Timed(Replica):
+    """Notes when it may begin with the first step, and when it has proved the last one."""
+
+    def __init__(self, config: Config, directory: Path, last: int) -> None:
+        super().__init__(config, directory)
+        self._last = last
+        self.times: list[tuple[float, float]] = []
+        self.over = threading.Event()
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.times.append((time.perf_counter(), time.process_time()))
+
+    def _step(
+        self, follower: Follower, record: JournalRecord, slices: Sequence[Slice] | None
+    ) -> None:
+        super()._step(follower, record, slices)
+        if record.seq == self._last:
+            self.times.append((time.perf_counter(), time.process_time()))
+            self.over.set()
+
+
+class _Prepared(_Timed):
+    """Reads and decodes all before it begins, and proves nothing but the digests."""
+
+    def _begin(self) -> None:
+        Replica._begin(self)
+        follower = self.recovered
+        if follower is None:
+            raise MillraceError("benchmark: the replica did not begin")
+        taken = list(steps(self.log, 0, self._last, lambda: follower.engine.codec, {}))
+        self.times.append((time.perf_counter(), time.process_time()))
+        for record, slices in taken:
+            follower.apply(record, slices or [])
+        self.times.append((time.perf_counter(), time.process_time()))
+        self.over.set()
+
+
+def followed(
+    kind: type[_Timed], config: Config, last: int, events: int, directory: Path
+) -> dict[str, Any]:
+    """One of the two does the steps up to the last one again; raises what ended it before."""
     # Without the service's checkpoints: it begins at the first step.
     alone = config.model_copy(update={"state_dir": directory / "none"})
-    replica = Replica(alone, directory / "replica")
-    thread = threading.Thread(target=replica.run, name="replica")
-    began, cpu = time.perf_counter(), time.process_time()
+    replica = kind(alone, directory / kind.__name__, last)
+    thread = threading.Thread(target=replica.run, name="replica", daemon=True)
     thread.start()
-    while replica.progress.verified_seq < steps and thread.is_alive():
-        if time.perf_counter() - began > PATIENCE_S:
-            raise MillraceError(f"benchmark: waited {PATIENCE_S:g} s in vain for the replica")
-        time.sleep(0.002)
-    took = time.perf_counter() - began, time.process_time() - cpu
-    progress = replica.progress
+    until = time.monotonic() + PATIENCE_S
+    while not replica.over.wait(0.5):
+        if replica.progress.diverged or not thread.is_alive() or time.monotonic() > until:
+            raise MillraceError(f"benchmark: expected step {last}, got {replica.progress}")
     replica.stop()
     thread.join()
-    if progress.verified_seq != steps or progress.diverged:
-        raise MillraceError(f"benchmark: expected {steps} steps proved, got {progress}")
-    return rates(events, *took) | {"steps_proved": progress.verified_seq}
+    (began, began_cpu), (ended, ended_cpu) = replica.times
+    return rates(events, ended - began, ended_cpu - began_cpu)
 
 
-def measured(events: int, rounds: int) -> dict[str, Any]:
-    """Both, in turn."""
-    live, again = [], []
+def measured(events: int, rounds: int, **changes: Any) -> dict[str, Any]:
+    """All three, in turn."""
+    live, again, alone = [], [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
-            config = traffic.config(directory)
+            config = traffic.config(directory, **changes)
             records = traffic.append(config, traffic.pieces(traffic.simulator(events), 4096))
             live.append(drain(config, records, events))
-            again.append(followed(config, live[-1]["steps"], events, directory))
-    pairs = list(zip(again, live, strict=True))
-    ratios = {
-        key: spread([mine[key] / theirs[key] for mine, theirs in pairs])
-        for key in ("events_per_s", "events_per_cpu_s")
-    }
+            last = live[-1]["steps"]
+            again.append(followed(_Timed, config, last, events, directory))
+            alone.append(followed(_Prepared, config, last, events, directory))
+    per_service = beside(again, live)
     return {
         "service": middle(live),
         "replica": middle(again),
-        "replica_per_service": ratios,
-        "targets": {"speed": target(ratios["events_per_s"]["median"], 2.0, at_least=True)},
+        "steps_alone": middle(alone),
+        "replica_per_service": per_service,
+        "steps_alone_per_service": beside(alone, live),
+        "targets": {"speed": target(per_service["ratio"]["median"], 2.0, at_least=True)},
     }
 
 
 def main() -> None:
     """The command line."""
     given = arguments(__doc__)
-    events, rounds = (8_192, 1) if given.quick else (163_840, 5)
-    show("replica", measured(events, rounds), given.json)
+    events, small, rounds = (8_192, 2_048, 1) if given.quick else (163_840, 32_768, 5)
+    found = {
+        "backlog": measured(events, rounds),
+        "small_steps": measured(small, rounds, limits={"batch": SMALL}),
+    }
+    show("replica", found, given.json)
 
 
 if __name__ == "__main__":

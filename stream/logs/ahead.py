@@ -1,8 +1,8 @@
 """Reads and decodes what comes next while the step under way waits for its learners.
 
 The service reads its next batch so while there is a backlog, a replay its next step. Both are work
-in Python: in a thread beside the step's they only took turns with it, a switch at each row read,
-and brought nothing. Where an engine has no time to spare, a thread does it all the same.
+in Python: in a thread beside the step's they only took turns with it, and brought next to nothing.
+Where an engine has no time to spare, a thread does it all the same.
 Nothing here decides what a step takes: a batch read ahead is the one that would be read later.
 """
 

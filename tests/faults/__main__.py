@@ -27,6 +27,8 @@ from tests.faults import diverge as divergence
 from tests.faults.changes.backfill import PLACES
 from tests.faults.changes.backfill import backfill as gain
 from tests.faults.changes.reconfigure import reconfigure as change
+from tests.faults.changes.replica import HTTP
+from tests.faults.changes.replica import replica as follow
 from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.cluster import late
@@ -174,6 +176,31 @@ def lifecycle(
         def work() -> dict[str, Any]:
             found, told = command(place, table, rounds, seed, show)
             return {"log": log, "rounds": rounds, "seed": seed} | told.as_dict() | found
+
+        found = timed(work)
+    report(found, not found["problems"], as_json)
+
+
+@app.command()
+def replica(
+    log: Log = "embedded",
+    kills: Annotated[int, typer.Option(min=1, help="Faults of either.")] = 50,
+    seed: Seed = 1,
+    task: Annotated[
+        Literal["binary", "classes", "open", "number"], typer.Option(help="What the target is.")
+    ] = "binary",
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Commands of every kind, while service and replica are SIGKILLed and frozen; they agree."""
+    with working(directory) as place, log_table(log) as table, progress(as_json) as show:
+
+        def work() -> dict[str, Any]:
+            shard = Shard(place / "shard", table, **TASKS[task], http=HTTP)
+            verdict, figures = follow(shard, kills, seed, show)
+            shard.renew_log()
+            head = {"log": log, "kills": kills, "seed": seed, "task": task}
+            return head | figures | verdict.as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

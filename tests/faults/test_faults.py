@@ -11,6 +11,7 @@ from stream.state.generations import list_generations
 from stream.state.topics import TopicsChanged
 from tests.faults.changes.backfill import backfill
 from tests.faults.changes.reconfigure import reconfigure
+from tests.faults.changes.replica import HTTP, replica
 from tests.faults.check import check
 from tests.faults.checkpoints import CHECKPOINTS, make, save, small_segments, spoil_all
 from tests.faults.checkpoints import Tally as SpoilTally
@@ -61,6 +62,13 @@ def test_commands_of_every_kind_among_kills_leave_no_trace(tmp_path: Path) -> No
     assert found["hits"] == 3
     assert set(told.sent) <= set(COMMANDS) == set(MAKERS)
     assert told.followed.total() > 0
+
+
+def test_a_replica_agrees_wherever_it_and_its_service_are_killed(tmp_path: Path) -> None:
+    """Three faults of either; at the end both say the same of an event, bit for bit."""
+    verdict, figures = replica(Shard(tmp_path / "shard", http=HTTP), 3, 31, quiet)
+    assert verdict.problems == []
+    assert sum(figures["hits"].values()) == 3
 
 
 def test_a_stream_gains_a_member_between_kills(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One life of the service.
+    """One life of the service, or of what else listens.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ class Worker:
         The TOML file to run.
     environment
         Variables for this process, such as ``MILLRACE_FAILPOINT``.
+    command : str
+        What `millrace` is asked to do.
 
     Attributes
     ----------
@@ -42,7 +44,9 @@ class Worker:
         As of the last look, or of the end.
     """
 
-    def __init__(self, config: Path, *options: str, **environment: str) -> None:
+    def __init__(
+        self, config: Path, *options: str, command: str = "run", **environment: str
+    ) -> None:
         self.lines: list[dict[str, Any]] = []
         self.errors: list[str] = []
         self.restored_s: float | None = None
@@ -50,7 +54,7 @@ class Worker:
         self._news = threading.Condition()
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "stream.cli", "run", str(config), *options],
+            [sys.executable, "-P", "-m", "stream.cli", command, str(config), *options],
             cwd=REPOSITORY,
             env=os.environ
             | {"PYTHONHASHSEED": "0", "PYTHONFAULTHANDLER": "1"}

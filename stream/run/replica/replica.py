@@ -173,6 +173,7 @@ class Replica:
         try:
             if self.recovered is None:
                 self._begin()
+                pause_s = 0.0
             elif self._follow(self.recovered):
                 pause_s = 0.0
         except LogUnavailable as error:

@@ -17,7 +17,8 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import Batch, NewRecord
 from stream.run.front import Front
 from stream.run.replica.replica import OtherCode, Replica
-from stream.run.service import Service
+from stream.run.service import Listener, Service
+from stream.run.threads import NoTurn
 from stream.state import follow
 from stream.state.follow import Diverged
 from stream.state.platform import fingerprint
@@ -226,13 +227,29 @@ def broken(engine: Engine) -> None:
     engine.step = step  # type: ignore[method-assign]
 
 
+class Heard(Listener):
+    """Of which steps one is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def stepped(self, engine: Engine, outputs: Outputs, seconds: float) -> None:
+        """See :class:`Listener`."""
+        self.steps.append(outputs.journal.seq)
+
+    def committed(self, outputs: Outputs, seconds: float) -> None:
+        """See :class:`Listener`."""
+        self.steps.append(outputs.journal.seq)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"), [(spoiled, "gave digest"), (broken, "failed in the replica: ZeroDivision")]
 )
 def test_it_tells_nothing_once_it_differs(
     tmp_path: Path, spoil: Callable[[Engine], None], said: str
 ) -> None:
-    """What was spoiled is found at the next step: 503 with the reason, an error at last."""
+    """What was spoiled is found at the next step, of which nobody is told; 503 with the reason, an
+    error at last."""
     c = config(tmp_path, http={"port": 0, "enabled": True})
     append(c, *feed(100))
 
@@ -248,8 +265,16 @@ def test_it_tells_nothing_once_it_differs(
         equal(replica, service)
         assert told(front, "/v1/models").status_code == 200
         asked(replica, spoil)
+        proved = replica.progress.verified_seq
+        replica.listeners.append(heard := Heard())
         append(c, *feed(50, 100))
         wait_until(lambda: replica.progress.diverged, "the divergence")
+        caught_up(service, 300)
+        assert service.committer.committed_seq > replica.progress.verified_seq == proved
+        assert heard.steps == []
+        assert front.score("e149") is None
+        with pytest.raises(NoTurn):
+            replica.ask(lambda engine: engine.seq, DEADLINE_S)
         for path in ("/readyz", "/v1/models", "/v1/scores/e1", "/v1/live", "/v1/parameters"):
             answer = told(front, path)
             assert answer.status_code == 503, path

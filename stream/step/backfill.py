@@ -132,7 +132,7 @@ def _rows(
         "head": 0,
         "tail": len(kept),
         "newest": int(np.searchsorted(kept, held["newest"], side="right")) - 1,
-        **{key: held[key][kept - old.pending.head] for key in ("truth", "marks")},
+        **dict(zip(("truth", "marks"), old.pending.moving(kept)[1:], strict=True)),
     }
     parts = range(0, len(rows), SEGMENT_ROWS)
     return state, {i // SEGMENT_ROWS: rows[i : i + SEGMENT_ROWS] for i in parts}, kept

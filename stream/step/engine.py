@@ -562,7 +562,8 @@ class Engine(ABC):
         """What a checkpoint of this state holds once it has these ``counts``."""
         rows = [file.sha256() for file in self.pending.files()]
         state = self._beside_members() | {"counts": dict(counts)}
-        return contents_of(digest(self.tree), state, rows, self.auditor.members())
+        members, labels = self.auditor.members(), self.pending.label_digests()
+        return contents_of(digest(self.tree), state, rows, members, labels)
 
 
 def _same(state: State) -> State:

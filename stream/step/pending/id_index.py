@@ -104,9 +104,14 @@ class IdIndex:
         _remove(self._leaf, self._depth, self._facts, ids, rows)
 
     def slots(self) -> U64:
-        """What stands in all slots, in no order: 32 mixed bits of an id above 32 of its row."""
-        whole = np.concatenate(self._tables)
-        return whole[whole != _EMPTY]
+        """What stands in all slots, in order: 32 mixed bits of an id above 32 of its row.
+
+        They stand almost so: 10 million take .1 s of a core, sorting them anew a second.
+        """
+        found = np.empty(int(self._facts[:, 2].sum()), np.uint64)
+        first = np.flatnonzero(np.append(True, self._leaf[1:] != self._leaf[:-1]))
+        _in_order(self._leaf[first], self._facts, found)
+        return found
 
     def _expect(self, rows: int) -> None:
         """Begin with tables for so many rows, where none is held yet."""
@@ -323,6 +328,31 @@ def _move(facts: I64, old: U64, leaf: int, other: int) -> None:
                 place = 0
         _set(to[0], place, slot)
         to[2] += 1
+
+
+@entry("void(i8[::1], i8[:, ::1], u8[::1])")
+def _in_order(leaves: I64, facts: I64, found: U64) -> None:
+    """The slots in use of these tables, one after another, each table's in order."""
+    end = np.int64(0)
+    for leaf in leaves:
+        fact = facts[leaf]
+        table, size, begin = fact[0], fact[1], end
+        # Those that found no room at the table's end stand at its beginning: they are its last.
+        for wrapped in range(2):
+            for place in range(size):
+                slot = _get(table, place)
+                if slot == _EMPTY:
+                    if wrapped:
+                        break
+                    continue
+                if (_home(slot >> np.uint64(32), size, fact[4]) > place) != (wrapped == 1):
+                    continue
+                at = end
+                while at > begin and found[at - 1] > slot:
+                    found[at] = found[at - 1]
+                    at -= 1
+                found[at] = slot
+                end += 1
 
 
 @entry("void(i8[::1], i8, i8[:, ::1], u8[::1], i8[::1])")

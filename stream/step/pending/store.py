@@ -304,7 +304,15 @@ class Pending:
         digest."""
         rows = self.take(np.arange(self.head, self.tail)).view(np.uint8)
         state = {k: v for k, v in self.state().items() if k not in ("room", "older")}
-        return state | {"truth": truths(state["truth"]), "rows": rows}
+        truth, marks = np.empty(0), np.empty(0, np.uint8)
+        if state["truth"]:
+            truth = np.concatenate([truths(part) for part in state["truth"]])
+            marks = np.concatenate(state["marks"])
+        return state | {"truth": truth, "marks": marks, "rows": rows}
+
+    def label_digests(self) -> list[str]:
+        """Of the labels in :meth:`state`, as a checkpoint's record has them."""
+        return self._labels.digests(self.head, self.tail)
 
     def files(self) -> list[SegmentFile]:
         """Every live segment as it stands now; the rows they name never change."""
@@ -358,22 +366,28 @@ class Pending:
     def _take_all(
         self, state: State, segments: Mapping[int, Source], members: Sequence[str]
     ) -> None:
-        truth, marks = state["truth"], state["marks"]
-        found: list[U32] = []
+        whole, found = state["truth"], list[U32]()
+        self.waiting = self.told = 0
         for number in range(self.head // SEGMENT_ROWS, -(-self.tail // SEGMENT_ROWS)):
             if number not in segments:
                 raise StateError(f"pending segment {number}: expected a file, got none")
             first = number * SEGMENT_ROWS
             low, high = max(first, self.head), min(first + SEGMENT_ROWS, self.tail)
             at, given = slice(low - first, high - first), slice(low - self.head, high - self.head)
+            if isinstance(whole, np.ndarray):  # of format 7, or of a backfill
+                truth, marks = whole[given], state["marks"][given]
+            else:
+                nth = number - self.head // SEGMENT_ROWS
+                truth, marks = state["truth"][nth], state["marks"][nth]
             found.append(self._take_over(number, segments[number], high - first, members)[at])
-            self._labels.restore(number, at, truth[given], marks[given])
+            self._labels.restore(number, at, truth, marks)
+            self.waiting += int(waits(truth).sum())
+            self.told += int((truth == 0).sum())
             if len(found) == _TOGETHER or high == self.tail:
                 together = np.concatenate(found)
                 self._index.insert(together, high - len(together), len(self))
                 found.clear()
-        self.waiting = int(waits(truth).sum())
-        self.told = int((truth == 0).sum())
+        self.label_digests()  # before events come: the next checkpoint hashes what has changed
 
     def _take_over(self, number: int, source: Source, used: int, members: Sequence[str]) -> U32:
         """Take a segment's first ``used`` rows over; gives what the index knows of their ids."""

@@ -25,13 +25,20 @@ class Holders:
     def __init__(self) -> None:
         self._index = IdIndex()
         self._count = 0
+        self._slots: U64 | None = None  # since the last change
 
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the table."""
+        return self._index.nbytes
+
     def add(self, ids: U64, holder: int) -> None:
         """The scorer holds these events, uint64 ``(n,)``, from now on; none of them before."""
         self._count += len(ids)
+        self._slots = None
         upper = tags(ids).astype(np.uint64) << np.uint64(32)
         self._index.enter(upper | _rows(ids, holder).astype(np.uint64))
 
@@ -42,6 +49,7 @@ class Holders:
         for at, rows in self._matches(ids):
             held[at] |= rows == wanted[at]
         self._count -= int(held.sum())
+        self._slots = None
         self._index.remove(ids[held], wanted[held])
 
     def find(self, ids: U64, but: int = -1) -> I64:
@@ -68,12 +76,14 @@ class Holders:
 
     def state(self) -> State:
         """Every slot, in an order that does not depend on when they came."""
-        return {"slots": np.sort(self._index.slots())}
+        if self._slots is None:  # a checkpoint asks twice
+            self._slots = self._index.slots()
+        return {"slots": self._slots}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :meth:`models.base.Model.restore`."""
         slots = np.array(state["slots"], np.uint64)
-        self._index, self._count = IdIndex(), len(slots)
+        self._index, self._count, self._slots = IdIndex(), len(slots), None
         self._index.enter(slots)
 
 

@@ -32,6 +32,13 @@ def rows_of(index: IdIndex, wanted: U64, head: int) -> list[list[int]]:
     return found
 
 
+def slots_of(rows: I64, known: U64) -> list[int]:
+    """What stands in the slots of rows."""
+    low = rows.astype(np.uint64) & np.uint64(0xFFFF_FFFF)
+    found: list[int] = (tags_of(known).astype(np.uint64) << np.uint64(32) | low).tolist()
+    return found
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 700), st.integers(0, 500)), min_size=3, max_size=12),
     st.sampled_from([40, 5_000, 100_000]),
@@ -50,6 +57,7 @@ def test_every_row_is_found_and_none_that_left(
         index.remove(ids(old, tags), old)
         head += len(old)
     held = np.arange(head, tail)
+    assert index.slots().tolist() == sorted(slots_of(held, ids(held, tags)))
     by_tag: dict[int, list[int]] = {}
     for row, tag in zip(held, ids(held, tags) >> np.uint64(32), strict=True):
         by_tag.setdefault(int(tag), []).append(int(row))
@@ -88,6 +96,7 @@ def test_what_comes_at_once_is_entered_at_once() -> None:
     assert len(sizes) == 1
     assert sizes.pop() / 300_000 < 20.5
     assert all(len(rows) == 1 for rows in rows_of(index, known, 0))
+    assert index.slots().tolist() == sorted(slots_of(numbers, known))
 
 
 def test_ids_that_share_their_bits_are_found() -> None:

@@ -391,7 +391,15 @@ class Pending:
 
     def _take_over(self, number: int, source: Source, used: int, members: Sequence[str]) -> U32:
         """Take a segment's first ``used`` rows over; gives what the index knows of their ids."""
-        dtype = with_members(self.dtype, len(self._of(number)))
+        names = self._of(number)
+        dtype = with_members(self.dtype, len(names))
+        if isinstance(source, Path | Kept) and used == SEGMENT_ROWS:
+            file = source.path if isinstance(source, Kept) else source
+            if (size := file.stat().st_size) != used * dtype.itemsize:
+                raise StateError(
+                    f"{file}: expected {used * dtype.itemsize} bytes, rows with links of"
+                    f" {len(names)} members, got {size}"
+                )
         if used < SEGMENT_ROWS and members != self._members:
             source = source.proven() if isinstance(source, Kept) else source
             if isinstance(source, Path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import FeatureSchema, state_digest
+from models.base import FeatureSchema, StateError, state_digest
 from stream.step.pending import store as module
 from stream.step.pending.segments import Source
 from stream.step.pending.store import Pending, row_dtype
@@ -156,6 +156,20 @@ def test_going_on_copies_only_what_is_open(tmp_path: Path, directory: bool) -> N
     assert (third.take(np.arange(150))["id"] == rows["id"]).all()
     third.close()
     assert not list(tmp_path.glob("*.seg"))
+
+
+def test_rows_of_another_width_are_refused(tmp_path: Path) -> None:
+    """A state that names other members than those by which a file's rows were written."""
+    one = empty(("a",), tmp_path)
+    rows = np.zeros(150, one.dtype)
+    rows["id"] = np.arange(1, 151)
+    one.hold(rows)
+    other = goes_on_without_closing(one, ("a", "b"), tmp_path)
+    state, files = other.state(), saved(other, tmp_path / "kept")
+    empty(("a", "b"), tmp_path).restore(state, files)
+    state["older"] = [[2, ["a", "b", "c"]]]
+    with pytest.raises(StateError, match=r"0\.seg: expected \d+ bytes, rows with links of 3"):
+        empty(("a", "b"), tmp_path).restore(state, files)
 
 
 def goes_on_without_closing(store: Pending, names: Names, directory: Path | None) -> Pending:

@@ -366,7 +366,8 @@ def test_one_altered_value_of_any_part_is_a_mismatch(shard: Path, part: str) -> 
         ("features", "features/numbers"),
         ("quality", "quality/p"),
         ("drift", "drift/bets_bets"),
-        ("pending", "pending/truth"),
+        ("pending", "pending/truth/0"),
+        ("pending", "pending/marks/0"),
         ("tallies", "tallies/scores/counts"),
     ],
 )

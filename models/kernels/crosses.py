@@ -13,11 +13,14 @@ import numpy as np
 from numba import njit
 
 from models.base import F32, F64, I64, U32, U64
-from models.kernels.binning import Bins, observe
+from models.kernels.binning import U8, Bins, observe, position
 from models.kernels.common import HELPER, RARE
 
 _ODD = np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
+
+LANES = 4
+"""Rows that are scored at a time."""
 
 
 @njit(**HELPER)
@@ -63,6 +66,47 @@ def weights(table: F64, slot: I64, at: int, z: F64, root: F64, weight: F64, hype
     for s in range(len(slot)):
         total += weight[s]
     return total
+
+
+@njit(**HELPER)
+def all_weights(table: F64, z: int, hyper: F64, weight: F64) -> None:
+    """Fill ``weight`` ``(t,)`` from columns ``z`` and ``z + 1``, as :func:`weights` has them."""
+    per_alpha, l1 = 1.0 / hyper[0], hyper[2]
+    flat = hyper[1] * per_alpha + hyper[3]
+    for s in range(len(table)):
+        root = math.sqrt(table[s, z + 1])
+        excess = max(abs(table[s, z]) - l1, 0.0)
+        weight[s] = -math.copysign(excess, table[s, z]) / (flat + root * per_alpha)
+
+
+@njit(**HELPER)
+def keys_of(
+    dense: F32, hashed: U32, i: int, edge: F64, order: U8, salt: U64, key: U64, lane: int
+) -> None:
+    """Fill a lane of ``key`` ``(f, LANES)`` with the random numbers of row ``i``."""
+    d = dense.shape[1]
+    for a in range(d):
+        key[a, lane] = salt[a, order[a, position(a, np.float64(dense[i, a]), edge)]]
+    for a in range(d, len(key)):
+        key[a, lane] = _code_key(salt[a, 0], hashed[i, a - d])
+
+
+@njit(**HELPER)
+def sums(weight: F64, key: U64, shift: int, total: F64) -> None:
+    """Fill ``total`` ``(LANES,)`` with each lane's sum, its weights in the order of :func:`find`.
+
+    A sum waits for the one before it; those of several rows do not wait for one another.
+    """
+    s = np.uint64(shift)
+    for lane in range(LANES):
+        total[lane] = 0.0 + weight[0]
+    for a in range(len(key)):
+        for lane in range(LANES):
+            total[lane] += weight[np.int64(key[a, lane] >> s)]
+    for a in range(1, len(key)):
+        for b in range(a):
+            for lane in range(LANES):
+                total[lane] += weight[np.int64((key[a, lane] + key[b, lane]) >> s)]
 
 
 @njit(**HELPER)

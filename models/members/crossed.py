@@ -9,10 +9,24 @@ the hashes once.
 
 from __future__ import annotations
 
-from models.base import F32, F64, U32, FeatureSchema
+import numba
+import numpy as np
+from numba import float32, float64, uint32, uint64, void
+
+from models.base import F32, F64, U32, U64, FeatureBatch, FeatureSchema
 from models.kernels.binning import locate
 from models.kernels.common import LEARN, SCORE, sigmoid
-from models.kernels.crosses import find, grow_crosses, shift_of, update, weights
+from models.kernels.crosses import (
+    LANES,
+    all_weights,
+    find,
+    grow_crosses,
+    keys_of,
+    shift_of,
+    sums,
+    update,
+    weights,
+)
 from models.kernels.entry import entry
 from models.members.compiled import WeightedSettings, explaining, signature
 from models.members.hashed import CrossedArrays, CrossSettings, HashedModel, make_arrays
@@ -23,7 +37,10 @@ class CrossedParams(CrossSettings, WeightedSettings):
     """Parameters of ``type = "crossed"``."""
 
 
-@entry(signature(make_arrays(1, 1, 1, CrossedParams.model_validate({}), 0)))
+_BUNDLE = make_arrays(1, 1, 1, CrossedParams.model_validate({}), 0)
+
+
+@entry(signature(_BUNDLE))
 def crossed_kernel(
     dense: F32, hashed: U32, y: F64, w: F64, out: F64, mode: int, a: CrossedArrays
 ) -> None:
@@ -44,7 +61,29 @@ def crossed_kernel(
             grow_crosses(dense, i, a.at, bins, a.salt, table, shift)
 
 
-@entry(explaining(make_arrays(1, 1, 1, CrossedParams.model_validate({}), 0)))
+@entry(
+    void(
+        *(float32[:, ::1], uint32[:, ::1], float64[::1], float64[::1], uint64[:, ::1]),
+        numba.typeof(_BUNDLE),
+    )
+)
+def crossed_scores(
+    dense: F32, hashed: U32, out: F64, weight: F64, key: U64, a: CrossedArrays
+) -> None:
+    """What :func:`crossed_kernel` scores, by the weights of all slots and some rows at a time.
+
+    ``weight`` ``(t,)`` and ``key`` ``(f, LANES)`` are scratch, and ``out`` is for whole lanes.
+    """
+    all_weights(a.table, 0, a.hyper, weight)
+    shift, n = shift_of(a.table), len(dense)
+    for first in range(0, n, LANES):
+        for lane in range(LANES):
+            row = min(first + lane, n - 1)
+            keys_of(dense, hashed, row, a.bins.edge, a.bins.order, a.salt, key, lane)
+        sums(weight, key, shift, out[first : first + LANES])
+
+
+@entry(explaining(_BUNDLE))
 def crossed_reasons(
     dense: F32, hashed: U32, exact: bool, a: CrossedArrays, out: F64, told: F64
 ) -> None:
@@ -90,3 +129,13 @@ class CrossedModel(HashedModel):
     ) -> None:
         arrays = make_arrays(len(schema.dense), len(schema.hashed), task.k, params, seed)
         super().__init__(schema, arrays, task, params.class_weights)
+
+    def score(self, x: FeatureBatch) -> F64:
+        """See :meth:`models.base.Model.score`; many rows by another way to the same bits."""
+        n, a = len(x), self._arrays
+        if n * len(a.slot) < 2 * len(a.table):
+            return super().score(x)
+        key = np.empty((len(a.key), LANES), np.uint64)
+        out = np.empty(-(-n // LANES) * LANES)
+        crossed_scores(*self._rows(x), out, np.empty(len(a.table)), key, a)
+        return self._corrected(out[:n].reshape(-1, 1))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, U64, EventColumns
 from models.task import json_text
@@ -29,8 +31,9 @@ from stream.settings.paths import place, pointed
 from stream.settings.schema import SCHEMA_TYPES, Config, FieldSettings
 
 T = TypeVar("T")
-PIECE = 256
-"""Records that are decoded together; one bad one among them makes all be decoded once more."""
+PIECE = 1024
+"""Records that are decoded together, and made columns of while they are in the cache; a bad one
+among them makes its half be decoded once more, and the half of that."""
 ID_BYTES = 256
 """Longest event id, in UTF-8 bytes."""
 FINITE: Any = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
@@ -109,8 +112,25 @@ class Keyed(NamedTuple):
     key: str
 
 
-Rows = tuple[list[Record], list[Any], list[DeadLetter]]
-"""The good records, the row of each, and the bad records, each in input order."""
+class Meant(NamedTuple):
+    """What rows mean beyond their form, ``n`` each: ids as texts, times in UTC ms, -1 where not
+    given, and truths or the names of newcomers."""
+
+    ids: list[str]
+    times_ms: I64
+    values: list[float | str]
+
+    def and_of(self, more: Meant) -> Meant:
+        """With that of further rows."""
+        times_ms = np.concatenate([self.times_ms, more.times_ms])
+        return Meant(self.ids + more.ids, times_ms, self.values + more.values)
+
+
+NOTHING = Meant([], np.empty(0, np.int64), [])
+Columns = tuple[list[str], tuple[NDArray[Any], ...], dict[float, str]]
+"""Ids, arrays ``(n,)``, and the names of newcomers by their provisional truths."""
+Sifted = tuple[Sequence[Record], list[Any], Meant, list[DeadLetter]]
+"""The good records, the row of each, what they mean, and the bad records, each in input order."""
 
 
 class Codec:
@@ -143,7 +163,7 @@ class Codec:
         self._inline = config.label.inline
         self._event_time = pointed(place(config.event.time))
         self._label_time = config.label.time and pointed(place(config.label.time))
-        self._to_ms, self._label_to_ms = time.to_ms, label_time.to_ms
+        self._to_ms, self._label_to_ms = time.all_ms, label_time.all_ms
         fields = [
             (n, attrgetter(f"f{i}"), f) for i, (n, f) in enumerate(config.event.fields.items())
         ]
@@ -193,29 +213,30 @@ class Codec:
 
     def events(self, records: Sequence[Record]) -> tuple[Events, list[DeadLetter]]:
         """Columns of the good events and the bad records, each in input order."""
-        good, rows, bad = self._event_rows(records)
-        columns = EventColumns(
-            event_time_ms=np.array([r.time for r in rows], dtype=np.int64),
-            numbers={n: _numbers([*map(of, rows)], d) for n, of, d in self._numbers},
-            categories={n: _hashes([*map(of, rows)], d) for n, of, d in self._categories},
-            entities={n: _hashes([*map(of, rows)], d) for n, of, d in self._entities},
+        good, parts, bad = self._each_event(records, self._event_columns)
+        ids, known, names = _columns(parts)
+        id_hash, times, label, *columns = known
+        fields = iter(columns)
+        numbers, categories, entities = (
+            {n: next(fields) for n, *_ in kind}
+            for kind in (self._numbers, self._categories, self._entities)
         )
-        ids = [r.id for r in rows]
-        truths = _truths([r.label for r in rows] if self._inline else [math.nan] * len(rows))
-        return Events(good, ids, hash_texts(ids), columns, *truths), bad
+        found = EventColumns(times, numbers, categories, entities)
+        return Events(good, ids, id_hash, found, label, names), bad
+
+    def _event_columns(self, rows: list[Any], meant: Meant) -> Columns:
+        y, names = _truths(meant.values)
+        numbers = [_numbers([*map(of, rows)], d) for _, of, d in self._numbers]
+        categories = [_hashes([*map(of, rows)], d, few=True) for _, of, d in self._categories]
+        entities = [_hashes([*map(of, rows)], d) for _, of, d in self._entities]
+        known = (hash_texts(meant.ids), meant.times_ms, y, *numbers, *categories, *entities)
+        return meant.ids, known, names
 
     def labels(self, records: Sequence[Record]) -> tuple[Labels, list[DeadLetter]]:
         """Columns of the good labels and the bad records, each in input order."""
-        good, rows, bad = self._label_rows(records)
-        y, newcomers = _truths([r[1] for r in rows])
-        return Labels(
-            good,
-            hash_texts([r[0] for r in rows]),
-            y,
-            np.array([r[2] for r in rows], dtype=np.int64),
-            np.array([r[3] for r in rows], dtype=np.bool_),
-            newcomers,
-        ), bad
+        good, parts, bad = self._each_label(records, _label_columns)
+        _, (id_hash, times, y, corrects), names = _columns(parts)
+        return Labels(good, id_hash, y, times, corrects, names), bad
 
     def event_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good events and the bad records: those that :meth:`events` gives.
@@ -223,19 +244,22 @@ class Codec:
         An event is filed under its first entity field, so that what belongs together stays in
         order; under its id where it has none.
         """
-        _, rows, bad = self._event_rows(records)
         _, of, default = self._entities[0] if self._entities else ("", attrgetter("id"), None)
-        keys = map(of, rows)
-        known = (default if key is None else key for key in keys)
-        return [
-            Keyed(r.id, r.id if key is None else str(key))
-            for r, key in zip(rows, known, strict=True)
-        ], bad
+
+        def keyed(rows: list[Any], meant: Meant) -> list[Keyed]:
+            keys = (default if key is None else key for key in map(of, rows))
+            return [
+                Keyed(i, i if key is None else str(key))
+                for i, key in zip(meant.ids, keys, strict=True)
+            ]
+
+        _, parts, bad = self._each_event(records, keyed)
+        return list(chain.from_iterable(parts)), bad
 
     def label_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good labels, their event's id, and the bad records."""
-        _, rows, bad = self._label_rows(records)
-        return [Keyed(r[0], r[0]) for r in rows], bad
+        _, parts, bad = self._each_label(records, lambda _, meant: meant.ids)
+        return [Keyed(i, i) for i in chain.from_iterable(parts)], bad
 
     def command(self, record: Record) -> Command | DeadLetter:
         """The operator's command in a control record; it names only what exists."""
@@ -248,86 +272,95 @@ class Codec:
         except (msgspec.MsgspecError, ValueError) as error:
             return DeadLetter(record, "command", str(error))
 
-    def _event_rows(self, records: Sequence[Record]) -> Rows:
-        return self._each(records, self._unpack_event, self._event, self._events_meant)
+    def _each_event(
+        self, records: Sequence[Record], made: Callable[[list[Any], Meant], T]
+    ) -> tuple[list[Record], list[T], list[DeadLetter]]:
+        return self._each(records, self._unpack_event, self._event, self._events_meant, made)
 
-    def _label_rows(self, records: Sequence[Record]) -> Rows:
-        return self._each(records, self._unpack_label, self._label, self._labels_meant)
+    def _each_label(
+        self, records: Sequence[Record], made: Callable[[list[Any], Meant], T]
+    ) -> tuple[list[Record], list[T], list[DeadLetter]]:
+        return self._each(records, self._unpack_label, self._label, self._labels_meant, made)
 
     def _each(
         self,
         records: Sequence[Record],
         unpack: Unpack | None,
         read: Callable[[Any], Any],
-        meant: Callable[[list[Any]], list[Any]] = list,
-    ) -> Rows:
-        """The good records, the row of each, and the bad records.
+        meant: Callable[[list[Any]], Meant],
+        made: Callable[[list[Any], Meant], T],
+    ) -> tuple[list[Record], list[T], list[DeadLetter]]:
+        """The good records, what is ``made`` of the rows of each piece, and the bad records.
 
-        ``read`` makes it of a record's JSON, or of what ``unpack`` makes of its bytes; ``meant``
-        makes of rows what their values mean. All of a piece at once, one by one took a quarter
-        longer; where a record is bad, one by one all the same, to tell which.
+        ``read`` makes a row of a record's JSON, or of what ``unpack`` makes of its bytes; ``meant``
+        makes of rows what their values mean.
         """
         good: list[Record] = []
-        rows: list[Any] = []
+        parts: list[T] = []
         bad: list[DeadLetter] = []
-        for first in range(0, len(records), PIECE):
+        for first in range(0, len(records), PIECE) or [0]:
             piece = records[first : first + PIECE]
-            try:
-                rows += self._rows(piece, unpack, read, meant)
-                good += piece
-            except (_Refused, msgspec.MsgspecError, ValueError):
-                for record in piece:
-                    try:
-                        rows += self._rows([record], unpack, read, meant)
-                        good.append(record)
-                    except _Refused as refusal:
-                        bad.append(DeadLetter(record, refusal.reason, refusal.error))
-                    except (msgspec.MsgspecError, ValueError) as error:
-                        bad.append(DeadLetter(record, _reason(error), plainly(error)))
-        return good, rows, bad
+            kept, rows, found, letters = self._sifted(piece, unpack, read, meant)
+            parts.append(made(rows, found))
+            good += kept
+            bad += letters
+        return good, parts, bad
 
-    def _rows(
+    def _sifted(
         self,
         records: Sequence[Record],
         unpack: Unpack | None,
         read: Callable[[Any], Any],
-        meant: Callable[[list[Any]], list[Any]],
+        meant: Callable[[list[Any]], Meant],
+    ) -> Sifted:
+        """All at once, one by one took a quarter longer; where one is bad, each half by itself."""
+        try:
+            rows = self._rows(records, unpack, read)
+            return records, rows, meant(rows), []
+        except (_Refused, msgspec.MsgspecError, ValueError) as error:
+            if len(records) == 1:
+                reason = error.reason if isinstance(error, _Refused) else _reason(error)
+                said = error.error if isinstance(error, _Refused) else plainly(error)
+                return [], [], meant([]), [DeadLetter(records[0], reason, said)]
+        half = len(records) // 2
+        one = self._sifted(records[:half], unpack, read, meant)
+        other = self._sifted(records[half:], unpack, read, meant)
+        kept, both = [*one[0], *other[0]], one[2].and_of(other[2])
+        return kept, one[1] + other[1], both, one[3] + other[3]
+
+    def _rows(
+        self, records: Sequence[Record], unpack: Unpack | None, read: Callable[[Any], Any]
     ) -> list[Any]:
         """The rows of records; raises what is wrong with one of them."""
-        payloads = list(map(self._payload, records))
+        payloads = [record.value or b"" for record in records]
+        whole = b"".join(payloads)
+        if len(whole) > self._limit or not all(payloads):  # one of them may be
+            payloads = list(map(self._payload, records))
         if unpack is None:
-            return meant(list(map(read, all_shallow(payloads))))
-        return meant(list(map(read, map(unpack, records, payloads))))
+            return list(map(read, all_shallow(payloads, whole)))
+        return list(map(read, map(unpack, records, payloads)))
 
-    def _events_meant(self, rows: list[Any]) -> list[Any]:
-        """Events' structs: the times in UTC ms, the ids as texts, inline labels as truths."""
+    def _events_meant(self, rows: list[Any]) -> Meant:
+        """Of events, whose labels are truths where inline."""
         try:
-            times = list(map(self._to_ms, [row.time for row in rows]))
+            times_ms = self._to_ms([row.time for row in rows])
         except BadTime as error:
             raise _refused_at(error, self._event_time) from error
         ids = _identifiers([row.id for row in rows])
-        for row, at, identifier in zip(rows, times, ids, strict=True):
-            row.time, row.id = at, identifier
         if self._inline:
-            for row, value in zip(rows, self._values([row.label for row in rows]), strict=True):
-                row.label = value
-        return rows
+            return Meant(ids, times_ms, self._values([row.label for row in rows]))
+        return Meant(ids, times_ms, [math.nan] * len(rows))
 
-    def _labels_meant(self, rows: list[Any]) -> list[tuple[str, float | str, int, bool]]:
-        """Of each label its event, the truth or the newcomer, when it was labelled, whether it
-        corrects an older one.
-
-        In UTC ms, -1 where not given.
-        """
-        at = [-1] * len(rows)
+    def _labels_meant(self, rows: list[Any]) -> Meant:
+        """Of labels: the ids are their events', the times those when they were made."""
+        times_ms = np.full(len(rows), -1)
         if self._label_time is not None:
             try:
-                at = [-1 if r.time is None else self._label_to_ms(r.time) for r in rows]
+                times_ms = _where_given([row.time for row in rows], self._label_to_ms)
             except BadTime as error:
                 raise _refused_at(error, self._label_time) from error
         ids, values = _identifiers([row.id for row in rows]), [row.label for row in rows]
-        corrects = [row.corrects is True for row in rows]
-        return list(zip(ids, self._values(values), at, corrects, strict=True))
+        return Meant(ids, times_ms, self._values(values))
 
     def _payload(self, record: Record) -> bytes:
         if record.value is None or len(record.value) > self._limit:
@@ -345,8 +378,8 @@ class Codec:
 
     def _values(self, values: list[Any]) -> list[float | str]:
         """:meth:`_value` of each."""
-        [kind, *others] = {*map(type, values)}
-        if others or kind not in (bool, int, str):
+        kinds = {*map(type, values)}
+        if len(kinds) > 1 or not kinds <= {bool, int, str}:
             # Equal ones may be written differently: 1 and true, 0.0 and -0.0.
             return list(map(self._value, values))
         meant = {value: self._value(value) for value in {*values}}
@@ -379,10 +412,14 @@ def _refused_at(error: ValueError, where: str) -> _Refused:
     return _Refused("schema", f"{error} - at `{where}`")
 
 
+def _texts(values: list[Any]) -> list[str]:
+    return values if {*map(type, values)} <= {str} else list(map(str, values))
+
+
 def _identifiers(values: list[str | int]) -> list[str]:
     """Ids as texts."""
-    texts = list(map(str, values))
-    sizes = {*map(len, texts)}
+    texts = _texts(values)
+    sizes = {*map(len, texts)} or {1}
     # So few characters fit into the bytes, whatever they are.
     if 1 <= min(sizes) <= max(sizes) <= ID_BYTES // 4:
         return texts
@@ -497,10 +534,44 @@ def _numbers(values: list[float | bool | None], missing: float) -> F64:
     return np.array(values, dtype=np.float64)
 
 
-def _hashes(values: list[str | int | None], default: object) -> U64:
-    found = hash_texts(list(map(str, values)))
+def _hashes(values: list[str | int | None], default: object, few: bool = False) -> U64:
+    """Hashes of the values' texts; ``few``: of many values most are equal to others."""
+    texts = _texts(values)
+    if few and len(distinct := [*{*texts}]) < len(texts) // 2:
+        by_text = dict(zip(distinct, hash_texts(distinct).tolist(), strict=True))
+        found = np.array(list(map(by_text.__getitem__, texts)), np.uint64)
+    else:
+        found = hash_texts(texts)
     if None not in values:
         return found
     missing = 0 if default is None else hash_text(str(default))
     found[[v is None for v in values]] = missing
     return found
+
+
+def _where_given(times: list[Any], to_ms: Callable[[list[Any]], I64]) -> I64:
+    """The times, -1 where there is none."""
+    if None not in times:
+        return to_ms(times)
+    given = [i for i, at in enumerate(times) if at is not None]
+    found = np.full(len(times), -1)
+    found[given] = to_ms([times[i] for i in given])
+    return found
+
+
+def _label_columns(rows: list[Any], meant: Meant) -> Columns:
+    y, names = _truths(meant.values)
+    corrects = [row.corrects for row in rows]
+    corrected = np.zeros(len(rows), np.bool_)
+    if True in corrects:
+        corrected[:] = [said is True for said in corrects]
+    return meant.ids, (hash_texts(meant.ids), meant.times_ms, y, corrected), names
+
+
+def _columns(parts: list[Columns]) -> Columns:
+    """Those of all parts, one at least."""
+    if len(parts) == 1:
+        return parts[0]
+    ids, known, names = zip(*parts, strict=True)
+    arrays = tuple(map(np.concatenate, zip(*known, strict=True)))
+    return [*chain.from_iterable(ids)], arrays, dict(chain.from_iterable(n.items() for n in names))

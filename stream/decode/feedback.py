@@ -19,7 +19,7 @@ import msgspec
 from models.reco.settings import Seen
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Record
-from stream.decode.codec import FINITE, ID_BYTES, Codec, Keyed
+from stream.decode.codec import FINITE, ID_BYTES, NOTHING, Codec, Keyed
 from stream.decode.coerce import BadValue
 from stream.decode.row_fields import RowFields
 from stream.decode.times import BadTime, event_times
@@ -169,7 +169,11 @@ class FeedbackCodec(Codec):
 
     def feedback(self, records: Sequence[Record]) -> tuple[Taken, list[DeadLetter]]:
         """The good records and the bad ones, each in input order."""
-        good, rows, bad = self._each(records, self._unpack_event, self._read_feedback)
+        unpack, read = self._unpack_event, self._read_feedback
+        good, parts, bad = self._each(
+            records, unpack, read, lambda _: NOTHING, lambda rows, _: rows
+        )
+        rows = [row for part in parts for row in part]
         return Taken(good, [what for what, _ in rows], [ms for _, ms in rows]), bad
 
     def _read_feedback(self, payload: bytes) -> tuple[Any, int]:

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from stream.settings.shape import Place
 
@@ -36,15 +37,21 @@ def shallow(value: bytes) -> bytes:
     return value
 
 
-def all_shallow(values: list[bytes]) -> list[bytes]:
-    """The same, as :func:`shallow` of each; each that is an object or array has a bracket.
+def all_shallow(values: list[bytes], whole: bytes) -> list[bytes]:
+    """The same, as :func:`shallow` of each; ``whole`` is all of them one after another.
 
-    Whatever has none must be refused for that.
+    Each that is an object or array has a bracket; whatever has none must be refused for that.
     """
-    whole = b"".join(values)
-    if whole.count(b"[") + whole.count(b"{") < len(values) + DEPTH:
+    if _brackets(whole) < len(values) + DEPTH:
         return values  # the others have one, none has more than are allowed
     return list(map(shallow, values))
+
+
+def _brackets(values: bytes) -> int:
+    """How many of ``[`` and ``{``, which one bit tells apart."""
+    if len(values) < 4096:
+        return values.count(b"[") + values.count(b"{")
+    return int(np.count_nonzero(np.frombuffer(values, np.uint8) | 0x20 == 0x7B))
 
 
 def _depth(value: bytes) -> int:

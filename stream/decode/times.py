@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
+from models.base import F64, I64
 from models.zones import zone
 from stream.settings.schema import Config, TimeFormat
 
@@ -49,12 +51,24 @@ class TimeRule:
         to_ms: Callable[[Any], int],
         schema: dict[str, Any],
         example: object,
+        numbers: Callable[[F64 | I64], F64 | I64] | None = None,
     ) -> None:
         self.kind = kind
         self.to_ms = to_ms
         self.schema = schema
         self.example = example
+        self._numbers = numbers
         self._decoder = msgspec.json.Decoder(kind)
+
+    def all_ms(self, values: list[Any]) -> I64:
+        """:attr:`to_ms` of each, int64 ``(n,)``; at once where all are numbers.
+
+        >>> TIME_RULES["s"].all_ms([0.0015, 0.0025]).tolist()
+        [2, 2]
+        """
+        if self._numbers is not None and {*map(type, values)} in ({float}, {int}):
+            return self._numbers(np.array(values)).astype(np.int64)
+        return np.array(list(map(self.to_ms, values)), np.int64)
 
     def read(self, text: bytes | msgspec.Raw) -> int:
         """UTC milliseconds of a JSON value; raises :class:`BadTime`, also for what is no JSON.
@@ -105,12 +119,17 @@ def plainly(error: Exception) -> str:
 
 
 def _epoch(
-    number: Any, schema: dict[str, Any], digits: str, to_ms: Callable[[Any], int], example: float
+    number: Any,
+    schema: dict[str, Any],
+    digits: str,
+    to_ms: Callable[[Any], int],
+    example: float,
+    numbers: Callable[[Any], Any] | None = None,
 ) -> TimeRule:
     """A count since 1970: a number, or its digits in text as far as fixed lengths reach."""
     kind = number | Annotated[str, msgspec.Meta(pattern=rf"^(?:{digits})\Z")]
     schema = schema | {"type": [schema["type"], "string"], "pattern": f"^(?:{digits})$"}
-    return TimeRule(kind, to_ms, schema, example)
+    return TimeRule(kind, to_ms, schema, example, numbers)
 
 
 def _whole(most: int) -> tuple[Any, dict[str, Any]]:
@@ -127,6 +146,7 @@ TIME_RULES: dict[str, TimeRule] = {
         r"[0-9]{1,11}(?:\.[0-9]{1,9})?",
         _from_s,
         1767225600.25,
+        lambda s: np.rint(s * 1000),
     ),
     "ms": _epoch(
         Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS, multiple_of=1)],
@@ -134,9 +154,22 @@ TIME_RULES: dict[str, TimeRule] = {
         "[0-9]{1,14}",
         int,
         1767225600250,
+        lambda ms: ms,
     ),
-    "us": _epoch(*_whole(LATEST_MS * 1000), "[0-9]{1,17}", _from_us, 1767225600250000),
-    "ns": _epoch(*_whole(2**63 - 1), "[0-9]{1,18}|[1-8][0-9]{18}", _from_ns, 1767225600250000000),
+    "us": _epoch(
+        *_whole(LATEST_MS * 1000),
+        "[0-9]{1,17}",
+        _from_us,
+        1767225600250000,
+        lambda us: (us + 500) // 1000,
+    ),
+    "ns": _epoch(
+        *_whole(2**63 - 1),
+        "[0-9]{1,18}|[1-8][0-9]{18}",
+        _from_ns,
+        1767225600250000000,
+        lambda ns: (ns.astype(np.uint64) + 500_000) // 1_000_000,
+    ),
     "rfc3339": TimeRule(
         Annotated[datetime, msgspec.Meta(tz=True)],
         _from_datetime,

@@ -12,13 +12,15 @@ import numpy as np
 from numba import njit
 
 from models.base import F64, I64, U64
-from models.kernels.common import F32_MAX, HELPER
+from models.kernels.common import F32_MAX, HELPER, prefetch
 from models.kernels.entry import entry
 from models.kernels.windows.entities import (
     ARENA,
     COUNT,
     ENTER,
     LATE,
+    NEXT,
+    PREV,
     SCALARS,
     SLOTS,
     START,
@@ -26,6 +28,7 @@ from models.kernels.windows.entities import (
     Arrays,
     admit,
     find,
+    home,
     lookup_add,
     newest_time,
     place,
@@ -57,6 +60,10 @@ def lookup_length(slots: int) -> int:
     """A power of two, at least twice ``slots``: half empty at worst."""
     return 1 << max(2 * slots - 1, 3).bit_length()
 
+
+INDEX_AHEAD, ENTITY_AHEAD, RING_AHEAD = 24, 12, 6
+"""So many events before its own the memory is asked for an entity's place in the index, for the
+entity, and for what its windows begin and end with: each says where the next lies."""
 
 _ARRAYS = numba.typeof(empty_arrays(1, 1, 1))
 _I64, _U64, _F64 = (numba.types.Array(t, 1, "C") for t in (numba.i8, numba.u8, numba.f8))
@@ -163,6 +170,32 @@ def observe(
     row[3 * n + 1] = min(t - first, reach) / 1000.0 if first <= t else reach / 1000.0
 
 
+@njit(**HELPER)
+def ask_ahead(a: Arrays, i: int, keys: U64) -> None:
+    """Ask the memory for what events after event ``i`` will touch; halves what an event takes."""
+    width, sums, windows = a.ints.shape[1], a.sums.shape[1] * a.sums.shape[2], a.sums.shape[1]
+    if i + INDEX_AHEAD < len(keys):
+        prefetch(a.lookup, home(keys[i + INDEX_AHEAD], len(a.lookup) - 1))
+    if i + ENTITY_AHEAD < len(keys):
+        slot = find(a, keys[i + ENTITY_AHEAD])
+        if slot >= 0:
+            prefetch(a.ints, slot * width)
+            prefetch(a.sums, slot * sums)
+            prefetch(a.sums, slot * sums + sums - 1)
+            prefetch(a.first, slot)
+    if i + RING_AHEAD < len(keys):
+        slot = find(a, keys[i + RING_AHEAD])
+        if slot >= 0:
+            prefetch(a.ints, max(a.ints[slot, PREV], 0) * width)
+            prefetch(a.ints, max(a.ints[slot, NEXT], 0) * width)
+            prefetch(a.times, place(a, slot, a.ints[slot, ENTER]))
+            for k in range(windows + 1):
+                first = a.ints[slot, START + k] if k < windows else a.ints[slot, COUNT] - 1
+                at = place(a, slot, first)
+                prefetch(a.times, at)
+                prefetch(a.values, at)
+
+
 @entry(
     numba.i8(
         *(_ARRAYS, _I64, numba.i8, numba.b1, numba.i8, numba.i8, numba.i8),
@@ -184,6 +217,7 @@ def update(
         # One event takes at most one block, at worst one of the largest size.
         if a.scalars[ARENA] + ring_cap > len(a.times):
             return i
+        ask_ahead(a, i, keys)
         if keys[i] == 0:
             out[i, :] = 0.0
             continue
@@ -213,6 +247,7 @@ def absorb(
     for i in range(begin, len(keys)):
         if a.scalars[ARENA] + ring_cap > len(a.times):
             return i
+        ask_ahead(a, i, keys)
         if keys[i] == 0:
             continue
         t = clip_time(times[i])

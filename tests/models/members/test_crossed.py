@@ -148,3 +148,18 @@ def test_the_state_of_a_larger_table_is_refused() -> None:
     with pytest.raises(StateError, match="table_bits"):
         small.restore(large.state())
     assert small.digest() == before
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.05])
+def test_many_rows_are_scored_in_the_bits_of_each_alone(l1: float) -> None:
+    """Those that go by the weights of all slots at once, whatever number of rows that is."""
+    p = CrossedParams(l1=l1, bins=16, table_bits=8)
+    member = CrossedModel(p, SCHEMA, seed=3)
+    x, y, w = stream(400)
+    member.learn(x, y, w)
+    x.dense[:3] = [[0.0, -0.0], [-3e38, 3e38], [1e-40, -1e-40]]
+    each = b"".join(member.score(x.take(np.array([i]))).tobytes() for i in range(400))
+    many = len(x) * len(member._arrays.slot) // (2 * len(member._arrays.table))
+    assert many > 1
+    for n in (397, 398, 399, 400):
+        assert member.score(x.take(np.arange(n))).tobytes() == each[: 8 * n]

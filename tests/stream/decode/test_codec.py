@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
+import random
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from stream.contract.commands import Freeze
 from stream.contract.hashing import hash_text
 from stream.contract.letters import REASONS, DeadLetter
 from stream.contract.records import Record
-from stream.decode.codec import Codec
+from stream.decode.codec import Codec, Events
 from tests.support.factory import START_MS, config, event
 
 JSON = st.recursive(
@@ -27,6 +30,20 @@ JSON = st.recursive(
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     return Codec(config(tmp_path_factory.mktemp("codec")))
+
+
+def columns(events: Events) -> list[Any]:
+    """All that was decoded, as bytes."""
+    found = events.columns
+    by_name = (found.numbers, found.categories, found.entities)
+    arrays = [events.id_hash, found.event_time_ms, events.label]
+    arrays += [kind[name] for kind in by_name for name in sorted(kind)]
+    return [events.records, events.ids, *(array.tobytes() for array in arrays)]
+
+
+def columns_of(each: list[Events]) -> list[Any]:
+    """The same of events one after another."""
+    return [reduce(operator.add, part) for part in zip(*map(columns, each), strict=True)]
 
 
 def record(value: Any, offset: int = 0) -> Record:
@@ -69,6 +86,15 @@ def test_good_events_survive_among_bad_ones(codec: Codec, data: st.DataObject) -
 
 IDS = st.sampled_from(["a", "b" * 64, "b" * 65, "ü" * 64, "ü" * 128, "ü" * 129, 7, "", None, True])
 TRUTHS = st.sampled_from([0, 1, True, False, 0.0, -0.0, 1.0, "0", "true", "yes", 2, None])
+INLINE = {
+    "time_format": "ms",
+    "fields": {
+        "amount": {"kind": "number", "required": False},
+        "customer": {"kind": "entity", "required": False},
+        "terminal": "entity",
+        "category": {"kind": "category", "default": "none"},
+    },
+}
 DEEP = st.sampled_from([1, 63, 64, 65, 100]).map(lambda n: b"[" * n + b"]" * n)
 JUNK = st.sampled_from([None, b"", b"{}", b"[]", b" " * 200, b'{"id":"a","fraud":1}' * 2])
 
@@ -94,6 +120,34 @@ def test_together_means_one_by_one(codec: Codec, number: Codec, data: st.DataObj
         assert labels.id_hash.tolist() == [h for found, _ in alone for h in found.id_hash.tolist()]
         assert labels.y.tobytes() == b"".join(found.y.tobytes() for found, _ in alone)
         assert bad == [letter for _, letters in alone for letter in letters]
+
+
+def test_pieces_mean_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events too, wherever pieces are cut and whatever stands in them."""
+    label = {"inline": True, "field": "fraud"}
+    codec, rng = Codec(config(tmp_path, event=INLINE, label=label)), random.Random(3)
+    odd = [
+        *(("customer", None), ("customer", 7), ("category", None), ("category", "ü"), ("id", 3)),
+        *(("amount", None), ("amount", 1), ("amount", "1"), ("id", ""), ("time", -1)),
+        *(("time", 1.0), ("fraud", None), ("fraud", 1), ("fraud", "0"), ("fraud", 2)),
+    ]
+    made = [event(i, fraud=i % 3 == 0) for i in range(300)]
+    for i in rng.sample(range(300), 60):
+        made[i] |= [rng.choice(odd)]
+    records = [record(value, i) for i, value in enumerate(made)]
+    for i in rng.sample(range(300), 6):
+        records[i] = record(rng.choice([None, b"", b"{}", b'{"a":' + b"[" * 99]), i)
+    records += [record(event(i, fraud=False), i) for i in range(300, 340)]
+    alone = [codec.events([r]) for r in records]
+    for size in (7, 64, 1024):
+        monkeypatch.setattr("stream.decode.codec.PIECE", size)
+        events, bad = codec.events(records)
+        assert bad == [letter for _, letters in alone for letter in letters]
+        assert 12 < len(bad) < 66
+        assert columns(events) == columns_of([found for found, _ in alone])
+        assert codec.event_keys(records)[0] == [
+            keyed for r in records for keyed in codec.event_keys([r])[0]
+        ]
 
 
 @pytest.mark.parametrize(

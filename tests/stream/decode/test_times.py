@@ -72,6 +72,23 @@ def test_digits_in_text_are_the_number(ms: int) -> None:
     assert TIME_RULES["s"].read(b'"%d.%03d"' % divmod(ms, 1000)) == ms
 
 
+@given(
+    counts=st.lists(st.integers(0, 2**63 - 1) | st.sampled_from([0, 2**63 - 1]), max_size=8),
+    unit=st.sampled_from(["s", "ms", "us", "ns"]),
+)
+def test_numbers_at_once_are_each_alone(counts: list[int], unit: str) -> None:
+    """Halves of a millisecond and the ends of the years among them."""
+    rule = TIME_RULES[unit]
+    most = {"s": LATEST_MS, "ms": LATEST_MS, "us": LATEST_MS * 1000, "ns": 2**63 - 1}[unit]
+    values = [n % (most + 1) for n in counts]
+    if unit in NUMBERS:
+        values = [n / 1000 if unit == "s" else float(n) for n in values]  # type: ignore[misc]
+    if unit == "s":
+        values += [0.0005, 0.0015, 0.0025]  # type: ignore[list-item]
+    for some in (values, [*values, "7"]):
+        assert rule.all_ms(some).tolist() == [rule.to_ms(value) for value in some]
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize(
     "text", ["-1", "+1", " 1", "1_0", "1e3", "1.", "0x1", "١", "9" * 20, "1\n"]

@@ -466,9 +466,10 @@ class Engine(ABC):
 
     def _keep(self, name: str, cause: Cause) -> None:
         """Keep a copy of the member, if it serves, as a version."""
-        if name not in self.ensemble.quarantined:
+        version = self._version(name, cause, self.seq + 1)
+        if name not in self.ensemble.quarantined and not self.ledger.newest(name, version.digest):
             state = self.ensemble.members[name].state()
-            self.ledger.keep(name, self._version(name, cause, self.seq + 1), partial(_same, state))
+            self.ledger.keep(name, version, partial(_same, state))
 
     def _version(self, name: str, cause: Cause, seq: int, known: str | None = None) -> Version:
         """The member as it is now, after step ``seq``; ``known``: its digest; empty: none yet."""

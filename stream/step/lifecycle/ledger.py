@@ -247,6 +247,10 @@ class Ledger:
         """By which definition a version was made; ``running`` for one from elsewhere."""
         return next((v.spec for v in self.versions().get(name, ()) if v.digest == digest), running)
 
+    def newest(self, name: str, digest: str) -> bool:
+        """Whether the member's newest version has this digest."""
+        return any(v.digest == digest for v in self.versions().get(name, [])[-1:])
+
     def digests(self) -> set[str]:
         """Of every version that is kept."""
         return {v.digest for kept in self.versions().values() for v in kept}

@@ -74,6 +74,19 @@ def test_a_member_is_trained_and_installed_beside_the_service(
     assert replayed["digest"] == replayed["journal_digest"]
 
 
+def test_what_trains_takes_what_others_leave() -> None:
+    """Nice among all, and in a session of its own: where these share alike, it is nice there."""
+    told = (
+        "import os, pathlib, stream.run.refit.train as train\n"
+        "train.step_back(os.getppid())\n"
+        "print(os.getpriority(os.PRIO_PROCESS, 0), os.getsid(0) == os.getpid())\n"
+        "file = pathlib.Path('/proc/self/autogroup')\n"
+        "print(file.read_text().split()[-1] if file.exists() else 15)"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["15", "True", "15"]
+
+
 def test_a_training_that_dies_is_begun_again_and_one_that_is_refused_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

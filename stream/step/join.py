@@ -175,9 +175,7 @@ class Join:
         rows = self.pending.find(ids)
         leaving = self.pending.overflow(len(ids))
         if not ((rows >= 0) & (rows < self.pending.head + leaving)).any():
-            first = np.zeros(len(ids), dtype=np.bool_)
-            first[np.unique(ids, return_index=True)[1]] = True
-            return ~first | (rows >= 0)
+            return ~_firsts(ids) | (rows >= 0)
         # Some row will have made room for others when an event with its id comes: one by one.
         repeated = np.zeros(len(ids), dtype=np.bool_)
         taken: set[int] = set()
@@ -249,9 +247,7 @@ class Join:
         labels = self.placed(labels)
         rows = self.pending.find(labels.id_hash)
         known = rows >= 0
-        fresh = np.zeros(len(rows), dtype=np.bool_)
-        fresh[np.unique(labels.id_hash, return_index=True)[1]] = True
-        fresh &= known
+        fresh = _firsts(labels.id_hash) & known
         fresh[fresh] = np.isnan(self.pending.truth(rows[fresh]))
         first = {} if fresh.all() else dict(zip(rows[fresh], labels.y[fresh], strict=True))
         for i in np.flatnonzero(~fresh).tolist():
@@ -358,3 +354,13 @@ class Join:
         """The dead letters since the last call, in order."""
         letters, self.letters = self.letters, []
         return letters
+
+
+def _firsts(ids: U64) -> BOOL:
+    """Which of these are the first of their kind."""
+    order = np.sort(ids)
+    if not (order[1:] == order[:-1]).any():  # found out in a seventh of the time of where they are
+        return np.ones(len(ids), dtype=np.bool_)
+    first = np.zeros(len(ids), dtype=np.bool_)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return first

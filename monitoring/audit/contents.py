@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from models.base import U8, State, state_digest
@@ -17,6 +18,8 @@ from models.base import U8, State, state_digest
 _CLOCK = ("clock_ms", "watermark_ms", "threshold")
 _ELSEWHERE = ("seq", "digest", "ensemble", "trail")
 """The journal's, the members' own roots, and the place of the record itself."""
+_BESIDE = ("challengers", "guard")
+"""What keeps links beside waiting rows."""
 LABELS = 4_096
 """Labels of so many waiting rows have a digest of their own: few of them change between two
 checkpoints, and hashing those of 100 million rows takes half a second."""
@@ -70,7 +73,34 @@ def parts_of(
     }
     apart = (*_CLOCK, *_ELSEWHERE, *parts)
     parts |= {name: part for name, part in state.items() if name not in apart}
+    parts |= {name: _by_piece(parts[name]) for name in _BESIDE if name in parts}
     return {name: state_digest(part) for name, part in parts.items()}
+
+
+class Piece(np.ndarray):
+    """An array that never changes: a live engine's is hashed once."""
+
+    sha256 = ""
+
+
+def _by_piece(part: Any) -> Any:
+    """A part of the state with digests in place of links that wait by pieces.
+
+    There may be one link for each waiting row, for each model that is compared.
+    """
+    if not isinstance(part, dict):
+        return part
+    found = {key: _by_piece(value) for key, value in part.items()}
+    if isinstance(links := part.get("links"), list):  # else of checkpoints of format 7
+        found["links"] = [_of_piece(piece) for piece in links]
+    return found
+
+
+def _of_piece(piece: NDArray[Any]) -> str:
+    if not isinstance(piece, Piece):
+        return state_digest(piece)
+    piece.sha256 = piece.sha256 or state_digest(piece)
+    return piece.sha256
 
 
 def labels_of(pending: State) -> list[str]:

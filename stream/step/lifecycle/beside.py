@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, State
 from models.task import Task
+from monitoring.audit.contents import Piece
 from monitoring.drift.evidence import Blocks
+from stream.step.pending.labels import by_segment
+
+ROWS = 65_536
+"""Rows of a piece: a step that finds one full, or a state, copies none of the others."""
 
 
 class Held:
@@ -26,45 +31,70 @@ class Held:
     """
 
     def __init__(self, k: int) -> None:
-        self.first = 0
-        self._room = np.zeros((0, k))
-        self._from = self._to = 0
+        self.first = self._end = 0
+        self._k = k
+        self._pieces: dict[int, F64] = {}  # ``(ROWS, k)``, by the number of the first row / ROWS
 
-    @property
-    def links(self) -> F64:
-        """As made, of each row from ``first`` on; a view."""
-        return self._room[self._from : self._to]
+    def __len__(self) -> int:
+        return self._end - self.first
 
     def hold(self, links: F64, first: int, head: int) -> None:
         """Keep the links of rows from number ``first`` on; those before ``head`` were judged."""
-        if not len(self.links):
-            self.first = first
-        over = max(0, min(head - self.first, len(self.links)))
-        self._from, self.first = self._from + over, self.first + over
-        if self._to + len(links) > len(self._room):
-            # Doubled: millions may wait, which no step should copy.
-            held = self.links
-            self._room = np.zeros((2 * (len(held) + len(links)), links.shape[1]))
-            self._room[: len(held)] = held
-            self._from, self._to = 0, len(held)
-        self._room[self._to : self._to + len(links)] = links
-        self._to += len(links)
+        if not len(self):
+            self.first = self._end = first
+        self.first = min(max(self.first, head), self._end)
+        for number in [n for n in self._pieces if (n + 1) * ROWS <= self.first]:
+            del self._pieces[number]
+        self._append(links)
+
+    def _append(self, links: F64) -> None:
+        done = 0
+        while done < len(links):
+            number, at = divmod(self._end, ROWS)
+            if number not in self._pieces:
+                self._pieces[number] = np.empty((ROWS, self._k))
+            part = links[done : done + ROWS - at]
+            self._pieces[number][at : at + len(part)] = part
+            self._end += len(part)
+            done += len(part)
+            if self._end % ROWS == 0:
+                self._pieces[number] = self._pieces[number].view(Piece)
 
     def holds(self, numbers: I64) -> BOOL:
         """Of which of these rows links wait here."""
-        at = numbers - self.first
-        held: BOOL = (at >= 0) & (at < len(self.links))
+        held: BOOL = (numbers >= self.first) & (numbers < self._end)
         return held
 
+    def of(self, numbers: I64) -> F64:
+        """The links of rows that :meth:`holds`."""
+        found = np.empty((len(numbers), self._k))
+        for piece, where in by_segment(numbers, ROWS):
+            found[where] = self._pieces[piece][numbers[where] % ROWS]
+        return found
+
     def state(self) -> State:
-        """See :meth:`models.base.Model.state`."""
-        return {"first": self.first, "links": self.links.copy()}
+        """See :meth:`models.base.Model.state`; the links by pieces, which never change."""
+        pieces = range(self.first // ROWS, -(-self._end // ROWS))
+        ends = [(max(self.first - n * ROWS, 0), min(self._end - n * ROWS, ROWS)) for n in pieces]
+        links = [
+            self._pieces[n] if high - low == ROWS else np.asarray(self._pieces[n])[low:high]
+            for n, (low, high) in zip(pieces, ends, strict=True)
+        ]
+        return {"first": self.first, "links": links if len(self) else []}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""
-        self.first = int(state["first"])
-        self._room = state["links"].copy()
-        self._from, self._to = 0, len(self._room)
+        self.first = self._end = int(state["first"])
+        self._pieces = {}
+        links = state["links"]
+        for part in [links] if isinstance(links, np.ndarray) else links:  # one: of format 7
+            if len(part) == ROWS and self._end % ROWS == 0:
+                self._pieces[self._end // ROWS] = (
+                    part if isinstance(part, Piece) else part.view(Piece)
+                )
+                self._end += ROWS
+            else:
+                self._append(part)
 
 
 class Beside(Held):
@@ -108,7 +138,7 @@ class Beside(Held):
 
         ``over`` is asked at the end of each block whether that was the last one.
         """
-        theirs = self.links[numbers - self.first]
+        theirs = self.of(numbers)
         # nan: one was not there; -inf is said of a class that nobody named yet.
         there = ~np.isnan(ours).any(axis=1) & ~np.isnan(theirs).any(axis=1)
         ours, theirs, truth = ours[there], theirs[there], y[there]

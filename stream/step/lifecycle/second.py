@@ -63,7 +63,7 @@ class Second:
         """
         links = np.full((len(y), *self._shape), np.nan)
         there = self.held.holds(numbers)
-        links[there] = self.held.links[numbers[there] - self.held.first].reshape(-1, *self._shape)
+        links[there] = self.held.of(numbers[there]).reshape(-1, *self._shape)
         for error in self.ensemble.learn(x, links, y, w):
             raise error
 

@@ -98,6 +98,9 @@ def difference(config: Config) -> Difference:
     old = build_engine(running, None)
     old.counts["learned"] = 1
     changes = compare(old, build_engine(config, None))
+    if not changes.same_columns:
+        gone = "events that wait for their labels, and learned rows (the columns changed)"
+        changes = changes._replace(lost=[*changes.lost, gone])
     return Difference(base, [], changes, same=journaled(running) == journaled(config))
 
 

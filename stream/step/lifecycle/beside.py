@@ -74,13 +74,13 @@ class Held:
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`; the links by pieces, which never change."""
-        pieces = range(self.first // ROWS, -(-self._end // ROWS))
+        pieces = range(self.first // ROWS, -(-self._end // ROWS)) if len(self) else range(0)
         ends = [(max(self.first - n * ROWS, 0), min(self._end - n * ROWS, ROWS)) for n in pieces]
         links = [
             self._pieces[n] if high - low == ROWS else np.asarray(self._pieces[n])[low:high]
             for n, (low, high) in zip(pieces, ends, strict=True)
         ]
-        return {"first": self.first, "links": links if len(self) else []}
+        return {"first": self.first, "links": links}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Model.restore`."""

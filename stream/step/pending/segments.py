@@ -197,18 +197,21 @@ class Segment:
         return self.rows[:used]
 
     def shared(self) -> Segment:
-        """The segment for one more holder, who drops it too; one of them writes."""
-        with self.lock:
-            self._holders += 1
+        """The segment for one more holder, who drops it too; one of them writes.
+
+        In the thread that drops: it does not wait for a checkpoint that is being written.
+        """
+        self._holders += 1
         return self
 
     def drop(self) -> None:
         """Remove the working file with its last holder; links in checkpoints keep the rows."""
+        self._holders -= 1
+        if self.path is None or self._holders:
+            return
         with self.lock:
-            self._holders -= 1
-            if self.path is not None and not self._holders:
-                self.path.unlink(missing_ok=True)
-                self._ids_path(self.path).unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+            self._ids_path(self.path).unlink(missing_ok=True)
 
 
 class SegmentFile:

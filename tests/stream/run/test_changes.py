@@ -310,6 +310,9 @@ def test_the_command_line_shows_the_difference(
     assert (code, "nothing was appended" in shown, sent) == (0, True, [])
     code, shown = told(raw | {"state_dir": str(tmp_path / "elsewhere")})
     assert (code, "needs a restart: state_dir" in shown, sent) == (2, True, [])
+    columns = raw | {"features": raw["features"][:-1]}
+    code, shown = told(columns, "--dry-run")
+    assert (code, "its state is lost: events that wait" in shown, sent) == (0, True, [])
     fewer = raw | {"members": raw["members"][:1]}
     code, shown = told(fewer)
     assert (code, "its state is lost: member prior" in shown, sent) == (2, True, [])

@@ -90,6 +90,17 @@ def test_full_pieces_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(held.state()) != first
 
 
+def test_where_none_waits_none_is_kept() -> None:
+    """As where the columns changed: it begins with the next row."""
+    held = Held(1)
+    held.restore({"first": 5, "links": []})
+    assert held.state() == {"first": 5, "links": []}
+    held.hold(np.ones((3, 1)), 40, 30)
+    assert held.holds(np.array([5, 39, 40, 42, 43])).tolist() == [False, False, True, True, False]
+    held.hold(np.ones((1, 1)), 43, 43)
+    assert held.of(np.array([43])).tolist() == [[1.0]]
+
+
 def test_links_of_format_7_are_read() -> None:
     """One array of all, from the first row on."""
     held = Held(1)

@@ -1,10 +1,13 @@
 """What a change stops the loop for while payments come: another configuration, a version put back.
 
-``python -m benchmarks.lifecycle.changes [--rate N] [--quick]``. A process of its own appends so
-many payments a second, and the label of each, to the embedded log; the service learns them by its
-compiled members. Then a member is added, a threshold set, the member removed, and the forest put
-back to a version from the beginning. Of each step that took such a command: how long it was, what
-the loop's processor time was, and how long it was from the end of the last step before to its own.
+``python -m benchmarks.lifecycle.changes [--rate N] [--python] [--quick]``. A process of its own
+appends so many payments a second, and the label of each, to the embedded log; the service learns
+them by its compiled members. Then a member is added, a threshold set, the member removed, and the
+forest put back to a version from the beginning. Of each step that took such a command: how long it
+was, what the loop's processor time was, and how long it was from the end of the last step before to
+its own.
+``--python``: at a pace that they can keep, a River forest and a torch network are there, too, and
+another of each is added in place of the compiled member.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +37,12 @@ from stream.tools.operate import apply_configuration, difference, send_command
 
 RATE = 20_000
 TICK_S = 0.02
-ADDED = {"name": "boosting", "type": "boosting"}
+ADDED = {"boosting": {"type": "boosting"}}
+PYTHON_RATE = 200
+PYTHON: dict[str, dict[str, Any]] = {
+    "river forest": {"type": "river", "model": "river.forest.ARFClassifier"},
+    "torch network": {"type": "torch", "hidden": [8]},
+}
 PATIENCE_S = 120.0
 
 
@@ -83,9 +92,11 @@ def _append(directory: Path, rate: int, seconds: float, ready: Any, stop: Any) -
 
 
 @contextmanager
-def loaded(directory: Path, rate: int, seconds: float) -> Iterator[tuple[Service, Watched]]:
+def loaded(
+    directory: Path, members: list[dict[str, Any]], rate: int, seconds: float
+) -> Iterator[tuple[Service, Watched]]:
     """A running service, and the process that feeds it."""
-    config = traffic.config(directory)
+    config = traffic.config(directory, members=members)
     log = open_log(config, wall_clock_ms)
     log.create_topics()
     log.close()
@@ -122,27 +133,32 @@ def _apply(directory: Path, **others: Any) -> None:
     apply_configuration(config, found.base, True, {}, PATIENCE_S)
 
 
-def measured(rate: int, warm_s: float, pause_s: float) -> dict[str, Any]:
+def measured(rate: int, warm_s: float, pause_s: float, python: bool = False) -> dict[str, Any]:
     """The steps of each change, and all others."""
+    there: list[dict[str, Any]] = [*traffic.COMPILED]
+    if python:
+        there += [{"name": f"old {kind}".replace(" ", "_"), **one} for kind, one in PYTHON.items()]
     with (
         tempfile.TemporaryDirectory() as name,
-        loaded(Path(name), rate, 600.0 if warm_s > 5 else 60.0) as (service, watched),
+        loaded(Path(name), there, rate, 600.0 if warm_s > 5 else 60.0) as (service, watched),
     ):
         directory = Path(name)
         config = service.config
         _until("the first step", lambda: service.engine is not None and watched.steps)
         send_command(config, "checkpoint", {})
         time.sleep(warm_s)
-        members = [*traffic.COMPILED, ADDED]
+        adding, members = {}, there
+        for kind, one in (PYTHON if python else ADDED).items():
+            members = [*members, {"name": kind.replace(" ", "_"), **one}]
+            adding[f"{kind} added"] = partial(_apply, directory, members=members)
         threshold = {"combine": "stack", "threshold": 0.4}
         kept = service.ask(lambda e: e.ledger.versions()["forest"][0].digest, PATIENCE_S)
         begin = len(watched.steps)
         scored, began = _scored(service), time.perf_counter()
-        changes = {
-            "member added": lambda: _apply(directory, members=members),
-            "threshold set": lambda: _apply(directory, members=members, ensemble=threshold),
-            "member removed": lambda: _apply(directory, ensemble=threshold),
-            "forest put back": lambda: _put_back(config, kept, watched),
+        changes = adding | {
+            "threshold set": partial(_apply, directory, members=members, ensemble=threshold),
+            "members removed": partial(_apply, directory, members=there, ensemble=threshold),
+            "forest put back": partial(_put_back, config, kept, watched),
         }
         found = {}
         for what, change in changes.items():
@@ -188,11 +204,13 @@ def main() -> None:
     """The command line."""
 
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--rate", type=int, default=RATE, help="payments a second")
+        parser.add_argument("--rate", type=int, default=0, help="payments a second")
+        parser.add_argument("--python", action="store_true", help="members of River and torch")
 
     given = arguments(__doc__, more)
-    rate = min(given.rate, 2_000) if given.quick else given.rate
-    found = measured(rate, *((2.0, 0.5) if given.quick else (15.0, 3.0)))
+    rate = given.rate or (PYTHON_RATE if given.python else RATE)
+    rate = min(rate, 2_000) if given.quick else rate
+    found = measured(rate, *((2.0, 0.5) if given.quick else (15.0, 3.0)), given.python)
     show("changes under load", {"payments_per_s": rate} | found, given.json)
 
 

@@ -1,8 +1,9 @@
 """Reads and decodes what comes next while the step under way waits for its learners.
 
-The service reads its next batch so while there is a backlog, a replay its next step. Both are work
-in Python: in a thread beside the step's they only took turns with it, and brought next to nothing.
-Where an engine has no time to spare, a thread does it all the same.
+The service decodes its next batch so while there is a backlog, a replay reads and decodes its next
+step. That is work in Python: in a thread beside the step's it only took turns with it, and brought
+next to nothing. Where an engine has no time to spare, a thread does it all the same; and one asks
+a broker for a batch, for that is waiting.
 Nothing here decides what a step takes: a batch read ahead is the one that would be read later.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -68,6 +69,7 @@ class Ahead:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._pool = ThreadPoolExecutor(1, "ahead")
+        self._reading: Future[list[Slice]] | None = None
         self._next: _Later[list[Slice]] | None = None
 
     def poll(self, limit: int, timeout_s: float, decode: Decode, host: Host) -> list[Slice]:
@@ -75,14 +77,20 @@ class Ahead:
         if self._next is None:
             slices = self._log.poll(limit, timeout_s)
         else:
-            reading, self._next = self._next, None
-            slices = reading.get()
+            coming, self._next = self._next, None
+            slices = coming.get()
         if 2 * sum(len(s.records) for s in slices) >= limit > 1:
-            self._next = _Later(lambda: self._read(limit, decode), self._pool, host)
+            self._next = self._begun(limit, decode, host)
         return slices
 
-    def _read(self, limit: int, decode: Decode) -> list[Slice]:
-        return [decode(piece) for piece in self._log.poll(limit, 0.0)]
+    def _begun(self, limit: int, decode: Decode, host: Host) -> _Later[list[Slice]]:
+        """What comes next: a thread waits for the log, the host decodes what is there by then."""
+        reading = self._reading = self._pool.submit(self._log.poll, limit, 0.0)
+
+        def there(job: Callable[[], None]) -> bool:
+            return host(lambda: job() if reading.done() else None)
+
+        return _Later(lambda: [decode(piece) for piece in reading.result()], self._pool, there)
 
     @property
     def backlog(self) -> bool:
@@ -91,9 +99,11 @@ class Ahead:
 
     def forget(self) -> None:
         """Drop what was read ahead, before the log is read from elsewhere: seek it afterwards."""
-        reading, self._next = self._next, None
-        if reading is not None:
-            reading.drop()
+        coming, self._next = self._next, None
+        if coming is not None:
+            coming.drop()
+        if self._reading is not None and not self._reading.cancel():
+            self._reading.exception()  # the thread moves on in the log no more
 
     def close(self) -> None:
         """Read nothing more; after the read under way."""

@@ -101,6 +101,13 @@ class Operator(Traffic):
         self.of_all = self.quiet = False
         self._in_turn = cycle(OF_ALL)
 
+    def kind(self, value: bytes | None) -> Kind:
+        """As :meth:`Traffic.kind`; also of what the service's own side process asked for, which
+        may come too late."""
+        if value is not None and value not in self._kinds and b'"actor":"rebuild"' in value:
+            return EITHER
+        return super().kind(value)
+
     def piece(self, events: int) -> Any:
         """As :meth:`Traffic.piece`, and a command after four of five."""
         for piece in super().piece(MANY if self.quiet else events):

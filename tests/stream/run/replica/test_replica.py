@@ -24,9 +24,11 @@ from stream.state.follow import Diverged
 from stream.state.platform import fingerprint
 from stream.step.engine import Engine
 from stream.tools.operate import apply_configuration, difference, send_command
+from stream.tools.past.backfill import backfill
 from stream.tools.versions import listed
 from tests.stream.logs.log_file import changed
 from tests.stream.run.replica.beside import asked, equal, following, level
+from tests.stream.run.test_backfill import FOUR, QUIET, begun
 from tests.stream.run.test_service import feed
 from tests.support.factory import (
     config,
@@ -164,6 +166,24 @@ def test_it_follows_a_second_ensemble_into_its_place_and_back(
     rows = [row for row in listed(c) if row["member"] == "ensemble"]
     assert [row["cause"] for row in rows] == ["replaced"] * 4
     assert all(row["bytes"] for row in rows)
+
+
+def test_it_follows_over_a_backfill(tmp_path: Path) -> None:
+    """A member that the past has taught stands there as in its service, which was started anew; a
+    replica that begins before the next checkpoint finds it, too."""
+    old, new = begun(tmp_path), config(tmp_path, **FOUR)
+    with following(old, tmp_path / "replica") as (replica, front):
+        with running(old) as service:
+            equal(replica, service)
+        assert backfill(new, None, QUIET)["parts"] == ["member crossed"]
+        with running(new) as service, following(new, tmp_path / "later") as (later, _):
+            append(new, *feed(50, 500))
+            wait_until(lambda: not sum(service.log.lag().values()), "all to be taken")
+            equal(replica, service)
+            equal(later, service)
+        names = [member["name"] for member in front.models()["members"]]
+        assert names == ["linear", "crossed", "prior", "trees"]
+        assert replica.progress.starts == 1
 
 
 def test_it_follows_a_shard_that_ranks(tmp_path: Path) -> None:

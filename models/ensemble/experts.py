@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.base import F64, Parameter, Role, State
 from models.carry import Places, fill
+from models.ensemble.stack import before_first, counted
 from models.kernels.common import NODES
 from models.kernels.ensemble import experts as kernels
 from models.task import Task
@@ -23,7 +24,8 @@ from models.task import Task
 class _Experts:
     """Base: arrays by name, of which some have a place for each member.
 
-    The experts are the stack, the mean link, a second mean, and each member, in this order.
+    The experts are the stack, the mean link, a second mean, and each member, in this order. The
+    means go without a member that joined until its share is more than theirs.
     """
 
     rate = 0.05
@@ -81,11 +83,13 @@ class _Experts:
         ours["squares"][here] = got["squares"][there]
         ours["shares"][:3], ours["shares"][3:] = got["shares"][:3], 0.0
         ours["shares"][3:][here] = got["shares"][3:][there]
-        ours["first"][:] = np.nan
+        ours["first"][:] = before_first(here, got["squares"])
         ours["first"][here] = got["first"][there]
         if gone:
             # A member that left is taken to say the mean of the others.
-            ours["weights"][here] += math.fsum(got["weights"][gone]) / n
+            counts = counted(got["first"][there, 0])
+            more = math.fsum(got["weights"][gone]) * counts
+            ours["weights"][here] += more / max(counts.sum(), 1)
             ours["shares"][1] += math.fsum(got["shares"][3:][gone])
 
     def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
@@ -124,7 +128,8 @@ class ClassStack(_Experts):
         """See :meth:`models.ensemble.combine.Combiner.combine`."""
         out = np.zeros((len(links), self._k))
         rows, a = np.require(links, np.float64, ["C", "W"]), self._arrays
-        kernels.combine_classes(rows, a["weights"], a["intercepts"], a["shares"], self._logs, out)
+        learned = (a["weights"], a["intercepts"], a["shares"], a["first"][:, 0])
+        kernels.combine_classes(rows, *learned, self._logs, out)
         return out
 
     def update(self, links: F64, y: F64, w: F64) -> None:
@@ -141,7 +146,8 @@ class ClassStack(_Experts):
         """Each member's slope, mixed over the experts; need not sum to 1."""
         shares = self._arrays["shares"]
         slopes: F64 = shares[0] * self._arrays["weights"] + shares[3:]
-        return slopes + (shares[1] + shares[2]) / self._m
+        counts = counted(self._arrays["first"][:, 0])
+        return slopes + (shares[1] + shares[2]) * counts / counts.sum()
 
 
 class ClassStacking(ClassStack):
@@ -191,7 +197,7 @@ class NumberStack(_Experts):
         out = np.zeros(len(links))
         rows, a = np.require(links[:, :, 0], np.float64, ["C", "W"]), self._arrays
         kernels.combine_numbers(
-            *(rows, a["weights"], a["intercept"], a["error"], a["shares"]),
+            *(rows, a["weights"], a["intercept"], a["error"], a["shares"], a["first"][:, 0]),
             *(self._said, self._order, out),
         )
         return out[:, None]
@@ -210,8 +216,10 @@ class NumberStack(_Experts):
         """Each member's share in the number; they sum to 1."""
         shares = self._arrays["shares"]
         own = self._arrays["weights"]
-        even: F64 = np.full(self._m, (1 - own.sum()) / self._m)
-        return shares[0] * (own + even) + (shares[1] + shares[2]) / self._m + shares[3:]
+        counts = counted(self._arrays["first"][:, 0])
+        even: F64 = (1 - own.sum()) * counts / counts.sum()
+        means = (shares[1] + shares[2]) * counts / counts.sum()
+        return shares[0] * (own + even) + means + shares[3:]
 
 
 class NumberStacking(NumberStack):

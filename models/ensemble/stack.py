@@ -18,6 +18,17 @@ from models.kernels.common import NODES
 from models.task import BINARY, Task
 
 
+def counted(first: F64) -> F64:
+    """1 for members that the means go with, by their first links ``(m,)``: see ``kernels``."""
+    counts = np.asarray(first != kernels.JOINED, dtype=np.float64)
+    return counts if counts.any() else np.ones(len(first))
+
+
+def before_first(known: Sequence[int], squares: F64) -> float:
+    """What stands for the first link of one that joins: ``nan`` where nobody has learned yet."""
+    return kernels.JOINED if known and squares.any() else np.nan
+
+
 class Stack:
     """Fixed-Share over {stack, mean logit, mean probability, each member, bent stack}.
 
@@ -39,7 +50,8 @@ class Stack:
     of log losses is at most that of the best expert plus ``log(m + 4)``, and what the 1e-4 cost.
 
     A member that joins begins with weight 0, share 0, the others' mean sum of squares and variance
-    1. One that leaves is taken to say the mean of the others, as one in quarantine does: its
+    1; the means go without it until its share is more than theirs, so that a poor one costs next to
+    nothing. One that leaves is taken to say the mean of the others, as one in quarantine does: its
     weights go to them in equal parts, its share to the mean logit.
 
     .. [1] J. Duchi, E. Hazan and Y. Singer, "Adaptive subgradient methods", JMLR 12, 2011.
@@ -71,7 +83,7 @@ class Stack:
         out = np.zeros(len(links))
         rows = np.require(links[:, :, 0], np.float64, ["C", "W"])
         learned = (self._weights, self._bent, self._shares)
-        kernels.combine(rows, *learned, self._readings, self._experts, out)
+        kernels.combine(rows, *learned, self._first, self._readings, self._experts, out)
         return out[:, None]
 
     def slopes(self, start: F64, links: F64, nodes: int = NODES) -> F64 | None:
@@ -80,7 +92,7 @@ class Stack:
         learned = (self._weights, self._bent, self._shares)
         scratch = (np.zeros(self._m), np.zeros(self._m))
         rows = (np.ascontiguousarray(start), np.ascontiguousarray(links))
-        kernels.slopes(*rows, nodes, *learned, *scratch, out)
+        kernels.slopes(*rows, nodes, *learned, counted(self._first), *scratch, out)
         return out
 
     def update(self, links: F64, y: F64, w: F64) -> None:
@@ -103,7 +115,8 @@ class Stack:
         if self.bends:
             bent = self._bent[:m] + self._bent[m:-1] / (1.0 + kernels.STEEP)
             slopes = slopes + self._shares[-1] * bent
-        return slopes + (self._shares[1] + self._shares[2]) / m
+        counts = counted(self._first)
+        return slopes + (self._shares[1] + self._shares[2]) * counts / counts.sum()
 
     def parameters(self) -> Sequence[Parameter]:
         """Weights and intercepts, AdaGrad's sums of squares, variances, shares, first row."""
@@ -133,7 +146,7 @@ class Stack:
         fill(old._arrays(), state, "combiner")
         gone = [j for j in range(m) if j not in there]
         for name, array in self._arrays().items():
-            array[:] = np.nan if name == "first" else 0.0
+            array[:] = before_first(here, old._squares) if name == "first" else 0.0
         self._first[here] = old._first[there]
         self._squares[:] = math.fsum(old._squares[there]) / max(len(here), 1)
         self._squares[here], self._squares[-2:] = old._squares[there], old._squares[-2:]
@@ -149,8 +162,9 @@ class Stack:
             theirs = [*there, *(m + j for j in there), -1]
             np.fill_diagonal(self._variance, self._begun)
             self._variance[np.ix_(ours, ours)] = old._variance[np.ix_(theirs, theirs)]
+        counts = counted(old._first[there])
         for mine, before in slopes:
-            mine[here] = before[there] + math.fsum(before[gone]) / max(len(here), 1)
+            mine[here] = before[there] + math.fsum(before[gone]) * counts / max(counts.sum(), 1)
 
     def _arrays(self) -> dict[str, F64]:
         bent = {"bent": self._bent, "variance": self._variance}

@@ -2,9 +2,10 @@
 
 The experts of ``m`` members are, in this order: the stack, the mean link, the mean probability (of
 numbers the median), each member. A link of ``nan`` is no score: the means go without it, and the
-member as an expert says their mean. One of ``-inf`` is of a class that nobody had named yet: these
-are the last ones, and no expert says anything of them. Formulas and their sources stand in
-``models/ensemble/experts.py``. Kernels keep no state of their own.
+member as an expert says their mean; they go without one that joined (``JOINED``), too. One of
+``-inf`` is of a class that nobody had named yet: these are the last ones, and no expert says
+anything of them. Formulas and their sources stand in ``models/ensemble/experts.py``. Kernels keep
+no state of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numba import float64, njit, void
 from models.base import F64
 from models.kernels.common import HELPER
 from models.kernels.entry import entry
-from models.kernels.stack import deal, step, unlearned
+from models.kernels.stack import JOINED, admit, apart, deal, step, unlearned
 
 LEAST = -30.0
 """Log probabilities are at least this."""
@@ -61,9 +62,11 @@ def _named(links: F64) -> int:
 
 
 @njit(**HELPER)
-def _class_experts(links: F64, k: int, weights: F64, intercepts: F64, logs: F64) -> None:
+def _class_experts(
+    links: F64, k: int, weights: F64, intercepts: F64, first: F64, logs: F64
+) -> None:
     """The experts' log probabilities of the ``k`` classes that a row of member links knows."""
-    m = len(links)
+    m, some = len(links), apart(links[:, 0], first)
     made = 0
     for c in range(k):
         logs[0, c], logs[1, c], logs[2, c] = intercepts[c], 0.0, 0.0
@@ -71,12 +74,15 @@ def _class_experts(links: F64, k: int, weights: F64, intercepts: F64, logs: F64)
         line = logs[3 + j]
         if math.isnan(links[j, 0]):
             continue
-        made += 1
         for c in range(k):
             line[c] = links[j, c]
         _log_softmax(line, k)
         for c in range(k):
             logs[0, c] += weights[j] * line[c]
+        if some and first[j] == JOINED:
+            continue
+        made += 1
+        for c in range(k):
             logs[1, c] += line[c]
             logs[2, c] += math.exp(line[c])
     for c in range(k):
@@ -90,14 +96,14 @@ def _class_experts(links: F64, k: int, weights: F64, intercepts: F64, logs: F64)
                 logs[3 + j, c] = logs[2, c]
 
 
-@entry(void(_CUBE, _LINE, _LINE, _LINE, _ROWS, _ROWS))
+@entry(void(_CUBE, _LINE, _LINE, _LINE, _COLUMN, _ROWS, _ROWS))
 def combine_classes(
-    links: F64, weights: F64, intercepts: F64, shares: F64, logs: F64, out: F64
+    links: F64, weights: F64, intercepts: F64, shares: F64, first: F64, logs: F64, out: F64
 ) -> None:
     """``out[i]``: the log of the experts' probabilities, mixed by ``shares``."""
     for i in range(len(links)):
         k = _named(links[i])
-        _class_experts(links[i], k, weights, intercepts, logs)
+        _class_experts(links[i], k, weights, intercepts, first, logs)
         out[i] = -math.inf
         for c in range(k):
             p = 0.0
@@ -133,7 +139,7 @@ def update_classes(
         k, truth, total = _named(links[i]), int(y[i]), 0.0
         if same or truth >= k:
             continue
-        _class_experts(links[i], k, weights, intercepts, logs)
+        _class_experts(links[i], k, weights, intercepts, first[:, 0], logs)
         for e in range(len(shares)):
             shares[e] *= math.exp(w[i] * logs[e, truth])
             total += shares[e]
@@ -148,18 +154,19 @@ def update_classes(
         for c in range(k):
             error = math.exp(logs[0, c]) - (1.0 if c == truth else 0.0)
             step(c, error * w[i], rate, intercepts, intercept_squares)
+        admit(links[i, :, 0], shares, first[:, 0])
 
 
 # ------------------------------------------------------------------ numbers
 
 
 @njit(**HELPER)
-def _median(links: F64, order: F64) -> float:
+def _median(links: F64, some: bool, first: F64, order: F64) -> float:
     """The median of what was said; ``order`` is scratch."""
     n = 0
     for j in range(len(links)):
         z = links[j]
-        if math.isnan(z):
+        if math.isnan(z) or (some and first[j] == JOINED):
             continue
         at = n
         while at > 0 and order[at - 1] > z:
@@ -174,30 +181,31 @@ def _median(links: F64, order: F64) -> float:
 
 @njit(**HELPER)
 def _number_experts(
-    links: F64, weights: F64, intercept: F64, usual: float, said: F64, order: F64
+    links: F64, weights: F64, intercept: F64, usual: float, first: F64, said: F64, order: F64
 ) -> None:
     """What the experts say of one row of members' numbers."""
-    total, made = 0.0, 0
+    total, made, some = 0.0, 0, apart(links, first)
     for j in range(len(links)):
-        if not math.isnan(links[j]):
+        if not (math.isnan(links[j]) or (some and first[j] == JOINED)):
             total += links[j]
             made += 1
     mean = total / made
     said[0] = mean + intercept[0] * usual
     said[1] = mean
-    said[2] = _median(links, order)
+    said[2] = _median(links, some, first, order)
     for j in range(len(links)):
         said[3 + j] = mean if math.isnan(links[j]) else links[j]
         said[0] += weights[j] * (said[3 + j] - mean)
 
 
-@entry(void(_ROWS, *[_LINE] * 7))
+@entry(void(_ROWS, *[_LINE] * 4, _COLUMN, *[_LINE] * 3))
 def combine_numbers(
     links: F64,
     weights: F64,
     intercept: F64,
     error: F64,
     shares: F64,
+    first: F64,
     said: F64,
     order: F64,
     out: F64,
@@ -205,7 +213,7 @@ def combine_numbers(
     """``out[i]``: the experts' numbers, mixed by ``shares``."""
     usual = math.sqrt(error[1])
     for i in range(len(links)):
-        _number_experts(links[i], weights, intercept, usual, said, order)
+        _number_experts(links[i], weights, intercept, usual, first, said, order)
         # Around the mean: what all say alike loses no digits.
         mixed = 0.0
         for e in range(len(shares)):
@@ -235,7 +243,7 @@ def update_numbers(
     for i in range(len(links)):
         if unlearned(links[i], first) or w[i] == 0.0:
             continue
-        _number_experts(links[i], weights, intercept, math.sqrt(error[1]), said, order)
+        _number_experts(links[i], weights, intercept, math.sqrt(error[1]), first, said, order)
         off = said[1] - y[i]
         error[0] += 1.0
         error[1] += (off * off - error[1]) * max(1.0 / error[0], 1.0 / FADE)
@@ -253,3 +261,4 @@ def update_numbers(
         for j in range(m):
             step(j, wrong * (said[3 + j] - said[1]) / usual, rate, weights, squares)
         step(0, wrong, rate, intercept, intercept_squares)
+        admit(links[i], shares, first)

@@ -13,7 +13,7 @@ from models.base import F64, StateError
 from models.carry import shared
 from models.ensemble.combine import COMBINERS, Combiner, combiner
 from models.links import softmax
-from models.task import Classes, Number, Task
+from models.task import BINARY, Classes, Number, Task
 
 THREE = Classes(["a", "b", "c"])
 NUMBER = Number()
@@ -36,6 +36,9 @@ def stream(task: Task, n: int, m: int, seed: int) -> tuple[F64, F64, F64]:
     if task.type == "number":
         y = 1e6 + 40 * rng.normal(size=n)
         return y[:, None, None] + 10 * noise * rng.normal(size=(n, m, 1)), y, np.ones(n)
+    if task.type == "binary":
+        y = rng.integers(0, 2, n).astype(np.float64)
+        return (4 * y - 2)[:, None, None] + noise * rng.normal(size=(n, m, 1)), y, np.ones(n)
     y = rng.integers(0, task.k, n).astype(np.float64)
     right = np.eye(task.k)[y.astype(int)][:, None]
     return 2 * right + noise * rng.normal(size=(n, m, task.k)), y, np.ones(n)
@@ -206,6 +209,91 @@ def test_members_go_by_their_names(task: Task) -> None:
     for _ in range(4):
         more.update(np.concatenate([links, links[:, :1]], axis=1), y, w)
     assert more.state()["shares"][6] > 0.0
+
+
+ANY = pytest.mark.parametrize("task", [BINARY, THREE, NUMBER], ids=lambda task: task.type)
+
+
+def learned(task: Task, n: int, seed: int) -> tuple[Combiner, F64, F64, F64]:
+    """A stack of three that has learned, and more rows with a fourth member's links in the last."""
+    links, y, w = stream(task, 2 * n, 4, seed)
+    old = combiner("stack", 3, 0, task)
+    old.update(np.ascontiguousarray(links[:n, :3]), y[:n], w[:n])
+    return old, links[n:], y[n:], w[n:]
+
+
+def absurd(task: Task, n: int) -> F64:
+    """Links of a member that says the same absurd thing of all rows."""
+    far = {"binary": [4.0], "number": [1e6 + 100.0]}.get(task.type, [9.0] + [0.0] * (task.k - 1))
+    return np.tile(np.array(far), (n, 1))
+
+
+@ANY
+@pytest.mark.parametrize("name", ["stack", "stacking"])
+def test_one_that_joins_changes_no_score_before_a_label_came(name: str, task: Task) -> None:
+    """Whatever it says, and whatever share the means have."""
+    links, y, w = stream(task, 300, 3, 8)
+    old = combiner(name, 3, 0, task)
+    old.update(links[:8], y[:8], w[:8])
+    more = combiner(name, 4, 0, task)
+    more.restore(old.state(), shared("abcd", "abc"))
+    wide = np.concatenate([links, absurd(task, len(links))[:, None]], axis=1)
+    assert (more.combine(wide) == old.combine(links)).all()
+    if task.type == "binary" and name == "stack":
+        assert more.slopes(0 * wide[..., 0], wide[..., 0])[:, 3].max() == 0.0  # type: ignore[index]
+    assert more.weights()[3] == 0.0
+
+
+@ANY
+def test_an_absurd_one_that_joins_costs_next_to_nothing(task: Task) -> None:
+    """Against the same members without it, over the same labels that come late."""
+    old, links, y, w = learned(task, 1_500, 9)
+    links = np.ascontiguousarray(links[:, :3])
+    wide = np.concatenate([links, absurd(task, len(links))[:, None]], axis=1)
+    more = combiner("stack", 4, 0, task)
+    more.restore(old.state(), shared("abcd", "abc"))
+    lost = np.zeros(2)
+    for first in range(0, len(y), 300):
+        for k, (each, rows) in enumerate(((old, links), (more, wide))):
+            part = slice(first, first + 300)
+            lost[k] += task.loss(task.output(each.combine(rows[part]))[:, None], y[part]).sum()
+            each.update(rows[part], y[part], w[part])
+    assert lost[1] < lost[0] * 1.02
+
+
+@ANY
+def test_a_good_one_that_joins_is_counted_in_the_means(task: Task) -> None:
+    """As soon as its share is more than theirs; until then they are what they were without it."""
+    rng = np.random.default_rng(3)
+    old, links, y, w = learned(task, 200, 10)
+    knows = {
+        "number": lambda: y[:, None],
+        "binary": lambda: (8 * y - 4)[:, None],
+        "classes": lambda: 6 * np.eye(task.k)[y.astype(int)],
+    }
+    truth = knows[task.type]()
+    good = truth + 0.1 * rng.normal(size=truth.shape)
+    wide = np.concatenate([links[:, :3], good[:, None]], axis=1)
+    more = combiner("stack", 4, 0, task)
+    more.restore(old.state(), shared("abcd", "abc"))
+    joined = np.isposinf(more.state()["first"].reshape(4, -1)[:, 0])
+    assert joined.tolist() == [False, False, False, True]
+    more.update(wide, y, w)
+    state = more.state()
+    assert np.isfinite(state["first"].reshape(4, -1)[3, 0])
+    assert state["shares"][6] > state["shares"][1] + state["shares"][2]
+
+
+@ANY
+def test_nobody_joins_those_that_have_not_learned(task: Task) -> None:
+    """All begin together: the first labels find the same combiner as of a new ensemble."""
+    links, y, w = stream(task, 200, 3, 11)
+    more, new = combiner("stack", 3, 0, task), combiner("stack", 3, 0, task)
+    more.restore(combiner("stack", 2, 0, task).state(), shared("abc", "ab"))
+    assert np.isnan(more.state()["first"]).all()
+    for each in (more, new):
+        each.update(links, y, w)
+    assert np.isfinite(more.state()["first"]).all()
 
 
 def test_a_combiner_of_other_classes_does_not_fit() -> None:

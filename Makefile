@@ -81,21 +81,11 @@ bench-latency: setup ## Measure from event to committed score, on Kafka and over
 bench-drift: setup ## Measure delay, false alarms and misses of the drift alarms
 	@$(BIN)/python -m benchmarks.drift $(BENCH)
 
-bench-lifecycle: setup ## Measure what challengers and the guard decide, putting a version back, reasons, changes under load, trainings, a replica
-	@$(BIN)/python -m benchmarks.lifecycle.challengers $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.watched $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.equals $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.guard $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.versions $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.rebuilds $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.reasons $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.changes $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.switches $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.beside $(BENCH)
-	@$(BIN)/python -m benchmarks.lifecycle.replica $(BENCH)
+bench-lifecycle: setup ## Measure what challengers and the guard decide, and what changes while it runs cost (3 hours)
+	@$(BIN)/python -m benchmarks lifecycle $(BENCH)
 
-bench-scale: setup ## Measure scorers and learner on one core each, and model 1 to 1,000 scorers
-	@$(BIN)/python -m benchmarks.scale.model $(BENCH)
+bench-scale: setup ## Measure scorers, learner, versions and 100 million waiting events; HANDBOOK=path adds 4 scorers
+	@$(BIN)/python -m benchmarks scale $(BENCH) $(if $(HANDBOOK),--handbook $(HANDBOOK))
 
 bench-soak: setup ## Run 5 million events and watch the memory (20 minutes at most)
 	@$(BIN)/python -m benchmarks.service.soak $(BENCH)

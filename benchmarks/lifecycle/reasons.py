@@ -108,7 +108,7 @@ def main() -> None:
     engines = {name: middle(each) for name, each in runs.items()}
     found = {
         "engine": engines,
-        "more_time": {name: target(share, 0.15, at_least=False) for name, share in more.items()},
+        "targets": {name: target(share, 0.15, at_least=False) for name, share in more.items()},
         "members": by_row(engine, newest(engine, 4096)),
         "off_quickly": quickly(engine, newest(engine, 4096)),
     }

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from benchmarks.common import machine
+from benchmarks.common import machine, target
 from benchmarks.handbook.__main__ import evaluate
 from benchmarks.handbook.protocol import Payments, judge, read_payments, read_scores, weeks_of
 from models.base import I64
@@ -181,7 +181,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             one = Path(directory) / "one.parquet"
             found["one"] = evaluate(options.config, options.data, one)
             scores["one process"] = read_scores(one, payments)["ensemble"]
-    found["judged"] = {name: judge(payments, p, firsts) for name, p in scores.items()}
+    judged = found["judged"] = {name: judge(payments, p, firsts) for name, p in scores.items()}
+    if options.one:
+        many, one = (judged[name]["ap"] for name in ("scorers and a learner", "one process"))
+        found["targets"] = {"ap_apart": target(abs(many - one), 0.002, at_least=False)}
     return found
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.__main__ import SUITES
 from benchmarks.scale import labels
 from benchmarks.scale.model import measure, modelled, picture
 from benchmarks.scale.versions import BATCH
@@ -34,3 +36,15 @@ def test_labels_in_any_partition_are_measured_by_what_is_handed_on() -> None:
     found = labels.measure(2 * BATCH, 1, (2,))["2"]
     assert found["routes_bytes"] > 16
     assert min(found["any_us"]["min"], found["partition_us"]["min"], found["all_read_all_us"]) > 0
+
+
+def test_each_figure_of_a_table_is_one_that_its_program_gives() -> None:
+    """A row whose name nobody gives would be missing from the table without a word."""
+    for suite, rows in SUITES.items():
+        for row in rows:
+            program = Path("benchmarks", *row.program.split("."))
+            source = program.with_suffix(".py") if program.with_suffix(".py").exists() else program
+            text = (source / "__main__.py" if source.is_dir() else source).read_text()
+            stem = row.target.rpartition("_")[0]  # of one that is made of several names
+            given = f'"{row.target}"' in text or f'"{stem}_{{' in text
+            assert given, (suite, row)

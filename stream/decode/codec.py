@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -227,7 +227,7 @@ class Codec:
     def _event_columns(self, rows: list[Any], meant: Meant) -> Columns:
         y, names = _truths(meant.values)
         numbers = [_numbers([*map(of, rows)], d) for _, of, d in self._numbers]
-        categories = [_hashes([*map(of, rows)], d) for _, of, d in self._categories]
+        categories = [_hashes([*map(of, rows)], d, few=True) for _, of, d in self._categories]
         entities = [_hashes([*map(of, rows)], d) for _, of, d in self._entities]
         known = (hash_texts(meant.ids), meant.times_ms, y, *numbers, *categories, *entities)
         return meant.ids, known, names
@@ -412,9 +412,13 @@ def _refused_at(error: ValueError, where: str) -> _Refused:
     return _Refused("schema", f"{error} - at `{where}`")
 
 
+def _texts(values: list[Any]) -> list[str]:
+    return values if {*map(type, values)} <= {str} else list(map(str, values))
+
+
 def _identifiers(values: list[str | int]) -> list[str]:
     """Ids as texts."""
-    texts = list(map(str, values)) if {*map(type, values)} != {str} else cast(list[str], values)
+    texts = _texts(values)
     sizes = {*map(len, texts)} or {1}
     # So few characters fit into the bytes, whatever they are.
     if 1 <= min(sizes) <= max(sizes) <= ID_BYTES // 4:
@@ -530,14 +534,18 @@ def _numbers(values: list[float | bool | None], missing: float) -> F64:
     return np.array(values, dtype=np.float64)
 
 
-def _hashes(values: list[Any], default: object) -> U64:
-    try:
-        return hash_texts(values)
-    except TypeError:  # most often all are texts
-        found = hash_texts(list(map(str, values)))
-    if None in values:
-        missing = 0 if default is None else hash_text(str(default))
-        found[[v is None for v in values]] = missing
+def _hashes(values: list[str | int | None], default: object, few: bool = False) -> U64:
+    """Hashes of the values' texts; ``few``: of many values most are equal to others."""
+    texts = _texts(values)
+    if few and len(distinct := [*{*texts}]) < len(texts) // 2:
+        by_text = dict(zip(distinct, hash_texts(distinct).tolist(), strict=True))
+        found = np.array(list(map(by_text.__getitem__, texts)), np.uint64)
+    else:
+        found = hash_texts(texts)
+    if None not in values:
+        return found
+    missing = 0 if default is None else hash_text(str(default))
+    found[[v is None for v in values]] = missing
     return found
 
 

@@ -8,6 +8,7 @@ beside it, reading the artefact and making the model before, and the digest of w
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 import time
@@ -35,6 +36,8 @@ def measured(events: int) -> dict[str, Any]:
         for batch in made:
             middle = batch.seq == len(made) // 2
             engine.step(msgspec.structs.replace(batch, checkpoint=middle))
+        gc.collect()
+        gc.freeze()  # as the service does
         artefacts = Artefacts(Path(directory) / "artefacts")
         artefacts.save(engine.ledger.unsaved)
         held = Held(artefacts, lambda engine, digest: None)

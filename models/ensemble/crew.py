@@ -70,8 +70,9 @@ class Crew:
     def do(self, jobs: Sequence[Job[T]], long: bool = False) -> list[T]:
         """What the jobs give, in their order; jobs that hold the lock are done in that order.
 
-        Other threads begin with what takes longest. This one does meanwhile what was put off, in a
-        ``long`` call what is there for spare time too, then what they have left. What a job raises
+        Other threads begin with what takes longest, this one with what takes least where there are
+        more jobs than threads; then it does what was put off, in a ``long`` call what is there for
+        spare time too, and what they have left. What a job raises
         is raised here, when all threads have stopped.
         """
         spare = self._spare if long else None
@@ -95,6 +96,10 @@ class Crew:
             for i, job in enumerate(jobs):
                 if not job.unlocked_us:
                     found[i] = job.do()
+            if len(waiting) > len(helpers) > 0:
+                # A kernel first: while this thread held the lock, no other could begin.
+                i = waiting.popleft()
+                found[i] = jobs[i].do()
             if helpers:
                 self.finish()
                 if spare is not None:

@@ -72,8 +72,8 @@ class Crew:
 
         Other threads begin with what takes longest, this one with what takes least where there are
         more jobs than threads; then it does what was put off, in a ``long`` call what is there for
-        spare time too, and what they have left. What a job raises
-        is raised here, when all threads have stopped.
+        spare time too, and what they have left. What a job raises is raised here, when all threads
+        have stopped.
         """
         spare = self._spare if long else None
         found: dict[int, T] = {}

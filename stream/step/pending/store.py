@@ -75,11 +75,13 @@ def with_members(row: np.dtype[Any], members: int) -> np.dtype[Any]:
     )
 
 
-def members_of(state: State, segment: int) -> list[str]:
-    """Whose links a segment's rows hold, by the state of their store."""
-    older = state.get("older", ())
-    found: list[str] = next((names for b, names in older if segment < b), state["members"])
-    return found
+Older = Sequence[tuple[int, list[str]]]
+"""Members whose links the segments before such a number hold, and not before an earlier one's."""
+
+
+def members_of(segment: int, older: Older, members: list[str]) -> list[str]:
+    """Whose links a segment's rows hold, in a store of these members."""
+    return next((names for before, names in older if segment < before), members)
 
 
 class Pending:
@@ -126,8 +128,7 @@ class Pending:
         self.room = UNTOLD_ROOM if room is None else room
         self.open = room is None
         self._segments: dict[int, Segment] = {}
-        # Segments before such a number, and not before an earlier one's, have links of others.
-        self._older: list[tuple[int, list[str]]] = []
+        self._older: list[tuple[int, list[str]]] = []  # see Older
         self._labels = Labels(SEGMENT_ROWS)
         self.head = 0
         self.tail = 0
@@ -417,9 +418,8 @@ class Pending:
         segment.release()
         return known
 
-    def _of(self, segment: int) -> Sequence[str]:
-        """Whose links a segment's rows hold."""
-        return next((names for before, names in self._older if segment < before), self._members)
+    def _of(self, segment: int) -> list[str]:
+        return members_of(segment, self._older, self._members)
 
     def _live(self, older: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
         """Without those that no segment held is of."""

@@ -158,7 +158,8 @@ def _rows(config: Config, generation: Path, manifest: Manifest) -> Any:
     for name, entry in sorted(manifest.files.items()):
         if name.startswith("pending-") and name.endswith(".seg"):
             number = int(name.removeprefix("pending-").removesuffix(".seg"))
-            first, members = number * SAMPLE, members_of(rest["pending"], number)
+            first, held = number * SAMPLE, rest["pending"]
+            members = members_of(number, held.get("older", ()), held["members"])
             own = with_members(dtype, len(members))
             whole = np.memmap(generation / name, own, "r", shape=entry.bytes // own.itemsize)
             rows = whole[max(0, head - first) : max(0, tail - first)]

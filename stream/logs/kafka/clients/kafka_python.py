@@ -28,6 +28,7 @@ from stream.settings import schema as settings
 codec.install()
 
 _LARGE_BYTES = 64 << 10
+"""Bytes of a value beyond which the client itself looks whether the record is too large."""
 _KNOWN_S = 1.0
 """How long a client is given to learn of a partition; then a new one is made."""
 

@@ -146,7 +146,7 @@ class Connection:
         """One write transaction: commits at the end, rolls back on any exception."""
         deadline = time.monotonic() + self._timeout_ms / 1000
         with self.use() as db:
-            _begin(db, deadline)
+            _patiently(db, "BEGIN IMMEDIATE", deadline)
             try:
                 yield db
                 db.execute("COMMIT")
@@ -184,7 +184,8 @@ def _connect(path: Path, timeout_ms: int) -> sqlite3.Connection:
         raise LogError(f"embedded log {path}: {error.strerror}; check log.path") from error
     db = _opened(path, timeout_ms)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        _patiently(db, "PRAGMA journal_mode = WAL", time.monotonic() + timeout_ms / 1000)
+        db.execute(f"PRAGMA busy_timeout = {timeout_ms}")
         db.execute("PRAGMA synchronous = FULL")
         _make_tables(db, path)
         _identify(db)
@@ -219,16 +220,18 @@ def _opened(place: Path | str, timeout_ms: int) -> sqlite3.Connection:
     )
 
 
-def _begin(db: sqlite3.Connection, deadline: float) -> None:
-    """Take the file's write lock, looking often: other processes want it too.
+def _patiently(db: sqlite3.Connection, statement: str, deadline: float) -> None:
+    """Run what needs the whole file, looking often: other processes want it too.
 
-    SQLite's busy handler sleeps up to 100 ms between attempts and loses against a process that
-    appends without pause: commits then took 170 ms each.
+    SQLite's busy handler does not serve here. It sleeps up to 100 ms between attempts and loses
+    against a process that appends without pause: commits then took 170 ms each. And two processes
+    that make the file's journal a WAL at once would wait for each other: to them it is not called,
+    one is refused on the spot.
     """
     db.execute("PRAGMA busy_timeout = 0")
     while True:
         try:
-            db.execute("BEGIN IMMEDIATE")
+            db.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:

@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -286,6 +288,26 @@ def _appender(path: Path, name: str, count: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, str(path), name, str(count)], stdout=subprocess.PIPE, text=True
     )
+
+
+def test_a_new_file_is_made_by_several_at_once(tmp_path: Path) -> None:
+    """Nobody is refused since another makes the same file: the last to come waits."""
+    at_once = threading.Barrier(4)
+
+    def make(place: int) -> None:
+        log = embedded(tmp_path / str(place)).log()
+        at_once.wait()
+        log.append("events", [NewRecord(None, b"x")])
+        log.close()
+
+    for place in range(40):
+        (tmp_path / str(place)).mkdir()
+        with ThreadPoolExecutor(4) as pool:
+            for made in [pool.submit(make, place) for _ in range(4)]:
+                made.result()
+        log = embedded(tmp_path / str(place)).log()
+        assert len(log.read([Range("events", 0, 0, 3, 4)])[0].records) == 4
+        log.close()
 
 
 def test_several_processes_append_side_by_side(tmp_path: Path) -> None:

@@ -159,6 +159,9 @@ class Learner(ABC):
     """Whether another thread may make and restore one beside the engine's: that touches nothing
     shared, and no setting of the process."""
 
+    trained: bool = False
+    """Whether its model is trained elsewhere and installed: labels teach it nothing."""
+
     skipped: int = 0
     """Updates left out because they could not be made (a gradient that is no number); part of the
     state where a learner counts any."""

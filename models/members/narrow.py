@@ -45,6 +45,11 @@ class Narrow(Model):
         return self._model.apart
 
     @property
+    def trained(self) -> bool:  # type: ignore[override]
+        """See :class:`Model`."""
+        return self._model.trained
+
+    @property
     def unlocked_us(self) -> float:  # type: ignore[override]
         """See :class:`Model`."""
         return self._model.unlocked_us

@@ -364,8 +364,8 @@ class Configure(Command, frozen=True, tag="configure"):
 
 
 _DURATION = msgspec.Meta(
-    pattern=r"^([0-9]{1,6}(ms|s|m|h|d))?$(?!\n)",
-    description="event time, as `1d`; left out: as configured",
+    pattern=r"^(0*[1-9][0-9]{0,5}(ms|s|m|h|d|w))?$(?!\n)",
+    description="event time above 0, as `1d`; left out: as configured",
 )
 
 

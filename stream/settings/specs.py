@@ -21,6 +21,9 @@ from stream.settings.upgrade import journaled, settings
 
 OWN = frozenset({"name", "features", "learn_every"})
 """What a place has and a challenger for it cannot change."""
+TRAINED = "refit"
+"""The type that falls due, and is installed, as a member of the configuration; beside one, nobody
+would train it."""
 WHOLE = frozenset({"combine", "members"})
 """What defines a whole ensemble."""
 
@@ -43,6 +46,11 @@ def check(spec: Mapping[str, Any], task: TaskType, known: Sequence[MemberSetting
         raise ValueError(f"Expected no {', '.join(own)}: that is the place's; got it")
     if not isinstance(spec.get("type"), str):
         raise ValueError("Expected a `type`, as a member of the configuration has it; got none")
+    if spec["type"] == TRAINED:
+        raise ValueError(
+            f"Expected a `type` that learns label by label; got {TRAINED!r}, which is trained as a"
+            " member of the configuration alone: add one to it (`millrace apply`)"
+        )
     params = {key: value for key, value in spec.items() if key != "type"}
     if names_code(spec["type"], params) and not any(
         member.type == spec["type"] and _same_code(member.params, params) for member in known
@@ -73,11 +81,10 @@ def check_whole(spec: Mapping[str, Any], task: TaskType) -> None:
         except ValidationError as error:
             told = "; ".join(lines(error, MemberSettings, ()))
             raise ValueError(f"members[{i}]: {told}") from error
-        if not kept or member.type == "refit":
-            # One that is trained falls due, and is installed, as a member of the configuration.
+        if not kept or member.type == TRAINED:
             raise ValueError(
                 f"members[{i}]: expected a type that learns label by label and names no code; got "
-                f"{member.type!r}: let it challenge a member, or configure it"
+                f"{member.type!r}: configure it as a member (`millrace apply`)"
             )
 
 

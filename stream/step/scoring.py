@@ -111,7 +111,7 @@ class ScoringEngine(Engine):
             *(config.drift, ensemble, self.auditor, self.challengers),
             None if self.reasons is None else self.reasons.replaced,
         )
-        self.refits = Refits(config, self.auditor)
+        self.refits = Refits(config, ensemble, self.auditor)
         self.early = EarlyLabels(
             config.limits.early_labels, config.limits.early_labels * EARLY_BYTES_EACH
         )
@@ -391,7 +391,9 @@ class ScoringEngine(Engine):
     ) -> dict[str, dict[str, Any]]:
         """See :meth:`Engine.install`."""
         since = self.rebuilds.since(upto, digests) if upto else []
+        kept = self._kept_at(digests)
         made = super().install(digests, cause)
+        self.rebuilds.went_back(kept)
         for name in digests if upto else ():
             made[name] |= self.rebuilds.catch_up(name, since, upto)
         return made
@@ -452,9 +454,16 @@ class ScoringEngine(Engine):
         super()._keep_all()
         self.guard.kept(self.watermark_ms)
 
+    def _kept_at(self, digests: Mapping[str, str]) -> dict[str, int]:
+        """The step after which each member was what has this digest, of those that are versions."""
+        kept = self.ledger.versions()
+        return {n: v.seq for n, digest in digests.items() for v in kept[n] if v.digest == digest}
+
     def _put_back(self, name: str, model: Model, digest: str) -> None:
+        kept = self._kept_at({name: digest})
         put = partial(self.ensemble.replace, name, model, self.ensemble.specs.get(name))
         self._exchanged(name, "rolled_back", put, digest)
+        self.rebuilds.went_back(kept)
 
     def blank(self, name: str, digest: str) -> Learner:
         """See :meth:`Engine.blank`: of the whole ensemble another one."""

@@ -16,6 +16,8 @@ from models.members.refit.trees import Trees, links, state_of
 
 TENTH = 0.1
 """Of the rows, the newest: a hold-out; and those before, which say how many trees are best."""
+LEAST = 10
+"""Rows without which a tenth is none."""
 PATIENCE = 50
 """Trees without gain after which there are enough."""
 SLACK = 0.02
@@ -59,7 +61,7 @@ class Fitted(NamedTuple):
 def fit(member: Refitted, rows: Rows) -> Fitted:
     """A model for the member.
 
-    1. Too few positives are refused.
+    1. Too few positives, no negatives, and too few rows to hold any out are refused.
     2. By event time the newest tenth is held out; the tenth before says how many trees are best.
     3. What is worse on the hold-out than what the member said then, or than the share of positives,
        is refused.
@@ -73,6 +75,10 @@ def fit(member: Refitted, rows: Rows) -> Fitted:
         raise Refused(f"expected {member.params.positives} positives at least, got {positives}")
     rows = rows.take(np.argsort(rows.at_ms, kind="stable"))
     n = len(rows.y)
+    if positives == n:
+        raise Refused(f"expected negatives too, got {positives} positives and nothing else")
+    if n < LEAST:
+        raise Refused(f"expected {LEAST} rows at least, to hold a tenth of them out, got {n}")
     held, stop = n - int(TENTH * n), n - int(2 * TENTH * n)
     first, second, last = (slice(0, stop), slice(stop, held), slice(held, n))
     trees = _train(member, rows.take(first), member.params.trees, rows.take(second)).best_iteration

@@ -61,6 +61,7 @@ class RefitModel(Model):
 
     Params = RefitParams
     apart = True
+    trained = True
 
     def __init__(
         self, params: RefitParams, schema: FeatureSchema, seed: int, task: Task = BINARY

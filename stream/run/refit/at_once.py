@@ -41,7 +41,7 @@ class Refitting:
                 self._refused[name] = seq
                 logger.warning("refit_refused", member=name, reason=str(error))
                 continue
-            model = engine.ensemble.fresh(name, 0)
+            model = engine.ensemble.made(name, 0, engine.ensemble.specs.get(name))
             model.restore(fitted.state)
             digest = model.digest()
             command = {"command": "install", "member": name, "artefact": digest}

@@ -74,9 +74,10 @@ def train(state_dir: Path, generation: Path, name: str) -> Answer:
     # Code that a member names is not run: only this one is built.
     config = settings(manifest.config, str(generation))
     schema, task = FeatureStage(config.features).schema, config.task()
-    make = member_maker(config, schema, task)
-    member, made = make(name, 0), make(name, 0)
-    member.restore(loaded.state["ensemble"]["members"][name])
+    state = loaded.state["ensemble"]
+    make, spec = member_maker(config, schema, task), state.get("specs", {}).get(name)
+    member, made = (make(name, 0, spec) for _ in range(2))
+    member.restore(state["members"][name])
     rows = learned_of(
         *(loaded.state["history"], loaded.segments.get("history", {}), pending_row(config)),
         *(0, manifest.seq),

@@ -224,6 +224,11 @@ class Challengers:
         """Build what challenges; gives it where it is a whole ensemble."""
         if name != WHOLE:
             self._ensemble.challenge(name, number, spec)
+            if self._ensemble.challengers[key_of(name, number)].trained:
+                raise ValueError(
+                    "expected a model that learns label by label: one that is trained is so as a"
+                    " member of the configuration alone"
+                )
             return None
         second = Second(spec or {}, self.another(spec or {}))
         second.ensemble.prior.restore(self._ensemble.prior.state())

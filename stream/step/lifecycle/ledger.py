@@ -217,7 +217,9 @@ class Ledger:
 
         ``last_good``: where the guard found the member worse, the version that it compares it with;
         else the newest from before the first step of the member's alarms, or of the ensemble's;
-        without any the newest. A step: the newest from no later than it.
+        without any the newest, unless that is how what was installed or promoted came. A step: the
+        newest from no later than it; a number of 8 or more digits with which no digest begins is
+        one, too.
 
         Raises :class:`NoVersion`.
         """
@@ -229,10 +231,12 @@ class Ledger:
                 (self._alarmed[s] for s in (name, "ensemble") if s in self._alarmed), default=None
             )
             found = [v for v in versions if first is None or v.seq < first]
-        elif to.isdecimal() and len(to) < SHORTEST:
-            found = [v for v in versions if v.seq <= int(to)]
+            if found and found[-1] is versions[-1] and found[-1].cause in ("installed", "promoted"):
+                found.pop()  # what came in place is not the way back from itself
         else:
             found = [v for v in versions if len(to) >= SHORTEST and v.digest.startswith(to)]
+            if not found and to.isdecimal():
+                found = [v for v in versions if v.seq <= int(to)]
         if not found:
             kept = ", ".join(f"{v.digest[:12]} (step {v.seq})" for v in versions[-5:]) or "none"
             raise NoVersion(f"{name}: expected a version that is kept, got {to!r}; kept: {kept}")

@@ -64,8 +64,8 @@ class Reactions:
     def alarm(self, alarm: Alarm, event_time_ms: int) -> None:
         """Act on an alarm that the score of an event of this time raised, if it is to be acted on.
 
-        Not acted on: an alarm of a member that does not learn, or one about scores that an older
-        model made, or a newer one before it had learned
+        Not acted on: an alarm of a member that labels teach nothing, or one about scores that an
+        older model made, or a newer one before it had learned
         :data:`~monitoring.drift.monitor.WARM_UP` labels: fresh models score badly, and late labels
         tell so much later.
         """
@@ -84,7 +84,8 @@ class Reactions:
                 self._auditor.record("challenger_started", _CAUSE, name, detail)
 
     def _learns(self, name: str) -> bool:
-        return name not in self._ensemble.frozen | self._ensemble.quarantined
+        out = self._ensemble.frozen | self._ensemble.quarantined
+        return name not in out and not self._ensemble.members[name].trained
 
     def _ripe(self, name: str, event_time_ms: int) -> bool:
         return name not in self._unripe and event_time_ms > self._ripe_ms.get(name, -1)

@@ -8,7 +8,7 @@ no clock, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from stream.step.lifecycle.corrections import Corrections
 from stream.step.lifecycle.history import History, Learned
 from stream.step.lifecycle.refits import Refits
 
+VERSIONS = 100
+"""How often back it is known what a member knew; of older versions nothing is."""
 MOST = 65_536
 """Rows learned since a rebuild began, at most. Nothing is scored while the member learns them."""
 
@@ -46,6 +48,7 @@ class Rebuilds:
         self.asked: dict[str, int] = {}
         self._accepted: dict[str, bool] = {}
         self._known: dict[str, int] = {}  # what was corrected by this step is in the member
+        self._since: dict[str, list[list[int]]] = {}  # from which step on it was by which
         self._ensemble = ensemble
         self._schema = schema
         self._history = history
@@ -104,7 +107,7 @@ class Rebuilds:
         """
         rows = sum(len(part.y) for part in parts)
         number = self._ensemble.labelled - rows
-        self._known[name] = upto
+        self._knows(name, upto)
         try:
             for part in () if name in self._ensemble.frozen else parts:
                 x = FeatureBatch(
@@ -122,12 +125,25 @@ class Rebuilds:
         """Another model stands in the member's place; a trained one, of the history by then."""
         self._end(name)
         if name in self._refits.asked:
-            self._known[name] = self._refits.asked[name]
+            self._knows(name, self._refits.asked[name])
+
+    def went_back(self, versions: Mapping[str, int]) -> None:
+        """These members are again what they were after a step: they know what they knew then."""
+        for name, seq in versions.items():
+            if name in self._known:
+                then = [upto for step, upto in self._since.get(name, ()) if step <= seq]
+                self._knows(name, then[-1] if then else 0)
+
+    def _knows(self, name: str, upto: int) -> None:
+        """What was corrected by a step is in the member from the step under way on."""
+        self._known[name] = upto
+        self._since[name] = [*self._since.get(name, ()), [self._auditor.step, upto]][-VERSIONS:]
 
     def begun(self, names: Collection[str], seq: int) -> None:
         """These members came new by step ``seq``: what they have learned was right."""
         if self._corrections.newest:
-            self._known |= dict.fromkeys(names, seq)
+            for name in names:
+                self._knows(name, seq)
 
     def _end(self, name: str) -> None:
         self.asked.pop(name, None)
@@ -141,6 +157,9 @@ class Rebuilds:
             "asked": dict(self.asked),
             "accepted": dict(self._accepted),
             "known": dict(self._known),
+            **(
+                {"since": {n: list(each) for n, each in self._since.items()}} if self._since else {}
+            ),
         }
 
     def restore(self, state: State) -> None:
@@ -149,3 +168,5 @@ class Rebuilds:
             {name: value for name, value in state[key].items() if name in self._ensemble.voters}
             for key in ("asked", "accepted", "known")
         )
+        since = state.get("since", {}).items()
+        self._since = {name: list(each) for name, each in since if name in self._known}

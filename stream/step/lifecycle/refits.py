@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.base import State
+from models.ensemble.ensemble import Ensemble
 from models.members.catalogue import member_class
 from monitoring.audit.auditor import Auditor
 from stream.settings.schema import Config
@@ -17,7 +18,7 @@ TYPE = "refit"
 
 
 class Refits:
-    """The members of one engine that fall due.
+    """The members of one engine that fall due: those in whose place no other kind of model stands.
 
     Attributes
     ----------
@@ -25,8 +26,9 @@ class Refits:
         By member the step at which it fell due, until a model is installed.
     """
 
-    def __init__(self, config: Config, auditor: Auditor) -> None:
+    def __init__(self, config: Config, ensemble: Ensemble, auditor: Auditor) -> None:
         self.asked: dict[str, int] = {}
+        self._ensemble = ensemble
         self._auditor = auditor
         self._due_ms: dict[str, int] = {}
         self._every_ms: dict[str, int] = {}
@@ -44,6 +46,8 @@ class Refits:
         """The newest event taken by step ``seq`` is of this time; whether a member falls due."""
         found = False
         for name, every_ms in self._every_ms.items():
+            if not self._trains(name):
+                continue
             due_ms = self._due_ms.setdefault(name, watermark_ms + every_ms)
             if watermark_ms >= due_ms:
                 self._due_ms[name] = watermark_ms + every_ms
@@ -54,9 +58,13 @@ class Refits:
 
     def ask(self, name: str, seq: int) -> bool:
         """The member falls due now, if it is one of these."""
-        if name in self._every_ms:
+        if self._trains(name):
             self.asked[name] = seq
-        return name in self._every_ms
+        return self._trains(name)
+
+    def _trains(self, name: str) -> bool:
+        """Whether the model in the member's place is trained; what was promoted may not be."""
+        return name in self._every_ms and self._ensemble.members[name].trained
 
     def answered(self, name: str) -> None:
         """Another model stands in the member's place."""

@@ -124,10 +124,14 @@ def test_negatives_that_are_left_out_weigh_in_others() -> None:
 
 
 def test_gates_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too few positives; nothing to learn; worse than the member was; other bits."""
+    """Too few rows of either truth; nothing to learn; worse than the member was; other bits."""
     given = rows()
     with pytest.raises(Refused, match="expected 5000 positives at least, got"):
         fit(member(positives=5_000), given)
+    with pytest.raises(Refused, match="expected negatives too"):
+        fit(member(), given._replace(y=np.ones(len(given.y))))
+    with pytest.raises(Refused, match="expected 10 rows at least, to hold"):
+        fit(member(positives=1), given.take(np.argsort(given.y, kind="stable")[[0, 1, -2, -1]]))
     noise = given._replace(y=np.random.default_rng(1).permutation(given.y))
     with pytest.raises(Refused, match="hold-out: expected a loss of"):
         fit(member(learning_rate=1.0, trees=1), noise)

@@ -295,6 +295,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "alpha": ({"alpha": 1.5}, "alpha"),
     "block": ({"block": "a day"}, "block"),
+    "no block": ({"block": "0s"}, "block"),
+    "no deadline": ({"deadline": "000d"}, "deadline"),
+    "trained": ({"spec": '{"type": "refit"}'}, "Expected a `type` that learns label by label"),
     "member": ({"member": "nobody"}, "Expected one of linear, prior"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -62,7 +63,7 @@ def test_a_version_is_named_in_three_ways(to: str, seq: int) -> None:
     assert ledger(range(1, 10)).named("m", to).seq == seq
 
 
-@pytest.mark.parametrize("to", ["0", f"{12:08d}", "0000"])
+@pytest.mark.parametrize("to", ["0", f"{0:08d}", "0000", "abcdef012"])
 def test_what_is_not_kept_is_refused_with_what_is(to: str) -> None:
     """The error lists the newest versions."""
     with pytest.raises(NoVersion, match=r"kept: .*000000090000 \(step 9\)"):
@@ -78,6 +79,30 @@ def test_the_last_good_one_is_from_before_the_alarms(signal: str) -> None:
     assert made.named("m", "last_good").seq == 4
     made.replaced("m")
     assert made.named("m", "last_good").seq == (9 if signal == "m" else 4)
+
+
+@pytest.mark.parametrize("cause", ["installed", "promoted"])
+def test_what_came_in_place_is_not_the_way_back_from_itself(cause: Any) -> None:
+    """The last good one is what it took the place of, until it was kept as time passed."""
+    made = ledger(range(1, 5))
+    came = msgspec.structs.replace(version(6), cause=cause)
+    made.keep("m", came, dict)
+    assert made.named("m", "last_good").seq == 4
+    made.keep("m", version(9), dict)
+    assert made.named("m", "last_good").seq == 9
+    alone = ledger(range(0))
+    alone.keep("m", came, dict)
+    with pytest.raises(NoVersion):
+        alone.named("m", "last_good")
+
+
+def test_steps_may_have_as_many_digits_as_a_digest() -> None:
+    """A digest that begins so is meant first."""
+    made = ledger(range(1, 4))
+    made.keep("m", version(50_000_000), dict)
+    assert made.named("m", "60000000").seq == 50_000_000
+    assert made.named("m", "49999999").seq == 3
+    assert made.named("m", f"{2:08d}").seq == 2
 
 
 def test_alarms_are_over_after_a_quiet_time() -> None:

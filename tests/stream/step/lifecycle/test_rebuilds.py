@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import FeatureBatch, Model
+from models.base import FeatureBatch, Model, state_digest
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_scoring
 from stream.run.refit.rebuild import rebuild
 from stream.settings.upgrade import journaled
+from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import StateDirectory, snapshot_of
 from stream.state.topics import Standing
 from stream.step.lifecycle import rebuilds
@@ -63,8 +64,6 @@ def answered(engine: ScoringEngine, directory: Path, name: str = "linear") -> di
 
 def install(engine: ScoringEngine, directory: Path, sent: dict[str, Any]) -> Outputs:
     """The step of an install, with its artefact; the trail has the member as it then is."""
-    from stream.state.artefacts import FOLDER, Artefacts
-
     feed = Feed()
     feed.seq, feed.offsets = engine.seq, {"control": engine.counts["consumed.control"]}
     batch = feed.batch(("control", [sent]))
@@ -120,6 +119,25 @@ def test_who_is_stale_is_asked_for_and_on_record(tmp_path: Path) -> None:
     told(engine, command(command="withdraw", member="prior"))
     assert engine.rebuilds.asked.keys() == {"linear"}
     assert reasons(told(engine, command(command="withdraw", member="prior")).dead_letters)
+
+
+def test_who_goes_back_to_before_a_rebuild_has_learned_wrong_labels(tmp_path: Path) -> None:
+    """And is not stale once it is what was rebuilt again, wherever the engine was saved."""
+    engine = build_scoring(shard(tmp_path, label=ARRIVAL), None)
+    run(engine, truth)
+    wrong = engine.ensemble.members["linear"].state()
+    told(engine, ("labels", [corrects(i, not truth(i)) for i in range(9)]))
+    told(engine, command(command="rebuild", member="linear"))
+    install(engine, tmp_path / "state", answered(engine, tmp_path / "state"))
+    right = engine.ensemble.members["linear"].state()
+    engine = restored(engine, tmp_path / "again")
+    artefacts = Artefacts(tmp_path / "state" / FOLDER)
+    for state, stale in ((wrong, True), (right, False), (wrong, True)):
+        digest = state_digest(state)
+        artefacts.put(digest, lambda state=state: state)  # type: ignore[misc]
+        back = {"command": "rollback", "member": "linear", "to": digest}
+        assert reasons(install(engine, tmp_path / "state", back).dead_letters) == []
+        assert ("linear" in engine.rebuilds.stale) == stale
 
 
 def test_a_member_whose_past_is_elsewhere_is_rebuilt_only_if_that_is_accepted(

@@ -13,8 +13,8 @@ from stream.run.refit.at_once import Refitting
 from stream.settings.upgrade import journaled
 from stream.step.reconfigure import reconfigure
 from stream.step.scoring import ScoringEngine
-from tests.stream.step.lifecycle.test_reactions import restored
-from tests.support.factory import Feed, config, decoded, event, label
+from tests.stream.step.lifecycle.test_reactions import react, restored
+from tests.support.factory import Feed, config, decoded, event, label, reasons
 
 SIZE = 50
 LINEAR = {"name": "linear", "type": "logistic"}
@@ -114,6 +114,39 @@ def test_under_another_configuration_it_falls_due_as_before(tmp_path: Path) -> N
     reconfigure(alone, both, journaled(both.config))
     records = run(both, feed, 7)
     assert [r["step"] for r in records if r["event"] == "refit_due"] == [12]
+
+
+def test_where_another_kind_of_model_stands_nothing_falls_due(tmp_path: Path) -> None:
+    """One that was promoted learns for itself; when the member is back it falls due."""
+    engine, feed = build(tmp_path), Feed()
+
+    def told(**fields: Any) -> list[str]:
+        feed.seq = engine.seq
+        out = engine.step(feed.batch(("control", [{"member": "trees"} | fields])))
+        return reasons(out.dead_letters)
+
+    run(engine, feed, 2)
+    assert told(command="challenge", spec='{"type": "logistic"}') == []
+    assert told(command="promote") == []
+    run(engine, feed, 14)
+    assert engine.refits.asked == {}
+    assert told(command="rebuild") == []
+    assert (engine.refits.asked, "trees" in engine.rebuilds.asked) == ({}, True)
+    engine.ensemble.replace("trees", engine.ensemble.fresh("trees", 0))
+    run(engine, feed, 7, train=False)
+    assert list(engine.refits.asked) == ["trees"]
+
+
+def test_what_nobody_would_train_does_not_challenge(tmp_path: Path) -> None:
+    """Neither by command, as the member is, nor after an alarm, which leaves the member alone."""
+    engine, feed = build(tmp_path, drift={"on_alarm": "challenge"}), Feed()
+    run(engine, feed, 2)
+    feed.seq = engine.seq
+    out = engine.step(feed.batch(("control", [{"command": "challenge", "member": "trees"}])))
+    [letter] = out.dead_letters
+    assert "expected a model that learns label by label" in letter.error
+    react(engine, "trees")
+    assert engine.ensemble.challengers == {}
 
 
 def test_a_replay_takes_the_model_by_its_digest(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ the shard's side, the CLI and the HTTP API append.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -200,6 +200,12 @@ class Log(Protocol):
 
     def earliest(self) -> dict[tuple[str, int], int]:
         """The oldest retained offset, by input partition."""
+
+    def done(self, partitions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Where this shard stands by the log's own account: no record before it was left unread.
+
+        It may have passed what is no record behind the newest one; the journal has not.
+        """
 
     def others(self) -> list[str] | None:
         """Who else wrote to the topic of scores lately, by name.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
 
-from stream.contract.log import Log, LogError, LogUnavailable, Topic
+from stream.contract.log import Log, LogError, LogUnavailable, OutOfRetention, Topic
 from stream.run.threads import Threads
 from stream.settings.schema import Config
 from stream.state.topics import Lost, Standing, TopicsChanged, explained, ids_of, lost
@@ -61,7 +61,8 @@ class Topics:
     def restored(self, standing: Standing) -> dict[str, Any]:
         """Go on from here; gives what the next journal record says of the topics.
 
-        Raises :class:`TopicsChanged` where something is lost that nobody accepted.
+        Raises :class:`TopicsChanged`, or :class:`OutOfRetention` where records were deleted unread,
+        where something is lost that nobody accepted.
         """
         self.standing = standing
         topics = self._log.topics()
@@ -86,7 +87,45 @@ class Topics:
             if name not in found.anew:
                 logger.warning("topic_made_anew", topic=name, id=topics[name].id)
         self._ask_for_others()
-        return self._tell(topics)
+        further = self._retained(set(standing.anew(ids_of(topics))))
+        told = self._tell(topics)
+        return told | {"joined": [*told.get("joined", ()), *further]} if further else told
+
+    def _retained(self, anew: Collection[str]) -> list[tuple[str, int, int]]:
+        """From where partitions are read on whose oldest record is behind where we stand.
+
+        Nothing is lost where only markers of transactions stood in between, which the log's own
+        account has passed; nor of versions of a service's members, each of which is whole.
+        """
+        positions = self.standing.positions
+        behind = {
+            key: first
+            for key, first in self._log.earliest().items()
+            if positions.get(key, first) < first and key[0] not in anew
+        }
+        if not behind:
+            return []
+        done = self._log.done(behind)
+        gone = {
+            key: first
+            for key, first in behind.items()
+            if done.get(key, 0) < first and key[0] != self._config.models_topic
+        }
+        for (topic, partition), first in gone.items() if self._accept else ():
+            at = positions[topic, partition]
+            logger.warning("records_lost", topic=topic, partition=partition, first=at, end=first)
+        if gone and not self._accept:
+            raise OutOfRetention(
+                "retention deleted records that nobody had read:\n"
+                + "".join(
+                    f"  {topic}/{partition}: offset {positions[topic, partition]} was deleted, the"
+                    f" oldest retained is {first}\n"
+                    for (topic, partition), first in sorted(gone.items())
+                )
+                + "Lengthen retention.ms, and start with --accept-changes: it goes on with what is"
+                " there, and says so in the journal"
+            )
+        return [(*key, first) for key, first in sorted(behind.items())]
 
     def start(self, threads: Threads) -> None:
         """Begin to look."""

@@ -34,6 +34,11 @@ def needing_restart(running: Config, asked: Config) -> list[str]:
     """Every setting that differs and cannot change while the service runs, by its path."""
     if running.reco is not None or asked.reco is not None:
         return ["target.type: of a shard that ranks nothing changes while it runs"]
+    if running.shard.role != "all" or asked.shard.role != "all":
+        return [
+            "shard.role: of a service of several processes nothing changes while they run: its"
+            " members and rows mean something under one file. Stop all, and start all with it"
+        ]
     return [*_cold(plain(running), plain(asked)), *_new_code(running, asked)]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import structlog
 
@@ -245,8 +245,7 @@ class KafkaLog:
             if offset < first:
                 raise OutOfRetention(
                     f"Kafka: {topic}/{partition}: offset {offset} was deleted, the oldest retained"
-                    f" is {first}; lengthen retention.ms, or start anew with an empty state"
-                    " directory"
+                    f" is {first}; lengthen retention.ms"
                 )
             if offset > end:
                 raise LogError(
@@ -335,6 +334,10 @@ class KafkaLog:
     def earliest(self) -> dict[tuple[str, int], int]:
         """See :meth:`stream.contract.log.Log.earliest`."""
         return self._reader.bounds(self._input_keys())[0]
+
+    def done(self, partitions: Collection[Key]) -> dict[Key, int]:
+        """See :meth:`stream.contract.log.Log.done`; markers of transactions are no records."""
+        return self._reader.committed(partitions)
 
     def others(self) -> list[str] | None:
         """See :meth:`stream.contract.log.Log.others`."""

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from stream.contract.failpoint import failpoint
 from stream.contract.log import (
@@ -344,6 +344,13 @@ class SqliteLog:
         with self._reader.use() as db:
             return {(p.topic, p.partition): p.first for p in partitions_of(db, self._inputs)}
 
+    def done(self, partitions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """See :meth:`stream.contract.log.Log.done`."""
+        with self._reader.use() as db:
+            query = "SELECT topic, partition, next_offset FROM committed WHERE shard = ?"
+            rows = db.execute(query, (self._config.name,)).fetchall()
+        return {(t, p): at for t, p, at in rows if (t, p) in partitions}
+
     def others(self) -> list[str] | None:
         """Nobody can tell: a record in the file does not say who wrote it."""
         return None
@@ -418,7 +425,7 @@ def _check_retained(part: Partition, position: int) -> None:
     if position < part.first:
         raise OutOfRetention(
             f"{part.topic}/{part.partition}: offset {position} was deleted, the oldest retained is"
-            f" {part.first}; lengthen log.retention, or start anew with an empty state directory"
+            f" {part.first}; lengthen log.retention"
         )
     if position > part.next:
         raise LogError(

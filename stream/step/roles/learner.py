@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from stream.contract.commands import Challenge, Drop, Promote, Rebuild, Retract, Withdraw
+from stream.contract.commands import (
+    Challenge,
+    Configure,
+    Drop,
+    Promote,
+    Rebuild,
+    Retract,
+    Withdraw,
+)
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.step.engine import Engine, Handed, Made
@@ -19,7 +27,7 @@ from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
 from stream.step.roles.versions import Outgoing, Taken, pieces, viewed
 from stream.step.scoring import ScoringEngine
 
-NOT_HERE = (Challenge, Drop, Promote, Rebuild, Retract, Withdraw)
+NOT_HERE = (Challenge, Configure, Drop, Promote, Rebuild, Retract, Withdraw)
 """Commands about what only one process can do that sees events and labels and learns."""
 
 

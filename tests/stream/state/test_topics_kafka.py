@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from structlog.testing import capture_logs
 
 from monitoring.audit.trail import Exit
+from stream.contract.log import OutOfRetention
 from stream.run import health
 from stream.run.service import Service
 from stream.settings.schema import Config
@@ -172,6 +174,64 @@ def test_partitions_that_are_added_join_the_input(watched: Config, admin: Any) -
     assert scored(watched) == ids(*range(120))
     assert len(service.topics.standing.positions) == 8 + 2 + 1
     assert replay_to(watched, seq, None, from_start=True)["digest"] == digest
+
+
+def of_one_partition(c: Config) -> Config:
+    """The same with events in one place."""
+    return c.model_copy(update={"topics": c.topics.model_copy(update={"partitions": 1})})
+
+
+def test_records_that_were_deleted_unread_are_told_and_let_go_when_that_is_accepted(
+    kafka: Config, admin: Any
+) -> None:
+    """The start after it goes on as ever, and so does a replay."""
+    kafka = of_one_partition(kafka)
+    topic = kafka.topics.events
+    with running(kafka) as service:
+        produce(kafka, topic, [event(i) for i in range(20)])
+        caught_up(service, 20)
+    produce(kafka, topic, [event(i) for i in range(20, 60)])
+    admin.delete_records({TopicPartition(topic, 0): 35})
+    with pytest.raises(OutOfRetention) as refused, running(kafka):
+        pass
+    assert f"{topic}/0: offset 20 was deleted, the oldest retained is 35" in str(refused.value)
+    assert "--accept-changes" in str(refused.value)
+    with capture_logs() as told, running(kafka, accept_changes=True) as service:
+        caught_up(service, 45)
+    [lost] = [line for line in told if line["event"] == "records_lost"]
+    assert (lost["topic"], lost["first"], lost["end"]) == (topic, 20, 35)
+    with running(kafka) as service:
+        produce(kafka, topic, [event(60)])
+        caught_up(service, 46)
+        assert service.engine is not None
+        seq, digest = service.engine.seq, service.engine.digest
+    assert scored(kafka) == ids(*range(20), *range(35, 61))
+    assert verify_trail(kafka, None, None, None, checkpoints=True)["outcome"] == "ok"
+    assert replay_to(kafka, seq, None, from_start=False)["digest"] == digest
+
+
+def test_nothing_is_lost_where_only_a_marker_was_deleted(kafka: Config, admin: Any) -> None:
+    """Behind the newest record of a transactional producer stands one, which nobody reads."""
+    kafka = of_one_partition(kafka)
+    topic, log = kafka.topics.events, kafka.log
+    producer = KafkaProducer(
+        bootstrap_servers=log.bootstrap,  # type: ignore[union-attr]
+        transactional_id=kafka.name + "-producer",
+    )
+    producer.init_transactions()
+    with running(kafka) as service:
+        producer.begin_transaction()
+        producer.send(topic, json.dumps(event(1)).encode(), partition=0)
+        producer.commit_transaction()
+        caught_up(service, 1)
+        passed = lambda: service.log.done({(topic, 0): 1}).get((topic, 0)) == 2  # noqa: E731
+        wait_until(passed, "an idle look that passes the marker")
+    producer.close()
+    admin.delete_records({TopicPartition(topic, 0): 2})
+    produce(kafka, topic, [event(2)])
+    with running(kafka) as service:
+        caught_up(service, 2)
+    assert scored(kafka) == ids(1, 2)
 
 
 @pytest.mark.parametrize("role", ["events", "scores", "journal"])

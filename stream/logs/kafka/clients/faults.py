@@ -80,7 +80,7 @@ def _meaning(what: str, error: BaseException) -> LogError:
     if isinstance(error, errors.OffsetOutOfRangeError):
         return OutOfRetention(
             f"{text}; the topic's retention deleted records this shard still needs: lengthen"
-            " retention.ms, or start anew with an empty state directory"
+            " retention.ms, and start again, which says what is lost and how to go on"
         )
     if type(error) is errors.KafkaError or first(*_IN_DOUBT) is not None:
         return LogUnavailable(text)

@@ -10,7 +10,10 @@ import msgspec
 import pytest
 import zstandard
 
+from stream.contract.commands import Configure
 from stream.run.readings import readings
+from stream.settings.hot import needing_restart
+from stream.settings.upgrade import digest, encoded, settings
 from stream.step.roles import versions
 from stream.step.roles.examples import Reader, meaning
 from stream.step.roles.versions import viewed
@@ -233,6 +236,21 @@ def test_commands_reach_scorers_by_the_learner_or_hold_everywhere(tmp_path: Path
     many.score(0)
     assert many.scorers[0].engine.ensemble.frozen == {"linear"}
     assert many.scorers[0].engine.threshold == many.learner.engine.threshold == 0.25
+
+
+def test_no_process_of_many_takes_another_configuration_by_itself(tmp_path: Path) -> None:
+    """Its members and rows would mean what those of the others do not: the learner says so, and so
+    does who compares files."""
+    many = scaled(tmp_path, 1)
+    for part in (many.learner, *many.scorers):
+        asked = part.engine.tree | {"seed": 2}
+        [told] = needing_restart(part.config, settings(asked, "asked"))
+        assert told.startswith("shard.role: of a service of several processes nothing changes")
+        command = Configure(base=digest(part.engine.tree), settings=encoded(asked).decode())
+        values = [msgspec.to_builtins(command)]
+        out = part.step((part.config.topics.control, 0, values))
+        wanted = ["expected shard.role = 'all'"] if part is many.learner else []
+        assert [letter.error[:27] for letter in out.dead_letters] == wanted
 
 
 def test_readings_tell_the_version_and_its_age(tmp_path: Path) -> None:

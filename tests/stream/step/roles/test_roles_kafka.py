@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from stream.contract.log import LogError
 from stream.contract.records import NewRecord
@@ -76,6 +77,42 @@ def test_a_service_scores_and_learns_over_kafka(tree: dict[str, Any]) -> None:
         assert log.others() == []
     finally:
         log.close()
+
+
+def test_a_scorer_goes_on_with_the_newest_version_though_older_ones_are_gone(
+    tree: dict[str, Any], kafka_bootstrap: str
+) -> None:
+    """One that was stopped in order needs none of those that were published meanwhile."""
+    configs = [of_role(tree, "scorer", 0), of_role(tree, "scorer", 1), of_role(tree, "learner")]
+    topics, models = configs[0].topics, (configs[0].models_topic, 0)
+
+    def told(services: list[Service], first: int) -> None:
+        """Events and labels of the running scorers, and a version of them everywhere."""
+        by = len(services) - 1
+        for topic, make in ((topics.events, event), (topics.labels, label)):
+            records = [
+                NewRecord(None, json.dumps(make(i)).encode(), i % by)
+                for i in range(first, first + 20)
+            ]
+            services[0].log.append(topic, records)
+        done = lambda: services[-1].engine.counts["learned"] == first + 20  # type: ignore[union-attr]  # noqa: E731
+        wait_until(done, "the labels to be learned")
+        newest = lambda: len({s.engine.versions.current for s in services}) == 1  # type: ignore[union-attr]  # noqa: E731
+        wait_until(newest, "the newest version everywhere")
+
+    with running(configs[2]) as learner:
+        with running(configs[1]) as other, running(configs[0]) as one:
+            told([one, other, learner], 0)
+        with running(configs[0]) as one:
+            told([one, learner], 20)
+            told([one, learner], 40)
+            newest = one.engine.versions.current  # type: ignore[union-attr]
+            at = learner.log.tail(models[0], 1)[0].offset
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin.delete_records({TopicPartition(*models): at})
+    admin.close()
+    with running(configs[1]) as other:
+        wait_until(lambda: other.engine.versions.current == newest, "it")  # type: ignore[union-attr]
 
 
 def test_a_scorer_without_events_beats_for_the_others(tree: dict[str, Any]) -> None:

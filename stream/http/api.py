@@ -34,7 +34,7 @@ from stream.http.append import GroupAppender
 from stream.http.auth import Tokens, is_loopback
 from stream.http.body import JSON, NDJSON, Bodies
 from stream.http.edge import CLIENT_GONE, Edge, Observe
-from stream.http.infer import SERVER, Inference
+from stream.http.infer import BINARY, SERVER, Inference
 from stream.http.ingest import Accepted, Ingest
 from stream.http.live.feed import Feed
 from stream.http.live.recent import KEPT
@@ -390,6 +390,12 @@ class Api:
     async def _infer(self, request: Request) -> Response:
         """Events in, what their scores would be out; or one event in, its committed score out."""
         self._tokens.caller(request, "score")
+        if BINARY in request.headers:
+            raise Problem(
+                "media-type",
+                "expected tensors in JSON, got some in binary (Inference-Header-Content-Length): of"
+                " Triton's client, set_data_from_numpy(..., binary_data=False)",
+            )
         # Triton's client says no type. A foreign web page may leave it out too, but it cannot read
         # the answer, and nothing changes.
         async with self._bodies.read(request, JSON, "") as (body, media):

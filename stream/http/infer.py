@@ -27,6 +27,14 @@ EVENTS = 100
 
 SERVER = {"name": "millrace", "version": version("millrace"), "extensions": []}
 
+DATATYPES = frozenset(
+    ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+    + ("FP16", "FP32", "FP64", "BYTES")
+)
+"""Of the protocol."""
+BINARY = "inference-header-content-length"
+"""The header of a request that has tensors in binary behind its JSON."""
+
 _DATATYPES = {bool: "BOOL", int: "INT64", float: "FP64", str: "BYTES"}
 
 
@@ -113,7 +121,11 @@ class Inference:
         except (msgspec.MsgspecError, RecursionError) as error:
             wrong = isinstance(error, msgspec.ValidationError)
             raise Problem("invalid" if wrong else "malformed", str(error)) from error
-        columns = {tensor.name: _column(tensor) for tensor in asked.inputs}
+        columns: dict[str, list[Any]] = {}
+        for tensor in asked.inputs:
+            if tensor.name in columns:
+                raise _invalid(f"inputs: expected each once, got {tensor.name[:80]!r} again")
+            columns[tensor.name] = _column(tensor)
         if unknown := sorted({*columns} - {*self._parts}):
             raise _invalid(f"inputs: expected some of {', '.join(self._parts)}; got {unknown[0]!r}")
         if unknown := sorted({w.name for w in asked.outputs} - {*self._outputs}):
@@ -162,6 +174,12 @@ class Inference:
 
 def _column(tensor: Tensor) -> list[Any]:
     """The values of a tensor of shape ``[n]`` or ``[n, 1]``, which may come nested."""
+    if tensor.datatype not in DATATYPES:
+        known = ", ".join(sorted(DATATYPES))
+        raise _invalid(
+            f"inputs: {tensor.name[:80]!r}: expected a datatype of {known}; got "
+            f"{tensor.datatype[:20]!r}"
+        )
     shape, data = tensor.shape, tensor.data
     if len(shape) == 2 and all(isinstance(row, list) and len(row) == 1 for row in data):
         data = [row[0] for row in data]

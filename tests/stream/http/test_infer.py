@@ -117,6 +117,10 @@ def test_errors_are_those_that_clients_read(client: InferenceServerClient, fresh
         client.infer("test", tensors(event("p1", price=1.0)))
     with pytest.raises(InferenceServerException, match="got 'reasons of mine'"):
         client.infer("test", tensors(event("p1")), outputs=outputs("reasons of mine"))
+    binary = tensors(event("p1"))
+    binary[0].set_data_from_numpy(np.array([b"p1"], object))
+    with pytest.raises(InferenceServerException, match="binary_data=False"):
+        client.infer("test", binary)
     with pytest.raises(InferenceServerException, match="got '/v2/models/other"):
         client.get_model_metadata("other")
     assert fresh.http.get("/v2/models/other").json().keys() == {"error"}
@@ -141,6 +145,8 @@ def test_errors_are_those_that_clients_read(client: InferenceServerClient, fresh
             "one length",
         ),
         ([{"name": "amount", "shape": [101], "datatype": "FP64", "data": [1.0] * 101}], "100"),
+        ([{"name": "amount", "shape": [1], "datatype": "XML", "data": [1.0]}], "got 'XML'"),
+        ([{"name": "amount", "shape": [1], "datatype": "FP64", "data": [1.0]}] * 2, "each once"),
     ],
 )
 def test_tensors_that_are_no_events_are_refused(

@@ -27,10 +27,8 @@ EVENTS = 100
 
 SERVER = {"name": "millrace", "version": version("millrace"), "extensions": []}
 
-DATATYPES = frozenset(
-    ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
-    + ("FP16", "FP32", "FP64", "BYTES")
-)
+_WHOLE = [f"{sign}INT{bits}" for sign in ("U", "") for bits in (8, 16, 32, 64)]
+DATATYPES = frozenset(["BOOL", *_WHOLE, "FP16", "FP32", "FP64", "BYTES"])
 """Of the protocol."""
 BINARY = "inference-header-content-length"
 """The header of a request that has tensors in binary behind its JSON."""

@@ -24,7 +24,7 @@ from stream.run.refit.train import step_back
 from stream.settings.upgrade import is_given, settings
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import load, read_manifest
-from stream.step.lifecycle.history import Learned, learned_of
+from stream.step.lifecycle.history import Learned, learned_of, opened
 
 
 def taught(member: Model, learned: Iterable[Learned], schema: FeatureSchema, every: int) -> int:
@@ -51,8 +51,9 @@ def rebuild(state_dir: Path, generation: Path, name: str, tree: dict[str, Any]) 
     if not is_given(manifest.config, str(generation), given):
         return Answer(refused="the configuration has changed meanwhile; ask again")
     loaded = load(generation, manifest)
-    state, segments = loaded.state, loaded.segments.get("history", {})
-    schema, task, row = FeatureStage(given.features).schema, given.task(), pending_row(given)
+    state, row = loaded.state, pending_row(given)
+    segments = opened(state["history"], loaded.segments.get("history", {}), row)
+    schema, task = FeatureStage(given.features).schema, given.task()
     task.restore(state)
     make, spec = member_maker(given, schema, task), state["ensemble"].get("specs", {}).get(name)
     every = next(m.learn_every for m in given.members if m.name == name)

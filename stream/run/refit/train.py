@@ -28,7 +28,7 @@ from stream.run.refit.answer import Answer
 from stream.settings.upgrade import settings
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import load, read_manifest
-from stream.step.lifecycle.history import Learned, learned_of
+from stream.step.lifecycle.history import Learned, learned_of, opened
 
 MEMORY = 8 << 30
 _NICE = 15
@@ -73,15 +73,14 @@ def train(state_dir: Path, generation: Path, name: str) -> Answer:
     loaded = load(generation, manifest)
     # Code that a member names is not run: only this one is built.
     config = settings(manifest.config, str(generation))
+    history, row = loaded.state["history"], pending_row(config)
+    segments = opened(history, loaded.segments.get("history", {}), row)
     schema, task = FeatureStage(config.features).schema, config.task()
     state = loaded.state["ensemble"]
     make, spec = member_maker(config, schema, task), state.get("specs", {}).get(name)
     member, made = (make(name, 0, spec) for _ in range(2))
     member.restore(state["members"][name])
-    rows = learned_of(
-        *(loaded.state["history"], loaded.segments.get("history", {}), pending_row(config)),
-        *(0, manifest.seq),
-    )
+    rows = learned_of(history, segments, row, 0, manifest.seq)
     try:
         fitted = trained(name, member, rows, schema)
     except Refused as error:

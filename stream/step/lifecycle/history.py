@@ -133,19 +133,31 @@ def learned_of(
     for part in parts_of(state):
         if part.last <= after or part.first > until:
             continue
-        source, of = sources[part.number], layout(row, len(part.members))
-        if isinstance(source, Kept):
-            source = source.proven()
-        kept = (
-            np.memmap(source, of, "r", shape=part.used)
-            if isinstance(source, Path)
-            else source[: part.used]
-        )
+        kept = _rows(sources[part.number], row, part)
         seq = np.ascontiguousarray(kept["seq"])
         begin, end = np.searchsorted(seq, [after, until], side="right").tolist()
         found = kept[begin:end]
         learned = Learned(part.members, found["row"], found["y"], found["w"], seq[begin:end])
         yield _corrected(learned, begin, made[part.number]) if part.number in made else learned
+
+
+def opened(
+    state: State, sources: Mapping[int, Source], row: np.dtype[Any]
+) -> dict[int, NDArray[Any]]:
+    """The rows of every part as sources of :func:`learned_of`, which nobody's removing of their
+    files takes away: whoever learns them for hours reads a generation that is long gone by then.
+    """
+    return {part.number: _rows(sources[part.number], row, part) for part in parts_of(state)}
+
+
+def _rows(source: Source, row: np.dtype[Any], part: Part) -> NDArray[Any]:
+    """The rows of a part; compared with their digest, if nobody has done so yet."""
+    if isinstance(source, Kept):
+        source = source.proven()
+    if isinstance(source, Path):
+        of = layout(row, len(part.members))
+        return np.memmap(source, of, "r", shape=part.used)
+    return source[: part.used]
 
 
 def _corrected(learned: Learned, first: int, made: Sequence[Correction]) -> Learned:

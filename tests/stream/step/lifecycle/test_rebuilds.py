@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from models.base import FeatureBatch, Model, state_digest
 from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_scoring
+from stream.run.refit import rebuild as rebuilding
+from stream.run.refit import train as training
 from stream.run.refit.rebuild import rebuild
 from stream.settings.upgrade import journaled
 from stream.state.artefacts import FOLDER, Artefacts
@@ -26,6 +29,7 @@ from tests.stream.step.lifecycle.test_corrections import TARGETS, retract, run, 
 from tests.stream.step.lifecycle.test_reactions import restored
 from tests.support.factory import Feed, decoded, event, label, ranking_config, reasons, truth
 
+TREES = {"name": "trees", "type": "refit", "least": 5, "positives": 20, "trees": 5}
 ARRIVAL = {"field": "fraud", "horizon": "2h", "learning": "arrival"}
 
 
@@ -119,6 +123,35 @@ def test_who_is_stale_is_asked_for_and_on_record(tmp_path: Path) -> None:
     told(engine, command(command="withdraw", member="prior"))
     assert engine.rebuilds.asked.keys() == {"linear"}
     assert reasons(told(engine, command(command="withdraw", member="prior")).dead_letters)
+
+
+@pytest.mark.parametrize("by", ["rebuild", "train"])
+def test_a_generation_that_leaves_meanwhile_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Learning takes longer than a generation is kept."""
+    members = [{"name": "linear", "type": "logistic"}, TREES]
+    engine = build_scoring(shard(tmp_path, label=ARRIVAL, members=members), None)
+    run(engine, truth)
+    told(engine, ("labels", [corrects(3, not truth(3))]))
+    told(engine, command(command="rebuild", member="linear"))
+    place = StateDirectory(tmp_path / "state").open()
+    path = place.publish(place.write(snapshot_of(engine, Standing(), 0)), keep=3)
+    place.close()
+    module, slow = {"rebuild": (rebuilding, "taught"), "train": (training, "trained")}[by]
+    learns = getattr(module, slow)
+
+    def late(*given: Any) -> Any:
+        shutil.rmtree(path, ignore_errors=True)
+        return learns(*given)
+
+    monkeypatch.setattr(module, slow, late)
+    if by == "rebuild":
+        answer = rebuild(tmp_path / "state", path, "linear", engine.tree)
+        assert answer.digest == learned_right(engine).digest()
+    else:
+        assert training.train(tmp_path / "state", path, "trees").digest
+    assert not path.exists()
 
 
 def test_who_goes_back_to_before_a_rebuild_has_learned_wrong_labels(tmp_path: Path) -> None:

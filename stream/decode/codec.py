@@ -106,10 +106,12 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 class Keyed(NamedTuple):
-    """What a good record is filed under: its event's id, and the text its partition follows."""
+    """What a good record is filed under: its event's id, and the text its partition follows; of an
+    event also its time."""
 
     id: str
     key: str
+    time_ms: int = -1
 
 
 class Meant(NamedTuple):
@@ -249,8 +251,8 @@ class Codec:
         def keyed(rows: list[Any], meant: Meant) -> list[Keyed]:
             keys = (default if key is None else key for key in map(of, rows))
             return [
-                Keyed(i, i if key is None else str(key))
-                for i, key in zip(meant.ids, keys, strict=True)
+                Keyed(i, i if key is None else str(key), ms)
+                for i, key, ms in zip(meant.ids, keys, meant.times_ms.tolist(), strict=True)
             ]
 
         _, parts, bad = self._each_event(records, keyed)

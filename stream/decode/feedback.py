@@ -193,7 +193,8 @@ class FeedbackCodec(Codec):
     def event_keys(self, records: Sequence[Record]) -> tuple[list[Keyed], list[DeadLetter]]:
         """Keys of the good records and the bad ones: all of one user stays in order."""
         taken, bad = self.feedback(records)
-        return [Keyed(what.id or "", whose(what)) for what in taken.what], bad
+        times = zip(taken.what, taken.time_ms, strict=True)
+        return [Keyed(what.id or "", whose(what), ms) for what, ms in times], bad
 
 
 def codec_of(config: Config) -> Codec:

@@ -7,7 +7,7 @@ milliseconds since 1970, the nearest; nothing here knows a clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -23,6 +23,10 @@ LATEST_MS = 253_402_300_799_999
 
 
 YEARS = "of the years 1970 to 9999, in UTC"
+
+LIKELY = ("1980-01-01T00:00:00.000Z", "2200-01-01T00:00:00.000Z")
+"""Seconds that are read as milliseconds lie weeks after 1970, what is read the other way round
+thousands of years away."""
 
 
 class BadTime(ValueError):
@@ -229,6 +233,33 @@ def label_times(config: Config) -> TimeRule:
 def event_times(config: Config) -> TimeRule:
     """How events write their time."""
     return time_rule(config.event.time_format, config.event.time_zone)
+
+
+def utc(ms: int) -> str:
+    """A moment in UTC.
+
+    >>> utc(1_700_000_000_000)
+    '2023-11-14T22:13:20.000Z'
+    """
+    return np.datetime_as_string(np.datetime64(ms, "ms"), timezone="UTC")
+
+
+def period_of(times_ms: I64) -> list[str] | None:
+    """The first and the last moment; ``None`` where there is none."""
+    return [utc(int(times_ms.min())), utc(int(times_ms.max()))] if len(times_ms) else None
+
+
+def misread(period: list[str] | None, time_format: TimeFormat) -> Iterator[str]:
+    """What is to be told where none of the event times of a period is likely.
+
+    >>> list(misread(["2023-11-14T22:13:20.000Z", "2023-11-15T00:00:00.000Z"], "s"))
+    []
+    """
+    if period and (period[1] < LIKELY[0] or period[0] > LIKELY[1]):
+        first, last = period
+        where = f"between {first} and {last}" if first < last else f"at {last}"
+        told = f"are they written as event.time_format = {time_format!r} says?"
+        yield f"event times lie {where}: {told}"
 
 
 def likely_format(value: bytes | msgspec.Raw) -> str | None:

@@ -282,7 +282,8 @@ class Api:
             else:
                 accepted = await anyio.to_thread.run_sync(parse, body, media)
             positions = await self._appender.append(topic, accepted.records)
-        return _json(_appended(topic, positions), 202)
+        notes = {"notes": accepted.notes} if accepted.notes else {}
+        return _json(_appended(topic, positions) | notes, 202)
 
     async def _control(self, request: Request) -> Response:
         actor = self._tokens.caller(request, "admin")
@@ -402,7 +403,7 @@ class Api:
             asked, events = self._inference.asked(body)
             if asked.appends and self._backend.read_only:
                 raise self._read_only()
-            ids, records = self._ingest.events(b"[%s]" % b",".join(events), JSON)
+            ids, records, _ = self._ingest.events(b"[%s]" % b",".join(events), JSON)
         if not asked.appends:
             answers = await self._foretold(records)
             return _json(self._inference.answer(asked, answers))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 
 from stream.contract.letters import DeadLetter
 from stream.contract.records import NewRecord, Record
@@ -18,6 +19,7 @@ from stream.decode.cloudevents import CONTENT_TYPE, STRUCTURED
 from stream.decode.codec import Keyed
 from stream.decode.explain import explained
 from stream.decode.feedback import codec_of
+from stream.decode.times import misread, period_of
 from stream.http.body import NDJSON
 from stream.http.problem import Problem
 from stream.settings.schema import SCHEMA_TYPES, Config, InputFormat
@@ -30,10 +32,11 @@ _STATUS_ORDER = (("malformed", "malformed"), ("oversized", "too-large"))
 
 
 class Accepted(NamedTuple):
-    """Records ready to append and, in the same order, the ids in them."""
+    """Records ready to append and, in the same order, the ids in them; and what is odd of them."""
 
     ids: list[str]
     records: list[NewRecord]
+    notes: list[str]
 
 
 class _Kind(NamedTuple):
@@ -73,8 +76,8 @@ class Ingest:
 
     def event(self, body: bytes) -> tuple[str, NewRecord]:
         """The one event of a JSON object; raises as :meth:`events`."""
-        (event_id,), (record,) = self._accept(self._event, [body.strip()], batch=False)
-        return event_id, record
+        one = self._accept(self._event, [body.strip()], batch=False)
+        return one.ids[0], one.records[0]
 
     def labels(self, body: bytes, media: str) -> Accepted:
         """The labels of a JSON object, a JSON array or NDJSON lines; raises as :meth:`events`."""
@@ -105,7 +108,9 @@ class Ingest:
             NewRecord(one.key.encode(), value, headers=headers)
             for one, value in zip(keyed, values, strict=True)
         ]
-        return Accepted([one.id for one in keyed], records)
+        times = np.array([one.time_ms for one in keyed if one.time_ms >= 0], np.int64)
+        notes = misread(period_of(times), self._config.event.time_format)
+        return Accepted([one.id for one in keyed], records, list(notes))
 
     def _explained(self, bad: DeadLetter) -> dict[str, str]:
         """What was got, and what to do, where that can be told."""

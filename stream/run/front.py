@@ -320,7 +320,7 @@ class Front(Listener):
             "state": service.health.state,
             "ready": ready,
             "detail": detail,
-            "unscored": service.health.unscored,
+            "amiss": service.health.amiss,
             "version": self.telemetry.versions["version"],
             "lag": lag,
             "checkpoint_ms": self.telemetry.checkpoint_success_ms,

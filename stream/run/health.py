@@ -37,8 +37,9 @@ class Health:
     Attributes
     ----------
     where, state : str
-    unscored : str
-        Why nothing is scored although events come in; empty where events are.
+    amiss : str
+        What is wrong with the events that come in, above all where none is scored; empty where
+        nothing is.
     shared : str
         Who else writes to the topic of scores; empty where nobody does.
     """
@@ -46,7 +47,7 @@ class Health:
     def __init__(self, where: str) -> None:
         self.where = where
         self.state: State = "starting"
-        self.unscored = ""
+        self.amiss = ""
         self.shared = ""
         self._beat_s = time.monotonic()
         self._asked_s: float | None = None
@@ -113,7 +114,7 @@ class Health:
         trouble = "; ".join(self._trouble.copy().values()) or self._slow()
         if self.state != "running":
             return False, self.state + (f": {trouble}" if trouble else "")
-        said = ("running", self.unscored, self.shared)
+        said = ("running", self.amiss, self.shared)
         return not trouble, trouble or "; ".join(filter(None, said))
 
     def _slow(self) -> str:

@@ -1,7 +1,8 @@
 """What a service loses of its input, told in the log; and the stop when that is most of a topic.
 
-Dead letters, events that are let go before their horizon, and updates that budgets undo. Reads each
-step before its commit (loop thread), never a payload into the log.
+Dead letters, events that are let go before their horizon, updates that budgets undo, and event
+times that no stream has. Reads each step before its commit (loop thread), never a payload into the
+log.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 
+import numpy as np
 import structlog
 
 from models.base import MillraceError
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.outputs import Outputs
-from stream.settings.schema import Config
+from stream.decode.times import misread, period_of
+from stream.settings.schema import Config, TimeFormat
 
 logger = structlog.get_logger()
 
@@ -45,17 +48,20 @@ class Losses:
         self._let_go = _LetGo()
         self._breaker = Breaker(config.limits.dead_letter_share)
         self._unscored = Unscored(config.topics.events, config.reco is not None)
+        self._dated = Dated(config.event.time_format)
         self._refused: set[str] = set()
 
-    def taken(self, outputs: Outputs, let_go: int) -> str:
-        """A step was done, not yet committed; why nothing is scored, where that is so.
+    def taken(self, outputs: Outputs, let_go: int, newest_ms: int) -> str:
+        """A step was done, not yet committed; what is amiss with the events, if anything.
 
-        ``let_go`` events in all have left unlearned for lack of room. Raises :class:`BreakerOpen`.
+        ``let_go`` events in all have left unlearned for lack of room, ``newest_ms`` is the newest
+        event time, 0 before the first. Raises :class:`BreakerOpen`.
         """
         self._let_go.taken(let_go)
         self._notices.taken(outputs)
         self._breaker.check(outputs)
-        return self._unscored.taken(outputs)
+        amiss = (self._unscored.taken(outputs), self._dated.taken(newest_ms))
+        return "; ".join(filter(None, amiss))
 
     def refused(self, updates: Mapping[str, int]) -> None:
         """Log the members that just came to :data:`REFUSED` updates undone in a row."""
@@ -144,6 +150,23 @@ class Unscored:
         why = ", ".join(f"{reason} {n:,}" for reason, n in self._reasons.most_common())
         done = "taken in" if self._ranks else "scored"
         return f"no event was {done} of the last {self._events:,}: {why}"
+
+
+class Dated:
+    """Whether the newest event time is one that streams have; one that is not is logged once."""
+
+    def __init__(self, time_format: TimeFormat) -> None:
+        self._time_format = time_format
+        self._told = False
+
+    def taken(self, newest_ms: int) -> str:
+        """What there is to say once the newest event is from then; 0: there is none yet."""
+        period = period_of(np.array([newest_ms][: newest_ms > 0], np.int64))
+        odd = "".join(misread(period, self._time_format))
+        if odd and not self._told:
+            logger.warning("event_times_unlikely", newest=period and period[1], next_step=odd)
+        self._told = bool(odd)
+        return odd
 
 
 class _Notices:

@@ -538,7 +538,8 @@ class Service:
             self._isolate(slices, error)
             return False
         seconds = time.monotonic() - started
-        self.health.unscored = self._losses.taken(outputs, engine.counts["pending.evicted"])
+        let_go = engine.counts["pending.evicted"]
+        self.health.amiss = self._losses.taken(outputs, let_go, engine.watermark_ms)
         self._losses.refused(engine.auditor.refused())
         self._commit(outputs)
         for r in outputs.journal.ranges:

@@ -2,24 +2,16 @@
 
 A log's clock is the wall's; a file has only its events. The course is the latest event time so
 far, but for events from the future: one that is more than ``limits.ahead`` later than the course
-moves it only if the stream goes on from there. And when its events took place, as people read it.
+moves it only if the stream goes on from there.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-
-import numpy as np
 
 from models.base import I64
 
 NEAR, FOLLOWERS = 8, 64
 """Later events that are asked whether the stream goes on from an event that leaps ahead: the next
 few tell one stray event even where the stream soon comes by, many tell a handful of them."""
-
-LIKELY = ("1980-01-01T00:00:00.000Z", "2200-01-01T00:00:00.000Z")
-"""Seconds that are read as milliseconds lie weeks after 1970, what is read the other way round
-thousands of years away."""
 
 
 class Course:
@@ -70,30 +62,3 @@ class Course:
         if any(2 * sum(asked) > len(asked) for asked in (earlier[:NEAR], earlier)):
             return False
         return len(following) == FOLLOWERS or now < 0 or at - now <= self._horizon_ms
-
-
-def utc(ms: int) -> str:
-    """A moment in UTC.
-
-    >>> utc(1_700_000_000_000)
-    '2023-11-14T22:13:20.000Z'
-    """
-    return np.datetime_as_string(np.datetime64(ms, "ms"), timezone="UTC")
-
-
-def period_of(times_ms: I64) -> list[str] | None:
-    """The first and the last moment; ``None`` where there is none."""
-    return [utc(int(times_ms.min())), utc(int(times_ms.max()))] if len(times_ms) else None
-
-
-def misread(period: list[str] | None, time_format: str) -> Iterator[str]:
-    """What is to be told where none of the times of a period is likely.
-
-    >>> list(misread(["2023-11-14T22:13:20.000Z", "2023-11-15T00:00:00.000Z"], "s"))
-    []
-    """
-    if period and (period[1] < LIKELY[0] or period[0] > LIKELY[1]):
-        yield (
-            f"event times lie between {period[0]} and {period[1]}: expected a file whose times are "
-            f"written as event.time_format = {time_format!r} says"
-        )

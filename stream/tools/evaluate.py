@@ -24,12 +24,12 @@ from monitoring.quality.measures import kappa_temporal, no_change_accuracy
 from monitoring.quality.tasks import measured
 from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import Batch
+from stream.decode.times import misread, period_of, utc
 from stream.run.assemble import build_scoring
 from stream.run.refit.at_once import Refitting
 from stream.settings.paths import place
 from stream.settings.schema import Config
 from stream.step.scoring import ScoringEngine
-from stream.tools.course import misread, period_of, utc
 from stream.tools.due import FileLabels, RowLabels, Source
 from stream.tools.files import LABEL, ScoresWriter, count_rows, read_rows
 from stream.tools.judged import AlarmMark, Judged, Sample

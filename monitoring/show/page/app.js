@@ -263,7 +263,7 @@ function snapshot(s) {
   const first = latest === null;
   latest = s;
   heardAt = Date.now();
-  banner(s.ready ? s.unscored || s.replica || "" : `Not ready: ${s.detail}`);
+  banner(s.ready ? s.amiss || s.replica || "" : `Not ready: ${s.detail}`);
   byId("controls").hidden = Boolean(s.replica); // it takes no commands
   byId("ask").hidden = true;
   byId("model").textContent = s.model;

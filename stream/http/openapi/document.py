@@ -405,6 +405,11 @@ _APPENDED: Json = {
                 },
             },
         },
+        "notes": {
+            "type": "array",
+            "description": "what is odd of records that were taken all the same",
+            "items": {"type": "string"},
+        },
     },
 }
 

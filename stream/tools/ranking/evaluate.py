@@ -23,10 +23,10 @@ from stream.contract import private
 from stream.contract.letters import DeadLetter
 from stream.contract.outputs import Judged, Outputs
 from stream.contract.records import Batch, Record, Slice, range_of
+from stream.decode.times import misread, period_of
 from stream.run.assemble import build_ranking
 from stream.settings.schema import Config
 from stream.step.ranking.engine import RankingEngine
-from stream.tools.course import misread, period_of
 from stream.tools.files import FileError, kind_of
 from stream.tools.progress import progress
 from stream.tools.ranking.interactions import Played, played

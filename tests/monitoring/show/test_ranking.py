@@ -173,7 +173,7 @@ def test_readings_name_all_that_is_counted(shop: Shop) -> None:
 
 def test_a_shard_that_only_learns_is_not_said_to_stand_still(shop: Shop) -> None:
     """Probes and the page have nothing to say where interactions come and nobody asks."""
-    assert shop.front.snapshot()["unscored"] == ""
+    assert shop.front.snapshot()["amiss"] == ""
 
 
 def test_every_panel_of_the_dashboard_has_numbers(shop: Shop) -> None:

@@ -160,6 +160,18 @@ REFUSED: list[tuple[str, Any, int]] = [
 ]
 
 
+def test_seconds_for_milliseconds_are_told(tmp_path: Path) -> None:
+    """They can be meant, so they are taken; who sent them reads how they were read."""
+    with shop(tmp_path) as (client, _):
+        seconds = [JACKETS[3] | {"timestamp": "1699391467"}]
+        answer = client.post("/feedback", json=seconds)
+        assert answer.status_code == 202
+        (note,) = answer.json()["notes"]
+        assert "1970-01-20T16:03:11.467Z" in note
+        assert "event.time_format = 'ms'" in note
+        assert "notes" not in client.post("/feedback", json=JACKETS).json()
+
+
 def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
     """As a problem; nothing is appended."""
     with shop(tmp_path) as (client, service):

@@ -76,7 +76,7 @@ def test_the_log_tells_the_first_of_a_kind_and_then_how_many(
     bad: list[tuple[str, Reason]] = [("events", "schema"), ("events", "null"), ("events", "schema")]
     with capture_logs() as told:
         for _ in range(5):
-            losses.taken(step({"events": 3}, bad), 0)
+            losses.taken(step({"events": 3}, bad), 0, 0)
             losses.tell()
     assert [(t["event"], t["reason"], t["offset"]) for t in told] == [
         ("dead_letter", "schema", "0"),
@@ -107,10 +107,29 @@ def test_probes_are_told_when_nothing_is_scored(tmp_path: Path) -> None:
         assert service.health.ready() == (True, "running")
 
 
+def test_events_of_another_unit_are_told(tmp_path: Path) -> None:
+    """Seconds that are read as milliseconds are told, in the log once, until likely times come."""
+    c = config(tmp_path)
+    now_ms = event(0)["time"]
+    with capture_logs() as told, running(c) as service:
+        for i in range(2):
+            append(c, ("events", [event(i, at_ms=now_ms // 1000 + i)]))
+            caught_up(service, i + 1)
+        ready, detail = service.health.ready()
+        assert ready
+        assert "event times lie at 1970-01-" in detail
+        assert "event.time_format = 'ms'" in detail
+        append(c, ("events", [event(2, at_ms=now_ms)]))
+        caught_up(service, 3)
+        assert service.health.ready() == (True, "running")
+    (warned,) = [t for t in told if t["event"] == "event_times_unlikely"]
+    assert "event.time_format = 'ms'" in warned["next_step"]
+
+
 def test_labels_alone_are_no_events(tmp_path: Path) -> None:
     """A step that took labels says nothing of events."""
     service = Service(config(tmp_path))
-    assert service._losses.taken(step({"labels": 5}, [("labels", "schema")] * 5), 0) == ""
+    assert service._losses.taken(step({"labels": 5}, [("labels", "schema")] * 5), 0, 0) == ""
 
 
 def test_events_that_are_let_go_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +137,7 @@ def test_events_that_are_let_go_are_told(tmp_path: Path, monkeypatch: pytest.Mon
     losses = Losses(config(tmp_path))
     with capture_logs() as told:
         for total in (100, 100, 107, 108):
-            losses.taken(step({}, []), total)
+            losses.taken(step({}, []), total, 0)
         monkeypatch.setattr(module, "SUMMARY_S", 0.0)
         losses.tell()
         losses.tell()

@@ -7,6 +7,8 @@ markup, moves the cursor, hides or reorders what stands beside it, or begins a l
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -38,8 +40,20 @@ def styled(value: object, style: str) -> Text:
 
 
 def in_json(value: object) -> str:
-    """One JSON document in ASCII."""
-    return json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+    """One JSON document in ASCII; what is no finite number is null, as JSON has none.
+
+    >>> in_json([float("nan"), 0.5]).split()
+    ['[', 'null,', '0.5', ']']
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Terminal(Console):

@@ -61,11 +61,13 @@ def number(value: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value in a table: numbers to six digits, a digest by its beginning.
+    """A value in a table: numbers to six digits, a digest by its beginning, nothing for nothing.
 
-    >>> short(2 / 3), short("ab" * 32)
-    ('0.666667', 'abababababab...')
+    >>> short(2 / 3), short("ab" * 32), short(None)
+    ('0.666667', 'abababababab...', '')
     """
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.6g}"
     is_digest = isinstance(value, str) and _DIGEST.fullmatch(value)

@@ -116,7 +116,7 @@ def _print_score(found: dict[str, Any]) -> None:
         rows = [
             {"member": name}
             | ({} if ranks else {said: short(made["members"].get(name))})
-            | {key: short("" if version[key] is None else version[key]) for key in shown}
+            | {key: short(version[key]) for key in shown}
             for name, version in found["versions"].items()
         ]
         print_rows(rows, as_json=False)
@@ -214,7 +214,7 @@ def _print_moves(found: dict[str, Any]) -> None:
     from stream.tools.audit.read import at_time
 
     for row in found["stretches"]:
-        spans = {k: "..".join(short(v or "") for v in row[k]) for k in ("versions", "steps")}
+        spans = {k: "..".join(map(short, row[k])) for k in ("versions", "steps")}
         row |= {"at": at_time(row["at"])} | spans
         row |= {} if row["record"] else {"record": "not yet"}
     for row in found["updates"]:

@@ -158,6 +158,8 @@ def init(
     out.print(styled(to_file, "bold green"), drafted)
     if made.refused:
         out.print(f"  {made.refused:,} of these rows would be dead letters")
+    if made.truth is None:
+        out.print("  no column looks like the truth: --label COLUMN names the one to learn")
     out.print(f"  then: millrace evaluate {to_file} --data {data}")
 
 

@@ -37,7 +37,12 @@ def explained(letter: DeadLetter, config: Config) -> dict[str, str]:
     """The field and the value that a record was refused for, where one was, and what to do."""
     paths = _paths(config)
     field = _field(letter)
-    field = next((p for p, where in paths.items() if pointed(where) == f"$.{field}"), field)
+    named = {pointed(where): path for path, where in paths.items()}
+    if "missing required field" in letter.error:
+        # An object that is missing stands for the first value that is read in it.
+        within = (path for where, path in named.items() if where.startswith(f"$.{field}."))
+        field = next(within, field)
+    field = named.get(f"$.{field}", field)
     row = _row(letter, paths)
     found = {}
     if field is not None:

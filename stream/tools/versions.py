@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def shown(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
     for row in rows:
         measures = [m for m in METRICS[config.target.type] if m in row["quality"]]
         measure = next((m for m in measures if m == "log_loss"), next(iter(measures), None))
+        quality = row["quality"][measure] if measure else math.nan
         made.append(
             {
                 "member": row["member"],
@@ -72,7 +74,7 @@ def shown(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
                 "step": row["step"],
                 "event time": row["event_time"][:16],
                 "cause": row["cause"],
-                measure or "quality": f"{row['quality'][measure]:.4f}" if measure else "",
+                measure or "quality": "" if math.isnan(quality) else f"{quality:.4f}",
                 "kB": "gone" if row["bytes"] is None else -(-row["bytes"] // 1000),
                 "pinned": (row["pinned_until"] or "")[:10],
             }

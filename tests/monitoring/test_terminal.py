@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import unicodedata
 
 from hypothesis import example, given
@@ -59,6 +60,12 @@ def test_a_cell_stays_in_its_row(text: str, head: str) -> None:
     assert len(found) == 4
     assert found[2].rstrip().endswith("1")
     assert plain(text).strip() in found[2]
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    """Wherever they stand they are null, and the document can be read by anybody."""
+    value = {"a": [math.nan, {"b": -math.inf}, (0.5, None)], "c": True}
+    assert json.loads(in_json(value)) == {"a": [None, {"b": None}, [0.5, None]], "c": True}
 
 
 @given(st.dictionaries(HOSTILE, HOSTILE))

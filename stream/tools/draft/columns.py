@@ -37,8 +37,10 @@ _PATTERNS = tuple(
 )  # fmt: skip
 _KEY = re.compile(
     r"(^|[_.\- ])(id|ids|uuid|key|card|customer|client|user|account|device|merchant|terminal"
-    r"|session|item|product|ip|email|phone|iban)$|Id$|ID$"
+    r"|session|item|product|ip|email|phone|iban|pan|hash|num|nr)$|Id$|ID$"
 )
+_NO_AMOUNT = 10**9
+"""Whole numbers from here on count nothing: they are numbers of cards, phones or accounts."""
 _PADDED = re.compile(r"[+-]?0\d")
 _CODE = re.compile(r"code|type|category|class|mcc|status|kind|channel|country|currency", re.I)
 
@@ -162,6 +164,11 @@ def _guess_number(column: Column, different: int) -> None:
         column.kind, column.why = (
             "entity",
             f"whole numbers, {different:,} different, named as a key",
+        )
+    elif whole and min(column.values) >= _NO_AMOUNT:
+        column.kind, column.why = (
+            "entity",
+            f"whole numbers such as {column.values[0]}, {different:,} different: a key",
         )
     elif whole and different <= FEW and _CODE.search(column.name):
         column.kind, column.why = (

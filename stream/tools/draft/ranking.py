@@ -14,7 +14,11 @@ from stream.tools.draft.written import head, quoted, time_lines, toml
 AGAIN = 0.1
 """Share of rows whose item their user had before, from which on it is shown to him again."""
 
-_USER = re.compile(r"user|visitor|customer|client|member|account|person|reader|player|buyer", re.I)
+_USER = re.compile(
+    r"user|visitor|customer|client|member|account|person|reader|player|buyer|listener|viewer|guest"
+    r"|subscriber",
+    re.I,
+)
 _SESSION = re.compile(r"session|visit(_?id)?$|basket|order", re.I)
 _TYPE = re.compile(r"type|event|action|kind|behaviou?r|interaction", re.I)
 _VALUE = re.compile(r"rating|stars|score|grade", re.I)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from models.base import MillraceError
 from models.settings import Feature, column_names
 from stream.contract.records import Record
 from stream.decode.codec import Codec
+from stream.decode.coerce import number_in_text
 from stream.settings.load import parse
 from stream.settings.shape import Place
 from stream.tools.draft.columns import FEW, Column, columns_of, moments, shown
@@ -38,11 +40,15 @@ _FEATURE: TypeAdapter[Any] = TypeAdapter(Feature)
 
 
 class Draft(NamedTuple):
-    """A configuration's text, how many rows it was made of, and of these the dead letters."""
+    """A configuration's text, how many rows it was made of, and of these the dead letters.
+
+    ``truth`` is the column that is learned, if there is one.
+    """
 
     text: str
     rows: int
     refused: int
+    truth: str | None
 
 
 class _Truth(NamedTuple):
@@ -85,7 +91,7 @@ def draft(path: Path, label: str | None = None, item: str | None = None) -> Draf
     text = _written(path, parts, odd)
     config = parse(tomllib.loads(text), str(path))
     _, bad = Codec(config).events([Record("", 0, i, None, row) for i, row in enumerate(rows)])
-    return Draft(text, len(rows), len(bad))
+    return Draft(text, len(rows), len(bad), parts.truth and parts.truth.column.name)
 
 
 def _of_items(path: Path, columns: list[Column], item: str, rows: int) -> Draft:
@@ -94,7 +100,8 @@ def _of_items(path: Path, columns: list[Column], item: str, rows: int) -> Draft:
     time, written = _timed(path, columns, has)[0]
     text = ranking(path, columns_of_interactions(columns, time, item, has), time, written)
     parse(tomllib.loads(text), str(path))
-    return Draft(text, rows, sum(c.rows - len(c.values) for c in columns if c.name == item))
+    refused = sum(c.rows - len(c.values) for c in columns if c.name == item)
+    return Draft(text, rows, refused, item)
 
 
 def _has(path: Path, columns: list[Column]) -> str:
@@ -134,8 +141,8 @@ def _parts(path: Path, columns: list[Column], named: str | None) -> _Parts:
         items = looks_so(columns)
         raise MillraceError(
             f"{path}: no column has a text or whole number of its own in every row; an event needs "
-            f"a unique id; {has}"
-            + (f"; if these are users and items: --item {items.name}" if items else "")
+            f"a unique id, such as the row's number; {has}; what users do with items needs none: "
+            f"--item {items.name if items else 'COLUMN'}"
         )
     rest = [c for c in columns if c is not time and c is not ids[0]]
     truth = _guessed(rest) if named is None else _named(named, rest, has)
@@ -143,13 +150,20 @@ def _parts(path: Path, columns: list[Column], named: str | None) -> _Parts:
     later = [
         t
         for t in timed
-        if label and t[0] is not time and _LATER.search(t[0].name) and t[1][1] is None
+        # Where the clock of a pattern stood is told once, for both.
+        if label
+        and t[0] is not time
+        and _LATER.search(t[0].name)
+        and t[1][1] in (None, time_format[1])
     ]
     label_time = (later[0][0], later[0][1][0]) if later else None
     fields = [c for c in rest if c is not label and not (label_time and c is label_time[0])]
     for column in fields:
         if any(column is c for c, _ in timed):
-            column.kind, column.settings, column.why = "text", {}, "a time that is not the event's"
+            column.kind, column.settings = "text", {}
+            column.why = "a time that is not the event's"
+            if label is not None and label_time is None:
+                column.why += "; where the label was made then: [label] time"
         elif label is not None and column.tells(label):
             column.kind, column.settings = "text", {}
             column.why = "its value alone says the label: not used, lest it is known only later"
@@ -199,10 +213,13 @@ def _named(name: str, columns: list[Column], has: str) -> _Truth:
 
 
 def _yes_or_no(column: Column, why: str) -> _Truth:
-    texts = sorted(set(column.texts))
-    positive = next((t for t in texts if _POSITIVE.match(t)), texts[1])
+    counts = Counter(column.texts)
+    texts = sorted(counts)
+    said = next((t for t in texts if _POSITIVE.match(t)), None)
+    positive = min(texts, key=lambda t: counts[t]) if said is None else said
+    why += f"; 1 is {shown(positive)}" + (", a guess: the rarer one" if said is None else "")
     values = {t: int(t == positive) for t in texts}
-    return _Truth(column, f"{why}; 1 is {shown(positive)}", {}, {"values": values}, "counts as 0")
+    return _Truth(column, why, {}, {"values": values}, "counts as 0")
 
 
 def _written(path: Path, parts: _Parts, odd: list[str]) -> str:
@@ -312,7 +329,9 @@ def _features(fields: dict[str, Column]) -> list[str]:
 
 
 def _heavy(column: Column) -> bool:
-    values = sorted(v for v in column.values if isinstance(v, int | float))
+    decimal = column.settings.get("decimal")
+    read = float if decimal is None else number_in_text(decimal, column.settings.get("thousands"))
+    values = sorted(map(read, column.values)) if column.kind == "number" else []
     return bool(values) and values[0] >= 0 and values[-1] > 10 * max(values[len(values) // 2], 1e-9)
 
 
@@ -349,6 +368,8 @@ def write_draft(data: Path, out: Path, label: str | None = None, item: str | Non
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(made.text)
+    except FileExistsError as error:
+        raise MillraceError(f"--out {out}: exists: name another file, or delete it") from error
     except OSError as error:
         raise MillraceError(f"--out {out}: cannot be written: {error.strerror}") from error
     return made

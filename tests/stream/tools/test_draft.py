@@ -202,6 +202,33 @@ def test_a_time_in_a_pattern_gets_a_zone_to_correct(
     assert (c.event.time_format, c.event.time_zone) == (pattern, "UTC")
 
 
+def test_a_file_in_another_language(tmp_path: Path) -> None:
+    """The rarer of two unknown words is yes; the label's time is read by the event's clock; long
+    numbers are keys, and who is told of no label is asked for one."""
+    path = tmp_path / "buchungen.csv"
+    header = "Nr.;Zeitpunkt;Betrag;Karte;Fraude;Reported"
+    rows = [
+        f"B{i};{1 + i // 24 % 28:02}.01.2026 {i % 24:02}:00;{i * 37 % 3000},5;"
+        f"{4 * 10**15 + i % 40};"
+        + (f"oui;{1 + i // 24 % 28:02}.02.2026 09:00" if i % 9 == 0 else "non;")
+        for i in range(N)
+    ]
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    c, summary = drafted(path, "Fraude")
+    assert c.label.values == {"non": 0, "oui": 1}
+    assert (c.label.time, c.label.time_format) == ("Reported", c.event.time_format)
+    assert (c.event.time_format, c.event.time_zone) == ("%d.%m.%Y %H:%M", "UTC")
+    assert c.event.fields["Karte"].kind == "entity"
+    assert summary["labels_without_time"] == sum(i % 9 != 0 for i in range(N))
+    assert "a guess: the rarer one" in draft(path, "Fraude").text
+    told = CliRunner().invoke(app, ["init", "--data", str(path), "--out", str(tmp_path / "c.toml")])
+    assert told.exit_code == 0
+    assert "no column looks like the truth: --label COLUMN" not in told.output
+    path.write_text(path.read_text().replace("Fraude", "Betrug"))
+    told = CliRunner().invoke(app, ["init", "--data", str(path), "--out", str(tmp_path / "d.toml")])
+    assert "no column looks like the truth: --label COLUMN" in told.output
+
+
 def test_what_the_simulator_writes(tmp_path: Path) -> None:
     """With its label's time, which is no feature."""
     path = tmp_path / "payments.jsonl"

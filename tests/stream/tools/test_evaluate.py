@@ -19,7 +19,16 @@ from stream.cli.terminal import print_quality
 from stream.settings.schema import Config
 from stream.tools.evaluate import evaluate_file
 from stream.tools.refused import TOLD
-from tests.support.factory import DAY_MS, HOUR_MS, START_MS, config, event, to_json, truth
+from tests.support.factory import (
+    DAY_MS,
+    HOUR_MS,
+    START_MS,
+    config,
+    event,
+    raw_config,
+    to_json,
+    truth,
+)
 
 MINUTE_MS = 60_000
 
@@ -248,6 +257,18 @@ def test_a_field_that_is_missing_is_explained(tmp_path: Path, field: str) -> Non
     assert (told["field"], told["got"]) == (field, "none")
     assert "the row has" in told["advice"]
     assert "zz" in told["advice"]
+
+
+def test_an_object_that_is_missing_is_explained(tmp_path: Path) -> None:
+    """What is read in it is what is missing: with where to say it, and what the row has."""
+    flat = {"uid": "e1", "fraud": True}
+    path = write(tmp_path / "l.jsonl", [flat])
+    c = config(tmp_path, event=raw_config(tmp_path)["event"] | {"id": "meta.uid"})
+    nested = [{"meta": {"uid": "e1"}} | {k: v for k, v in event(1).items() if k != "id"}]
+    found = evaluated(c, write(tmp_path / "d.jsonl", nested), labels=path)
+    (told,) = found["first_dead_letters"]
+    assert (told["file"], told["field"], told["got"]) == (str(path), "meta.uid", "none")
+    assert told["advice"] == 'name the field: [label] event_id = "..."; the row has uid, fraud'
 
 
 def test_labels_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stream.tools.replay import replay_to
 from stream.tools.versions import NotKept, bring, export, listed
 from tests.stream.cli.test_cli import millrace, toml
 from tests.stream.run.test_service import feed, last_seq
-from tests.support.factory import config, raw_config
+from tests.support.factory import config, event, raw_config
 from tests.support.runner import append, caught_up, contents, running
 from tests.support.waiting import DEADLINE_S, wait_until
 
@@ -169,6 +169,19 @@ def test_the_list_tells_when_why_and_how_good(tmp_path: Path) -> None:
     text = millrace("models", "list", path)
     assert rows[0]["version"][:12] in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_version_from_before_the_first_label_has_no_figure(tmp_path: Path) -> None:
+    """It is listed all the same, for people and for machines."""
+    c = config(tmp_path, members=MEMBERS)
+    append(c, ("events", [event(0)]))
+    with running(c) as service:
+        caught_up(service, 1)
+    path = tmp_path / "c.toml"
+    path.write_text(toml(raw_config(tmp_path, members=MEMBERS)))
+    rows = json.loads(millrace("models", "list", path, "--json"))
+    assert {row["quality"]["log_loss"] for row in rows} == {None}
+    assert "nan" not in millrace("models", "list", path)
 
 
 def test_events_go_on_while_a_model_is_read(

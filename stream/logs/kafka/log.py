@@ -26,7 +26,15 @@ from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.reader import Poller, Reader, check_read, newest
 from stream.logs.kafka.rights import check_rights, check_sizes, told_rights
 from stream.logs.kafka.sharing import writers
-from stream.logs.kafka.topology import FOREVER, LATEST, Cluster, NewTopic, check_layout, lacking
+from stream.logs.kafka.topology import (
+    FOREVER,
+    LATEST,
+    Cluster,
+    NewTopic,
+    check_layout,
+    check_ways,
+    lacking,
+)
 from stream.logs.kafka.writer import AtLeastOnceWriter, Writer, placed
 from stream.settings import schema as settings
 
@@ -128,6 +136,7 @@ class KafkaLog:
         """See :meth:`stream.contract.log.Log.topics`."""
         found = self._cluster.find(self._wanted)
         check_layout(self._config, found, begun=True)
+        check_ways(self._config, self._cluster.there)
         with self._lock:
             if self._partitions is not None:
                 self._partitions |= {name: topic.partitions for name, topic in found.items()}
@@ -162,6 +171,7 @@ class KafkaLog:
             while lacking(self._config, found := self._cluster.find(self._wanted)):
                 time.sleep(_NEWS_S)  # one broker knew them, the one asked now does not yet
         check_layout(self._config, found, begun=bool(tail))
+        check_ways(self._config, self._cluster.there)
         return found
 
     def _found_topics(self) -> dict[str, int]:

@@ -67,6 +67,10 @@ class Cluster:
         """
         return self.ask("topics", lambda admin: self._find(admin, wanted))
 
+    def there(self, topic: str) -> bool:
+        """Whether a topic exists, as far as this user may know."""
+        return self.ask("topic", lambda a: not a.describe_topics(topics=[topic])[0]["error_code"])
+
     def make(
         self, wanted: Mapping[str, NewTopic], create: bool, replication: int
     ) -> dict[str, Topic]:
@@ -224,6 +228,21 @@ def check_layout(config: Config, found: Mapping[str, Topic], begun: bool) -> Non
             raise LogError(
                 f"Kafka: topic {topic}: expected {partitions} partitions, got {got}; {why[topic]}"
             )
+
+
+def check_ways(config: Config, there: Callable[[str], bool]) -> None:
+    """Raise :class:`LogError` where other scorers hand labels on, and this one takes none.
+
+    ``there``: whether a topic exists.
+    """
+    shard = config.shard
+    alone = shard.role != "scorer" or shard.count == 1 or shard.labels == "any"
+    if not alone and there(config.routes_topic):
+        raise LogError(
+            "shard.labels: expected 'any' for all scorers, or for none, got 'partition' where"
+            f" others hand labels on: topic {config.routes_topic} is there. Labels that came to it"
+            " for this one would wait for ever: give all processes of the service the same file"
+        )
 
 
 def lacking(config: Config, found: Mapping[str, Topic]) -> dict[str, int]:

@@ -14,10 +14,11 @@ from stream.contract.commands import Configure
 from stream.run.readings import readings
 from stream.settings.hot import needing_restart
 from stream.settings.upgrade import digest, encoded, settings
+from stream.step.reconfigure import Irreconcilable, compare
 from stream.step.roles import versions
 from stream.step.roles.examples import Reader, meaning
 from stream.step.roles.versions import viewed
-from tests.stream.step.roles.scaled import Part, Scaled, partition, raw, whole
+from tests.stream.step.roles.scaled import Part, Scaled, of_role, partition, raw, whole
 from tests.support.factory import event, label, reasons, traffic
 
 TARGETS: dict[str, dict[str, Any]] = {
@@ -251,6 +252,16 @@ def test_no_process_of_many_takes_another_configuration_by_itself(tmp_path: Path
         out = part.step((part.config.topics.control, 0, values))
         wanted = ["expected shard.role = 'all'"] if part is many.learner else []
         assert [letter.error[:27] for letter in out.dead_letters] == wanted
+
+
+def test_where_labels_stand_does_not_go_back(tmp_path: Path) -> None:
+    """They are under way between scorers; the learner of the same file says so, too."""
+    anywhere, here = raw(tmp_path, 2, shard={"labels": "any"}), raw(tmp_path, 2)
+    for role in ("scorer", "learner"):
+        old, new = (Part(of_role(tree, role)).engine for tree in (anywhere, here))
+        with pytest.raises(Irreconcilable, match=r"shard\.labels: expected 'any'"):
+            compare(old, new)
+        compare(new, old)
 
 
 def test_readings_tell_the_version_and_its_age(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
 from stream.run.service import Service
 from stream.settings.schema import Config
-from stream.step.reconfigure import Irreconcilable
 from stream.step.roles.risk import BEATS
 from stream.step.roles.scorer import ScorerEngine
 from tests.stream.step.roles.scaled import of_role, raw
@@ -153,9 +152,24 @@ def test_a_service_lets_labels_stand_anywhere_from_now_on(tree: dict[str, Any]) 
     both(tree, topics.events, [event(i) for i in range(n)], 1, "scored")
     anywhere = tree | {"shard": tree["shard"] | {"labels": "any"}}
     both(anywhere, topics.labels, [label(i) for i in range(n)], 3, "labels.joined")
-    back = pytest.raises(Irreconcilable, match=r"shard\.labels: expected 'any'")
+    back = pytest.raises(LogError, match=r"shard\.labels: expected 'any'.*the same file")
     with back, running(of_role(tree, "scorer", 0)):
         pass
+
+
+def test_a_scorer_to_which_others_hand_labels_takes_them(tree: dict[str, Any]) -> None:
+    """One that would not, by another file, ends as soon as it learns of that: the labels would wait
+    for ever."""
+    tree["topics"] |= {"metadata_age": "50ms"}
+    anywhere = tree | {"shard": tree["shard"] | {"labels": "any"}}
+
+    def meets() -> None:
+        with running(of_role(tree, "scorer", 1)) as one:
+            made(of_role(anywhere, "scorer", 0))
+            wait_until(lambda: one.health.state == "stopped", "its end")
+
+    with pytest.raises(LogError, match="others hand labels on"):
+        meets()
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,17 @@ class Model(Learner):
         return self.score(x), self.contributions(x, exact=False)
 
 
+def packed(values: Any, dtype: Any) -> NDArray[Any]:
+    """The values as kernels take them: C-contiguous, writeable, of this type; as they are if so.
+
+    ``numpy.require`` gives the same, and takes 1.5 us to find that nothing is to be done: a step
+    of 64 events spent a twentieth of its time on that.
+    """
+    if isinstance(values, np.ndarray) and values.dtype == dtype and values.flags.carray:
+        return values
+    return np.require(values, dtype, ["C", "W"])
+
+
 def state_digest(state: Any) -> str:
     """SHA-256 over a canonical walk of a :data:`State` tree, as 64 hex digits.
 

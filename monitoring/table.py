@@ -53,7 +53,7 @@ def show(made: Table, console: Console) -> None:
     for column in folding:
         column.max_width = _LEAST
     options = console.options.update(width=_WIDE)
-    least = Measurement.get(console, options, made).minimum
+    least = Measurement.get(console, options, made).maximum  # the minimum cuts at spaces
     for column in folding:
         column.max_width = None
     width = console.width

@@ -1,11 +1,12 @@
-"""How fast a replica follows, beside how fast its service goes at most.
+"""How fast a replica follows, beside a live service and beside how fast one goes at most.
 
-``python -m benchmarks.lifecycle.replica [--quick]``. A service with the compiled members drains a
-log of payments and their labels; then a replica begins at the first step and does every step again,
-comparing each, until it is level; then an engine does these steps with all records read and decoded
-before: no replica can be faster than that. In turn, a few rounds, in one process: by the clock, and
-by processor time, all threads together. In steps as large as a backlog makes them, and in small
-ones, as of a service that keeps up. Opening, restoring and stopping are left out of all.
+``python -m benchmarks.lifecycle.replica [--quick]``. Live: another process appends payments and
+their labels at a steady pace, a service with the compiled members keeps up with it; then a replica
+begins at the first step and does every step that it took again, comparing each, until it is level.
+At most: a service drains a log, in steps as large as a backlog makes them and in small ones, and a
+replica does those again; then an engine does them with all records read and decoded before: no
+replica can be faster than that. In turn, a few rounds, in one process: by the clock, and by
+processor time, all threads together. Opening, restoring and stopping are left out of all.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import traffic
-from benchmarks.common import arguments, beside, middle, rates, show, target
+from benchmarks.common import arguments, beside, middle, rates, show, spread, target
+from benchmarks.lifecycle.changes import RATE, loaded
 from benchmarks.service.drain import drain
 from models.base import MillraceError
 from stream.contract.records import JournalRecord, Slice
+from stream.run.daemon import spare_imports
 from stream.run.replica.replica import Replica
 from stream.settings.schema import Config
 from stream.state.follow import Follower, steps
 
 PATIENCE_S = 300.0
+REST_S = 1.0
+"""What a service is given to take the last that came."""
 SMALL = 64
 """``limits.batch`` of small steps."""
 
@@ -88,36 +93,59 @@ def followed(
     return rates(events, ended - began, ended_cpu - began_cpu)
 
 
-def measured(events: int, rounds: int, **changes: Any) -> dict[str, Any]:
-    """All three, in turn."""
-    live, again, alone = [], [], []
+def live(rate: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """A service that keeps up with so many payments a second, then its replica."""
+    again, sizes = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            with loaded(directory, list(traffic.COMPILED), rate, seconds) as (service, watched):
+                time.sleep(seconds + REST_S)
+            if service.engine is None:
+                raise MillraceError("benchmark: the service stopped before its first step")
+            events, last = service.engine.counts["scored"], service.engine.seq
+            sizes.append(events / len(watched.steps))
+            again.append(followed(_Timed, service.config, last, events, directory))
+    found = spread([one["events_per_s"] / rate for one in again])
+    return {
+        "payments_per_s": rate,
+        "payments_per_step": spread(sizes),
+        "replica": middle(again),
+        "replica_per_live": found,
+        "targets": {"speed": target(found["median"], 2.0, at_least=True)},
+    }
+
+
+def at_most(events: int, rounds: int, **changes: Any) -> dict[str, Any]:
+    """A draining service, its replica and the steps alone, in turn."""
+    drained, again, alone = [], [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
             config = traffic.config(directory, **changes)
             records = traffic.append(config, traffic.pieces(traffic.simulator(events), 4096))
-            live.append(drain(config, records, events))
-            last = live[-1]["steps"]
+            drained.append(drain(config, records, events))
+            last = drained[-1]["steps"]
             again.append(followed(_Timed, config, last, events, directory))
             alone.append(followed(_Prepared, config, last, events, directory))
-    per_service = beside(again, live)
     return {
-        "service": middle(live),
+        "service": middle(drained),
         "replica": middle(again),
         "steps_alone": middle(alone),
-        "replica_per_service": per_service,
-        "steps_alone_per_service": beside(alone, live),
-        "targets": {"speed": target(per_service["ratio"]["median"], 2.0, at_least=True)},
+        "replica_per_service": beside(again, drained),
+        "steps_alone_per_service": beside(alone, drained),
     }
 
 
 def main() -> None:
     """The command line."""
     given = arguments(__doc__)
+    spare_imports()  # as both do when they run alone
     events, small, rounds = (8_192, 2_048, 1) if given.quick else (163_840, 32_768, 5)
     found = {
-        "backlog": measured(events, rounds),
-        "small_steps": measured(small, rounds, limits={"batch": SMALL}),
+        "live": live(RATE, 1.0 if given.quick else 10.0, min(rounds, 3)),
+        "backlog": at_most(events, rounds),
+        "small_steps": at_most(small, rounds, limits={"batch": SMALL}),
     }
     show("replica", found, given.json)
 

@@ -49,6 +49,8 @@ def test_what_is_printed_is_the_text(text: str) -> None:
 
 
 @given(HOSTILE, HOSTILE)
+@example("", "four words " * 9)
+@example("four words " * 9, "")
 def test_a_cell_stays_in_its_row(text: str, head: str) -> None:
     """A table has a line for its heads, one below them, and one a row."""
     file = io.StringIO()

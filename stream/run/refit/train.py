@@ -32,7 +32,6 @@ from stream.step.lifecycle.history import Learned, learned_of, opened
 
 MEMORY = 8 << 30
 _NICE = 15
-"""A thirtieth of a core's time while something else wants it, all of what nothing else does."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -97,14 +96,14 @@ def step_back(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # it has ended before that was asked for
-    os.nice(_NICE)
-    # Where Linux shares processors among sessions (autogroup), what is nice in the service's would
-    # still take its time from the service: a thread that wakes up beside it waited 4 ms.
-    with suppress(OSError):
-        os.setsid()
-        file = os.open("/proc/self/autogroup", os.O_WRONLY)
-        os.write(file, b"%d" % _NICE)
-        os.close(file)
+    os.setpgrp()  # who ends the service from a terminal ends this by its end
+    os.nice(_NICE)  # for where nothing is idle
+    # What is nice takes turns all the same: a thread of the service that woke up where it ran
+    # waited for it. What is idle makes way at once; not so in a session of its own, where Linux
+    # shares processors among sessions (autogroup).
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     memory = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))

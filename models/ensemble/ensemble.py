@@ -268,10 +268,17 @@ class Ensemble(Group[Model]):
         self._taught.add(name)
         return len(y)
 
-    def replace(self, name: str, model: Model, spec: Spec | None = None) -> None:
+    def taught(self, name: str) -> bool:
+        """See :meth:`Group.taught`."""
+        return name in self._taught or name not in self.voters
+
+    def replace(
+        self, name: str, model: Model, spec: Spec | None = None, taught: bool = True
+    ) -> None:
         """See :meth:`Group.replace`."""
-        super().replace(name, model, spec)
-        if name in self.voters:
+        super().replace(name, model, spec, taught)
+        self._taught.discard(name)
+        if taught and name in self.voters:
             self._taught.add(name)
 
     def challenge(self, name: str, number: int, spec: Spec | None = None) -> None:
@@ -301,10 +308,11 @@ class Ensemble(Group[Model]):
         taken = self._taken(name, first, len(y))
         _learn(key, self.challengers[key], x.take(taken), y[taken], weights[taken])
 
-    def promote(self, name: str, number: int) -> None:
-        """The challenger takes the member's place."""
+    def promote(self, name: str, number: int, taught: bool = True) -> None:
+        """The challenger takes the member's place; ``taught``: whether it has learned a row."""
         key = key_of(name, number)
-        self.replace(name, self.challengers.pop(key), self.challenger_specs.pop(key, None))
+        spec = self.challenger_specs.pop(key, None)
+        self.replace(name, self.challengers.pop(key), spec, taught)
 
     def drop(self, name: str, number: int) -> None:
         """The challenger goes, if it is there."""

@@ -105,10 +105,15 @@ class Group(Generic[L]):
         """A new learner for the place, by this definition; ``None``: its own."""
         return self.fresh(name, number) if spec is None else self.fresh(name, number, spec)
 
-    def replace(self, name: str, model: L, spec: Spec | None = None) -> None:
+    def taught(self, name: str) -> bool:
+        """Whether it has learned a row since it began, where that matters."""
+        return True
+
+    def replace(self, name: str, model: L, spec: Spec | None = None, taught: bool = True) -> None:
         """Another model takes the place; it serves, and learns unless the place is frozen.
 
-        ``spec``: by which definition it was made; ``None``: the place's own.
+        ``spec``: by which definition it was made; ``None``: the place's own. ``taught``: whether it
+        has learned a row.
         """
         self.members[self._known(name)] = model
         self.specs.pop(name, None)

@@ -14,6 +14,7 @@ import msgspec
 
 from stream.contract.letters import DeadLetter
 from stream.decode.coerce import marks_of
+from stream.decode.feedback import KINDS as FEEDBACK
 from stream.decode.times import likely_format, time_rule
 from stream.settings.paths import place, pointed
 from stream.settings.schema import Config, TimeFormat
@@ -22,8 +23,9 @@ from stream.settings.shape import Place
 SHOWN = 60
 """Characters of a wrong value, and names of a row's fields, that are shown at most."""
 
-TIMESTAMP = "timestamp"
-"""The time of every record of a ranking."""
+TIMESTAMP, KIND = "timestamp", "event"
+"""The time of every record of a ranking, and which kind of record it is."""
+KINDS = tuple(str(kind.__struct_config__.tag) for kind in FEEDBACK)
 
 _WRITTEN = {
     "number": "a number without currency or separators",
@@ -126,6 +128,8 @@ def _event_schema(
             return f'name the field: [event] {key} = "..."; {_has(row)}'
     if field == (event.time if config.reco is None else TIMESTAMP):
         return _time(row[field], "[event]", event.time_format, event.time_zone)
+    if config.reco is not None and field == KIND:
+        return f"write one of {', '.join(KINDS)}"
     if config.reco is not None and not field.startswith("fields"):
         return "write text, between quotes" if "Expected `str" in letter.error else ""
     for name, settings in event.fields.items():

@@ -271,6 +271,11 @@ class Api:
 
     async def _labels(self, request: Request) -> Response:
         self._tokens.caller(request, "label")
+        if self._config.reco is not None:
+            raise Problem(
+                "not-found",
+                "a shard that ranks has no labels: interactions stand among the events, /feedback",
+            )
         return await self._append_many(request, self._topics.labels, self._ingest.labels)
 
     async def _append_many(

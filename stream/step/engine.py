@@ -412,7 +412,8 @@ class Engine(ABC):
         made: dict[str, dict[str, Any]] = {}
         for name, model in models.items():
             spec = self.spec(name, digests[name])
-            put = partial(self.ensemble.replace, name, model, spec)
+            taught = self.ledger.taught(name, digests[name])
+            put = partial(self.ensemble.replace, name, model, spec, taught)
             made[name] = {"to": self._exchanged(name, cause, put, digests[name])}
         return made
 
@@ -475,7 +476,7 @@ class Engine(ABC):
         """The member as it is now, after step ``seq``; ``known``: its digest; empty: none yet."""
         quality = self._judged(name).snapshot().fading(name)
         digest = self.ensemble.digest_of(name) if known is None else known
-        updates = self.auditor.versions()[name]
+        updates = self.auditor.versions()[name] if self.ensemble.taught(name) else 0
         spec = self.ensemble.specs.get(name)
         own = None if spec is None else dict(spec)
         return Version(seq, self.watermark_ms, digest, cause, updates, quality, own)

@@ -461,7 +461,8 @@ class ScoringEngine(Engine):
 
     def _put_back(self, name: str, model: Model, digest: str) -> None:
         kept = self._kept_at({name: digest})
-        put = partial(self.ensemble.replace, name, model, self.ensemble.specs.get(name))
+        spec, taught = self.ensemble.specs.get(name), self.ledger.taught(name, digest)
+        put = partial(self.ensemble.replace, name, model, spec, taught)
         self._exchanged(name, "rolled_back", put, digest)
         self.rebuilds.went_back(kept)
 
@@ -487,8 +488,8 @@ class ScoringEngine(Engine):
             self.ledger.arrives(name, cause)
         self.ledger.replaced(WHOLE)
 
-    def _promoted(self, name: str, number: int) -> str:
-        put = partial(self.ensemble.promote, name, number)
+    def _promoted(self, name: str, number: int, taught: bool) -> str:
+        put = partial(self.ensemble.promote, name, number, taught)
         return self._exchanged(name, "promoted", put)
 
     def _renewed(self, name: str, goes_on: bool) -> None:

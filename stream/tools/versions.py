@@ -38,7 +38,7 @@ def listed(config: Config) -> list[dict[str, Any]]:
             "member": name,
             "version": v.digest,
             "step": v.seq,
-            "event_time": _text(v.event_time_ms),
+            "event_time": _text(v.event_time_ms) if v.event_time_ms else None,
             "cause": v.cause,
             "updates": v.updates,
             "quality": v.quality,
@@ -57,7 +57,10 @@ def _ledger(config: Config) -> dict[str, Any]:
         except CheckpointError:
             continue
         return ledger
-    raise NotKept(f"{config.state_dir}: expected a checkpoint, got none: run the shard first")
+    raise NotKept(
+        f"{config.state_dir}: expected a checkpoint, got none: run the shard first, "
+        "or ask for one by `millrace control checkpoint`"
+    )
 
 
 def shown(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
@@ -72,7 +75,7 @@ def shown(rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
                 "member": row["member"],
                 "version": row["version"][:12],
                 "step": row["step"],
-                "event time": row["event_time"][:16],
+                "event time": (row["event_time"] or "")[:16],
                 "cause": row["cause"],
                 measure or "quality": "" if math.isnan(quality) else f"{quality:.4f}",
                 "kB": "gone" if row["bytes"] is None else -(-row["bytes"] // 1000),

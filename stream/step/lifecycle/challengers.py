@@ -160,7 +160,7 @@ class Challengers:
         ensemble: Ensemble,
         auditor: Auditor,
         pending: Pending,
-        promote: Callable[[str, int], str],
+        promote: Callable[[str, int, bool], str],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._settings = settings
@@ -284,7 +284,7 @@ class Challengers:
         del self._running[key_of(name, running.number)]
         for other in self.of(name):
             self._end(other, f"number {running.number} took the member's place", cause)
-        digest = self._promote(name, running.number)
+        digest = self._promote(name, running.number, running.labels > 0)
         self.counts[f"challenger_promoted/{name}"] += 1
         return detail, digest
 

@@ -42,8 +42,9 @@ class Version(msgspec.Struct, frozen=True):
     """A member, or an ensemble that made room for another one, as it was after step ``seq``.
 
     ``digest`` is that of its state, ``event_time_ms`` the newest event taken by then, ``updates``
-    how many updates it had; ``quality`` its measures then, of the fading window; ``spec`` the
-    definition by which it was made, where that is not the configuration's.
+    how many updates it had, 0 if it had learned no row since it began; ``quality`` its measures
+    then, of the fading window; ``spec`` the definition by which it was made, where that is not the
+    configuration's.
     """
 
     seq: int
@@ -250,6 +251,10 @@ class Ledger:
     def spec(self, name: str, digest: str, running: Mapping[str, Any] | None) -> Any:
         """By which definition a version was made; ``running`` for one from elsewhere."""
         return next((v.spec for v in self.versions().get(name, ()) if v.digest == digest), running)
+
+    def taught(self, name: str, digest: str) -> bool:
+        """Whether the version had learned a row; one from elsewhere counts as if it had."""
+        return all(v.updates for v in self.versions().get(name, ()) if v.digest == digest)
 
     def newest(self, name: str, digest: str) -> bool:
         """Whether the member's newest version has this digest."""

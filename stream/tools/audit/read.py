@@ -130,7 +130,7 @@ def brief(record: Mapping[str, Any]) -> str:
         what = told(record)
     except Exception:  # noqa: BLE001 - a crafted one may raise anything
         what = "not as the service writes it: see audit verify"
-    text = f"{record['seq']:>7}  {at}  {record['event']:13} {record['model']:12} {what}"
+    text = f"{record['seq']:>7}  {at}  {record['event']:20} {record['model']:12} {what}"
     return text.rstrip() + ("" if record.get("inside", True) else "  OUTSIDE the envelope")
 
 

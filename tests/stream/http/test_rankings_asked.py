@@ -160,6 +160,18 @@ REFUSED: list[tuple[str, Any, int]] = [
 ]
 
 
+def test_a_kind_that_nobody_knows_is_told_which_there_are(tmp_path: Path) -> None:
+    """Of a record the kinds, of a label that interactions take its place; nothing is appended."""
+    with shop(tmp_path) as (client, _):
+        for wrong in ({"event": "purchase"}, {}):
+            record = {k: v for k, v in JACKETS[3].items() if k != "event"} | wrong
+            (error,) = client.post("/feedback", json=record).json()["errors"]
+            assert error["advice"].startswith("write one of item, user, ranking, interaction, ")
+        answer = client.post("/v1/labels", json={"id": "e1", "label": True})
+        assert answer.status_code == 404
+        assert "/feedback" in answer.json()["detail"]
+
+
 def test_seconds_for_milliseconds_are_told(tmp_path: Path) -> None:
     """They can be meant, so they are taken; who sent them reads how they were read."""
     with shop(tmp_path) as (client, _):

@@ -280,6 +280,40 @@ def test_a_promotion_can_be_rolled_back_and_made_again(tmp_path: Path) -> None:
         assert engine.ensemble.specs == ({} if version is replaced else {"prior": version.spec})
 
 
+def test_what_has_learned_nothing_leaves_the_ensemble_cold(tmp_path: Path) -> None:
+    """Promoted or put back it says .5 of everything: that alerts nobody, as before it came."""
+    engine, feed = build(tmp_path, ensemble={"combine": "stack", "threshold": 0.5}), Feed()
+
+    def scored(first: int, *commands: dict[str, Any]) -> list[dict[str, Any]]:
+        events = [event(k) for k in range(first, first + SIZE)]
+        parts = [("control", [*commands]), ("events", events)]
+        batch = feed.batch(*[part for part in parts if part[1]])
+        models = {}
+        for name, digest in engine.wanted(batch.slices):
+            models[name, digest] = engine.ensemble.made(name, 0, engine.spec(name, digest))
+            models[name, digest].restore(states[digest]())
+        out = engine.step(msgspec.structs.replace(batch, models=models, checkpoint=True))
+        assert not out.dead_letters
+        return decoded(out.scores)
+
+    states = engine.ledger.unsaved
+    found = scored(0, CHALLENGE)
+    found += scored(SIZE, {"command": "promote", "member": "prior"})
+    found += scored(2 * SIZE)
+    assert engine.ensemble.cold
+    assert all(score["cold"] and not score["alert"] for score in found)
+    versions = engine.ledger.versions()
+    engine.step(feed.batch(("labels", [label(k) for k in range(SIZE)])))
+    assert not any("cold" in score for score in scored(3 * SIZE))
+    to = [
+        {"command": "rollback", "member": name, "to": versions[name][-1].digest[:12]}
+        for name in ("linear", "prior")
+    ]
+    back = [scored((4 + i) * SIZE, command) for i, command in enumerate(to)]
+    assert engine.ensemble.cold
+    assert all(score["cold"] and not score["alert"] for score in back[-1])
+
+
 # ---------------------------------------------------------------------- what cannot be followed
 
 

@@ -74,6 +74,7 @@ SCALED: Patch = {
     "topics.partitions": 4,
     "features": LINEAR["features"],
     "drift.on_alarm": "none",
+    "guard.on_worse": "none",
 }
 CHANGES: dict[str, Patch] = {
     "ShardSettings.role": SCALED | {"shard": {"role": "learner"}},

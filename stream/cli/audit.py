@@ -128,6 +128,9 @@ def _print_score(found: dict[str, Any]) -> None:
             print_rows(rows, False, none="features: they wait for no label any more")
         step = found["step"]
         out.print(f"step     digest {step['digest']}, in the journal {step['journal_digest']}")
+        if (taken := step.get("version")) is not None:
+            digest = taken["digest"] or "none yet"
+            out.print(f"version  {taken['number']} of {taken['of']}, {digest}")
         out.print(f"trail    record {step['trail_seq']} after it, {step['trail_hash']}")
     trail = found["trail"]
     out.print(f"trail    {trail['outcome']}: {trail['records']} records {trail['where']}")

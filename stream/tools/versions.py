@@ -17,6 +17,7 @@ from stream.settings.schema import Config
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import CheckpointError, list_generations, load, read_manifest
 from stream.step.lifecycle.ledger import SHORTEST, Version
+from stream.tools.scaled.whom import ask_who_learns
 
 
 class NotKept(MillraceError):
@@ -24,15 +25,20 @@ class NotKept(MillraceError):
 
 
 def artefacts_of(config: Config) -> Artefacts:
-    """The artefacts of a shard."""
+    """The artefacts of a shard.
+
+    Raises :class:`~stream.tools.scaled.whom.AskAnother` of a scorer: its learner keeps versions.
+    """
+    ask_who_learns(config, "versions of members")
     return Artefacts(config.state_dir / FOLDER)
 
 
 def listed(config: Config) -> list[dict[str, Any]]:
     """Every kept version as of the newest good generation, each member's newest first."""
+    artefacts = artefacts_of(config)
     state = _ledger(config)
     kept = msgspec.convert(state["versions"], dict[str, list[Version]])
-    sizes = artefacts_of(config).sizes()
+    sizes = artefacts.sizes()
     return [
         {
             "member": name,
@@ -107,7 +113,7 @@ def bring(config: Config, member: str, file: Path) -> str:
 
     Raises :class:`~stream.state.artefacts.ArtefactError` for one that does not fit the member.
     """
-    engine = build_engine(config, None)
+    artefacts, engine = artefacts_of(config), build_engine(config, None)
     if member not in engine.ensemble.names:
         names = ", ".join(engine.ensemble.names)
         raise NotKept(f"member: expected one of {names}; got {member!r}")
@@ -115,7 +121,7 @@ def bring(config: Config, member: str, file: Path) -> str:
         raw = file.read_bytes()
     except OSError as error:
         raise NotKept(f"{file}: {error.strerror}") from error
-    return artefacts_of(config).take(raw, lambda: engine.ensemble.fresh(member, 0))
+    return artefacts.take(raw, lambda: engine.ensemble.fresh(member, 0))
 
 
 def _text(ms: int) -> str:

@@ -46,6 +46,7 @@ from stream.tools.audit.interactions import (
 )
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.replay import rebuilt
+from stream.tools.scaled.whom import ask_who_learns
 
 
 class _Array(msgspec.Struct):
@@ -103,8 +104,10 @@ def explain(
     0, or 14 where journal and checkpoints do not reach back to the stretch, whose updates are not
     known then.
 
-    Raises :class:`MillraceError` for a member or a layer that the trail does not tell of.
+    Raises :class:`MillraceError` for a member or a layer that the trail does not tell of, and of a
+    scorer, which learns nothing.
     """
+    ask_who_learns(config, f"audit explain {member}")
     learner, layer = part_of(config, member, layer)
     told = _told(config, learner, member, latest)
     stretches = [] if latest else _stretches(told, layer, learner in LEARNERS)

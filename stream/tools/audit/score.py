@@ -23,16 +23,18 @@ from stream.contract.outputs import Outputs, Scored
 from stream.contract.records import JournalRecord, Record
 from stream.encode.scores import reader, writer
 from stream.run.assemble import open_log, wall_clock_ms
-from stream.settings.schema import Config
+from stream.settings.schema import Config, process
 from stream.state.follow import Diverged
 from stream.state.recovery import OUT_OF_REACH
 from stream.step.engine import Engine
 from stream.step.ranking.engine import RankingEngine
+from stream.step.roles.scorer import ScorerEngine
 from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.audit.places import Watched, answer_reader
 from stream.tools.audit.read import read_trail, records_of
 from stream.tools.audit.verify import verify_trail
 from stream.tools.replay import rebuilt
+from stream.tools.scaled.whom import ask_who_scores, reader_of
 
 PIECE = 10_000
 """Records of a partition that are searched at a time, from its end: what is held in memory."""
@@ -55,8 +57,9 @@ def explain_score(config: Config, identifier: str) -> dict[str, Any]:
     Of a shard that ranks the answer to a request is its score: in place of features it has places,
     each with what the members said of its item.
 
-    Raises :class:`NoScore`.
+    Raises :class:`NoScore`, or :class:`~stream.tools.scaled.whom.AskAnother` of a learner.
     """
+    ask_who_scores(config, identifier)
     log = open_log(config, wall_clock_ms)
     try:
         found = _committed(log, config, identifier)
@@ -159,6 +162,8 @@ def _fate(log: Log, config: Config, identifier: str) -> str:
         )
     where = f"{event.topic}/{event.partition} offset {event.offset}"
     step = next((record.seq for record in log.journal() if _took(record, event)), None)
+    if (other := reader_of(config, event.topic, event.partition)) is not None:
+        return f"{identifier}: stands at {where}, which is read by {other}"
     if step is None:
         return f"{identifier}: not scored yet: it stands at {where}, and no step has taken it"
     return (
@@ -214,6 +219,7 @@ def _again(
                     "journal_digest": step.digest,
                     "from_checkpoint": from_step,
                     **_standing(engine, trail),
+                    **_taken_over(engine),
                 },
             }
     except Diverged as error:
@@ -295,6 +301,16 @@ def _versions(
             "record_root": None if last is None else last["root"],
         }
     return told
+
+
+def _taken_over(engine: Engine) -> dict[str, Any]:
+    """Of a scorer the learner's version that it scored by: it is taken over before events."""
+    if not isinstance(engine, ScorerEngine):
+        return {}
+    current = engine.versions.current
+    learner = f"{engine.config.service}-{process('learner', 0)}"
+    version = {"of": learner, "number": current.number, "digest": current.digest}
+    return {"version": version}
 
 
 def _standing(engine: Engine, trail: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -24,7 +24,11 @@ from stream.settings.schema import Config
 from stream.state.generations import CheckpointError, Locked, StateDirectory, list_generations
 from stream.state.recovery import MovedAway
 from stream.step.reconfigure import Irreconcilable
+from stream.tools.audit.explain import explain
+from stream.tools.audit.score import NoScore, explain_score
 from stream.tools.scaled.move import MoveRefused, move, plan, scorers
+from stream.tools.scaled.whom import AskAnother
+from stream.tools.versions import bring, listed
 from tests.faults.shard import toml
 from tests.stream.step.roles.scaled import FEATURES, raw
 from tests.support.broker import unique
@@ -154,6 +158,30 @@ def test_a_service_grows_and_shrinks_and_grows_again(fleet: Fleet) -> None:
         changed(fleet, count)
         fleet.play(60)
     fleet.check()
+
+
+def test_tools_ask_the_process_that_knows(fleet: Fleet, tmp_path: Path) -> None:
+    """A score is its scorer's, with the version that it was made by; what was learned is the
+    learner's. Another process names the one to ask, and how."""
+    fleet.play(60)
+    fleet.play(60)
+    (one, other), learner = fleet.configs, load(fleet.path, {"MILLRACE_SHARD__ROLE": "learner"})
+    found = explain_score(one, "e104")
+    assert (found["exit"], found["replay"]) == (0, "the same bits")
+    assert found["step"]["version"]["number"] >= 1
+    assert found["step"]["version"]["of"] == learner.name
+    with pytest.raises(NoScore, match=f"read by {one.name}: set MILLRACE_SHARD__INDEX=0"):
+        explain_score(other, "e104")
+    with pytest.raises(AskAnother, match="MILLRACE_SHARD__INDEX to the partition modulo 2"):
+        explain_score(learner, "e104")
+    assert explain(learner, "linear", None, None, 5, latest=True)["exit"] == 0
+    for asked in (
+        lambda: explain(one, "linear", None, None, 5),
+        lambda: listed(one),
+        lambda: bring(one, "linear", tmp_path / "any"),
+    ):
+        with pytest.raises(AskAnother, match=f"{learner.name}, which learns, got {one.name}"):
+            asked()
 
 
 def test_labels_under_way_move_to_their_new_owners(tmp_path: Path, kafka_bootstrap: str) -> None:

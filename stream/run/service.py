@@ -53,6 +53,7 @@ from stream.step.engine import Engine, Models
 from stream.step.lifecycle.promotion import exchange
 from stream.step.pending.segments import Damaged
 from stream.step.reconfigure import compare, reconfigure
+from stream.step.roles.examples import meaning, told_meaning
 
 T = TypeVar("T")
 logger = structlog.get_logger()
@@ -360,12 +361,23 @@ class Service:
             fresh.checkpoint_wanted = True  # a start need not learn the past again
 
     def _left_unread(self, before: Config) -> list[str]:
-        """Records of inputs that the configuration no longer names."""
-        left = {*before.inputs}.difference(self.config.inputs)
-        positions = {k: at for k, at in self.topics.standing.positions.items() if k[0] in left}
+        """Records of inputs that the configuration no longer names, or that mean nothing under it:
+        other processes of the service made them under the old one."""
+        config, now = self.config, self.topics.standing.positions
+        left = {*before.inputs}.difference(config.inputs)
+        foreign = {
+            *([config.examples_topic] if meaning(before) != meaning(config) else []),
+            *(config.told_topics if told_meaning(before) != told_meaning(config) else []),
+        }
+        first = {key: at for key, at in now.items() if key[0] in left}
+        second = {key: at for key, at in now.items() if key[0] in foreign - left}
         return [
-            f"stays unread: {count} offsets of {topic}/{partition}; run under the old name until"
-            " it has caught up, or let them go"
+            f"stays unread: {count} offsets of {topic}/{partition}; run under the old {what}, or"
+            " let them go"
+            for positions, what in (
+                (first, "name until it has caught up"),
+                (second, "file until it has caught up, while scorers are stopped"),
+            )
             for (topic, partition), count in self.log.unread(positions).items()
         ]
 

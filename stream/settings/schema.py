@@ -778,6 +778,11 @@ class Config(Settings):
         return f"routes-{self.service}"
 
     @property
+    def told_topics(self) -> tuple[str, str]:
+        """Where scorers tell each other of events and labels."""
+        return self.risk_topic, self.routes_topic
+
+    @property
     def routed(self) -> bool:
         """Whether this is a scorer to which others hand labels on."""
         shard = self.shard

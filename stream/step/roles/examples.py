@@ -39,18 +39,26 @@ class Foreign(ValueError):
 
 def meaning(config: Config) -> str:
     """Digest of the settings that rows and members mean something under."""
+    return _meaning(config, "seed", "target", "features", "members", "ensemble")
+
+
+def told_meaning(config: Config) -> str:
+    """The same of what scorers tell each other of events and labels, whatever members they have."""
+    return _meaning(config, "target")
+
+
+def _meaning(config: Config, *keys: str) -> str:
     tree = plain(config)
-    parts = {key: tree[key] for key in ("seed", "target", "features", "members", "ensemble")}
-    return digest(parts | {"fields": tree["event"]["fields"]})
+    return digest({key: tree[key] for key in keys} | {"fields": tree["event"]["fields"]})
 
 
 def check_meaning(got: str, expected: str) -> None:
     """Raise :class:`Foreign` where a record means something under other settings."""
     if got != expected:
         raise Foreign(
-            "expected one made under the same seed, target, fields, features, members and ensemble"
-            f" (digest {expected[:12]}), got one of others ({got[:12]}): give all processes of the"
-            " service the same file"
+            "expected one made under the same target and fields, of rows and members also the same"
+            f" seed, features, members and ensemble (digest {expected[:12]}), got one of others"
+            f" ({got[:12]}): give all processes of the service the same file"
         )
 
 

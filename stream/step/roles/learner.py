@@ -45,7 +45,6 @@ class LearnerEngine(ScoringEngine):
         self._meaning = meaning(config)
         self._reader = Reader(self._meaning, self.pending.dtype, self.features.schema, self.task)
         self.versions = Outgoing(config.shard.every)
-        self._commanded = False
         self._handlers = {
             config.topics.control: self._control,
             config.examples_topic: self._examples,
@@ -62,7 +61,7 @@ class LearnerEngine(ScoringEngine):
                 taken.append(record)
         before = self.counts["commands"]
         super()._control(Slice(piece.range, taken), out)
-        self._commanded = self.counts["commands"] > before
+        self.versions.wanted |= self.counts["commands"] > before
 
     def _examples(self, piece: Slice, out: Made) -> None:
         """Judge and learn, runs of what is done alike at a time."""
@@ -88,9 +87,8 @@ class LearnerEngine(ScoringEngine):
 
     def _handed(self) -> tuple[Handed, bytes]:
         """A version, if one is due; the trail's record of it covers what it holds."""
-        if not self._commanded and not self.versions.due(self.watermark_ms):
+        if not self.versions.due(self.watermark_ms):
             return {}, b""
-        self._commanded = False
         view = viewed(self.ensemble)
         version = self.versions.next(self.watermark_ms, self.ensemble.view_digest(view))
         self.counts["versions"] += 1
@@ -104,6 +102,13 @@ class LearnerEngine(ScoringEngine):
         }
         self.auditor.record("version_published", "learning", "ensemble", detail)
         return {self.config.models_topic: pieces(view, version, self._meaning)}, b""
+
+    def reconfigured(self, combiner_is_new: bool) -> None:
+        """See :meth:`Engine.reconfigured`: scorers under this configuration wait for its members,
+        which may have learned the history."""
+        super().reconfigured(combiner_is_new)
+        self.versions.wanted = True
+        self.checkpoint_wanted = True  # a step is taken for it, though nothing comes
 
     def _keep_all(self) -> None:
         Engine._keep_all(self)  # without the guard, which would begin to compare

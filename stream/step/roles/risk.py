@@ -55,7 +55,7 @@ class Sharing:
     ----------
     features : FeatureStage
     meant : str
-        See :func:`~stream.step.roles.examples.meaning`.
+        See :func:`~stream.step.roles.examples.told_meaning`.
     others : sequence of int
         The partitions on which it is told.
 

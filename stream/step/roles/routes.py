@@ -100,7 +100,7 @@ class Routes:
     index, count : int
         Which of the scorers, and how many there are.
     meant : str
-        See :func:`~stream.step.roles.examples.meaning`.
+        See :func:`~stream.step.roles.examples.told_meaning`.
     horizon_ms : int
     task : Task
 

@@ -19,7 +19,7 @@ from stream.contract.records import Slice
 from stream.decode.codec import Events, Labels
 from stream.step.engine import Handed, Made
 from stream.step.join import Left
-from stream.step.roles.examples import Foreign, Handing, meaning
+from stream.step.roles.examples import Foreign, Handing, meaning, told_meaning
 from stream.step.roles.risk import Sharing
 from stream.step.roles.routes import Routes, Stage, together, waited
 from stream.step.roles.versions import Coming, Incoming
@@ -62,14 +62,15 @@ class ScorerEngine(ScoringEngine):
         self.sharing: Sharing | None = None
         if config.shared_entities:
             others = [i for i in range(config.shard.count) if i != config.shard.index]
-            self.sharing = Sharing(self.features, meant, others)
+            self.sharing = Sharing(self.features, told_meaning(config), others)
             self._handing.tell_known = self.sharing.known
             self._handlers[config.risk_topic] = partial(self._risk, self.sharing)
         self.routes: Routes | None = None
         if config.routed:
             shard = config.shard
             self.routes = Routes(
-                *(shard.index, shard.count, meant, config.label.horizon, self.task)
+                *(shard.index, shard.count, told_meaning(config)),
+                *(config.label.horizon, self.task),
             )
             self.join.heard_ms = 0
             self._handlers[config.routes_topic] = partial(self._routed, self.routes)

@@ -194,11 +194,14 @@ class Outgoing:
         The newest that was published; :data:`NONE` before the first.
     taken : dict of int to Taken
         By scorer, which is the partition of its examples.
+    wanted : bool
+        One is due whatever the time: scorers should know at once what was changed.
     """
 
     def __init__(self, every_ms: int) -> None:
         self.current = NONE
         self.taken: dict[int, Taken] = {}
+        self.wanted = False
         self._every_ms = every_ms
         self._changed = False
 
@@ -209,12 +212,13 @@ class Outgoing:
 
     def due(self, watermark_ms: int) -> bool:
         """Whether anything was learned that scorers should know by now."""
-        return self._changed and watermark_ms >= self.current.at_ms + self._every_ms
+        over = watermark_ms >= self.current.at_ms + self._every_ms
+        return self.wanted or (self._changed and over)
 
     def next(self, watermark_ms: int, digest: str) -> Version:
         """The next one, published now."""
         self.current = Version(self.current.number + 1, watermark_ms, digest)
-        self._changed = False
+        self._changed = self.wanted = False
         return self.current
 
     def state(self) -> State:
@@ -223,13 +227,14 @@ class Outgoing:
             "current": list(self.current),
             "taken": [[scorer, *taken] for scorer, taken in sorted(self.taken.items())],
             "changed": self._changed,
+            **({"wanted": True} if self.wanted else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See :meth:`models.base.Model.restore`."""
         self.current = Version(*state["current"])
         self.taken = {scorer: Taken(*taken) for scorer, *taken in state["taken"]}
-        self._changed = bool(state["changed"])
+        self._changed, self.wanted = bool(state["changed"]), bool(state.get("wanted", False))
 
 
 def _read(view: Any) -> State:

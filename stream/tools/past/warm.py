@@ -62,16 +62,10 @@ def warm(
     NotNew
         Something is there already; nothing was written.
     MillraceError
-        The topics are not in JSON, in which history would be written.
+        The topics are not in JSON, in which history would be written; or this is one of many
+        processes.
     """
-    if config.reco is not None and (labels is not None or label_delay is not None):
-        raise MillraceError("warm: expected no labels and no label delay where items are ranked")
-    if config != config.in_json():
-        raise MillraceError(
-            "warm: expected event.format and label.format 'json', in which it writes to topics, "
-            f"got {config.event.format!r} and {config.label.format!r}: write history there as the "
-            "producers do, and start"
-        )
+    _require_possible(config, labels is not None or label_delay is not None)
     delay = delay_ms(label_delay)
     key = load_private_key(config.audit.key) if config.audit.key else None
     directory = StateDirectory(config.state_dir)
@@ -97,6 +91,23 @@ def warm(
         log.close()
         directory.close()
     return {"data": str(data), "label_delay": label_delay} | summary
+
+
+def _require_possible(config: Config, labelled: bool) -> None:
+    if config.shard.role != "all":
+        raise MillraceError(
+            f"warm: expected shard.role = 'all', got {config.shard.role!r}: history goes through"
+            " all processes of a service. Start them, and write it to their topics as producers"
+            " do, each event to the partition of its entity"
+        )
+    if config.reco is not None and labelled:
+        raise MillraceError("warm: expected no labels and no label delay where items are ranked")
+    if config != config.in_json():
+        raise MillraceError(
+            "warm: expected event.format and label.format 'json', in which it writes to topics, "
+            f"got {config.event.format!r} and {config.label.format!r}: write history there as the "
+            "producers do, and start"
+        )
 
 
 def _scored(

@@ -43,7 +43,7 @@ from stream.state.recovery import recover
 from stream.state.topics import Standing
 from stream.step.pending.segments import Segment
 from stream.step.pending.store import members_of, with_members
-from stream.step.roles.examples import Foreign, meaning
+from stream.step.roles.examples import Foreign, told_meaning
 from stream.step.roles.move import met, newest_first, owned, sources, take_over
 from stream.step.roles.routes import Stage, asked, waited
 from stream.step.roles.scorer import ScorerEngine
@@ -316,7 +316,7 @@ def _with(config: Config, outputs: Outputs, labels: list[Labels]) -> tuple[Confi
     """The first scorer is asked for the events of these labels, and asks their owners."""
     if not labels:
         return config, outputs
-    records = asked(meaning(config), config.shard.index + 1, labels, config.shard.index)
+    records = asked(told_meaning(config), config.shard.index + 1, labels, config.shard.index)
     return config, msgspec.structs.replace(outputs, handed={config.routes_topic: records})
 
 

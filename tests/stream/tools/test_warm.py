@@ -18,6 +18,7 @@ from stream.state.recovery import recover
 from stream.tools.evaluate import evaluate_file
 from stream.tools.past.warm import NotNew, warm
 from stream.tools.ranking.evaluate import evaluate_ranks
+from tests.stream.step.roles.scaled import of_role, raw
 from tests.support.factory import (
     config,
     event,
@@ -133,4 +134,13 @@ def test_interactions_have_no_labels(tmp_path: Path) -> None:
     c = ranking_config(tmp_path)
     with pytest.raises(MillraceError, match="expected no labels and no label delay"):
         warm(c, tmp_path / "h.jsonl", None, "1h", 64, QUIET)
+    assert not c.state_dir.exists()
+
+
+@pytest.mark.parametrize("role", ["scorer", "learner"])
+def test_history_is_for_a_process_that_does_all(tmp_path: Path, role: str) -> None:
+    """A scorer would take in what belongs to others; refused before anything is opened."""
+    c = of_role(raw(tmp_path, 2), role)
+    with pytest.raises(MillraceError, match="each event to the partition of its entity"):
+        warm(c, tmp_path / "any", None, None, 64, QUIET)
     assert not c.state_dir.exists()

@@ -13,12 +13,12 @@ import zstandard
 from stream.contract.commands import Configure
 from stream.run.readings import readings
 from stream.settings.hot import needing_restart
-from stream.settings.upgrade import digest, encoded, settings
-from stream.step.reconfigure import Irreconcilable, compare
+from stream.settings.upgrade import digest, encoded, journaled, settings
+from stream.step.reconfigure import Irreconcilable, compare, reconfigure
 from stream.step.roles import versions
-from stream.step.roles.examples import Reader, meaning
+from stream.step.roles.examples import Reader, meaning, told_meaning
 from stream.step.roles.versions import viewed
-from tests.stream.step.roles.scaled import Part, Scaled, of_role, partition, raw, whole
+from tests.stream.step.roles.scaled import Part, Scaled, contents, of_role, partition, raw, whole
 from tests.support.factory import event, label, reasons, traffic
 
 TARGETS: dict[str, dict[str, Any]] = {
@@ -252,6 +252,40 @@ def test_no_process_of_many_takes_another_configuration_by_itself(tmp_path: Path
         out = part.step((part.config.topics.control, 0, values))
         wanted = ["expected shard.role = 'all'"] if part is many.learner else []
         assert [letter.error[:27] for letter in out.dead_letters] == wanted
+
+
+def test_the_learner_publishes_its_members_under_another_file_at_once(tmp_path: Path) -> None:
+    """Scorers would wait for the next labels, and score by blank ones meanwhile; also from a state
+    that was taken between the two steps."""
+    many = scaled(tmp_path, 1)
+    fed(many, 160)
+    old, more = many.learner, [{"name": "boost", "type": "boosting"}]
+    tree = raw(tmp_path, 1, members=[*TARGETS["binary"]["members"][:2], *more])
+    part = Part(of_role(tree, "learner"))
+    reconfigure(old.engine, part.engine, journaled(part.config))
+    assert part.engine.checkpoint_wanted  # which is a step, though nothing comes
+    again = Part(part.config)
+    again.engine.restore(part.engine.state(), part.engine.rows())
+    scorer = Part(of_role(tree, "scorer"))
+    for learner in (part, again):
+        made = contents(learner.step().handed[part.config.models_topic])
+        assert not learner.step().handed
+        assert learner.engine.versions.current == part.engine.versions.current
+    scorer.step((scorer.config.models_topic, 0, made))
+    assert digest_of(scorer) == digest_of(part)
+    assert not scorer.engine.ensemble.cold
+
+
+def test_what_scorers_tell_each_other_means_the_same_whatever_members_they_have(
+    tmp_path: Path,
+) -> None:
+    """A change of members loses none of what is under way between them."""
+    one, other = (of_role(raw(tmp_path, 2, **change), "scorer") for change in ({}, {"seed": 5}))
+    assert meaning(one) != meaning(other)
+    assert told_meaning(one) == told_meaning(other)
+    fields = raw(tmp_path, 2)["event"]
+    more = raw(tmp_path, 2, event=fields | {"fields": fields["fields"] | {"more": "number"}})
+    assert told_meaning(of_role(more, "scorer")) != told_meaning(one)
 
 
 def test_where_labels_stand_does_not_go_back(tmp_path: Path) -> None:

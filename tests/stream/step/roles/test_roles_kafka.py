@@ -15,7 +15,7 @@ from stream.contract.records import NewRecord
 from stream.http.problem import Problem
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
-from stream.run.service import Service
+from stream.run.service import ReconfigurationRefused, Service
 from stream.settings.schema import Config
 from stream.step.roles.risk import BEATS
 from stream.step.roles.scorer import ScorerEngine
@@ -155,6 +155,43 @@ def test_a_service_lets_labels_stand_anywhere_from_now_on(tree: dict[str, Any]) 
     back = pytest.raises(LogError, match=r"shard\.labels: expected 'any'.*the same file")
     with back, running(of_role(tree, "scorer", 0)):
         pass
+
+
+def test_examples_of_another_file_are_not_let_go_unasked(tree: dict[str, Any]) -> None:
+    """The learner of a new file says that some of the old one wait; the old one takes them, and
+    then the new one has members for its scorers before any label comes."""
+    more = tree | {"members": [*tree["members"], {"name": "boost", "type": "boosting"}]}
+    scorer, learner = of_role(tree, "scorer"), of_role(tree, "learner")
+    made(learner)
+    topics = scorer.topics
+
+    def count(service: Service, name: str) -> int:
+        assert service.engine is not None
+        return service.engine.counts[name]
+
+    def told(start: int, end: int) -> None:
+        with running(scorer) as one:
+            for topic, make in ((topics.events, event), (topics.labels, label)):
+                values = [json.dumps(make(i)).encode() for i in range(start, end)]
+                one.log.append(topic, [NewRecord(None, value, 0) for value in values])
+            wait_until(lambda: count(one, "labels.joined") == end, "the labels")
+
+    def learned(n: int) -> None:
+        with running(learner) as service:
+            wait_until(lambda: count(service, "learned") == n, "the examples")
+
+    told(0, 20)
+    learned(20)
+    told(20, 21)
+    unread = r"stays unread: . offsets of examples-.*run under the old file until it has caught up"
+    with pytest.raises(ReconfigurationRefused, match=unread), running(of_role(more, "learner")):
+        pass
+    learned(21)
+    with running(of_role(more, "learner")) as two, running(of_role(more, "scorer")) as one:
+        engines: list[Any] = [two.engine, one.engine]
+        before = engines[1].versions.current
+        wait_until(lambda: engines[1].versions.current.number > before.number, "a version")
+        assert engines[1].versions.current == engines[0].versions.current
 
 
 def test_a_scorer_to_which_others_hand_labels_takes_them(tree: dict[str, Any]) -> None:

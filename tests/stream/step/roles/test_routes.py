@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stream.contract.outputs import Outputs
-from stream.step.roles.examples import Example, meaning, upright
+from stream.step.roles.examples import Example, told_meaning, upright
 from stream.step.roles.move import met, take_over
 from stream.step.roles.routes import Stage, asked, waited
 from tests.stream.step.roles.scaled import FEATURES, Part, Scaled, partition, raw, whole
@@ -178,7 +178,7 @@ class Spread:
         self.under_way += len(labels)
         labels.sort(key=lambda told: (Stage.FOUND, Stage.LEFT, Stage.ASKED).index(told[0]))
         config = after.scorers[0].config
-        records = asked(meaning(config), 1, [part for _, part in labels], 0)
+        records = asked(told_meaning(config), 1, [part for _, part in labels], 0)
         after.routes[0] = [record.value or b"" for record in records]
 
     def came(self) -> Came:

@@ -76,7 +76,8 @@ def run_daemon(config: Config, accept_changes: bool) -> None:
     sys.setswitchinterval(SWITCH_S)
     service = Service(config, accept_changes)
     front = Front(service)
-    Trainer(service).start()
+    if config.shard.role != "scorer":  # whose members the learner trains
+        Trainer(service).start()
     _until_stopped(service, front)
     logger.info("stopped", seq=service.engine.seq if service.engine else 0)
 

@@ -378,7 +378,7 @@ def _shard(config: Config) -> Iterator[str]:
     """One of many processes has a place among them, Kafka, and nothing that it would do in part.
 
     A scorer sees the events of its partitions alone: windows are of `shard.entity`. Challengers,
-    the guard, refits, classes that enter by their labels and rankings are for `role = "all"`.
+    the guard, classes that enter by their labels and rankings are for `role = "all"`.
     """
     shard, topics = config.shard, config.topics
     if shard.role == "all":
@@ -407,7 +407,6 @@ def _shard(config: Config) -> Iterator[str]:
         ("target.max_classes", most, most is not None),
         ("drift.on_alarm", alarm, alarm == "challenge"),
         ("guard.on_worse", worse, worse != "none"),
-        *((f"members[{i}].type", m.type, m.type == "refit") for i, m in enumerate(config.members)),
     ):
         if refused:
             yield f"{key}: expected shard.role = 'all' beside {got!r}, got {shard.role!r}"

@@ -186,9 +186,13 @@ class ScoringEngine(Engine):
                     self.outcomes.looked(self.watermark_ms)
                 out.letters += self.join.take_letters()
         out.letters += self.join.take_letters()
+        self._time_passed()
+        self._classes_added()  # not before: what labels say of these events no score may know
+
+    def _time_passed(self) -> None:
+        """Members that are trained fall due, where the members learn."""
         if self.refits.on and self.refits.passed(self.watermark_ms, self.seq + 1):
             self.checkpoint_wanted = True  # what trains reads a generation
-        self._classes_added()  # not before: what labels say of these events no score may know
 
     def _not_ahead(self, events: Events, clock_ms: int, out: Made) -> Events:
         """Leave out events from the future."""

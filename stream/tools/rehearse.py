@@ -18,6 +18,7 @@ from models.settings import format_duration
 from stream.contract.hashing import hash_text
 from stream.run.assemble import member_maker, room, row_bytes
 from stream.settings.schema import Config
+from stream.settings.specs import TRAINED
 from stream.state.room import free_room
 
 FIRST_MS = 1_767_225_600_000
@@ -67,9 +68,11 @@ def part(config: Config) -> str:
     """What a process of many does of its service; empty where it does all."""
     shard, topics = config.shard, config.topics
     if shard.role == "learner":
+        trained = [member.name for member in config.members if member.type == TRAINED]
+        trains = f", trains {', '.join(trained)} by it" if trained else ""
         return (
             f"learner: judges and learns what {shard.count} scorers hand over in"
-            f" {config.examples_topic}; a version of the members every"
+            f" {config.examples_topic}{trains}; a version of the members every"
             f" {format_duration(shard.every)} of event time in {config.models_topic}; no"
             " challengers and no guard, which see events as they are scored"
         )

@@ -84,6 +84,7 @@ class LearnerEngine(ScoringEngine):
             newest = found[-1].example
             taken = Taken(piece.range.next_offset, newest.version, newest.watermark_ms)
             self.versions.learned(piece.range.partition, taken)
+            self._time_passed()
 
     def _handed(self) -> tuple[Handed, bytes]:
         """A version, if one is due; the trail's record of it covers what it holds."""

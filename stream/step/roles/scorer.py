@@ -240,6 +240,9 @@ class ScorerEngine(ScoringEngine):
             covered += also
         return handed, covered
 
+    def _time_passed(self) -> None:
+        """Nothing: the learner trains members, by the history of what it has learned."""
+
     def _keep_all(self) -> None:
         """Nothing: the learner keeps versions of the members."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from models.ensemble.combine import COMBINERS
 from models.members.catalogue import UnknownMember, digests_state, member_class, names_code
 from models.task import TaskType
 from stream.settings.checks import check as problems
@@ -72,10 +73,14 @@ def check_whole(spec: Mapping[str, Any], task: TaskType) -> None:
     """Raise :class:`ValueError` unless ``spec`` defines a whole ensemble that a record may name."""
     if spec.keys() != WHOLE or not isinstance(spec["members"], list) or not spec["members"]:
         raise ValueError("Expected `combine` and `members`, as the configuration has them")
+    combiners = [name for name, tasks in COMBINERS.items() if task in tasks]
+    if spec["combine"] not in combiners:
+        got = f"{spec['combine']!r:.80}"
+        raise ValueError(f"combine: expected one of {', '.join(combiners)}; got {got}")
     for i, table in enumerate(spec["members"]):
         try:
             member = MemberSettings.model_validate(table)
-            kept = keeps(member, task)
+            kept, kind = keeps(member, task), member_class(member.type, task).Params
         except UnknownMember as error:
             raise ValueError(f"members[{i}]: expected a known `type`; {error}") from error
         except ValidationError as error:
@@ -86,6 +91,11 @@ def check_whole(spec: Mapping[str, Any], task: TaskType) -> None:
                 f"members[{i}]: expected a type that learns label by label and names no code; got "
                 f"{member.type!r}: configure it as a member (`millrace apply`)"
             )
+        try:
+            kind.model_validate(member.params)
+        except ValidationError as error:
+            told = "; ".join(lines(error, kind, ()))
+            raise ValueError(f"members[{i}]: {told}") from error
 
 
 def keeps(member: MemberSettings, task: TaskType) -> bool:

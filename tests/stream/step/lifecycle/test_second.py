@@ -332,7 +332,14 @@ def numbered(n: int, *commands: tuple[int, dict[str, Any]]) -> list[Batch]:
         ('{"type": "logistic"}', "`combine` and `members`"),
         ('{"combine": "stack", "members": [{"name": "a", "type": "river", "model": "x"}]}', "code"),
         ('{"combine": "stack", "members": [{"name": "a", "type": "nothing"}]}', "got 'nothing'"),
-        ('{"combine": "no", "members": [{"name": "a", "type": "logistic"}]}', "combine"),
+        (
+            '{"combine": "no", "members": [{"name": "a", "type": "logistic"}]}',
+            "combine: expected one of mean_logit",
+        ),
+        (
+            '{"combine": "stack", "members": [{"name": "a", "type": "forest", "trees": 0}]}',
+            "members[0]: trees: expected greater than",
+        ),
         ('{"combine": "stack", "members": [{"name": "ensemble", "type": "logistic"}]}', "name"),
     ],
 )

@@ -218,26 +218,31 @@ def apply_(
 ) -> None:
     """Let the running service go on under a changed file, without a restart.
 
-    Shows what keeps its state, what starts new and what is lost; says which step took it.
+    Shows each setting that changes, what keeps its state, what starts new and what is lost; says
+    which step took it.
     """
     from stream.tools.operate import CommandRefused, apply_configuration, difference
 
     with reported():
         loaded = load(config)
-        base, restart, changes, same = difference(loaded)
-        lines = changes.lines() if changes else [f"needs a restart: {path}" for path in restart]
+        found = difference(loaded)
         if not as_json:
-            for line in lines:
+            for line in found.lines():
                 out.print(line)
-        if restart:
-            raise CommandRefused(f"needs a restart: {'; '.join(restart)}. Nothing was appended")
-        if changes and changes.lost and not accept and not dry_run:
+        if found.restart:
+            named = "; ".join(found.restart)
+            raise CommandRefused(f"needs a restart: {named}. Nothing was appended")
+        if found.changes and found.changes.lost and not accept and not dry_run:
             raise CommandRefused("state would be lost: say --accept. Nothing was appended")
         grounds = {"reason": reason, "ticket": ticket}
         given = {key: text for key, text in grounds.items() if text}
-        taken = {} if dry_run or same else apply_configuration(loaded, base, accept, given, wait)
+        taken = (
+            {}
+            if dry_run or found.same
+            else apply_configuration(loaded, found.base, accept, given, wait)
+        )
     if as_json:
-        print_json({"base": base, "changes": lines} | taken)
+        print_json({"base": found.base, "changes": found.lines()} | taken)
     elif taken:
         out.print(f"holds from step {taken['seq']} on; start with this file from now on")
     else:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from models.members.catalogue import names_code
 from stream.settings.schema import Config
 from stream.settings.upgrade import plain
 
+SHOWN = 80
+"""Characters of a value that is told."""
 HOT: Mapping[str, frozenset[str] | None] = {
     "seed": None,
     "event": frozenset({"fields"}),
@@ -56,6 +60,38 @@ def _cold(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
         for part in sorted(before.keys() | after.keys()):
             if part not in hot and before.get(part) != after.get(part):
                 yield f"{key}.{part}"
+
+
+def told(running: Config, asked: Config) -> list[str]:
+    """Every setting that differs, as ``path: before -> after``; tables in lists by their names."""
+    return [*_told(plain(running), plain(asked), "")]
+
+
+def _told(one: Mapping[str, Any], other: Mapping[str, Any], path: str) -> Iterator[str]:
+    for key in sorted(one.keys() | other.keys()):
+        before, after, where = _named(one.get(key)), _named(other.get(key)), path + str(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _told(before, after, f"{where}.")
+        else:
+            yield f"{where}: {_shown(before)} -> {_shown(after)}"
+
+
+def _named(value: Any) -> Any:
+    """A list of tables with names, as a table of them by these."""
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(v, dict) and "name" in v for v in value)
+    ):
+        return {each["name"]: each for each in value}
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    return "none" if value is None else msgspec.json.encode(value).decode()[:SHOWN]
 
 
 def _new_code(running: Config, asked: Config) -> Iterator[str]:

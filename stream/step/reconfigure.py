@@ -342,6 +342,8 @@ def _taught(
     if not isinstance(new, ScoringEngine):
         return {}
     new.rebuilds.begun(fresh, new.seq)
+    for name in fresh:  # whatever another model learned under the name
+        new.counts.pop(f"updates.{name}", None)
     found = warmed(new.ensemble, new.features.schema, new.history, fresh)
     new.counts.update({f"updates.{name}": told["rows"] for name, told in found.items()})
     return found

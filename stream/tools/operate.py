@@ -22,7 +22,7 @@ from stream.contract.log import Log
 from stream.contract.records import JournalRecord, NewRecord, Record
 from stream.decode.codec import Codec
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
-from stream.settings.hot import needing_restart
+from stream.settings.hot import needing_restart, told
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, encoded, journaled, recorded
 from stream.state.backfill import in_force
@@ -75,13 +75,21 @@ def _refused(name: str, values: dict[str, str], error: str) -> CommandRefused:
 class Difference(NamedTuple):
     """What a file would change of the configuration in force, which has the digest ``base``.
 
-    ``restart``: settings that cannot change while the service runs; then nothing else is told.
+    ``restart``: settings that cannot change while the service runs; then no ``changes`` are told.
+    ``settings``: all that differ, with both values.
     """
 
     base: str
     restart: list[str]
     changes: Changes | None
     same: bool
+    settings: list[str]
+
+    def lines(self) -> list[str]:
+        """What a person is to see, line by line."""
+        restart = [f"needs a restart: {path}" for path in self.restart]
+        changed = [f"changes: {setting}" for setting in self.settings]
+        return restart or changed + (self.changes.lines() if self.changes else [])
 
 
 def difference(config: Config) -> Difference:
@@ -94,14 +102,15 @@ def difference(config: Config) -> Difference:
     running = recorded(tree, f"{config.journal_topic} or {config.state_dir}")
     base, restart = digest(tree), needing_restart(running, config)
     if restart:
-        return Difference(base, restart, None, same=False)
+        return Difference(base, restart, None, False, told(running, config))
     old = build_engine(running, None)
     old.counts["learned"] = 1
     changes = compare(old, build_engine(config, None))
     if not changes.same_columns:
         gone = "events that wait for their labels, and learned rows (the columns changed)"
         changes = changes._replace(lost=[*changes.lost, gone])
-    return Difference(base, [], changes, same=journaled(running) == journaled(config))
+    same = journaled(running) == journaled(config)
+    return Difference(base, [], changes, same, told(running, config))
 
 
 def apply_configuration(

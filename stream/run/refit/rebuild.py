@@ -78,8 +78,8 @@ def rebuild(state_dir: Path, generation: Path, name: str, tree: dict[str, Any]) 
     if not accepted and as_it_was.digest() != wanted:
         return Answer(
             refused="the history is not its whole past: it was installed, reset, rolled back or"
-            " frozen, the ensemble drew its weights, or history.keep and history.disk were too"
-            " short; ask with accept to have it learn the history alone"
+            " frozen, the ensemble drew its weights, the columns changed, or history.keep and"
+            " history.disk were too short; ask with accept to have it learn the history alone"
         )
     digest = as_corrected.digest()
     Artefacts(state_dir / FOLDER).put(digest, as_corrected.state)

@@ -306,6 +306,14 @@ def test_the_command_line_shows_the_difference(
     more = raw | {"members": [*raw["members"], {"name": "crossed", "type": "crossed"}]}
     code, shown = told(more, "--dry-run")
     assert (code, "starts new: member crossed" in shown, sent) == (0, True, [])
+    lower = copy.deepcopy(raw) | {"ensemble": {"threshold": 0.25}, "drift": {"on_alarm": "reset"}}
+    lower["members"][1]["learn_every"] = 3
+    code, shown = told(lower, "--dry-run")
+    assert [line for line in shown.splitlines() if line.startswith("changes: ")] == [
+        'changes: drift.on_alarm: "none" -> "reset"',
+        "changes: ensemble.threshold: 0.5 -> 0.25",
+        "changes: members.prior.learn_every: 1 -> 3",
+    ]
     code, shown = told(raw)
     assert (code, "nothing was appended" in shown, sent) == (0, True, [])
     code, shown = told(raw | {"state_dir": str(tmp_path / "elsewhere")})

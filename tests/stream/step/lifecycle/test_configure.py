@@ -229,3 +229,16 @@ def test_a_new_member_learns_the_history_first(
         "last": int(seqs[-1]),
     }
     assert new.ensemble.combiner.state()["weights"][2] == 0
+
+
+def test_a_member_that_starts_new_counts_what_it_has_learned(tmp_path: Path) -> None:
+    """Not what another model did under its name."""
+    engine, feed = trained(raw(tmp_path), steps=12)
+    assert engine.counts["updates.linear"] == len(engine.history) > 100
+    other = {"members": [{"name": "linear", "type": "logistic", "learning_rate": 0.1}]}
+    command = asked(engine, raw(tmp_path) | other, feed, accept=True)
+    new, _ = switched(engine, command)
+    assert new.counts["updates.linear"] == len(new.history)
+    fields = {"features": raw(tmp_path)["features"][:2]}
+    again, _ = switched(new, asked(new, raw(tmp_path) | other | fields, feed, accept=True))
+    assert again.counts["updates.linear"] == 0

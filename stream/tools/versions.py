@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from models.base import MillraceError
+from models.base import MillraceError, State
 from monitoring.quality.tasks import METRICS
 from stream.contract import private
 from stream.run.assemble import build_engine
@@ -36,7 +37,7 @@ def artefacts_of(config: Config) -> Artefacts:
 def listed(config: Config) -> list[dict[str, Any]]:
     """Every kept version as of the newest good generation, each member's newest first."""
     artefacts = artefacts_of(config)
-    state = _ledger(config)
+    state = _newest(config)["ledger"]
     kept = msgspec.convert(state["versions"], dict[str, list[Version]])
     sizes = artefacts.sizes()
     return [
@@ -56,13 +57,13 @@ def listed(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def _ledger(config: Config) -> dict[str, Any]:
+def _newest(config: Config) -> State:
+    """The state in the newest good generation; raises :class:`NotKept`."""
     for path in list_generations(config.state_dir):
         try:
-            ledger: dict[str, Any] = load(path, read_manifest(path)).state["ledger"]
+            return load(path, read_manifest(path)).state
         except CheckpointError:
             continue
-        return ledger
     raise NotKept(
         f"{config.state_dir}: expected a checkpoint, got none: run the shard first, "
         "or ask for one by `millrace control checkpoint`"
@@ -111,7 +112,8 @@ def export(config: Config, version: str, to: Path) -> str:
 def bring(config: Config, member: str, file: Path) -> str:
     """Put an artefact from a file beside the generations, for `install`; gives its digest.
 
-    Raises :class:`~stream.state.artefacts.ArtefactError` for one that does not fit the member.
+    Raises :class:`~stream.state.artefacts.ArtefactError` for one that does not fit the member, by
+    the definition of what stands in its place, which may have been promoted.
     """
     artefacts, engine = artefacts_of(config), build_engine(config, None)
     if member not in engine.ensemble.names:
@@ -121,7 +123,10 @@ def bring(config: Config, member: str, file: Path) -> str:
         raw = file.read_bytes()
     except OSError as error:
         raise NotKept(f"{file}: {error.strerror}") from error
-    return artefacts.take(raw, lambda: engine.ensemble.fresh(member, 0))
+    specs: dict[str, Any] = {}
+    with suppress(NotKept):  # it never ran: there is the file's definition alone
+        specs = _newest(config)["ensemble"].get("specs", {})
+    return artefacts.take(raw, lambda: engine.ensemble.made(member, 0, specs.get(member)))
 
 
 def _text(ms: int) -> str:

@@ -232,7 +232,7 @@ class Ledger:
                 (self._alarmed[s] for s in (name, "ensemble") if s in self._alarmed), default=None
             )
             found = [v for v in versions if first is None or v.seq < first]
-            if found and found[-1] is versions[-1] and found[-1].cause in ("installed", "promoted"):
+            if first is None and found and found[-1].cause in ("installed", "promoted"):
                 found.pop()  # what came in place is not the way back from itself
         else:
             found = [v for v in versions if len(to) >= SHORTEST and v.digest.startswith(to)]

@@ -12,7 +12,7 @@ import pytest
 
 from stream.run.service import Service
 from stream.settings.schema import Config
-from stream.state.artefacts import FOLDER, Artefacts
+from stream.state.artefacts import FOLDER, ArtefactError, Artefacts
 from stream.state.generations import CheckpointError
 from stream.tools.operate import send_command
 from stream.tools.replay import replay_to
@@ -109,6 +109,25 @@ def test_one_from_another_shard_is_installed(tmp_path: Path) -> None:
     same_in_a_replay(here)
     with pytest.raises(NotKept, match="with which 0 begin"):
         export(there, "0" * 8, file)
+
+
+def test_one_that_a_promoted_definition_made_is_brought_in(tmp_path: Path) -> None:
+    """By that definition, as `install` goes by it; one by the file's own does not fit its place."""
+    c = begun(tmp_path)
+    before = next(row["version"] for row in listed(c) if row["member"] == "linear")
+    spec = '{"type": "crossed", "table_bits": 8}'
+    send_command(c, "challenge", {"member": "linear", "spec": spec})
+    send_command(c, "promote", {"member": "linear"})
+    with running(c) as service:
+        caught_up(service, 802)
+        wanted = digests(service)["linear"]
+    files = [tmp_path / digest for digest in (wanted, before)]
+    for file in files:
+        export(c, file.name, file)
+    shutil.rmtree(c.state_dir / FOLDER)
+    assert bring(c, "linear", files[0]) == wanted
+    with pytest.raises(ArtefactError, match="does not fit the member"):
+        bring(c, "linear", files[1])
 
 
 def test_what_is_not_there_is_told_and_stays_so(tmp_path: Path) -> None:

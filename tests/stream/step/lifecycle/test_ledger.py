@@ -88,6 +88,10 @@ def test_what_came_in_place_is_not_the_way_back_from_itself(cause: Any) -> None:
     came = msgspec.structs.replace(version(6), cause=cause)
     made.keep("m", came, dict)
     assert made.named("m", "last_good").seq == 4
+    again = ledger(range(1, 5))
+    again.keep("m", came, dict)
+    again.alarmed("m", 8)  # as it came it was good, and it has learned since
+    assert again.named("m", "last_good").seq == 6
     made.keep("m", version(9), dict)
     assert made.named("m", "last_good").seq == 9
     alone = ledger(range(0))

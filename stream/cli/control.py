@@ -21,6 +21,8 @@ control_app = typer.Typer(
     no_args_is_help=True,
 )
 
+Wait = Annotated[float, typer.Option(min=0, help="Seconds until a service follows it.")]
+
 
 def word(name: str) -> str:
     """What a command is called on the command line: ``set_threshold`` is ``threshold``."""
@@ -45,22 +47,25 @@ def _parameter(field: msgspec.inspect.Field) -> inspect.Parameter:
 
 
 def _made(name: str, kind: type[Command]) -> Callable[..., None]:
-    def send(config: Path, as_json: bool, **values: str | None) -> None:
+    def send(config: Path, as_json: bool, wait: float, **values: str | None) -> None:
         from stream.tools.operate import send_command
 
         given = {field: value for field, value in values.items() if value is not None}
         with reported():
-            where = send_command(load(config), name, given)
+            where = send_command(load(config), name, given, wait)
         if as_json:
             print_json(where)
-        else:
-            place = f"{where['topic']}/{where['partition']} at offset {where['offset']}"
-            out.print(f"appended to {place}")
+            return
+        place = f"{where['topic']}/{where['partition']} at offset {where['offset']}"
+        seq = where["seq"]
+        followed = "not followed yet" if seq is None else f"followed by step {seq:,}"
+        out.print(f"appended to {place}; {followed}")
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter("config", keyword, annotation=ConfigPath),
         *map(_parameter, fields(kind)),
+        inspect.Parameter("wait", keyword, annotation=Wait, default=5.0),
         inspect.Parameter("as_json", keyword, annotation=Json, default=False),
     ]
     made: Any = send

@@ -15,7 +15,7 @@ INTRO = """\
 
 <!-- Written by `make docs` from the table of commands. Do not edit by hand. -->
 
-An operator's command is one record of the control topic. It takes effect at the next step, between the same two records in every replay, and its audit record names who gave it. [HTTP](http.md#commands) appends it in the token's name, whatever the body says; `millrace control` as `os:` and your user's; of another program's record the trail repeats what it says. A command that names what does not exist, or holds another value than its field takes, is refused and nothing is appended: exit status 2, HTTP 422. One that another program wrote into the topic becomes a dead letter `command`.
+An operator's command is one record of the control topic. It takes effect at the next step, between the same two records in every replay, and its audit record names who gave it. [HTTP](http.md#commands) appends it in the token's name, whatever the body says; `millrace control` as `os:` and your user's; of another program's record the trail repeats what it says. A command that names what does not exist, or holds another value than its field takes, is refused and nothing is appended: exit status 2, HTTP 422. What depends on what the service holds, such as a version, the step refuses: the record becomes a dead letter `command`. `millrace control` waits for the step (`--wait`, 5 s) and says which one followed it, or why it was refused (exit status 2); of [many processes](scale.md) it waits for none.
 
 Every command also takes {grounds}. They stand in its audit record, for ever: no personal data.
 

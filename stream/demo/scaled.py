@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +38,7 @@ from stream.demo import demo
 from stream.demo.kinds import KINDS
 from stream.demo.player import PAYMENTS, Player, spread
 from stream.run.assemble import open_log, wall_clock_ms
+from stream.run.placed.cluster import free_port
 from stream.settings.load import environments, load
 from stream.settings.schema import Config
 
@@ -228,20 +228,13 @@ def service(
     processes: list[Process] = []
     try:
         for i, role in enumerate(roles):
-            processes.append(Process(path, shared | role, port + i if port else _free_port()))
+            processes.append(Process(path, shared | role, port + i if port else free_port()))
         yield processes
         for process in processes[::-1]:
             process.stop()
     finally:
         for process in processes:
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_ready(processes: Sequence[Process], console: Console | None = None) -> None:

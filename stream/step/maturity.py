@@ -120,15 +120,11 @@ class Maturity:
         """Whether events are looked at before their horizon, now."""
         return self._looks and not self.at_once
 
-    def joined(self, rows: I64, y: F64) -> I64:
-        """Settle rows whose labels came with or before them; those to learn now, in order."""
-        self._pending.settle(rows, y)
-        return self._learned(rows if self.at_once else rows[:0])
-
     def labelled(self, rows: I64, y: F64) -> I64:
         """Settle rows that get their labels in this order; those to learn now, in order."""
         if not self._auto:
-            return self.joined(rows, y)
+            self._pending.settle(rows, y)
+            return self._learned(rows if self.at_once else rows[:0])
         told, silent = self._told(rows, y)
         self._pending.settle(rows, y)
         start, parts = 0, [rows[:0]]

@@ -233,7 +233,7 @@ class ScoringEngine(Engine):
         links, link, _ = said.keep
         self.challengers.score(x, links, link, rows, self.threshold, self.watermark_ms)
         self.guard.score(x, said.keep[0], rows)
-        self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.joined, out)
+        self._labelled(self.join.known(events, rows, self.clock_ms), self.maturity.labelled, out)
 
     def _say(self, events: Events, made: tuple[F64, F64], clock_ms: int, seq: int) -> _Said:
         """What is said of events with these links, and written of them; changes nothing."""

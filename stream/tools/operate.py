@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,13 +40,17 @@ class CommandRefused(MillraceError):
     """A command that no engine of this configuration would follow; nothing was appended."""
 
 
-def send_command(config: Config, name: str, values: dict[str, str]) -> dict[str, Any]:
+def send_command(
+    config: Config, name: str, values: dict[str, str], patience_s: float = 0.0
+) -> dict[str, Any]:
     """Append a command to the control topic, as ``os:`` and the name of the user who runs this.
 
     No token has a name like that: the trail tells who has a token from who says so.
 
-    ``values`` are its fields as a person writes them. Raises :class:`CommandRefused` for what a
-    step would make a dead letter.
+    ``values`` are its fields as a person writes them. Gives where it stands and ``seq``, the step
+    that followed it: ``None`` where nobody did within ``patience_s``. Of many processes each
+    follows what is its own, and none is waited for. Raises :class:`CommandRefused` for what a step
+    would make, or made, a dead letter.
     """
     try:
         command = msgspec.convert(
@@ -61,10 +66,17 @@ def send_command(config: Config, name: str, values: dict[str, str]) -> dict[str,
         raise _refused(name, values, read.error)
     log = open_log(config, wall_clock_ms)
     try:
+        newest = log.journal_tail()
         [(partition, offset)] = log.append(config.topics.control, [NewRecord(None, value)])
+        where = {"topic": config.topics.control, "partition": partition, "offset": offset}
+        taken = None
+        if patience_s and config.shard.role == "all":
+            taken = _taken(log, newest.seq if newest else 0, where, patience_s)
+        if taken and (refusal := _refusal(log, config, where)):
+            raise CommandRefused(f"step {taken.seq} refused it: {refusal}")
     finally:
         log.close()
-    return {"topic": config.topics.control, "partition": partition, "offset": offset}
+    return where | {"seq": taken and taken.seq}
 
 
 def _refused(name: str, values: dict[str, str], error: str) -> CommandRefused:
@@ -136,7 +148,8 @@ def apply_configuration(
                 "if the configuration has not changed by then"
             )
         if taken.kind == "step":
-            raise CommandRefused(f"step {taken.seq} refused it: {_refusal(log, config, where)}")
+            why = _refusal(log, config, where) or f"see {config.topics.dead_letters}"
+            raise CommandRefused(f"step {taken.seq} refused it: {why}")
         return where | {"seq": taken.seq, "config": digest(taken.body["config"])}
     finally:
         log.close()
@@ -159,14 +172,14 @@ def _taken(
         time.sleep(0.1)
 
 
-def _refusal(log: Log, config: Config, where: Mapping[str, Any]) -> str:
-    """What the dead letter of the record there says."""
+def _refusal(log: Log, config: Config, where: Mapping[str, Any]) -> str | None:
+    """What the dead letter of the record there says, if it is among the newest."""
     wanted = {key: str(value).encode() for key, value in where.items()}
-    for piece in log.back(config.topics.dead_letters, 1000):
+    for piece in islice(log.back(config.topics.dead_letters, 1000), 10):
         for record in reversed(piece):
             if wanted.items() <= dict(record.headers).items():
                 return dict(record.headers)["error"].decode(errors="replace")
-    return f"see {config.topics.dead_letters}"
+    return None
 
 
 def topic_table(config: Config, create: bool) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ class Placement:
         self.service = one.service
         port = one.http.port
         self.environments = {
-            name: role | {"MILLRACE_HTTP__PORT": str(port + i if port else _free_port())}
+            name: role | {"MILLRACE_HTTP__PORT": str(port + i if port else free_port())}
             for i, (name, role) in enumerate(roles.items())
         }
         self.configs: dict[str, Config] = {
@@ -281,7 +281,7 @@ class Placement:
         with suppress(FileNotFoundError):  # of one that was killed
             shutil.rmtree(self._read_head().directory, ignore_errors=True)
         # Of its own, since Ray opens its directory to all; short, since it makes sockets there.
-        directory, port = tempfile.mkdtemp(prefix="mr-"), _free_port()
+        directory, port = tempfile.mkdtemp(prefix="mr-"), free_port()
         with (
             private.opened(self._place / "lock") as lock,
             private.opened(self._place / "head.log") as said,
@@ -395,7 +395,8 @@ def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

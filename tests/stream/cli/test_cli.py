@@ -176,6 +176,9 @@ def test_the_daemon_runs_until_a_signal(file: Path, tmp_path: Path) -> None:
     try:
         sent = json.loads(millrace("control", "freeze", file, "linear", "--json"))
         assert sent["topic"] == "control"
+        assert sent["seq"] >= 1
+        refused = millrace("control", "rollback", file, "last_good", "--member", "linear", status=2)
+        assert "refused it: linear: expected a version that is kept" in refused
         wait_until(lambda: len(_audit(config)) >= 3, "the command's audit record")
         events = [json.loads(a)["event"] for a in _audit(config)]
         assert events == ["created", "created", "frozen"]
@@ -190,7 +193,9 @@ def test_the_daemon_runs_until_a_signal(file: Path, tmp_path: Path) -> None:
     topics = {
         r["topic"]: r["records"] for r in json.loads(millrace("topics", "list", file, "--json"))
     }
-    assert topics == {"control": 1, "events": 50, "labels": 1}
+    assert topics == {"control": 2, "events": 50, "labels": 1}
+    told = millrace("control", "release", file, "linear", "--wait", 0)
+    assert told == "appended to control/0 at offset 2; not followed yet\n"
 
 
 def _audit(config: Any) -> list[bytes]:

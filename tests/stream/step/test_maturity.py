@@ -19,7 +19,7 @@ from stream.settings.schema import LabelSettings
 from stream.step.maturity import KNOWN, MOST, SILENT, Maturity
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.scoring import ScoringEngine
-from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, event, label
+from tests.support.factory import DAY_MS, HOUR_MS, START_MS, Feed, config, event, label, truth
 
 DTYPE = row_dtype(FeatureSchema(("a",)), members=1, keys=0)
 
@@ -88,7 +88,7 @@ def test_what_is_learned_at_once_from_the_start(changes: dict[str, Any], at_once
         BinaryTarget().task(None, label.at_horizon, 0.5),
         store(3),
     )
-    found = maturity.joined(np.array([2]), np.array([1]))
+    found = maturity.labelled(np.array([2]), np.array([1]))
     assert found.tolist() == ([2] if at_once else [])
 
 
@@ -108,6 +108,15 @@ def learned(engine: ScoringEngine) -> list[tuple[float, float, float]]:
 
     engine.learning.learn = watch  # type: ignore[method-assign]
     return found
+
+
+def test_labels_from_before_their_events_decide_too(tmp_path: Path) -> None:
+    """Negatives that are told are told, whichever comes first: all that waited is learned."""
+    engine, feed = engine_of(tmp_path), Feed()
+    found = learned(engine)
+    engine.step(feed.batch(("labels", [label(i) for i in range(30)])))
+    engine.step(feed.batch(("events", [event(i) for i in range(30)])))
+    assert [y for _, y, _ in found] == [float(truth(i)) for i in range(30)]
 
 
 def at(hours: int) -> dict[str, Any]:
@@ -249,9 +258,9 @@ def gradients(maturity: Maturity, pending: Pending, y: F64, early: BOOL) -> list
     pending.settle(numbers[~early], y[~early])
     rest = maturity.rest(numbers, pending.take(numbers), y, pending.early(numbers), 0.5)
     found = []
-    for rows, truth, w, _ in (look, rest):
+    for rows, said, w, _ in (look, rest):
         gradient = np.zeros(len(y))
-        gradient[rows["id"].astype(int) - 1] = w * (sigmoid(rows["score"][:, 0]) - truth)
+        gradient[rows["id"].astype(int) - 1] = w * (sigmoid(rows["score"][:, 0]) - said)
         found.append(gradient)
     return found
 

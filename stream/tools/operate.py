@@ -174,7 +174,7 @@ def _taken(
 
 def _refusal(log: Log, config: Config, where: Mapping[str, Any]) -> str | None:
     """What the dead letter of the record there says, if it is among the newest."""
-    wanted = {key: str(value).encode() for key, value in where.items()}
+    wanted = {key: str(where[key]).encode() for key in ("topic", "partition", "offset")}
     for piece in islice(log.back(config.topics.dead_letters, 1000), 10):
         for record in reversed(piece):
             if wanted.items() <= dict(record.headers).items():

@@ -44,8 +44,7 @@ class BinaryPrior:
 
     def learn(self, y: F64, w: F64) -> None:
         """See :meth:`Prior.learn`."""
-        self._weighed += float(w.sum())
-        self._positives += float((w * y).sum())
+        self._weighed, self._positives = _added(self._weighed, w), _added(self._positives, w * y)
 
     def output(self) -> F64:
         """0.5 before the first truth."""
@@ -116,9 +115,8 @@ class MeanPrior:
         if np.isnan(self._anchor[0]):
             self._anchor[0] = y[0]
         away = y - self._anchor[0]
-        # Added up in order: how rows were cut into calls must not show in the bits.
         for i, values in enumerate((w, w * away, w * away * away)):
-            self._sums[i] = np.add.accumulate(np.append(self._sums[i], values))[-1]
+            self._sums[i] = _added(self._sums[i], values)
 
     def output(self) -> F64:
         """See :meth:`Prior.output`."""
@@ -135,3 +133,8 @@ class MeanPrior:
     def restore(self, state: State) -> None:
         """See :meth:`Prior.restore`."""
         fill({"sums": self._sums, "anchor": self._anchor}, state, "prior")
+
+
+def _added(total: float, values: F64) -> float:
+    """Added up in order: how rows were cut into calls must not show in the bits."""
+    return float(np.add.accumulate(np.append(total, values))[-1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import log_loss
 
-from models.base import FeatureSchema, StateError
+from models.base import FeatureSchema, StateError, state_digest
 from models.links import logit, sigmoid, softmax
 from models.members.catalogue import MEMBERS, UnknownMember, build, member_class
 from models.task import BINARY, Binary, Classes, Number, Task
@@ -204,6 +204,18 @@ def test_the_prior_says_what_was_learned_so_far(
             "number": [0.0],
         }[task.type]
     )
+
+
+@pytest.mark.parametrize("task", [BINARY, COLOURS, MINUTES], ids=lambda task: task.type)
+def test_how_rows_are_cut_into_calls_does_not_show_in_the_bits_of_the_prior(task: Task) -> None:
+    """Of weights that are no whole numbers, too, as parts of labels that come late have them."""
+    rng = np.random.default_rng(5)
+    y, w = rng.integers(0, 2, 1000).astype(np.float64), rng.random(1000)
+    whole, parts = task.prior(), task.prior()
+    whole.learn(y, w)
+    for start, end in ((0, 1), (1, 7), (7, 7), (7, 600), (600, 1000)):
+        parts.learn(y[start:end], w[start:end])
+    assert state_digest(whole.state()) == state_digest(parts.state())
 
 
 def test_the_priors_of_other_classes_do_not_fit() -> None:

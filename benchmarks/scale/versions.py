@@ -11,12 +11,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import traffic
 from benchmarks.common import arguments, show
 from stream.run.assemble import build_scoring
+from stream.settings import specs
 from stream.step.roles.examples import meaning
 from stream.step.roles.versions import Incoming, Version, pieces, viewed
 
@@ -43,13 +45,14 @@ def measured(events: int) -> dict[str, Any]:
         for batch in traffic.batches(traffic.pieces(traffic.simulator(events), BATCH)):
             engine.step(batch)
         meant, ensemble = meaning(config), engine.ensemble
+        vouched = partial(specs.check, task=config.target.type, known=config.members)
 
         def make() -> list[Any]:
             view = viewed(ensemble)
             return pieces(view, Version(1, 0, ensemble.view_digest(view)), meant)
 
         def take() -> None:
-            coming, found = Incoming(meant, taker.ensemble.crew), None
+            coming, found = Incoming(meant, taker.ensemble.crew, vouched), None
             for record in made:
                 found = coming.take(record.value) or found
             if found is None:

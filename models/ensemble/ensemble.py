@@ -376,19 +376,24 @@ class Ensemble(Group[Model]):
         if self.promises and "promises" in state:
             self.promises.restore(state["promises"])
 
-    def _begin(self, state: State) -> None:
-        self.specs, self.challenger_specs = (
+    def _begin(self, state: State, viewed: bool) -> None:
+        specs, challenger_specs = (
             {n: spec for n, spec in state.get(key, {}).items() if place_of(n) in self.voters}
             for key in ("specs", "challenger_specs")
         )
-        for name, spec in self.specs.items():
-            if name in state["members"]:
-                self.members[name] = self.made(name, 0, spec)
+        for name in state["members"].keys() & {*specs, *self.specs}:
+            # A view is put into what stands there, if it was made so.
+            if not viewed or specs.get(name) != self.specs.get(name):
+                self.members[name] = self.made(name, 0, specs.get(name))
+        there = self.challengers if viewed else {}
         self.challengers = {
-            key: self.made(place_of(key), 0, self.challenger_specs.get(key))
-            for key in state["challengers"]
+            key: there[key]
+            if key in there and challenger_specs.get(key) == self.challenger_specs.get(key)
+            else self.made(place_of(key), 0, challenger_specs.get(key))
+            for key in state.get("challengers", {})
             if place_of(key) in self.voters
         }
+        self.specs, self.challenger_specs = specs, challenger_specs
         self.last_good = {
             name: self.made(name, 0, self.specs.get(name))
             for name in state.get("last_good", {})

@@ -167,7 +167,7 @@ class Group(Generic[L]):
 
     def restore_view(self, view: State) -> None:
         """Score as the group that gave ``view``; see :meth:`models.base.Learner.restore_view`."""
-        self._restore(view | {"challengers": {}}, viewed=True)
+        self._restore(view, viewed=True)
 
     def restore(self, state: State) -> None:
         """Take over what ``state`` tells of these learners, by name; the others start new.
@@ -179,10 +179,10 @@ class Group(Generic[L]):
     def _restore(self, state: State, viewed: bool) -> None:
         if state.get("format") != 1:
             raise StateError(f"ensemble: expected format 1, got {state.get('format')!r}")
-        self._begin(state)
+        self._begin(state, viewed)
         for models, states in (
             (self.members, state["members"]),
-            (self.challengers, state["challengers"]),
+            (self.challengers, state.get("challengers", {})),
             (self.last_good, state.get("last_good", {})),
         ):
             for name in [n for n in models if n in states]:
@@ -194,8 +194,8 @@ class Group(Generic[L]):
         self._frozen = set(state["frozen"]).intersection(self.names)
         self._quarantined = set(state["quarantined"]).intersection(self.names)
 
-    def _begin(self, state: State) -> None:
-        """Build what a state holds and a configuration does not name, to be restored."""
+    def _begin(self, state: State, viewed: bool) -> None:
+        """Build what a state or view holds and a configuration does not name, to be restored."""
 
     def roots(self) -> dict[str, str]:
         """Digests of each learner, of what stands beside it, and of the rest (``"ensemble"``)."""

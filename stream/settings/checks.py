@@ -377,8 +377,8 @@ def _reasons(config: Config) -> Iterator[str]:
 def _shard(config: Config) -> Iterator[str]:
     """One of many processes has a place among them, Kafka, and nothing that it would do in part.
 
-    A scorer sees the events of its partitions alone: windows are of `shard.entity`. Challengers,
-    the guard, classes that enter by their labels and rankings are for `role = "all"`.
+    A scorer sees the events of its partitions alone: windows are of `shard.entity`. The guard,
+    classes that enter by their labels and rankings are for `role = "all"`.
     """
     shard, topics = config.shard, config.topics
     if shard.role == "all":
@@ -400,12 +400,11 @@ def _shard(config: Config) -> Iterator[str]:
         yield f"shard.service: expected none, it is set by itself, got {shard.service!r}"
     yield from _shard_log(config)
     yield from _shard_entities(config)
-    kind, alarm, worse = config.target.type, config.drift.on_alarm, config.guard.on_worse
+    kind, worse = config.target.type, config.guard.on_worse
     most = getattr(config.target, "max_classes", None)
     for key, got, refused in (
         ("target.type", kind, kind == "ranking"),
         ("target.max_classes", most, most is not None),
-        ("drift.on_alarm", alarm, alarm == "challenge"),
         ("guard.on_worse", worse, worse != "none"),
     ):
         if refused:

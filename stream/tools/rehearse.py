@@ -74,7 +74,7 @@ def part(config: Config) -> str:
             f"learner: judges and learns what {shard.count} scorers hand over in"
             f" {config.examples_topic}{trains}; a version of the members every"
             f" {format_duration(shard.every)} of event time in {config.models_topic}; no"
-            " challengers and no guard, which see events as they are scored"
+            " guard, which sees events as they are scored"
         )
     if shard.role == "scorer":
         own = [p for p in range(topics.partitions) if config.reads(topics.events, p)]

@@ -128,17 +128,17 @@ class Beside(Held):
 
     def judge(
         self,
-        numbers: I64,
         at_ms: NDArray[np.int64],
         ours: F64,
+        theirs: F64,
         y: F64,
         over: Callable[[], bool],
     ) -> None:
-        """The truths of rows that are held came; the member's links then were ``ours`` ``(n, k)``.
+        """The truths of rows came; the member's links then were ``ours`` ``(n, k)``.
 
-        ``over`` is asked at the end of each block whether that was the last one.
+        ``theirs`` are the other's. ``over`` is asked at the end of each block whether that was the
+        last one.
         """
-        theirs = self.of(numbers)
         # nan: one was not there; -inf is said of a class that nobody named yet.
         there = ~np.isnan(ours).any(axis=1) & ~np.isnan(theirs).any(axis=1)
         ours, theirs, truth = ours[there], theirs[there], y[there]

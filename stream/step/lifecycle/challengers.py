@@ -5,8 +5,9 @@ said, counted or learned elsewhere depends on it. Those of one place race: the f
 ends the challenge of the others. What each said waits here, row for row of the pending store.
 Whether it is better, ``monitoring/drift/evidence.py`` says. The engine calls
 :meth:`Challengers.score` for events, :meth:`judge` for truths, :meth:`learned` after every
-learning; commands and drift alarms begin and end a challenge. Part of the engine's state: no clock,
-no I/O.
+learning; commands and drift alarms begin and end a challenge. Where one process scores and another
+learns, this one has the challenges; that one follows it (:meth:`~Challengers.follow`), and hands
+over what they said (:meth:`~Challengers.said`). Part of the engine's state: no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -57,6 +58,17 @@ class Place(NamedTuple):
     lane: int
 
 
+class Led(NamedTuple):
+    """A challenge of another process; ``ripe``: it has learned its fill."""
+
+    place: Place
+    ripe: bool
+
+
+Said = Mapping[str, F64]
+"""By a challenge's key the links of rows as made, ``(n, k)``; ``nan`` where there are none."""
+
+
 def needed_by(numbers: Sequence[int], alpha: float) -> float:
     """Evidence that each of the challengers with these numbers needs, which begin together.
 
@@ -105,6 +117,11 @@ class _Challenge(Beside):
         """Whether it takes the ensemble's place before the next step."""
         self.scored = np.zeros(5)  # events, sum of |p - q|, alerts of both, of one, of the other
 
+    @property
+    def key(self) -> str:
+        """Under which name it stands."""
+        return key_of(self.name, self.number)
+
     def state(self) -> State:
         return super().state() | {
             "place": [self.name, self.number, self.lane],
@@ -148,6 +165,8 @@ class Challengers:
     ----------
     another : callable
         Builds a whole second ensemble; set by who builds the engine.
+    follows : bool
+        Whether the challenges are another process's, which alone decides.
     counts : Counter
         Of ``"event/member"``, each of a challenger's events in the trail.
     """
@@ -163,6 +182,7 @@ class Challengers:
         promote: Callable[[str, int, bool], str],
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.follows = False
         self._settings = settings
         self._ensemble = ensemble
         self._task = ensemble.task
@@ -217,8 +237,7 @@ class Challengers:
         """The definition of what challenges; empty: the member's own."""
         if running.second is not None:
             return running.second.spec
-        key = key_of(running.name, running.number)
-        return dict(self._ensemble.challenger_specs.get(key, {}))
+        return dict(self._ensemble.challenger_specs.get(running.key, {}))
 
     def _made(self, name: str, number: int, spec: Spec | None) -> Second | None:
         """Build what challenges; gives it where it is a whole ensemble."""
@@ -312,7 +331,7 @@ class Challengers:
         """
         for one in before._sorted():
             won = (one.name, one.number) == (WHOLE, but)
-            if not won and key_of(one.name, one.number) not in self._running:
+            if not won and one.key not in self._running:
                 self.counts[f"challenger_dropped/{one.name}"] += 1
                 detail = before._known(one) | {"reason": reason}
                 self._auditor.record("challenger_dropped", "configuration", one.name, detail)
@@ -350,7 +369,7 @@ class Challengers:
         detail = self._known(running)
         if running.second is None:
             self._ensemble.drop(running.name, running.number)
-        del self._running[key_of(running.name, running.number)]
+        del self._running[running.key]
         self.counts[f"challenger_dropped/{running.name}"] += 1
         return detail
 
@@ -390,7 +409,7 @@ class Challengers:
     def _under_way(self) -> Iterator[_Challenge]:
         """Each challenge, unless one before it ended it."""
         for running in self._sorted():
-            if self._running.get(key_of(running.name, running.number)) is running:
+            if self._running.get(running.key) is running:
                 yield running
 
     def score(
@@ -401,16 +420,10 @@ class Challengers:
         Members gave ``links`` ``(n, m, k)``, the ensemble ``link`` ``(n, k)``.
         ``numbers`` are theirs in the pending store; ``at_ms`` is the newest event time scored.
         """
-        task, first, head = self._task, int(numbers[0]), self._pending.head
+        first, head = int(numbers[0]), self._pending.head
+        self.passed(at_ms)
         for running in self._under_way():
             name = running.name
-            if name in self._ensemble.quarantined:
-                self._end(running, "the member is in quarantine")
-                continue
-            running.until_ms = running.until_ms or at_ms + running.deadline_ms
-            if at_ms > running.until_ms and not running.proposed:
-                self._end(running, "not better by the deadline")
-                continue
             try:
                 if running.second is None:
                     said = self._ensemble.score_beside(name, running.number, x)
@@ -420,25 +433,83 @@ class Challengers:
                 self._end(running, str(error)[:500])
                 continue
             running.hold(said, first, head)
-            ours = task.output(link if name == WHOLE else links[:, self._column(name)])
-            theirs = task.output(said)
-            one, other = (task.alert(output, threshold) for output in (ours, theirs))
-            gap = np.abs(task.score(ours) - task.score(theirs))
-            running.scored += [
-                *(len(x), np.add.accumulate(gap)[-1]),
-                *((one & other).sum(), (one & ~other).sum(), (other & ~one).sum()),
-            ]
+            ours = link if name == WHOLE else links[:, self._column(name)]
+            self._compared(running, ours, said, threshold)
+
+    def passed(self, at_ms: int) -> None:
+        """The newest event scored is from then: challenges end by their deadline, or with their
+        member in quarantine."""
+        for running in () if self.follows else self._under_way():
+            running.until_ms = running.until_ms or at_ms + running.deadline_ms
+            if running.name in self._ensemble.quarantined:
+                self._end(running, "the member is in quarantine")
+            elif at_ms > running.until_ms and not running.proposed:
+                self._end(running, "not better by the deadline")
+
+    def _compared(self, running: _Challenge, ours: F64, theirs: F64, threshold: float) -> None:
+        """Note how far the scores by these links ``(n, k)`` are apart, and who alerts."""
+        task = self._task
+        ours, theirs = task.output(ours), task.output(theirs)
+        one, other = (task.alert(output, threshold) for output in (ours, theirs))
+        gap = np.abs(task.score(ours) - task.score(theirs))
+        running.scored += [
+            *(len(gap), np.add.accumulate(gap)[-1]),
+            *((one & other).sum(), (one & ~other).sum(), (other & ~one).sum()),
+        ]
 
     def judge(self, numbers: I64, rows: NDArray[Any], y: F64) -> None:
         """The truths of ``n`` rows came: what both said of them then is compared."""
+        said = self.said(numbers)
         for running in self._under_way():
-            known = running.holds(numbers) & ~rows["cold"]
-            known &= (numbers >= running.ripe) & (running.ripe >= 0)
+            self._judge(running, said.get(running.key), rows, y)
+
+    def judge_said(self, said: Said, rows: NDArray[Any], y: F64, threshold: float) -> None:
+        """The same, of rows that another process scored: what challengers said of them comes too.
+
+        How far scores are apart is known of rows with a truth alone.
+        """
+        for running in self._under_way():
+            if (theirs := said.get(running.key)) is not None:
+                ours = rows["links"][:, self._column(running.name)]
+                both = ~np.isnan(theirs).any(axis=1) & ~np.isnan(ours).any(axis=1)
+                if both.any():
+                    self._compared(running, ours[both], theirs[both], threshold)
+                self._judge(running, theirs, rows, y)
+
+    def _judge(self, running: _Challenge, theirs: F64 | None, rows: NDArray[Any], y: F64) -> None:
+        if theirs is None or not (known := ~rows["cold"] & ~np.isnan(theirs).any(axis=1)).any():
+            return
+        whole = running.name == WHOLE
+        ours = rows["score"] if whole else rows["links"][:, self._column(running.name)]
+        at_ms, over = rows["event_time_ms"][known], partial(self._decided, running)
+        running.judge(at_ms, ours[known], theirs[known], y[known], over)
+
+    def said(self, numbers: I64) -> dict[str, F64]:
+        """What each challenger that had learned its fill said of these rows, if of any."""
+        found = {}
+        for running in self._running.values():
+            known = running.holds(numbers) & (numbers >= running.ripe) & (running.ripe >= 0)
             if known.any():
-                whole = running.name == WHOLE
-                ours = rows["score"] if whole else rows["links"][:, self._column(running.name)]
-                at_ms, over = rows["event_time_ms"][known], partial(self._decided, running)
-                running.judge(numbers[known], at_ms, ours[known], y[known], over)
+                links = np.full((len(numbers), self._task.k), np.nan)
+                links[known] = running.of(numbers[known])
+                found[running.key] = links
+        return found
+
+    # ------------------------------------------------------------------ of another process
+
+    def led(self) -> list[Led]:
+        """The challenges here, for one that follows."""
+        return [Led(Place(one.name, one.number, one.lane), one.ripe >= 0) for one in self._sorted()]
+
+    def follow(self, led: Sequence[Led]) -> None:
+        """The other process's challenges are these now; their models stand in the ensemble."""
+        before, self._running = self._running, {}
+        for place, ripe in led:
+            key = key_of(place.name, place.number)
+            made = _Challenge(place, self.terms, 1.0, self._settings.rows, self._task)
+            found = self._running[key] = before.get(key, made)
+            if ripe and found.ripe < 0:
+                found.ripe = self._pending.tail
 
     def _column(self, name: str) -> int:
         return self._ensemble.voters.index(name)
@@ -470,7 +541,7 @@ class Challengers:
             self._end(running, "worse")
         elif not running.proposed and blocks.better() >= needed:
             self._better(running)
-        return key_of(running.name, running.number) not in self._running
+        return running.key not in self._running
 
     def _better(self, running: _Challenge) -> None:
         """The evidence is enough: propose it, or let it take the place; the race is over."""
@@ -495,8 +566,9 @@ class Challengers:
     # ------------------------------------------------------------------ state
 
     def standings(self) -> list[Standing]:
-        """How each challenge stands, by the members' order; the ensemble's last."""
-        return [self._standing(running) for running in self._sorted()]
+        """How each challenge that is decided here stands, by the members' order; the ensemble's
+        last."""
+        return [] if self.follows else [self._standing(running) for running in self._sorted()]
 
     def _standing(self, running: _Challenge) -> Standing:
         """How a challenge stands."""

@@ -230,7 +230,7 @@ class Guard:
                     else rows["links"][known, self._ensemble.voters.index(name)]
                 )
                 at_ms, over = rows["event_time_ms"][known], partial(self._decided, name)
-                running.judge(numbers[known], at_ms, ours, y[known], over)
+                running.judge(at_ms, ours, running.of(numbers[known]), y[known], over)
 
     def _decided(self, name: str) -> bool:
         """A block is over: propose, or go back; whether the comparison is over too."""

@@ -22,6 +22,7 @@ from stream.contract.records import NewRecord
 from stream.settings.schema import Config
 from stream.settings.upgrade import digest, plain
 from stream.step.learn import Learning
+from stream.step.lifecycle.challengers import Said
 
 ROWS = 256
 """Rows in one record at most: a step of the learner takes whole records."""
@@ -86,7 +87,7 @@ class Example(msgspec.Struct, frozen=True, array_like=True):
     ``version`` is the newest that the scorer had taken over, ``watermark_ms`` the newest event time
     that it had scored. ``waited``: all of them had waited for silence. ``rows`` are of the pending
     store's type, byte by byte across all of them, ``y`` truths, ``w`` weights, of rows that are
-    judged alone none.
+    judged alone none. ``said``: what challengers that had learned their fill said of them.
     """
 
     meaning: str
@@ -98,6 +99,7 @@ class Example(msgspec.Struct, frozen=True, array_like=True):
     rows: bytes
     y: bytes
     w: bytes
+    said: dict[str, bytes] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,6 +126,7 @@ class _Call(NamedTuple):
     judged: bool
     learned: bool
     waited: bool
+    said: Said
 
 
 class Handing(Learning):
@@ -135,11 +138,14 @@ class Handing(Learning):
         By which the scorer scores now.
     tell_known : callable, optional
         Takes rows that are known to be positive, which others are told.
+    beside : callable
+        :meth:`Challengers.said <stream.step.lifecycle.challengers.Challengers.said>`.
     """
 
     version = 0
     meaning = ""
     tell_known: Callable[[NDArray[Any]], None] | None = None
+    beside: Callable[[I64], Said]
     _calls: tuple[_Call, ...] = ()
 
     def told(self, rows: NDArray[Any], truth: F64) -> None:
@@ -151,7 +157,8 @@ class Handing(Learning):
 
     def judge(self, numbers: I64, rows: NDArray[Any], truth: F64, watermark_ms: int) -> list[Alarm]:
         """See :meth:`Learning.judge`; the learner raises the alarms."""
-        call = _Call(rows, truth, truth[:0], watermark_ms, judged=True, learned=False, waited=False)
+        said = self.beside(numbers)
+        call = _Call(rows, truth, truth[:0], watermark_ms, True, False, False, said)
         self._calls = (*self._calls, call)
         return []
 
@@ -166,9 +173,12 @@ class Handing(Learning):
     ) -> None:
         """See :meth:`Learning.learn`; what was judged just before goes once, to be both."""
         last = self._calls[-1] if self._calls else None
+        said: Said = {}
         both = last is not None and last.rows is rows and last.y is y and not last.learned
-        before = self._calls[:-1] if both else self._calls
-        self._calls = (*before, _Call(rows, y, w, watermark_ms, both, True, waited))
+        before = self._calls
+        if both and last is not None:
+            before, said = before[:-1], last.said
+        self._calls = (*before, _Call(rows, y, w, watermark_ms, both, True, waited, said))
 
     def take(self, partition: int) -> tuple[list[NewRecord], bytes]:
         """The records for what came since the last call, and a digest of what they hold."""
@@ -178,7 +188,9 @@ class Handing(Learning):
                     *(self.meaning, self.version, call.watermark_ms),
                     *(call.judged, call.learned, call.waited),
                     _across(call.rows[start : start + ROWS]),
-                    *(part[start : start + ROWS].tobytes() for part in (call.y, call.w)),
+                    call.y[start : start + ROWS].tobytes(),
+                    call.w[start : start + ROWS].tobytes(),
+                    {key: z[start : start + ROWS].tobytes() for key, z in call.said.items()},
                 )
             )
             for call in self._calls
@@ -189,12 +201,13 @@ class Handing(Learning):
 
 
 class Rows(NamedTuple):
-    """An example with its arrays, ``(n,)`` each."""
+    """An example with its arrays, ``(n,)`` each; ``said`` is what challengers said."""
 
     example: Example
     rows: NDArray[Any]
     y: F64
     w: F64
+    said: Said
 
     @property
     def done(self) -> tuple[bool, bool, bool]:
@@ -226,6 +239,8 @@ class Reader:
             check_meaning(found.meaning, self._meant)
             rows = upright(found.rows, self._dtype)
             y, w = (np.frombuffer(part, np.float64) for part in (found.y, found.w))
+            shape = len(rows), self._task.k
+            said = {k: np.frombuffer(z, np.float64).reshape(shape) for k, z in found.said.items()}
         except Foreign:
             raise
         except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
@@ -235,7 +250,7 @@ class Reader:
             raise Foreign(f"expected a truth and a weight for each row, got {got}")
         if not self._possible(rows, y, w):
             raise Foreign("expected codes of the features, truths of the target, and weights")
-        return Rows(found, rows, y, w)
+        return Rows(found, rows, y, w, said)
 
     def _possible(self, rows: NDArray[Any], y: F64, w: F64) -> bool:
         good, codes = possible(y, self._task), rows["hashed"] < self._buckets
@@ -250,13 +265,18 @@ def possible(y: F64, task: Task) -> BOOL:
     return good
 
 
-def joined(parts: Sequence[Rows]) -> tuple[NDArray[Any], F64, F64, int]:
-    """Rows, truths and weights of examples one after another, and their newest watermark."""
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Examples that are done alike, one after another, as one with the newest watermark."""
     if len(parts) == 1:
-        [one] = parts
-        return one.rows, one.y, one.w, one.example.watermark_ms
+        return parts[0]
     rows, y, w = (
         np.concatenate(kind)
         for kind in ([p.rows for p in parts], [p.y for p in parts], [p.w for p in parts])
     )
-    return rows, y, w, max(p.example.watermark_ms for p in parts)
+    shape: dict[str, tuple[int, ...]] = {k: z.shape[1:] for p in parts for k, z in p.said.items()}
+    said = {
+        key: np.concatenate([p.said.get(key, np.full((len(p.rows), *k), np.nan)) for p in parts])
+        for key, k in shape.items()
+    }
+    newest = max(parts, key=lambda part: part.example.watermark_ms)
+    return Rows(newest.example, rows, y, w, said)

@@ -1,7 +1,8 @@
 """The step of the learner: what labels told scorers is judged and learned, and versions published.
 
 Rows come as they were scored. It scores nothing and knows no features' windows: those are the
-scorers'. What must see an event as it is scored (challengers, the guard) has no place here.
+scorers'. Challengers learn here; scorers, which have them with the next version, tell with each row
+what they said of it. The guard, which must see an event as it is scored, has no place here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from stream.contract.commands import (
+    WHOLE,
     Challenge,
+    Command,
     Configure,
     Drop,
     Promote,
@@ -27,7 +30,7 @@ from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
 from stream.step.roles.versions import Outgoing, Taken, pieces, viewed
 from stream.step.scoring import ScoringEngine
 
-NOT_HERE = (Challenge, Configure, Drop, Promote, Rebuild, Retract, Withdraw)
+NOT_HERE = (Configure, Rebuild, Retract, Withdraw)
 """Commands about what only one process can do that sees events and labels and learns."""
 
 
@@ -54,7 +57,7 @@ class LearnerEngine(ScoringEngine):
         """Follow commands; scorers know at once what they changed."""
         taken = []
         for record in piece.records:
-            if isinstance(self.codec.command(record), NOT_HERE):
+            if _not_here(self.codec.command(record)):
                 error = "expected shard.role = 'all', where one process scores and learns"
                 out.letters.append(DeadLetter(record, "command", error))
             else:
@@ -66,20 +69,24 @@ class LearnerEngine(ScoringEngine):
     def _examples(self, piece: Slice, out: Made) -> None:
         """Judge and learn, runs of what is done alike at a time."""
         found: list[Rows] = []
+        told = self.challengers.counts.total()
         for record in piece.records:
             try:
                 found.append(self._reader.read(record.value))
             except Foreign as error:
                 out.letters.append(DeadLetter(record, "foreign", str(error)))
         for (judged, learned, waited), run in groupby(found, lambda part: part.done):
-            rows, y, w, watermark_ms = joined(list(run))
-            self.join.watermark_ms = max(self.join.watermark_ms, watermark_ms)
+            example, rows, y, w, said = joined(list(run))
+            self.join.watermark_ms = max(self.join.watermark_ms, example.watermark_ms)
+            self.challengers.passed(self.watermark_ms)
+            numbers = np.arange(len(rows), dtype=np.int64)
             if judged:
-                numbers = np.arange(len(rows), dtype=np.int64)
                 out.alarms += self.learning.judge(numbers, rows, y, self.watermark_ms)
+                self.challengers.judge_said(said, rows, y, self.threshold)
             if learned:
-                self.learning.learn(rows, y, w, self.watermark_ms, waited)
+                self.learning.learn(rows, y, w, self.watermark_ms, waited, numbers)
             self.counts["examples"] += len(rows)
+        self.versions.wanted |= self.challengers.counts.total() > told
         if found:
             newest = found[-1].example
             taken = Taken(piece.range.next_offset, newest.version, newest.watermark_ms)
@@ -90,7 +97,7 @@ class LearnerEngine(ScoringEngine):
         """A version, if one is due; the trail's record of it covers what it holds."""
         if not self.versions.due(self.watermark_ms):
             return {}, b""
-        view = viewed(self.ensemble)
+        view = viewed(self.ensemble, self.challengers.led())
         version = self.versions.next(self.watermark_ms, self.ensemble.view_digest(view))
         self.counts["versions"] += 1
         detail = {
@@ -116,3 +123,10 @@ class LearnerEngine(ScoringEngine):
 
     def _parts(self) -> dict[str, Any]:
         return super()._parts() | {"versions": self.versions}
+
+
+def _not_here(command: Command | DeadLetter) -> bool:
+    """Whether it is about what only one process can do; a second ensemble, which sees events as
+    they are scored, is."""
+    whole = isinstance(command, Challenge | Drop | Promote) and command.member == WHOLE
+    return whole or isinstance(command, NOT_HERE)

@@ -16,6 +16,7 @@ import numpy as np
 
 from models.base import BOOL, F64, I64, MillraceError, State
 from stream.step.early import EarlyLabel
+from stream.step.lifecycle.beside import unheld
 from stream.step.pending.store import SEGMENT_ROWS
 from stream.step.roles.routes import Routes, owner
 from stream.step.roles.scorer import ScorerEngine
@@ -95,6 +96,7 @@ def _plain(
     state |= {key: named[key] for key in KEPT_BY_NAME}
     here = ("pending", "history", "features", "early", "routes")
     state |= {key: fresh[key] for key in here if key in fresh}
+    state["challengers"] = unheld(state["challengers"])
     state["maturity"] |= {key: fresh["maturity"][key] for key in ("ends", "shares")}
     if base not in counted:
         state |= {key: fresh[key] for key in COUNTED}

@@ -17,6 +17,7 @@ from stream.contract.commands import Checkpoint, SetThreshold
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.decode.codec import Events, Labels
+from stream.settings import specs
 from stream.step.engine import Handed, Made
 from stream.step.join import Left
 from stream.step.roles.examples import Foreign, Handing, meaning, told_meaning
@@ -44,7 +45,9 @@ class ScorerEngine(ScoringEngine):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         config, meant = self.config, meaning(self.config)
-        self.versions = Incoming(meant, self.ensemble.crew)
+        vouched = partial(specs.check, task=self.task.type, known=config.members)
+        self.versions = Incoming(meant, self.ensemble.crew, vouched)
+        self.challengers.follows = True
         self._handing = Handing(
             self.features,
             self.ensemble,
@@ -59,6 +62,7 @@ class ScorerEngine(ScoringEngine):
             self.task,
         )
         self._handing.meaning = meant
+        self._handing.beside = self.challengers.said
         self.sharing: Sharing | None = None
         if config.shared_entities:
             others = [i for i in range(config.shard.count) if i != config.shard.index]
@@ -209,16 +213,26 @@ class ScorerEngine(ScoringEngine):
             self._take_over(newest)
 
     def _take_over(self, coming: Coming) -> None:
-        version = coming.version
+        version, before = coming.version, self.ensemble.specs
         self.ensemble.restore_view(coming.state)
         if (got := self.ensemble.view_digest(coming.view, coming.roots)) != version.digest:
             raise StateError(
                 f"version {version.number}: expected digest {version.digest}, got {got}; run all"
                 " processes of the service by the same version of Millrace and its libraries"
             )
+        self.challengers.follow(coming.led)
+        for name in self.ensemble.voters:
+            if self.reasons is not None and self.ensemble.specs.get(name) != before.get(name):
+                self.reasons.replaced(name)
         self._handing.version = version.number
         self.counts["versions"] += 1
-        detail = {"number": version.number, "digest": version.digest, "at_ms": version.at_ms}
+        detail: dict[str, Any] = {
+            "number": version.number,
+            "digest": version.digest,
+            "at_ms": version.at_ms,
+        }
+        if coming.led:
+            detail["challengers"] = sorted(self.ensemble.challengers)
         self.auditor.record("version_applied", "learner", "ensemble", detail)
 
     def _handed(self) -> tuple[Handed, bytes]:

@@ -6,7 +6,7 @@ changed. It comes in pieces that a broker takes, and is taken over once all of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,13 +17,14 @@ from models.base import State, StateError, state_digest
 from models.ensemble.crew import Crew, Job
 from models.ensemble.ensemble import Ensemble
 from stream.contract.records import NewRecord
+from stream.step.lifecycle.challengers import Led, Place
 from stream.step.roles.examples import LEVEL, Foreign, check_meaning, plain_bytes
 from stream.step.roles.packing import packed, unpacked
 
 PIECE_BYTES = 900_000
 """Of a version in one record: a broker takes 1 MB by default."""
-_BESIDE = ("last_good", "specs", "challenger_specs")
-"""Of an ensemble's view, what no scorer takes over. Specs name code, which no record may."""
+_SPECS = ("specs", "challenger_specs")
+"""Of an ensemble's view: definitions by which members and challengers were made."""
 
 
 class Version(NamedTuple):
@@ -40,12 +41,13 @@ NONE = Version(0, 0, "")
 
 class Coming(NamedTuple):
     """A version that is whole; ``view``: what :func:`viewed` gave, ``state``: the same unpacked,
-    ``roots``: digests of the packed members."""
+    ``roots``: digests of the packed members, ``led``: the challenges of the learner."""
 
     version: Version
     view: State
     state: State
     roots: dict[str, str]
+    led: list[Led]
 
 
 class Taken(NamedTuple):
@@ -80,10 +82,17 @@ MOST_BYTES = 1 << 30
 """Of a version once decompressed."""
 
 
-def viewed(ensemble: Ensemble) -> State:
-    """What a version holds of an ensemble: each member packed, which its digest is taken of."""
-    view = {k: v for k, v in ensemble.view().items() if k not in _BESIDE}
-    return view | {"members": {name: packed(own) for name, own in view["members"].items()}}
+def viewed(ensemble: Ensemble, led: Sequence[Led] = ()) -> State:
+    """What a version holds of an ensemble: each member packed, which its digest is taken of.
+
+    ``led``: the challenges there, whose models are packed too.
+    """
+    view = ensemble.view()
+    found = view | {"members": {name: packed(own) for name, own in view["members"].items()}}
+    if led:
+        models = {key: packed(model.view()) for key, model in ensemble.challengers.items()}
+        found |= {"challengers": models, "led": [[*one.place, one.ripe] for one in led]}
+    return found
 
 
 def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
@@ -112,16 +121,25 @@ def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
 class Incoming:
     """The version that a scorer has taken over, and the pieces of the next one.
 
+    Parameters
+    ----------
+    meant : str
+        The :func:`~stream.step.roles.examples.meaning` of the settings.
+    crew : Crew
+    vouched : callable
+        Raises ``ValueError`` for a definition that may not come in a record.
+
     Attributes
     ----------
     current : Version
         :data:`NONE` before the first.
     """
 
-    def __init__(self, meant: str, crew: Crew) -> None:
+    def __init__(self, meant: str, crew: Crew, vouched: Callable[[Any], None]) -> None:
         self.current = NONE
         self._meant = meant
         self._crew = crew
+        self._vouched = vouched
         self._pieces: list[bytes] = []
         self._number = 0  # of the version whose pieces these are
 
@@ -151,12 +169,16 @@ class Incoming:
         try:
             view = _read(unpacked(plain_bytes(data, MOST_BYTES)))
             members, roots = self._unpacked(view["members"])
-        except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
+            whole = view | {"members": members}
+            if challengers := view.get("challengers"):
+                whole |= {"challengers": {k: unpacked(own) for k, own in challengers.items()}}
+            led = [Led(Place(*place), ripe) for *place, ripe in view.get("led", ())]
+            for spec in (spec for key in _SPECS for spec in view.get(key, {}).values()):
+                self._vouched(spec)
+        except (msgspec.MsgspecError, zstandard.ZstdError, ValueError, TypeError) as error:
             raise Foreign(f"version {piece.number}: expected members, got {error}") from error
-        if found := view.keys() & set(_BESIDE):
-            raise Foreign(f"version {piece.number}: expected members, got {', '.join(found)} too")
         self.current = Version(piece.number, piece.at_ms, piece.digest)
-        return Coming(self.current, view, view | {"members": members}, roots)
+        return Coming(self.current, view, whole, roots, led)
 
     def _unpacked(self, packed: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, str]]:
         """Members, and digests of what they were packed as, side by side."""
@@ -242,4 +264,6 @@ def _read(view: Any) -> State:
     members = view.get("members") if isinstance(view, dict) else None
     if not isinstance(members, dict) or not all(isinstance(m, bytes) for m in members.values()):
         raise ValueError("something else")
+    if "last_good" in view:
+        raise ValueError("what they were, too")
     return view

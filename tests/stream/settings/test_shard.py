@@ -76,7 +76,6 @@ LOOSE = {"kind": "number", "required": False}
         ({"shard": {"role": "scorer", "count": 3}}, "topics.partitions: expected at least"),
         ({"shard": {"role": "learner", "entity": "shop"}}, "shard.entity: expected an entity"),
         ({"shard": {"count": 2}}, "shard.count: expected shard.role"),
-        ({"drift": {"on_alarm": "challenge"}}, "drift.on_alarm: expected shard.role = 'all'"),
         ({"guard": {"on_worse": "propose"}}, "guard.on_worse: expected shard.role = 'all'"),
         ({"topics": {"partitions": 2, "journal": "j"}}, "topics.journal: expected none"),
         ({"state_dir": 5}, "state_dir: expected a path"),

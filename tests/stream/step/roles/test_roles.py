@@ -219,14 +219,14 @@ def test_crafted_rows_reach_no_kernel(tmp_path: Path) -> None:
 
 def test_commands_reach_scorers_by_the_learner_or_hold_everywhere(tmp_path: Path) -> None:
     """A member frozen at the learner is frozen at scorers with the version that follows at once; a
-    threshold is everybody's; a challenger is refused."""
+    threshold is everybody's; what only one process can do is refused."""
     many = scaled(tmp_path, 1)
     fed(many, 80)
     many.score(0)
     control, commands = many.learner.config.topics.control, [
         {"command": "freeze", "member": "linear"},
         {"command": "set_threshold", "threshold": 0.25},
-        {"command": "challenge", "member": "linear"},
+        {"command": "rebuild", "member": "linear"},
         {"command": "retract", "id": "e1"},
     ]  # fmt: skip
     out = many.learner.step((control, 0, commands))

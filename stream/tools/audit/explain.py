@@ -98,11 +98,11 @@ def explain(
 ) -> dict[str, Any]:
     """The ``most`` stretches, updates and events that moved a member's arrays furthest.
 
-    ``layer``: only arrays whose path begins so. ``since_ms``: only what the trail recorded from
-    then on. ``latest``: what came since the member's newest record, up to the journal's end; that
-    is told as well where no record tells of a change. Sizes are L2 norms of the change. ``exit`` is
-    0, or 14 where journal and checkpoints do not reach back to the stretch, whose updates are not
-    known then.
+    ``layer``: only arrays whose path begins so. ``since_ms``: only what came from then on.
+    ``latest``: what came since the member's newest record, up to the journal's end; that is told as
+    well where no record tells of a change. Sizes are L2 norms of the change. ``exit`` is 0, or 14
+    where journal and checkpoints do not reach back to the stretch, whose updates are not known
+    then.
 
     Raises :class:`MillraceError` for a member or a layer that the trail does not tell of, and of a
     scorer, which learns nothing.
@@ -111,11 +111,11 @@ def explain(
     learner, layer = part_of(config, member, layer)
     told = _told(config, learner, member, latest)
     stretches = [] if latest else _stretches(told, layer, learner in LEARNERS)
-    if since_ms is not None:
-        stretches = [row for row in stretches if row["at"] >= since_ms]
-    stretches.sort(key=_moved, reverse=True)
-    if latest or (not stretches and since_ms is None):
-        stretches = _unrecorded(config, told)
+    asked = [row for row in stretches if since_ms is None or row["at"] >= since_ms]
+    stretches = sorted(asked, key=_moved, reverse=True)
+    if not stretches:
+        newest = _unrecorded(config, told)
+        stretches = [row for row in newest if since_ms is None or row["at"] >= since_ms]
     found: dict[str, Any] = {"member": member, "layer": layer, "exit": int(Exit.OK), "replay": ""}
     found |= {"stretches": stretches[:most], "updates": [], "events": []}
     if not stretches:

@@ -77,6 +77,20 @@ def test_the_event_that_moved_it_most_is_named(shard: Path) -> None:
     assert f"e{odd}" in text
 
 
+def test_since_a_time_from_which_nothing_is_on_record_the_newest_steps_are_told(
+    shard: Path,
+) -> None:
+    """As without one; `nothing` is told only where no step came since."""
+    c = settings(shard)
+    since = datetime.fromtimestamp(wall_clock_ms() / 1000, UTC).isoformat(timespec="milliseconds")
+    with running(c) as service:
+        append(c, ("events", [event(400)]), ("labels", [label(400)]))
+        caught_up(service, 802)
+    found = explain(shard, "linear", "--since", since)
+    assert [row["record"] for row in found["stretches"]] == [None]
+    assert "e400" in {row["event"] for row in found["events"]}
+
+
 def test_what_cannot_be_done_again_is_told_by_the_trail(shard: Path) -> None:
     """The stretches stand; their updates are out of reach."""
     c = settings(shard)

@@ -101,7 +101,8 @@ def print_rows(
 
 def print_quality(console: Console, summary: dict[str, Any]) -> None:
     """The summary's counts in one line and its quality as a table."""
-    counts = ("events", "scores", "labels", "dead_letters")
+    labelled = () if summary["target"] == "ranking" else ("labels",)
+    counts = ("events", "scores", *labelled, "dead_letters")
     parts = ((f"{name} ", styled(summary[name], "bold")) for name in counts)
     console.print(Text("  ").join(Text.assemble(*part) for part in parts))
     reasons = summary.get("dead_letter_reasons") or {}

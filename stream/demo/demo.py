@@ -279,8 +279,8 @@ def _table(
     head = Text.assemble(
         ("Millrace demo  ", "bold cyan"),
         f"{shown['state']}  {address}  {left}\n",
-        f"{_done(shown)}, {shown['pending']:,} waiting, ",
-        f"{sum(shown['dead_letters'].values()):,} dead letters\n",
+        f"{_done(shown)}\n",
+        f"{shown['pending']:,} waiting, {sum(shown['dead_letters'].values()):,} dead letters; ",
         f"first score after {first[0]:.1f} s\n" if first else "compiling and starting...\n",
     )
     metrics = SHOWN[service.config.target.type]

@@ -37,7 +37,7 @@ SHOWN = {
     "challenger_started": "{model}: a model as new begins to challenge it",
     "challenger_proposed": "{model}: the challenger is better, its promotion is proposed",
     "challenger_promoted": "{model}: the challenger takes its place",
-    "challenger_dropped": "{model}: the challenger is dropped",
+    "challenger_dropped": "{model}: the challenger is dropped ({reason})",
     "rolled_back": "all members go back to before",
 }
 """Audit events that are told, and how."""

@@ -201,6 +201,7 @@ class StateDirectory:
         private.folder(self.generations)
         for left in self.generations.glob(f"{_WRITING}*"):
             shutil.rmtree(left)
+        private.folder(self.path / FOLDER)  # a backup copies it from the first start on
         private.folder(self.pending)
         for working in (*self.pending.glob("*.seg"), *self.pending.glob("*.ids")):
             working.unlink()  # of a process that is gone; only the generations' links count

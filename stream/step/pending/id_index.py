@@ -39,8 +39,6 @@ _FEW, _DOUBLED = 16, 0.4
 """While there are so few tables, one that grows is filled by so much: there is memory enough."""
 _AHEAD = 16
 """Rows whose slots are asked for while earlier ones are looked at."""
-_BULK = 1 << 22
-"""Rows entered in the order of their slots, where many come at once."""
 
 
 class IdIndex:

@@ -88,6 +88,14 @@ def test_a_race_ends_with_its_winner_in_the_place() -> None:
     assert [(type(c), c.member) for c in sent[-2:]] == [(Challenge, RACED), (Promote, RACED)]
 
 
+def test_who_is_dropped_is_told_with_the_reason() -> None:
+    """As the trail has it."""
+    operator = Operator(lambda topic, records: None, "control")
+    dropped = {"event": "challenger_dropped", "model": "forest", "reason": "worse"}
+    operator.committed(committed(1, START_MS, dropped), 0.0)
+    assert operator.told[-1].endswith("forest: the challenger is dropped (worse)")
+
+
 def test_the_labels_of_one_week_say_the_contrary_of_the_truth() -> None:
     """Those reported in it, of what was not written yet at the promotion, and no others."""
     operator = Operator(lambda topic, records: None, "control")

@@ -7,19 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from stream.contract.log import LogError
+from models.base import FeatureBatch
+from stream.contract.hashing import hash_text
+from stream.contract.log import Log, LogError
 from stream.contract.records import NewRecord
 from stream.http.problem import Problem
 from stream.run.assemble import open_log, wall_clock_ms
 from stream.run.front import Front
+from stream.run.refit.trainer import Trainer
 from stream.run.service import ReconfigurationRefused, Service
 from stream.settings.schema import Config
 from stream.step.roles.risk import BEATS
 from stream.step.roles.scorer import ScorerEngine
+from stream.tools.replay import replay_to
 from tests.stream.step.roles.scaled import of_role, raw
+from tests.stream.step.roles.test_trained import LINEAR, TREES
 from tests.support.broker import unique
 from tests.support.factory import DAY_MS, event, label
 from tests.support.runner import running
@@ -76,6 +82,57 @@ def test_a_service_scores_and_learns_over_kafka(tree: dict[str, Any]) -> None:
         assert log.others() == []
     finally:
         log.close()
+
+
+def test_the_learner_trains_and_scorers_score_by_its_model(tree: dict[str, Any]) -> None:
+    """A process beside the learner trains; records of scores say what the model says, bit for bit;
+    a replay of each process takes over what it took over."""
+    tree["members"] = [LINEAR, TREES]
+    configs = [of_role(tree, "scorer", 0), of_role(tree, "scorer", 1), of_role(tree, "learner")]
+    topics = configs[0].topics
+    first, n, last = 240, 560, 600  # it falls due 300 minutes after some are learned
+
+    def told(log: Log, rows: range, *kinds: tuple[str, Callable[[int], dict[str, Any]]]) -> None:
+        for topic, make in kinds:
+            log.append(topic, [NewRecord(None, json.dumps(make(i)).encode(), i % 4) for i in rows])
+
+    with running(configs[2]) as learner, running(configs[0]) as one, running(configs[1]) as other:
+        Trainer(learner).start()
+        engines: list[Any] = [service.engine for service in (learner, one, other)]
+        kinds = (topics.events, event), (topics.labels, label)
+        told(one.log, range(first), *kinds)
+        wait_until(lambda: engines[0].counts["learned"] == first, "rows to train on")
+        told(one.log, range(first, n), *kinds)
+
+        def installed() -> bool:
+            models = {engine.ensemble.members["trees"].digest() for engine in engines}
+            return engines[0].auditor.written["installed"] > 0 and len(models) == 1
+
+        wait_until(installed, "one model, in all places")
+        wait_until(lambda: engines[0].counts["learned"] == n, "all rows")
+        assert [len(engine.history) for engine in engines] == [n, 0, 0]
+        told(one.log, range(n, last), kinds[0])
+        wait_until(lambda: len(one.log.tail(topics.scores, 1000)) == last, "their scores")
+        scores = [json.loads(r.value or b"") for r in one.log.tail(topics.scores, 1000)]
+        said = {score["id"]: score["members"]["trees"] for score in scores}
+        model, number = engines[0].ensemble.members["trees"], 0
+        for engine in engines[1:]:
+            ids = np.array([hash_text(f"e{i}") for i in range(n, last)], np.uint64)
+            held = engine.pending.find(ids)
+            rows = engine.pending.take(held[held >= 0])
+            x = FeatureBatch(engine.features.schema, rows["dense"].copy(), rows["hashed"].copy())
+            expected = engine.task.output(model.score(x))[:, 0].tolist()
+            own = np.flatnonzero(held >= 0) + n
+            assert [said[f"e{i}"] for i in own] == expected
+            number += len(own)
+        assert number == last - n
+    for config in configs:
+        log = open_log(config, wall_clock_ms)
+        tail = log.journal_tail()
+        log.close()
+        assert tail is not None
+        replayed = replay_to(config, tail.seq, None, from_start=True)
+        assert replayed["digest"] == replayed["journal_digest"]
 
 
 def test_a_scorer_goes_on_with_the_newest_version_though_older_ones_are_gone(

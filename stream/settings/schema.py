@@ -263,6 +263,9 @@ OutputFormat = Literal[
     "json", "avro", "protobuf", "json-schema", "cloudevents", "cloudevents-binary"
 ]
 """How the records of an output are written."""
+TRAINED = "refit"
+"""The type of members that fall due, are trained beside the stream, and installed; where they are
+members of the configuration, nobody else would train one."""
 SCHEMA_TYPES = {"avro": "AVRO", "protobuf": "PROTOBUF", "json-schema": "JSON"}
 """The formats whose records name a schema of the registry, and what it calls such a schema."""
 
@@ -801,6 +804,12 @@ class Config(Settings):
             return ()
         found = (f.entity for f in self.features if f.type == "risk" and f.entity != self.entity)
         return tuple(dict.fromkeys(found))
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Members whose models a process beside this one trains; it sends them by ``control``."""
+        own = self.shard.role != "scorer"
+        return tuple(m.name for m in self.members if own and m.type == TRAINED)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -17,14 +17,11 @@ from models.members.catalogue import UnknownMember, digests_state, member_class,
 from models.task import TaskType
 from stream.settings.checks import check as problems
 from stream.settings.problems import lines
-from stream.settings.schema import Config, MemberSettings
+from stream.settings.schema import TRAINED, Config, MemberSettings
 from stream.settings.upgrade import journaled, settings
 
 OWN = frozenset({"name", "features", "learn_every"})
 """What a place has and a challenger for it cannot change."""
-TRAINED = "refit"
-"""The type that falls due, and is installed, as a member of the configuration; beside one, nobody
-would train it."""
 WHOLE = frozenset({"combine", "members"})
 """What defines a whole ensemble."""
 

@@ -18,7 +18,6 @@ from models.settings import format_duration
 from stream.contract.hashing import hash_text
 from stream.run.assemble import member_maker, room, row_bytes
 from stream.settings.schema import Config
-from stream.settings.specs import TRAINED
 from stream.state.room import free_room
 
 FIRST_MS = 1_767_225_600_000
@@ -68,8 +67,7 @@ def part(config: Config) -> str:
     """What a process of many does of its service; empty where it does all."""
     shard, topics = config.shard, config.topics
     if shard.role == "learner":
-        trained = [member.name for member in config.members if member.type == TRAINED]
-        trains = f", trains {', '.join(trained)} by it" if trained else ""
+        trains = f", trains {', '.join(config.trains)} by it" if config.trains else ""
         return (
             f"learner: judges and learns what {shard.count} scorers hand over in"
             f" {config.examples_topic}{trains}; a version of the members every"

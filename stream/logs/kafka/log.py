@@ -119,6 +119,8 @@ class KafkaLog:
         rights = {topic: ["Read"] for topic in self._inputs}
         rights |= {topic: ["Write"] for topic in self._outputs}
         rights[config.journal_topic] = ["Read", "Write"]
+        if config.trains:
+            rights[config.topics.control] = ["Read", "Write"]
         self._cluster.ask("rights", lambda admin: check_rights(admin, rights, config.name))
         if appended := {topic: ["Write"] for topic in _appended(config)}:
             self._cluster.ask("rights", lambda admin: told_rights(admin, appended))

@@ -12,14 +12,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import structlog
 
-from stream.contract.log import LogUnavailable
+from stream.contract.log import LogError
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
 from stream.run.checkpointer import Written
@@ -108,11 +107,18 @@ class Trainer(Listener):
         if (command := _command(wanted, answer)) is None:
             return
         record = NewRecord(None, msgspec.json.encode(command))
-        while not self._service.stopping.is_set():
-            with suppress(LogUnavailable):
+        while self._asked_for(wanted) and not self._service.stopping.is_set():
+            try:
                 self._service.log.append(self._service.config.topics.control, [record])
                 break
+            except LogError as error:  # away, or somebody has to give a right
+                reason = str(error)
+                logger.error(f"{wanted.actor}_unsent", member=wanted.name, reason=reason)
             self._service.stopping.wait(AGAIN_S)
+
+    def _asked_for(self, wanted: Wanted) -> bool:
+        """Whether it still is: the answer of a life before may have come meanwhile."""
+        return any((other.by, other.name) == (wanted.by, wanted.name) for other in self._wanted)
 
     def _answer(self, generation: Path, wanted: Wanted) -> Answer | None:
         """What a process makes of it; ``None`` where it ended without an answer."""
@@ -131,7 +137,7 @@ class Trainer(Listener):
             told_of = {"member": wanted.name, "pid": process.pid, "generation": generation.name}
             logger.info(f"{wanted.actor}_began", **told_of)
             while process.poll() is None:
-                if self._service.stopping.wait(0.1):
+                if self._service.stopping.wait(0.1) or not self._asked_for(wanted):
                     process.kill()
                     return None
             out = process.stdout.read() if process.stdout is not None else b""

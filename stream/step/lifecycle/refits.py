@@ -12,9 +12,7 @@ from models.base import State
 from models.ensemble.ensemble import Ensemble
 from models.members.catalogue import member_class
 from monitoring.audit.auditor import Auditor
-from stream.settings.schema import Config
-
-TYPE = "refit"
+from stream.settings.schema import TRAINED, Config
 
 
 class Refits:
@@ -33,8 +31,8 @@ class Refits:
         self._due_ms: dict[str, int] = {}
         self._every_ms: dict[str, int] = {}
         for member in config.members:
-            if member.type == TYPE:
-                params: Any = member_class(TYPE).Params.model_validate(member.params)
+            if member.type == TRAINED:
+                params: Any = member_class(TRAINED).Params.model_validate(member.params)
                 self._every_ms[member.name] = params.every
 
     @property

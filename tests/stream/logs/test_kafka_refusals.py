@@ -197,6 +197,19 @@ def test_missing_rights_are_named_all_at_once(broker: Secured, client: str) -> N
     log.close()
 
 
+def test_who_trains_members_needs_to_send_their_models(broker: Secured) -> None:
+    """Told at the start, not at the end of the first training."""
+    plain = Store(kafka_table(broker.bootstrap))
+    plain.log().create_topics()
+    config = parse(as_millrace(broker), plain.config.name, **names(plain.config))
+    plain.close()
+    [member, *_] = config.members
+    trees = member.model_copy(update={"name": "trees", "type": "refit"})
+    written = rf"Write on topic {config.topics.control}: kafka-acls\.sh"
+    told(config.model_copy(update={"members": (trees,)}), written)
+    assert not re.search(written, refusal(config))
+
+
 def test_topics_that_this_user_may_not_make_are_named(broker: Secured) -> None:
     """With the way out: make them as somebody else, or give the right."""
     store = Store(kafka_table(broker.bootstrap))

@@ -109,6 +109,7 @@ def test_check_says_what_a_process_does(tmp_path: Path) -> None:
     trained = tree | {"members": [{"name": "trees", "type": "refit"}]}
     assert "examples-test, trains trees by it; a version" in part(of_role(trained, "learner"))
     assert "train" not in part(of_role(trained, "scorer", 1))
+    assert (of_role(trained, "scorer").trains, whole(trained).trains) == ((), ("trees",))
     anywhere = raw(tmp_path, 2, shard={"labels": "any"})
     told = part(of_role(anywhere, "scorer", 1))
     assert "each of labels that is 1 modulo 2; labels go on to their event's scorer in" in told

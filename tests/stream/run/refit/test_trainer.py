@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from stream.contract.log import LogRefused
 from stream.run import service as module
 from stream.run.refit import trainer
 from stream.run.refit.answer import Answer
@@ -103,6 +105,76 @@ def test_a_training_that_dies_is_begun_again_and_one_that_is_refused_is_not(
         caught_up(service, 2 * N)
     assert answers == []
     assert contents(made, "control") == []
+
+
+def test_who_finds_it_answered_by_a_life_before_does_not_answer_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service was killed after it had sent the answer, and before a step took it."""
+    made = shard(tmp_path)
+    with running(made) as service:
+        caught_up(service, 2 * N)
+    digest = train(made.state_dir, list_generations(made.state_dir)[0], "trees").digest
+
+    def answer(trainer: Trainer, *_: Any) -> Answer:
+        append(made, ("control", [{"command": "install", "member": "trees", "artefact": digest}]))
+        wait_until(lambda: not trainer._wanted, "the step that takes it")
+        return Answer(digest)
+
+    monkeypatch.setattr(Trainer, "_answer", answer)
+    with running(made) as service:
+        refits = Trainer(service)
+        refits.start()
+        wait_until(lambda: refits._done, "an answer")
+        caught_up(service, 2 * N + 1)
+    assert len(contents(made, "control")) == 1
+
+
+def test_a_training_that_nobody_asks_for_any_more_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process with it."""
+    processes: list[Any] = []
+    popen = subprocess.Popen
+
+    def kept(_: Any, **options: Any) -> Any:
+        processes.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **options))
+        return processes[-1]
+
+    made = shard(tmp_path)
+    monkeypatch.setattr(trainer.subprocess, "Popen", kept)
+    with running(made) as service:
+        Trainer(service).start()
+        wait_until(lambda: processes, "a training")
+        generation = list_generations(made.state_dir)[0]
+        digest = train(made.state_dir, generation, "trees").digest
+        append(made, ("control", [{"command": "install", "member": "trees", "artefact": digest}]))
+        wait_until(lambda: processes[0].poll() is not None, "its end")
+    assert len(processes) == 1
+
+
+def test_an_answer_that_the_log_refuses_is_sent_once_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right that is missing does not end the service; it says what it lacks."""
+    monkeypatch.setattr(trainer, "AGAIN_S", 0.01)
+    made = shard(tmp_path)
+    here = lambda _, generation, wanted: train(made.state_dir, generation, wanted.name)  # noqa: E731
+    monkeypatch.setattr(Trainer, "_answer", here)
+    refused = [LogRefused("lacks the right to write control")] * 2
+    with running(made) as service, capture_logs() as said:
+        append_to = service.log.append
+
+        def append_if_let(*given: Any) -> Any:
+            if refused:
+                raise refused.pop()
+            return append_to(*given)
+
+        monkeypatch.setattr(service.log, "append", append_if_let)
+        Trainer(service).start()
+        wait_until(lambda: installed(service), "a model to be installed")
+    reasons = [line["reason"] for line in said if line["event"] == "refit_unsent"]
+    assert reasons == ["lacks the right to write control"] * 2
 
 
 def test_a_training_says_why_there_is_no_model(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -16,7 +16,16 @@ import structlog
 from stream.contract.log import Log, LogError, LogUnavailable, OutOfRetention, Topic
 from stream.run.threads import Threads
 from stream.settings.schema import Config
-from stream.state.topics import Lost, Standing, TopicsChanged, explained, ids_of, lost
+from stream.state.topics import (
+    Lost,
+    Standing,
+    TopicsChanged,
+    explained,
+    ids_of,
+    lost,
+    passed,
+    unread,
+)
 
 logger = structlog.get_logger()
 
@@ -87,44 +96,23 @@ class Topics:
             if name not in found.anew:
                 logger.warning("topic_made_anew", topic=name, id=topics[name].id)
         self._ask_for_others()
-        further = self._retained(set(standing.anew(ids_of(topics))))
+        further = self._retained(standing.anew(ids_of(topics)))
         told = self._tell(topics)
         return told | {"joined": [*told.get("joined", ()), *further]} if further else told
 
-    def _retained(self, anew: Collection[str]) -> list[tuple[str, int, int]]:
-        """From where partitions are read on whose oldest record is behind where we stand.
-
-        Nothing is lost where only markers of transactions stood in between, which the log's own
-        account has passed; nor of versions of a service's members, each of which is whole.
-        """
-        positions = self.standing.positions
-        behind = {
-            key: first
-            for key, first in self._log.earliest().items()
-            if positions.get(key, first) < first and key[0] not in anew
-        }
-        if not behind:
-            return []
-        done = self._log.done(behind)
-        gone = {
-            key: first
-            for key, first in behind.items()
-            if done.get(key, 0) < first and key[0] != self._config.models_topic
-        }
-        for (topic, partition), first in gone.items() if self._accept else ():
-            at = positions[topic, partition]
-            logger.warning("records_lost", topic=topic, partition=partition, first=at, end=first)
+    def _retained(self, anew: Sequence[str]) -> list[tuple[str, int, int]]:
+        """From where partitions are read on whose oldest record is behind where we stand."""
+        behind, gone = passed(self._log, self.standing, self._config, anew)
         if gone and not self._accept:
             raise OutOfRetention(
-                "retention deleted records that nobody had read:\n"
-                + "".join(
-                    f"  {topic}/{partition}: offset {positions[topic, partition]} was deleted, the"
-                    f" oldest retained is {first}\n"
-                    for (topic, partition), first in sorted(gone.items())
-                )
+                "retention deleted what is not known to have been read:\n"
+                + unread(gone, self.standing)
                 + "Lengthen retention.ms, and start with --accept-changes: it goes on with what is"
                 " there, and says so in the journal"
             )
+        for (topic, partition), first in sorted(gone.items()):
+            at = self.standing.positions[topic, partition]
+            logger.warning("records_lost", topic=topic, partition=partition, first=at, end=first)
         return [(*key, first) for key, first in sorted(behind.items())]
 
     def start(self, threads: Threads) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from stream.contract.log import LogError, Topic
+from stream.contract.log import Log, LogError, Topic
 from stream.settings.schema import Config
 
 Key = tuple[str, int]
@@ -81,6 +81,41 @@ def lost(standing: Standing, topics: Mapping[str, Topic], config: Config) -> Los
     gone = [name for name in known if name not in topics]
     anew = [name for name in standing.anew(ids_of(topics)) if name not in nobodys]
     return Lost(gone, anew)
+
+
+def passed(
+    log: Log, standing: Standing, config: Config, anew: Sequence[str] = ()
+) -> tuple[dict[Key, int], dict[Key, int]]:
+    """Input partitions whose oldest record is behind where we stand, with its offset; and of these
+    those where records were deleted that nobody had read. Not of topics that were made ``anew``.
+
+    None was where only markers of transactions stood in between, which the log's own account has
+    passed; and of versions of a service's members nobody misses one, since each is whole.
+    """
+    positions = standing.positions
+    behind = {
+        key: first
+        for key, first in log.earliest().items()
+        if positions.get(key, first) < first and key[0] not in anew
+    }
+    if not behind:
+        return {}, {}
+    done = log.done(behind)
+    gone = {
+        key: first
+        for key, first in behind.items()
+        if done.get(key, 0) < first and key[0] != config.models_topic
+    }
+    return behind, gone
+
+
+def unread(gone: Mapping[Key, int], standing: Standing) -> str:
+    """A line for each partition of which records were deleted unread."""
+    return "".join(
+        f"  {topic}/{partition}: offset {standing.positions[topic, partition]} was deleted, the"
+        f" oldest retained is {first}\n"
+        for (topic, partition), first in sorted(gone.items())
+    )
 
 
 def evidence(config: Config) -> list[str]:

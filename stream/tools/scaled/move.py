@@ -40,7 +40,7 @@ from stream.state.generations import (
 )
 from stream.state.platform import fingerprint
 from stream.state.recovery import recover
-from stream.state.topics import Standing
+from stream.state.topics import Standing, passed, unread
 from stream.step.pending.segments import Segment
 from stream.step.pending.store import members_of, with_members
 from stream.step.roles.examples import Foreign, told_meaning
@@ -246,6 +246,14 @@ def _old(config: Config, directory: StateDirectory) -> Old:
         recovered = recover(
             *(log, directory, config, lambda c: build_engine(c, directory.pending), lambda: None)
         )
+        standing = recovered.standing
+        behind, gone = passed(log, standing, config)
+        if gone:
+            raise MoveRefused(
+                f"retention deleted what {config.name} is not known to have read:\n"
+                f"{unread(gone, standing)}Start it once with --accept-changes, and stop it"
+            )
+        standing.positions |= behind
     finally:
         log.close()
     engine = recovered.engine
@@ -262,7 +270,7 @@ def _old(config: Config, directory: StateDirectory) -> Old:
             f"{config.name}: expected the file that it ran under, got another one: start all"
             " processes with this file once, and stop them, or put the old one back"
         )
-    return Old(config, directory, engine, recovered.standing)
+    return Old(config, directory, engine, standing)
 
 
 def _drain(together: Together, old: Mapping[int, Old]) -> dict[int, int]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from stream.contract.log import LogError
 from stream.contract.records import NewRecord
-from stream.run.assemble import open_log, wall_clock_ms
+from stream.run.assemble import open_log, open_together, wall_clock_ms
 from stream.run.service import Service
 from stream.settings.load import load
 from stream.settings.schema import Config
@@ -158,6 +159,44 @@ def test_a_service_grows_and_shrinks_and_grows_again(fleet: Fleet) -> None:
         changed(fleet, count)
         fleet.play(60)
     fleet.check()
+
+
+def test_what_all_have_read_may_be_gone_when_it_moves(fleet: Fleet, kafka_bootstrap: str) -> None:
+    """Behind the newest record stands a transaction's marker, which retention deletes with it; a
+    record that nobody had read is another matter."""
+    fleet.play(60)
+    risk = fleet.configs[0].risk_topic
+    with fleet.up() as services:  # until idle looks have passed the markers
+        ends = together_ends(fleet, risk)
+        for service in services[:-1]:
+            own = {key: end for key, end in ends.items() if service.config.reads(*key)}
+            looked = lambda log=service.log, own=own: log.done(own) == own  # noqa: E731
+            wait_until(looked, "a look past the markers")
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin.delete_records({TopicPartition(*key): end for key, end in ends.items()})
+    move(fleet.path, {}, 3, lambda text: None)
+    fleet.count(3)
+    fleet.play(60)
+    with running(fleet.configs[0]) as one:
+        records = [NewRecord(None, json.dumps(event(i)).encode(), 0) for i in range(120, 128)]
+        one.log.append(one.config.topics.events, records)
+        scored = lambda: one.engine and one.engine.counts["scored"]  # noqa: E731
+        before = scored()
+        wait_until(lambda: scored() == before + 8, "the scores")
+    ends = together_ends(fleet, risk)
+    admin.delete_records({TopicPartition(risk, 0): ends[risk, 0]})
+    admin.close()
+    with pytest.raises(MoveRefused, match=f"(?s){risk}/0: offset .*Start it once with"):
+        move(fleet.path, {}, 2, lambda text: None)
+
+
+def together_ends(fleet: Fleet, topic: str) -> dict[tuple[str, int], int]:
+    """The next offset of each partition."""
+    together = open_together(fleet.configs[0])
+    try:
+        return together.ends(topic)
+    finally:
+        together.close()
 
 
 def test_tools_ask_the_process_that_knows(fleet: Fleet, tmp_path: Path) -> None:

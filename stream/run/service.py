@@ -203,6 +203,8 @@ class Service:
             ending.callback(self._stopped)
             try:
                 if self._start():
+                    for listener in self.listeners:  # whoever finds it ready reads what it is
+                        listener.idle(self._engine())
                     self.health.state = "running"
                     self._loop()
                     self.threads.check()

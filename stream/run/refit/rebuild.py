@@ -20,7 +20,7 @@ from models.base import FeatureBatch, FeatureSchema, Model
 from models.features.stage import FeatureStage
 from stream.run.assemble import member_maker, pending_row
 from stream.run.refit.answer import Answer
-from stream.run.refit.train import step_back
+from stream.run.refit.train import by_what_is_there, step_back
 from stream.settings.upgrade import is_given, settings
 from stream.state.artefacts import FOLDER, Artefacts
 from stream.state.generations import load, read_manifest
@@ -91,7 +91,10 @@ def main() -> None:
     state_dir, generation, name, parent = sys.argv[1:]
     step_back(int(parent))
     tree = msgspec.json.decode(sys.stdin.buffer.read(), type=dict[str, Any])
-    answer = rebuild(Path(state_dir), Path(generation), name, tree)
+    place = Path(state_dir)
+    answer = by_what_is_there(
+        place, Path(generation), lambda path: rebuild(place, path, name, tree)
+    )
     sys.stdout.write(msgspec.json.encode(answer).decode())
 
 

@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from stream.run.assemble import member_maker, pending_row
 from stream.run.refit.answer import Answer
 from stream.settings.upgrade import settings
 from stream.state.artefacts import FOLDER, Artefacts
-from stream.state.generations import load, read_manifest
+from stream.state.generations import CheckpointError, list_generations, load, read_manifest
 from stream.step.lifecycle.history import Learned, learned_of, opened
 
 MEMORY = 8 << 30
@@ -109,11 +109,27 @@ def step_back(parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
 
+def by_what_is_there(state_dir: Path, generation: Path, make: Callable[[Path], Answer]) -> Answer:
+    """What is made of a generation; of the newest one, where that makes room before it is read.
+
+    Whoever makes way for others may come to it late, and each command takes a checkpoint.
+    """
+    while True:
+        try:
+            return make(generation)
+        except (CheckpointError, FileNotFoundError):
+            newest = next(iter(list_generations(state_dir)), generation)
+            if newest == generation:
+                raise
+            generation = newest
+
+
 def main() -> None:
     """Train, and say what it came to."""
     state_dir, generation, name, parent = sys.argv[1:]
     step_back(int(parent))
-    answer = train(Path(state_dir), Path(generation), name)
+    place = Path(state_dir)
+    answer = by_what_is_there(place, Path(generation), lambda path: train(place, path, name))
     sys.stdout.write(msgspec.json.encode(answer).decode())
 
 

@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream.contract.records import NewRecord
 from stream.http.problem import Problem
 from stream.run.front import Front
+from stream.run.health import Health
+from stream.run.service import Service
 from stream.settings.schema import Config
 from tests.support.factory import config, event, label, to_json
 from tests.support.runner import append, caught_up, contents, running
@@ -67,6 +69,30 @@ def test_restarts_are_told_apart(tmp_path: Path) -> None:
             # As after a crash before the first checkpoint.
             shutil.rmtree(tmp_path / "state" / "generations")
     assert seen == [[0, 0], [1, 0], [0, 1]]
+
+
+def test_whoever_finds_it_ready_reads_what_it_is(tmp_path: Path) -> None:
+    """After a start too: not what nobody has told yet."""
+    c = config(tmp_path)
+    with running(c) as service:
+        append(c, ("control", [{"command": "freeze", "member": "linear", "actor": "test"}]))
+        caught_up(service, stream(c, 0, 50) + 1)
+    again, found = Service(c), []
+    front = Front(again)
+
+    class Ready(Health):
+        """Reads at the very moment of readiness."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if (name, value) == ("state", "running"):
+                found.append(front.models())
+                again.stop()
+
+    again.health = Ready("test")
+    again.run()
+    assert found[0]["threshold"] == 0.5
+    assert [m["frozen"] for m in found[0]["members"]] == [True, False]
 
 
 def test_what_if_is_the_score_that_then_comes(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from stream.contract.outputs import Outputs
 from stream.run.assemble import build_engine, build_scoring
 from stream.run.refit import rebuild as rebuilding
 from stream.run.refit import train as training
+from stream.run.refit.answer import Answer
 from stream.run.refit.rebuild import rebuild
+from stream.run.refit.train import by_what_is_there
 from stream.settings.upgrade import journaled
 from stream.state.artefacts import FOLDER, Artefacts
-from stream.state.generations import StateDirectory, snapshot_of
+from stream.state.generations import CheckpointError, StateDirectory, read_manifest, snapshot_of
 from stream.state.topics import Standing
 from stream.step.lifecycle import rebuilds
 from stream.step.reconfigure import reconfigure
@@ -152,6 +154,27 @@ def test_a_generation_that_leaves_meanwhile_is_read_to_its_end(
     else:
         assert training.train(tmp_path / "state", path, "trees").digest
     assert not path.exists()
+
+
+def test_where_the_generation_is_gone_the_newest_is_taken(tmp_path: Path) -> None:
+    """One that is there and cannot be read is told."""
+    engine = build_scoring(shard(tmp_path, label=ARRIVAL), None)
+    place, paths = StateDirectory(tmp_path / "state").open(), []
+    for k in range(2):
+        told(engine, ("events", [event(k)]))
+        snapshot = snapshot_of(engine, Standing(), 0)
+        paths.append(place.publish(place.write(snapshot), keep=3))
+    place.close()
+    gone, there = paths
+    shutil.rmtree(gone)
+
+    def made(path: Path) -> Answer:
+        return Answer(str(read_manifest(path).seq))
+
+    assert by_what_is_there(tmp_path / "state", gone, made).digest == str(engine.seq)
+    (there / "manifest.json").unlink()
+    with pytest.raises(CheckpointError):
+        by_what_is_there(tmp_path / "state", gone, made)
 
 
 def test_who_goes_back_to_before_a_rebuild_has_learned_wrong_labels(tmp_path: Path) -> None:

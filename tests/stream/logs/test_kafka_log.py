@@ -160,6 +160,7 @@ def test_errors_become_the_logs(error: Exception, expected: type[LogError]) -> N
         raise error
     assert type(caught.value) is expected
     assert caught.value.__cause__ is error
+    assert str(caught.value).count(type(error).__name__) <= 1
 
 
 TLS_AND_SASL = {

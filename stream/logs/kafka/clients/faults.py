@@ -67,14 +67,13 @@ def _meaning(what: str, error: BaseException) -> LogError:
     def first(*kinds: type[BaseException]) -> BaseException | None:
         return next((e for e in chain if isinstance(e, kinds)), None)
 
-    text = f"Kafka: {what}: {type(error).__name__} {error}"
+    text = f"Kafka: {what}: {_said(error)}"
     if (cause := first(*_FENCED)) is not None:
         return Fenced(
-            f"Kafka: {what}: {type(cause).__name__} {cause}; another process took over this shard,"
-            " end this one"
+            f"Kafka: {what}: {_said(cause)}; another process took over this shard, end this one"
         )
     if (cause := first(*_REFUSED)) is not None:
-        return LogRefused(f"Kafka: {what}: {type(cause).__name__} {cause}{_hint(cause)}")
+        return LogRefused(f"Kafka: {what}: {_said(cause)}{_hint(cause)}")
     if (cause := first(*_FOR_GOOD)) is not None:
         return LogError(f"Kafka: {what}: {type(cause).__name__}{_hint(cause)}")
     if isinstance(error, errors.OffsetOutOfRangeError):
@@ -85,6 +84,12 @@ def _meaning(what: str, error: BaseException) -> LogError:
     if type(error) is errors.KafkaError or first(*_IN_DOUBT) is not None:
         return LogUnavailable(text)
     return LogError(text)
+
+
+def _said(error: BaseException) -> str:
+    """Its name and its words, in which the name may stand already."""
+    name, words = type(error).__name__, str(error)
+    return words if name in words else f"{name} {words}".rstrip()
 
 
 def _hint(cause: BaseException) -> str:

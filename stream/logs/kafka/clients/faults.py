@@ -88,8 +88,9 @@ def _meaning(what: str, error: BaseException) -> LogError:
 
 def _said(error: BaseException) -> str:
     """Its name and its words, in which the name may stand already."""
-    name, words = type(error).__name__, str(error)
-    return words if name in words else f"{name} {words}".rstrip()
+    name = type(error).__name__
+    words = re.sub(rf"^\[Error -?\d+\] (?={name})", "", str(error))
+    return words if words.startswith(name) else f"{name} {words}".rstrip()
 
 
 def _hint(cause: BaseException) -> str:

@@ -201,6 +201,9 @@ def _topics(config: Config) -> Iterator[str]:
     names = {k: v for k, v in config.topics if isinstance(v, str)}
     names |= {"journal": config.journal_topic}
     topics = [(f"topics.{key}", name) for key, name in names.items()]
+    if config.shard.role != "all":  # what its processes hand to one another, whoever this one is
+        between = (config.examples_topic, config.models_topic, *config.told_topics)
+        topics = [("shard.service", name) for name in between] + topics
     yield from _used_once(topics, "a name of its own, got {!r}, as {}")
 
 

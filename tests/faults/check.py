@@ -319,6 +319,7 @@ def restored_digest(shard: Shard, generation: Path) -> tuple[str, int]:
     directory = StateDirectory(scratch).open()
     try:
         (directory.generations / generation.name).symlink_to(generation.resolve())
+        directory.artefacts.path.rmdir()
         directory.artefacts.path.symlink_to((shard.config.state_dir / FOLDER).resolve())
         recovered = recover(
             shard.log,

@@ -381,6 +381,7 @@ def _restored(
         if generation is not None:
             (directory.generations / generation.name).symlink_to(generation.resolve())
         if (kept := shard.config.state_dir / FOLDER).exists():
+            directory.artefacts.path.rmdir()
             directory.artefacts.path.symlink_to(kept.resolve())
         build = lambda config: build_engine(config, directory.pending)  # noqa: E731
         recovered = recover(shard.log, directory, shard.config, build, lambda: None)

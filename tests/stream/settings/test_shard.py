@@ -78,6 +78,10 @@ LOOSE = {"kind": "number", "required": False}
         ({"shard": {"count": 2}}, "shard.count: expected shard.role"),
         ({"guard": {"on_worse": "propose"}}, "guard.on_worse: expected shard.role = 'all'"),
         ({"topics": {"partitions": 2, "journal": "j"}}, "topics.journal: expected none"),
+        (
+            {"topics": {"partitions": 2, "labels": "examples-test"}},
+            "topics.labels: expected a name of its own, got 'examples-test', as shard.service",
+        ),
         ({"state_dir": 5}, "state_dir: expected a path"),
         (
             {"target": {"type": "classes", "classes": ["a"], "max_classes": 4}},

@@ -14,12 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
 from monitoring.audit.trail import Exit, verify
-from stream.contract.records import Range, decode_journal
+from stream.contract.records import NewRecord, Range, decode_journal
 from stream.logs.kafka.clients.kafka_python import KafkaPython
 from stream.logs.kafka.topology import Cluster, NewTopic
 from stream.run.assemble import build_engine, open_log, wall_clock_ms
@@ -29,9 +29,9 @@ from stream.state.artefacts import FOLDER
 from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.step.roles.scorer import ScorerEngine
-from tests.faults.crash import Feeder, Progress
+from tests.faults.crash import Feeder, Progress, append
 from tests.faults.shard import Shard
-from tests.faults.traffic import HORIZON, Traffic
+from tests.faults.traffic import HORIZON, Piece, Traffic
 from tests.faults.worker import Worker, WorkerFailed
 from tests.stream.step.roles.scaled import FEATURES
 from tests.support.broker import Broker
@@ -57,6 +57,21 @@ MEMBERS = [
 ]
 
 
+COMMANDS: tuple[dict[str, Any], ...] = (
+    {"command": "challenge", "member": "linear", "spec": '{"type": "boosting", "trees": 5}'},
+    {
+        "command": "challenge",
+        "member": "forest",
+        "spec": '[{"type": "logistic"}, {"type": "crossed", "table_bits": 8}]',
+    },
+    {"command": "promote", "member": "linear"},
+    {"command": "promote", "member": "forest", "number": 2},
+    {"command": "drop", "member": "forest"},
+    {"command": "rollback", "member": "linear", "to": "last_good"},
+)
+"""An operator's, which the learner follows or refuses."""
+
+
 FROZEN = tuple(f"frozen {name}" for name in PROCESSES)
 """Faults beside a SIGKILL of each: its process stands still until another has taken its place."""
 BROKER = ("broker killed", "broker frozen")
@@ -79,6 +94,8 @@ class Found:
     labels_refused: int = 0
     labels_early: int = 0
     learned: int = 0
+    challenged: int = 0
+    promoted: int = 0
     versions: int = 0
     applied: int = 0
     generations_checked: int = 0
@@ -100,7 +117,7 @@ class Service:
             features=[*FEATURES, SHOP],
             members=MEMBERS,
             guard=None,
-            challengers=None,
+            challengers={"block": "1h", "rows": 20, "alpha": 0.5, "promote": "auto"},
             label={"field": "fraud", "horizon": HORIZON, "learning": "arrival"},
             shard={"role": "scorer", "count": SCORERS, "every": "10m", "labels": labels},
         )
@@ -188,13 +205,17 @@ def scaled(
     found, service = Found(labels), Service(directory, log, labels)
     traffic = service.shard.traffic(seed)
     feeder = Feeder(service.shard, traffic, 1_000_000)
-    cycle = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
-    victims = [name for _ in range(kills) for name in cycle][:kills]
+    each = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
+    victims = [name for _ in range(kills) for name in each][:kills]
     rng.shuffle(victims)
+
+    commands = cycle(COMMANDS)
 
     def feed() -> None:
         for _ in range(rng.randrange(20, 60)):
             feeder.append()
+        asked = NewRecord(b"operator", json.dumps(next(commands)).encode())
+        append(service.shard, Piece("control", [asked]))
 
     service.create_topics()
     try:
@@ -410,6 +431,9 @@ def _versions(shard: Shard, config: Config, found: Found) -> dict[int, str]:
     if verify(own).outcome is not Exit.OK:
         found.problems.append(f"{config.name}: its audit trail is not whole")
     records = [json.loads(line) for line in own]
+    events = Counter(r["event"] for r in records)
+    found.challenged += events["challenger_started"]
+    found.promoted += events["challenger_promoted"]
     return {
         r["number"]: r["digest"]
         for r in records

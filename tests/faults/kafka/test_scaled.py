@@ -20,3 +20,4 @@ def test_kills_and_frozen_processes_leave_no_trace(tmp_path: Path, kafka_bootstr
     assert found.problems == []
     assert set(found.hits) == {"scorer-0", "scorer-1", "learner", "frozen scorer-0"}
     assert found.versions > 1
+    assert found.challenged > 0

@@ -8,6 +8,7 @@ live and in a replay alike, ``event`` the audit record that answers it. A subcla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Union
@@ -561,6 +562,24 @@ def fields(kind: type[Command]) -> list[msgspec.inspect.Field]:
     assert isinstance(described, msgspec.inspect.StructType)
     given = [field for field in described.fields if field.name != "actor"]
     return sorted(given, key=lambda field: field.name in GROUNDS)
+
+
+def meant_by(error: str, given: Mapping[str, Any]) -> str:
+    """A decoder's error of a command with what a field is for, where it names a pattern.
+
+    ``given``: the command as it came.
+    """
+    at = _PATTERN.match(error)
+    if at is None:
+        return error
+    [field] = [f for f in fields(COMMANDS[given["command"]]) if f.name == at[1]]
+    expected = "text without control characters"
+    if field.name not in GROUNDS and isinstance(field.type, msgspec.inspect.Metadata):
+        expected = (field.type.extra_json_schema or {})["description"]
+    return f"Expected {expected}; got {given[field.name]!r:.80} - at `$.{field.name}`"
+
+
+_PATTERN = re.compile(r"Expected `str` matching regex .* - at `\$\.(\w+)`$")
 
 
 def names(field: msgspec.inspect.Field) -> str | None:

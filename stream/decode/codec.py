@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.base import BOOL, F64, I64, U64, EventColumns
 from models.task import json_text
-from stream.contract.commands import COMMAND, Command
+from stream.contract.commands import COMMAND, Command, meant_by
 from stream.contract.hashing import hash_text, hash_texts
 from stream.contract.letters import DeadLetter, Reason
 from stream.contract.records import Record, Slice
@@ -266,7 +266,11 @@ class Codec:
     def command(self, record: Record) -> Command | DeadLetter:
         """The operator's command in a control record; it names only what exists."""
         try:
-            command: Command = self._command.decode(shallow(self._payload(record)))
+            payload = shallow(self._payload(record))
+            try:
+                command: Command = self._command.decode(payload)
+            except msgspec.ValidationError as error:
+                raise ValueError(meant_by(str(error), msgspec.json.decode(payload))) from error
             command.check(self._members, self._task, self._configured)
             return command
         except _Refused as refusal:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from models.base import MillraceError
-from stream.contract.commands import COMMANDS
+from stream.contract.commands import COMMANDS, meant_by
 from stream.contract.letters import DeadLetter
 from stream.contract.log import Log
 from stream.contract.records import JournalRecord, NewRecord, Record
@@ -52,16 +52,13 @@ def send_command(
     follows what is its own, and none is waited for. Raises :class:`CommandRefused` for what a step
     would make, or made, a dead letter.
     """
+    given = {"command": name, **values, "actor": f"os:{getpass.getuser()}"}
     try:
-        command = msgspec.convert(
-            {"command": name, **values, "actor": f"os:{getpass.getuser()}"},
-            COMMANDS[name],
-            strict=False,
-        )
+        command = msgspec.convert(given, COMMANDS[name], strict=False)
         value = msgspec.json.encode(command)
         read = Codec(config).command(Record(config.topics.control, 0, 0, None, value))
     except msgspec.ValidationError as error:
-        raise _refused(name, values, str(error)) from error
+        raise _refused(name, values, meant_by(str(error), given)) from error
     if isinstance(read, DeadLetter):
         raise _refused(name, values, read.error)
     log = open_log(config, wall_clock_ms)

@@ -74,6 +74,36 @@ def test_every_entrance_refuses_what_no_engine_would_follow(
 
 
 @pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            {"command": "rollback", "to": "LAST"},
+            "Expected `last_good`, a step, or 8 or more digits of a digest; got 'LAST'",
+        ),
+        (
+            {"command": "freeze", "member": "linear", "reason": "a\nb"},
+            "Expected text without control characters; got 'a\\nb'",
+        ),
+        (
+            {"command": "challenge", "member": "linear", "block": "0d"},
+            "Expected event time above 0, as `1d`; left out: as configured; got '0d'",
+        ),
+    ],
+)
+def test_a_pattern_is_told_as_what_it_means(
+    tmp_path: Path, command: dict[str, Any], expected: str
+) -> None:
+    """By the codec, and so by HTTP, and by the command line."""
+    path = tmp_path / "c.toml"
+    path.write_text(toml(raw_config(tmp_path)))
+    record = Record("control", 0, 0, None, json.dumps(command).encode())
+    letter = Codec(config(tmp_path)).command(record)
+    assert isinstance(letter, DeadLetter)
+    assert letter.error.startswith(expected)
+    assert expected in control(path, command).stderr
+
+
+@pytest.mark.parametrize(
     ("target", "threshold", "error"),
     [
         ({"type": "number"}, 7.5, None),

@@ -15,6 +15,12 @@ RUN python -m venv /opt/millrace \
       ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+ARG EXTRAS=""
+# LightGBM's wheel goes without its OpenMP.
+RUN case ",$EXTRAS," in *,refit,*) \
+      apt-get update && apt-get install -y --no-install-recommends libgomp1 \
+      && rm -rf /var/lib/apt/lists/* ;; \
+    esac
 RUN groupadd --gid 10001 millrace \
  && useradd --uid 10001 --gid millrace --no-create-home --home-dir /state millrace \
  && install --directory --owner=millrace --group=millrace --mode=0700 /state

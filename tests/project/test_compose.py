@@ -173,6 +173,20 @@ def test_the_image_holds_the_versions_that_are_tested() -> None:
     assert all("-c constraints.txt" in line for line in text.splitlines() if "pip install" in line)
 
 
+@pytest.mark.parametrize("extras", ["", "torch", "refit", "torch,refit"])
+def test_the_image_holds_what_the_wheels_go_without(tmp_path: Path, extras: str) -> None:
+    """LightGBM's needs a library of the system; who does not train installs nothing."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    [script] = re.findall(r"^RUN (case .*?esac)$", text, re.MULTILINE | re.DOTALL)
+    for name in ("apt-get", "rm"):
+        (program := tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        program.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "EXTRAS": extras}
+    done = subprocess.run(["sh", "-ec", script], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert ("libgomp1" in done.stdout) == ("refit" in extras)
+
+
 def test_no_secret_is_committed() -> None:
     """The deployed configuration holds no hash, so that without the environment it is refused."""
     assert not re.search(r"[0-9a-f]{64}", DEPLOYED.read_text(encoding="utf-8"))

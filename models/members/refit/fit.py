@@ -102,6 +102,11 @@ def _train(member: Refitted, rows: Rows, trees: int, watch: Rows | None = None) 
         raise Refused(
             'trainings need lightgbm, which is not installed: pip install "millrace[refit]"'
         ) from error
+    except OSError as error:  # a slim system has no libgomp
+        raise Refused(
+            f"trainings need lightgbm, which does not load: {error}; where libgomp.so.1 is missing,"
+            " apt-get install libgomp1"
+        ) from error
     params, rng = member.params, np.random.default_rng(member.seed)
     kept = (rows.y > 0) | (rng.random(len(rows.y)) < params.negatives)
     weight = np.where(rows.y > 0, rows.w, rows.w / params.negatives)

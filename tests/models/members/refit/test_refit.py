@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -143,6 +145,17 @@ def test_gates_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.members.refit.fit.links", lambda _, x: np.zeros(len(x)))
     with pytest.raises(Refused, match="bit for bit"):
         fit(member(), given)
+
+
+def test_a_library_that_does_not_load_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a slim system: the training is refused, it does not die again and again."""
+    (tmp_path / "lightgbm.py").write_text("raise OSError('libgomp.so.1: cannot open it')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lightgbm")
+    with pytest.raises(Refused, match=r"libgomp\.so\.1: cannot open it.*apt-get install libgomp1"):
+        fit(member(), rows())
 
 
 # ---------------------------------------------------------------------- the member

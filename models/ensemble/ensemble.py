@@ -281,11 +281,17 @@ class Ensemble(Group[Model]):
         if taught and name in self.voters:
             self._taught.add(name)
 
-    def challenge(self, name: str, number: int, spec: Spec | None = None) -> None:
-        """A new model begins to learn beside the member; without ``spec`` one made as it is."""
-        spec = self.specs.get(self._known(name)) if spec is None else spec
+    def challenge(
+        self, name: str, number: int, spec: Spec | None = None, model: Model | None = None
+    ) -> None:
+        """A new model begins to learn beside the member; without ``spec`` one made as it is.
+
+        ``model``: this one does, which was made by ``spec``; ``None``: by the place's own.
+        """
+        if spec is None and model is None:
+            spec = self.specs.get(self._known(name))
         key = key_of(name, number)
-        self.challengers[key] = self.made(name, number, spec)
+        self.challengers[key] = self.made(name, number, spec) if model is None else model
         if spec is not None:
             self.challenger_specs[key] = spec
 

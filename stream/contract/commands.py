@@ -73,6 +73,10 @@ class Controlled(Protocol):
     def admit(self, command: Switch) -> Any:
         """A new engine of another configuration; raises :class:`CommandRefused`."""
 
+    def another(self, name: str, digest: str) -> tuple[Any, Any]:
+        """A model with this digest, and its definition; raises :class:`CommandRefused`."""
+        ...
+
     def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
         """Ask for a member, or all that are stale, to be rebuilt; may be refused as above."""
 
@@ -119,7 +123,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
         raise TypeError(f"{type(self).__name__}: a command needs a method apply")
 
     def models(self, engine: Controlled) -> dict[str, str]:
-        """Digests of the models that it puts in the places of members; must be had before it."""
+        """Digests of the models that it puts in, or beside, the places of members; must be had
+        before it."""
         return {}
 
     def grounds(self) -> dict[str, str]:
@@ -409,6 +414,14 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
     ] = 0.0
     block: Annotated[str, _DURATION] = ""
     deadline: Annotated[str, _DURATION] = ""
+    artefact: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^([0-9a-f]{64})?$(?!\n)",
+            description="in place of `spec` the digest of a model, a version or one brought in by"
+            " `millrace models import`: it has learned, and is judged from the next event on",
+        ),
+    ] = ""
 
     def check(
         self, members: Collection[str], task: Task, configured: Sequence[MemberSettings] = ()
@@ -416,6 +429,9 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
         """See :meth:`Command.check`."""
         super().check(members, task, configured)
         whole = self.member == WHOLE
+        if self.artefact and (self.spec or whole):
+            what = "a member's name" if whole else "no spec"
+            raise ValueError(f"Expected {what} beside an artefact - at `$.artefact`")
         if self.spec or whole:
             from stream.settings import specs  # only where one is given: it loads learners
 
@@ -444,9 +460,17 @@ class Challenge(_OfScores, frozen=True, tag="challenge"):
             block_ms=parse_duration(self.block) if self.block else terms.block_ms,
             deadline_ms=parse_duration(self.deadline) if self.deadline else terms.deadline_ms,
         )
+        if self.artefact:
+            model, spec = engine.another(self.member, self.artefact)
+            [made] = engine.challengers.begin(self.member, [spec], terms, model)
+            return Done(self.member, made | {"artefact": self.artefact})
         several = parsed(self.spec) if self.spec else [None]
         first, *others = engine.challengers.begin(self.member, several, terms)
         return Done(self.member, first, further=others)
+
+    def models(self, engine: Controlled) -> dict[str, str]:
+        """See :meth:`Command.models`."""
+        return {self.member: self.artefact} if self.artefact else {}
 
 
 class Rebuild(Command, frozen=True, tag="rebuild"):

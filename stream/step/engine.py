@@ -402,13 +402,7 @@ class Engine(ABC):
         """
         if upto:
             raise CommandRefused("upto: expected a shard that keeps a history of what was learned")
-        models = {name: self._models.get((name, digest)) for name, digest in digests.items()}
-        for name, model in models.items():
-            if not usable(model):
-                raise CommandRefused(
-                    f"{name}: artefact {digests[name]} cannot be had; put it there by `millrace "
-                    "models import`, and send the command again"
-                )
+        models = {name: self._had(name, digest) for name, digest in digests.items()}
         made: dict[str, dict[str, Any]] = {}
         for name, model in models.items():
             spec = self.spec(name, digests[name])
@@ -416,6 +410,28 @@ class Engine(ABC):
             put = partial(self.ensemble.replace, name, model, spec, taught)
             made[name] = {"to": self._exchanged(name, cause, put, digests[name])}
         return made
+
+    def _had(self, name: str, digest: str) -> Learner:
+        """The model with this digest that the step was given; raises :class:`CommandRefused`."""
+        model = self._models.get((name, digest))
+        if not usable(model):
+            raise CommandRefused(
+                f"{name}: artefact {digest} cannot be had; put it there by `millrace models import`"
+                ", and send the command again"
+            )
+        return model
+
+    def another(self, name: str, digest: str) -> tuple[Learner, Any]:
+        """A model with this digest that is nobody else's, and by which definition it was made.
+
+        Raises :class:`CommandRefused`.
+        """
+        if not self.ledger.taught(name, digest):
+            raise CommandRefused(f"{name}: artefact {digest} has learned nothing yet")
+        model, fresh = self._had(name, digest), self.blank(name, digest)
+        fresh.restore(model.state())
+        self.checkpoint_wanted = True  # a start need not load the artefact again
+        return fresh, self.spec(name, digest)
 
     def spec(self, name: str, digest: str) -> Any:
         """By which definition the model with this digest was made; ``None``: the member's own."""

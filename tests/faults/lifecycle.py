@@ -157,6 +157,8 @@ class Operator(Traffic):
         made = [spec or SPECS[0] for spec in self._rng.choices(specs, k=several)]
         spec = f"[{', '.join(made)}]" if several > 1 else self._rng.choice(specs)
         terms = {"alpha": self._rng.choice([0.05, 0.9]), "block": "1h", "deadline": "2d"}
+        if member != WHOLE and self._rng.random() < 0.25:
+            return {"member": member, "artefact": self.artefact()} | terms
         return {"member": member, "spec": spec} | terms
 
     def place(self) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, FeatureBatch, State
+from models.base import F64, I64, FeatureBatch, Model, State
 from models.ensemble.ensemble import Ensemble, MemberError
 from models.ensemble.group import Spec, key_of
 from models.task import Task
@@ -200,11 +200,16 @@ class Challengers:
     # ------------------------------------------------------------------ begin and end
 
     def begin(
-        self, name: str, specs: Sequence[Spec | None] = (None,), terms: Terms | None = None
+        self,
+        name: str,
+        specs: Sequence[Spec | None] = (None,),
+        terms: Terms | None = None,
+        model: Model | None = None,
     ) -> list[dict[str, Any]]:
         """New models begin beside the member: of each of ``specs``; ``None``: as it was made.
 
-        Beside all of them (:data:`WHOLE`) whole ensembles do. Gives what the trail tells of each.
+        Beside all of them (:data:`WHOLE`) whole ensembles do. With a ``model``, made by the one
+        spec, that does, which has learned its fill. Gives what the trail tells of each.
         Raises :class:`CommandRefused`, and nothing begins, where there is no room for all, the
         member is in quarantine, or a model cannot be built.
         """
@@ -221,13 +226,15 @@ class Challengers:
         first = self._tried[name] + 1
         numbers = range(first, first + len(specs))
         try:
-            seconds = [self._made(name, *one) for one in zip(numbers, specs, strict=True)]
+            seconds = [self._made(name, *one, model) for one in zip(numbers, specs, strict=True)]
         except Exception as error:  # a library's constructor may raise anything
             for number in numbers:
                 self._ensemble.drop(name, number)
             kind = type(error).__name__
             raise CommandRefused(f"{name}: cannot be built: {kind}: {str(error)[:300]}") from error
         found = [self._enter(name, terms or self.terms, numbers, second) for second in seconds]
+        if model is not None:
+            found[0].ripe = self._pending.tail
         return [
             {"number": one.number, "evidence_needed": one.needed, "spec": self._spec(one)}
             for one in found
@@ -239,10 +246,12 @@ class Challengers:
             return running.second.spec
         return dict(self._ensemble.challenger_specs.get(running.key, {}))
 
-    def _made(self, name: str, number: int, spec: Spec | None) -> Second | None:
+    def _made(
+        self, name: str, number: int, spec: Spec | None, model: Model | None
+    ) -> Second | None:
         """Build what challenges; gives it where it is a whole ensemble."""
         if name != WHOLE:
-            self._ensemble.challenge(name, number, spec)
+            self._ensemble.challenge(name, number, spec, model)
             if self._ensemble.challengers[key_of(name, number)].trained:
                 raise ValueError(
                     "expected a model that learns label by label: one that is trained is so as a"
@@ -303,7 +312,7 @@ class Challengers:
         del self._running[key_of(name, running.number)]
         for other in self.of(name):
             self._end(other, f"number {running.number} took the member's place", cause)
-        digest = self._promote(name, running.number, running.labels > 0)
+        digest = self._promote(name, running.number, running.labels > 0 or running.ripe >= 0)
         self.counts[f"challenger_promoted/{name}"] += 1
         return detail, digest
 

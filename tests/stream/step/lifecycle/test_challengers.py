@@ -280,6 +280,65 @@ def test_a_promotion_can_be_rolled_back_and_made_again(tmp_path: Path) -> None:
         assert engine.ensemble.specs == ({} if version is replaced else {"prior": version.spec})
 
 
+def test_an_artefact_challenges_with_what_it_has_learned(tmp_path: Path) -> None:
+    """What a member was after half of it, judged from the next event on; beside that, what it is
+    stays its twin. All go on from state; promoted at once it has learned what it had."""
+    engine, feed = build(tmp_path, versions={"every": "1h", "keep": 50}), Feed()
+    batches = told(30)
+    run(engine, [msgspec.structs.replace(b, checkpoint=True) for b in batches[:10]])
+    now = engine.ensemble.members["linear"].digest()
+    then = engine.ledger.versions()["linear"][2].digest
+    assert now != then
+    states = {digest: state() for digest, state in engine.ledger.unsaved.items()}
+    states[now] = engine.ensemble.members["linear"].state()
+    feed.seq = engine.seq
+    asked = [{"command": "challenge", "member": "linear", "artefact": d} for d in (then, now)]
+    batch = feed.batch(("control", asked))
+    models = {}
+    for name, digest in engine.wanted(batch.slices):
+        models[name, digest] = engine.ensemble.made(name, 0, engine.spec(name, digest))
+        models[name, digest].restore(states[digest])
+    out = engine.step(msgspec.structs.replace(batch, models=models))
+    assert audited([out]) == [("challenger_started", "command")] * 2
+    assert [r["artefact"] for r in decoded(list(out.audit))] == [then, now]
+    assert engine.checkpoint_wanted
+    again, third = (restored(engine, tmp_path / name) for name in ("again", "third"))
+    promote = {"command": "promote", "member": "linear", "number": 1}
+    third.step(feed.batch(("control", [promote])))
+    assert third.ensemble.members["linear"].digest() == then
+    assert third.ensemble.taught("linear")
+    rest = [msgspec.structs.replace(b, seq=b.seq + 1) for b in batches[10:]]
+    run(engine, rest)
+    run(again, rest)
+    assert engine.state_digest() == again.state_digest()
+    twin = engine.ensemble.challengers["linear #2"]
+    assert twin.digest() == engine.ensemble.members["linear"].digest()
+    assert engine.ensemble.challengers["linear #1"].digest() != twin.digest()
+    older, same = engine.challengers.standings()
+    assert older.labels == same.labels == 30 * SIZE - LAG - 10 * SIZE
+    assert same.loss == same.challenger_loss != older.challenger_loss
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"spec": json.dumps({"type": "logistic"})}, "Expected no spec beside an artefact"),
+        ({"member": "ensemble"}, "Expected a member's name beside an artefact"),
+        ({"artefact": "12"}, "artefact"),
+        ({}, f"artefact {'0' * 64} cannot be had; put it there by `millrace models import`"),
+    ],
+)
+def test_an_artefact_that_cannot_challenge_is_refused(
+    tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    """What else was given, or that nobody has it."""
+    engine = build(tmp_path)
+    command = {"command": "challenge", "member": "linear", "artefact": "0" * 64} | fields
+    [letter] = engine.step(Feed().batch(("control", [command]))).dead_letters
+    assert said in letter.error
+    assert not engine.ensemble.challengers
+
+
 def test_what_has_learned_nothing_leaves_the_ensemble_cold(tmp_path: Path) -> None:
     """Promoted or put back it says .5 of everything: that alerts nobody, as before it came."""
     engine, feed = build(tmp_path, ensemble={"combine": "stack", "threshold": 0.5}), Feed()

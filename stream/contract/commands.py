@@ -83,6 +83,9 @@ class Controlled(Protocol):
     def withdraw(self, member: str) -> None:
         """Do not rebuild the member; raises :class:`CommandRefused` where nobody asked."""
 
+    def awaited(self, member: str) -> None:
+        """Raise :class:`CommandRefused` where no trained model is awaited for the member."""
+
     def retract(self, event_id: str) -> dict[str, Any]:
         """An event's label never was; raises :class:`CommandRefused`."""
 
@@ -227,6 +230,14 @@ class Install(Command, frozen=True, tag="install"):
             " what was learned since it learns at once; 0, or left out: nothing",
         ),
     ] = 0
+    due: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="the step at which the member fell due, of a model trained for that:"
+            " refused where it was answered since; 0, or left out: of any other model",
+        ),
+    ] = 0
 
     def models(self, engine: Controlled) -> dict[str, str]:
         """See :meth:`Command.models`."""
@@ -235,6 +246,8 @@ class Install(Command, frozen=True, tag="install"):
     def apply(self, engine: Controlled) -> Done:
         """See :meth:`Command.apply`."""
         digests = self.models(engine)
+        if self.due:
+            engine.awaited(self.member)
         made = engine.install(digests, "installed", self.upto)
         return Done(self.member, made[self.member], made, {} if self.upto else digests)
 

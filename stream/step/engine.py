@@ -384,6 +384,10 @@ class Engine(ABC):
         """Ask for a member, or all that are stale, to be rebuilt; may be refused as above."""
         raise CommandRefused(f"{member}: expected a shard whose events are scored")
 
+    def awaited(self, member: str) -> None:
+        """Raise :class:`CommandRefused` where no trained model is awaited for the member."""
+        raise CommandRefused(f"{member}: expected a shard whose events are scored")
+
     def withdraw(self, member: str) -> None:
         """Do not rebuild the member; raises :class:`CommandRefused` where nobody asked."""
         raise CommandRefused(f"{member}: expected a shard whose events are scored")

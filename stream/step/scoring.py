@@ -386,6 +386,14 @@ class ScoringEngine(Engine):
         self.checkpoint_wanted = True  # what rebuilds reads a generation
         return {"members": asked, "accept": accept}
 
+    def awaited(self, member: str) -> None:
+        """See :meth:`Engine.awaited`."""
+        if member not in self.refits.asked:
+            raise CommandRefused(
+                f"{member}: expected a member that waits for its training; another model was"
+                " installed since it fell due"
+            )
+
     def withdraw(self, member: str) -> None:
         """See :meth:`Engine.withdraw`."""
         self.rebuilds.withdraw(member)

@@ -336,6 +336,9 @@ def scaled(
         Literal["partition", "any"] | None,
         typer.Option(help="Where labels stand; drawn by the seed."),
     ] = None,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="With a member that is trained beside the learner.")
+    ] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -346,7 +349,8 @@ def scaled(
         def work() -> dict[str, Any]:
             head = {"client": client, "kills": kills, "seed": seed}
             log = table | {"bootstrap": broker.bootstrap}
-            return head | kill_each(place, log, kills, seed, show, broker, labels).as_dict()
+            found = kill_each(place, log, kills, seed, show, broker, labels, trained)
+            return head | found.as_dict()
 
         found = timed(work)
     report(found, not found["problems"], as_json)

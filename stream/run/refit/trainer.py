@@ -156,4 +156,5 @@ def _command(wanted: Wanted, answer: Answer) -> dict[str, Any] | None:
         command |= {"command": "withdraw", "reason": answer.refused[:500]}
         return command if wanted.by == "rebuild" else None
     command |= {"command": "install", "artefact": answer.digest, "reason": figures[:500]}
-    return command | ({"upto": answer.upto} if answer.upto else {})
+    due = {"due": wanted.seq} if wanted.by == "train" else {}
+    return command | due | ({"upto": answer.upto} if answer.upto else {})

@@ -71,6 +71,14 @@ COMMANDS: tuple[dict[str, Any], ...] = (
 )
 """An operator's, which the learner follows or refuses."""
 
+TREES = {
+    **{"name": "trees", "type": "refit", "every": "6h", "features": ["amount"]},
+    **{"trees": 20, "leaves": 4, "least": 5, "positives": 20},
+}
+"""Trained beside the learner every 360 events."""
+TRAINING = "learner training"
+"""A SIGKILL of it while it has that done."""
+
 
 FROZEN = tuple(f"frozen {name}" for name in PROCESSES)
 """Faults beside a SIGKILL of each: its process stands still until another has taken its place."""
@@ -96,6 +104,7 @@ class Found:
     learned: int = 0
     challenged: int = 0
     promoted: int = 0
+    trained: int = 0
     versions: int = 0
     applied: int = 0
     generations_checked: int = 0
@@ -110,12 +119,18 @@ class Found:
 class Service:
     """The processes of one service, each with its life under way."""
 
-    def __init__(self, directory: Path, log: dict[str, Any], labels: str = "partition") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        log: dict[str, Any],
+        labels: str = "partition",
+        trained: bool = False,
+    ) -> None:
         self.shard = Shard(
             directory,
             log,
             features=[*FEATURES, SHOP],
-            members=MEMBERS,
+            members=[*MEMBERS, TREES] if trained else MEMBERS,
             guard=None,
             challengers={"block": "1h", "rows": 20, "alpha": 0.5, "promote": "auto"},
             label={"field": "fraud", "horizon": HORIZON, "learning": "arrival"},
@@ -155,8 +170,11 @@ class Service:
         try:
             self._places += 1
             place = self.shard.directory / f"place-{self._places}"
+            kept = self.configs[name].state_dir / FOLDER
             self._environ[name]["MILLRACE_STATE_DIR"] = str(place)
             self.configs[name] = load(self.shard.path, self._environ[name])
+            if kept.exists():  # what was trained is in no journal
+                shutil.copytree(kept, self.configs[name].state_dir / FOLDER)
             self.start(name)
             self.workers[name].wait_for("restored")
             meanwhile()
@@ -171,6 +189,25 @@ class Service:
             found.problems.append(
                 f"{name}, frozen: expected status 3 and why, got {status}; {said[-300:]}"
             )
+
+    @property
+    def trains(self) -> int:
+        """The process that trains beside the learner now; 0: none."""
+        began = [x["pid"] for x in self.workers["learner"].lines if x.get("event") == "refit_began"]
+        return next((pid for pid in began[-1:] if Path(f"/proc/{pid}").exists()), 0)
+
+    def kill_training(self, meanwhile: Callable[[], None], found: Found) -> None:
+        """Kill the learner while a training is under way, which ends with it."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not (pid := self.trains) and time.monotonic() < deadline:
+            meanwhile()  # until it falls due
+            time.sleep(2)  # a checkpoint, and the process
+        self.workers["learner"].kill()
+        found.hits[TRAINING] += bool(pid)
+        time.sleep(1)
+        if pid and Path(f"/proc/{pid}").exists():
+            found.problems.append(f"learner: its training goes on without it, as process {pid}")
+        self.start("learner")
 
     def ready(self, found: Found) -> None:
         """Wait until all have restored."""
@@ -194,18 +231,20 @@ def scaled(
     progress: Progress,
     broker: Broker | None = None,
     labels: str | None = None,
+    trained: bool = False,
 ) -> Found:
     """One fault after another under load, drain, stop in order, check.
 
     ``broker``: that of ``log``, which is killed and frozen, too; ``None``: it is left alone.
-    ``labels``: where these stand; ``None``: drawn by the seed.
+    ``labels``: where these stand; ``None``: drawn by the seed. ``trained``: with a member that is.
     """
     rng = random.Random(f"scaled {seed}")
     labels = labels or random.Random(f"labels {seed}").choice(LABELS)
-    found, service = Found(labels), Service(directory, log, labels)
+    found, service = Found(labels), Service(directory, log, labels, trained)
     traffic = service.shard.traffic(seed)
     feeder = Feeder(service.shard, traffic, 1_000_000)
     each = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
+    each += (TRAINING,) if trained else ()
     victims = [name for _ in range(kills) for name in each][:kills]
     rng.shuffle(victims)
 
@@ -231,6 +270,9 @@ def scaled(
             elif broker is not None and name in BROKER:
                 _break(broker, name, feed)
                 found.hits[name] += 1
+            elif name == TRAINING:
+                service.ready(found)
+                service.kill_training(feed, found)
             else:
                 if service.workers[name].kill():
                     found.hits[name] += 1
@@ -240,6 +282,8 @@ def scaled(
             progress("kills", i + 1, kills)
         service.ready(found)
         drain(service)
+        if trained:
+            rest(service)
         for name, worker in service.workers.items():
             if (status := worker.stop()) != 0:
                 raise WorkerFailed(f"{name}: expected exit status 0, got {status}")
@@ -282,6 +326,16 @@ def drain(service: Service) -> None:
                 time.sleep(0.05)
         finally:
             shard.renew_log()
+
+
+def rest(service: Service) -> None:
+    """Wait until nothing is trained, and all have taken what was."""
+    lines, quiet = service.workers["learner"].lines, 0
+    while quiet < 2:  # what fell due is begun with a generation, what has ended is sent
+        before = len(lines)
+        time.sleep(3)
+        quiet = 0 if service.trains or len(lines) > before else quiet + 1
+    drain(service)
 
 
 def view(shard: Shard, config: Config) -> Shard:
@@ -330,8 +384,23 @@ def check(service: Service, traffic: Traffic, found: Found) -> None:
                 f"{name}: expected the newest version, got {max(taken, default=0)}"
             )
     _check_labels(service, found)
+    _check_trained(service, found)
     if found.learned != found.labels_told:
         found.problems.append(f"labels: {found.labels_told} told, {found.learned} learned")
+
+
+def _check_trained(service: Service, found: Found) -> None:
+    """What was trained was asked for, and installed once."""
+    trail = [json.loads(r.value or b"") for r in service.shard.records("audit")[0]]
+    due = sum(record["event"] == "refit_due" for record in trail)
+    taken = {r["offset"] for r in trail if r["event"] == "installed" and "offset" in r}
+    answers = [r for r in service.shard.records("control")[0] if b'"due":' in (r.value or b"")]
+    found.trained = sum(r.offset in taken for r in answers)
+    strangers = {record["trail"] for record in trail if record["event"] == "refit_due"}
+    if found.trained > due or (due and not found.trained):
+        found.problems.append(f"trained: fell due {due} times, {found.trained} answers")
+    if strangers - {service.configs["learner"].name}:
+        found.problems.append(f"trained: fell due at {strangers}")
 
 
 def _check_labels(service: Service, found: Found) -> None:

@@ -66,7 +66,7 @@ def test_a_member_is_trained_and_installed_beside_the_service(
     [record] = contents(made, "control")
     command = msgspec.json.decode(record or b"")
     assert command["artefact"] == digest
-    assert command["actor"] == "refit"
+    assert (command["actor"], command["due"] > 0) == ("refit", True)
     assert "loss" in command["reason"]
     log = module.open_log(made, module.wall_clock_ms)
     tail = log.journal_tail()

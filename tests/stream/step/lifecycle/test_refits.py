@@ -149,6 +149,24 @@ def test_what_nobody_would_train_does_not_challenge(tmp_path: Path) -> None:
     assert engine.ensemble.challengers == {}
 
 
+def test_a_second_answer_is_refused(tmp_path: Path) -> None:
+    """As of a process that was frozen until another had trained in its place; an operator's
+    install is not."""
+    engine, feed = build(tmp_path), Feed()
+    run(engine, feed, 7, train=False)
+    [(name, due)] = engine.refits.asked.items()
+    Refitting(engine).answer(engine.clock_ms)
+    model = engine.ensemble.members[name]
+    own = {"command": "install", "member": name, "artefact": model.digest()}
+    feed.offsets["control"] = 1
+    for command, expected in ((own | {"due": due}, ["command"]), (own, [])):
+        feed.seq = engine.seq
+        batch = feed.batch(("control", [command]))
+        models = {(name, model.digest()): model}
+        out = engine.step(msgspec.structs.replace(batch, models=models))
+        assert reasons(out.dead_letters) == expected
+
+
 def test_a_replay_takes_the_model_by_its_digest(tmp_path: Path) -> None:
     """The same records with the same artefact, and no training: the same state."""
     engine, again = build(tmp_path), build(tmp_path)

@@ -194,7 +194,7 @@ class Service:
     def trains(self) -> int:
         """The process that trains beside the learner now; 0: none."""
         began = [x["pid"] for x in self.workers["learner"].lines if x.get("event") == "refit_began"]
-        return next((pid for pid in began[-1:] if Path(f"/proc/{pid}").exists()), 0)
+        return next((pid for pid in began[-1:] if _runs(pid)), 0)
 
     def kill_training(self, meanwhile: Callable[[], None], found: Found) -> None:
         """Kill the learner while a training is under way, which ends with it."""
@@ -204,8 +204,10 @@ class Service:
             time.sleep(2)  # a checkpoint, and the process
         self.workers["learner"].kill()
         found.hits[TRAINING] += bool(pid)
-        time.sleep(1)
-        if pid and Path(f"/proc/{pid}").exists():
+        deadline = time.monotonic() + DEADLINE_S  # it may still import what it needs
+        while pid and _runs(pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if pid and _runs(pid):
             found.problems.append(f"learner: its training goes on without it, as process {pid}")
         self.start("learner")
 
@@ -244,7 +246,7 @@ def scaled(
     traffic = service.shard.traffic(seed)
     feeder = Feeder(service.shard, traffic, 1_000_000)
     each = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
-    each += (TRAINING,) if trained else ()
+    each = (TRAINING, *each) if trained else each
     victims = [name for _ in range(kills) for name in each][:kills]
     rng.shuffle(victims)
 
@@ -291,6 +293,14 @@ def scaled(
     finally:
         service.close()
     return found
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _break(broker: Broker, how: str, meanwhile: Callable[[], None]) -> None:

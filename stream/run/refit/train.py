@@ -90,6 +90,18 @@ def train(state_dir: Path, generation: Path, name: str) -> Answer:
     return Answer(digest, fitted.figures)
 
 
+def make_way(process: int) -> None:
+    """Let a process that has one thread take what others leave of the processors."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, _NICE)  # for where nothing is idle
+    # What is nice takes turns all the same: a thread of the service that woke up where it ran
+    # waited for it. What is idle makes way at once; not so in a session of its own, where Linux
+    # shares processors among sessions (autogroup).
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))
+
+
 def step_back(parent: int) -> None:
     """Take what others leave, and end with the parent."""
     if sys.platform == "linux":
@@ -97,13 +109,7 @@ def step_back(parent: int) -> None:
     if os.getppid() != parent:
         sys.exit(1)  # it has ended before that was asked for
     os.setpgrp()  # who ends the service from a terminal ends this by its end
-    os.nice(_NICE)  # for where nothing is idle
-    # What is nice takes turns all the same: a thread of the service that woke up where it ran
-    # waited for it. What is idle makes way at once; not so in a session of its own, where Linux
-    # shares processors among sessions (autogroup).
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    make_way(os.getpid())
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     memory = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))

@@ -23,6 +23,7 @@ from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord
 from stream.run.checkpointer import Written
 from stream.run.refit.answer import Answer
+from stream.run.refit.train import make_way
 from stream.run.service import Listener, Service
 from stream.state.generations import list_generations
 from stream.step.engine import Engine
@@ -134,6 +135,7 @@ class Trainer(Listener):
                 stdout=subprocess.PIPE,
             )
         with process:
+            make_way(process.pid)  # before it has imported what it needs to do so itself
             told_of = {"member": wanted.name, "pid": process.pid, "generation": generation.name}
             logger.info(f"{wanted.actor}_began", **told_of)
             while process.poll() is None:

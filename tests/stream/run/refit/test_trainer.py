@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from stream.contract.log import LogRefused
 from stream.run import service as module
 from stream.run.refit import trainer
 from stream.run.refit.answer import Answer
-from stream.run.refit.train import train
+from stream.run.refit.train import make_way, train
 from stream.run.refit.trainer import Trainer
 from stream.run.service import Service
 from stream.settings.schema import Config
@@ -88,6 +89,17 @@ def test_what_trains_takes_what_others_leave() -> None:
     )
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["15", "True", "True", "True"]
+
+
+def test_it_makes_way_from_its_first_moment_on() -> None:
+    """Before it has imported anything: whoever began it says so."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    with process:
+        make_way(process.pid)
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 15
+        process.kill()
+    make_way(process.pid)  # which is no more: nothing is raised
 
 
 def test_a_training_that_dies_is_begun_again_and_one_that_is_refused_is_not(

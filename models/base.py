@@ -258,7 +258,7 @@ class Model(Learner):
         return self.score(x), self.contributions(x, exact=False)
 
 
-def packed(values: Any, dtype: Any) -> NDArray[Any]:
+def contiguous(values: Any, dtype: Any) -> NDArray[Any]:
     """The values as kernels take them: C-contiguous, writeable, of this type; as they are if so.
 
     ``numpy.require`` gives the same, and takes 1.5 us to find that nothing is to be done: a step

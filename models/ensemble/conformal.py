@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.base import BOOL, F64, Parameter, State, packed, state_digest
+from models.base import BOOL, F64, Parameter, State, contiguous, state_digest
 from models.carry import fill
 from models.kernels.ensemble.conformal import (
     INTERVAL,
@@ -187,4 +187,4 @@ def conformal(task: Task) -> Conformal | None:
 
 
 def _plain(values: F64) -> F64:
-    return packed(values, np.float64)
+    return contiguous(values, np.float64)

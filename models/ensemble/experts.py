@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, Parameter, Role, State, packed
+from models.base import F64, Parameter, Role, State, contiguous
 from models.carry import Places, fill
 from models.ensemble.stack import before_first, counted
 from models.kernels.common import NODES
@@ -127,14 +127,14 @@ class ClassStack(_Experts):
     def combine(self, links: F64) -> F64:
         """See :meth:`models.ensemble.combine.Combiner.combine`."""
         out = np.zeros((len(links), self._k))
-        rows, a = packed(links, np.float64), self._arrays
+        rows, a = contiguous(links, np.float64), self._arrays
         learned = (a["weights"], a["intercepts"], a["shares"], a["first"][:, 0])
         kernels.combine_classes(rows, *learned, self._logs, out)
         return out
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`models.ensemble.combine.Combiner.update`."""
-        rows, y, w = (packed(a, np.float64) for a in (links, y, w))
+        rows, y, w = (contiguous(a, np.float64) for a in (links, y, w))
         a = self._arrays
         kernels.update_classes(
             *(rows, y, w, self.rate, self.alpha),
@@ -195,7 +195,7 @@ class NumberStack(_Experts):
     def combine(self, links: F64) -> F64:
         """See :meth:`models.ensemble.combine.Combiner.combine`."""
         out = np.zeros(len(links))
-        rows, a = packed(links[:, :, 0], np.float64), self._arrays
+        rows, a = contiguous(links[:, :, 0], np.float64), self._arrays
         kernels.combine_numbers(
             *(rows, a["weights"], a["intercept"], a["error"], a["shares"], a["first"][:, 0]),
             *(self._said, self._order, out),
@@ -204,7 +204,7 @@ class NumberStack(_Experts):
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`models.ensemble.combine.Combiner.update`."""
-        rows, y, w = (packed(a, np.float64) for a in (links[:, :, 0], y, w))
+        rows, y, w = (contiguous(a, np.float64) for a in (links[:, :, 0], y, w))
         a = self._arrays
         kernels.update_numbers(
             *(rows, y, w, self.rate, self.alpha),

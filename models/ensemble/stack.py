@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.base import F64, Parameter, State, packed
+from models.base import F64, Parameter, State, contiguous
 from models.carry import Places, fill
 from models.kernels import stack as kernels
 from models.kernels.common import NODES
@@ -81,7 +81,7 @@ class Stack:
     def combine(self, links: F64) -> F64:
         """See :meth:`models.ensemble.combine.Combiner.combine`."""
         out = np.zeros(len(links))
-        rows = packed(links[:, :, 0], np.float64)
+        rows = contiguous(links[:, :, 0], np.float64)
         learned = (self._weights, self._bent, self._shares)
         kernels.combine(rows, *learned, self._first, self._readings, self._experts, out)
         return out[:, None]
@@ -97,7 +97,7 @@ class Stack:
 
     def update(self, links: F64, y: F64, w: F64) -> None:
         """See :meth:`models.ensemble.combine.Combiner.update`."""
-        rows, y, w = (packed(a, np.float64) for a in (links[:, :, 0], y, w))
+        rows, y, w = (contiguous(a, np.float64) for a in (links[:, :, 0], y, w))
         kernels.update(
             *(rows, y, w, self.rate, self.alpha),
             *(self._weights, self._squares, self._bent, self._variance, self._begun),

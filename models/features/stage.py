@@ -24,7 +24,7 @@ from models.base import (
     HashedColumn,
     MillraceError,
     State,
-    packed,
+    contiguous,
     state_digest,
 )
 from models.carry import fill, shared
@@ -336,7 +336,7 @@ class FeatureStage:
 
         def block(events: EventColumns, seen: Mapping[str, F64], learn: bool) -> F64:
             out = np.empty((len(events), 1))
-            values = packed(events.numbers[feature.field], np.float64)
+            values = contiguous(events.numbers[feature.field], np.float64)
             if learn:
                 number(values, stats, log, scale, out[:, 0])
             else:

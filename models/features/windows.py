@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F64, I64, U64, MillraceError, State, StateError, packed
+from models.base import F64, I64, U64, MillraceError, State, StateError, contiguous
 from models.carry import fill
 from models.kernels.windows import looks, moves, updates
 from models.kernels.windows.entities import (
@@ -118,9 +118,9 @@ class EntityWindows:
         if not n == len(times_ms) == len(values):
             raise ValueError(f"expected columns of {n}, got {len(times_ms)} and {len(values)}")
         out = np.empty((n, (5 if self.extremes else 3) * len(self.windows) + 2))
-        keys = packed(keys, np.uint64)
-        times = packed(times_ms, np.int64)
-        values = packed(values, np.float64)
+        keys = contiguous(keys, np.uint64)
+        times = contiguous(times_ms, np.int64)
+        values = contiguous(values, np.float64)
         self._grow_slots(n)
         done = 0
         while True:
@@ -137,8 +137,8 @@ class EntityWindows:
 
         As :meth:`update` does, without telling of them. Only where ``own_event`` is false.
         """
-        keys = packed(keys, np.uint64)
-        times = packed(times_ms, np.int64)
+        keys = contiguous(keys, np.uint64)
+        times = contiguous(times_ms, np.int64)
         self._grow_slots(len(keys))
         done = 0
         while True:
@@ -163,9 +163,9 @@ class EntityWindows:
         out = np.empty((len(keys), (5 if self.extremes else 3) * len(self.windows) + 2))
         looks.look(
             *(self._arrays, self._windows, self.delay_ms, self.own_event),
-            packed(keys, np.uint64),
-            packed(times_ms, np.int64),
-            packed(values, np.float64),
+            contiguous(keys, np.uint64),
+            contiguous(times_ms, np.int64),
+            contiguous(values, np.float64),
             *(np.empty(3), out),
         )
         return out
@@ -198,7 +198,7 @@ class EntityWindows:
         )
         # Room for the largest block: whatever the entity has, and what comes with one event.
         alone._arrays = alone._fresh(1, self.ring_cap)
-        looks.copy(self._arrays, packed(key, np.uint64), alone._arrays)
+        looks.copy(self._arrays, contiguous(key, np.uint64), alone._arrays)
         return alone
 
     def mark(self, keys: U64, times_ms: I64, delta: NDArray[np.int8]) -> None:
@@ -215,8 +215,8 @@ class EntityWindows:
         updates.mark(
             self._arrays,
             self._windows,
-            packed(keys, np.uint64),
-            packed(times_ms, np.int64),
+            contiguous(keys, np.uint64),
+            contiguous(times_ms, np.int64),
             np.asarray(delta, np.int64).copy(),
         )
 
@@ -227,7 +227,7 @@ class EntityWindows:
         if len(self._homes) < len(self._arrays.keys):
             self._homes = _longer(self._homes, len(self._arrays.keys))
         found = np.empty(len(keys), np.int64)
-        moves.slots(self._arrays, packed(keys, np.uint64), found)
+        moves.slots(self._arrays, contiguous(keys, np.uint64), found)
         self._homes[found[found >= 0]] = home
 
     def homes(self) -> NDArray[np.int32]:

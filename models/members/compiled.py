@@ -30,7 +30,7 @@ from models.base import (
     Role,
     State,
     StateError,
-    packed,
+    contiguous,
 )
 from models.kernels.common import LEARN, SCORE
 from models.kernels.trees import used_part
@@ -124,8 +124,8 @@ class CompiledModel(Model):
     def _rows(self, x: FeatureBatch) -> tuple[F32, U32]:
         """Check what a kernel cannot, since out-of-range columns would be read as memory."""
         n = len(x)
-        dense = packed(x.dense, np.float32)
-        hashed = packed(x.hashed, np.uint32)
+        dense = contiguous(x.dense, np.float32)
+        hashed = contiguous(x.hashed, np.uint32)
         if dense.shape != (n, self._dense) or hashed.shape != (n, self._hashed):
             raise ValueError(
                 f"{type(self).__name__}: expected {self._dense} dense and {self._hashed} hashed "
@@ -164,7 +164,7 @@ class CompiledModel(Model):
     def _walk(self, x: FeatureBatch, y: F64, w: F64, mode: int) -> F64:
         n, (dense, hashed) = len(x), self._rows(x)
         rows = n if mode & LEARN else 0
-        y, w = (packed(a, np.float64) for a in (y, w))
+        y, w = (contiguous(a, np.float64) for a in (y, w))
         if y.shape != (rows,) or w.shape != (rows,):
             raise ValueError(
                 f"{type(self).__name__}: expected y and w of shape ({rows},), "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.base import F64, U64, packed
+from models.base import F64, U64, contiguous
 from models.kernels.ratings import walk as kernels
 from models.kernels.ratings.factors import bias_factors
 from models.kernels.ratings.neighbours import Known, neighbours
@@ -79,10 +79,10 @@ class Ratings(Tabled):
         out = np.zeros((n, 1 + len(kernels.MEMBERS)))
         who = np.where(given.user != 0, given.user, given.session)
         columns = (
-            packed(given.time_ms, np.int64),
-            packed(who, np.uint64),
-            packed(given.item, np.uint64),
-            packed(given.value, np.float64),
+            contiguous(given.time_ms, np.int64),
+            contiguous(who, np.uint64),
+            contiguous(given.item, np.uint64),
+            contiguous(given.value, np.float64),
         )
         done = int(kernels.rate(*columns, 0, out, self._all))
         while done < n:
@@ -96,7 +96,7 @@ class Ratings(Tabled):
         Nobody is 0; of who or what is not known, the others speak. Changes nothing of the state.
         """
         out = np.zeros(len(items))
-        kernels.expect(time_ms, user, packed(items, np.uint64), out, self._all)
+        kernels.expect(time_ms, user, contiguous(items, np.uint64), out, self._all)
         return out
 
     def forget_user(self, user: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, F64, U64, packed
+from models.base import BOOL, F64, U64, contiguous
 from models.kernels.reco import walk as kernels
 from models.kernels.reco.cooccurrence import cooccurrence
 from models.kernels.reco.ease import ease
@@ -145,7 +145,7 @@ class Recommender(Tabled):
     def learn(self, given: Interactions, judge: bool = False) -> Judged | None:
         """Learn rows in order; with ``judge`` each is ranked before it is learned."""
         n = len(given.time_ms)
-        columns = kernels.Rows(*(packed(a, t) for a, t in zip(given, _TYPES, strict=True)))
+        columns = kernels.Rows(*(contiguous(a, t) for a, t in zip(given, _TYPES, strict=True)))
         m = len(self.names)
         ranks = np.zeros((n if judge else 0, m + 2), np.int32)
         done = self._walk(columns, 0, ranks)
@@ -234,7 +234,7 @@ class Recommender(Tabled):
     def knows(self, items: U64) -> BOOL:
         """Which items are known, bool ``(n,)``."""
         found = np.zeros(len(items), np.bool_)
-        kernels.known(packed(items, np.uint64), found, self._all.items)
+        kernels.known(contiguous(items, np.uint64), found, self._all.items)
         return found
 
     @property

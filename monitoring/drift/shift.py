@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import F32, F64, I64, State, packed
+from models.base import F32, F64, I64, State, contiguous
 from models.carry import fill
 from models.kernels.entry import entry
 
@@ -56,7 +56,7 @@ class Shift:
 
     def observe(self, values: F64 | F32) -> None:
         """Take ``n`` finite rows ``(n, k)``; one call or many give the same state."""
-        values = packed(values, np.float64)
+        values = contiguous(values, np.float64)
         if len(self._raw):
             head = values[: self._reference - self._seen]
             self._raw[self._seen : self._seen + len(head)] = head

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.base import BOOL, F64, I64, State, StateError, packed, state_digest
+from models.base import BOOL, F64, I64, State, StateError, contiguous, state_digest
 from models.carry import fill, shared
 from monitoring.quality.measures import (
     areas,
@@ -122,8 +122,8 @@ class Quality:
                 f"Quality.update: expected p (n, {len(self._names)}), y (n,), alert (n,); "
                 f"got {p.shape}, {y.shape}, {alert.shape}"
             )
-        p, y = (packed(a, np.float64) for a in (p, y))
-        alert = packed(alert, np.bool_)
+        p, y = (contiguous(a, np.float64) for a in (p, y))
+        alert = contiguous(alert, np.bool_)
         if not valid(p, y):
             raise ValueError("Quality.update: expected p in [0, 1] or nan and y 0 or 1")
         rows = (p, y, alert, self._threshold)

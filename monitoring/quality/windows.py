@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, F64, State, StateError, packed, state_digest
+from models.base import BOOL, F64, State, StateError, contiguous, state_digest
 from models.carry import fill, shared
 from models.kernels.entry import entry
 from monitoring.quality.measures import column_of, ratio
@@ -88,7 +88,7 @@ class Windows(ABC):
                 f"Quality.update: expected output (n, {len(self._names)}, {self._k}), y (n,), "
                 f"alert (n,); got {output.shape}, {y.shape}, {alert.shape}"
             )
-        output, y = (packed(a, np.float64) for a in (output, y))
+        output, y = (contiguous(a, np.float64) for a in (output, y))
         promises = np.full((len(y), 2), np.nan) if said is None else self._promises(said, y)
         self._absorb(output, y)
         _absorb_promises(self._promised, self._fade, self._kept_promises, self._seen, promises)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.base import packed
+from models.base import contiguous
 
 
 def test_what_is_packed_already_stays_itself() -> None:
     """No copy of what kernels can take."""
     for values in (np.arange(6.0).reshape(2, 3), np.empty(0), np.arange(4.0)[1:3]):
-        assert packed(values, np.float64) is values
+        assert contiguous(values, np.float64) is values
 
 
 def _read_only() -> Any:
@@ -36,7 +36,7 @@ def _read_only() -> Any:
 )
 def test_anything_else_is_made_so(values: Any) -> None:
     """As ``numpy.require`` makes it: equal values in memory of its own."""
-    made = packed(values, np.float64)
+    made = contiguous(values, np.float64)
     assert made.dtype == np.float64
     assert made.flags.carray
     assert not np.shares_memory(made, values)

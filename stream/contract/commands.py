@@ -75,7 +75,6 @@ class Controlled(Protocol):
 
     def another(self, name: str, digest: str) -> tuple[Any, Any]:
         """A model with this digest, and its definition; raises :class:`CommandRefused`."""
-        ...
 
     def rebuild(self, member: str, accept: bool) -> dict[str, Any]:
         """Ask for a member, or all that are stale, to be rebuilt; may be refused as above."""

@@ -16,6 +16,7 @@ import zstandard
 from models.base import State, StateError, state_digest
 from models.ensemble.crew import Crew, Job
 from models.ensemble.ensemble import Ensemble
+from models.ensemble.group import key_of
 from stream.contract.records import NewRecord
 from stream.step.lifecycle.challengers import Led, Place
 from stream.step.roles.examples import LEVEL, Foreign, check_meaning, plain_bytes
@@ -170,9 +171,11 @@ class Incoming:
             view = _read(unpacked(plain_bytes(data, MOST_BYTES)))
             members, roots = self._unpacked(view["members"])
             whole = view | {"members": members}
-            if challengers := view.get("challengers"):
-                whole |= {"challengers": {k: unpacked(own) for k, own in challengers.items()}}
+            challengers = {k: unpacked(own) for k, own in view.get("challengers", {}).items()}
+            whole |= {"challengers": challengers}
             led = [Led(Place(*place), ripe) for *place, ripe in view.get("led", ())]
+            if {key_of(one.place.name, one.place.number) for one in led} != {*challengers}:
+                raise ValueError("a model of each challenge, and no other")
             for spec in (spec for key in _SPECS for spec in view.get(key, {}).values()):
                 self._vouched(spec)
         except (msgspec.MsgspecError, zstandard.ZstdError, ValueError, TypeError) as error:
@@ -266,4 +269,6 @@ def _read(view: Any) -> State:
         raise ValueError("something else")
     if "last_good" in view:
         raise ValueError("what they were, too")
+    if not all(isinstance(view.get(key, {}), dict) for key in ("challengers", *_SPECS)):
+        raise ValueError("something else in the place of challengers and definitions")
     return view

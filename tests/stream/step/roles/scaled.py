@@ -97,6 +97,20 @@ class Part:
         return done
 
 
+def assert_goes_on(part: Part, cut: int) -> None:
+    """A process replays to the same bits, and from its state after ``cut`` steps, too."""
+    again, restored = Part(part.config), Part(part.config)
+    for batch in part.batches[:cut]:
+        again.engine.step(batch)
+    restored.engine.restore(again.engine.state(), again.engine.rows())
+    for batch in part.batches[cut:]:
+        again.engine.step(batch)
+        restored.engine.step(batch)
+    wanted = part.engine.digest, part.engine.state_digest()
+    assert (again.engine.digest, again.engine.state_digest()) == wanted
+    assert (restored.engine.digest, restored.engine.state_digest()) == wanted
+
+
 class Scaled:
     """Scorers and a learner, one step of each at a time.
 

@@ -19,8 +19,8 @@ from stream.step.roles.examples import Reader, meaning
 from stream.step.roles.move import take_over
 from stream.step.roles.versions import viewed
 from tests.stream.step.lifecycle.test_reactions import LINEAR, PRIOR
-from tests.stream.step.roles.scaled import Part, Scaled, partition, raw, whole
-from tests.support.factory import decoded, event, reasons, traffic
+from tests.stream.step.roles.scaled import Part, Scaled, assert_goes_on, partition, raw, whole
+from tests.support.factory import event, reasons, traffic
 
 RIPE = 200
 EASY = {"block": "30m", "rows": 20, "alpha": 0.2}
@@ -76,12 +76,6 @@ def fed(many: Scaled, parts: list[list[tuple[str, list[Any]]]]) -> None:
 
 def _home(value: dict[str, Any], partitions: int) -> int:
     return partition(event(int(value["id"][1:])), partitions)
-
-
-def trail(part: Part, made: list[Any]) -> list[str]:
-    """Events of challengers in what a process wrote."""
-    found = [r["event"] for out in made for r in decoded(list(out.audit))]
-    return [e for e in found if e.startswith("challenger")]
 
 
 # ---------------------------------------------------------------------- as made
@@ -181,17 +175,7 @@ def test_all_go_on_from_their_state_and_replay_to_the_same_bits(tmp_path: Path) 
     assert many.learner.engine.challengers.counts["challenger_promoted/prior"] == 1
     for part in (many.learner, *many.scorers):
         for share in (3, 8):
-            cut, again = share * len(part.batches) // 10, Part(part.config)
-            for batch in part.batches[:cut]:
-                again.engine.step(batch)
-            restored = Part(part.config)
-            restored.engine.restore(again.engine.state(), again.engine.rows())
-            for batch in part.batches[cut:]:
-                again.engine.step(batch)
-                restored.engine.step(batch)
-            wanted = part.engine.digest, part.engine.state_digest()
-            assert (again.engine.digest, again.engine.state_digest()) == wanted
-            assert (restored.engine.digest, restored.engine.state_digest()) == wanted
+            assert_goes_on(part, share * len(part.batches) // 10)
 
 
 def test_what_ends_at_the_learner_is_scored_no_more(tmp_path: Path) -> None:
@@ -257,21 +241,40 @@ def test_a_whole_ensemble_challenges_in_one_process_alone(tmp_path: Path) -> Non
         assert "expected shard.role = 'all'" in letter.error
 
 
-def test_a_definition_that_names_code_is_not_taken_from_a_record(tmp_path: Path) -> None:
-    """A version with one is a dead letter: only what a member of the file names may run."""
+@pytest.mark.parametrize(
+    ("crafted", "said"),
+    [
+        (
+            {"specs": {"prior": {"type": "river", "model": "os.system"}}},
+            "Expected code that a member of the configuration names",
+        ),
+        ({"specs": [1]}, "something else in the place of challengers and definitions"),
+        ({"challengers": [1]}, "something else in the place of challengers and definitions"),
+        ({"led": [["prior", 1, 1, True]]}, "a model of each challenge, and no other"),
+        ({"led": [[1]]}, "expected members"),
+        ({"last_good": {}}, "what they were, too"),
+    ],
+)
+def test_a_crafted_version_is_not_taken_over(
+    tmp_path: Path, crafted: dict[str, Any], said: str
+) -> None:
+    """It is a dead letter: of code only what a member of the file names may run, and a challenge
+    has a model."""
     many = Scaled(tree(tmp_path))
     fed(many, traffic(160))
     engine, topic = many.learner.engine, many.scorers[0].config.models_topic
-    view = viewed(engine.ensemble) | {"specs": {"prior": {"type": "river", "model": "os.system"}}}
     version = engine.versions.current
-    crafted = stream.step.roles.versions.pieces(
-        view, version._replace(number=version.number + 1), meaning(many.learner.config)
+    made = stream.step.roles.versions.pieces(
+        viewed(engine.ensemble) | crafted,
+        version._replace(number=version.number + 1),
+        meaning(many.learner.config),
     )
     before = many.scorers[0].engine.ensemble.digest()
-    out = many.scorers[0].step((topic, 0, [r.value for r in crafted]))
+    out = many.scorers[0].step((topic, 0, [r.value for r in made]))
     assert reasons(out.dead_letters) == ["foreign"]
-    assert "Expected code that a member of the configuration names" in out.dead_letters[0].error
+    assert said in out.dead_letters[0].error
     assert many.scorers[0].engine.ensemble.digest() == before
+    many.score(0, ("events", 0, [event(200)]))
 
 
 def test_crafted_links_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,16 @@ from stream.step.reconfigure import Irreconcilable, compare, reconfigure
 from stream.step.roles import versions
 from stream.step.roles.examples import Reader, meaning, told_meaning
 from stream.step.roles.versions import viewed
-from tests.stream.step.roles.scaled import Part, Scaled, contents, of_role, partition, raw, whole
+from tests.stream.step.roles.scaled import (
+    Part,
+    Scaled,
+    assert_goes_on,
+    contents,
+    of_role,
+    partition,
+    raw,
+    whole,
+)
 from tests.support.factory import event, label, reasons, traffic
 
 TARGETS: dict[str, dict[str, Any]] = {
@@ -134,16 +143,7 @@ def test_scorers_and_learner_go_on_from_their_state_and_replay_to_the_same_bits(
     many = scaled(tmp_path)
     fed(many)
     for part in (many.learner, *many.scorers):
-        half, again, restored = len(part.batches) // 2, Part(part.config), Part(part.config)
-        for batch in part.batches[:half]:
-            again.engine.step(batch)
-        restored.engine.restore(again.engine.state(), again.engine.rows())
-        for batch in part.batches[half:]:
-            again.engine.step(batch)
-            restored.engine.step(batch)
-        wanted = part.engine.digest, part.engine.state_digest()
-        assert (again.engine.digest, again.engine.state_digest()) == wanted
-        assert (restored.engine.digest, restored.engine.state_digest()) == wanted
+        assert_goes_on(part, len(part.batches) // 2)
 
 
 def test_a_version_in_pieces_is_taken_over_once_it_is_whole(

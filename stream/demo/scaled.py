@@ -285,7 +285,7 @@ def _play(
     try:
         _show(processes, feeder, seconds, console)
     except KeyboardInterrupt:
-        pass
+        pass  # who watches has seen enough: all ends in order
     finally:
         stop.set()
         feeder.join()

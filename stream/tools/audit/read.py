@@ -72,7 +72,7 @@ def moment(text: str, now_ms: int) -> int:
     try:
         return now_ms - parse_duration(text)
     except ValueError:
-        pass
+        pass  # no duration: a time, or neither
     try:
         return TIME_RULES["rfc3339"].read(json.dumps(text).encode())
     except (ValueError, msgspec.MsgspecError) as error:

@@ -4,13 +4,18 @@ Run ``python -m benchmarks.scale.handbook --data PATH --scorers 4 --every 1h``. 
 those of a service, with lists in place of topics between them: payments go to the scorer of their
 customer, terminals are known to all by what scorers tell each other, labels come 7 days late.
 Records take ``--hop`` of event time from one process to the next; a broker takes far less.
-``--one`` runs one process as well.
+``--one`` runs one process as well; ``--scorers 0`` one process alone, a hop at a time too.
+
+With ``--shared`` scorers take no versions over: they score by the learner's own members, as the hop
+before has left them. Scores are bit for bit those of a version every hop
+(``tests/project/test_scale.py``), of which ``--hop 10s`` would make a million.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 import time
 import tomllib
@@ -70,27 +75,37 @@ class Process:
 
 
 class Service:
-    """Scorers and their learner, a hop of event time at a time; ``changes``: of the file."""
+    """Scorers and their learner, a hop of event time at a time; ``changes``: of the file.
+
+    Without ``scorers`` one process, which does all. ``shared``: see the module.
+    """
 
     kind: type[Process] = Process
 
-    def __init__(self, path: Path, scorers: int, every: str, **changes: Any) -> None:
+    def __init__(
+        self, path: Path, scorers: int, every: str, shared: bool = False, **changes: Any
+    ) -> None:
         tree = tomllib.loads(path.read_text(encoding="utf-8")) | changes
         tree["log"] = {"type": "kafka", "bootstrap": "127.0.0.1:9"}  # nobody connects
-        tree["topics"] = {"partitions": scorers}
+        tree["topics"] = {"partitions": max(scorers, 1)}
         shard = changes.get("shard", {}) | {"count": scorers, "every": every}
-        self.scorers = [
-            self.kind(parse(tree | {"shard": shard | {"role": "scorer", "index": i}}, str(path)))
-            for i in range(scorers)
-        ]
-        self.learner = self.kind(parse(tree | {"shard": shard | {"role": "learner"}}, str(path)))
+        shards = [shard | {"role": "scorer", "index": i} for i in range(scorers)]
+        shards += [shard | {"role": "learner"} if scorers else {}]
+        self.processes = [self.kind(parse(tree | {"shard": own}, str(path))) for own in shards]
+        self.learner = self.processes[-1]
+        self.scorers = self.processes[:-1] or self.processes
+        self.unread: set[str] = set()
+        if shared:
+            self.unread.add(self.learner.config.models_topic)
+            for scorer in self.scorers:  # which take their steps before the learner takes its own
+                scorer.engine.ensemble.__dict__ = vars(self.learner.engine.ensemble)
         self.ids: list[str] = []
         self.scores: list[Any] = []
         self.bytes: dict[str, int] = defaultdict(int)
 
     def hop(self, clock_ms: int) -> None:
         """A step of each process with what stood in its topics before."""
-        made = [process.step(clock_ms) for process in (*self.scorers, self.learner)]
+        made = [process.step(clock_ms) for process in self.processes]
         for out in made:
             for scored in () if out is None else out.scored:
                 self.ids += scored.ids
@@ -100,8 +115,8 @@ class Service:
 
     def _hand(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Each record to all processes that read its partition."""
-        for process in (*self.scorers, self.learner):
-            if topic in process.config.inputs:
+        for process in self.processes:
+            if topic in process.config.inputs and topic not in self.unread:
                 for r in records:
                     if process.config.reads(topic, r.partition or 0):
                         process.waiting[topic, r.partition or 0].append(r.value or b"")
@@ -119,8 +134,12 @@ def hops(payments: Payments, hop_ms: int) -> Iterator[tuple[int, slice, slice]]:
         before, told = e, y
 
 
-def play(service: Service, payments: Payments, hop_ms: int) -> None:
-    """All payments, and the labels that come by the last of them."""
+def play(service: Service, payments: Payments, hop_ms: int, order: int | None = None) -> None:
+    """All payments, and the labels that come by the last of them.
+
+    ``order``: seed of another order of the labels that come in one hop.
+    """
+    rng = None if order is None else random.Random(order)
     n = len(service.scorers)
     homes: I64 = np.array([xxhash.xxh3_64_intdigest(b"%d" % c) % n for c in range(100_000)])
     if payments.customer.max() >= len(homes):
@@ -141,7 +160,10 @@ def play(service: Service, payments: Payments, hop_ms: int) -> None:
                 b'"terminal_id":"%d"}' % (i, at, repr(amount).encode(), customer, terminal)
             )
             service.scorers[p].waiting["events", p].append(event)
-        for i, _, _, _, _, fraud, p in rows[labels]:
+        told = rows[labels]
+        if rng is not None:
+            rng.shuffle(told)
+        for i, _, _, _, _, fraud, p in told:
             label = b'{"transaction_id":"%d","is_fraud":%d}' % (i, fraud)
             service.scorers[p].waiting["labels", p].append(label)
         service.hop(end_ms)
@@ -149,21 +171,23 @@ def play(service: Service, payments: Payments, hop_ms: int) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Figures of the service, and of one process where asked for."""
-    payments = read_payments(options.data)
-    firsts = weeks_of(options.period)
-    service = Service(options.config, options.scorers, options.every)
+    whole, firsts = read_payments(options.data), weeks_of(options.period)
+    n = int(np.searchsorted(whole.day, firsts[-1] + 7))  # what comes later is judged by nobody
+    payments = Payments(*(column[:n] for column in whole))
+    service = Service(options.config, options.scorers, options.every, options.shared)
     started = time.perf_counter()
-    play(service, payments, parse_duration(options.hop))
+    play(service, payments, parse_duration(options.hop), options.order)
     took_s = time.perf_counter() - started
     found: dict[str, Any] = {
         "scorers": options.scorers,
-        "every": options.every,
         "hop": options.hop,
-        "versions": service.learner.engine.counts["versions"],
+        "order": options.order,
+        "every": options.hop if options.shared else options.every,
+        "versions": None if options.shared else service.learner.engine.counts["versions"],
         "risk_lacking": sum(s.engine.counts["risk.lacking"] for s in service.scorers),
         "dead_letters": sum(
             n
-            for process in (*service.scorers, service.learner)
+            for process in service.processes
             for name, n in process.engine.counts.items()
             if name.startswith("dead.")
         ),
@@ -176,14 +200,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         path = options.scores_out or Path(directory) / "scores.parquet"
         pq.write_table(pa.table({"id": service.ids, "score": np.concatenate(service.scores)}), path)
-        scores = {"scorers and a learner": read_scores(path, payments)["ensemble"]}
+        scores = {"hop by hop": read_scores(path, payments)["ensemble"]}
         if options.one:
             one = Path(directory) / "one.parquet"
             found["one"] = evaluate(options.config, options.data, one)
-            scores["one process"] = read_scores(one, payments)["ensemble"]
+            scores["one process"] = read_scores(one, whole)["ensemble"][:n]
     judged = found["judged"] = {name: judge(payments, p, firsts) for name, p in scores.items()}
     if options.one:
-        many, one = (judged[name]["ap"] for name in ("scorers and a learner", "one process"))
+        many, one = (judged[name]["ap"] for name in ("hop by hop", "one process"))
         found["targets"] = {"ap_apart": target(abs(many - one), 0.002, at_least=False)}
     return found
 
@@ -193,9 +217,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="the payments, Parquet")
     parser.add_argument("--config", type=Path, default=Path("examples/handbook.toml"))
-    parser.add_argument("--scorers", type=int, default=4)
+    parser.add_argument("--scorers", type=int, default=4, help="0: one process that does all")
     parser.add_argument("--every", default="1h", help="event time between two versions")
     parser.add_argument("--hop", default="10m", help="event time from one process to the next")
+    parser.add_argument(
+        "--shared", action="store_true", help="score by the learner's own members: a version a hop"
+    )
+    parser.add_argument("--order", type=int, help="seed of another order of each hop's labels")
     parser.add_argument("--period", choices=("validation", "final"), default="final")
     parser.add_argument("--one", action="store_true", help="run one process as well")
     parser.add_argument("--scores-out", type=Path, help="keep the scores, Parquet")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import SUITES
+from benchmarks.handbook.protocol import Payments
 from benchmarks.scale import labels
+from benchmarks.scale.handbook import Service, play
 from benchmarks.scale.model import measure, modelled, picture
 from benchmarks.scale.versions import BATCH
 
@@ -36,6 +39,38 @@ def test_labels_in_any_partition_are_measured_by_what_is_handed_on() -> None:
     found = labels.measure(2 * BATCH, 1, (2,))["2"]
     assert found["routes_bytes"] > 16
     assert min(found["any_us"]["min"], found["partition_us"]["min"], found["all_read_all_us"]) > 0
+
+
+def played(
+    scorers: int, shared: bool = False, order: int | None = None
+) -> tuple[list[str], list[float], str]:
+    """Ids, scores and the members' digest after nine days of payments, six hours a hop."""
+    rng, n = np.random.default_rng(5), 1500
+    times = np.sort(rng.integers(0, 9 * 86_400, n)) + 1_522_540_800
+    customer, terminal = rng.integers(0, 50, n), rng.integers(0, 20, n)
+    fraud = (rng.random(n) < 0.1).astype(np.int64)
+    amount = rng.exponential(50, n).round(2)
+    payments = Payments(np.arange(n), times, times // 86_400, customer, terminal, amount, fraud)
+    service = Service(Path("examples/handbook.toml"), scorers, "1ms", shared)
+    play(service, payments, 6 * 3_600_000, order)
+    scores = np.concatenate(service.scores).tolist()
+    return service.ids, scores, service.learner.engine.ensemble.digest()
+
+
+def test_scorers_that_share_the_members_score_as_by_a_version_every_hop() -> None:
+    """What is measured without versions is what they would give, to the last bit."""
+    ids, scores, digest = played(3)
+    assert (ids, scores, digest) == played(3, shared=True)
+    assert len(set(ids)) == 1500
+    assert len(set(scores)) > 200  # two days of them by members that have learned
+
+
+def test_labels_of_a_hop_come_in_another_order_by_a_seed() -> None:
+    """One process alone: as many learned, by members that are others, alike for one seed."""
+    straight, one, again, two = (played(0, order=order) for order in (None, 1, 1, 2))
+    assert one == again
+    assert len({straight[2], one[2], two[2]}) == 3
+    assert straight[0] == one[0]
 
 
 def test_each_figure_of_a_table_is_one_that_its_program_gives() -> None:

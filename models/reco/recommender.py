@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BOOL, F64, U64, contiguous
+from models.base import BOOL, F64, U64, State, contiguous
 from models.kernels.reco import walk as kernels
 from models.kernels.reco.cooccurrence import cooccurrence
 from models.kernels.reco.ease import ease
@@ -24,7 +24,7 @@ from models.kernels.reco.sessions import sessions
 from models.kernels.reco.stack import stack
 from models.kernels.reco.tables import tables
 from models.reco.layout import LAYOUT
-from models.reco.parts import Sizes
+from models.reco.parts import Sizes, copies, take, used
 from models.reco.settings import RecoSettings, Seen
 from models.reco.tabled import Tabled
 
@@ -148,19 +148,45 @@ class Recommender(Tabled):
         columns = kernels.Rows(*(contiguous(a, t) for a, t in zip(given, _TYPES, strict=True)))
         m = len(self.names)
         ranks = np.zeros((n if judge else 0, m + 2), np.int32)
-        done = self._walk(columns, 0, ranks)
-        while done < n:
-            self._make_room()
-            done = self._walk(columns, done, ranks)
+        self._through(columns, kernels.LEARN, ranks)
         if not judge:
             return None
         again = ranks[:, m] == kernels.TAKEN
         ranks[again, : m + 1] = 0
         return Judged((*self.names, "stack"), ranks[:, : m + 1], ranks[:, m + 1], again)
 
-    def _walk(self, columns: Interactions, first: int, ranks: I32) -> int:
+    def follow(self, given: Interactions, choices: State) -> None:
+        """Become what another became by learning these rows, but for what only learning reads.
+
+        ``choices``: what its :meth:`choices` were then. No item is scored: that is nearly all of
+        the work. Raises :class:`StateError` where ``choices`` does not fit.
+        """
+        columns = kernels.Rows(*(contiguous(a, t) for a, t in zip(given, _TYPES, strict=True)))
+        self._through(columns, kernels.FOLLOW, _NO_RANKS)
+        take(self._all.stack, _CHOICES, self._sizes(), choices, "stack")
+
+    def choices(self) -> State:
+        """What the stack makes its choices by, as copies."""
+        return copies(used(self._all.stack, _CHOICES, self._sizes()), _CHOICES)
+
+    def view(self) -> State:
+        """See :meth:`Learner.view`: without how sure the stack is of its weights."""
+        return self.state() | {"stack": self.choices()}
+
+    def restore_view(self, view: State) -> None:
+        """See :meth:`Learner.restore_view`: it may :meth:`follow` on."""
+        own = self._all.stack
+        known = {name: getattr(own, name).copy() for name in self._held["stack"] if name in _UNSEEN}
+        self.restore(view | {"stack": view.get("stack", {}) | known})
+
+    def _through(self, columns: Interactions, mode: int, ranks: I32) -> None:
+        n, done = len(columns.time_ms), 0
         nothing = (_NONE, _NONE, _NONE)
-        return int(kernels.walk(columns, first, kernels.LEARN, 0, 0, ranks, *nothing, self._all))
+        while True:
+            done = int(kernels.walk(columns, done, mode, 0, 0, ranks, *nothing, self._all))
+            if done == n:
+                return
+            self._make_room()
 
     def _grow(self) -> None:
         super()._grow()
@@ -261,6 +287,12 @@ _SEEN: dict[Seen, int] = {
     "exclude": kernels.EXCLUDE,
     "include": kernels.INCLUDE,
     "decay": kernels.DECAY,
+}
+_UNSEEN = frozenset(["spread"])
+_CHOICES = {
+    name: column
+    for name, column in LAYOUT["stack"].items()
+    if column.role is not None and name not in _UNSEEN
 }
 _NONE = np.zeros(0, np.uint64)
 _NO_COLUMNS = (_NONE, np.zeros(0), np.zeros(0))

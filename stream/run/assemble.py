@@ -37,7 +37,9 @@ from stream.step.engine import Engine
 from stream.step.lifecycle.history import History
 from stream.step.pending.store import Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
+from stream.step.ranking.learner import RankingLearner
 from stream.step.ranking.rerank import SIDE, Parts
+from stream.step.ranking.scorer import RankingScorer
 from stream.step.roles.learner import LearnerEngine
 from stream.step.roles.scorer import ScorerEngine
 from stream.step.scoring import OtherEngine, ScoringEngine, other
@@ -145,7 +147,8 @@ def build_ranking(
         second = _second_stage(config, group)
         group, row = second.ensemble, _row_of_lists(config, second.features)
     names = ("ensemble", *reco.members.names)
-    return RankingEngine(
+    kinds = {"all": RankingEngine, "scorer": RankingScorer, "learner": RankingLearner}
+    return kinds[config.shard.role](
         config,
         group,
         Pending(

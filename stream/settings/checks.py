@@ -380,8 +380,8 @@ def _reasons(config: Config) -> Iterator[str]:
 def _shard(config: Config) -> Iterator[str]:
     """One of many processes has a place among them, Kafka, and nothing that it would do in part.
 
-    A scorer sees the events of its partitions alone: windows are of `shard.entity`. The guard,
-    classes that enter by their labels and rankings are for `role = "all"`.
+    A scorer sees the events of its partitions alone: windows are of `shard.entity`. The guard and
+    classes that enter by their labels are for `role = "all"`.
     """
     shard, topics = config.shard, config.topics
     if shard.role == "all":
@@ -403,11 +403,14 @@ def _shard(config: Config) -> Iterator[str]:
         yield f"shard.service: expected none, it is set by itself, got {shard.service!r}"
     yield from _shard_log(config)
     yield from _shard_entities(config)
-    kind, worse = config.target.type, config.guard.on_worse
+    worse = config.guard.on_worse
     most = getattr(config.target, "max_classes", None)
+    ranks = config.reco is not None
     for key, got, refused in (
-        ("target.type", kind, kind == "ranking"),
         ("target.max_classes", most, most is not None),
+        ("members", [m.name for m in config.members], ranks and bool(config.members)),
+        ("shard.labels", shard.labels, ranks and shard.labels != "partition"),
+        ("shard.entity", shard.entity, ranks and shard.entity not in (None, "user")),
         ("guard.on_worse", worse, worse != "none"),
     ):
         if refused:

@@ -114,7 +114,7 @@ scores. The first is the member's ranking."""
 EXCLUDE, INCLUDE, DECAY = range(3)
 """What a user took is not shown to him, is, or the less the later he took it."""
 
-RANK, LEARN = 1, 2
+RANK, LEARN, FOLLOW = 1, 2, 3
 """What a walk does."""
 
 LIMIT = 5000
@@ -525,6 +525,8 @@ def walk(
     item that was not known, ``TAKEN`` of one that is not shown again, and how many its user took
     before; without rows none is noted.
 
+    ``FOLLOW``: the same for all but the stack, which learns nothing: no item is scored.
+
     ``RANK``: score for the row's user what may be shown to him, what he took as ``seen`` says, and
     at least ``count`` candidates as far as there are; of ``only`` these items where there are any,
     never those of ``never``; ``given``: the items that he looks at, which count as his last. The
@@ -533,7 +535,7 @@ def walk(
     nothing = ranks[:0, 0] if len(ranks) == 0 else ranks[0, :0]
     for i in range(first, len(rows.time_ms)):
         who = rows.user[i] if rows.user[i] != 0 else rows.session[i]
-        if mode == LEARN:
+        if mode != RANK:
             room = 2 * a.users.history[0] + a.users.scalars[ARENA] <= len(a.users.arena)
             if not (room and has_room(a.items) and has_room(a.users)):
                 return i
@@ -545,9 +547,10 @@ def walk(
         gap = _gap(a, user, rows.time_ms[i])
         if mode == RANK:
             return _rank(a, user, gap, seen, count, only, never, given)
-        context = context_of(a.users, user, gap, a.control[SITTING_MS])
-        item = find(a.items, rows.item[i])
-        _choose(a, user, context, item, rows.weight[i], ranks[i] if len(ranks) else nothing)
+        if mode == LEARN:
+            context = context_of(a.users, user, gap, a.control[SITTING_MS])
+            item = find(a.items, rows.item[i])
+            _choose(a, user, context, item, rows.weight[i], ranks[i] if len(ranks) else nothing)
         _learn_row(a, rows, i, user, gap)
     return len(rows.time_ms)
 

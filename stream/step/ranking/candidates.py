@@ -24,6 +24,7 @@ from models.reco.recommender import Request as Question
 from stream.contract.hashing import hash_text
 from stream.decode.feedback import Rank, Ranking, Recommend
 from stream.settings.ranking import RECOMMENDER, RankingSettings
+from stream.step.ranking.ahead import NOTHING, Ahead, Late
 from stream.step.ranking.answers import Place
 from stream.step.ranking.rerank import Asked, Reranker, Rows
 
@@ -76,7 +77,14 @@ class Candidates:
         How lists are drawn of them; without ``explore`` the best, in order.
     reranker : Reranker or None
         Puts the best of them in another order.
+
+    Attributes
+    ----------
+    ahead : Ahead or None
+        What users did that is not learned yet, of a process that learns elsewhere.
     """
+
+    ahead: Ahead | None = None
 
     def __init__(
         self,
@@ -118,13 +126,15 @@ class Candidates:
         excluded = np.setdiff1d(never, out)
         left_out = {"kept_out": _common(keys, out), "excluded": _common(keys, excluded)}
         never = np.union1d(out, never)
+        user, session, late = self._who(what)
         if (what.seen or self._recommender.settings.seen) == "exclude":
-            whose = key_of(what.user) or key_of(what.session)
-            never = np.union1d(never, self._also_seen.of(whose))
+            seen = self._also_seen.of(user or session)
+            never = np.unique(np.concatenate([never, seen, late.took, late.seen]))
+        looks = late.took if given is None else np.concatenate([late.took, given])
         ranked = self._recommender.rank(
             Question(
-                *(time_ms, key_of(what.user), key_of(what.session), keys, most, never, what.seen),
-                given if items else None,
+                *(time_ms, user, session, keys, most, never, what.seen),
+                looks if len(looks) else None,
             )
         )
         unknown = self._unknown(keys, never)
@@ -136,6 +146,12 @@ class Candidates:
         every = np.concatenate([ranked.items, unknown])
         made = Found(ranked, every, texts, {why: n for why, n in left_out.items() if n})
         return made if self._reranker is None else _reranked(self._reranker, made, what, time_ms)
+
+    def _who(self, what: Rank | Recommend) -> tuple[int, int, Late]:
+        """For whom it is, nobody where he was deleted, and what he did that is not learned yet."""
+        user, session = key_of(what.user), key_of(what.session)
+        late = NOTHING if self.ahead is None else self.ahead.of(user or session)
+        return (0, 0, late) if late.gone else (user, session, late)
 
     def rows(self, what: Ranking, texts: list[str], time_ms: int) -> Rows | None:
         """The items of a list that somebody else made, as members score them now."""

@@ -76,7 +76,7 @@ LIST_ROW = np.dtype(
 twice within the horizon."""
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Interactions that wait to be learned together, as columns, and the rows to be held."""
 
     time_ms: list[int]
@@ -89,8 +89,20 @@ class _Run(NamedTuple):
     held_ms: list[int]
 
     @classmethod
-    def empty(cls) -> _Run:
+    def empty(cls) -> Run:
+        """Nothing waits."""
         return cls([], [], [], [], [], [], {}, [])
+
+    def given(self) -> Interactions:
+        """The interactions, as learners take them."""
+        return Interactions(
+            np.array(self.time_ms, np.int64),
+            np.array(self.user, np.uint64),
+            np.array(self.session, np.uint64),
+            np.array(self.item, np.uint64),
+            np.array(self.weight, np.float64),
+            np.array(self.value, np.float64),
+        )
 
 
 class RankingEngine(Engine):
@@ -156,7 +168,7 @@ class RankingEngine(Engine):
         self._watermark_ms = 0
         self._horizon_ms = config.label.horizon
         self._slack_ms = max(1, config.label.horizon // PARTS)
-        self._run = _Run.empty()
+        self._run = Run.empty()
         self._handlers |= {config.topics.events: self._records, config.topics.labels: self._none}
 
     @property
@@ -208,14 +220,18 @@ class RankingEngine(Engine):
         if isinstance(what, Ranking):
             self._reported(what, time_ms, out)
             return None
+        self._told(what, time_ms)
+        self.counts[f"feedback.{_KIND[type(what)]}"] += 1
+        return None
+
+    def _told(self, what: Item | User | Delete, time_ms: int) -> None:
+        """What is known of an item or a user changes; nothing waits to be learned."""
         if isinstance(what, Item):
             self._item(what, time_ms)
         elif isinstance(what, Delete):
             self._delete(what)
         elif self.reranker is not None:
             self.reranker.users.told(hash_text(what.user), self.reranker.told(what))
-        self.counts[f"feedback.{_KIND[type(what)]}"] += 1
-        return None
 
     def _pass(self, time_ms: int, out: Made) -> None:
         """Let time pass: lists leave whose horizon is over."""
@@ -249,30 +265,40 @@ class RankingEngine(Engine):
         key = hash_text(f"interaction\0{what.id}") if what.id else 0
         if key and self._is_held(key, out):
             return "duplicate_event", f"an interaction with the id {what.id!r} was taken before"
+        if key:
+            self._run.ids[key] = None
+            self._run.held_ms.append(self._watermark_ms)
+        self.counts["feedback.interaction"] += 1
+        self._done(what, time_ms, out)
+        return None
+
+    def _done(self, what: Interaction, time_ms: int, out: Made) -> None:
+        """A user has done this: his list knows, and it waits to be learned."""
+        if self._waits(what, time_ms) and what.ranking is not None:
+            self._hit(what.ranking, what.item, time_ms, out)
+
+    def _waits(self, what: Interaction, time_ms: int) -> bool:
+        """An interaction waits to be learned; whether it is a positive."""
         item = hash_text(what.item)
         self.catalogue.heard(item, what.item, time_ms)
-        value = math.nan if what.value is None else what.value
-        run = self._run
+        run, (weight, seen) = self._run, self._counts_for(what)
         run.time_ms.append(time_ms)
         run.user.append(key_of(what.user))
         run.session.append(key_of(what.session))
         run.item.append(item)
-        run.weight.append(self._weight(what.type, value))
-        run.value.append(value)
-        if run.weight[-1] == 0.0 and any(c.holds(what.type, value) for c in self._seen_too):
+        run.weight.append(weight)
+        run.value.append(_value(what))
+        if seen:
             self.also_seen.add(run.user[-1] or run.session[-1], item)
-        if key:
-            run.ids[key] = None
-            run.held_ms.append(self._watermark_ms)
-        self.counts["feedback.interaction"] += 1
-        if what.ranking is not None and run.weight[-1] > 0.0:
-            self._hit(what.ranking, what.item, time_ms, out)
-        return None
+        return weight > 0.0
 
-    def _weight(self, kind: str, value: float) -> float:
-        if not self._conditions:
-            return 1.0
-        return next((c.weight for c in self._conditions if c.holds(kind, value)), 0.0)
+    def _counts_for(self, what: Interaction) -> tuple[float, bool]:
+        """What an interaction counts for, and whether it only tells that the item was seen."""
+        value, weight = _value(what), 1.0
+        if self._conditions:
+            said = (c.weight for c in self._conditions if c.holds(what.type, value))
+            weight = next(said, 0.0)
+        return weight, weight == 0.0 and any(c.holds(what.type, value) for c in self._seen_too)
 
     def _is_held(self, key: int, out: Made) -> bool:
         """Whether a record with this id came within the horizon."""
@@ -282,7 +308,7 @@ class RankingEngine(Engine):
 
     def _hit(self, ranking: str, item: str, time_ms: int, out: Made) -> None:
         """An item of a list was taken."""
-        number = self.pending.find(_one(_place(ranking, item)))
+        number = self.pending.find(_one(place_id(ranking, item)))
         if number[0] < 0:
             self.counts["hits.unknown"] += 1
         elif math.isnan(self.pending.truth(number)[0]):
@@ -295,35 +321,41 @@ class RankingEngine(Engine):
 
     def _learn(self, out: Made) -> None:
         """Judge and learn the interactions that wait, in order."""
-        run, self._run = self._run, _Run.empty()
-        n = len(run.item)
-        if n == 0:
-            return
+        run = self._waited()
         self._hold_ids(run, out)
-        given = Interactions(
-            np.array(run.time_ms, np.int64),
-            np.array(run.user, np.uint64),
-            np.array(run.session, np.uint64),
-            np.array(run.item, np.uint64),
-            np.array(run.weight, np.float64),
-            np.array(run.value, np.float64),
-        )
+        if run.item:
+            self._teach(run.given(), out)
+
+    def _waited(self) -> Run:
+        """What waits, which it does no longer."""
+        run, self._run = self._run, Run.empty()
+        return run
+
+    @property
+    def _learners(self) -> list[str]:
+        """Those that learn now."""
         still = self.ensemble.frozen | self.ensemble.quarantined
-        learn = [name for name in self._settings.learners if name not in still]
+        return [name for name in self._settings.learners if name not in still]
+
+    def _teach(self, given: Interactions, out: Made) -> list[str]:
+        """Judge and learn interactions in order; the names of those who have learned them."""
+        n, learn = len(given.item), self._learners
         if not learn:
             self.counts["feedback.unlearned"] += n
-            return
+            return []
         self.auditor.before(n, learn)
         judged = self.recommender.learn(given, judge=True) if RECOMMENDER in learn else None
         foretold = self._foretell(given, RATINGS in learn)
-        for name in self.auditor.after(n, []):
+        held = self.auditor.after(n, [])
+        for name in held:
             self.counts[f"updates.{name}"] += n
         if judged is None:
             self.counts["feedback.unlearned"] += n
-            return
+            return held
         self.counts["learned"] += int((given.weight > 0.0).sum())
         self._judge(given, judged, foretold, out)
         self._forget_evicted()
+        return held
 
     def _foretell(self, given: Interactions, learn: bool) -> F64:
         """What ratings are foretold of interactions, before they are learned."""
@@ -353,7 +385,7 @@ class RankingEngine(Engine):
             Judged(times, every, judged.history, weight, repeat, given.value, foretold)
         )
 
-    def _hold_ids(self, run: _Run, out: Made) -> None:
+    def _hold_ids(self, run: Run, out: Made) -> None:
         if run.ids:
             rows = np.zeros(len(run.ids), self.pending.dtype)
             rows["id"], rows["event_time_ms"] = list(run.ids), run.held_ms
@@ -464,7 +496,7 @@ class RankingEngine(Engine):
         rows["event_time_ms"], rows["shown"][1:] = time_ms, True
         rows["id"] = [
             hash_text(f"ranking\0{identifier}"),
-            *(_place(identifier, text) for text in texts),
+            *(place_id(identifier, text) for text in texts),
         ]
         self._known(self._hold(rows, out)[:1])
         self.counts["shown"] += len(texts)
@@ -545,11 +577,15 @@ class RankingEngine(Engine):
         if self.reranker is not None:
             self.reranker.reactions.reconfigured(combiner_is_new)
 
+    def known(self) -> dict[str, Any]:
+        """What is known of items and users beside what the ensemble has learned, by its key in
+        :meth:`state`."""
+        return {"catalogue": self.catalogue, "also_seen": self.also_seen}
+
     def _parts(self) -> dict[str, Any]:
         return {
             "ensemble": self.ensemble,
-            "catalogue": self.catalogue,
-            "also_seen": self.also_seen,
+            **self.known(),
             "quality": self._ranked,
             "shown": self.shown,
             "value": self.value,
@@ -580,9 +616,13 @@ def _one(key: int) -> U64:
     return np.array([key], np.uint64)
 
 
-def _place(ranking: str, item: str) -> int:
-    """The id of an item in a list."""
+def place_id(ranking: str, item: str) -> int:
+    """What the item of a list is held by."""
     return hash_text(f"{ranking}\0{item}")
+
+
+def _value(what: Interaction) -> float:
+    return math.nan if what.value is None else what.value
 
 
 def _texts(value: Any) -> list[str]:

@@ -40,7 +40,8 @@ class Foreign(ValueError):
 
 def meaning(config: Config) -> str:
     """Digest of the settings that rows and members mean something under."""
-    return _meaning(config, "seed", "target", "features", "members", "ensemble")
+    ranks = () if config.reco is None else ("reco",)
+    return _meaning(config, "seed", "target", "features", "members", "ensemble", *ranks)
 
 
 def told_meaning(config: Config) -> str:

@@ -96,16 +96,15 @@ def viewed(ensemble: Ensemble, led: Sequence[Led] = ()) -> State:
     return found
 
 
-def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
-    """The records of a version, of what :func:`viewed` gave.
+def pieces(raw: bytes, version: Version, meant: str) -> list[NewRecord]:
+    """The records of a version that holds these bytes.
 
     ``meant``: see :func:`~stream.step.roles.examples.meaning`.
     """
-    raw = packed(view)
     if len(raw) > MOST_BYTES:
         raise StateError(
             f"version {version.number}: expected members of up to {MOST_BYTES:,} bytes, got"
-            f" {len(raw):,}; give them fewer columns, trees or weights"
+            f" {len(raw):,}; give them fewer columns, trees, weights or items"
         )
     data = zstandard.ZstdCompressor(LEVEL).compress(raw)
     starts = range(0, len(data), PIECE_BYTES)
@@ -119,16 +118,13 @@ def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
     ]
 
 
-class Incoming:
+class Joining:
     """The version that a scorer has taken over, and the pieces of the next one.
 
     Parameters
     ----------
     meant : str
         The :func:`~stream.step.roles.examples.meaning` of the settings.
-    crew : Crew
-    vouched : callable
-        Raises ``ValueError`` for a definition that may not come in a record.
 
     Attributes
     ----------
@@ -136,16 +132,14 @@ class Incoming:
         :data:`NONE` before the first.
     """
 
-    def __init__(self, meant: str, crew: Crew, vouched: Callable[[Any], None]) -> None:
+    def __init__(self, meant: str) -> None:
         self.current = NONE
         self._meant = meant
-        self._crew = crew
-        self._vouched = vouched
         self._pieces: list[bytes] = []
         self._number = 0  # of the version whose pieces these are
 
-    def take(self, raw: bytes | None) -> Coming | None:
-        """The next record; gives the version that it completes.
+    def join(self, raw: bytes | None) -> tuple[Version, bytes] | None:
+        """The next record; gives the version that it completes, compressed.
 
         Pieces of one that began before the oldest record are passed over. Raises :class:`Foreign`.
         """
@@ -167,6 +161,42 @@ class Incoming:
         if len(self._pieces) < piece.of:
             return None
         data, self._pieces = b"".join(self._pieces), []
+        return Version(piece.number, piece.at_ms, piece.digest), data
+
+    def state(self) -> State:
+        """See :meth:`models.base.Model.state`."""
+        own = {"number": self._number, "pieces": list(self._pieces)}
+        return {"current": list(self.current), "coming": own}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`models.base.Model.restore`."""
+        self.current = Version(*state["current"])
+        self._number, self._pieces = state["coming"]["number"], list(state["coming"]["pieces"])
+
+
+class Incoming(Joining):
+    """Versions of members whose events are scored.
+
+    Parameters
+    ----------
+    meant : str
+        The :func:`~stream.step.roles.examples.meaning` of the settings.
+    crew : Crew
+    vouched : callable
+        Raises ``ValueError`` for a definition that may not come in a record.
+    """
+
+    def __init__(self, meant: str, crew: Crew, vouched: Callable[[Any], None]) -> None:
+        super().__init__(meant)
+        self._crew = crew
+        self._vouched = vouched
+
+    def take(self, raw: bytes | None) -> Coming | None:
+        """The next record; gives the version that it completes. Raises :class:`Foreign`."""
+        joined = self.join(raw)
+        if joined is None:
+            return None
+        version, data = joined
         try:
             view = _read(unpacked(plain_bytes(data, MOST_BYTES)))
             members, roots = self._unpacked(view["members"])
@@ -179,9 +209,9 @@ class Incoming:
             for spec in (spec for key in _SPECS for spec in view.get(key, {}).values()):
                 self._vouched(spec)
         except (msgspec.MsgspecError, zstandard.ZstdError, ValueError, TypeError) as error:
-            raise Foreign(f"version {piece.number}: expected members, got {error}") from error
-        self.current = Version(piece.number, piece.at_ms, piece.digest)
-        return Coming(self.current, view, whole, roots, led)
+            raise Foreign(f"version {version.number}: expected members, got {error}") from error
+        self.current = version
+        return Coming(version, view, whole, roots, led)
 
     def _unpacked(self, packed: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, str]]:
         """Members, and digests of what they were packed as, side by side."""
@@ -193,16 +223,6 @@ class Incoming:
         made = self._crew.do(jobs)
         whole, roots = made[: len(packed)], made[len(packed) :]
         return dict(zip(packed, whole, strict=True)), dict(zip(packed, roots, strict=True))
-
-    def state(self) -> State:
-        """See :meth:`models.base.Model.state`."""
-        own = {"number": self._number, "pieces": list(self._pieces)}
-        return {"current": list(self.current), "coming": own}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`models.base.Model.restore`."""
-        self.current = Version(*state["current"])
-        self._number, self._pieces = state["coming"]["number"], list(state["coming"]["pieces"])
 
 
 class Outgoing:

@@ -87,7 +87,14 @@ LOOSE = {"kind": "number", "required": False}
             {"target": {"type": "classes", "classes": ["a"], "max_classes": 4}},
             "target.max_classes: expected shard.role = 'all'",
         ),
-        ({"target": {"type": "ranking"}}, "target.type: expected shard.role = 'all'"),
+        (
+            {"target": {"type": "ranking"}, "shard": {"role": "scorer", "labels": "any"}},
+            "shard.labels: expected shard.role = 'all'",
+        ),
+        (
+            {"target": {"type": "ranking"}, "shard": {"role": "scorer", "entity": "item"}},
+            "shard.entity: expected shard.role = 'all'",
+        ),
         (
             {"log": {"type": "embedded", "path": "log.db"}},
             "log.type: expected 'kafka' beside shard.role",

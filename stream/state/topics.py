@@ -90,7 +90,7 @@ def passed(
     those where records were deleted that nobody had read. Not of topics that were made ``anew``.
 
     None was where only markers of transactions stood in between, which the log's own account has
-    passed; and of versions of a service's members nobody misses one, since each is whole.
+    passed; and of versions of a service's members nobody misses one: each is whole, or asked for.
     """
     positions = standing.positions
     behind = {

@@ -147,9 +147,11 @@ class Group(Generic[L]):
             "quarantined": sorted(self._quarantined),
         }
 
-    def view(self) -> State:
-        """What scoring reads of :meth:`state`, without what stands beside the learners."""
-        views = {name: member.view() for name, member in self.members.items()}
+    def view(self, only: Sequence[str] | None = None) -> State:
+        """What scoring reads of :meth:`state`, without what stands beside the learners; of ``only``
+        these learners, where others have not changed."""
+        names = self.members if only is None else only
+        views = {name: self.members[name].view() for name in names}
         return {"names": list(self.names), "members": views, **self._own_state()}
 
     def view_digest(self, view: State, known: Mapping[str, str] | None = None) -> str:

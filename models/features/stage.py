@@ -136,9 +136,9 @@ class FeatureStage:
         Entity fields whose events are also taken in by other stages. Their tables of risk hold all
         of them, by :meth:`absorb`, and are exact for an event of time ``t`` that finds in them what
         happened up to ``t - delay_ms``, and nothing after ``t + slack_ms``.
-    spread : str, optional
-        The entity field by which events are spread over stages: of its entities is noted where
-        they came from (:meth:`note`), so that they can move to another stage.
+    spread : sequence of str
+        Entity fields by which events are spread over stages: of their entities is noted where they
+        came from (:meth:`note`), so that they can move to another stage.
 
     Raises
     ------
@@ -150,7 +150,7 @@ class FeatureStage:
         self,
         features: Sequence[Feature],
         shared: Sequence[str] = (),
-        spread: str | None = None,
+        spread: Sequence[str] = (),
     ) -> None:
         self._features = tuple(features)
         self._numbers = [f for f in features if isinstance(f, NumberFeature)]
@@ -250,7 +250,7 @@ class FeatureStage:
                 table.held.note(events.entities[table.entity], home)
 
     def homes(self) -> list[NDArray[np.int32]]:
-        """Of each table of the entity by which events are spread, where its entities came from."""
+        """Of each table of entities by which events are spread, where its entities came from."""
         return [table.held.homes() for table in self._tables if table.homes]
 
     def gather(self, parts: Sequence[FeatureStage], homes: Sequence[int]) -> None:
@@ -361,7 +361,7 @@ def _table_key(t: _Table) -> tuple[object, ...]:
 
 
 def _share_tables(
-    features: Sequence[Feature], shared: Sequence[str], spread: str | None
+    features: Sequence[Feature], shared: Sequence[str], spread: Sequence[str]
 ) -> list[_Table]:
     """One table for each entity, value, delay and bound; its windows are the features' together."""
     tables: dict[tuple[object, ...], _Table] = {}
@@ -376,7 +376,7 @@ def _share_tables(
         table.windows.update(f.windows)
         table.extremes |= not {"min", "max"}.isdisjoint(f.stats)
         table.shared = risk and f.entity in shared
-        table.homes = f.entity == spread
+        table.homes = f.entity in spread
     for table in tables.values():
         table.build()
     return list(tables.values())

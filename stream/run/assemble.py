@@ -82,8 +82,7 @@ def _parts(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None
 ) -> tuple[Any, ...]:
     """What an engine that scores events is made of."""
-    spread = config.entity if config.shard.role == "scorer" else None
-    features = FeatureStage(config.features, config.shared_entities, spread)
+    features = FeatureStage(config.features, config.shared_entities, config.spread)
     task = config.task()
     ensemble = _ensemble(config, features, task)
     names = ("ensemble", *ensemble.names)
@@ -163,7 +162,8 @@ def build_ranking(
 
 def _second_stage(config: Config, first: Group[Any]) -> Parts:
     """What puts the candidates of the first stage in order."""
-    features, task = FeatureStage(config.features), config.member_task()
+    features = FeatureStage(config.features, config.shared_entities, config.spread)
+    task = config.member_task()
     ensemble = _ensemble(config, features, task, first.members)
     make = ensemble.fresh
     ensemble.fresh = lambda name, number: (

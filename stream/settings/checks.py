@@ -408,7 +408,6 @@ def _shard(config: Config) -> Iterator[str]:
     ranks = config.reco is not None
     for key, got, refused in (
         ("target.max_classes", most, most is not None),
-        ("members", [m.name for m in config.members], ranks and bool(config.members)),
         ("shard.labels", shard.labels, ranks and shard.labels != "partition"),
         ("shard.entity", shard.entity, ranks and shard.entity not in (None, "user")),
         ("guard.on_worse", worse, worse != "none"),
@@ -434,7 +433,8 @@ def _shard_log(config: Config) -> Iterator[str]:
 
 def _shard_entities(config: Config) -> Iterator[str]:
     entities = [name for name, field in config.event.fields.items() if field.kind == "entity"]
-    entity = config.entity
+    entity, own = config.entity, config.own_entities
+    whose = " or ".join(map(repr, own))
     if config.shard.entity is not None and entity not in entities:
         known = ", ".join(entities) or "none"
         yield f"shard.entity: expected an entity field of event.fields ({known}), got {entity!r}"
@@ -448,16 +448,16 @@ def _shard_entities(config: Config) -> Iterator[str]:
                     f"event.fields.{feature.field}.default: expected a number, got none: where it "
                     f"is missing the mean stands in, and {_ALONE}"
                 )
-        if feature.type == "window" and feature.entity != entity:
+        if feature.type == "window" and feature.entity not in own:
             yield (
-                f"features[{i}].entity: expected {entity!r}, by which events are spread over "
+                f"features[{i}].entity: expected {whose}, by which events are spread over "
                 f"scorers (shard.entity), got {feature.entity!r}: {_ALONE}, and a window that "
                 "reaches up to the event cannot wait for the others. Take `type = 'risk'`, whose "
                 "windows end a delay ago, or leave it out"
             )
-        if feature.type == "risk" and feature.entity != entity and feature.delay == 0:
+        if feature.type == "risk" and feature.entity not in own and feature.delay == 0:
             yield (
-                f"features[{i}].delay: expected more than 0 of an entity other than {entity!r}, "
+                f"features[{i}].delay: expected more than 0 of an entity other than {whose}, "
                 "by which events are spread over scorers: what they tell each other takes time"
             )
 

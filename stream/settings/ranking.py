@@ -24,6 +24,8 @@ RANKING_EVENT = {
 """How a record of :mod:`stream.decode.feedback` writes its time, and whom it is about."""
 
 ROW_ENTITIES = ("user", "session", "item", "pair")
+OF_USER = ("user", "session", "pair")
+"""Those of them whose rows all are of one user, or of one session without a user."""
 UTILITY = "utility"
 """What each candidate has that ``[[members]]`` score, beside its fields: whom and what it is about
 (``pair``: this item for this user), and as numbers what the stack and each of ``reco.members`` say

@@ -39,6 +39,7 @@ from monitoring.audit.budgets import AuditSettings
 from monitoring.drift.settings import ChallengersSettings, DriftSettings, GuardSettings
 from stream.settings.paths import FieldName, JsonPath, place
 from stream.settings.ranking import (
+    OF_USER,
     RANKING_EVENT,
     ROW_ENTITIES,
     UTILITY,
@@ -673,6 +674,11 @@ def _of_rows(members: object) -> dict[str, str]:
     return dict.fromkeys(ROW_ENTITIES, "entity") | dict.fromkeys((UTILITY, *names), "number")
 
 
+def _is_number(name: str, field: object, rows: dict[str, str]) -> bool:
+    """Whether a file says more of a number of rows than that there is one, as its default."""
+    return rows.get(name) == "number" and isinstance(field, dict) and field.get("kind") == "number"
+
+
 def process(role: str, index: int) -> str:
     """What tells a process of a service from the others in names."""
     return role if role == "learner" else f"{role}-{index}"
@@ -721,7 +727,9 @@ class Config(Settings):
             event = RANKING_EVENT | event
             if raw.get("members") and isinstance(event["fields"], dict):
                 given = reco.get("members") if isinstance(reco, dict) else None
-                event["fields"] = event["fields"] | _of_rows(given)
+                rows = _of_rows(given)
+                said = {k: v for k, v in event["fields"].items() if _is_number(k, v, rows)}
+                event["fields"] = event["fields"] | rows | said
             raw = raw | {"event": event, "reco": reco}
         return raw
 
@@ -798,11 +806,27 @@ class Config(Settings):
         return self.shard.entity or next(entities, None)
 
     @property
+    def spread(self) -> tuple[str, ...]:
+        """Of a scorer the entities whose events it alone scores."""
+        if self.shard.role != "scorer":
+            return ()
+        return self.own_entities
+
+    @property
+    def own_entities(self) -> tuple[str, ...]:
+        """Entities whose events all stand in one partition: that by which they are spread over
+        partitions, and what there is only beside it."""
+        if self.reco is not None:
+            return OF_USER
+        return () if self.entity is None else (self.entity,)
+
+    @property
     def shared_entities(self) -> tuple[str, ...]:
         """Of a scorer the entities whose events others score too, of which it knows the risk."""
         if self.shard.role != "scorer" or self.shard.count == 1:
             return ()
-        found = (f.entity for f in self.features if f.type == "risk" and f.entity != self.entity)
+        own = self.own_entities
+        found = (f.entity for f in self.features if f.type == "risk" and f.entity not in own)
         return tuple(dict.fromkeys(found))
 
     @property

@@ -27,7 +27,13 @@ from stream.step.lifecycle.reactions import Reactions
 
 
 class Learning:
-    """Takes labelled rows in label order; ``counts`` are the engine's."""
+    """Takes labelled rows in label order; ``counts`` are the engine's.
+
+    Attributes
+    ----------
+    parts : tuple
+        What it was made of, for whoever takes its place.
+    """
 
     def __init__(
         self,
@@ -43,6 +49,10 @@ class Learning:
         counts: Counter[str],
         task: Task,
     ) -> None:
+        self.parts = (
+            *(features, ensemble, quality, drift, auditor, reactions, challengers, guard, history),
+            *(counts, task),
+        )
         self._task = task
         self._features = features
         self._ensemble = ensemble

@@ -169,6 +169,7 @@ class RankingEngine(Engine):
         self._horizon_ms = config.label.horizon
         self._slack_ms = max(1, config.label.horizon // PARTS)
         self._run = Run.empty()
+        self._home = 0  # the partition of the record under way
         self._handlers |= {config.topics.events: self._records, config.topics.labels: self._none}
 
     @property
@@ -203,6 +204,7 @@ class RankingEngine(Engine):
                 )
                 out.letters.append(DeadLetter(record, "event_time_ahead", error))
                 continue
+            self._home = record.partition
             self._pass(time_ms, out)
             refused = self._take(record, what, time_ms, out)
             if refused is not None:
@@ -489,7 +491,7 @@ class RankingEngine(Engine):
         keys = np.array([hash_text(text) for text in texts], np.uint64)
         rows = np.zeros(1 + len(texts), self.pending.dtype)
         if self.reranker is not None and scored is not None:
-            rows[1:] = self.reranker.shown(scored, keys)
+            rows[1:] = self.reranker.shown(scored, keys, self._home)
         rows["weight"] = math.nan
         if tells is not None:
             rows["weight"][1], rows["likely"][1] = tells.weight, (tells.best, tells.first)
@@ -578,14 +580,17 @@ class RankingEngine(Engine):
             self.reranker.reactions.reconfigured(combiner_is_new)
 
     def known(self) -> dict[str, Any]:
-        """What is known of items and users beside what the ensemble has learned, by its key in
-        :meth:`state`."""
-        return {"catalogue": self.catalogue, "also_seen": self.also_seen}
+        """What is told of items and users, and is no member's."""
+        found = {"catalogue": self.catalogue, "also_seen": self.also_seen}
+        if self.reranker is None:
+            return found
+        return found | {"items": self.reranker.items, "users": self.reranker.users}
 
     def _parts(self) -> dict[str, Any]:
         return {
             "ensemble": self.ensemble,
-            **self.known(),
+            "catalogue": self.catalogue,
+            "also_seen": self.also_seen,
             "quality": self._ranked,
             "shown": self.shown,
             "value": self.value,

@@ -12,6 +12,12 @@ def whole_of(engine: RankingEngine) -> State:
     return parts | {"ensemble": engine.ensemble.view()}
 
 
+def scored_by(engine: RankingEngine) -> State:
+    """What members score places by, without what learns of interactions."""
+    learners = _learners(engine)
+    return engine.ensemble.view([n for n in engine.ensemble.names if n not in learners])
+
+
 def take_whole(engine: RankingEngine, whole: State) -> None:
     """Know what :func:`whole_of` gave; raises :class:`~models.base.StateError` and ``KeyError``."""
     engine.ensemble.restore_view(whole["ensemble"])
@@ -20,5 +26,11 @@ def take_whole(engine: RankingEngine, whole: State) -> None:
 
 
 def digest_of(engine: RankingEngine) -> str:
-    """Hex digest, equal where the same is known."""
-    return state_digest(whole_of(engine))
+    """Hex digest, equal where the same is known; whatever members score places by."""
+    parts = {name: part.state() for name, part in engine.known().items()}
+    views = {name: engine.ensemble.members[name].view() for name in _learners(engine)}
+    return state_digest(parts | {"learners": views})
+
+
+def _learners(engine: RankingEngine) -> tuple[str, ...]:
+    return () if engine.config.reco is None else engine.config.reco.learners

@@ -16,9 +16,9 @@ from stream.contract.records import Slice
 from stream.decode.feedback import Interaction
 from stream.step.engine import Handed, Made
 from stream.step.ranking.engine import RankingEngine
-from stream.step.ranking.known import digest_of, whole_of
+from stream.step.ranking.known import digest_of, scored_by, whole_of
 from stream.step.ranking.news import FIRST, chained, read
-from stream.step.roles.examples import Foreign, meaning
+from stream.step.roles.examples import Foreign, Reader, Rows, meaning, runs
 from stream.step.roles.packing import packed
 from stream.step.roles.versions import Outgoing, Taken, pieces
 
@@ -36,9 +36,14 @@ class RankingLearner(RankingEngine):
         config = self.config
         self._meaning = meaning(config)
         self.versions = Outgoing(config.shard.every)
+        self._reader: Reader | None = None
+        if (stage := self.reranker) is not None:
+            parts_of = stage.features.schema, stage.task
+            self._reader = Reader(self._meaning, self.pending.dtype, *parts_of)
         self._deeds: list[bytes] = []
         self._upto: dict[int, int] = {}
-        self._asked = self._apart = False
+        self._asked = self._apart = self._tried = False
+        self._taught, self._taught_ms = False, 0
         self._stood = ""  # the digest of all that is known, where nothing has changed since
         self._handlers = {
             config.topics.control: self._control,
@@ -53,12 +58,16 @@ class RankingLearner(RankingEngine):
 
     def _examples(self, piece: Slice, out: Made) -> None:
         """Take deeds in, in their order."""
+        found: list[Rows] = []
         for record in piece.records:
             try:
                 told, deeds = read(record.value, self._meaning)
+                rows = self._reader.rows if self._reader else None
+                places = [] if rows is None else [rows(raw) for raw in told.places]
             except Foreign as error:
                 out.letters.append(DeadLetter(record, "foreign", str(error)))
                 continue
+            found += places
             scorer = record.partition
             self._watermark_ms = max(self._watermark_ms, told.watermark_ms)
             for what, time_ms in deeds:
@@ -67,13 +76,21 @@ class RankingLearner(RankingEngine):
                 else:
                     self._learn(out)
                     self._told(what, time_ms)
-            self._deeds += [bytes(raw) for raw in told.deeds]
+            self._deeds += told.deeds
             self._upto[scorer] = max(told.upto, self._upto.get(scorer, 0))
             self._asked |= told.asks
+            if self.reranker is not None and told.sides:
+                self.reranker.tried(told.sides)
+                self._tried = True
             self.counts["examples"] += len(deeds)
             taken = Taken(record.offset + 1, told.version, told.watermark_ms)
             self.versions.learned(scorer, taken)
         self._learn(out)
+        if self.reranker is not None:
+            for run in runs(found):
+                out.alarms += self.reranker.learn(run)
+                self._taught |= run.example.learned
+                self.counts["examples"] += len(run.rows)
 
     def _teach(self, given: Interactions, out: Made) -> list[str]:
         """See :meth:`RankingEngine._teach`; of an update that was undone no deeds tell."""
@@ -87,7 +104,9 @@ class RankingLearner(RankingEngine):
 
     def _handed(self) -> tuple[Handed, bytes]:
         """The news, if there are any."""
-        if not (self._deeds or self._apart or self._asked):
+        stage = self.reranker
+        due = self._taught and self.watermark_ms >= self._taught_ms + self.config.shard.every
+        if not (self._deeds or self._apart or self._asked or self._tried or due):
             return {}, b""
         super()._forget_evicted()
         config, current = self.config, self.versions.current
@@ -101,6 +120,8 @@ class RankingLearner(RankingEngine):
                 "before": self._stood,
                 "whole": whole,
                 "apart": self._apart,
+                "members": scored_by(self) if due else None,
+                "trials": [0.0, 0.0] if stage is None else stage.trials.tolist(),
             }
         )
         version = self.versions.next(self.watermark_ms, chained(current.digest or FIRST, raw))
@@ -108,7 +129,10 @@ class RankingLearner(RankingEngine):
             detail = {"number": version.number, "digest": version.digest, "at_ms": version.at_ms}
             self.auditor.record("version_published", "learning", "ensemble", detail)
         self.counts["versions"] += 1
-        self._deeds, self._asked, self._apart, self._stood = [], False, False, ""
+        if due or self._apart:
+            self._taught, self._taught_ms = False, self.watermark_ms
+        self._deeds, self._stood = [], ""
+        self._asked = self._apart = self._tried = False
         covered = bytes.fromhex(version.digest)
         return {config.models_topic: pieces(raw, version, self._meaning)}, covered
 
@@ -125,14 +149,16 @@ class RankingLearner(RankingEngine):
 
     def _marks(self) -> State:
         upto = [[scorer, number] for scorer, number in sorted(self._upto.items())]
-        own = {"upto": upto, "apart": self._apart, "known": self._stood}
+        own = {"upto": upto, "apart": self._apart, "stood": self._stood}
+        own |= {"taught": self._taught, "taught_ms": self._taught_ms}
         return super()._marks() | {"news": own}
 
     def _restore_marks(self, state: State) -> None:
         super()._restore_marks(state)
         own = state["news"]
         self._upto = dict(own["upto"])
-        self._apart, self._stood = own["apart"], own["known"]
+        self._apart, self._stood = own["apart"], own["stood"]
+        self._taught, self._taught_ms = own["taught"], own["taught_ms"]
 
     def _parts(self) -> dict[str, Any]:
         return super()._parts() | {"versions": self.versions}

@@ -10,7 +10,7 @@ choices, is in the news itself. A scorer that has missed some asks for all that 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Union
 
 import msgspec
@@ -23,8 +23,9 @@ from stream.step.roles.examples import Foreign, check_meaning, packed, plain_byt
 from stream.step.roles.packing import unpacked
 from stream.step.roles.versions import MOST_BYTES, Joining, Version
 
-DEEDS_BYTES = 256 << 10
-"""Of the deeds in one record before they are compressed, but for a larger one alone."""
+TOLD_BYTES = 256 << 10
+"""Of the deeds in one record before they are compressed, but for a larger one alone; and of the
+places."""
 
 Deed = tuple[Union[Item, User, Interaction, Delete], int]  # noqa: UP007 - as msgspec takes it
 """What a record says, and its event time in ms."""
@@ -33,12 +34,14 @@ _encode = msgspec.json.Encoder().encode
 _decode_deed = msgspec.json.Decoder(Deed).decode
 
 
-class Told(msgspec.Struct, frozen=True):
+class Told(msgspec.Struct, frozen=True, array_like=True):
     """Deeds of a scorer, ``upto`` the number of the last of them, see
     :class:`~stream.step.ranking.ahead.Ahead`.
 
     ``version`` is the newest that the scorer had taken over, ``watermark_ms`` the newest event time
-    that it had taken in. ``asks``: it cannot go on without all that is known.
+    that it had taken in. ``asks``: it cannot go on without all that is known. ``places``: examples
+    of what became of places in lists, where members score them; ``sides``: how much rather the
+    members filled places of trials that were taken than the recommender did.
     """
 
     meaning: str
@@ -46,10 +49,13 @@ class Told(msgspec.Struct, frozen=True):
     watermark_ms: int
     upto: int
     asks: bool
-    deeds: list[msgspec.Raw]
+    deeds: list[bytes]
+    places: list[bytes]
+    sides: list[float]
 
 
-_decode_told = msgspec.json.Decoder(Told).decode
+_encode_told = msgspec.msgpack.Encoder().encode
+_decode_told = msgspec.msgpack.Decoder(Told).decode
 
 
 def written(what: Item | User | Interaction | Delete, time_ms: int) -> bytes:
@@ -69,7 +75,7 @@ def read(raw: bytes | None, meant: str) -> tuple[Told, list[Deed]]:
         raise Foreign(f"expected deeds of a scorer, got {error}") from error
 
 
-def _deeds(raws: Sequence[bytes | msgspec.Raw]) -> list[Deed]:
+def _deeds(raws: Sequence[bytes]) -> list[Deed]:
     return [_decode_deed(raw) for raw in raws]
 
 
@@ -92,30 +98,38 @@ class Telling:
         self._deeds.append(deed)
 
     def take(
-        self, partition: int, version: int, watermark_ms: int, upto: int
+        self,
+        partition: int,
+        version: int,
+        watermark_ms: int,
+        upto: int,
+        places: Sequence[bytes] = (),
+        sides: Sequence[float] = (),
     ) -> tuple[list[NewRecord], bytes]:
         """The records for what came since the last call, and a digest of what they hold.
 
-        ``upto``: the number of the newest deed.
+        See :class:`Told`; ``upto`` is the number of the newest deed.
         """
-        deeds, asks = self._deeds, self.asks
+        deeds, asks, tried = self._deeds, self.asks, list(sides)
         self._deeds, self.asks = [], False
         first, raws = upto - len(deeds), []
-        while deeds or asks:
-            n = _fitting(deeds)
+        while deeds or places or asks or tried:
+            n, k = _fitting(deeds), _fitting(places)
             first += n
-            some = [msgspec.Raw(deed) for deed in deeds[:n]]
-            told = Told(self._meant, version, watermark_ms, first, asks, some)
-            raws.append(_encode(told))
-            deeds, asks = deeds[n:], False
+            told = Told(
+                *(self._meant, version, watermark_ms, first, asks),
+                *(list(deeds[:n]), list(places[:k]), tried),
+            )
+            raws.append(_encode_told(told))
+            deeds, places, asks, tried = deeds[n:], places[k:], False, []
         return packed(raws, partition)
 
 
-def _fitting(deeds: Sequence[bytes]) -> int:
-    """How many of the first deeds go into one record."""
+def _fitting(raws: Sequence[bytes]) -> int:
+    """How many of the first go into one record."""
     n = size = 0
-    while n < len(deeds) and (n == 0 or size + len(deeds[n]) <= DEEDS_BYTES):
-        size += len(deeds[n])
+    while n < len(raws) and (n == 0 or size + len(raws[n]) <= TOLD_BYTES):
+        size += len(raws[n])
         n += 1
     return n
 
@@ -133,7 +147,9 @@ class News(NamedTuple):
     among them or came before; ``learned``: names of those that learned the interactions;
     ``choices``: what the stack makes its choices by since. ``before``: the digest of all that was
     known at the version before, where it was taken, else empty. ``whole``: all that is known, where
-    somebody asked; ``apart``: something else than the deeds led there.
+    somebody asked; ``apart``: something else than the deeds led there. ``members``: what places are
+    scored by from now on, where it is another version; ``trials``: how members stand against the
+    recommender.
     """
 
     version: Version
@@ -144,6 +160,8 @@ class News(NamedTuple):
     before: str
     whole: State | None
     apart: bool
+    members: State | None
+    trials: list[float]
 
 
 def chained(before: str, raw: bytes) -> str:
@@ -154,6 +172,13 @@ def chained(before: str, raw: bytes) -> str:
 class NewsReader(Joining):
     """Reads news, and finds where some are missing.
 
+    Parameters
+    ----------
+    meant : str
+        The :func:`~stream.step.roles.examples.meaning` of the settings.
+    vouched : callable
+        Raises ``ValueError`` for a definition that may not come in a record.
+
     Attributes
     ----------
     missed : bool
@@ -161,6 +186,10 @@ class NewsReader(Joining):
     """
 
     missed = False
+
+    def __init__(self, meant: str, vouched: Callable[[Any], None]) -> None:
+        super().__init__(meant)
+        self._vouched = vouched
 
     def take(self, raw: bytes | None) -> News | None:
         """The next record; gives the news that it completes, if one can go on from there.
@@ -175,6 +204,8 @@ class NewsReader(Joining):
         try:
             held = plain_bytes(data, MOST_BYTES)
             news = _read(version, unpacked(held))
+            for view in (news.members, (news.whole or {}).get("ensemble")):
+                self._check(view or {})
         except (msgspec.MsgspecError, zstandard.ZstdError, *_WRONG) as error:
             raise Foreign(f"version {version.number}: expected news, got {error}") from error
         self.missed |= version.number != self.current.number + 1
@@ -187,9 +218,17 @@ class NewsReader(Joining):
                     f"version {version.number}: expected digest {expected}, got {version.digest}:"
                     " it does not follow on the versions before; one learner alone may write here"
                 )
+        # Who has missed some cannot come there by these deeds.
         news = news._replace(apart=news.apart or self.missed)
         self.current, self.missed = version, False
         return news
+
+    def _check(self, view: Any) -> None:
+        """Raise ``ValueError`` for members of another definition than may come here."""
+        if any(view.get(key) for key in ("challengers", "challenger_specs", "last_good")):
+            raise ValueError("members alone")
+        for spec in view.get("specs", {}).values():
+            self._vouched(spec)
 
     def state(self) -> State:
         """See :meth:`models.base.Model.state`."""
@@ -201,20 +240,26 @@ class NewsReader(Joining):
         self.missed = bool(state["missed"])
 
 
-_WRONG = (LookupError, TypeError, ValueError)
+_WRONG = (AttributeError, LookupError, TypeError, ValueError)
 
 
 def _read(version: Version, told: Any) -> News:
     """What the learner packed; raises one of the above."""
-    plain: dict[str, type] = {"learned": list, "choices": dict, "before": str, "apart": bool}
-    for name, kind in plain.items():
+    for name, kind in _KINDS.items():
         if not isinstance(told[name], kind):
             raise ValueError(f"{name}: {told[name]!r:.80}")
     upto = {int(scorer): int(number) for scorer, number in told["upto"]}
-    whole = told["whole"]
-    if whole is not None and not isinstance(whole, dict):
-        raise ValueError(f"whole: {whole!r:.80}")
-    learned, choices, before = (told[name] for name in ("learned", "choices", "before"))
-    return News(
-        version, _deeds(told["deeds"]), upto, learned, choices, before, whole, told["apart"]
-    )
+    first, second = told["trials"]
+    plain: dict[str, Any] = {name: told[name] for name in _KINDS}
+    trials = [float(first), float(second)]
+    return News(version=version, deeds=_deeds(told["deeds"]), upto=upto, trials=trials, **plain)
+
+
+_KINDS: dict[str, Any] = {
+    "learned": list,
+    "choices": dict,
+    "before": str,
+    "whole": dict | None,
+    "apart": bool,
+    "members": dict | None,
+}

@@ -10,6 +10,7 @@ leads the others.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,10 +32,14 @@ from stream.settings.ranking import UTILITY
 from stream.settings.schema import Config
 from stream.step.join import Labelled, Left
 from stream.step.learn import Learning
+from stream.step.lifecycle.challengers import Said
 from stream.step.lifecycle.reactions import Reactions
 from stream.step.maturity import Maturity
 from stream.step.outcomes import Outcomes
 from stream.step.pending.store import Pending
+from stream.step.roles.examples import Handing
+from stream.step.roles.examples import Rows as Examples
+from stream.step.roles.risk import Sharing, shared_by
 from stream.step.tallies import Tallies
 
 SIDE = ("side", "<f4")
@@ -99,7 +104,17 @@ class Reranker:
         Members of both stages.
     outcomes : Outcomes
         What becomes of places, and who learns it.
+    trials : float64 array ``(2,)``
+        Of what was taken of trials the sum of :data:`SIDE`, and of its squares; newer counts more.
+    sharing : Sharing or None
+        Of a scorer what it tells others of entities that they see too.
+    handing : Handing or None
+        Of a scorer what collects what becomes of places.
+    sides : list of float
+        Of a scorer :data:`SIDE` of places of trials that were taken in the step.
     """
+
+    sharing: Sharing | None = None
 
     def __init__(
         self,
@@ -121,23 +136,61 @@ class Reranker:
             *(None, None, None, self.counts, self.task),
         )
         self._learning, self._pending = learning, pending
+        self.handing: Handing | None = None
+        self.sides: list[float] = []
         self.outcomes = Outcomes(
             *(pending, self.ensemble, learning, self.maturity, self.tallies, self.matured)
         )
+        self._auditor = auditor
         self.fields = RowFields(config.row_fields)
         numbers = [name for name, kind in self.fields.kinds.items() if kind in NUMBERS]
         names = [name for name in self.fields.kinds if name not in numbers]
         self.items = Profiles(numbers, names, config.reco.items)
         self.users = Profiles(numbers, names, config.reco.users)
         self._members = config.reco.members.names
-        self._trials = np.zeros(2)  # the sum of the sides of what was taken, and of their squares
+        self._unsaid = {
+            name: default
+            for name in (UTILITY, *self._members)
+            if isinstance(default := config.event.fields[name].default, float | int)
+        }
+        self.trials = np.zeros(2)
         self.names = (*self._members, *self.ensemble.voters)
 
     @property
     def leads(self) -> bool:
         """Whether the second stage's order is shown."""
-        ahead, variance = self._trials
+        ahead, variance = self.trials
         return bool(ahead > SURE * np.sqrt(ADVANTAGE + variance)) and not self.ensemble.cold
+
+    def hand_over(self, config: Config, meant: str) -> Handing:
+        """Let what becomes of places be learned elsewhere; gives what collects it.
+
+        ``meant``: see :func:`~stream.step.roles.examples.meaning`.
+        """
+        made = self.handing = Handing(*self._learning.parts)
+        made.meaning, made.beside = meant, _nothing_beside
+        self._learning = self.outcomes.learning = made
+        if config.shared_entities:
+            self.sharing = shared_by(config, self.features)
+            made.tell_known = self.sharing.known
+        return made
+
+    def tried(self, sides: Sequence[float]) -> None:
+        """Places of trials were taken, for the first time, with these :data:`SIDE`."""
+        for side in sides:
+            self.trials *= 1.0 - 1.0 / FADE
+            self.trials += side, side * side
+
+    def learn(self, run: Examples) -> list[Alarm]:
+        """What became of places that others scored is judged, learned, or both."""
+        example, rows, y, w, _ = run
+        numbers, watermark_ms = np.arange(len(rows), dtype=np.int64), example.watermark_ms
+        alarms: list[Alarm] = []
+        if example.judged:
+            alarms = self._learning.judge(numbers, rows, y, watermark_ms)
+        if example.learned:
+            self._learning.learn(rows, y, w, watermark_ms, example.waited, numbers)
+        return alarms
 
     def told(self, what: Any) -> Told:
         """What a record, whose fields the decoder found good, tells."""
@@ -197,6 +250,9 @@ class Reranker:
         # As shares of the candidates: what stacks say of one list is not on the scale of another's.
         likely = found.logits - np.logaddexp.reduce(found.logits)
         says = _padded(np.column_stack([likely, found.members]), n).T
+        for row, name in zip(says, (UTILITY, *self._members), strict=True):
+            if name in self._unsaid:
+                row[np.isnan(row)] = self._unsaid[name]
         numbers = dict(zip((UTILITY, *self._members), np.ascontiguousarray(says), strict=True))
         categories: dict[str, U64] = {}
         of_items = self.items.columns(keys)
@@ -211,11 +267,18 @@ class Reranker:
             side[name] = column
         return EventColumns(np.full(n, asked.time_ms, np.int64), numbers, categories, entities)
 
-    def shown(self, rows: Rows, keys: U64) -> NDArray[Any]:
-        """These of the rows stand in a list: windows take them in. What is held of each."""
+    def shown(self, rows: Rows, keys: U64, home: int) -> NDArray[Any]:
+        """These of the rows stand in a list: windows take them in. What is held of each.
+
+        ``home``: the partition of the list's record.
+        """
         where = {key: i for i, key in enumerate(rows.keys.tolist())}
         chosen = np.array([where[key] for key in keys.tolist()], np.int64)
-        self.features.transform(rows.columns.take(chosen))
+        columns = rows.columns.take(chosen)
+        if self.sharing is not None and len(chosen):
+            self.sharing.scoring(columns, self.counts, self._auditor)
+        self.features.transform(columns)
+        self.features.note(columns, home)
         held = rows.held[chosen]
         score = self.task.output(held["score"])[:, 0]
         told = score[:0] if self.ensemble.cold else score
@@ -229,10 +292,11 @@ class Reranker:
     def taken(self, numbers: I64, time_ms: int, watermark_ms: int) -> list[Alarm]:
         """These places were taken, for the first time: settle and learn them."""
         rows = self._pending.take(numbers)
-        for side in rows["side"].tolist():
-            if side:
-                self._trials *= 1.0 - 1.0 / FADE
-                self._trials += side, side * side
+        sides = [side for side in rows["side"].tolist() if side]
+        if self.handing is None:
+            self.tried(sides)
+        else:
+            self.sides += sides
         n = len(numbers)
         told = Labelled(numbers, rows, np.ones(n), np.full(n, time_ms, np.int64))
         return self.outcomes.labelled(told, self.maturity.labelled, watermark_ms)
@@ -272,15 +336,23 @@ class Reranker:
     def state(self) -> State:
         """See :meth:`models.base.Learner.state`; the members are part of the ensemble's."""
         kept = {name: part.state() for name, part in self._kept().items()}
-        return kept | {"trials": self._trials.copy(), "counts": dict(self.counts)}
+        if self.sharing is not None:
+            kept["sharing"] = self.sharing.state()
+        return kept | {"trials": self.trials.copy(), "counts": dict(self.counts)}
 
     def restore(self, state: State) -> None:
         """See :meth:`models.base.Learner.restore`."""
         for name, part in self._kept().items():
             part.restore(state[name])
-        self._trials[:] = state["trials"]
+        if self.sharing is not None and "sharing" in state:
+            self.sharing.restore(state["sharing"])
+        self.trials[:] = state["trials"]
         self.counts.clear()
         self.counts.update(state["counts"])
+
+
+def _nothing_beside(numbers: I64) -> Said:
+    return {}
 
 
 def _padded(says: F64, n: int) -> F64:

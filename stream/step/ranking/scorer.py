@@ -7,6 +7,7 @@ them at once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from stream.contract.commands import Checkpoint
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.decode.feedback import Delete, Interaction, Item, User
+from stream.settings import specs
 from stream.settings.ranking import RATINGS, RECOMMENDER
 from stream.step.engine import Handed, Made
 from stream.step.ranking.ahead import GONE, OTHER, SEEN, TOOK, Ahead
@@ -24,6 +26,7 @@ from stream.step.ranking.engine import RankingEngine, place_id
 from stream.step.ranking.known import digest_of, take_whole
 from stream.step.ranking.news import News, NewsReader, Telling, written
 from stream.step.roles.examples import Foreign, meaning
+from stream.step.roles.risk import take_in
 
 OWN = (Checkpoint,)
 """Commands that a scorer follows; what the others do comes to it in news."""
@@ -40,12 +43,17 @@ class RankingScorer(RankingEngine):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        meant = meaning(self.config)
-        self.versions = NewsReader(meant)
+        config, meant = self.config, meaning(self.config)
+        task = config.member_task().type
+        self.versions = NewsReader(meant, partial(specs.check, task=task, known=config.members))
         self.ahead = Ahead()
         self.candidates.ahead = self.ahead
         self._telling = Telling(meant)
-        self._handlers[self.config.models_topic] = self._news
+        self._handlers[config.models_topic] = self._news
+        if (stage := self.reranker) is not None:
+            stage.hand_over(config, meant)
+            if stage.sharing is not None:
+                self._handlers[config.risk_topic] = partial(take_in, stage.sharing)
 
     def _control(self, piece: Slice, out: Made) -> None:
         own = [r for r in piece.records if isinstance(self.codec.command(r), OWN)]
@@ -73,10 +81,20 @@ class RankingScorer(RankingEngine):
         self.counts["deeds.handed"] += 1
 
     def _handed(self) -> tuple[Handed, bytes]:
-        number = self.versions.current.number
-        told = self.config.shard.index, number, self.watermark_ms, self.ahead.handed
+        config, number, stage = self.config, self.versions.current.number, self.reranker
+        told: tuple[Any, ...] = (config.shard.index, number, self.watermark_ms, self.ahead.handed)
+        if stage is not None and stage.handing is not None:
+            told = *told, stage.handing.examples(), stage.sides
+            stage.sides = []
         records, covered = self._telling.take(*told)
-        return {self.config.examples_topic: records}, covered
+        handed = {config.examples_topic: records}
+        if stage is not None and stage.sharing is not None:
+            if self._quiet:
+                stage.sharing.beat(self.watermark_ms)
+            risk, also = stage.sharing.take(config.shard.index, self.watermark_ms)
+            handed[config.risk_topic] = risk
+            covered += also
+        return handed, covered
 
     # ------------------------------------------------------------------ what comes back
 
@@ -116,8 +134,19 @@ class RankingScorer(RankingEngine):
             self.auditor.record("version_applied", "learner", "ensemble", detail)
         else:
             super()._forget_evicted()
+        self._take_over(news)
         self.ahead.answered(news.upto.get(self.config.shard.index, 0))
         self.counts["versions"] += 1
+
+    def _take_over(self, news: News) -> None:
+        """Places are scored by the members of the news from now on."""
+        if (stage := self.reranker) is None:
+            return
+        if news.members is not None:
+            self.ensemble.restore_view(news.members)
+        stage.trials[:] = news.trials
+        if stage.handing is not None:
+            stage.handing.version = news.version.number
 
     def _learn_as(self, learned: list[str], choices: State) -> None:
         """Learn the interactions that wait as the learner did."""

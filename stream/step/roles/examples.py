@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -183,6 +184,10 @@ class Handing(Learning):
 
     def take(self, partition: int) -> tuple[list[NewRecord], bytes]:
         """The records for what came since the last call, and a digest of what they hold."""
+        return packed(self.examples(), partition)
+
+    def examples(self) -> list[bytes]:
+        """Those for what came since the last call."""
         raws = [
             _encode(
                 Example(
@@ -198,7 +203,7 @@ class Handing(Learning):
             for start in range(0, len(call.rows), ROWS)
         ]
         self._calls = ()
-        return packed(raws, partition)
+        return raws
 
 
 class Rows(NamedTuple):
@@ -236,7 +241,15 @@ class Reader:
     def read(self, raw: bytes | None) -> Rows:
         """The rows of a record; raises :class:`Foreign`."""
         try:
-            found = _decode(plain_bytes(raw or b""))
+            plain = plain_bytes(raw or b"")
+        except (zstandard.ZstdError, ValueError) as error:
+            raise Foreign(f"expected an example of a scorer, got {error}") from error
+        return self.rows(plain)
+
+    def rows(self, raw: bytes) -> Rows:
+        """Those of an example that is not compressed; raises :class:`Foreign`."""
+        try:
+            found = _decode(raw)
             check_meaning(found.meaning, self._meant)
             rows = upright(found.rows, self._dtype)
             y, w = (np.frombuffer(part, np.float64) for part in (found.y, found.w))
@@ -244,7 +257,7 @@ class Reader:
             said = {k: np.frombuffer(z, np.float64).reshape(shape) for k, z in found.said.items()}
         except Foreign:
             raise
-        except (msgspec.MsgspecError, zstandard.ZstdError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             raise Foreign(f"expected an example of a scorer, got {error}") from error
         if not len(rows) or len(y) != len(rows) or len(w) != (len(rows) if found.learned else 0):
             got = f"{len(rows)} rows, {len(y)} truths and {len(w)} weights"
@@ -281,3 +294,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     }
     newest = max(parts, key=lambda part: part.example.watermark_ms)
     return Rows(newest.example, rows, y, w, said)
+
+
+def runs(found: Sequence[Rows]) -> list[Rows]:
+    """Examples in their order, those next to each other that are done alike as one."""
+    return [joined(list(run)) for _, run in groupby(found, lambda part: part.done)]

@@ -7,7 +7,6 @@ what they said of it. The guard, which must see an event as it is scored, has no
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from stream.contract.commands import (
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.step.engine import Engine, Handed, Made
-from stream.step.roles.examples import Foreign, Reader, Rows, joined, meaning
+from stream.step.roles.examples import Foreign, Reader, Rows, meaning, runs
 from stream.step.roles.packing import packed
 from stream.step.roles.versions import Outgoing, Taken, pieces, viewed
 from stream.step.scoring import ScoringEngine
@@ -76,16 +75,15 @@ class LearnerEngine(ScoringEngine):
                 found.append(self._reader.read(record.value))
             except Foreign as error:
                 out.letters.append(DeadLetter(record, "foreign", str(error)))
-        for (judged, learned, waited), run in groupby(found, lambda part: part.done):
-            example, rows, y, w, said = joined(list(run))
+        for example, rows, y, w, said in runs(found):
             self.join.watermark_ms = max(self.join.watermark_ms, example.watermark_ms)
             self.challengers.passed(self.watermark_ms)
             numbers = np.arange(len(rows), dtype=np.int64)
-            if judged:
+            if example.judged:
                 out.alarms += self.learning.judge(numbers, rows, y, self.watermark_ms)
                 self.challengers.judge_said(said, rows, y, self.threshold)
-            if learned:
-                self.learning.learn(rows, y, w, self.watermark_ms, waited, numbers)
+            if example.learned:
+                self.learning.learn(rows, y, w, self.watermark_ms, example.waited, numbers)
             self.counts["examples"] += len(rows)
         self.versions.wanted |= self.challengers.counts.total() > told
         if found:

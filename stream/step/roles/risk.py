@@ -8,6 +8,7 @@ scores.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,20 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from models.base import BOOL, I64, U64, State
+from models.base import BOOL, I64, U64, EventColumns, State
 from models.features.stage import FeatureStage
-from stream.contract.records import NewRecord
-from stream.step.roles.examples import Foreign, check_meaning, packed, plain_bytes
+from monitoring.audit.auditor import Auditor
+from stream.contract.letters import DeadLetter
+from stream.contract.records import NewRecord, Slice
+from stream.settings.schema import Config
+from stream.step.engine import Made
+from stream.step.roles.examples import (
+    Foreign,
+    check_meaning,
+    packed,
+    plain_bytes,
+    told_meaning,
+)
 
 BEATS = 16
 """A scorer without events tells so as often within a delay: what others lack is known to that."""
@@ -78,9 +89,20 @@ class Sharing:
         self._times: list[I64] = []
         self._positive: list[BOOL] = []
 
-    def scored(self, keys: U64, times_ms: I64) -> None:
-        """These events were taken in; keys ``(n, entities)`` in the order of the features'."""
-        self._hold(keys, times_ms, positive=False)
+    def scoring(self, events: EventColumns, counts: Counter[str], auditor: Auditor) -> None:
+        """These events are about to be taken in: others are told of them.
+
+        What their tables lack is counted; where that begins and where it ends goes on record.
+        """
+        lacking = self.lack(events.event_time_ms)
+        counts["risk.lacking"] += int(lacking.sum())
+        if (now := bool(lacking[-1])) != self.lacking:
+            self.lacking = now
+            told = {str(p): at_ms for p, at_ms in sorted(self.told_ms.items())}
+            detail = {"lacking": now, "told_ms": told, "at_ms": int(events.event_time_ms[-1])}
+            auditor.record("risk_lacking", "scorer", "ensemble", detail)
+        keys = [events.entities[entity] for entity in self._features.shared]
+        self._hold(np.column_stack(keys), events.event_time_ms, positive=False)
 
     def known(self, rows: NDArray[Any]) -> None:
         """These rows of the pending store are known to be positive."""
@@ -176,3 +198,18 @@ class Sharing:
         self.told_ms |= dict(state["told_ms"])
         self.lacking = bool(state["lacking"])
         self._beaten_ms = int(state["beaten_ms"])
+
+
+def shared_by(config: Config, features: FeatureStage) -> Sharing:
+    """What the scorer of this configuration tells the others."""
+    others = [i for i in range(config.shard.count) if i != config.shard.index]
+    return Sharing(features, told_meaning(config), others)
+
+
+def take_in(sharing: Sharing, piece: Slice, out: Made) -> None:
+    """Take in what another scorer tells of entities that it sees too."""
+    for record in piece.records:
+        try:
+            sharing.read(record.partition, record.value)
+        except Foreign as error:
+            out.letters.append(DeadLetter(record, "foreign", str(error)))

@@ -21,7 +21,7 @@ from stream.settings import specs
 from stream.step.engine import Handed, Made
 from stream.step.join import Left
 from stream.step.roles.examples import Foreign, Handing, meaning, told_meaning
-from stream.step.roles.risk import Sharing
+from stream.step.roles.risk import Sharing, shared_by, take_in
 from stream.step.roles.routes import Routes, Stage, together, waited
 from stream.step.roles.versions import Coming, Incoming
 from stream.step.scoring import ScoringEngine
@@ -65,10 +65,9 @@ class ScorerEngine(ScoringEngine):
         self._handing.beside = self.challengers.said
         self.sharing: Sharing | None = None
         if config.shared_entities:
-            others = [i for i in range(config.shard.count) if i != config.shard.index]
-            self.sharing = Sharing(self.features, told_meaning(config), others)
+            self.sharing = shared_by(config, self.features)
             self._handing.tell_known = self.sharing.known
-            self._handlers[config.risk_topic] = partial(self._risk, self.sharing)
+            self._handlers[config.risk_topic] = partial(take_in, self.sharing)
         self.routes: Routes | None = None
         if config.routed:
             shard = config.shard
@@ -95,27 +94,10 @@ class ScorerEngine(ScoringEngine):
             error = "expected the first label of its event: of many processes none corrects another"
             self.join.refuse(record, "label_conflict", error)
 
-    def _risk(self, sharing: Sharing, piece: Slice, out: Made) -> None:
-        """Take in what another scorer tells of entities that it sees too."""
-        for record in piece.records:
-            try:
-                sharing.read(record.partition, record.value)
-            except Foreign as error:
-                out.letters.append(DeadLetter(record, "foreign", str(error)))
-
     def _score(self, events: Events, out: Made) -> None:
         """See :meth:`ScoringEngine._score`; others are told of the events' entities."""
-        if (sharing := self.sharing) is not None:
-            columns = events.columns
-            lacking = sharing.lack(columns.event_time_ms)
-            self.counts["risk.lacking"] += int(lacking.sum())
-            if (now := bool(lacking[-1])) != sharing.lacking:
-                sharing.lacking = now
-                told = {str(p): at_ms for p, at_ms in sorted(sharing.told_ms.items())}
-                detail = {"lacking": now, "told_ms": told, "at_ms": int(columns.event_time_ms[-1])}
-                self.auditor.record("risk_lacking", "scorer", "ensemble", detail)
-            keys = [columns.entities[entity] for entity in self.features.shared]
-            sharing.scored(np.column_stack(keys), columns.event_time_ms)
+        if self.sharing is not None:
+            self.sharing.scoring(events.columns, self.counts, self.auditor)
         super()._score(events, out)
         self.features.note(events.columns, events.records[0].partition)
         if self.routes is not None:

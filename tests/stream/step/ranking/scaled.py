@@ -60,6 +60,7 @@ class Traffic:
                 return self._told("interaction", **took)
         if draw < 0.7:
             fields = {"hidden": r.random() < 0.2, "categories": r.sample(["a", "b", "c"], 2)}
+            fields |= {"price": r.random(), "brand": r.choice("xyz")}
             return self._told("item", item=self._item(), fields=fields)
         if draw < 0.72:
             return self._told("delete", item=self._item())

@@ -9,7 +9,7 @@ import pytest
 from models.base import state_digest
 from stream.contract.outputs import Outputs
 from stream.step.ranking.candidates import key_of
-from stream.step.ranking.known import digest_of
+from stream.step.ranking.known import digest_of, scored_by
 from stream.step.ranking.news import read
 from stream.step.roles.examples import meaning
 from tests.stream.step.ranking.scaled import Shop, Traffic, home, raw
@@ -73,6 +73,76 @@ def test_what_is_taken_over_at_once_answers_as_one_process(count: int) -> None:
         shop.learner.engine.state()["quality"]
     )
     assert not any(part.engine.counts.get("dead.foreign") for part in shop.scorers)
+
+
+MEMBERS: dict[str, Any] = {
+    "event": {
+        "fields": {"price": {"kind": "number", "default": 1.0}, "brand": "entity"}
+        | {name: {"kind": "number", "default": -3.0} for name in ("utility", "popular")}
+    },
+    "features": [
+        {"name": "utility", "type": "number", "field": "utility"},
+        {"name": "popular", "type": "number", "field": "popular"},
+        {"name": "price", "type": "number", "field": "price"},
+        {"name": "repeats", "type": "window", "entity": "pair", "windows": ["1h"]},
+        {"name": "user", "type": "window", "entity": "user", "windows": ["1h"]},
+        {"name": "brand", "type": "risk", "entity": "brand", "delay": "20m", "windows": ["1h"]},
+    ],
+    "members": [
+        {"name": "linear", "type": "logistic"},
+        {"name": "forest", "type": "forest", "trees": 3},
+    ],
+}
+"""A second stage whose windows are of users, and risk of brands that all scorers see."""
+
+
+def test_members_over_candidates_are_one_process_s() -> None:
+    """They learn at the learner what became of places, and score by its versions."""
+    tree = raw(shard={"count": 1, "every": "1ms"}, label={"horizon": "2h"}, **MEMBERS)
+    one, shop, traffic = Part(whole(tree)), Shop(tree), Traffic(11)
+
+    def both(value: dict[str, Any]) -> list[dict[str, Any]]:
+        made = one.step(("events", 0, [value]))
+        there = shop.score(0, ("events", 0, [value]))
+        assert said(made) == said(there)
+        shop.settle()
+        return said(made)
+
+    for _ in range(500):
+        record, clock = traffic.record(), {"event": "user", "user": "clock"}
+        # What leaves by its horizon, or was taken, comes to be learned a moment later.
+        both(clock | {"timestamp": record["timestamp"]})
+        traffic.answers += both(record)
+        both(clock | {"timestamp": record["timestamp"] + 1})
+    stage, far = one.engine.reranker, shop.learner.engine.reranker
+    assert far.counts["updates.linear"] == stage.counts["updates.linear"] > 100
+    assert state_digest(stage.quality.state()) == state_digest(far.quality.state())
+    assert stage.trials.tolist() == far.trials.tolist() != [0.0, 0.0]
+    assert shop.scorers[0].engine.reranker.trials.tolist() == stage.trials.tolist()
+    for part in (*shop.scorers, shop.learner):
+        assert_goes_on(part, len(part.batches) // 2)
+
+
+def test_members_are_the_same_at_all_scorers() -> None:
+    """Those of a new one, too, which asks for all that is known; what others tell of risk is not
+    lacking."""
+    tree = raw(3, shard={"count": 3, "every": "1ms"}, label={"horizon": "2h"}, **MEMBERS)
+    shop, traffic = Shop(tree), Traffic(13)
+    _play(shop, traffic, 120)
+    shop.scorers[2] = Part(shop.scorers[2].config)
+    shop.models[:] = shop.models[-1:]
+    shop._taken = [1, 1, 0]
+    _play(shop, traffic, 60)
+    for _ in range(3):
+        shop.settle()
+    assert len(set(shop.known())) == 1
+    parts = [part.engine for part in (*shop.scorers, shop.learner)]
+    assert len({state_digest(scored_by(engine)) for engine in parts}) == 1
+    assert len({tuple(engine.reranker.trials) for engine in parts}) == 1
+    assert parts[3].reranker.counts["updates.forest"] > 200
+    assert parts[0].reranker.features.gauges()["brand.entities"] == 3
+    for part in (*shop.scorers, shop.learner):
+        assert_goes_on(part, len(part.batches) // 2)
 
 
 def _play(shop: Shop, traffic: Traffic, steps: int) -> None:

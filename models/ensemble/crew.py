@@ -79,11 +79,11 @@ class Crew:
         found: dict[int, T] = {}
         waiting = deque(sorted(_unlocked(jobs), key=lambda i: jobs[i].unlocked_us))
 
-        def help_out() -> None:
-            while waiting:
+        def do_all(following: Callable[[], int], most: int = len(jobs)) -> None:
+            for _ in range(most):
                 try:
-                    i = waiting.pop()
-                except IndexError:  # another thread was faster
+                    i = following()
+                except IndexError:  # nothing is left, or another thread was faster
                     return
                 found[i] = jobs[i].do()
 
@@ -92,22 +92,19 @@ class Crew:
             # With nothing to do here but one of them, one fewer.
             others = len(waiting) - (len(waiting) == len(jobs) and spare is None)
             for _ in range(min(self.threads - 1, others)):
-                helpers.append(_others().submit(help_out))
+                helpers.append(_others().submit(do_all, waiting.pop))
             for i, job in enumerate(jobs):
                 if not job.unlocked_us:
                     found[i] = job.do()
             if len(waiting) > len(helpers) > 0:
                 # A kernel first: while this thread held the lock, no other could begin.
-                i = waiting.popleft()
-                found[i] = jobs[i].do()
+                do_all(waiting.popleft, 1)
             if helpers:
                 self.finish()
                 if spare is not None:
                     self._spare = None
                     spare()
-            while waiting:
-                i = waiting.popleft()
-                found[i] = jobs[i].do()
+            do_all(waiting.popleft)
         finally:
             waiting.clear()
             for helper in helpers:

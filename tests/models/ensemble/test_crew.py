@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
+import models.ensemble.crew
 from models.ensemble.crew import Crew, Job
 
 PATIENT_S = 60.0
@@ -136,3 +139,22 @@ def test_what_a_job_raises_is_raised_when_all_have_stopped(threads: int, failing
     with pytest.raises(ZeroDivisionError):
         Crew(threads).do(jobs)
     assert not busy
+
+
+class _Emptied(deque[int]):
+    """Jobs that another thread takes all of, just after this one was told that some are left."""
+
+    def __bool__(self) -> bool:
+        some = len(self) > 0
+        while some and threading.current_thread() is threading.main_thread() and len(self):
+            time.sleep(0.001)
+        return some
+
+
+def test_the_last_job_may_be_another_thread_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a look at what is left and taking it, it may be gone: nothing fails."""
+    crew, begun = Crew(2), threading.Event()
+    monkeypatch.setattr(models.ensemble.crew, "deque", _Emptied)
+    crew.put_off(begun.set)
+    jobs = [Job(lambda: begun.wait(PATIENT_S), 2.0), Job(lambda: True, 1.0)]
+    assert crew.do(jobs) == [True, True]

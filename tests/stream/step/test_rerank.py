@@ -258,7 +258,7 @@ class TestOrder:
             first, *_ = shard.answer(asked)["items"]
             propensities.append(first["propensity"])
             shard.step(take(f"u{i % 30}", first["id"], at + 1, ranking=f"p{i}", id=f"y{i}"))
-        ahead, variance = reranker(shard)._trials
+        ahead, variance = reranker(shard).trials
         assert variance == pytest.approx(propensities.count(0.5), rel=0.05)
         assert variance > 10  # else nothing was compared
         assert set(propensities) == {0.5, 1.0}

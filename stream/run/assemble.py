@@ -55,11 +55,13 @@ def build_engine(
 
     ``key`` signs audit records; state and digest are the same without.
     """
+    role = config.shard.role
     if config.reco is not None:
-        return build_ranking(config, directory, key)
-    if config.shard.role == "all":
+        ranks = {"all": RankingEngine, "scorer": RankingScorer, "learner": RankingLearner}
+        return ranks[role](*_parts_of_ranking(config, directory, key))
+    if role == "all":
         return build_scoring(config, directory, key)
-    kind = ScorerEngine if config.shard.role == "scorer" else LearnerEngine
+    kind = ScorerEngine if role == "scorer" else LearnerEngine
     return kind(*_parts(config, directory, key))
 
 
@@ -129,7 +131,17 @@ def _another(
 def build_ranking(
     config: Config, directory: Path | None, key: Ed25519PrivateKey | None = None
 ) -> RankingEngine:
-    """As :func:`build_engine`, of a configuration that ranks items."""
+    """The whole engine of a configuration that ranks items, whatever its role.
+
+    Raises :class:`~stream.step.scoring.OtherEngine` for one of another kind.
+    """
+    return RankingEngine(*_parts_of_ranking(config, directory, key))
+
+
+def _parts_of_ranking(
+    config: Config, directory: Path | None, key: Ed25519PrivateKey | None
+) -> tuple[Any, ...]:
+    """What an engine that ranks items is made of."""
     if config.reco is None:
         raise OtherEngine(f"target.type: expected 'ranking', got {config.target.type!r}")
     reco, seed = config.reco, config.seed
@@ -146,8 +158,7 @@ def build_ranking(
         second = _second_stage(config, group)
         group, row = second.ensemble, _row_of_lists(config, second.features)
     names = ("ensemble", *reco.members.names)
-    kinds = {"all": RankingEngine, "scorer": RankingScorer, "learner": RankingLearner}
-    return kinds[config.shard.role](
+    return (
         config,
         group,
         Pending(

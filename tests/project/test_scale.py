@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.__main__ import SUITES
 from benchmarks.handbook.protocol import Payments
-from benchmarks.scale import labels
+from benchmarks.ranking.streams import generated
+from benchmarks.scale import labels, ranking
 from benchmarks.scale.handbook import Service, play
 from benchmarks.scale.model import measure, modelled, picture
 from benchmarks.scale.versions import BATCH
@@ -83,3 +84,14 @@ def test_each_figure_of_a_table_is_one_that_its_program_gives() -> None:
             stem = row.target.rpartition("_")[0]  # of one that is made of several names
             given = f'"{row.target}"' in text or f'"{stem}_{{' in text
             assert given, (suite, row)
+
+
+def test_a_scorer_s_lists_are_one_process_s_where_news_come_at_once() -> None:
+    """The benchmark of rankings: the same hits by a scorer that is never behind."""
+    stream = generated("drift", 500)
+    one, scorer = (ranking.play(stream, scorers, "exclude", 1) for scorers in (0, 1))
+    many = ranking.play(stream, 3, "exclude", 16)
+    assert one["hit_10"] == scorer["hit_10"] > 0.1
+    assert one["mrr_10"] == scorer["mrr_10"]
+    assert many["hit_10"] > 0.1
+    assert many["learner_us"] > 0

@@ -20,7 +20,7 @@ from stream.step.ranking.known import digest_of, scored_by, whole_of
 from stream.step.ranking.news import FIRST, chained, read
 from stream.step.roles.examples import Foreign, Reader, Rows, meaning, runs
 from stream.step.roles.packing import packed
-from stream.step.roles.versions import Outgoing, Taken, pieces
+from stream.step.roles.versions import Outgoing, Taken, cut
 
 
 class RankingLearner(RankingEngine):
@@ -77,7 +77,7 @@ class RankingLearner(RankingEngine):
                     self._learn(out)
                     self._told(what, time_ms)
             self._deeds += told.deeds
-            self._upto[scorer] = max(told.upto, self._upto.get(scorer, 0))
+            self._upto[scorer] = told.upto
             self._asked |= told.asks
             if self.reranker is not None and told.sides:
                 self.reranker.tried(told.sides)
@@ -134,7 +134,7 @@ class RankingLearner(RankingEngine):
         self._deeds, self._stood = [], ""
         self._asked = self._apart = self._tried = False
         covered = bytes.fromhex(version.digest)
-        return {config.models_topic: pieces(raw, version, self._meaning)}, covered
+        return {config.models_topic: cut(raw, version, self._meaning)}, covered
 
     def contents(self, counts: Counter[str]) -> dict[str, Any]:
         """See :meth:`Engine.contents`; the next news tell scorers what they should know by now."""

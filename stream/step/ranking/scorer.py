@@ -164,5 +164,8 @@ class RankingScorer(RankingEngine):
         if self.pending.find(np.array([place_id(ranking, item)], np.uint64))[0] >= 0:
             super()._hit(ranking, item, time_ms, out)
 
+    def _keep_all(self) -> None:
+        """Nothing: the learner keeps versions of what learns."""
+
     def _parts(self) -> dict[str, Any]:
         return super()._parts() | {"versions": self.versions, "ahead": self.ahead}

@@ -26,7 +26,6 @@ from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.step.engine import Engine, Handed, Made
 from stream.step.roles.examples import Foreign, Reader, Rows, meaning, runs
-from stream.step.roles.packing import packed
 from stream.step.roles.versions import Outgoing, Taken, pieces, viewed
 from stream.step.scoring import ScoringEngine
 
@@ -108,7 +107,7 @@ class LearnerEngine(ScoringEngine):
             },
         }
         self.auditor.record("version_published", "learning", "ensemble", detail)
-        return {self.config.models_topic: pieces(packed(view), version, self._meaning)}, b""
+        return {self.config.models_topic: pieces(view, version, self._meaning)}, b""
 
     def reconfigured(self, combiner_is_new: bool) -> None:
         """See :meth:`Engine.reconfigured`: scorers under this configuration wait for its members,

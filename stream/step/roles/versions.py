@@ -96,11 +96,16 @@ def viewed(ensemble: Ensemble, led: Sequence[Led] = ()) -> State:
     return found
 
 
-def pieces(raw: bytes, version: Version, meant: str) -> list[NewRecord]:
-    """The records of a version that holds these bytes.
+def pieces(view: State, version: Version, meant: str) -> list[NewRecord]:
+    """The records of a version, of what :func:`viewed` gave.
 
     ``meant``: see :func:`~stream.step.roles.examples.meaning`.
     """
+    return cut(packed(view), version, meant)
+
+
+def cut(raw: bytes, version: Version, meant: str) -> list[NewRecord]:
+    """The records of a version that holds what was packed."""
     if len(raw) > MOST_BYTES:
         raise StateError(
             f"version {version.number}: expected members of up to {MOST_BYTES:,} bytes, got"

@@ -8,12 +8,14 @@ import pytest
 
 from models.base import state_digest
 from stream.contract.outputs import Outputs
+from stream.run.assemble import build_ranking
 from stream.step.ranking.candidates import key_of
+from stream.step.ranking.engine import RankingEngine
 from stream.step.ranking.known import digest_of, scored_by
 from stream.step.ranking.news import read
 from stream.step.roles.examples import meaning
 from tests.stream.step.ranking.scaled import Shop, Traffic, home, raw
-from tests.stream.step.roles.scaled import Part, assert_goes_on, contents, whole
+from tests.stream.step.roles.scaled import Part, assert_goes_on, contents, of_role, whole
 from tests.support.factory import START_MS, decoded
 
 PLACE = ("partition", "offset", "seq", "scored_at", "model")
@@ -238,3 +240,9 @@ def test_who_has_missed_news_asks_for_all_that_is_known() -> None:
         shop.settle()
     assert len(set(shop.known())) == 1
     assert_goes_on(late, 1)
+
+
+def test_what_is_judged_of_a_file_is_judged_by_one_process() -> None:
+    """`evaluate` needs the whole engine, whatever part of the service the environment names."""
+    for role in ("scorer", "learner"):
+        assert type(build_ranking(of_role(raw(), role), None)) is RankingEngine

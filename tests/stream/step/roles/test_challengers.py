@@ -17,7 +17,6 @@ import stream.step.roles.versions
 from models.ensemble.group import key_of
 from stream.step.roles.examples import Reader, meaning
 from stream.step.roles.move import take_over
-from stream.step.roles.packing import packed
 from stream.step.roles.versions import viewed
 from tests.stream.step.lifecycle.test_reactions import LINEAR, PRIOR
 from tests.stream.step.roles.scaled import Part, Scaled, assert_goes_on, partition, raw, whole
@@ -266,7 +265,7 @@ def test_a_crafted_version_is_not_taken_over(
     engine, topic = many.learner.engine, many.scorers[0].config.models_topic
     version = engine.versions.current
     made = stream.step.roles.versions.pieces(
-        packed(viewed(engine.ensemble) | crafted),
+        viewed(engine.ensemble) | crafted,
         version._replace(number=version.number + 1),
         meaning(many.learner.config),
     )

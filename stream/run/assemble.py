@@ -35,7 +35,7 @@ from stream.settings.specs import defined, with_ensemble
 from stream.step.configure import admitted
 from stream.step.engine import Engine
 from stream.step.lifecycle.history import History
-from stream.step.pending.store import Pending, row_dtype
+from stream.step.pending.store import HOME, Pending, row_dtype
 from stream.step.ranking.engine import LIST_ROW, RankingEngine
 from stream.step.ranking.learner import RankingLearner
 from stream.step.ranking.rerank import SIDE, Parts
@@ -153,10 +153,10 @@ def _parts_of_ranking(
 
     group: Group[Any] = Group({name: fresh(name, 0) for name in reco.learners})
     group.fresh = fresh
-    second, row = None, LIST_ROW
+    second, row = None, pending_row(config)
     if config.members:
         second = _second_stage(config, group)
-        group, row = second.ensemble, _row_of_lists(config, second.features)
+        group = second.ensemble
     names = ("ensemble", *reco.members.names)
     return (
         config,
@@ -191,23 +191,25 @@ def _second_stage(config: Config, first: Group[Any]) -> Parts:
     )
 
 
-def _row_of_lists(config: Config, features: FeatureStage) -> np.dtype[Any]:
-    """The layout of an item of a list that members score."""
-    row = _row(features, config, config.member_task())
+def _row_of_lists(config: Config) -> np.dtype[Any]:
+    """The layout of an item of a list."""
+    if not config.members:
+        spread = [] if config.shard.role == "all" else [HOME]
+        return np.dtype([*LIST_ROW.descr, *spread])
+    row = _row(FeatureStage(config.features), config, config.member_task())
     others = [field for field in LIST_ROW.descr if field[0] not in (row.names or ())]
     return np.dtype([*row.descr, *others, SIDE])
 
 
 def row_bytes(config: Config) -> int:
     """What an event takes on disk while it waits for its label."""
-    features = FeatureStage(config.features)
-    if config.reco is not None:
-        return (_row_of_lists(config, features) if config.members else LIST_ROW).itemsize
-    return _row(features, config, config.task()).itemsize
+    return pending_row(config).itemsize
 
 
 def pending_row(config: Config) -> np.dtype[Any]:
-    """The layout of a waiting event, of a configuration whose events are scored."""
+    """The layout of a waiting event, or item of a list."""
+    if config.reco is not None:
+        return _row_of_lists(config)
     return _row(FeatureStage(config.features), config, config.task())
 
 

@@ -30,6 +30,8 @@ UNTOLD_ROOM = 1_000_000
 INDEX_BYTES = math.ceil(SLOT_BYTES + 9)
 """Memory that a row takes at most, where they are many: in the index, for its truth and marks. A
 truth that is yes, no or a class takes seven less."""
+HOME = ("partition", "<i4")
+"""Of a row that may become somebody else's: where its event came from."""
 _LEARNED, _EARLY = 1, 2
 """Marks of a row with a label: it was learned; its label was known at the look."""
 
@@ -62,7 +64,7 @@ def row_dtype(
             ("hashed", "<u4", (len(schema.hashed),)),
             ("alert", "?"),
             ("cold", "?"),
-            *([("partition", "<i4")] if spread else []),
+            *([HOME] if spread else []),
         ]
     )
 

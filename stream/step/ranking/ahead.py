@@ -28,7 +28,12 @@ TOOK, SEEN, GONE, OTHER = range(4)
 
 
 class Ahead:
-    """Deeds that were handed over, numbered from 1 in their order.
+    """Deeds that were handed over, numbered in their order.
+
+    Parameters
+    ----------
+    handed : int
+        The number before the first.
 
     Attributes
     ----------
@@ -36,8 +41,8 @@ class Ahead:
         The number of the newest.
     """
 
-    def __init__(self) -> None:
-        self.handed = 0
+    def __init__(self, handed: int = 0) -> None:
+        self.handed = handed
         self._deeds: deque[tuple[int, int, int]] = deque()  # kind, user, item
         self._of: dict[int, deque[tuple[int, int]]] = {}
 

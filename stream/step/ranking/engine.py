@@ -395,6 +395,8 @@ class RankingEngine(Engine):
 
     def _hold(self, rows: np.ndarray[Any, Any], out: Made) -> I64:
         self._leave(self.pending.overflow(len(rows)), "lists.evicted", out)
+        if self.config.shard.role != "all":
+            rows["partition"] = self._home
         return self.pending.hold(rows)
 
     def _known(self, ids: I64) -> None:

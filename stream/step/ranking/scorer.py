@@ -107,10 +107,20 @@ class RankingScorer(RankingEngine):
             except Foreign as error:
                 out.letters.append(DeadLetter(record, "foreign", str(error)))
                 continue
-            if news is not None:
-                self._follow(news, out)
+            if news is None:
+                continue
+            self._follow(news, out)
+            if news.apart and news.whole is not None:
+                detail = news.version._asdict()
+                self.auditor.record("version_applied", "learner", "ensemble", detail)
         if self.versions.missed and not missed:
             self._telling.asks = True
+
+    def hear(self, raw: bytes | None) -> None:
+        """Follow, between two steps, the news that a record completes: nothing of it goes on the
+        trail. Raises :class:`~stream.step.roles.examples.Foreign`."""
+        if (news := self.versions.take(raw)) is not None:
+            self._follow(news, Made())
 
     def _follow(self, news: News, out: Made) -> None:
         """Know what the learner knows by now; lists are told what was taken of them."""
@@ -130,8 +140,6 @@ class RankingScorer(RankingEngine):
         self._learn_as(learned, news.choices)
         if news.apart and news.whole is not None:
             take_whole(self, news.whole)
-            detail = news.version._asdict()
-            self.auditor.record("version_applied", "learner", "ensemble", detail)
         else:
             super()._forget_evicted()
         self._take_over(news)

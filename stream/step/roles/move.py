@@ -10,21 +10,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-from models.base import BOOL, F64, I64, MillraceError, State
+from models.base import I64, MillraceError, State
 from stream.step.early import EarlyLabel
+from stream.step.engine import Engine
 from stream.step.lifecycle.beside import unheld
 from stream.step.pending.store import SEGMENT_ROWS
 from stream.step.roles.routes import Routes, owner
 from stream.step.roles.scorer import ScorerEngine
+from stream.step.roles.versions import Joining
 
 KEPT_BY_NAME = ("seq", "digest", "trail", "auditor", "ledger")
 """Parts of a state that go on under their process's name, wherever the rest comes from."""
 COUNTED = ("tallies", "matured", "quality")
 """What only counts and measures: it stays in one place, so that sums over processes stay."""
+
+
+class Versioned(Protocol):
+    """A scorer of any kind."""
+
+    @property
+    def versions(self) -> Joining:
+        """What it follows the learner by."""
+        ...
+
+
+V = TypeVar("V", bound=Versioned)
 
 
 class Unmovable(MillraceError):
@@ -66,7 +81,7 @@ def take_over(to: ScorerEngine, found: Mapping[int, ScorerEngine]) -> None:
     to.join.watermark_ms = max(part.watermark_ms for part in parts)
     to.features.gather([part.features for part in parts], homes)
     _early(to, _unmet(found) if shard.labels == "any" else _waiting(parts), homes)
-    _rows(to, parts, homes)
+    _at_look(to, parts, gather_rows(to, parts, homes))
     told = {
         i: min(found[s].watermark_ms for s in sources(i, shard.count, before, partitions))
         for i in range(shard.count)
@@ -80,9 +95,7 @@ def take_over(to: ScorerEngine, found: Mapping[int, ScorerEngine]) -> None:
         to.join.heard(to.routes.hear(to.watermark_ms)[0])
 
 
-def newest_first(
-    found: Mapping[int, ScorerEngine], index: int, count: int, partitions: int
-) -> list[ScorerEngine]:
+def newest_first(found: Mapping[int, V], index: int, count: int, partitions: int) -> list[V]:
     """Those whose partitions a scorer gets, the one with the newest version first."""
     parts = [found[i] for i in sources(index, count, len(found), partitions)]
     return sorted(parts, key=lambda part: -part.versions.current.number)
@@ -92,18 +105,29 @@ def _plain(
     to: ScorerEngine, own: ScorerEngine, base: ScorerEngine, counted: Sequence[ScorerEngine]
 ) -> State:
     """The state without what belongs to partitions."""
-    state, fresh, named = base.state(), to.state(), own.state()
-    state |= {key: named[key] for key in KEPT_BY_NAME}
+    fresh = to.state()
+    state = base.state() | kept_by_name(own) | counted_of(counted)
     here = ("pending", "history", "features", "early", "routes")
     state |= {key: fresh[key] for key in here if key in fresh}
     state["challengers"] = unheld(state["challengers"])
     state["maturity"] |= {key: fresh["maturity"][key] for key in ("ends", "shares")}
     if base not in counted:
         state |= {key: fresh[key] for key in COUNTED}
+    return state
+
+
+def kept_by_name(own: Engine) -> State:
+    """What goes on of the scorer of the same name, else of the new one itself."""
+    state = own.state()
+    return {key: state[key] for key in KEPT_BY_NAME}
+
+
+def counted_of(counted: Sequence[Engine]) -> State:
+    """The counts of all these."""
     counts = Counter[str]()
     for part in counted:
         counts.update(part.counts)
-    return state | {"counts": dict(counts)}
+    return {"counts": dict(counts)}
 
 
 def met(found: Mapping[int, ScorerEngine]) -> list[EarlyLabel]:
@@ -153,40 +177,55 @@ def _routes(to: ScorerEngine, routes: Routes, found: Mapping[int, ScorerEngine])
             routes.holders.add(ids[holder == other], other)
 
 
-def _rows(to: ScorerEngine, parts: Sequence[ScorerEngine], homes: range) -> None:
-    """Rows wait on, in the order in which they were scored; of several scorers by event time."""
+class Rows(NamedTuple):
+    """Rows of several stores in one order: of which one each is, and its number there."""
+
+    source: I64
+    number: I64
+
+    def of(self, part: int) -> tuple[I64, I64]:
+        """Of one store, places in the order and numbers."""
+        here = np.flatnonzero(self.source == part)
+        return here, self.number[here]
+
+
+def gather_rows(to: Engine, parts: Sequence[Engine], homes: Sequence[int]) -> Rows:
+    """Rows wait on, in the order in which they were held; of several scorers by event time."""
     found = [part.pending.among(homes) for part in parts]
-    sizes = [len(numbers) for numbers, _ in found]
-    if sum(sizes) > to.pending.room and not to.pending.open:
+    rows = Rows(
+        np.repeat(np.arange(len(parts)), [len(numbers) for numbers, _ in found]),
+        np.concatenate([numbers for numbers, _ in found]),
+    )
+    if len(parts) > 1:
+        # A row that was late when it was held stands behind those before it.
+        held = [np.maximum.accumulate(times) for _, times in found]
+        order = np.argsort(np.concatenate(held), kind="stable")
+        rows = Rows(rows.source[order], rows.number[order])
+    if len(rows.number) > to.pending.room and not to.pending.open:
         raise Unmovable(
-            f"scorer {to.config.shard.index}: {sum(sizes):,} events would wait for labels, and"
+            f"scorer {to.config.shard.index}: {len(rows.number):,} rows would wait, and"
             f" limits.pending lets {to.pending.room:,}: raise it in the file first"
         )
-    source = np.repeat(np.arange(len(parts)), sizes)
-    numbers = np.concatenate([numbers for numbers, _ in found])
-    if len(parts) > 1:
-        # A row that was late when it was scored stands behind those before it.
-        scored = [np.maximum.accumulate(times) for _, times in found]
-        order = np.argsort(np.concatenate(scored), kind="stable")
-        source, numbers = source[order], numbers[order]
-    shares, looked = np.empty(len(numbers)), np.empty(len(numbers), np.bool_)
-    for start in range(0, len(numbers), SEGMENT_ROWS):
+    for start in range(0, len(rows.number), SEGMENT_ROWS):
         at = slice(start, start + SEGMENT_ROWS)
-        _chunk(to, parts, source[at], numbers[at], (shares[at], looked[at]))
-    to.maturity.moved_in(shares, looked)
+        _chunk(to, parts, Rows(rows.source[at], rows.number[at]))
+    return rows
 
 
-def _chunk(
-    to: ScorerEngine,
-    parts: Sequence[ScorerEngine],
-    source: I64,
-    numbers: I64,
-    at_look: tuple[F64, BOOL],
-) -> None:
-    rows = np.empty(len(numbers), to.pending.dtype)
-    truth, marks = np.empty(len(numbers)), np.empty(len(numbers), np.uint8)
+def _chunk(to: Engine, parts: Sequence[Engine], some: Rows) -> None:
+    n = len(some.number)
+    rows = np.empty(n, to.pending.dtype)
+    truth, marks = np.empty(n), np.empty(n, np.uint8)
     for i, part in enumerate(parts):
-        here = np.flatnonzero(source == i)
-        rows[here], truth[here], marks[here] = part.pending.moving(numbers[here])
-        at_look[0][here], at_look[1][here] = part.maturity.moving(numbers[here])
+        here, numbers = some.of(i)
+        rows[here], truth[here], marks[here] = part.pending.moving(numbers)
     to.pending.move_in(rows, truth, marks)
+
+
+def _at_look(to: ScorerEngine, parts: Sequence[ScorerEngine], rows: Rows) -> None:
+    """What was known of the rows at their look."""
+    shares, looked = np.empty(len(rows.number)), np.empty(len(rows.number), np.bool_)
+    for i, part in enumerate(parts):
+        here, numbers = rows.of(i)
+        shares[here], looked[here] = part.maturity.moving(numbers)
+    to.maturity.moved_in(shares, looked)

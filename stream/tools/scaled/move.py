@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -43,6 +43,9 @@ from stream.state.recovery import recover
 from stream.state.topics import Standing, passed, unread
 from stream.step.pending.segments import Segment
 from stream.step.pending.store import members_of, with_members
+from stream.step.ranking.move import all_back
+from stream.step.ranking.move import take_over as take_over_ranking
+from stream.step.ranking.scorer import RankingScorer
 from stream.step.roles.examples import Foreign, told_meaning
 from stream.step.roles.move import met, newest_first, owned, sources, take_over
 from stream.step.roles.routes import Stage, asked, waited
@@ -50,6 +53,10 @@ from stream.step.roles.scorer import ScorerEngine
 
 SAMPLE = 65_536
 """Rows that are copied to tell how long all of them take."""
+
+
+Scorer = ScorerEngine | RankingScorer
+S = TypeVar("S", ScorerEngine, RankingScorer)
 
 
 class MoveRefused(MillraceError):
@@ -84,8 +91,13 @@ class Old(NamedTuple):
 
     config: Config
     directory: StateDirectory
-    engine: ScorerEngine
+    engine: Scorer
     standing: Standing
+
+
+def _engines(old: Mapping[int, Old], kind: type[S]) -> dict[int, S]:
+    """Those of this kind, by index: all scorers of a service are of one."""
+    return {i: one.engine for i, one in old.items() if isinstance(one.engine, kind)}
 
 
 def scorers(path: Path, environ: Mapping[str, str], count: int | None = None) -> list[Config]:
@@ -197,7 +209,8 @@ def move(
     """Let there be ``count`` scorers; tells what came of it.
 
     1. Take all state directories: nobody else may run there. Shut older processes out.
-    2. Bring each scorer to the end of its journal, and let it know all that others told of risk.
+    2. Bring each scorer to the end of its journal, and let it know all that others told of risk,
+       and of a service that ranks all that the learner told.
     3. Gather each new scorer's state, and put it into its directory, where nothing reads it yet.
     4. Say so in all journals, in one transaction.
 
@@ -224,6 +237,7 @@ def move(
             ending.callback(old[i].engine.close)
             told(f"{config.name} stands at step {old[i].engine.seq}")
         ends = _drain(together, old)
+        _follow(together, old)
         labels = _under_way(together, old, count)
         together.make_journals(after)
         failpoint("move.gathered")
@@ -257,7 +271,7 @@ def _old(config: Config, directory: StateDirectory) -> Old:
     finally:
         log.close()
     engine = recovered.engine
-    if not isinstance(engine, ScorerEngine) or engine.seq == 0:
+    if not isinstance(engine, Scorer) or engine.seq == 0:
         raise MoveRefused(_missing(config))
     if (got := engine.config.shard.count) != config.shard.count:
         raise MoveRefused(
@@ -275,34 +289,51 @@ def _old(config: Config, directory: StateDirectory) -> Old:
 
 def _drain(together: Together, old: Mapping[int, Old]) -> dict[int, int]:
     """Let each know all that the others told of risk; the next offset of each partition of it."""
-    topic = old[0].config.risk_topic
-    if old[0].engine.sharing is None:
-        return {}
-    ends = {partition: end for (_, partition), end in together.ends(topic).items()}
-    for i, one in old.items():
+    topic, ends = old[0].config.risk_topic, dict[int, int]()
+    if old[0].config.shared_entities:
+        ends = {partition: end for (_, partition), end in together.ends(topic).items()}
+    for i, engine in _engines(old, ScorerEngine).items():
         for partition in range(len(old)):
-            if partition == i or one.engine.sharing is None:
+            if partition == i or engine.sharing is None:
                 continue
-            first = one.standing.positions.get((topic, partition), 0)
+            first = old[i].standing.positions.get((topic, partition), 0)
             for record in together.between((topic, partition), first, ends[partition]):
                 try:
-                    one.engine.sharing.read(partition, record.value)
+                    engine.sharing.read(partition, record.value)
                 except Foreign as error:
                     raise MoveRefused(_crafted(record, error)) from error
     return ends
+
+
+def _follow(together: Together, old: Mapping[int, Old]) -> None:
+    """Let each that ranks know all that the learner has told, so that lists have their hits of it,
+    and nothing that they handed over is on its way."""
+    key = old[0].config.models_topic, 0
+    ranking = _engines(old, RankingScorer)
+    end = together.ends(key[0]).get(key, 0) if ranking else 0
+    for i, engine in ranking.items():
+        positions = old[i].standing.positions
+        for record in together.between(key, positions.get(key, 0), end):
+            try:
+                engine.hear(record.value)
+            except Foreign as error:
+                raise MoveRefused(_crafted(record, error)) from error
+        positions[key] = end
+    all_back(ranking)
 
 
 def _under_way(together: Together, old: Mapping[int, Old], count: int) -> list[Labels]:
     """Labels on their way to an event that is held, each id's in their order: those that wait where
     it is not known yet, and those that scorers have handed on and that nobody has read."""
     topic, found = old[0].config.routes_topic, []
-    if (early := met({i: one.engine for i, one in old.items()})) and old[0].config.routed:
+    engines = _engines(old, ScorerEngine)
+    if (early := met(engines)) and old[0].config.routed:
         found.append((Stage.FOUND, waited(early)))
-    for i, one in old.items():
-        if (routes := one.engine.routes) is None:
+    for i, engine in engines.items():
+        if (routes := engine.routes) is None:
             continue
         first, end = (
-            at.get((topic, i), 0) for at in (one.standing.positions, together.ends(topic))
+            at.get((topic, i), 0) for at in (old[i].standing.positions, together.ends(topic))
         )
         for record in together.between((topic, i), first, end):
             try:
@@ -344,18 +375,20 @@ def _gathered(
 ) -> tuple[Config, Outputs]:
     """A new scorer's state, kept in its directory; the step that says so."""
     engine = build_engine(config, directory.pending)
-    if not isinstance(engine, ScorerEngine):
+    if not isinstance(engine, Scorer):
         raise MoveRefused(f"{config.name}: expected shard.role = 'scorer'")
     try:
         engine.tree = journaled(config)
-        engines = {i: one.engine for i, one in old.items()}
-        take_over(engine, engines)
-        index = config.shard.index
+        if isinstance(engine, RankingScorer):
+            take_over_ranking(engine, _engines(old, RankingScorer))
+        else:
+            take_over(engine, _engines(old, ScorerEngine))
+        index, engines = config.shard.index, {i: one.engine for i, one in old.items()}
         if index not in old:
             _go_on(engine, together.tail(config))
         [base, *_] = newest_first(engines, index, config.shard.count, config.topics.partitions)
         standing = _standing(config, next(o for o in old.values() if o.engine is base), old, ends)
-        if engine.routes is not None:
+        if config.routed:
             topic = config.routes_topic
             standing.positions[topic, index] = together.ends(topic).get((topic, index), 0)
         positions = [(t, p, at) for (t, p), at in sorted(standing.positions.items())]
@@ -377,7 +410,7 @@ def _gathered(
     return config, outputs
 
 
-def _go_on(engine: ScorerEngine, tail: JournalRecord | None) -> None:
+def _go_on(engine: Scorer, tail: JournalRecord | None) -> None:
     """One that was a scorer before there were fewer: its journal and its trail go on."""
     if tail is None:
         return

@@ -26,7 +26,7 @@ from stream.step.ranking.engine import RankingEngine, place_id
 from stream.step.ranking.known import digest_of, take_whole
 from stream.step.ranking.news import News, NewsReader, Telling, written
 from stream.step.roles.examples import Foreign, meaning
-from stream.step.roles.risk import take_in
+from stream.step.roles.risk import Sharing, take_in
 
 OWN = (Checkpoint,)
 """Commands that a scorer follows; what the others do comes to it in news."""
@@ -115,6 +115,15 @@ class RankingScorer(RankingEngine):
                 self.auditor.record("version_applied", "learner", "ensemble", detail)
         if self.versions.missed and not missed:
             self._telling.asks = True
+
+    def hand(self) -> tuple[Handed, bytes]:
+        """What is to be handed over since the last step, see :meth:`Engine._handed`."""
+        return self._handed()
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """What others are told of entities that they see too."""
+        return None if self.reranker is None else self.reranker.sharing
 
     def hear(self, raw: bytes | None) -> None:
         """Follow, between two steps, the news that a record completes: nothing of it goes on the

@@ -16,9 +16,11 @@ import msgspec
 import numpy as np
 
 from models.base import I64, MillraceError, State
+from stream.settings.schema import Config
 from stream.step.early import EarlyLabel
 from stream.step.engine import Engine
 from stream.step.lifecycle.beside import unheld
+from stream.step.maturity import Maturity
 from stream.step.pending.store import SEGMENT_ROWS
 from stream.step.roles.routes import Routes, owner
 from stream.step.roles.scorer import ScorerEngine
@@ -36,6 +38,15 @@ class Versioned(Protocol):
     @property
     def versions(self) -> Joining:
         """What it follows the learner by."""
+        ...
+
+
+class Timed(Protocol):
+    """A scorer of any kind."""
+
+    @property
+    def watermark_ms(self) -> int:
+        """The newest event time that it has taken in."""
         ...
 
 
@@ -81,12 +92,9 @@ def take_over(to: ScorerEngine, found: Mapping[int, ScorerEngine]) -> None:
     to.join.watermark_ms = max(part.watermark_ms for part in parts)
     to.features.gather([part.features for part in parts], homes)
     _early(to, _unmet(found) if shard.labels == "any" else _waiting(parts), homes)
-    _at_look(to, parts, gather_rows(to, parts, homes))
-    told = {
-        i: min(found[s].watermark_ms for s in sources(i, shard.count, before, partitions))
-        for i in range(shard.count)
-        if i != shard.index
-    }
+    rows = gather_rows(to, parts, homes)
+    at_look(to.maturity, [part.maturity for part in parts], rows)
+    told = told_by(to.config, found)
     if to.sharing is not None:
         to.sharing.told_ms = told
     if to.routes is not None:
@@ -222,10 +230,20 @@ def _chunk(to: Engine, parts: Sequence[Engine], some: Rows) -> None:
     to.pending.move_in(rows, truth, marks)
 
 
-def _at_look(to: ScorerEngine, parts: Sequence[ScorerEngine], rows: Rows) -> None:
+def at_look(to: Maturity, parts: Sequence[Maturity], rows: Rows) -> None:
     """What was known of the rows at their look."""
     shares, looked = np.empty(len(rows.number)), np.empty(len(rows.number), np.bool_)
     for i, part in enumerate(parts):
         here, numbers = rows.of(i)
-        shares[here], looked[here] = part.maturity.moving(numbers)
-    to.maturity.moved_in(shares, looked)
+        shares[here], looked[here] = part.moving(numbers)
+    to.moved_in(shares, looked)
+
+
+def told_by(to: Config, found: Mapping[int, Timed]) -> dict[int, int]:
+    """By scorer that another one there is will hear of, up to which event time it has told all."""
+    count, partitions = to.shard.count, to.topics.partitions
+    return {
+        i: min(found[s].watermark_ms for s in sources(i, count, len(found), partitions))
+        for i in range(count)
+        if i != to.shard.index
+    }

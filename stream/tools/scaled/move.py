@@ -21,7 +21,7 @@ from models.base import MillraceError
 from monitoring.audit.trail import Head
 from stream.contract.failpoint import failpoint
 from stream.contract.outputs import Outputs
-from stream.contract.records import JournalRecord, Record
+from stream.contract.records import JournalRecord, NewRecord, Record
 from stream.decode.codec import Labels
 from stream.logs.kafka.together import Together
 from stream.run.assemble import build_engine, open_log, open_together, pending_row, wall_clock_ms
@@ -43,7 +43,7 @@ from stream.state.recovery import recover
 from stream.state.topics import Standing, passed, unread
 from stream.step.pending.segments import Segment
 from stream.step.pending.store import members_of, with_members
-from stream.step.ranking.move import all_back
+from stream.step.ranking.move import all_back, tell
 from stream.step.ranking.move import take_over as take_over_ranking
 from stream.step.ranking.scorer import RankingScorer
 from stream.step.roles.examples import Foreign, told_meaning
@@ -237,13 +237,15 @@ def move(
             ending.callback(old[i].engine.close)
             told(f"{config.name} stands at step {old[i].engine.seq}")
         ends = _drain(together, old)
-        _follow(together, old)
+        examples = _follow(together, old)
         labels = _under_way(together, old, count)
         together.make_journals(after)
         failpoint("move.gathered")
         steps = [_gathered(together, c, directories[c.shard.index], old, ends) for c in after]
         steps[0] = _with(*steps[0], labels)
         steps += [_left(old[i], old, count) for i in range(count, len(before))]
+        for i, records in examples.items():
+            steps[i] = _handing(*steps[i], records)
         failpoint("move.kept")
         together.commit(steps)
         failpoint("move.committed")
@@ -292,22 +294,22 @@ def _drain(together: Together, old: Mapping[int, Old]) -> dict[int, int]:
     topic, ends = old[0].config.risk_topic, dict[int, int]()
     if old[0].config.shared_entities:
         ends = {partition: end for (_, partition), end in together.ends(topic).items()}
-    for i, engine in _engines(old, ScorerEngine).items():
+    for i, sharing in ((i, one.engine.sharing) for i, one in old.items()):
         for partition in range(len(old)):
-            if partition == i or engine.sharing is None:
+            if partition == i or sharing is None:
                 continue
             first = old[i].standing.positions.get((topic, partition), 0)
             for record in together.between((topic, partition), first, ends[partition]):
                 try:
-                    engine.sharing.read(partition, record.value)
+                    sharing.read(partition, record.value)
                 except Foreign as error:
                     raise MoveRefused(_crafted(record, error)) from error
     return ends
 
 
-def _follow(together: Together, old: Mapping[int, Old]) -> None:
+def _follow(together: Together, old: Mapping[int, Old]) -> dict[int, list[NewRecord]]:
     """Let each that ranks know all that the learner has told, so that lists have their hits of it,
-    and nothing that they handed over is on its way."""
+    and nothing that they handed over is on its way; what they have to tell the learner of it."""
     key = old[0].config.models_topic, 0
     ranking = _engines(old, RankingScorer)
     end = together.ends(key[0]).get(key, 0) if ranking else 0
@@ -320,6 +322,7 @@ def _follow(together: Together, old: Mapping[int, Old]) -> None:
                 raise MoveRefused(_crafted(record, error)) from error
         positions[key] = end
     all_back(ranking)
+    return tell(ranking)
 
 
 def _under_way(together: Together, old: Mapping[int, Old], count: int) -> list[Labels]:
@@ -357,6 +360,14 @@ def _with(config: Config, outputs: Outputs, labels: list[Labels]) -> tuple[Confi
         return config, outputs
     records = asked(told_meaning(config), config.shard.index + 1, labels, config.shard.index)
     return config, msgspec.structs.replace(outputs, handed={config.routes_topic: records})
+
+
+def _handing(config: Config, outputs: Outputs, records: list[NewRecord]) -> tuple[Config, Outputs]:
+    """The learner is told what came of lists by the last news."""
+    if not records:
+        return config, outputs
+    handed = dict(outputs.handed) | {config.examples_topic: records}
+    return config, msgspec.structs.replace(outputs, handed=handed)
 
 
 def _crafted(record: Record, error: Foreign) -> str:

@@ -7,6 +7,7 @@ import itertools
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from models.base import state_digest
 from stream.run.assemble import build_engine, pending_row
 from stream.step.ranking.engine import LIST_ROW
-from stream.step.ranking.known import digest_of
-from stream.step.ranking.move import all_back, take_over
+from stream.step.ranking.known import digest_of, scored_by
+from stream.step.ranking.move import all_back, take_over, tell
 from stream.step.roles.move import Unmovable, heirs, owned
 from tests.stream.step.ranking.scaled import Shop, Traffic, home, raw
-from tests.stream.step.ranking.test_roles import SMALL, said
+from tests.stream.step.ranking.test_roles import MEMBERS, SMALL, said
 from tests.stream.step.roles.scaled import Part, contents, of_role, whole
 from tests.support.factory import START_MS
 
@@ -44,7 +45,10 @@ class Moving(Shop):
             for record in self.models[self._taken[i] :]:
                 part.engine.hear(record)
             self._taken[i] = len(self.models)
-        return {i: part.engine for i, part in enumerate(self.scorers)}
+        found = {i: part.engine for i, part in enumerate(self.scorers)}
+        for i, records in tell(found).items():
+            self.examples[i] += contents(records)
+        return found
 
     def move(self, count: int) -> None:
         """So many scorers from here on."""
@@ -64,7 +68,7 @@ class Moving(Shop):
         self.examples += [[] for _ in range(more)]
         self._learned += [0] * more
         self._taken = [len(self.models)] * count
-        self.risk = self.routes = [[] for _ in range(count)]
+        self.risk, self.routes = ([[] for _ in range(count)] for _ in range(2))
         self._told, self._routed = [[0] * count for _ in range(count)], [0] * count
 
     def take(self, p: int, *records: dict[str, Any]) -> Any:
@@ -146,6 +150,42 @@ def test_after_moves_all_is_as_in_one_process(count: int, moves: dict[int, int],
     assert ids[0] == sorted(itertools.chain(*ids[1:]))
     assert rows[0].waiting == sum(row.waiting for row in rows[1:])
     assert all(len(part.engine.ahead) == 0 for part in shop.scorers)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 3), (3, 2)])
+def test_members_score_on_after_a_move(before: int, after: int) -> None:
+    """By windows of users that came along and risk that all know: the rows of places are one
+    process's bit for bit, and all that becomes of them is learned once."""
+    given = MEMBERS | {"label": {"horizon": "2h", "learning": "arrival"}}
+    one, shop = Part(whole(tree(1, **given))), Moving(before, **given)
+    traffic = Traffic(17)
+
+    def play(record: dict[str, Any], settled: bool = True) -> None:
+        p = home(record, PARTITIONS)
+        traffic.answers += said(one.step(("events", p, [record])))
+        shop.take(p, record)
+        if settled:
+            shop.settle()
+
+    for n in range(360):
+        if n == 240:
+            shop.learn()
+            shop.move(after)
+        # What was taken just before comes back to scorers that have stopped.
+        play(traffic.record(), settled=n != 239)
+    shop.settle()
+    stages = [part.engine.reranker for part in (one, *shop.scorers, shop.learner)]
+    for name in ("shown", "labels.joined"):
+        assert stages[0].counts[name] == sum(stage.counts[name] for stage in stages[1:-1])
+    pendings = [part.engine.pending for part in (one, *shop.scorers)]
+    held = [p.take(np.arange(p.head, p.tail)) for p in pendings]
+    rows = np.concatenate(held[1:])
+    here, there = (np.argsort(part["id"], kind="stable") for part in (held[0], rows))
+    assert len(held[0]) == len(rows) > 200
+    for name in ("id", "dense", "keys", "shown"):
+        assert held[0][name][here].tolist() == rows[name][there].tolist(), name
+    assert stages[-1].counts["updates.linear"] == stages[0].counts["updates.linear"] > 9
+    assert len({state_digest(scored_by(part.engine)) for part in shop.scorers}) == 1
 
 
 def test_one_that_was_none_for_a_while_hands_over_new_deeds() -> None:

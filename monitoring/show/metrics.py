@@ -25,7 +25,14 @@ from monitoring.quality.measures import UNDECIDED
 from monitoring.quality.numbers import PINBALL
 from monitoring.quality.rated import METRICS as RATED
 from monitoring.quality.tasks import METRICS, Snapshot
-from monitoring.show.readings import LABEL_RESULTS, Progress, Readings, Telemetry, reactions
+from monitoring.show.readings import (
+    LABEL_RESULTS,
+    Progress,
+    Readings,
+    Shared,
+    Telemetry,
+    reactions,
+)
 from monitoring.show.series import Row, Rows, counter, gauge, histogram
 
 _TABLE_RESULTS = ("evicted", "expired", "late", "truncated", "unmatched")
@@ -207,6 +214,33 @@ def _shared(r: Readings) -> Iterator[Metric]:
         ["model", "service"],
         [([r.model, s.service], s.events_elsewhere) for s in handed],
     )
+    yield from _deeds(r.model, [s for s in found if s.deeds is not None])
+
+
+def _deeds(model: str, found: list[Shared]) -> Iterator[Metric]:
+    """Of a process of a service that ranks."""
+    yield counter(
+        "deeds",
+        "What users did, and what was told of items and users: handed over, or taken by a learner",
+        ["model", "service", "role"],
+        [([model, s.service, s.role], s.deeds or 0) for s in found],
+    )
+    scorers = [s for s in found if s.role == "scorer"]
+    for name, text, value in (
+        (
+            "deeds_ahead",
+            "Deeds that the learner has not given back yet",
+            lambda s: s.deeds_ahead,
+        ),
+        (
+            "deeds_missed",
+            "1 while versions are missing: the scorer waits for all that is known",
+            lambda s: float(s.missed),
+        ),
+    ):
+        yield gauge(
+            name, text, ["model", "service"], [([model, s.service], value(s)) for s in scorers]
+        )
 
 
 def _flow(r: Readings) -> Iterator[Metric]:

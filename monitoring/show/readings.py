@@ -63,6 +63,10 @@ class Shared:
     risk_lacking : events that it scored by tables which lacked something.
     labels_handed, events_elsewhere : of a scorer whose labels stand anywhere: labels that it handed
         on, ``None`` where they do not, and events held by others of whose ids it is the owner.
+    deeds : of a service that ranks what users did and what was told of items and users, as a scorer
+        handed it over, or the learner took it; of others ``None``.
+    deeds_ahead, missed : of such a scorer how many of them have not come back, and whether versions
+        are missing, so that it waits for all that is known. Its ``age_s`` is 0 where none waits.
     """
 
     service: str
@@ -75,6 +79,9 @@ class Shared:
     risk_lacking: int = 0
     labels_handed: int | None = None
     events_elsewhere: int = 0
+    deeds: int | None = None
+    deeds_ahead: int = 0
+    missed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,8 +225,8 @@ class Api:
         if config.reco is not None:
             taking |= {
                 "/feedback": self._events,
-                f"/rank/{config.name}": self._rank,
-                f"/recommend/{config.name}": self._recommend,
+                f"/rank/{config.service}": self._rank,
+                f"/recommend/{config.service}": self._recommend,
             }
         refused = bool(self._backend.read_only)
         return [

@@ -15,12 +15,15 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
+from msgspec import structs
+
 from monitoring.show.metrics import MillraceCollector, exposition, registry
 from monitoring.show.readings import Readings, Telemetry
 from stream.contract.letters import DeadLetter
 from stream.contract.log import Log
 from stream.contract.outputs import Outputs
 from stream.contract.records import NewRecord, Record
+from stream.contract.routing import partitions_for
 from stream.http.live.page import POINT_S, PageView, finite, standing
 from stream.http.problem import Problem
 from stream.http.score import ScoreWaiters
@@ -198,17 +201,27 @@ class Front(Listener):
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> list[tuple[int, int]]:
         """See :class:`stream.http.api.Backend`."""
-        if topic != self._service.config.topics.control:
+        config = self._service.config
+        if topic == config.topics.events and config.answers_anyone:
+            records = _own(config, records)
+        elif topic != config.topics.control:
             self._whole()
         return self._service.log.append(topic, records)
 
     def _whole(self) -> None:
         """Refuse what only a process can do that knows all events."""
-        shard = self._service.config.shard
-        if shard.role != "all":
+        config = self._service.config
+        role = config.shard.role
+        if role != "all" and config.reco is not None:
             raise Problem(
                 "not-found",
-                f"expected a service of one process, got a {shard.role}: append events and labels"
+                f"expected a scorer of {config.service}, any of which takes records and answers,"
+                f" got its {role}: ask {', '.join(config.processes[:-1])}",
+            )
+        if role != "all":
+            raise Problem(
+                "not-found",
+                f"expected a service of one process, got a {role}: append events and labels"
                 " to their topics, each to the partition of its entity",
             )
 
@@ -244,8 +257,12 @@ class Front(Listener):
         return self._service.health.alive()
 
     def ready(self) -> tuple[bool, str]:
-        """See :class:`stream.http.api.Backend`."""
-        return self._service.health.ready()
+        """See :class:`stream.http.api.Backend`: who waits for all that is known answers."""
+        ready, detail = self._service.health.ready()
+        shared = self._latest.shared
+        if shared is not None and shared.missed:
+            detail += "; versions of the learner are missing: waits for all that is known"
+        return ready, detail
 
     @property
     def newest_ms(self) -> int:
@@ -312,7 +329,7 @@ class Front(Listener):
     def snapshot(self) -> dict[str, Any]:
         """What the live page shows: the engine's numbers and the process's."""
         service = self._service
-        ready, detail = service.health.ready()
+        ready, detail = self.ready()
         lag: dict[str, int] = {}
         for (topic, _), records in service.lag.copy().items():
             lag[topic] = lag.get(topic, 0) + records
@@ -349,6 +366,14 @@ class Front(Listener):
     def score(self, event_id: str) -> bytes | None:
         """See :class:`stream.http.api.Backend`."""
         return self._page.scores.find(event_id)
+
+
+def _own(config: Config, records: Sequence[NewRecord]) -> list[NewRecord]:
+    """The records, by their keys in partitions of events that this process reads itself."""
+    topic = config.topics.events
+    own = [p for p in range(config.topics.partitions) if config.reads(topic, p)]
+    at = partitions_for([record.key for record in records], len(own))
+    return [structs.replace(r, partition=own[i]) for r, i in zip(records, at, strict=True)]
 
 
 def _challengers(latest: Readings, place: str) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ from monitoring.audit.budgets import EVENTS, RULES
 from monitoring.quality.policy import PolicyValue
 from monitoring.show.readings import Readings, Scorer, Shared, reactions
 from stream.contract.letters import REASONS
+from stream.settings.schema import Config
 from stream.step.engine import Engine
 from stream.step.ranking.changes import learners as ranking_learners
 from stream.step.ranking.engine import RankingEngine
 from stream.step.ranking.rerank import Reranker
-from stream.step.roles.learner import LearnerEngine
-from stream.step.roles.scorer import ScorerEngine
+from stream.step.ranking.scorer import RankingScorer
+from stream.step.roles.versions import Outgoing
 from stream.step.scoring import ScoringEngine, scoring
 
 _LABEL_COUNTS = {
@@ -52,10 +53,10 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
         consumed=_consumed(engine),
         scored=counts["scored"],
         cold_scores=counts["fallbacks"],
-        cold=counts["learned"] == 0,
+        cold=engine.recommender.counts()["items"] == 0,
         rated=() if engine.rated is None else engine.rated.ratings.scorers,
         updates={name: counts[f"updates.{name}"] for name in learners},
-        labels={"joined": counts["learned"]},
+        labels={"joined": counts["learned"] + counts["followed"]},
         dead_letters={reason: counts[f"dead.{reason}"] for reason in REASONS},
         pending=engine.pending.waiting,
         pending_evicted=counts["lists.evicted"],
@@ -90,6 +91,7 @@ def _of_ranking(engine: RankingEngine, parameters: Mapping[tuple[str, str, bool]
             **{name: counts[name] for name in ("cold", "shown", "hits", "fallbacks", "short")},
         },
         beside=None if stage is None else _of_stage(engine, stage, parameters),
+        shared=_shared(engine),
     )
 
 
@@ -231,29 +233,41 @@ def _labels(engine: ScoringEngine) -> dict[str, int]:
     return found | {"joined": found["joined"] + engine.counts["examples"]}
 
 
-def _shared(engine: ScoringEngine) -> Shared | None:
+def _shared(engine: RankingEngine | ScoringEngine) -> Shared | None:
     """Of a scorer or a learner its version, and of a learner what it knows of scorers."""
-    if not isinstance(engine, ScorerEngine | LearnerEngine):
+    config, versions = engine.config, getattr(engine, "versions", None)
+    if versions is None:
         return None
-    config, current = engine.config, engine.versions.current
+    current = versions.current
     age_s = (engine.watermark_ms - current.at_ms) / 1000 if current.number else math.nan
     own = (config.service, config.shard.role, current.number, age_s, current.digest)
-    if isinstance(engine, ScorerEngine):
-        told: dict[str, Any] = {}
-        if (sharing := engine.sharing) is not None:
-            told["risk_lag_s"] = sharing.lag_s(engine.watermark_ms)
-            told["risk_lacking"] = engine.counts["risk.lacking"]
-        if (routes := engine.routes) is not None:
-            told["labels_handed"] = engine.counts["labels.handed"]
-            told["events_elsewhere"] = len(routes.holders)
-        return Shared(*own, **told)
+    if isinstance(versions, Outgoing):
+        taken = engine.counts["examples"] if config.reco is not None else None
+        return Shared(*own, _scorers(config, versions), deeds=taken)
+    told: dict[str, Any] = {}
+    if (sharing := getattr(engine, "sharing", None)) is not None:
+        told["risk_lag_s"] = sharing.lag_s(engine.watermark_ms)
+        told["risk_lacking"] = engine.counts["risk.lacking"]
+    if (routes := getattr(engine, "routes", None)) is not None:
+        told["labels_handed"] = engine.counts["labels.handed"]
+        told["events_elsewhere"] = len(routes.holders)
+    if isinstance(engine, RankingScorer):
+        told["deeds"], told["deeds_ahead"] = engine.counts["deeds.handed"], len(engine.ahead)
+        told["missed"] = engine.versions.missed
+        if current.number and not engine.ahead:  # versions come with deeds alone
+            own = (*own[:3], 0.0, current.digest)
+    return Shared(*own, **told)
+
+
+def _scorers(config: Config, versions: Outgoing) -> tuple[Scorer, ...]:
+    """What a learner knows of each scorer."""
     scorers = []
     for index, name in enumerate(config.processes[:-1]):
         reads = tuple(range(index, config.topics.partitions, config.shard.count))
-        taken = engine.versions.taken.get(index)
+        taken = versions.taken.get(index)
         known = () if taken is None else (taken.version, taken.watermark_ms)
         scorers.append(Scorer(name, reads, *known))
-    return Shared(*own, tuple(scorers))
+    return tuple(scorers)
 
 
 def parameter_counts(engine: Engine) -> dict[tuple[str, str, bool], int]:

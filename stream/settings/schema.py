@@ -821,6 +821,11 @@ class Config(Settings):
         return () if self.entity is None else (self.entity,)
 
     @property
+    def answers_anyone(self) -> bool:
+        """Whether this is a scorer that ranks: all know the same, so that any may answer."""
+        return self.shard.role == "scorer" and self.reco is not None
+
+    @property
     def shared_entities(self) -> tuple[str, ...]:
         """Of a scorer the entities whose events others score too, of which it knows the risk."""
         if self.shard.role != "scorer" or self.shard.count == 1:

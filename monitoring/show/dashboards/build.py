@@ -132,6 +132,7 @@ ROWS: dict[str, Rows] = {
         "What waits": [[p.EXAMPLES, p.SHARED]],
         "Risk of second entities": [[p.RISK_LAG, p.RISK_LACKING]],
         "Labels in any partition": [[p.HANDED, p.ON_THE_WAY, p.ELSEWHERE]],
+        "Rankings": [[p.DEEDS, p.DEEDS_AHEAD, p.DEEDS_MISSED]],
         "What each does": [[p.SPREAD_EVENTS, p.SPREAD_LABELS]],
         "What went wrong": [[p.SPREAD_ORPHANS, p.SPREAD_FOREIGN]],
         "Quality": [[p.JUDGED]],

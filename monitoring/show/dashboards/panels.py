@@ -454,9 +454,18 @@ SPREAD_FOREIGN = panel("Records of other settings", "ops",
      "{{instance}}"))
 JUDGED = panel("Quality, judged by the learner", "none",
     "Of the scores of all scorers, sliding, labels as they arrive: F1, of classes macro F1, of "
-    "numbers R2.",
+    "numbers R2, of rankings the hit rate at 10.",
     (" or ".join(f'millrace_quality_{m}{{P, window="sliding", maturity="arrival"}}'
-      for m in ("f1", "macro_f1", "r2")) , "{{model}} {{member}}"), min=None)
+      for m in ("f1", "macro_f1", "r2", "hit_10")) , "{{model}} {{member}}"), min=None)
+DEEDS = panel("Rankings: what users did, handed over and taken", "ops",
+    "What scorers hand over, with what is told of items and users, and what the learner takes.",
+    ('sum by (model) (rate(millrace_deeds_total{P}[R]))', "{{model}}"))
+DEEDS_AHEAD = panel("Rankings: not given back yet", "short",
+    "Of each scorer: it counts at once for the user himself, for others when it comes back.",
+    ("millrace_deeds_ahead{P}", "{{model}}"))
+DEEDS_MISSED = panel("Rankings: versions missing", "short",
+    "1 while a scorer waits for all that is known; it answers by what it knew.",
+    ("millrace_deeds_missed{P}", "{{model}}"))
 
 # Read replicas
 REPLICA_LAG = panel("Replicas: behind", "s", "Time since each last stood at the journal's end.",

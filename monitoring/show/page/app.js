@@ -103,11 +103,15 @@ function shared(s) {
   byId("shared").hidden = !own;
   if (!own) return;
   const version = own.number ? `version ${count(own.number)} (${own.digest.slice(0, 12)}), ${duration(own.age_s)} of event time old` : "no version yet";
+  const ranks = own.deeds !== null; // then scorers tell of themselves with what users do, and else nothing
+  const waits = `${count(own.deeds_ahead)} of ${count(own.deeds)} records that it handed over have not come back yet.`;
+  const missed = own.missed ? " Versions are missing: it waits for all that is known." : "";
   byId("shared-note").textContent = own.role === "learner"
-    ? `This is the learner of ${own.service}: it learns what scorers hand over and judges their scores. It has published ${version}.`
-    : `This is a scorer of ${own.service}: the learner's page shows all of them, and quality. It scores by ${version}.`;
+    ? `This is the learner of ${own.service}: it learns what scorers hand over and judges their ${ranks ? "rankings; they answer" : "scores"}. It has published ${version}.`
+    : `This is a scorer of ${own.service}: the learner's page shows all of them, and quality. It ${ranks ? "answers" : "scores"} by ${version}.${ranks ? ` ${waits}${missed}` : ""}`;
   byId("shared-table").parentElement.hidden = own.role !== "learner";
-  table("shared-table", ["Scorer", "Partitions", n("Scores by version"), n("Behind"), n("Examples not read yet"), n("Newest event")],
+  const [by, behind, at] = ranks ? ["Version when it last handed over", "Versions since", "Newest event then"] : ["Scores by version", "Behind", "Newest event"];
+  table("shared-table", ["Scorer", "Partitions", n(by), n(behind), n(ranks ? "Records not read yet" : "Examples not read yet"), n(at)],
     own.scorers.map((c) => [c.name, c.partitions.join(", "), n(count(c.version)), n(count(own.number - c.version)), n(count(c.waiting)),
       n(c.watermark_ms ? new Date(c.watermark_ms).toISOString().slice(0, 16).replace("T", " ") : NONE)]));
 }

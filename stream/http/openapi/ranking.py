@@ -83,5 +83,5 @@ def paths(config: Config, post: Any, content: Any, problems: Json, appended: Jso
             kind.lower(), told, content["json"](f"{kind}Request"), {"200": answer} | problems
         )
         path["post"]["parameters"] = [explain]
-        found[f"/{kind.lower()}/{config.name}"] = path
+        found[f"/{kind.lower()}/{config.service}"] = path
     return found

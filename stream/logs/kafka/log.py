@@ -394,12 +394,13 @@ def _appended(config: settings.Config) -> list[str]:
     if not config.http.enabled:
         return []
     scopes = {scope for token in config.http.tokens for scope in token.scopes} or {"admin"}
+    names, every = config.topics, "admin" in scopes
+    topics = {"score": names.events, "label": names.labels, "admin": names.control}
     if config.shard.role != "all":
-        return [config.topics.control] if "admin" in scopes else []
-    topics = {"score": config.topics.events, "label": config.topics.labels}
-    if "admin" in scopes:
-        return [*topics.values(), config.topics.control]
-    return [topics[scope] for scope in sorted(scopes)]
+        del topics["label"]
+        if not config.answers_anyone:
+            del topics["score"]
+    return [topic for scope, topic in topics.items() if every or scope in scopes]
 
 
 def _check_gapless(before: JournalRecord | None, record: JournalRecord) -> None:

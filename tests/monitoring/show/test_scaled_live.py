@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from monitoring.show.dashboards.build import BOARDS
 from stream.demo.scaled import played, service, wait_ready
 from tests.monitoring.show.scraping import (
     Scraped,
@@ -17,8 +18,18 @@ from tests.monitoring.show.scraping import (
     scraped_again,
     unanswered,
 )
+from tests.stream.http.test_rankings_spread import known, shop
+from tests.support.factory import interaction, wish
 
 JOB = "fraud"
+OF_SCORES = (
+    "Risk of",
+    "Events scored by risk",
+    "Labels handed",
+    "Records of labels",
+    "Events held",
+)
+"""Panels of what no service that ranks has."""
 
 
 def filled(query: str) -> str:
@@ -40,7 +51,34 @@ def test_every_panel_of_many_processes_has_data(kafka_bootstrap: str, tmp_path: 
             played(processes, seconds=3, rate=500, seed=3)
             scraped_again(http, 3)
             scraped = Scraped(http, start, time.time())
-            assert unanswered(scraped, "scaled", filled) == []
+            assert unanswered(scraped, "scaled", filled, elsewhere="millrace_deeds_") == []
             lag = numbers(scraped, f'millrace_risk_lag_seconds{{job="{JOB}"}}', instant=True)
             assert len(lag) == len(processes) - 1  # a learner has no risk
             assert all(map(math.isfinite, lag))
+
+
+@pytest.mark.kafka
+@pytest.mark.prometheus
+def test_every_panel_of_rankings_has_data(kafka_bootstrap: str, tmp_path: Path) -> None:
+    """Versions, deeds, quality that the learner judges; nothing lags, differs or is missing."""
+    with shop(tmp_path, kafka_bootstrap) as processes:
+        ports = [process.front.server.port for process in processes if process.front.server]
+        with prometheus(tmp_path, {JOB: ports}) as http:
+            start, n = time.time(), 60
+            scraped_again(http, 1)
+            for first in (0, n):
+                for scorer in processes[:2]:
+                    done = [interaction(first + i, type="view") for i in range(n)]
+                    own = [d | {"id": f"{scorer.service.config.name}-{d['id']}"} for d in done]
+                    answer = scorer.client.post("/feedback", json=[*own, wish(first)])
+                    assert answer.status_code == 202, answer.text
+                known(processes, 2 * (first + n))
+                scraped_again(http, 3)
+            scraped = Scraped(http, start, time.time())
+            lacking = unanswered(scraped, "scaled", filled)
+            assert [title for title in lacking if not title.startswith(OF_SCORES)] == []
+            [differ] = [
+                p for p in BOARDS["scaled"]["panels"] if p["title"] == "Members that differ"
+            ]
+            expr = filled(differ["targets"][0]["expr"])
+            assert set(numbers(scraped, expr, instant=True)) == {0}

@@ -245,9 +245,10 @@ def _shared(engine: RankingEngine | ScoringEngine) -> Shared | None:
         taken = engine.counts["examples"] if config.reco is not None else None
         return Shared(*own, _scorers(config, versions), deeds=taken)
     told: dict[str, Any] = {}
-    if (sharing := getattr(engine, "sharing", None)) is not None:
+    scores: Any = getattr(engine, "reranker", None) or engine
+    if (sharing := getattr(scores, "sharing", None)) is not None:
         told["risk_lag_s"] = sharing.lag_s(engine.watermark_ms)
-        told["risk_lacking"] = engine.counts["risk.lacking"]
+        told["risk_lacking"] = scores.counts["risk.lacking"]
     if (routes := getattr(engine, "routes", None)) is not None:
         told["labels_handed"] = engine.counts["labels.handed"]
         told["events_elsewhere"] = len(routes.holders)

@@ -20,6 +20,7 @@ from tests.monitoring.show.scraping import (
 )
 from tests.stream.http.test_rankings_spread import known, shop
 from tests.support.factory import interaction, wish
+from tests.support.waiting import wait_until
 
 JOB = "fraud"
 OF_SCORES = ("Risk of", "Events scored by risk", "Labels", "Records of labels")
@@ -43,9 +44,18 @@ def test_every_panel_of_many_processes_has_data(kafka_bootstrap: str, tmp_path: 
             start = time.time()
             scraped_again(http, 1)
             played(processes, seconds=3, rate=500, seed=3)
-            scraped_again(http, 3)
+            lacking: list[str] = []
+
+            def answered() -> bool:
+                now = Scraped(http, start, time.time())
+                lacking[:] = unanswered(now, "scaled", filled, elsewhere="millrace_deeds_")
+                return not lacking
+
+            try:
+                wait_until(answered, "a number on every panel")  # labels are learned meanwhile
+            finally:
+                assert lacking == []
             scraped = Scraped(http, start, time.time())
-            assert unanswered(scraped, "scaled", filled, elsewhere="millrace_deeds_") == []
             lag = numbers(scraped, f'millrace_risk_lag_seconds{{job="{JOB}"}}', instant=True)
             assert len(lag) == len(processes) - 1  # a learner has no risk
             assert all(map(math.isfinite, lag))

@@ -66,6 +66,8 @@ def holds(config: Config) -> Holds:
 def part(config: Config) -> str:
     """What a process of many does of its service; empty where it does all."""
     shard, topics = config.shard, config.topics
+    if config.reco is not None and shard.role != "all":
+        return _part_of_ranking(config)
     if shard.role == "learner":
         trains = f", trains {', '.join(config.trains)} by it" if config.trains else ""
         return (
@@ -75,8 +77,7 @@ def part(config: Config) -> str:
             " guard, which sees events as they are scored"
         )
     if shard.role == "scorer":
-        own = [p for p in range(topics.partitions) if config.reads(topics.events, p)]
-        where = f"partitions {', '.join(map(str, own))} of {topics.events}"
+        where = _own(config)
         labels = f" and {topics.labels}; labels come to the partition of their event"
         if shard.labels == "any":
             labels = f", and each of {topics.labels} that is {shard.index} modulo {shard.count}"
@@ -87,6 +88,27 @@ def part(config: Config) -> str:
             f" learns nothing, takes versions from {config.models_topic}"
         )
     return ""
+
+
+def _part_of_ranking(config: Config) -> str:
+    shard, examples, models = config.shard, config.examples_topic, config.models_topic
+    if shard.role == "learner":
+        return (
+            f"learner: learns what users do, and is told of items and users, as {shard.count}"
+            f" scorers hand it over in {examples}, and gives it back in {models}, in one order;"
+            " answers nobody"
+        )
+    return (
+        f"scorer {shard.index} of {shard.count}: {_own(config)}; answers requests by all that"
+        f" {models} says, hands what users do over in {examples}; learns nothing itself"
+    )
+
+
+def _own(config: Config) -> str:
+    """Which events a scorer reads."""
+    topic = config.topics.events
+    own = [p for p in range(config.topics.partitions) if config.reads(topic, p)]
+    return f"partitions {', '.join(map(str, own))} of {topic}"
 
 
 def _tried(ensemble: Ensemble, x: FeatureBatch) -> Iterator[MemberError]:

@@ -10,6 +10,7 @@ import pytest
 from stream.settings.load import ConfigError, environments, load, parse
 from stream.settings.upgrade import journaled, recorded
 from stream.tools.rehearse import part
+from tests.stream.step.ranking.scaled import raw as ranking_raw
 from tests.stream.step.roles.scaled import FEATURES, of_role, raw, whole
 
 ROOT = Path(__file__).parents[3]
@@ -117,6 +118,12 @@ def test_check_says_what_a_process_does(tmp_path: Path) -> None:
     assert part(of_role(tree, "scorer", 1)).startswith("scorer 1 of 2: partitions 1, 3 of events")
     assert part(of_role(tree, "learner")).startswith("learner: judges and learns what 2 scorers")
     assert part(whole(tree)) == ""
+    ranks = ranking_raw(2)
+    assert part(of_role(ranks, "scorer", 1)).startswith(
+        "scorer 1 of 2: partitions 1, 3 of events; answers requests by all that models-shop says"
+    )
+    assert "2 scorers hand it over in examples-shop" in part(of_role(ranks, "learner"))
+    assert part(whole(ranks)) == ""
     trained = tree | {"members": [{"name": "trees", "type": "refit"}]}
     assert "examples-test, trains trees by it; a version" in part(of_role(trained, "learner"))
     assert "train" not in part(of_role(trained, "scorer", 1))

@@ -443,7 +443,9 @@ def _shard_entities(config: Config) -> Iterator[str]:
             field = config.event.fields[feature.field]
             if feature.scale != "none":
                 yield f"features[{i}].scale: expected 'none', got {feature.scale!r}: {_ALONE}"
-            if not field.required and field.default is None:
+            # Of an item or a user a record tells what it likes, whatever is required.
+            missing = not field.required or config.reco is not None
+            if missing and field.default is None:
                 yield (
                     f"event.fields.{feature.field}.default: expected a number, got none: where it "
                     f"is missing the mean stands in, and {_ALONE}"

@@ -59,6 +59,8 @@ TERMINAL = {"name": "shop", "type": "window", "entity": "terminal", "windows": [
 AT_ONCE = {"name": "shop", "type": "risk", "entity": "terminal", "delay": "0s", "windows": ["7d"]}
 LOOSE = {"kind": "number", "required": False}
 
+SOON = {"name": "rate", "type": "risk", "delay": "0s", "windows": ["1d"]}
+
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
@@ -95,6 +97,27 @@ LOOSE = {"kind": "number", "required": False}
         (
             {"target": {"type": "ranking"}, "shard": {"role": "scorer", "entity": "item"}},
             "shard.entity: expected shard.role = 'all'",
+        ),
+        (
+            # A record need not tell it, though a field is required.
+            {
+                "target": {"type": "ranking"},
+                "event": {"fields": {"price": "number"}},
+                "features": [FEATURES[0] | {"field": "price"}],
+            },
+            "event.fields.price.default: expected a number",
+        ),
+        (
+            {
+                "target": {"type": "ranking"},
+                "event": {"fields": {"price": {"kind": "number", "default": 1}}},
+                "features": [{"name": "u", "type": "number", "field": "utility"}],
+            },
+            "event.fields.utility.default: expected a number",
+        ),
+        (
+            {"target": {"type": "ranking"}, "features": [SOON | {"entity": "item"}]},
+            "features[0].delay: expected more than 0 of an entity other than 'user' or 'session'",
         ),
         (
             {"log": {"type": "embedded", "path": "log.db"}},

@@ -33,6 +33,7 @@ from tests.faults.kafka.brokers import brokers as break_brokers
 from tests.faults.kafka.cluster import cluster as lose_one
 from tests.faults.kafka.cluster import late
 from tests.faults.kafka.proxied import proxied
+from tests.faults.kafka.scaled import Kind as Does
 from tests.faults.kafka.scaled import scaled as kill_each
 from tests.faults.lifecycle import lifecycle as command
 from tests.faults.shard import TASKS, Shard
@@ -339,17 +340,21 @@ def scaled(
     trained: Annotated[
         bool, typer.Option("--trained", help="With a member that is trained beside the learner.")
     ] = False,
+    ranking: Annotated[bool, typer.Option("--ranking", help="A service that ranks.")] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
     """Kill and freeze two scorers, their learner and their broker at random moments."""
+    if trained and ranking:
+        raise typer.BadParameter("expected one of --trained and --ranking, got both")
+    kind: Does = "trained" if trained else "ranking" if ranking else "plain"
     with working(directory) as place, Broker() as broker, progress(as_json) as show:
         table = {"type": "kafka", "client": client, "timeout": "10s"}
 
         def work() -> dict[str, Any]:
-            head = {"client": client, "kills": kills, "seed": seed}
+            head = {"client": client, "kills": kills, "seed": seed, "kind": kind}
             log = table | {"bootstrap": broker.bootstrap}
-            found = kill_each(place, log, kills, seed, show, broker, labels, trained)
+            found = kill_each(place, log, kills, seed, show, broker, labels, kind)
             return head | found.as_dict()
 
         found = timed(work)

@@ -199,8 +199,9 @@ class Shard:
 
     def topic(self, name: str) -> str:
         """The topic that plays the role ``events``, ``labels``, ``scores``, ..."""
-        if name == "journal":
-            return self.config.journal_topic
+        if name in ("journal", "models"):
+            own: str = getattr(self.config, f"{name}_topic")
+            return own
         found: str = getattr(self.config.topics, name)
         return found
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from monitoring.audit.trail import Exit, verify
 from stream.contract.records import NewRecord, Range, decode_journal
@@ -30,6 +30,7 @@ from stream.state.generations import StateDirectory, list_generations
 from stream.state.recovery import recover
 from stream.step.roles.scorer import ScorerEngine
 from tests.faults.crash import Feeder, Progress, append
+from tests.faults.kafka import shop
 from tests.faults.shard import Shard
 from tests.faults.traffic import HORIZON, Piece, Traffic
 from tests.faults.worker import Worker, WorkerFailed
@@ -85,13 +86,19 @@ FROZEN = tuple(f"frozen {name}" for name in PROCESSES)
 BROKER = ("broker killed", "broker frozen")
 BROKER_FROZEN_S = 1.0
 LABELS = ("partition", "any")
+Kind = Literal["plain", "trained", "ranking"]
+"""What the service does: it scores, by a member that is trained beside it, too; or it ranks."""
 LABEL_PARTITIONS = 3
 """Where labels stand in any: not as many as events have."""
 
 
 @dataclass
 class Found:
-    """What a run came to; ``problems`` are empty where every invariant holds."""
+    """What a run came to; ``problems`` are empty where every invariant holds.
+
+    Of a service that ranks ``deeds`` were learned, ``taken`` of the items that lists showed, and
+    ``versions`` are those that were whole.
+    """
 
     labels: str = "partition"
     hits: Counter[str] = field(default_factory=Counter)
@@ -102,6 +109,8 @@ class Found:
     labels_refused: int = 0
     labels_early: int = 0
     learned: int = 0
+    deeds: int = 0
+    taken: int = 0
     challenged: int = 0
     promoted: int = 0
     trained: int = 0
@@ -110,6 +119,18 @@ class Found:
     generations_checked: int = 0
     slowest_start_s: float = 0.0
     problems: list[str] = field(default_factory=list)
+
+    def count(self, engine: Any) -> None:
+        """Take in what a process came to."""
+        counts = engine.counts
+        self.learned += counts["learned"] if engine.config.shard.role == "learner" else 0
+        self.deeds += counts["deeds.handed"]
+        self.taken += counts["hits"]
+        if isinstance(engine, ScorerEngine):
+            self.labels_joined += counts["labels.joined"]
+            self.labels_handed += counts["labels.handed"]
+            self.labels_early += len(engine.early)
+        self.labels_told += counts["labels.joined"] + counts["labels.timed_out"]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -124,18 +145,18 @@ class Service:
         directory: Path,
         log: dict[str, Any],
         labels: str = "partition",
-        trained: bool = False,
+        kind: Kind = "plain",
     ) -> None:
-        self.shard = Shard(
-            directory,
-            log,
-            features=[*FEATURES, SHOP],
-            members=[*MEMBERS, TREES] if trained else MEMBERS,
-            guard=None,
-            challengers={"block": "1h", "rows": 20, "alpha": 0.5, "promote": "auto"},
-            label={"field": "fraud", "horizon": HORIZON, "learning": "arrival"},
-            shard={"role": "scorer", "count": SCORERS, "every": "10m", "labels": labels},
-        )
+        changes: dict[str, Any] = {
+            "features": [*FEATURES, SHOP],
+            "members": [*MEMBERS, TREES] if kind == "trained" else MEMBERS,
+            "guard": None,
+            "challengers": {"block": "1h", "rows": 20, "alpha": 0.5, "promote": "auto"},
+            "label": {"field": "fraud", "horizon": HORIZON, "learning": "arrival"},
+            "shard": {"role": "scorer", "count": SCORERS, "every": "10m", "labels": labels},
+        }
+        self.kind = kind
+        self.shard = Shard(directory, log, **changes | (shop.CHANGES if kind == "ranking" else {}))
         self.configs: dict[str, Config] = {
             name: load(self.shard.path, environ) for name, environ in PROCESSES.items()
         }
@@ -233,24 +254,25 @@ def scaled(
     progress: Progress,
     broker: Broker | None = None,
     labels: str | None = None,
-    trained: bool = False,
+    kind: Kind = "plain",
 ) -> Found:
     """One fault after another under load, drain, stop in order, check.
 
     ``broker``: that of ``log``, which is killed and frozen, too; ``None``: it is left alone.
-    ``labels``: where these stand; ``None``: drawn by the seed. ``trained``: with a member that is.
+    ``labels``: where these stand; ``None``: drawn by the seed.
     """
     rng = random.Random(f"scaled {seed}")
     labels = labels or random.Random(f"labels {seed}").choice(LABELS)
-    found, service = Found(labels), Service(directory, log, labels, trained)
+    labels = "partition" if kind == "ranking" else labels  # which has none
+    found, service = Found(labels), Service(directory, log, labels, kind)
     traffic = service.shard.traffic(seed)
     feeder = Feeder(service.shard, traffic, 1_000_000)
     each = (*PROCESSES, *FROZEN, *(BROKER if broker else ()), *PROCESSES)
-    each = (TRAINING, *each) if trained else each
+    each = (TRAINING, *each) if kind == "trained" else each
     victims = [name for _ in range(kills) for name in each][:kills]
     rng.shuffle(victims)
 
-    commands = cycle(COMMANDS)
+    commands = cycle(shop.COMMANDS if kind == "ranking" else COMMANDS)
 
     def feed() -> None:
         for _ in range(rng.randrange(20, 60)):
@@ -284,7 +306,7 @@ def scaled(
             progress("kills", i + 1, kills)
         service.ready(found)
         drain(service)
-        if trained:
+        if kind == "trained":
             rest(service)
         for name, worker in service.workers.items():
             if (status := worker.stop()) != 0:
@@ -372,31 +394,44 @@ def check(service: Service, traffic: Traffic, found: Found) -> None:
     if scores != Counter(dict.fromkeys(events, 1)):
         missing, more = events - scores.keys(), [i for i, n in scores.items() if n > 1]
         found.problems.append(f"scores: {len(missing)} are missing, more than one of {more[:5]}")
-    told: dict[str, dict[int, str]] = {}
+    ends: dict[str, shop.End] = {}
+
+    def look(engine: Any) -> None:
+        if service.kind == "ranking":
+            ends[engine.config.name] = shop.End.of(engine)
+        found.count(engine)
+
     for name, config in service.configs.items():
         shard = view(service.shard, config)
         try:
             _check_journal(name, shard, found)
-            _check_process(name, shard, found)
+            _check_process(name, shard, found, look)
         finally:
             shard.renew_log()
-    for name, config in service.configs.items():
-        told[name] = _versions(service.shard, config, found)
-    published = told.pop("learner")
-    found.versions, found.applied = len(published), sum(map(len, told.values()))
-    if list(published) != list(range(1, len(published) + 1)):
-        found.problems.append(f"versions: expected 1, 2, ..., got {list(published)[:20]}")
-    for name, taken in told.items():
-        if strange := {n: d for n, d in taken.items() if published.get(n) != d}:
-            found.problems.append(f"{name}: took over versions that nobody published: {strange}")
-        if not taken or max(taken) != max(published):
-            found.problems.append(
-                f"{name}: expected the newest version, got {max(taken, default=0)}"
-            )
+    _check_versions(service, found)
+    if service.kind == "ranking":
+        found.problems += shop.problems(service.shard, traffic, ends)
+        return
     _check_labels(service, found)
     _check_trained(service, found)
     if found.learned != found.labels_told:
         found.problems.append(f"labels: {found.labels_told} told, {found.learned} learned")
+
+
+def _check_versions(service: Service, found: Found) -> None:
+    """Those that trails tell of: what was taken over is what was published; the newest, by all."""
+    told = {name: _versions(service.shard, own, found) for name, own in service.configs.items()}
+    published = told.pop("learner")
+    found.versions, found.applied = len(published), sum(map(len, told.values()))
+    if service.kind != "ranking" and list(published) != list(range(1, len(published) + 1)):
+        found.problems.append(f"versions: expected 1, 2, ..., got {list(published)[:20]}")
+    for name, taken in told.items():
+        if strange := {n: d for n, d in taken.items() if published.get(n) != d}:
+            found.problems.append(f"{name}: took over versions that nobody published: {strange}")
+        if max(taken, default=0) != max(published, default=0):
+            found.problems.append(
+                f"{name}: expected the newest version, got {max(taken, default=0)}"
+            )
 
 
 def _check_trained(service: Service, found: Found) -> None:
@@ -462,10 +497,10 @@ def _records(shard: Shard, topic: str) -> Any:
     return _kafka_records(shard.config.log, topic)  # type: ignore[arg-type]
 
 
-def _check_process(name: str, shard: Shard, found: Found) -> None:
+def _check_process(name: str, shard: Shard, found: Found, look: Callable[[Any], None]) -> None:
     """Its state is that of a run which was never killed: the journal done again from step 1."""
     scratch = shard.directory / f"scratch-{name}"
-    wanted = _restored(shard, scratch, None, found)
+    wanted = _restored(shard, scratch, None, look)
     for path in list_generations(shard.config.state_dir):
         found.generations_checked += 1
         if _restored(shard, scratch, path) != wanted:
@@ -473,9 +508,15 @@ def _check_process(name: str, shard: Shard, found: Found) -> None:
 
 
 def _restored(
-    shard: Shard, scratch: Path, generation: Path | None, found: Found | None = None
+    shard: Shard,
+    scratch: Path,
+    generation: Path | None,
+    look: Callable[[Any], None] = lambda engine: None,
 ) -> str:
-    """The state's digest at the journal's end, from one generation or from nothing."""
+    """The state's digest at the journal's end, from one generation or from nothing.
+
+    ``look`` is shown the engine there.
+    """
     directory = StateDirectory(scratch).open()
     try:
         if generation is not None:
@@ -486,16 +527,9 @@ def _restored(
         build = lambda config: build_engine(config, directory.pending)  # noqa: E731
         recovered = recover(shard.log, directory, shard.config, build, lambda: None)
         engine, expected = recovered.engine, int(generation.name) if generation else 0
-        if found is not None:
-            learns = shard.config.shard.role == "learner"
-            found.learned += engine.counts["learned"] if learns else 0
-            if isinstance(engine, ScorerEngine):
-                found.labels_joined += engine.counts["labels.joined"]
-                found.labels_handed += engine.counts["labels.handed"]
-                found.labels_early += len(engine.early)
-            found.labels_told += engine.counts["labels.joined"] + engine.counts["labels.timed_out"]
-        elif recovered.from_seq != expected:
+        if recovered.from_seq != expected:
             return f"of step {recovered.from_seq}: generation {expected} was not used"
+        look(engine)
         digest = engine.state_digest()
         engine.close()
         return digest

@@ -84,6 +84,7 @@ class RankingScorer(RankingEngine):
         config, number, stage = self.config, self.versions.current.number, self.reranker
         told: tuple[Any, ...] = (config.shard.index, number, self.watermark_ms, self.ahead.handed)
         if stage is not None and stage.handing is not None:
+            stage.handing.version = number
             told = *told, stage.handing.examples(), stage.sides
             stage.sides = []
         records, covered = self._telling.take(*told)
@@ -162,8 +163,6 @@ class RankingScorer(RankingEngine):
         if news.members is not None:
             self.ensemble.restore_view(news.members)
         stage.trials[:] = news.trials
-        if stage.handing is not None:
-            stage.handing.version = news.version.number
 
     def _learn_as(self, learned: list[str], choices: State) -> None:
         """Learn the interactions that wait as the learner did."""

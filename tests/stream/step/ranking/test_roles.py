@@ -147,6 +147,18 @@ def test_members_are_the_same_at_all_scorers() -> None:
         assert_goes_on(part, len(part.batches) // 2)
 
 
+def test_a_scorer_that_starts_hands_places_over_as_it_would_have() -> None:
+    """By the version that it scores by, though none has come since."""
+    shop = Shop(raw(shard={"count": 1, "every": "1ms"}, label={"horizon": "2h"}, **MEMBERS))
+    traffic, [scorer] = Traffic(17), shop.scorers
+    for _ in range(20):  # until places come to their horizon
+        traffic.answers += said(shop.score(0, ("events", 0, traffic.records(20))))
+        shop.learn()
+    cut = len(scorer.batches)
+    scorer.step(("events", 0, traffic.records(60)))
+    assert_goes_on(scorer, cut)
+
+
 def _play(shop: Shop, traffic: Traffic, steps: int) -> None:
     """Steps of scorers and the learner in any order, of any size."""
     r, count = traffic.random, len(shop.scorers)

@@ -7,21 +7,27 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from models.base import state_digest
 from stream.decode.feedback import Interaction
-from stream.step.ranking.known import digest_of
+from stream.step.ranking.known import digest_of, scored_by
 from stream.step.ranking.news import News, NewsReader
 from stream.step.roles.examples import meaning
 from stream.step.roles.versions import Version
 from tests.faults.shard import TASKS, Shard
 from tests.faults.traffic import Traffic
 
-CHANGES: dict[str, Any] = {
-    **{name: own for name, own in TASKS["ranking"].items() if name not in ("features", "members")},
-    "features": None,
-    "members": None,
+FIELDS: dict[str, Any] = {name: {"kind": "number", "default": -3.0} for name in ("utility", "size")}
+CHANGES: dict[str, Any] = TASKS["ranking"] | {
+    "event": {"time_format": "ms", "fields": FIELDS},
+    "features": [
+        {"name": "utility", "type": "number", "field": "utility"},
+        {"name": "size", "type": "number", "field": "size"},
+        {"name": "pair", "type": "window", "entity": "pair", "windows": ["1h", "1d"]},
+        {"name": "rate", "type": "risk", "entity": "item", "delay": "20m", "windows": ["1d"]},
+    ],
     "challengers": None,
 }
-"""Of the configuration of a service that scores events."""
+"""Of the configuration of a service that scores events; two stages, and risk that all see."""
 
 COMMANDS: tuple[dict[str, Any], ...] = (
     {"command": "freeze", "member": "ratings"},
@@ -38,6 +44,7 @@ class End(NamedTuple):
     """What a process came to; ``waiting``: deeds that it has not had back."""
 
     known: str
+    scores_by: str
     version: Version
     counts: Counter[str]
     waiting: int
@@ -46,7 +53,10 @@ class End(NamedTuple):
     def of(cls, engine: Any) -> End:
         """Of the process with this engine."""
         waiting = len(engine.ahead) if engine.config.shard.role == "scorer" else 0
-        return cls(digest_of(engine), engine.versions.current, engine.counts.copy(), waiting)
+        by = state_digest(scored_by(engine)), engine.reranker.trials.tolist()
+        return cls(
+            digest_of(engine), str(by), engine.versions.current, engine.counts.copy(), waiting
+        )
 
 
 def problems(shard: Shard, traffic: Traffic, ends: dict[str, End]) -> Iterator[str]:
@@ -61,8 +71,8 @@ def problems(shard: Shard, traffic: Traffic, ends: dict[str, End]) -> Iterator[s
     if [one.version.number for one in news] != list(range(1, len(news) + 1)):
         yield "news: their numbers have gaps"
     *scorers, learner = ends.values()
-    if learner.counts["examples"] != n:
-        yield f"learner: expected {n} deeds, got {learner.counts['examples']}"
+    if len({end.scores_by for end in scorers}) != 1:
+        yield "scorers: score places by different members"
     if (handed := sum(end.counts["deeds.handed"] for end in scorers)) != n:
         yield f"scorers: expected {n} deeds handed over, got {handed}"
     for name, end in ends.items():
@@ -94,7 +104,7 @@ def _deeds(shard: Shard, traffic: Traffic) -> tuple[set[str], int]:
 
 def _news(shard: Shard) -> Iterator[News]:
     """All that the learner gave, each checked to follow on that before."""
-    reader = NewsReader(meaning(shard.config))
+    reader = NewsReader(meaning(shard.config), lambda spec: None)
     for record in shard.records("models")[0]:
         if (news := reader.take(record.value)) is not None:
             yield news

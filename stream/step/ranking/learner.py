@@ -17,7 +17,7 @@ from stream.decode.feedback import Interaction
 from stream.step.engine import Handed, Made
 from stream.step.ranking.engine import RankingEngine
 from stream.step.ranking.known import digest_of, scored_by, whole_of
-from stream.step.ranking.news import FIRST, chained, read
+from stream.step.ranking.news import FIRST, OWN, chained, read
 from stream.step.roles.examples import Foreign, Reader, Rows, meaning, runs
 from stream.step.roles.packing import packed
 from stream.step.roles.versions import Outgoing, Taken, cut
@@ -52,9 +52,11 @@ class RankingLearner(RankingEngine):
 
     def _control(self, piece: Slice, out: Made) -> None:
         """Follow commands; what they do to what is known no deeds tell."""
-        before = self.counts["commands"]
-        super()._control(piece, out)
-        self._apart |= self.counts["commands"] > before
+        for record in piece.records:
+            before = self.counts["commands"]
+            super()._control(Slice(piece.range, [record]), out)
+            followed = self.counts["commands"] > before
+            self._apart |= followed and not isinstance(self.codec.command(record), OWN)
 
     def _examples(self, piece: Slice, out: Made) -> None:
         """Take deeds in, in their order."""

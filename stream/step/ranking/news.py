@@ -17,6 +17,7 @@ import msgspec
 import zstandard
 
 from models.base import State, StateError
+from stream.contract.commands import Checkpoint
 from stream.contract.records import NewRecord
 from stream.decode.feedback import Delete, Interaction, Item, User
 from stream.step.roles.examples import Foreign, check_meaning, packed, plain_bytes
@@ -26,6 +27,9 @@ from stream.step.roles.versions import MOST_BYTES, Joining, Version
 TOLD_BYTES = 256 << 10
 """Of the deeds in one record before they are compressed, but for a larger one alone; and of the
 places."""
+
+OWN = (Checkpoint,)
+"""Commands that each process follows for itself; what the others do comes to scorers in news."""
 
 Deed = tuple[Union[Item, User, Interaction, Delete], int]  # noqa: UP007 - as msgspec takes it
 """What a record says, and its event time in ms."""

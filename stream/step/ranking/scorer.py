@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from models.base import State, StateError
-from stream.contract.commands import Checkpoint
 from stream.contract.letters import DeadLetter
 from stream.contract.records import Slice
 from stream.decode.feedback import Delete, Interaction, Item, User
@@ -24,12 +23,9 @@ from stream.step.ranking.ahead import GONE, OTHER, SEEN, TOOK, Ahead
 from stream.step.ranking.candidates import key_of
 from stream.step.ranking.engine import RankingEngine, place_id
 from stream.step.ranking.known import digest_of, take_whole
-from stream.step.ranking.news import News, NewsReader, Telling, written
+from stream.step.ranking.news import OWN, News, NewsReader, Telling, written
 from stream.step.roles.examples import Foreign, meaning
 from stream.step.roles.risk import Sharing, take_in
-
-OWN = (Checkpoint,)
-"""Commands that a scorer follows; what the others do comes to it in news."""
 
 
 class RankingScorer(RankingEngine):

@@ -231,6 +231,16 @@ def test_what_a_user_did_counts_for_him_before_it_is_learned() -> None:
     assert shop.scorers[0].engine.recommender.history(key_of("u0")) == 0
 
 
+def test_only_commands_that_change_what_is_known_tell_all_of_it() -> None:
+    """A checkpoint is asked for often, and all that is known is hundreds of megabytes."""
+    shop = Shop(raw())
+    control, topic = shop.learner.config.topics.control, shop.learner.config.models_topic
+    asked = [{"command": "checkpoint"}, {"command": "freeze", "member": "recommender"}]
+    told = [shop.learner.step((control, 0, [one])).handed.get(topic, []) for one in asked]
+    assert [len(records) for records in told] == [0, 1]
+    assert shop.learner.engine.counts["commands"] == 2
+
+
 def test_who_has_missed_news_asks_for_all_that_is_known() -> None:
     """A scorer that is new, or for whom retention deleted some: it goes on with the others."""
     shop, traffic = Shop(raw(2, reco=SMALL)), Traffic(7)

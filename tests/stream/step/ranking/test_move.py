@@ -29,7 +29,8 @@ DEED = {"event": "interaction", "timestamp": START_MS, "user": "u3", "item": "i1
 
 def tree(count: int, **changes: Any) -> dict[str, Any]:
     """The file of a shop whose users are spread over twelve partitions."""
-    return raw(count, topics={"partitions": PARTITIONS}, **{"reco": SMALL} | changes)
+    changes = {"reco": SMALL, "topics": {"partitions": PARTITIONS}} | changes
+    return raw(count, **changes | {"shard": changes.get("shard", {}) | {"count": count}})
 
 
 class Moving(Shop):
@@ -42,6 +43,9 @@ class Moving(Shop):
     def followed(self) -> dict[int, Any]:
         """Each stopped scorer, once it has followed all news there are."""
         for i, part in enumerate(self.scorers):
+            for j, told in enumerate(self.risk):
+                for record in told[self._told[i][j] :] if j != i else ():
+                    part.engine.sharing.read(j, record)
             for record in self.models[self._taken[i] :]:
                 part.engine.hear(record)
             self._taken[i] = len(self.models)
@@ -115,7 +119,7 @@ def drawn(traffic: Traffic, known: list[dict[str, Any]], deed: bool) -> dict[str
     st.dictionaries(st.integers(20, 250), st.integers(1, 6), min_size=1, max_size=3),
     st.integers(0, 2**31),
 )
-@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
 def test_after_moves_all_is_as_in_one_process(count: int, moves: dict[int, int], seed: int) -> None:
     """Answers, what is known, hits of lists that were answered before, and what came twice: bit for
     bit. Deeds are under way when the scorers stop, and they are not equally far."""
@@ -186,6 +190,53 @@ def test_members_score_on_after_a_move(before: int, after: int) -> None:
         assert held[0][name][here].tolist() == rows[name][there].tolist(), name
     assert stages[-1].counts["updates.linear"] == stages[0].counts["updates.linear"] > 9
     assert len({state_digest(scored_by(part.engine)) for part in shop.scorers}) == 1
+
+
+@given(
+    st.integers(2, 4),
+    st.dictionaries(st.integers(60, 160), st.integers(2, 6), min_size=2, max_size=4),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=3, deadline=None, phases=[Phase.generate])
+def test_members_over_candidates_go_on_after_moves(
+    count: int, moves: dict[int, int], seed: int
+) -> None:
+    """Answers and what waits, with windows of users and risk of brands: bit for bit; what the
+    scorers followed as they moved is learned, too, once."""
+    label = {"horizon": "1d", "learning": "arrival"}
+    changes = MEMBERS | {"label": label, "shard": {"count": count, "every": "1ms"}}
+    one = Part(whole(tree(1, **changes)))
+    shop, traffic = Moving(count, **changes), Traffic(seed)
+    for n in range(240):
+        if n in moves:
+            shop.learn()
+            shop.move(moves[n])
+            shop.settle()
+            shop.settle()
+        record = traffic.record()
+        if n + 1 in moves and (lists := [a for a in traffic.answers if a["items"]]):
+            took = {"user": lists[-1]["user"], "ranking": lists[-1]["id"], "type": "buy"}
+            record = traffic._told("interaction", item=lists[-1]["items"][-1]["id"], **took)
+        p = home(record, PARTITIONS)
+        made, there = one.step(("events", p, [record])), shop.take(p, record)
+        assert said(made) == said(there)
+        traffic.answers += said(made)
+        if n + 1 not in moves:
+            shop.settle()
+            shop.settle()
+    stage, stages = one.engine.reranker, [part.engine.reranker for part in shop.scorers]
+    far = shop.learner.engine.reranker
+    assert stage.counts["updates.linear"] == far.counts["updates.linear"] > 0
+    assert stage.counts["shown"] == sum(own.counts["shown"] for own in stages)
+    held = [part.engine.pending for part in (one, *shop.scorers)]
+    alone, *spread = [texts(own.take(own.head + np.arange(len(own)))) for own in held]
+    assert alone == sorted(itertools.chain(*spread))
+
+
+def texts(rows: Any) -> list[str]:
+    """Each row but for its partition, as text; sorted."""
+    names = [name for name in rows.dtype.names if name != "partition"]
+    return sorted(str([row[name].tobytes().hex() for name in names]) for row in rows)
 
 
 def test_one_that_was_none_for_a_while_hands_over_new_deeds() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from stream.state.follow import Diverged
 from stream.state.recovery import OUT_OF_REACH
 from stream.step.engine import Engine
 from stream.step.ranking.engine import RankingEngine
+from stream.step.ranking.scorer import RankingScorer
 from stream.step.roles.scorer import ScorerEngine
 from stream.step.scoring import ScoringEngine, scoring
 from stream.tools.audit.places import Watched, answer_reader
@@ -201,12 +202,15 @@ def _again(
             if isinstance(engine, RankingEngine):
                 engine.candidates = Watched(engine.candidates, score["id"])
             before, head = engine.auditor.versions(), engine.trail.head()
-            roots = engine.ensemble.roots()
+            roots: dict[str, str | None] = {**engine.ensemble.roots()}
+            by = _taken_over(engine)
             done = [outputs for _, outputs in past.onward(seq)]
             if not done:
                 why = f"the records that step {seq} took are gone"
                 return {"exit": int(Exit.MISSING), "replay": f"out of reach: {why}"}
             [outputs] = done
+            if by != _taken_over(engine):  # within the step, before what was asked
+                roots = dict.fromkeys(roots)
             divergences = past.follower.divergences
             made, row = _of_event(outputs, score)
             told: dict[str, Any] = {
@@ -272,15 +276,15 @@ def _features(engine: ScoringEngine, identifier: str) -> dict[str, Any] | None:
 def _versions(
     made: Scored | None,
     before: dict[str, int],
-    roots: dict[str, str],
+    roots: Mapping[str, str | None],
     seq: int,
     head: int,
     trail: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Of each member the version that scored, its digest, and the trail's newest record of it.
 
-    A member that had learned within the step when it scored has no ``root``: no state was kept
-    there.
+    A member that had learned, or was taken over, within the step when it scored has no ``root``: no
+    state was kept there.
     """
     anew = {r["model"] for r in trail if r.get("step") == seq and r["event"] in REACTIONS}
     told = {}
@@ -305,7 +309,7 @@ def _versions(
 
 def _taken_over(engine: Engine) -> dict[str, Any]:
     """Of a scorer the learner's version that it scored by: it is taken over before events."""
-    if not isinstance(engine, ScorerEngine):
+    if not isinstance(engine, ScorerEngine | RankingScorer):
         return {}
     current = engine.versions.current
     learner = f"{engine.config.service}-{process('learner', 0)}"

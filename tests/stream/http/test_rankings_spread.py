@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream.run.front import Front
 from stream.run.service import Service
+from stream.tools.audit.score import explain_score
+from tests.stream.http.test_rankings_asked import ids
 from tests.stream.step.ranking import scaled
 from tests.stream.step.roles.scaled import of_role
 from tests.support.broker import unique
@@ -208,6 +210,19 @@ def test_a_scorer_that_lacks_versions_says_so_and_stays_ready(processes: list[Pr
 
 def _fields(of: Any) -> dict[str, Any]:
     return {name: getattr(of, name) for name in of.__dataclass_fields__}
+
+
+def test_an_answer_is_taken_apart(processes: list[Process]) -> None:
+    """Done again to the same bits, by the learner's version that it was made by."""
+    scorer = processes[1]
+    body = {"id": "apart", "user": "u4", "count": 3}
+    answer = scorer.client.post(path(scorer, "recommend"), json=body)
+    found = explain_score(scorer.service.config, "apart")
+    assert found["replay"] == "the same bits"
+    assert [place["id"] for place in found["places"]] == ids(answer)
+    version = found["step"]["version"]
+    assert version["of"] == processes[2].service.config.name
+    assert version["digest"] == scorer.engine.versions.current.digest
 
 
 def test_the_description_names_the_services_paths(processes: list[Process]) -> None:

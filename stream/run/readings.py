@@ -242,7 +242,7 @@ def _shared(engine: RankingEngine | ScoringEngine) -> Shared | None:
     age_s = (engine.watermark_ms - current.at_ms) / 1000 if current.number else math.nan
     own = (config.service, config.shard.role, current.number, age_s, current.digest)
     if isinstance(versions, Outgoing):
-        taken = engine.counts["examples"] if config.reco is not None else None
+        taken = engine.counts["deeds.taken"] if config.reco is not None else None
         return Shared(*own, _scorers(config, versions), deeds=taken)
     told: dict[str, Any] = {}
     scores: Any = getattr(engine, "reranker", None) or engine

@@ -84,7 +84,7 @@ class RankingLearner(RankingEngine):
             if self.reranker is not None and told.sides:
                 self.reranker.tried(told.sides)
                 self._tried = True
-            self.counts["examples"] += len(deeds)
+            self.counts["deeds.taken"] += len(deeds)
             taken = Taken(record.offset + 1, told.version, told.watermark_ms)
             self.versions.learned(scorer, taken)
         self._learn(out)

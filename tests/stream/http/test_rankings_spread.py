@@ -84,7 +84,7 @@ def known(processes: list[Process], n: int) -> None:
     def done() -> bool:
         newest = {process.engine.versions.current for process in processes}
         ahead = sum(len(scorer.engine.ahead) for scorer in scorers)
-        return learner.engine.counts["examples"] == n and len(newest) == 1 and not ahead
+        return learner.engine.counts["deeds.taken"] == n and len(newest) == 1 and not ahead
 
     wait_until(done, f"{n} deeds to come back")
 
@@ -129,7 +129,7 @@ def test_any_scorer_answers_whoever_asks(processes: list[Process]) -> None:
 def test_what_was_done_here_counts_at_once(processes: list[Process]) -> None:
     """It stands before the request, in the partition of the same user."""
     for i, scorer in enumerate(processes[:2]):
-        user, n = f"guest{i}", processes[2].engine.counts["examples"]
+        user, n = f"guest{i}", processes[2].engine.counts["deeds.taken"]
         took = interaction(5, id=f"guest{i}", user=user, type="buy")
         assert scorer.client.post("/feedback", json=took).status_code == 202
         answer = scorer.client.post(path(scorer, "recommend"), json={"user": user}).json()
@@ -160,7 +160,7 @@ def test_the_learner_says_whom_to_ask(processes: list[Process]) -> None:
 def test_metrics_tell_what_each_does(processes: list[Process]) -> None:
     """Scorers answer and are not cold; the learner judges; versions and digests are the same."""
     learner = processes[2]
-    taken = learner.engine.counts["examples"]
+    taken = learner.engine.counts["deeds.taken"]
 
     def told(process: Process) -> dict[str, float]:
         """By name alone, of labels whose value is this model's."""

@@ -86,7 +86,7 @@ def test_scorers_that_rank_become_more_and_fewer(tree: dict[str, Any], tmp_path:
             shop.move(count)
         with shop.runs(shop.learner):
             learner = shop.engine(shop.learner)
-            wait_until(lambda own=learner, n=handed: own.counts["examples"] == n, "all deeds")
+            wait_until(lambda own=learner, n=handed: own.counts["deeds.taken"] == n, "all deeds")
             found = plan(shop.path, {}, count)
             assert sum(way.rows for way in found.ways) > 150
             assert sorted(p for way in found.ways for p in way.partitions) == [*EVERY]

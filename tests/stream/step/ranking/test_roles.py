@@ -183,7 +183,7 @@ def test_all_come_to_know_the_same_however_steps_fall() -> None:
         shop.settle()
     assert len(set(shop.known())) == 1
     assert shop.learner.engine.counts["learned"] > 200
-    assert shop.learner.engine.counts["examples"] == sum(
+    assert shop.learner.engine.counts["deeds.taken"] == sum(
         part.engine.counts["deeds.handed"] for part in shop.scorers
     )
     assert all(len(part.engine.ahead) == 0 for part in shop.scorers)

@@ -85,7 +85,7 @@ class Open:
         """Wait until all who run know all that happened, and the answers can be read."""
         learner = self.engine(self.learner)
         deeds = sum(record["event"] not in REQUESTS for record in self.told)
-        wait_until(lambda: learner.counts["examples"] == deeds, "all deeds to be learned")
+        wait_until(lambda: learner.counts["deeds.taken"] == deeds, "all deeds to be learned")
         engines = [service.engine for service in self.running.values()]
         newest = lambda: len({e.versions.current for e in engines}) == 1  # type: ignore[union-attr]  # noqa: E731
         wait_until(newest, "the newest version everywhere")

@@ -20,6 +20,9 @@ from stream.run.front import Front
 from stream.run.readings import parameter_counts, readings
 from stream.settings.ranking import RATINGS, RECOMMENDER
 from stream.step.ranking.engine import RankingEngine
+from tests.stream.step.ranking.scaled import Shop as Spread
+from tests.stream.step.ranking.scaled import Traffic, home, raw
+from tests.stream.step.ranking.test_roles import MEMBERS as STAGE
 from tests.support.factory import DAY_MS, START_MS, interaction, ranking_config, wish
 from tests.support.runner import append, caught_up, running
 from tests.support.tools import chromium
@@ -230,3 +233,24 @@ def test_the_page_shows_lists_and_no_alerts(shop: Shop) -> None:
         expect(page.locator("#found-table tbody")).to_contain_text("u0")
     assert [word for word in ("alert", "label", "truth", "event") if word in seen] == []
     assert complaints == []
+
+
+def test_scorers_tell_of_what_waits_and_of_risk_that_they_share() -> None:
+    """Their second stage has the risk; versions come with what was handed over, and are not old
+    where nothing of it waits."""
+    spread, traffic = Spread(raw(2, **STAGE)), Traffic(3)
+    for record in traffic.records(60):
+        spread.score(home(record, 4) % 2, ("events", home(record, 4), [record]))
+    first = [readings(part.engine, {}) for part in spread.scorers]
+    told = [read.shared for read in first if read.shared is not None]
+    assert [(s.deeds, s.deeds_ahead) for s in told] == [(s.deeds, s.deeds) for s in told]
+    assert all(s.deeds and math.isnan(s.age_s) and s.risk_lag_s is not None for s in told)
+    assert [read.cold for read in first] == [True, True]
+    spread.settle()
+    later = [readings(part.engine, {}) for part in (*spread.scorers, spread.learner)]
+    shares = [read.shared for read in later if read.shared is not None]
+    assert [(s.deeds_ahead, s.age_s, s.missed) for s in shares] == [(0, 0, False)] * 3
+    assert shares[2].deeds == sum(s.deeds or 0 for s in told)
+    assert shares[2].risk_lag_s is None
+    assert [read.cold for read in later] == [False] * 3
+    assert [bool(read.beside) for read in later] == [True] * 3

@@ -71,6 +71,8 @@ def problems(shard: Shard, traffic: Traffic, ends: dict[str, End]) -> Iterator[s
     if [one.version.number for one in news] != list(range(1, len(news) + 1)):
         yield "news: their numbers have gaps"
     *scorers, learner = ends.values()
+    if (took := learner.counts["deeds.taken"]) != n:
+        yield f"learner: expected {n} deeds, got {took}"
     if len({end.scores_by for end in scorers}) != 1:
         yield "scorers: score places by different members"
     if (handed := sum(end.counts["deeds.handed"] for end in scorers)) != n:

@@ -1,7 +1,8 @@
 """ADWIN, compiled: windows of exponential buckets, over arrays of their owners.
 
 The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda 2007, doi
-10.1137/1.9781611972771.42), bit for bit. Detectors forget their whole window at a signal; so a
+10.1137/1.9781611972771.42), bit for bit; a rise may have to be large as well as certain to count
+(``least``). Detectors forget their whole window at a signal; so a
 bucket needs its sum alone, and the variance is that of everything since the last signal.
 Draws no randomness and allocates nothing.
 """
@@ -60,12 +61,15 @@ def adwin_reset(d: int, a: Adwins) -> None:
 
 
 @njit(**HELPER)
-def adwin_update(d: int, x: float, delta: float, a: Adwins) -> int:
-    """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell (all is forgotten); or 0."""
+def adwin_update(d: int, x: float, delta: float, least: float, a: Adwins) -> int:
+    """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell (all is forgotten); or 0.
+
+    A rise by no more than the share ``least`` of the mean before is none; 0.0 takes any.
+    """
     _insert(d, x, a.moments, a.held, a.bucket)
     if np.int64(a.moments[d, WIDTH]) % CLOCK != 0:
         return 0
-    change = _find_cut(d, a.moments, a.held, a.bucket, delta)
+    change = _find_cut(d, a.moments, a.held, a.bucket, delta, least)
     if change == 0.0:
         return 0
     adwin_reset(d, a)
@@ -96,7 +100,7 @@ def _insert(d: int, x: float, known: F64, held: I64, sums: F64) -> None:
 
 
 @njit(**RARE)
-def _find_cut(d: int, known: F64, held: I64, sums: F64, delta: float) -> float:
+def _find_cut(d: int, known: F64, held: I64, sums: F64, delta: float, least: float) -> float:
     """How far the mean rose at the first cut between two means too far apart (theorem 3.1); or 0.
 
     Looks from the oldest bucket to the youngest.
@@ -118,6 +122,6 @@ def _find_cut(d: int, known: F64, held: I64, sums: F64, delta: float) -> float:
             gap = abs(rise)
             inverse = 1.0 / (old - SHORTEST + 1.0) + 1.0 / (new - SHORTEST + 1.0)
             cut = math.sqrt(inverse * spread * log_term) + 2.0 / 3.0 * log_term * inverse
-            if gap > cut:
+            if gap > cut and (rise < 0.0 or rise > least * old_sum / old):
                 return rise
     return 0.0

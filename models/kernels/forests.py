@@ -42,11 +42,11 @@ def watch(
 
     A rise of the error is a change; a fall is one if ``falls``.
     """
-    change = adwin_update(2 * i, error, deltas[WARNINGS], adwin)
+    change = adwin_update(2 * i, error, deltas[WARNINGS], 0.0, adwin)
     if change > 0 or (falls and change < 0):
         events[WARNINGS] += 1
         _begin_background(i, root, t)
-    change = adwin_update(2 * i + 1, error, deltas[DRIFTS], adwin)
+    change = adwin_update(2 * i + 1, error, deltas[DRIFTS], 0.0, adwin)
     if change > 0 or (falls and change < 0):
         events[DRIFTS] += 1
         _replace(i, root, adwin, t)

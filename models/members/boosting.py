@@ -3,8 +3,8 @@
 In the manner of streaming gradient boosted trees (Gunasekara et al. 2024, "Gradient boosted trees
 for evolving data streams") for the logistic loss: tree ``s`` learns gradient and curvature at the
 sum of the trees before it. Its leaves fade, and an ADWIN on the error of the trees before it
-replaces a tree when that error rises. A hashed column is seen as the number of its code. Randomness
-comes from one seeded counter that is part of the state.
+replaces a tree when that error rises by a tenth. A hashed column is seen as the number of its code.
+Randomness comes from one seeded counter that is part of the state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from models.kernels.entry import entry
 from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
 from models.kernels.reasons import Walks, follow, make_walks, shapley, survey
 from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
-from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
+from models.members.boosted import (
+    LEAST_RISE,
+    BoostedModel,
+    BoostingArrays,
+    BoostSettings,
+    make_arrays,
+)
 from models.members.compiled import WeightedSettings, signature
 from models.task import BINARY, Task
 
@@ -45,7 +51,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
     link = 0.0
     for s in range(len(a.root)):
         p = sigmoid(link)
-        if adwin_update(s, abs(y - p), a.rate[1], a.adwin) > 0:
+        if adwin_update(s, abs(y - p), a.rate[1], LEAST_RISE, a.adwin) > 0:
             a.drifts[0] += 1
             free_tree(a.root[s], a.trees)
             a.root[s] = new_tree(a.trees)

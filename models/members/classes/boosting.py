@@ -3,7 +3,7 @@
 As the boosting of a yes or no: every row walks all rounds, each learning what those before it left.
 A round's trees learn gradients and curvatures at one and the same sum (Friedman 2001, algorithm 6);
 an ADWIN on the probability that the sum does not give the true class replaces them together when it
-rises.
+rises by a tenth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from models.kernels.common import HELPER, LEARN, RARE, SCORE, softmax
 from models.kernels.entry import entry
 from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
 from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
-from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
+from models.members.boosted import (
+    LEAST_RISE,
+    BoostedModel,
+    BoostingArrays,
+    BoostSettings,
+    make_arrays,
+)
 from models.members.compiled import WeightedSettings, signature
 from models.task import Task
 
@@ -53,7 +59,7 @@ def _learn(label: int, w: float, a: BoostingArrays) -> None:
         a.link[c] = 0.0
     for s in range(len(a.root) // classes):
         softmax(a.link, a.p)
-        if adwin_update(s, 1.0 - a.p[label], a.rate[1], a.adwin) > 0:
+        if adwin_update(s, 1.0 - a.p[label], a.rate[1], LEAST_RISE, a.adwin) > 0:
             _replace(s * classes, a)
         for c in range(classes):
             node = _add(s * classes + c, c, a)

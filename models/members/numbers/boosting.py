@@ -10,7 +10,7 @@ as that of probabilities is:
   ``1 - q`` above the truth and ``-q`` below, over ``s``; its variance ``q (1 - q) / s ** 2`` is the
   curvature, as the loss itself has none.
 
-An ADWIN on ``e / (1 + e)`` replaces a tree when the error before it rises.
+An ADWIN on ``e / (1 + e)`` replaces a tree when the error before it rises by a tenth.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ from models.kernels.entry import entry
 from models.kernels.gradients import leaf_value, learn_leaf, try_split
 from models.kernels.losses import MEAN, QUANTILE, SEEN, SQUARED, clipped, observe_truth, slope, unit
 from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
-from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
+from models.members.boosted import (
+    LEAST_RISE,
+    BoostedModel,
+    BoostingArrays,
+    BoostSettings,
+    make_arrays,
+)
 from models.members.compiled import signature
 from models.task import Task
 
@@ -102,7 +108,7 @@ def _learn(y: float, w: float, a: BoostingArrays) -> None:
     a.link[0] = 0.0
     for s in range(len(a.root)):
         error = a.link[0] - truth
-        if adwin_update(s, abs(error) / (1.0 + abs(error)), a.rate[1], a.adwin) > 0:
+        if adwin_update(s, abs(error) / (1.0 + abs(error)), a.rate[1], LEAST_RISE, a.adwin) > 0:
             _replace(s, a)
         size = _observe_size(s, error, a)
         node = _step(s, a)

@@ -91,6 +91,19 @@ def test_it_recovers_from_a_drift() -> None:
     assert 10 < model.state()["drifts"][0] < 100
 
 
+@pytest.mark.parametrize(("then", "replaced"), [(0.32, 0), (0.5, 10)])
+def test_what_is_certain_and_small_topples_no_tree(then: float, replaced: int) -> None:
+    """Noise that rises by a thirtieth is no drift; one that rises by a fifth replaces trees.
+
+    Replaced for the first, every tree made those after it look worse, and 19 of 20 went.
+    """
+    rng, n = np.random.default_rng(0), 60_000
+    y = (rng.random(2 * n) < np.repeat([0.3, then], n)).astype(float)
+    model = boosting(trees=20)
+    model.learn(batch(rng.random((2 * n, 3))), y, np.ones(2 * n))
+    assert replaced <= model.replaced() <= 2 * replaced
+
+
 def test_a_full_arena_refuses_and_counts() -> None:
     """Leaves never exceed their bound, however much there is to learn."""
     x, y = steps(20_000)

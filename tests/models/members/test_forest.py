@@ -48,10 +48,26 @@ def test_adwin_signals_where_rivers_does(delta: float) -> None:
     rate = np.repeat(rng.random(30), rng.integers(50, 2000, 30))
     errors = (rng.random(len(rate)) < rate).astype(float)
     ours, rivers = make_adwins(2), drift.ADWIN(delta=delta)
-    mine = [i for i, e in enumerate(errors) if adwin_update(1, e, delta, ours)]
+    mine = [i for i, e in enumerate(errors) if adwin_update(1, e, delta, 0.0, ours)]
     theirs = [i for i, e in enumerate(errors) if rivers.update(e) or rivers.drift_detected]
     assert mine == theirs
     assert len(mine) > 10
+
+
+@pytest.mark.parametrize(
+    ("levels", "any_rise", "by_a_tenth"),
+    [((0.4, 0.42), [1], []), ((0.4, 0.42, 0.6), [1, 1], [1]), ((0.4, 0.39), [-1], [-1])],
+)
+def test_adwin_waits_until_a_rise_is_large_and_tells_any_fall(
+    levels: tuple[float, ...], any_rise: list[int], by_a_tenth: list[int]
+) -> None:
+    """Where all is certain after a few rows, a rise by a twentieth counts only if any does."""
+    rng = np.random.default_rng(0)
+    errors = np.repeat(levels, 4000) + rng.normal(0, 0.01, 4000 * len(levels))
+    for least, told in ((0.0, any_rise), (0.1, by_a_tenth)):
+        adwin = make_adwins(1)
+        signals = [adwin_update(0, e, 0.001, least, adwin) for e in errors]
+        assert [s for s in signals if s] == told
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 6.0])

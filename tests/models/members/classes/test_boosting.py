@@ -47,3 +47,15 @@ def test_it_learns_and_learns_anew_after_a_drift() -> None:
     assert right[6000:8000].mean() > 0.95
     assert model.replaced() > 0
     assert right[14_000:].mean() > 0.95
+
+
+@pytest.mark.parametrize(("then", "replaced"), [(0.45, False), (0.2, True)])
+def test_what_is_certain_and_small_topples_no_round(then: float, replaced: bool) -> None:
+    """The commonest class is a little less common, and nothing happens; much less, and it does."""
+    rng, n = np.random.default_rng(0), 40_000
+    first = rng.random(2 * n) < np.repeat([0.5, then], n)
+    y = np.where(first, 0.0, rng.integers(1, 3, 2 * n))
+    x = FeatureBatch(SCHEMA, rng.random((2 * n, 2), np.float32), np.zeros((2 * n, 0), np.uint32))
+    model = BoostingClassesModel(BoostingClassesParams(trees=10), SCHEMA, 0, TASK)
+    model.learn(x, y, np.ones(2 * n))
+    assert (model.replaced() > 0) == replaced

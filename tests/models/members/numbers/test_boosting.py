@@ -68,6 +68,17 @@ def test_it_learns_an_interaction_and_learns_anew_after_a_drift() -> None:
     assert error[14_000:].mean() < 5.0
 
 
+@pytest.mark.parametrize(("then", "replaced"), [(1.06, False), (2.0, True)])
+def test_what_is_certain_and_small_topples_no_tree(then: float, replaced: bool) -> None:
+    """Noise that grows by little replaces nothing; noise that doubles does."""
+    rng, n = np.random.default_rng(0), 40_000
+    y = rng.normal(size=2 * n) * np.repeat([1.0, then], n)
+    x = FeatureBatch(SCHEMA, rng.random((2 * n, 3), np.float32), np.zeros((2 * n, 0), np.uint32))
+    model = boosting(trees=10)
+    model.learn(x, y, np.ones(2 * n))
+    assert (model.replaced() > 0) == replaced
+
+
 def test_a_quantile_has_its_share_of_the_truths_below() -> None:
     """Nine in ten, within two points."""
     x, y = stream(12_000)

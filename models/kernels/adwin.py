@@ -2,9 +2,8 @@
 
 The test is that of River's ``drift.ADWIN`` (Bifet and Gavalda 2007, doi
 10.1137/1.9781611972771.42), bit for bit; a rise may have to be large as well as certain to count
-(``least``). Detectors forget their whole window at a signal; so a
-bucket needs its sum alone, and the variance is that of everything since the last signal.
-Draws no randomness and allocates nothing.
+(``least``). Detectors forget their whole window at a signal; so a bucket needs its sum alone, and
+the variance is that of everything since the last signal. Draws no randomness and allocates nothing.
 """
 
 from __future__ import annotations

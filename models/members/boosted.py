@@ -18,14 +18,6 @@ from models.kernels.trees import Trees, make_trees
 from models.members.compiled import TreeModel
 from models.settings import Settings
 
-LEAST_RISE = 0.1
-"""A tree is replaced when the error of those before it rises by more than this share of it.
-
-What falls short of it is certain without being a reason: the error of the first trees hardly
-varies, so that of half a million rows its fourth digit is known. To replace one for that raises the
-error which all after it are judged by, and they fall like dominoes.
-"""
-
 
 class BoostSettings(Settings):
     """Parameters of every boosting member."""

@@ -18,16 +18,16 @@ from models.kernels.adwin import adwin_update
 from models.kernels.binning import place
 from models.kernels.common import HELPER, LEARN, SCORE, sigmoid
 from models.kernels.entry import entry
-from models.kernels.gradients import LEAST_CURVATURE, leaf_value, learn_leaf, try_split
+from models.kernels.gradients import (
+    LEAST_CURVATURE,
+    LEAST_RISE,
+    leaf_value,
+    learn_leaf,
+    try_split,
+)
 from models.kernels.reasons import Walks, follow, make_walks, shapley, survey
 from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
-from models.members.boosted import (
-    LEAST_RISE,
-    BoostedModel,
-    BoostingArrays,
-    BoostSettings,
-    make_arrays,
-)
+from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
 from models.members.compiled import WeightedSettings, signature
 from models.task import BINARY, Task
 

@@ -27,16 +27,10 @@ from models.kernels.adwin import adwin_update
 from models.kernels.binning import place
 from models.kernels.common import HELPER, LEARN, RARE, SCORE
 from models.kernels.entry import entry
-from models.kernels.gradients import leaf_value, learn_leaf, try_split
+from models.kernels.gradients import LEAST_RISE, leaf_value, learn_leaf, try_split
 from models.kernels.losses import MEAN, QUANTILE, SEEN, SQUARED, clipped, observe_truth, slope, unit
 from models.kernels.trees import find_leaf_node, free_tree, grow, new_tree, plant
-from models.members.boosted import (
-    LEAST_RISE,
-    BoostedModel,
-    BoostingArrays,
-    BoostSettings,
-    make_arrays,
-)
+from models.members.boosted import BoostedModel, BoostingArrays, BoostSettings, make_arrays
 from models.members.compiled import signature
 from models.task import Task
 

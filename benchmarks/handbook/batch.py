@@ -89,5 +89,5 @@ def frozen_after_a_week(
             part, y = x.take(rows), payments.fraud[rows].astype(np.float64)
             ensemble.learn(part, ensemble.score(part)[0], y, np.ones(len(y)))
         test = np.flatnonzero((payments.day >= first) & (payments.day < first + 7))
-        logits[test] = ensemble.score(x.take(test))[1]
+        logits[test] = ensemble.score(x.take(test))[1][:, 0]
     return logits

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.handbook.__main__ import batch
 from benchmarks.handbook.protocol import (
     Payments,
     card_precision,
@@ -118,3 +121,11 @@ def test_files_are_joined_by_id(payments: Payments, tmp_path) -> None:
     pq.write_table(scores.slice(1), tmp_path / "scores.parquet")
     with pytest.raises(ValueError, match="one score for each of 6000 payments"):
         read_scores(tmp_path / "scores.parquet", read)
+
+
+def test_batch_learners_are_judged_beside_the_stream(payments: Payments) -> None:
+    """Where the largest amounts are frauds, either tells them from what it learned before."""
+    frauds = (payments.amount > 180).astype(np.int64)
+    found = batch(Path("examples/handbook.toml"), payments._replace(fraud=frauds), [20])
+    assert len(found) == 2
+    assert all(figures["auc"] > 0.9 for figures in found.values())

@@ -63,7 +63,8 @@ def adwin_reset(d: int, a: Adwins) -> None:
 def adwin_update(d: int, x: float, delta: float, least: float, a: Adwins) -> int:
     """Show ``x`` to detector ``d``: 1 if the mean rose, -1 if it fell (all is forgotten); or 0.
 
-    A rise by no more than the share ``least`` of the mean before is none; 0.0 takes any.
+    A rise by no more than the share ``least`` of the mean before is none; 0.0 takes any. ``x`` is
+    an error, 0 or more.
     """
     _insert(d, x, a.moments, a.held, a.bucket)
     if np.int64(a.moments[d, WIDTH]) % CLOCK != 0:

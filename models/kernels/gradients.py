@@ -35,8 +35,8 @@ LARGEST = 4.0
 LEAST_RISE = 0.1
 """A tree is replaced when the error of those before it rises by more than this share of it.
 
-What falls short of it is certain without being a reason: the error of the first trees hardly
-varies, so that of half a million rows its fourth digit is known. To replace one for that raises the
+What falls short of it may be certain without being a reason: the error of the first trees hardly
+varies, so that after enough rows its last digits are known. To replace one for that raises the
 error which all after it are judged by, and they fall like dominoes.
 """
 
